@@ -1,0 +1,1 @@
+"""Offline tools that make ONNX files; the runtime never imports them."""

@@ -1,0 +1,55 @@
+"""The one error tree.
+
+Every message is a single line that says what is wrong, with which file or value, and what to do
+about it. The command line prints it as it stands; a service can catch `IbisaError` alone.
+"""
+
+from __future__ import annotations
+
+
+class IbisaError(Exception):
+    """Whatever this package refuses to do, said in one line."""
+
+
+class ModelError(IbisaError):
+    """The model file cannot be read, loaded or run, or is not an image model."""
+
+
+class ProviderError(IbisaError):
+    """An execution provider that was asked for did not come up."""
+
+
+class ImageError(IbisaError):
+    """The picture cannot be read or used."""
+
+
+class PreprocessingError(IbisaError):
+    """The preprocessing is incomplete, contradictory or does not fit the model's input."""
+
+
+class TargetError(IbisaError):
+    """What should be explained does not exist in this model's outputs."""
+
+
+class OutputError(IbisaError):
+    """The model's outputs are not what an explanation needs (no class scores, NaN, integers)."""
+
+
+class GradientError(IbisaError):
+    """The gradient that was asked for cannot be had."""
+
+
+class UnsupportedOperatorError(GradientError):
+    """An operator on the path from image to output has no gradient rule."""
+
+
+class NonFiniteGradientError(GradientError):
+    """The gradient is NaN or infinite on this image."""
+
+
+class ResultError(IbisaError):
+    """A result cannot be written or read back."""
+
+
+class MissingDependencyError(IbisaError):
+    """A feature needs a package that is not installed; the message names the extra."""
