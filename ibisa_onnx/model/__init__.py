@@ -1,0 +1,92 @@
+"""The deployed model, seen from outside: session, signature, images, preprocessing, labels.
+
+Names are loaded when first asked for, so that importing the package stays quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ibisa_onnx.model.images import Picture, image_sha256, read_image, read_picture
+    from ibisa_onnx.model.labels import check_labels, find_label, labels_from_metadata, read_labels
+    from ibisa_onnx.model.passes import PassCounter
+    from ibisa_onnx.model.preprocessing import PRESETS, Geometry, Prepared, Preprocessing, prepare
+    from ibisa_onnx.model.providers import resolve_providers
+    from ibisa_onnx.model.resolution import (
+        Belief,
+        Overrides,
+        ResolvedPreprocessing,
+        resolve_preprocessing,
+    )
+    from ibisa_onnx.model.runtime import RuntimeReport, cuda_runs_a_node, runtime_report
+    from ibisa_onnx.model.session import DeployedModel
+    from ibisa_onnx.model.signature import ImageInput, Layout, Signature, TensorInfo
+
+_HOME = {
+    "Belief": "resolution",
+    "DeployedModel": "session",
+    "Geometry": "preprocessing",
+    "ImageInput": "signature",
+    "Layout": "signature",
+    "Overrides": "resolution",
+    "PRESETS": "preprocessing",
+    "PassCounter": "passes",
+    "Picture": "images",
+    "Prepared": "preprocessing",
+    "Preprocessing": "preprocessing",
+    "ResolvedPreprocessing": "resolution",
+    "RuntimeReport": "runtime",
+    "Signature": "signature",
+    "TensorInfo": "signature",
+    "check_labels": "labels",
+    "cuda_runs_a_node": "runtime",
+    "find_label": "labels",
+    "image_sha256": "images",
+    "labels_from_metadata": "labels",
+    "prepare": "preprocessing",
+    "read_image": "images",
+    "read_labels": "labels",
+    "read_picture": "images",
+    "resolve_preprocessing": "resolution",
+    "resolve_providers": "providers",
+    "runtime_report": "runtime",
+}
+
+__all__ = [
+    "PRESETS",
+    "Belief",
+    "DeployedModel",
+    "Geometry",
+    "ImageInput",
+    "Layout",
+    "Overrides",
+    "PassCounter",
+    "Picture",
+    "Prepared",
+    "Preprocessing",
+    "ResolvedPreprocessing",
+    "RuntimeReport",
+    "Signature",
+    "TensorInfo",
+    "check_labels",
+    "cuda_runs_a_node",
+    "find_label",
+    "image_sha256",
+    "labels_from_metadata",
+    "prepare",
+    "read_image",
+    "read_labels",
+    "read_picture",
+    "resolve_preprocessing",
+    "resolve_providers",
+    "runtime_report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load the module that holds `name` when it is first asked for."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -1,0 +1,212 @@
+"""The model as a file: its bytes, its graph without weights, its hash, and what is wrong with it.
+
+ONNX Runtime opens the file itself, by path where there is one; what is here is needed around that.
+Weights in external files are never read into memory, only hashed as a stream.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ibisa_onnx.errors import ModelError
+
+if TYPE_CHECKING:
+    import onnx
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """Where a model comes from: a path, bytes, or neither (a session opened by someone else)."""
+
+    path: Path | None = None
+    data: bytes | None = field(default=None, repr=False)
+
+    @classmethod
+    def of_session(cls, session: Any) -> ModelFile:
+        """Return what a live `onnxruntime.InferenceSession` still remembers of its model."""
+        path, data = getattr(session, "_model_path", None), getattr(session, "_model_bytes", None)
+        return cls(Path(path) if path else None, bytes(data) if data else None)
+
+    @property
+    def name(self) -> str | None:
+        """The file's name without its folder."""
+        return self.path.name if self.path else None
+
+    @property
+    def label(self) -> str:
+        """What to call the model in an error."""
+        return self.name or "the model"
+
+    @property
+    def folder(self) -> Path | None:
+        """Where external weights are looked for."""
+        return self.path.parent if self.path else None
+
+    def check_readable(self) -> None:
+        """Raise `ModelError` where there is plainly nothing to open."""
+        if self.path is None:
+            if not self.data:
+                raise ModelError("the model is empty: 0 bytes were given")
+        elif self.path.is_dir():
+            raise ModelError(f"{self.path} is a folder, not an ONNX file; name the file in it")
+        elif not self.path.exists():
+            raise ModelError(f"there is no model file {self.path}; check the path")
+        elif not os.access(self.path, os.R_OK):
+            raise ModelError(f"{self.path} may not be read; change its permissions")
+        elif self.path.stat().st_size == 0:
+            raise ModelError(f"{self.path} is empty (0 bytes); copy or download it again")
+
+    def load_proto(self) -> onnx.ModelProto | None:
+        """Parse the model without external weights, its initializers not listed as inputs.
+
+        None where there is no ONNX protobuf to read: a live session that does not remember its
+        file, or a file in ONNX Runtime's own format.
+        """
+        import onnx
+        from google.protobuf.message import DecodeError  # type: ignore[import-untyped,unused-ignore]
+
+        try:
+            if self.data is not None:
+                model = onnx.load_model_from_string(self.data)
+            elif self.path is not None and self.path.exists():
+                model = onnx.load(str(self.path), format="protobuf", load_external_data=False)
+            else:
+                return None
+        except DecodeError:
+            return None
+        return without_initializer_inputs(model)
+
+    @property
+    def why_no_graph(self) -> str:
+        """Say why `load_proto` gives nothing."""
+        if self.path is None and self.data is None:
+            return "the session does not remember its file (give its path)"
+        return f"{self.label} holds no ONNX graph (give the .onnx file it was made from)"
+
+    def sha256(self) -> str | None:
+        """Hash the file, then its external weights in the order of their names, as a stream.
+
+        For a model in one file this is what `sha256sum` prints.
+        """
+        digest = hashlib.sha256()
+        if self.data is not None:
+            digest.update(self.data)
+        elif self.path is None or not self.path.exists():
+            return None
+        else:
+            _hash_file(digest, self.path)
+        model = self.load_proto()
+        if model is not None and self.folder is not None:
+            for location in sorted({tensor.location for tensor in external_tensors(model)}):
+                _hash_file(digest, self.folder / location)
+        return digest.hexdigest()
+
+    def explain_failure(self, error: Exception) -> ModelError:
+        """Turn what ONNX Runtime said while opening this model into one line that helps."""
+        model = self.load_proto()
+        if model is None or not (model.ir_version and model.graph.node):
+            return ModelError(
+                f"{self.path or 'the model'} is not an ONNX model, or it is truncated; "
+                "copy it again or export it anew"
+            )
+        missing = self._missing_weights(model)
+        if missing:
+            return ModelError(f"{self.label}: {missing}")
+        return ModelError(f"ONNX Runtime cannot open {self.label}: {essence(error)}")
+
+    def _missing_weights(self, model: onnx.ModelProto) -> str | None:
+        """Say which external weights are absent or cut short, if any are."""
+        for tensor in external_tensors(model):
+            if self.folder is None:
+                return (
+                    f"its weights are in a file of their own ({tensor.location}), which bytes "
+                    "cannot name; open the model by its path"
+                )
+            path = self.folder / tensor.location
+            if not path.exists():
+                return f"its weights file {path} is missing; put it beside the model"
+            if path.stat().st_size < tensor.end:
+                return f"its weights file {path} is truncated; copy it again"
+        return None
+
+
+@dataclass(frozen=True)
+class ExternalTensor:
+    """Where a tensor's values lie outside the model: a file, and the byte after the last."""
+
+    location: str
+    end: int
+
+
+def external_tensors(model: onnx.ModelProto) -> Iterator[ExternalTensor]:
+    """Yield every tensor of the model whose values lie in another file."""
+    import onnx
+
+    for tensor in _tensors(model.graph):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            entries = {entry.key: entry.value for entry in tensor.external_data}
+            end = int(entries.get("offset", 0)) + int(entries.get("length", 0))
+            yield ExternalTensor(entries.get("location", ""), end)
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Yield the initializers and the constants of a graph and of the graphs inside it."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            if attribute.HasField("g"):
+                yield from _tensors(attribute.g)
+            for inner in attribute.graphs:
+                yield from _tensors(inner)
+
+
+def without_initializer_inputs(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Drop, in place, the graph inputs that have an initializer, so that they are constants.
+
+    Files of IR version 3 had to list them; a later runtime takes them for overridable defaults,
+    warns about each, and folds none.
+    """
+    constants = {tensor.name for tensor in model.graph.initializer}
+    constants |= {tensor.values.name for tensor in model.graph.sparse_initializer}
+    kept = [value for value in model.graph.input if value.name not in constants]
+    if len(kept) < len(model.graph.input):
+        del model.graph.input[:]
+        model.graph.input.extend(kept)
+        # Before version 4 an initializer that is no input is invalid.
+        model.ir_version = max(model.ir_version, 4)
+    return model
+
+
+_NOISE = (
+    re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : "),
+    re.compile(r"\S*/onnxruntime\S*\.(?:h|cc|cpp|cu)\S*:\d+ "),  # the runtime's own source lines
+    re.compile(r"Non-zero status code returned while "),
+)
+
+
+def essence(error: Exception, limit: int = 300) -> str:
+    """Return what an error of ONNX Runtime says, on one line and without its ornaments."""
+    text = str(error)
+    for noise in _NOISE:
+        text = noise.sub("", text)
+    text = " ".join(text.split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _hash_file(digest: Any, path: Path) -> None:
+    """Feed a file to a hash, a mebibyte at a time."""
+    try:
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror or error}") from error

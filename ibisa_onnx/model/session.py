@@ -1,0 +1,461 @@
+"""The deployed model: a file or a live session that takes float32 images and returns its outputs.
+
+Here the work is fitted to the model (layout, dtype, batch size) and its passes are counted. What
+the images mean is in `preprocessing.py`; what the outputs mean is not known here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ibisa_onnx.errors import IbisaError, ModelError, OutputError, PreprocessingError
+from ibisa_onnx.model.files import ModelFile, essence, external_tensors, without_initializer_inputs
+from ibisa_onnx.model.passes import PassCounter
+from ibisa_onnx.model.providers import (
+    CUDA,
+    check_providers,
+    import_onnxruntime,
+    resolve_providers,
+)
+from ibisa_onnx.model.signature import ImageInput, Layout, Signature, TensorInfo, find_image
+
+if TYPE_CHECKING:
+    import onnx
+    import onnxruntime
+
+_EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
+_NO_SPINNING = ("session.intra_op.allow_spinning", "0")
+_ONLY_FATAL = 4  # errors come as exceptions; warnings are for whoever exported the model
+_NUMPY_NAMES = {"float": "float32", "double": "float64"}
+
+
+class DeployedModel:
+    """A model as it is deployed: opened by ONNX Runtime, run on float32 images, passes counted.
+
+    Attributes
+    ----------
+    session
+        The `onnxruntime.InferenceSession`.
+    signature
+        All inputs and outputs, and which input takes the image.
+    passes
+        Images and calls so far; whoever runs gradients of this model adds to it.
+    max_batch
+        The most images in one call: the model's own number where its batch is fixed.
+    warnings
+        What a user should know about how this model runs.
+    """
+
+    def __init__(
+        self,
+        session: onnxruntime.InferenceSession,
+        file: ModelFile,
+        signature: Signature,
+        *,
+        extra_inputs: Mapping[str, npt.NDArray[Any]] | None = None,
+        threads: int | None = None,
+        max_batch: int = 8,
+    ) -> None:
+        self.session = session
+        self.file = file
+        self.signature = signature
+        self.passes = PassCounter()
+        self.max_batch = signature.image.batch or max_batch
+        self.warnings: list[str] = []
+        self._threads = threads
+        self._extra = _check_extra_inputs(signature, extra_inputs or {}, file.label)
+
+    @classmethod
+    def open(
+        cls,
+        source: str | os.PathLike[str] | bytes | onnxruntime.InferenceSession,
+        *,
+        providers: Sequence[str] = (),
+        input: str | None = None,
+        layout: str | None = None,
+        extra_inputs: Mapping[str, npt.NDArray[Any]] | None = None,
+        threads: int | None = None,
+        max_batch: int = 8,
+    ) -> DeployedModel:
+        """Open a model, or take over a live session.
+
+        Parameters
+        ----------
+        source
+            The path of an ONNX file (weights in external files beside it are found, whatever their
+            size), its bytes, or a live `onnxruntime.InferenceSession`.
+        providers
+            Execution providers, short or full names; empty: CUDA where it works, else the CPU.
+        input
+            The input that takes the image; None: the only one that can.
+        layout
+            "NCHW" or "NHWC"; None: read from the input's shape.
+        extra_inputs
+            Values of all other inputs, by name, cast to their dtype. One with a leading axis of 1
+            is repeated for each image where the model leaves that axis open.
+        threads
+            Threads within an operator; None: ONNX Runtime's own choice.
+        max_batch
+            The most images in one call where the model leaves the batch open.
+
+        Raises
+        ------
+        ModelError
+            The file cannot be opened, or is not an image model.
+        ProviderError
+            A provider that was asked for did not come up.
+        """
+        if max_batch < 1:
+            raise ModelError(f"max_batch is {max_batch}; give 1 or more")
+        warnings = []
+        if isinstance(source, str | os.PathLike | bytes):
+            file = ModelFile(data=source) if isinstance(source, bytes) else ModelFile(Path(source))
+            file.check_readable()
+            session = _open_file(file, resolve_providers(providers), threads)
+            if not providers and CUDA in _unused(session):
+                warnings.append(
+                    "this build of ONNX Runtime has CUDA, but it runs nothing here, so the CPU is "
+                    "used: `ibisa-onnx doctor` says why"
+                )
+        elif hasattr(source, "get_providers"):
+            file, session = ModelFile.of_session(source), source
+        else:
+            raise ModelError(
+                f"the model is a {type(source).__name__}; "
+                "give a path, bytes or an onnxruntime.InferenceSession"
+            )
+        check_providers(providers, session.get_providers())
+        signature = _read_signature(session, file.label, input, _layout(layout))
+        model = cls(
+            session,
+            file,
+            signature,
+            extra_inputs=extra_inputs,
+            threads=threads,
+            max_batch=max_batch,
+        )
+        model.warnings += warnings
+        return model
+
+    @property
+    def image(self) -> ImageInput:
+        """The input that takes the image."""
+        return self.signature.image
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """The execution providers truly in use, highest priority first."""
+        return tuple(self.session.get_providers())
+
+    @property
+    def name(self) -> str | None:
+        """The file's name, None for bytes."""
+        return self.file.name
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the weights in external files lie, None for bytes."""
+        return self.file.folder
+
+    @cached_property
+    def sha256(self) -> str | None:
+        """Hash of the file and of its external weights; None where the file is not known."""
+        return self.file.sha256()
+
+    @cached_property
+    def metadata(self) -> dict[str, str]:
+        """The custom metadata in the file."""
+        return dict(self.session.get_modelmeta().custom_metadata_map)
+
+    def proto(self) -> onnx.ModelProto | None:
+        """Parse the graph anew: external weights not loaded, initializers not listed as inputs.
+
+        None where there is no ONNX file to read: a live session that does not remember its own, or
+        ONNX Runtime's own format.
+        """
+        return self.file.load_proto()
+
+    def run(
+        self, images: npt.NDArray[np.float32], outputs: Sequence[str] | None = None
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Push images forward.
+
+        Parameters
+        ----------
+        images
+            float32 [N, C, H, W] in model space. For an integer input they are rounded and clipped
+            to its range.
+        outputs
+            Names of the outputs to return; None: all.
+
+        Returns
+        -------
+        dict of str to ndarray
+            For each output its values [N, ...], in the model's own dtype.
+
+        Raises
+        ------
+        PreprocessingError
+            The images do not have the shape that the model takes.
+        ModelError
+            There is no such output, or ONNX Runtime failed.
+        OutputError
+            An output has no leading batch axis.
+        """
+        self._check_images(images)
+        names = self._check_outputs(outputs)
+        batch_is_open = self.image.batch is None and self.max_batch > 1 and len(images) > 1
+        if not batch_is_open:
+            return self._run_chunks(images, names, self.max_batch)
+        try:
+            return self._run_chunks(images, names, self.max_batch)
+        except IbisaError:
+            results = self._run_chunks(images, names, 1)  # raises where the batch is not to blame
+            self.warnings.append(
+                f"{self.file.label} declares an open batch but fails on more than one image at "
+                "once, so they run one by one"
+            )
+            self.max_batch = 1
+            return results
+
+    def feed(self, images: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[Any]]:
+        """Return what the session takes for images [N, C, H, W]: all inputs, by name."""
+        return {self.image.name: to_input(images, self.image), **self._extra_feed(len(images))}
+
+    def new_session(self, model: onnx.ModelProto) -> onnxruntime.InferenceSession:
+        """Open a graph derived from this model on the same runtime: providers, options, threads.
+
+        External weights are found where this model's are.
+
+        Raises
+        ------
+        ModelError
+            The graph cannot be serialised or opened.
+        """
+        options = self.session.get_provider_options()
+        providers = [(name, options.get(name, {})) for name in self.providers]
+        data = _serialise(without_initializer_inputs(model), self.file.label)
+        try:
+            return _create_session(data, providers, self._threads, self.folder)
+        except Exception as error:
+            raise ModelError(
+                f"ONNX Runtime cannot open a graph made from {self.file.label}: {essence(error)}"
+            ) from error
+
+    def _check_images(self, images: npt.NDArray[np.float32]) -> None:
+        """Raise where shape or dtype are not what `run` promises to take."""
+        if images.ndim != 4 or images.dtype != np.float32:
+            raise PreprocessingError(
+                f"images are {images.dtype} {list(images.shape)}; give float32 [N, C, H, W]"
+            )
+        wanted = (None, self.image.channels, self.image.height, self.image.width)
+        fits = all(want in (None, got) for want, got in zip(wanted, images.shape, strict=True))
+        if not fits or len(images) == 0:
+            sides = ", ".join("any" if side is None else str(side) for side in wanted)
+            raise PreprocessingError(
+                f"images are {list(images.shape)}; {self.file.label} takes [{sides}]"
+            )
+
+    def _check_outputs(self, outputs: Sequence[str] | None) -> list[str]:
+        """Return the names of the outputs to compute."""
+        known = [output.name for output in self.signature.outputs]
+        for name in outputs or ():
+            if name not in known:
+                raise ModelError(
+                    f"{self.file.label} has no output {name!r}; its outputs are: {', '.join(known)}"
+                )
+        return known if outputs is None else list(outputs)
+
+    def _run_chunks(
+        self, images: npt.NDArray[np.float32], names: list[str], most: int
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Run in calls of at most `most` images, and put the results together."""
+        parts = [self._run_once(chunk, kept, names) for chunk, kept in self._chunks(images, most)]
+        return {name: np.concatenate([part[name] for part in parts]) for name in names}
+
+    def _chunks(
+        self, images: npt.NDArray[np.float32], most: int
+    ) -> Iterator[tuple[npt.NDArray[np.float32], int]]:
+        """Yield chunks of images and how many of each count; a fixed batch is filled up."""
+        for start in range(0, len(images), most):
+            chunk = images[start : start + most]
+            kept = len(chunk)
+            if self.image.batch and kept < self.image.batch:
+                padding = np.repeat(chunk[-1:], self.image.batch - kept, axis=0)
+                chunk = np.concatenate([chunk, padding])
+            yield chunk, kept
+
+    def _run_once(
+        self, chunk: npt.NDArray[np.float32], kept: int, names: list[str]
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Make one call, count it, and drop the padding."""
+        feed = self.feed(chunk)
+        options = import_onnxruntime().RunOptions()
+        options.log_severity_level = _ONLY_FATAL
+        try:
+            values = self.session.run(names, feed, options)
+        except Exception as error:
+            raise ModelError(f"{self.file.label} failed to run: {essence(error)}") from error
+        self.passes.count_forward(len(chunk))
+        for name, value in zip(names, values, strict=True):
+            if np.ndim(value) == 0 or len(value) != len(chunk):
+                raise OutputError(
+                    f"output {name} of {self.file.label} has shape {list(np.shape(value))} for "
+                    f"{len(chunk)} image(s): no leading batch axis; choose another with --output"
+                )
+        return {name: value[:kept] for name, value in zip(names, values, strict=True)}
+
+    def _extra_feed(self, batch: int) -> dict[str, npt.NDArray[Any]]:
+        """Return the other inputs' values, repeated for each image where the batch axis is open."""
+        feed = {}
+        for tensor in self.signature.inputs:
+            if tensor.name in self._extra:
+                value = self._extra[tensor.name]
+                open_batch = bool(tensor.shape) and not isinstance(tensor.shape[0], int)
+                repeat = open_batch and len(value) == 1
+                feed[tensor.name] = np.repeat(value, batch, axis=0) if repeat else value
+        return feed
+
+
+def to_input(images: npt.NDArray[np.float32], image: ImageInput) -> npt.NDArray[Any]:
+    """Convert images to what the model's input takes.
+
+    Parameters
+    ----------
+    images
+        float32 [N, C, H, W], model space.
+    image
+        The input: its layout and dtype. Integers are rounded to the nearest and clipped.
+
+    Returns
+    -------
+    ndarray
+        [N, C, H, W] or [N, H, W, C], of the input's dtype, contiguous.
+    """
+    values = images.transpose(0, 2, 3, 1) if image.layout is Layout.NHWC else images
+    dtype = np.dtype(image.dtype)
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        values = np.clip(np.rint(values), limits.min, limits.max)
+    return np.ascontiguousarray(values, dtype=dtype)
+
+
+def from_input(values: npt.NDArray[Any], image: ImageInput) -> npt.NDArray[np.float32]:
+    """Bring a gradient in the input's layout and dtype back to float32 [N, C, H, W]."""
+    planes = values.transpose(0, 3, 1, 2) if image.layout is Layout.NHWC else values
+    return np.ascontiguousarray(planes, dtype=np.float32)
+
+
+def _open_file(
+    file: ModelFile, providers: Sequence[str], threads: int | None
+) -> onnxruntime.InferenceSession:
+    """Open the file as it is, or, where it lists initializers as inputs, with these constant."""
+    source = file.data if file.path is None else str(file.path)
+    try:
+        session = _create_session(source, providers, threads)
+        if not session.get_overridable_initializers():
+            return session
+        model = file.load_proto()
+        if model is None:
+            return session
+        external = next(external_tensors(model), None) is not None
+        folder = file.folder if external else None
+        return _create_session(_serialise(model, file.label), providers, threads, folder)
+    except ModelError:
+        raise
+    except Exception as error:
+        raise file.explain_failure(error) from error
+
+
+def _unused(session: onnxruntime.InferenceSession) -> set[str]:
+    """Return the providers of this build that the session does not use."""
+    return set(import_onnxruntime().get_available_providers()) - set(session.get_providers())
+
+
+def _create_session(
+    source: str | bytes | None,
+    providers: Sequence[str | tuple[str, dict[str, str]]],
+    threads: int | None,
+    external_folder: Path | None = None,
+) -> onnxruntime.InferenceSession:
+    """Create a session that never falls back to another provider and logs nothing but crashes."""
+    runtime = import_onnxruntime()
+    options = runtime.SessionOptions()
+    options.log_severity_level = _ONLY_FATAL
+    # An explanation takes turns between several sessions and torch: threads of the one that wait
+    # spinning take the processor from the next.
+    options.add_session_config_entry(*_NO_SPINNING)
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if external_folder is not None:
+        options.add_session_config_entry(_EXTERNAL_FOLDER, str(external_folder.resolve()))
+    # Without `enable_fallback=0` a failing provider is printed to stdout and replaced.
+    return runtime.InferenceSession(source, options, providers=providers, enable_fallback=0)
+
+
+def _serialise(model: onnx.ModelProto, label: str) -> bytes:
+    """Return the bytes of a graph; weights in external files stay there."""
+    from google.protobuf.message import EncodeError  # type: ignore[import-untyped,unused-ignore]
+
+    try:
+        return bytes(model.SerializeToString())
+    except (EncodeError, ValueError) as error:
+        raise ModelError(
+            f"{label} holds 2 GB or more in one file; save its weights as external data"
+        ) from error
+
+
+def _read_signature(
+    session: onnxruntime.InferenceSession, label: str, input: str | None, layout: Layout | None
+) -> Signature:
+    """Read inputs and outputs off a session, and find the image."""
+    inputs = tuple(_tensor_info(each) for each in session.get_inputs())
+    outputs = tuple(_tensor_info(each) for each in session.get_outputs())
+    return Signature(inputs, outputs, find_image(inputs, name=input, layout=layout, model=label))
+
+
+def _tensor_info(argument: Any) -> TensorInfo:
+    """Describe an input or output; what is not a tensor keeps ONNX Runtime's name of its type."""
+    inner = argument.type.removeprefix("tensor(").removesuffix(")")
+    name = _NUMPY_NAMES.get(inner, inner) if argument.type.startswith("tensor(") else argument.type
+    return TensorInfo(argument.name, name, tuple(argument.shape or ()))
+
+
+def _layout(name: str | None) -> Layout | None:
+    """Read a layout's name."""
+    if name is None:
+        return None
+    try:
+        return Layout(name.upper())
+    except ValueError:
+        raise ModelError(f"layout {name!r} is neither NCHW nor NHWC") from None
+
+
+def _check_extra_inputs(
+    signature: Signature, given: Mapping[str, npt.NDArray[Any]], label: str
+) -> dict[str, npt.NDArray[Any]]:
+    """Cast the values of all inputs but the image to their dtypes, or say what is missing."""
+    others = {each.name: each for each in signature.inputs if each.name != signature.image.name}
+    unknown = [name for name in given if name not in others]
+    if unknown:
+        raise ModelError(f"{label} has no other input {unknown[0]!r}; it has: {', '.join(others)}")
+    missing = [str(tensor) for name, tensor in others.items() if name not in given]
+    if missing:
+        raise ModelError(
+            f"{label} also needs a value for {', '.join(missing)}; "
+            "give it with --extra-input NAME=VALUE"
+        )
+    return {name: _extra_value(value, others[name]) for name, value in given.items()}
+
+
+def _extra_value(value: npt.NDArray[Any], tensor: TensorInfo) -> npt.NDArray[Any]:
+    """Bring an input's value to its dtype, and a single number to its rank."""
+    array = np.asarray(value, dtype=tensor.dtype)
+    return array.reshape((1,) * len(tensor.shape)) if array.size == 1 else array
