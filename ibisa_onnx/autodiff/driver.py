@@ -1,0 +1,234 @@
+"""The driver: walks the graph backward, applies the rules, and settles what has to be saved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+
+import onnx
+
+from ibisa_onnx.autodiff.assemble import assemble
+from ibisa_onnx.autodiff.functions import expand_function
+from ibisa_onnx.autodiff.graph import Graph
+from ibisa_onnx.autodiff.node import Node
+from ibisa_onnx.autodiff.registry import Cotangents
+from ibisa_onnx.autodiff.rules import RULES
+from ibisa_onnx.autodiff.tape import Tape
+from ibisa_onnx.autodiff.types import FLOATS
+from ibisa_onnx.errors import ModelError, UnsupportedOperatorError
+
+# Flat almost everywhere: the gradient stops here, as it does in every framework.
+_FLAT = frozenset({"Sign", "Floor", "Ceil", "Round", "Shape", "Size", "ConstantOfShape"})
+# Flat on paper, but whoever quantises wants the gradient of what was approximated.
+_QUANTISING = frozenset(
+    {"QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger"}
+    | {"MatMulInteger"}
+)
+
+
+@dataclass(frozen=True)
+class Derivative:
+    """A model's forward graph and the backward graph that belongs to it.
+
+    Attributes
+    ----------
+    forward
+        The deployed graph, pruned to what `output` needs; its outputs are `(output, *saved)`.
+    backward
+        Inputs `(cotangent, *saved)`, outputs `(gradient,)`.
+    input, output
+        What is differentiated with respect to, and what is differentiated.
+    cotangent
+        The backward graph's input that takes dL/d output, in `output`'s shape and dtype.
+    gradient
+        The backward graph's output, dL/d input, in `input`'s shape and dtype.
+    saved
+        The activations that go from the forward to the backward graph, under the same names.
+    """
+
+    forward: onnx.ModelProto
+    backward: onnx.ModelProto
+    input: str
+    output: str
+    cotangent: str
+    gradient: str
+    saved: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class MissingRule:
+    """A node that the gradient cannot pass, and why."""
+
+    node: str
+    op_type: str
+    domain: str
+    why: str
+
+    def __str__(self) -> str:
+        domain = f"{self.domain}." if self.domain else ""
+        return f"{domain}{self.op_type} {self.node!r}: {self.why}"
+
+
+def differentiate(model: onnx.ModelProto, input: str, output: str) -> Derivative:
+    """Build the graphs that compute an output and its vector-Jacobian product with an input.
+
+    Parameters
+    ----------
+    model
+        Any float model of opset 7 or later; weights may be external, and stay so.
+    input, output
+        Names of a float input, and of any float tensor that depends on it.
+
+    Raises
+    ------
+    UnsupportedOperatorError
+        If an operator on the path has no rule, or no gradient reaches the input.
+    ModelError
+        If there is no such input or output.
+    """
+    graph = Graph(model, output)
+    sweep = _sweep(graph, input)
+    if sweep.missing:
+        raise UnsupportedOperatorError(_refusal(sweep.missing, input, output))
+    gradient = sweep.tape.op("Identity", sweep.total(input))
+    forward, backward, saved = assemble(sweep.tape, sweep.cotangent, gradient, graph.type(input))
+    return Derivative(forward, backward, input, output, sweep.cotangent, gradient, saved)
+
+
+def missing_rules(model: onnx.ModelProto, input: str, output: str) -> tuple[MissingRule, ...]:
+    """What stands in the way of `differentiate`; empty if nothing does. Reads no weights."""
+    return tuple(_sweep(Graph(model, output, weights=False), input).missing)
+
+
+def _refusal(missing: Sequence[MissingRule], input: str, output: str) -> str:
+    first = "; ".join(str(rule) for rule in missing[:3])
+    more = f"; and {len(missing) - 3} more" if len(missing) > 3 else ""
+    return (
+        f"no exact gradient of {output!r} with respect to {input!r}: {first}{more}; "
+        "use a surrogate or forward-only gradient"
+    )
+
+
+# -- the sweep
+
+
+@dataclass
+class _Sweep:
+    """One walk from the output back to the input."""
+
+    tape: Tape
+    active: set[str]
+    cotangents: dict[str, list[str]] = field(default_factory=dict)
+    missing: list[MissingRule] = field(default_factory=list)
+    cotangent: str = ""
+
+    def backpropagate(self, nodes: Sequence[Node]) -> None:
+        for node in reversed(nodes):
+            dys = [self.total(output) for output in node.outputs]
+            if any(dys) and self.active.intersection(_sources(node)):
+                self._apply(node, dys)
+
+    def total(self, name: str) -> str | None:
+        """The sum of what a tensor's readers passed back, or None if nobody did."""
+        parts = self.cotangents.get(name, [])
+        if len(parts) > 1:
+            total = self.tape.op("Add" if len(parts) == 2 else "Sum", *parts)
+            self.cotangents[name] = parts = [total]
+        return parts[0] if parts else None
+
+    def _apply(self, node: Node, dys: Sequence[str | None]) -> None:
+        try:
+            dxs = self._cotangents(node, dys)
+            sources = _sources(node)
+            uncovered = [
+                i
+                for i, (x, dx) in enumerate(zip_longest(node.inputs, dxs))
+                if x in self.active and x in sources and dx is None
+            ]
+            if uncovered or self.active.intersection(node.captured):
+                raise UnsupportedOperatorError(f"no rule for the gradient of input {uncovered}")
+        except UnsupportedOperatorError as refusal:
+            self.missing.append(MissingRule(node.name, node.op_type, node.domain, str(refusal)))
+            # Go on with any name, to find what else is missing; nothing is built from it.
+            dxs = [next(dy for dy in dys if dy)] * len(node.inputs)
+        for x, dx in zip(node.inputs, dxs, strict=False):
+            if x in self.active and dx is not None:
+                self.cotangents.setdefault(x, []).append(dx)
+
+    def _cotangents(self, node: Node, dys: Sequence[str | None]) -> Cotangents:
+        rule = RULES.get(node.op_type, node.domain)
+        if rule is None:
+            return self._through_function(node, dys)
+        if rule.several:
+            return rule.function(self.tape, node, dys)
+        if any(dys[1:]) or dys[0] is None:
+            raise UnsupportedOperatorError("only the gradient of its first output is covered")
+        return rule.function(self.tape, node, dys[0])
+
+    def _through_function(self, node: Node, dys: Sequence[str | None]) -> Cotangents:
+        """Recompute an operator from its definition in ONNX, and differentiate that."""
+        body = expand_function(self.tape, node)
+        inner = _Sweep(self.tape, _active(self.tape, body.nodes, self.active & set(node.inputs)))
+        for output, dy in zip(body.outputs, dys, strict=False):
+            if dy is not None:
+                inner.cotangents[output] = [dy]
+        inner.backpropagate(body.nodes)
+        if inner.missing:
+            raise UnsupportedOperatorError(f"in its definition: {inner.missing[0]}")
+        return [inner.total(x) if x in self.active else None for x in node.inputs]
+
+
+def _sources(node: Node) -> Sequence[str]:
+    """The inputs that a gradient may flow back to."""
+    rule = RULES.get(node.op_type, node.domain)
+    if rule is None or rule.inputs is None:
+        return node.uses
+    return [node.input(i) for i in rule.inputs]
+
+
+def _active(tape: Tape, nodes: Iterable[Node], sources: set[str]) -> set[str]:
+    """The tensors through which a gradient may flow from the sources."""
+    active = set(sources)
+    for node in nodes:
+        if node.op_type in _FLAT or not active.intersection(_sources(node)):
+            continue
+        for output in node.outputs:
+            elem = tape.type(output).elem
+            if output and (elem is None or elem in FLOATS or node.op_type in _QUANTISING):
+                active.add(output)
+    return active
+
+
+def _sweep(graph: Graph, input: str) -> _Sweep:
+    known = [i.name for i in graph.inputs]
+    if input not in known:
+        raise ModelError(f"the model has no input {input!r}; choose one of: {', '.join(known)}")
+    tape = Tape(graph)
+    sources = {input} if graph.type(input).elem in FLOATS else set()
+    active = _active(tape, graph.nodes, sources)
+    sweep = _Sweep(tape, active)
+    if graph.output in active:
+        sweep.cotangent = tape.fresh("cotangent")
+        sweep.cotangents[graph.output] = [sweep.cotangent]
+        sweep.backpropagate(graph.nodes)
+    if not sweep.missing and not sweep.cotangents.get(input):
+        sweep.missing.extend(_blocks(graph, input, active))
+    return sweep
+
+
+def _blocks(graph: Graph, input: str, active: set[str]) -> list[MissingRule]:
+    """The nodes at which the gradient's way from the input ends."""
+    if input not in active:
+        readers = [node for node in graph.nodes if input in node.uses]
+        why = f"the input {input!r} is not floating point"
+    else:
+        readers = [
+            node
+            for node in graph.nodes
+            if active.intersection(node.uses) and not active.intersection(node.outputs)
+        ]
+        why = "its output has no gradient"
+    if not readers:
+        return [MissingRule(graph.output, "output", "", f"does not depend on {input!r}")]
+    return [MissingRule(node.name, node.op_type, node.domain, why) for node in readers]

@@ -1,0 +1,128 @@
+"""Operators that ONNX defines by other operators: their definition, written onto the tape.
+
+The deployed graph keeps the operator itself; only its derivative goes through the definition,
+recomputed in the backward graph from the operator's saved inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+
+from ibisa_onnx.autodiff.inference import infer_types
+from ibisa_onnx.autodiff.node import Node, evaluate, opsets_of
+from ibisa_onnx.autodiff.tape import OPSET, Tape
+from ibisa_onnx.autodiff.types import TensorType, value_info
+from ibisa_onnx.errors import UnsupportedOperatorError
+
+
+@dataclass(frozen=True)
+class Body:
+    """The nodes of an expanded operator, and the names its outputs go by."""
+
+    nodes: tuple[Node, ...]
+    outputs: tuple[str, ...]
+
+
+def expand_function(tape: Tape, node: Node) -> Body:
+    """Write an operator's definition onto the tape, its types declared.
+
+    Raises
+    ------
+    UnsupportedOperatorError
+        If ONNX gives no definition that fits the backward graph's opset.
+    """
+    function = _definition(tape, node)
+    names = dict(zip(function.input, node.inputs, strict=False))
+    names |= dict.fromkeys(function.input[len(node.inputs) :], "")
+    opsets = opsets_of(function.opset_import)
+    body = tuple(
+        Node.read(_instantiate(tape, child, node, names), opsets) for child in function.node
+    )
+    for child in body:
+        _require_opset(child)
+        tape.write(child.proto)
+    _declare(tape, node, body, function)
+    return Body(body, tuple(names.get(output, "") for output in function.output))
+
+
+def _definition(tape: Tape, node: Node) -> onnx.FunctionProto:
+    refusal = UnsupportedOperatorError("no rule for this operator")
+    try:
+        schema: Any = onnx.defs.get_schema(node.op_type, node.opset, node.domain)
+    except onnx.defs.SchemaError:
+        raise refusal from None
+    function = onnx.FunctionProto()
+    if schema.has_function:
+        function.ParseFromString(
+            schema.get_function_with_opset_version(_version(schema.function_opset_versions, node))
+        )
+    elif schema.has_context_dependent_function:
+        types = [value_info(x, tape.type(x)).type.SerializeToString() for x in node.inputs]
+        version = _version(schema.context_dependent_function_opset_versions, node)
+        function.ParseFromString(
+            schema.get_context_dependent_function_with_opset_version(
+                version, node.proto.SerializeToString(), types
+            )
+        )
+    else:
+        raise refusal
+    return function
+
+
+def _version(versions: Sequence[int], node: Node) -> int:
+    """The newest definition that the backward graph's opset, or the node's own, knows."""
+    return max((v for v in versions if v <= max(OPSET, node.opset)), default=versions[0])
+
+
+def _instantiate(
+    tape: Tape, child: onnx.NodeProto, caller: Node, names: dict[str, str]
+) -> onnx.NodeProto:
+    """A node of the definition with the caller's tensors and attributes put in."""
+    node = onnx.NodeProto(op_type=child.op_type, domain=child.domain)
+    node.input.extend(names.get(name, "") for name in child.input)
+    for name in child.output:
+        names[name] = tape.fresh(name) if name else ""
+        node.output.append(names[name])
+    node.name = next(name for name in node.output if name)
+    given = {a.name: a for a in caller.proto.attribute}
+    for attribute in child.attribute:
+        if not attribute.ref_attr_name:
+            node.attribute.append(attribute)
+        elif (value := _given(attribute.ref_attr_name, caller, given)) is not None:
+            node.attribute.append(value)
+            node.attribute[-1].name = attribute.name
+    return node
+
+
+def _given(
+    name: str, caller: Node, given: Mapping[str, onnx.AttributeProto]
+) -> onnx.AttributeProto | None:
+    if name in given:
+        return given[name]
+    schema = onnx.defs.get_schema(caller.op_type, caller.opset, caller.domain)
+    default = schema.attributes[name].default_value
+    return default if default.type else None
+
+
+def _require_opset(child: Node) -> None:
+    """A body written for a newer opset will do if its operators have not changed since ours."""
+    schema = onnx.defs.get_schema(child.op_type, child.opset, child.domain)
+    ours = onnx.defs.get_schema(child.op_type, OPSET, child.domain)
+    if schema.since_version > OPSET and child.attributes.keys() - ours.attributes.keys():
+        raise UnsupportedOperatorError(f"its definition needs {child.op_type}-{child.opset}")
+
+
+def _declare(tape: Tape, node: Node, body: Sequence[Node], function: onnx.FunctionProto) -> None:
+    skeleton = onnx.ModelProto(ir_version=10)
+    skeleton.opset_import.extend(function.opset_import)
+    skeleton.graph.input.extend(value_info(x, tape.type(x)) for x in node.inputs if x)
+    types, values = infer_types(skeleton, body)
+    for child in body:
+        if child.op_type == "Constant":
+            values[child.outputs[0]] = evaluate(child, {}, {"": child.opset})[0]
+        for name in child.outputs:
+            tape.declare(name, types.get(name, TensorType()), values.get(name))

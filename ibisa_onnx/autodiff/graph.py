@@ -1,0 +1,116 @@
+"""A model's graph as the differentiation reads it: nodes, types, constants and their values.
+
+The weights stay where they are: everything is worked out on a skeleton of the model in which large
+initializers are only names with a type. Nothing here knows of derivatives.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import helper, inliner, numpy_helper
+
+from ibisa_onnx.autodiff.inference import infer_types
+from ibisa_onnx.autodiff.node import Node, evaluate, opsets_of, prune
+from ibisa_onnx.autodiff.types import Array, TensorType
+from ibisa_onnx.errors import ModelError
+
+# Shapes, axes, pads and scalars are smaller than this; weights are not worth looking into.
+_SMALL = 4096
+_RANDOM = frozenset(
+    {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+    | {"Bernoulli", "Multinomial", "Dropout"}
+)
+
+
+class Graph:
+    """What one output of a model is computed from.
+
+    Model-local functions are inlined; operators that the output does not need are left out. The
+    values of weights are read only through `value`, and never where `weights` is False.
+    """
+
+    def __init__(self, model: onnx.ModelProto, output: str, *, weights: bool = True) -> None:
+        self.initializers = {i.name: i for i in model.graph.initializer}
+        self.output = output
+        self.model = model
+        self._weights = weights
+        skeleton = _skeleton(model)
+        self.imports = list(skeleton.opset_import)
+        self.opsets = opsets_of(self.imports)
+        self.inputs = tuple(i for i in model.graph.input if i.name not in self.initializers)
+        nodes = [Node.read(proto, self.opsets) for proto in skeleton.graph.node]
+        self.nodes = prune(nodes, [output])
+        self.producers = {name: node for node in self.nodes for name in node.outputs if name}
+        if output not in self.producers:
+            names = ", ".join(o.name for o in model.graph.output)
+            raise ModelError(f"the model computes no output {output!r}; choose one of: {names}")
+        self.types, self._values = infer_types(skeleton, self.nodes)
+        self.constants = self._find_constants()
+
+    def type(self, name: str) -> TensorType:
+        """Element type and shape of a tensor, as far as they are known."""
+        return self.types.get(name, TensorType())
+
+    def __contains__(self, name: str) -> bool:
+        return (
+            name in self.producers
+            or name in self.initializers
+            or any(i.name == name for i in self.inputs)
+        )
+
+    def value(self, name: str) -> Array | None:
+        """The value of a constant tensor; None where it is not constant or not in memory."""
+        if name not in self.constants:
+            return None
+        if name not in self._values:
+            self._values[name] = self._evaluate(name)
+        return self._values[name]
+
+    def _find_constants(self) -> set[str]:
+        constants = {*self.initializers, *self._values}
+        for node in self.nodes:
+            if node.op_type not in _RANDOM and all(name in constants for name in node.uses):
+                constants.update(name for name in node.outputs if name)
+        return constants
+
+    def _evaluate(self, name: str) -> Array | None:
+        if name in self.initializers:
+            return self._read(self.initializers[name])
+        node = self.producers[name]
+        feeds = {used: self.value(used) for used in node.uses}
+        if any(value is None for value in feeds.values()):
+            return None
+        results = evaluate(node, {k: v for k, v in feeds.items() if v is not None}, self.opsets)
+        return results[node.outputs.index(name)]
+
+    def _read(self, tensor: onnx.TensorProto) -> Array | None:
+        external = tensor.data_location == onnx.TensorProto.EXTERNAL
+        if external or not (self._weights or _is_small(tensor)):
+            return None
+        return numpy_helper.to_array(tensor)
+
+
+def _is_small(tensor: onnx.TensorProto) -> bool:
+    return int(np.prod(tensor.dims, dtype=np.int64)) <= _SMALL
+
+
+def _skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without the data of its weights, with model-local functions inlined."""
+    skeleton = onnx.ModelProto(ir_version=max(model.ir_version, 4))
+    skeleton.opset_import.extend(model.opset_import)
+    skeleton.functions.extend(model.functions)
+    skeleton.graph.name = model.graph.name
+    skeleton.graph.node.extend(model.graph.node)
+    skeleton.graph.output.extend(model.graph.output)
+    initialized = {i.name for i in model.graph.initializer}
+    skeleton.graph.input.extend(i for i in model.graph.input if i.name not in initialized)
+    for tensor in model.graph.initializer:
+        if _is_small(tensor) and tensor.data_location != onnx.TensorProto.EXTERNAL:
+            skeleton.graph.initializer.append(tensor)
+        else:
+            info = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            skeleton.graph.input.append(info)
+    if not model.functions:
+        return skeleton
+    return inliner.inline_local_functions(skeleton, True)

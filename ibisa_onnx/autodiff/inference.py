@@ -1,0 +1,175 @@
+"""Shape inference: ONNX's own, helped where a model computes shapes from shapes.
+
+Older exporters write Shape, Gather, Concat, Reshape; the numbers on that way are followed here, as
+far as they are known, and what they say of Reshape's and Expand's results is handed to ONNX.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper, shape_inference
+
+from ibisa_onnx.autodiff.node import Node, evaluate
+from ibisa_onnx.autodiff.types import Array, Dimension, TensorType, read_type, value_info
+
+Types = dict[str, TensorType]
+Vector = tuple[Dimension, ...]
+"""A small integer tensor, flattened; None and symbols where a number is not known."""
+
+_LONGEST = 64
+
+
+def infer_types(
+    skeleton: onnx.ModelProto, nodes: Sequence[Node]
+) -> tuple[Types, dict[str, Array | None]]:
+    """Types of every tensor, and the values of shape computations that are known.
+
+    Only the inputs' declared types are read: what the file says of the tensors in between may be
+    older than those.
+    """
+    found: Types = {}
+    while True:
+        types = _infer(skeleton, nodes, found)
+        vectors = _follow(skeleton, nodes, types)
+        more = dict(_shaped(nodes, types, vectors))
+        if more.keys() <= found.keys():
+            return types, dict(_known(vectors, types))
+        found |= more
+
+
+def _infer(skeleton: onnx.ModelProto, nodes: Sequence[Node], found: Types) -> Types:
+    model = onnx.ModelProto(ir_version=skeleton.ir_version)
+    model.opset_import.extend(skeleton.opset_import)
+    model.graph.name = "types"
+    model.graph.node.extend(node.proto for node in nodes)
+    model.graph.input.extend(skeleton.graph.input)
+    model.graph.initializer.extend(skeleton.graph.initializer)
+    model.graph.value_info.extend(value_info(name, kind) for name, kind in found.items())
+    inferred = shape_inference.infer_shapes(model, data_prop=True).graph
+    types = {info.name: read_type(info) for info in [*inferred.input, *inferred.value_info]}
+    for tensor in skeleton.graph.initializer:
+        types[tensor.name] = TensorType(tensor.data_type, tuple(tensor.dims))
+    return types
+
+
+def _known(vectors: Mapping[str, Vector], types: Types) -> Iterator[tuple[str, Array]]:
+    for name, vector in vectors.items():
+        kind = types.get(name, TensorType())
+        numbers = [number for number in vector if isinstance(number, int)]
+        if kind.elem is not None and kind.static is not None and len(numbers) == len(vector):
+            dtype = helper.tensor_dtype_to_np_dtype(kind.elem)
+            yield name, np.array(numbers, dtype).reshape(kind.static)
+
+
+def _follow(skeleton: onnx.ModelProto, nodes: Sequence[Node], types: Types) -> dict[str, Vector]:
+    """The integer vectors that shapes are computed with."""
+    vectors: dict[str, Vector] = {}
+    for tensor in skeleton.graph.initializer:
+        if tensor.data_type in (onnx.TensorProto.INT64, onnx.TensorProto.INT32):
+            _note(vectors, tensor.name, numpy_helper.to_array(tensor))
+    for node in nodes:
+        if node.op_type == "Constant":
+            _note(vectors, node.outputs[0], evaluate(node, {}, {"": node.opset})[0])
+        elif node.domain == "" and (vector := _vector(node, types, vectors)) is not None:
+            vectors[node.outputs[0]] = vector
+    return vectors
+
+
+def _note(vectors: dict[str, Vector], name: str, value: Array) -> None:
+    if value.dtype.kind == "i" and value.size <= _LONGEST:
+        vectors[name] = tuple(value.reshape(-1).tolist())
+
+
+def _vector(node: Node, types: Types, vectors: Mapping[str, Vector]) -> Vector | None:
+    """What a node makes of the vectors it is given, or None if it does not compute with shapes."""
+    if node.op_type == "Shape":
+        dims = types.get(node.input(0), TensorType()).dims
+        window = slice(node.attribute("start", 0), node.attribute("end"))
+        return None if dims is None else dims[window]
+    given = [vectors.get(name) for name in node.inputs]
+    vectors_given = [vector for vector in given if vector is not None]
+    if not given or len(vectors_given) < len(given):
+        return None
+    first, rest = vectors_given[0], vectors_given[1:]
+    if node.op_type in ("Unsqueeze", "Squeeze", "Reshape", "Identity"):
+        return first
+    if node.op_type == "Cast":
+        integer = node.attribute("to") in (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
+        return first if integer else None
+    if node.op_type == "Concat":
+        return sum(vectors_given, ())
+    if node.op_type == "Gather" and all(isinstance(i, int) for i in rest[0]):
+        return tuple(first[i] for i in rest[0] if isinstance(i, int))
+    if node.op_type == "Slice":
+        return _sliced(node, first, rest)
+    if node.op_type in _ARITHMETIC and max(len(first), len(rest[0])) < _LONGEST:
+        return _computed(node.op_type, first, rest[0])
+    return None
+
+
+def _sliced(node: Node, vector: Vector, bounds: Sequence[Vector]) -> Vector | None:
+    starts = node.attribute("starts") or (bounds[0] if bounds else ())
+    ends = node.attribute("ends") or (bounds[1] if bounds else ())
+    step = bounds[3][0] if len(bounds) > 3 else 1
+    limits = [*starts, *ends, step]
+    if len(limits) != 3 or not all(isinstance(limit, int) for limit in limits):
+        return None
+    return vector[slice(*limits)]
+
+
+_ARITHMETIC: dict[str, Callable[[int, int], int]] = {
+    "Add": lambda a, b: a + b,
+    "Sub": lambda a, b: a - b,
+    "Mul": lambda a, b: a * b,
+    "Div": lambda a, b: int(a / b),
+    "Mod": lambda a, b: a % b,
+}
+
+
+def _computed(op_type: str, a: Vector, b: Vector) -> Vector | None:
+    count = max(len(a), len(b))
+    if {len(a), len(b)} - {1, count}:
+        return None
+    pairs = zip(a * (count // len(a)), b * (count // len(b)), strict=True)
+    function = _ARITHMETIC[op_type]
+    numbers = ((x, y) if isinstance(x, int) and isinstance(y, int) else None for x, y in pairs)
+    return tuple(None if pair is None else function(*pair) for pair in numbers)
+
+
+def _shaped(
+    nodes: Sequence[Node], types: Types, vectors: Mapping[str, Vector]
+) -> Iterator[tuple[str, TensorType]]:
+    """Results that ONNX leaves open: Reshape to a vector followed here, and a few operators."""
+    for node in nodes:
+        source, vector = types.get(node.input(0)), vectors.get(node.input(1))
+        if source is None or not node.outputs or types.get(node.outputs[0], TensorType()).dims:
+            continue
+        if node.op_type == "Reshape" and vector is not None:
+            dims = _reshaped(source, vector, node.attribute("allowzero", 0))
+            yield node.outputs[0], TensorType(source.elem, dims)
+        elif node.op_type in _SHAPE_KEEPING:
+            yield node.outputs[0], source
+
+
+# Operators for which ONNX infers nothing though the result is like the first input.
+_SHAPE_KEEPING = frozenset({"GroupNormalization"})
+
+
+def _reshaped(source: TensorType, vector: Vector, allow_zero: int) -> Vector:
+    """The sides a Reshape gives: 0 copies a side, -1 takes what is left."""
+    dims = list(vector)
+    for axis, side in enumerate(dims):
+        if side == 0 and not allow_zero:
+            known = source.dims is not None and axis < len(source.dims)
+            dims[axis] = source.dims[axis] if known and source.dims else None
+    rest = [side for side in dims if side != -1]
+    if -1 in dims:
+        numbers = [side for side in rest if isinstance(side, int)]
+        whole = source.static is not None and len(numbers) == len(rest)
+        total = math.prod(source.static or ())
+        dims[dims.index(-1)] = total // max(math.prod(numbers), 1) if whole else None
+    return tuple(dims)

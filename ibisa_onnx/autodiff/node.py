@@ -1,0 +1,109 @@
+"""Nodes of an ONNX graph, decoded, and what can be done with them alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from ibisa_onnx.autodiff.types import Array
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node, with its attributes decoded and the opset it is written in."""
+
+    op_type: str
+    domain: str
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Any]
+    opset: int
+    captured: tuple[str, ...] = ()
+    proto: onnx.NodeProto = field(default_factory=onnx.NodeProto, repr=False, compare=False)
+
+    @classmethod
+    def read(cls, proto: onnx.NodeProto, opsets: Mapping[str, int]) -> Node:
+        """Decode a NodeProto."""
+        domain = "" if proto.domain == "ai.onnx" else proto.domain
+        return cls(
+            op_type=proto.op_type,
+            domain=domain,
+            name=proto.name or next((o for o in proto.output if o), ""),
+            inputs=tuple(proto.input),
+            outputs=tuple(proto.output),
+            attributes={a.name: _decode(a) for a in proto.attribute if not a.ref_attr_name},
+            opset=opsets.get(domain, 1),
+            captured=tuple(sorted(_captured(proto))),
+            proto=proto,
+        )
+
+    def attribute(self, name: str, default: Any = None) -> Any:
+        """The attribute's value, or the default."""
+        return self.attributes.get(name, default)
+
+    def input(self, index: int) -> str:
+        """The name of an input, or "" where an optional one is left out."""
+        return self.inputs[index] if index < len(self.inputs) else ""
+
+    @property
+    def uses(self) -> tuple[str, ...]:
+        """Every tensor the node reads, those inside its subgraphs included."""
+        return tuple(name for name in self.inputs if name) + self.captured
+
+
+def _decode(attribute: onnx.AttributeProto) -> Any:
+    value = helper.get_attribute_value(attribute)
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _captured(node: onnx.NodeProto) -> set[str]:
+    """Names that the node's subgraphs take from outside."""
+    names: set[str] = set()
+    for attribute in node.attribute:
+        for body in [attribute.g, *attribute.graphs]:
+            inner = {i.name for i in body.input} | {i.name for i in body.initializer}
+            inner |= {name for child in body.node for name in child.output}
+            used = {name for child in body.node for name in child.input}
+            used |= {name for child in body.node for name in _captured(child)}
+            used |= {output.name for output in body.output}
+            names |= used - inner
+    return names - {""}
+
+
+def prune(nodes: Sequence[Node], wanted: Iterable[str]) -> list[Node]:
+    """The nodes that `wanted` depends on, in the order they came in."""
+    needed = set(wanted)
+    kept: list[Node] = []
+    for node in reversed(nodes):
+        if needed.intersection(node.outputs):
+            needed.update(node.uses)
+            kept.append(node)
+    return kept[::-1]
+
+
+def opsets_of(imports: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
+    """Opset version by domain, the default domain under ""."""
+    return {"" if o.domain == "ai.onnx" else o.domain: o.version for o in imports}
+
+
+def evaluate(node: Node, feeds: Mapping[str, Array], opsets: Mapping[str, int]) -> list[Array]:
+    """Compute one node with the reference implementation."""
+    from onnx.reference import ReferenceEvaluator
+
+    untyped = [helper.make_empty_tensor_value_info(name) for name in node.outputs if name]
+    graph = helper.make_graph(
+        [node.proto],
+        "constant",
+        [helper.make_empty_tensor_value_info(name) for name in feeds],
+        untyped,
+    )
+    imports = [helper.make_opsetid(domain, version) for domain, version in opsets.items()]
+    model = helper.make_model(graph, opset_imports=imports)
+    computed = iter(ReferenceEvaluator(model).run(None, dict(feeds)))
+    return [np.asarray(next(computed)) if name else np.empty(0) for name in node.outputs]

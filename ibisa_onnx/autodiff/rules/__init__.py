@@ -1,0 +1,28 @@
+"""The rules, one module for each family of operators, put together in one table."""
+
+from __future__ import annotations
+
+from ibisa_onnx.autodiff.registry import Rules
+from ibisa_onnx.autodiff.rules import (
+    activations,
+    convolution,
+    elementwise,
+    matmul,
+    normalization,
+    pooling,
+    reductions,
+    resize,
+    shape,
+)
+
+RULES = Rules(
+    activations.rules,
+    convolution.rules,
+    elementwise.rules,
+    matmul.rules,
+    normalization.rules,
+    pooling.rules,
+    reductions.rules,
+    resize.rules,
+    shape.rules,
+)

@@ -1,0 +1,105 @@
+"""Normalisation layers. GroupNormalization, RMSNormalization and the like follow from their ONNX
+definitions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ibisa_onnx.autodiff.node import Node
+from ibisa_onnx.autodiff.registry import Cotangents, Rules
+from ibisa_onnx.autodiff.tape import Tape
+from ibisa_onnx.errors import UnsupportedOperatorError
+
+rules = Rules()
+
+
+@rules.add("BatchNormalization")
+def _batch_normalization(tape: Tape, node: Node, dy: str) -> Cotangents:
+    """At inference a fixed affine map of each channel."""
+    if node.attribute("training_mode", 0) or (node.opset < 9 and not node.attribute("spatial", 1)):
+        raise UnsupportedOperatorError("training mode and spatial=0 are not covered")
+    scale, variance = node.input(1), node.input(4)
+    epsilon = tape.scalar(node.attribute("epsilon", 1e-5), variance)
+    deviation = tape.op("Sqrt", tape.op("Add", variance, epsilon))
+    factor = _per_channel(tape, tape.op("Div", scale, deviation), tape.rank(node.input(0)))
+    return [tape.op("Mul", dy, factor)]
+
+
+def _per_channel(tape: Tape, vector: str, rank: int) -> str:
+    """[C] -> [C, 1, ...], to broadcast against [N, C, ...]."""
+    return tape.op("Reshape", vector, tape.ints(-1, *[1] * (rank - 2)))
+
+
+@rules.add("InstanceNormalization")
+def _instance_normalization(tape: Tape, node: Node, dy: str) -> Cotangents:
+    x, rank = node.input(0), tape.rank(node.input(0))
+    scaled = tape.op("Mul", dy, _per_channel(tape, node.input(1), rank))
+    epsilon = node.attribute("epsilon", 1e-5)
+    return [_standardisation(tape, x, scaled, range(2, rank), epsilon)]
+
+
+@rules.add("LayerNormalization")
+def _layer_normalization(tape: Tape, node: Node, dy: str) -> Cotangents:
+    x, rank = node.input(0), tape.rank(node.input(0))
+    axis = node.attribute("axis", -1)
+    axes = range(axis % rank, rank)
+    scaled = tape.op("Mul", dy, node.input(1))
+    return [_standardisation(tape, x, scaled, axes, node.attribute("epsilon", 1e-5))]
+
+
+def _standardisation(tape: Tape, x: str, g: str, axes: Sequence[int], epsilon: float) -> str:
+    """With z = (x - mean) / sd: dx = (g - mean(g) - z mean(g z)) / sd."""
+    along = tape.ints(*axes)
+    centred = tape.op("Sub", x, tape.op("ReduceMean", x, along, keepdims=1))
+    variance = tape.op("ReduceMean", tape.op("Mul", centred, centred), along, keepdims=1)
+    deviation = tape.op("Sqrt", tape.op("Add", variance, tape.scalar(epsilon, x)))
+    z = tape.op("Div", centred, deviation)
+    mean = tape.op("ReduceMean", g, along, keepdims=1)
+    slope = tape.op("ReduceMean", tape.op("Mul", g, z), along, keepdims=1)
+    flat = tape.op("Sub", tape.op("Sub", g, mean), tape.op("Mul", z, slope))
+    return tape.op("Div", flat, deviation)
+
+
+@rules.add("LpNormalization")
+def _lp_normalization(tape: Tape, node: Node, dy: str) -> Cotangents:
+    """y = x / |x|: dx = (dy - y' sum(y dy)) / |x|, y' = y (p = 2) or sign(x) (p = 1)."""
+    x, y, p = node.input(0), node.outputs[0], node.attribute("p", 2)
+    axis = tape.ints(node.attribute("axis", -1))
+    norm = tape.op(f"ReduceL{p}", x, axis, keepdims=1)
+    total = tape.op("ReduceSum", tape.op("Mul", y, dy), axis, keepdims=1)
+    direction = y if p == 2 else tape.op("Sign", x)
+    return [tape.op("Div", tape.op("Sub", dy, tape.op("Mul", direction, total)), norm)]
+
+
+@rules.add("LRN")
+def _lrn(tape: Tape, node: Node, dy: str) -> Cotangents:
+    """y = x s^-beta, s = bias + alpha/size sum(x^2 over a window of channels).
+
+    dx = dy s^-beta - 2 alpha beta / size  x  sum(dy y / s over the mirrored window).
+    """
+    x, y, size = node.input(0), node.outputs[0], node.attribute("size")
+    alpha, beta = node.attribute("alpha", 1e-4), node.attribute("beta", 0.75)
+    squares = _window_sum(tape, tape.op("Mul", x, x), x, (size - 1) // 2, size)
+    share = tape.op("Mul", squares, tape.scalar(alpha / size, x))
+    s = tape.op("Add", share, tape.scalar(node.attribute("bias", 1.0), x))
+    direct = tape.op("Mul", dy, tape.op("Pow", s, tape.scalar(-beta, x)))
+    weighted = tape.op("Div", tape.op("Mul", dy, y), s)
+    mirrored = _window_sum(tape, weighted, x, size // 2, size)
+    factor = tape.scalar(2 * alpha * beta / size, x)
+    return [tape.op("Sub", direct, tape.op("Mul", tape.op("Mul", x, factor), mirrored))]
+
+
+def _window_sum(tape: Tape, values: str, like: str, before: int, size: int) -> str:
+    """Sum over `size` neighbouring channels, `before` of them in front: padded, cut, added."""
+    rank, rest = tape.rank(like), size - 1 - before
+    channels = tape.dims(like)[1]
+    if not isinstance(channels, int):
+        raise UnsupportedOperatorError("the number of channels is not known")
+    zeros = [0] * (rank - 2)
+    padded = tape.op("Pad", values, tape.ints(0, before, *zeros, 0, rest, *zeros))
+    cuts = [
+        tape.op("Slice", padded, tape.ints(i), tape.ints(i + channels), tape.ints(1))
+        for i in range(size)
+    ]
+    return tape.op("Sum", *cuts)

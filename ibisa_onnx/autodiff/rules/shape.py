@@ -1,0 +1,284 @@
+"""Operators that move elements about and compute nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+
+from ibisa_onnx.autodiff.node import Node
+from ibisa_onnx.autodiff.registry import Cotangents, Rules
+from ibisa_onnx.autodiff.tape import Tape
+from ibisa_onnx.errors import UnsupportedOperatorError
+
+rules = Rules()
+_HUGE = 2**31 - 1
+
+
+@rules.add("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+def _reshape(tape: Tape, node: Node, dy: str) -> Cotangents:
+    return [tape.reshape(dy, like=node.input(0))]
+
+
+@rules.add("Transpose")
+def _transpose(tape: Tape, node: Node, dy: str) -> Cotangents:
+    rank = tape.rank(node.input(0))
+    forward = node.attribute("perm", list(range(rank))[::-1])
+    return [tape.op("Transpose", dy, perm=[int(axis) for axis in np.argsort(forward)])]
+
+
+@rules.add("Expand")
+def _expand(tape: Tape, node: Node, dy: str) -> Cotangents:
+    return [tape.unbroadcast(dy, like=node.input(0), result=node.outputs[0])]
+
+
+@rules.add("Tile")
+def _tile(tape: Tape, node: Node, dy: str) -> Cotangents:
+    """[r0 d0, r1 d1, ...] -> [r0, d0, r1, d1, ...], summed over the repeats."""
+    x, zero = node.input(0), tape.ints(0)
+    both = [tape.op("Unsqueeze", v, zero) for v in (node.input(1), tape.shape(x))]
+    pairs = tape.op("Transpose", tape.op("Concat", *both, axis=0), perm=[1, 0])
+    split = tape.op("Reshape", dy, tape.op("Reshape", pairs, tape.ints(-1)))
+    return [tape.sum(split, range(0, 2 * tape.rank(x), 2))]
+
+
+# -- joining and cutting
+
+
+@rules.add("Concat")
+def _concat(tape: Tape, node: Node, dy: str) -> Cotangents:
+    axis = node.attribute("axis", 1)
+    if len(node.inputs) == 1:
+        return [dy]
+    lengths = tape.op("Concat", *[_length(tape, x, axis) for x in node.inputs], axis=0)
+    return tape.ops("Split", len(node.inputs), dy, lengths, axis=axis)
+
+
+@rules.add("Split", several=True)
+def _split(tape: Tape, node: Node, dys: Sequence[str | None]) -> Cotangents:
+    parts = [dy or tape.zeros(y) for dy, y in zip(dys, node.outputs, strict=True)]
+    return [tape.op("Concat", *parts, axis=node.attribute("axis", 0))]
+
+
+@rules.add("Slice")
+def _slice(tape: Tape, node: Node, dy: str) -> Cotangents:
+    """Cut one axis after the other; each cut is undone by itself."""
+    x = node.input(0)
+    starts, ends = _numbers(tape, node, "starts", 1), _numbers(tape, node, "ends", 2)
+    count = len(node.attribute("starts", ())) or _count(tape, node.input(1))
+    axes = tape.option(node, "axes", 3) or list(range(count))
+    steps = tape.option(node, "steps", 4) or [1] * count
+    for i, (axis, step) in enumerate(zip(axes, steps, strict=True)):
+        bounds = [tape.op("Slice", v, tape.ints(i), tape.ints(i + 1)) for v in (starts, ends)]
+        known = tape.value(starts), tape.value(ends)
+        side = tape.dims(x)[axis]
+        if isinstance(side, int) and known[0] is not None and known[1] is not None:
+            taken = range(side)[_python_slice(int(known[0][i]), int(known[1][i]), int(step))]
+            positions = tape.ints(*taken)
+        else:
+            positions = _range(tape, x, axis)
+            positions = tape.op("Slice", positions, *bounds, tape.ints(0), tape.ints(int(step)))
+        dy = _put(tape, dy, positions, x, axis)
+    return [dy]
+
+
+def _python_slice(start: int, end: int, step: int) -> slice:
+    """ONNX clips to the axis; a negative end beyond it means \"through the first element\"."""
+    return slice(start, None if step < 0 and end < -_HUGE else end, step)
+
+
+def _numbers(tape: Tape, node: Node, name: str, index: int) -> str:
+    if name in node.attributes:
+        return tape.ints(*node.attributes[name])
+    value = tape.value(node.input(index))
+    if value is not None:
+        return tape.ints(*np.atleast_1d(value).tolist())
+    return tape.op("Cast", node.input(index), to=onnx.TensorProto.INT64)
+
+
+# -- looking up
+
+
+@rules.add("Gather")
+def _gather(tape: Tape, node: Node, dy: str) -> Cotangents:
+    x, indices, axis = node.input(0), node.input(1), node.attribute("axis", 0)
+    axis %= tape.rank(x)
+    rank = tape.rank(indices)
+    if rank == 0:
+        dy = tape.op("Unsqueeze", dy, tape.ints(axis))
+    elif rank > 1:
+        before = tape.op("Slice", tape.shape(x), tape.ints(0), tape.ints(axis))
+        after = tape.op("Slice", tape.shape(x), tape.ints(axis + 1), tape.ints(_HUGE))
+        dy = tape.op("Reshape", dy, tape.op("Concat", before, tape.ints(-1), after, axis=0))
+    value, side = tape.value(indices), tape.dims(x)[axis]
+    if value is not None and isinstance(side, int):
+        positions = (value.reshape(-1) % side).tolist()
+        if len(set(positions)) == len(positions):
+            return [_put(tape, dy, tape.ints(*positions), x, axis)]
+    return [scatter_add(tape, dy, tape.op("Reshape", indices, tape.ints(-1)), x, axis)]
+
+
+@rules.add("GatherElements")
+def _gather_elements(tape: Tape, node: Node, dy: str) -> Cotangents:
+    axis, zeros = node.attribute("axis", 0), tape.zeros(node.input(0))
+    return [tape.op("ScatterElements", zeros, node.input(1), dy, axis=axis, reduction="add")]
+
+
+@rules.add("GatherND")
+def _gather_nd(tape: Tape, node: Node, dy: str) -> Cotangents:
+    if node.attribute("batch_dims", 0):
+        raise UnsupportedOperatorError("batch_dims is not covered")
+    return [tape.op("ScatterND", tape.zeros(node.input(0)), node.input(1), dy, reduction="add")]
+
+
+@rules.add("ScatterND")
+def _scatter_nd(tape: Tape, node: Node, dy: str) -> Cotangents:
+    if node.attribute("reduction", "none") not in ("none", "add"):
+        raise UnsupportedOperatorError("its reduction is not covered")
+    indices, updates = node.input(1), node.input(2)
+    kept = dy
+    if node.attribute("reduction", "none") == "none":
+        kept = tape.op("ScatterND", dy, indices, tape.zeros(updates))
+    return [kept, None, tape.op("GatherND", dy, indices)]
+
+
+@rules.add("ScatterElements")
+def _scatter_elements(tape: Tape, node: Node, dy: str) -> Cotangents:
+    if node.attribute("reduction", "none") not in ("none", "add"):
+        raise UnsupportedOperatorError("its reduction is not covered")
+    indices, updates, axis = node.input(1), node.input(2), node.attribute("axis", 0)
+    kept = dy
+    if node.attribute("reduction", "none") == "none":
+        kept = tape.op("ScatterElements", dy, indices, tape.zeros(updates), axis=axis)
+    return [kept, None, tape.op("GatherElements", dy, indices, axis=axis)]
+
+
+@rules.add("TopK", several=True)
+def _top_k(tape: Tape, node: Node, dys: Sequence[str | None]) -> Cotangents:
+    axis, zeros = node.attribute("axis", -1), tape.zeros(node.input(0))
+    return [tape.op("ScatterElements", zeros, node.outputs[1], dys[0], axis=axis)]
+
+
+@rules.add("Trilu")
+def _trilu(tape: Tape, node: Node, dy: str) -> Cotangents:
+    upper = node.attribute("upper", 1)
+    return [tape.op("Trilu", dy, node.input(1) or None, upper=upper)]
+
+
+# -- padding
+
+
+@rules.add("Pad")
+def _pad(tape: Tape, node: Node, dy: str) -> Cotangents:
+    x, mode = node.input(0), node.attribute("mode", "constant")
+    if mode == "constant":
+        if "pads" in node.attributes:
+            return [tape.op("Pad", dy, tape.ints(*(-pad for pad in node.attributes["pads"])))]
+        return [tape.op("Pad", dy, tape.op("Neg", node.input(1)), None, node.input(3) or None)]
+    pads = tape.option(node, "pads", 1)
+    axes = tape.option(node, "axes", 3) or range(len(pads) // 2)
+    for axis, before, after in zip(axes, pads, pads[len(pads) // 2 :], strict=False):
+        if before or after:
+            dy = scatter_add(tape, dy, _reused(tape, x, axis, (before, after), mode), x, axis)
+    return [dy]
+
+
+def _reused(tape: Tape, x: str, axis: int, pads: tuple[int, int], mode: str) -> str:
+    """Which position of the axis each position of the padded axis repeats."""
+    if mode != "wrap":  # which the backward graph's opset does not have
+        return tape.op("Pad", _range(tape, x, axis), tape.ints(*pads), mode=mode)
+    side = tape.dims(x)[axis]
+    if not isinstance(side, int) or min(pads) < 0:
+        raise UnsupportedOperatorError("mode wrap needs a fixed image size")
+    return tape.ints(*np.pad(np.arange(side), pads, mode="wrap").tolist())
+
+
+# -- blocks of pixels and channels
+
+
+@rules.add("DepthToSpace")
+def _depth_to_space(tape: Tape, node: Node, dy: str) -> Cotangents:
+    size = node.attribute("blocksize")
+    blocks = tape.op("SpaceToDepth", dy, blocksize=size)
+    if node.attribute("mode", "DCR") == "DCR":
+        return [blocks]
+    channels = tape.dims(node.input(0))[1]
+    if not isinstance(channels, int):
+        raise UnsupportedOperatorError("the number of channels is not known")
+    # SpaceToDepth orders its channels [block, channel], CRD [channel, block].
+    order = np.arange(channels).reshape(size * size, -1).T
+    return [tape.op("Gather", blocks, tape.ints(*order.reshape(-1).tolist()), axis=1)]
+
+
+@rules.add("SpaceToDepth")
+def _space_to_depth(tape: Tape, node: Node, dy: str) -> Cotangents:
+    return [tape.op("DepthToSpace", dy, blocksize=node.attribute("blocksize"))]
+
+
+# -- shared
+
+
+def _count(tape: Tape, vector: str) -> int:
+    """The number of elements of a 1-D tensor."""
+    (side,) = tape.dims(vector)
+    if not isinstance(side, int):
+        raise UnsupportedOperatorError("the number of its starts is not known")
+    return side
+
+
+def _length(tape: Tape, x: str, axis: int) -> str:
+    """The length of one axis, as an int64 vector of one element."""
+    side = tape.dims(x)[axis]
+    if isinstance(side, int):
+        return tape.ints(side)
+    return tape.op("Gather", tape.shape(x), tape.ints(axis % tape.rank(x)))
+
+
+def _range(tape: Tape, x: str, axis: int) -> str:
+    """The positions along an axis."""
+    side = tape.dims(x)[axis]
+    if isinstance(side, int):
+        return tape.ints(*range(side))
+    return _count_up(tape, tape.op("Squeeze", _length(tape, x, axis)))
+
+
+def _count_up(tape: Tape, end: str) -> str:
+    zero, one = (tape.constant(np.array(i, np.int64)) for i in (0, 1))
+    return tape.op("Range", zero, end, one)
+
+
+def _put(tape: Tape, dy: str, positions: str, x: str, axis: int) -> str:
+    """Put slices back to distinct positions of an axis of `x`; zeros elsewhere."""
+    rank, value, side = tape.rank(x), tape.value(positions), tape.dims(x)[axis]
+    axis %= rank
+    pads = np.zeros((2, rank), np.int64)
+    if value is not None and isinstance(side, int) and _is_run(value):
+        pads[:, axis] = value[0], side - 1 - value[-1]
+        return tape.op("Pad", dy, pads.reshape(-1)) if pads.any() else dy
+    # Look every position up among the slices, and those that have none in a slice of zeros.
+    pads[1, axis] = 1
+    count = tape.op("Shape", positions)
+    blank = tape.op("Expand", count, _length(tape, x, axis))
+    order = _count_up(tape, tape.op("Squeeze", count))
+    source = tape.op("ScatterElements", blank, positions, order)
+    return tape.op("Gather", tape.op("Pad", dy, pads.reshape(-1)), source, axis=axis)
+
+
+def _is_run(positions: np.ndarray[Any, Any]) -> bool:
+    return positions.size > 0 and bool(np.all(np.diff(positions) == 1))
+
+
+def scatter_add(tape: Tape, dy: str, positions: str, x: str, axis: int) -> str:
+    """Add slices to positions, possibly repeated, of an axis of `x`."""
+    rank = tape.rank(x)
+    axis %= rank
+    column = tape.op("Reshape", positions, tape.ints(-1, *[1] * (rank - 1 - axis)))
+    indices = tape.op("Expand", column, tape.op("Shape", dy))
+    sides = tape.op("Shape", dy)
+    before = tape.op("Slice", sides, tape.ints(0), tape.ints(axis))
+    after = tape.op("Slice", sides, tape.ints(axis + 1), tape.ints(_HUGE))
+    shape = tape.op("Concat", before, _length(tape, x, axis), after, axis=0)
+    zeros = tape.op("Expand", tape.scalar(0.0, x), shape)
+    return tape.op("ScatterElements", zeros, indices, dy, axis=axis, reduction="add")

@@ -1,0 +1,202 @@
+"""The tape that rules write on: the backward graph while it grows.
+
+A rule names forward tensors and its own tensors alike; what has to be saved, copied or dropped is
+settled once, in `assemble`, when everything is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper
+
+from ibisa_onnx.autodiff.graph import Graph
+from ibisa_onnx.autodiff.node import Node
+from ibisa_onnx.autodiff.types import Array, Dimension, TensorType
+from ibisa_onnx.errors import UnsupportedOperatorError
+
+OPSET = 18
+"""The backward graph's own opset: ONNX Runtime has known it since 1.14."""
+
+Operand = str | Array
+
+
+class Tape:
+    """Writes nodes of the backward graph and answers questions about tensors.
+
+    Tensors are names. Shapes and values are of the forward graph's tensors, or of tensors declared
+    with `declare`.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.nodes: list[Node] = []
+        self.literals: dict[str, Array] = {}
+        # Gradients known to be 0 wherever their tensor is: a rule need not mask them again.
+        self.vanishing: set[str] = set()
+        self._types: dict[str, TensorType] = {}
+        self._known: dict[tuple[Any, ...], str] = {}
+        self._count = 0
+
+    # -- writing
+
+    def fresh(self, hint: str) -> str:
+        """A name that no tensor has yet."""
+        self._count += 1
+        name = f"grad/{hint}_{self._count}"
+        return name if name not in self.graph else self.fresh(hint)
+
+    def op(self, op_type: str, *inputs: Operand | None, **attributes: Any) -> str:
+        """Write a node of one output and return the output's name."""
+        return self.ops(op_type, 1, *inputs, **attributes)[0]
+
+    def ops(
+        self, op_type: str, count: int, *inputs: Operand | None, **attributes: Any
+    ) -> tuple[str, ...]:
+        """Write a node of `count` outputs and return their names."""
+        names = [self._operand(operand) for operand in inputs]
+        outputs = tuple(self.fresh(op_type) for _ in range(count))
+        given = {key: value for key, value in attributes.items() if value is not None}
+        proto = helper.make_node(op_type, names, outputs, name=outputs[0], **given)
+        self.write(proto)
+        return outputs
+
+    def write(self, proto: onnx.NodeProto) -> None:
+        """Append a node as it is."""
+        self.nodes.append(Node.read(proto, {"": OPSET}))
+
+    def _operand(self, operand: Operand | None) -> str:
+        if operand is None:
+            return ""
+        return operand if isinstance(operand, str) else self.constant(operand)
+
+    def constant(self, value: Array) -> str:
+        """A constant tensor; equal ones share a name."""
+        key = (value.dtype.str, value.shape, value.tobytes())
+        if key not in self._known:
+            self._known[key] = self.fresh("constant")
+            self.literals[self._known[key]] = value
+        return self._known[key]
+
+    def scalar(self, value: float, like: str) -> str:
+        """A scalar constant of another tensor's element type."""
+        return self.constant(np.array(value, self.dtype(like)))
+
+    def ints(self, *values: int) -> str:
+        """A 1-D int64 constant."""
+        return self.constant(np.array(values, np.int64))
+
+    def declare(self, name: str, kind: TensorType, value: Array | None = None) -> None:
+        """Make a tensor of the backward graph one whose type (and value) rules may ask for."""
+        self._types[name] = kind
+        if value is not None:
+            self.literals[name] = value
+
+    # -- asking
+
+    def type(self, name: str) -> TensorType:
+        """Element type and shape, as far as they are known."""
+        return self._types.get(name) or self.graph.type(name)
+
+    def dtype(self, name: str) -> npt.DTypeLike:
+        """NumPy dtype of a tensor."""
+        elem = self.type(name).elem
+        if elem is None or elem == onnx.TensorProto.BFLOAT16:
+            raise UnsupportedOperatorError(f"the element type of {name!r} is not covered")
+        return helper.tensor_dtype_to_np_dtype(elem)
+
+    def dims(self, name: str) -> tuple[Dimension, ...]:
+        """The shape, with symbols or None for open sides."""
+        dims = self.type(name).dims
+        if dims is None:
+            raise UnsupportedOperatorError(f"the rank of {name!r} is not known")
+        return dims
+
+    def rank(self, name: str) -> int:
+        """Number of axes."""
+        return len(self.dims(name))
+
+    def value(self, name: str) -> Array | None:
+        """The value of a constant, or None."""
+        if not name:
+            return None
+        return self.literals[name] if name in self.literals else self.graph.value(name)
+
+    def required(self, name: str, what: str) -> Array:
+        """The value of a constant that a rule cannot do without."""
+        value = self.value(name)
+        if value is None:
+            raise UnsupportedOperatorError(f"its {what} are computed at run time")
+        return value
+
+    def option(self, node: Node, name: str, index: int, default: Any = None) -> Any:
+        """What newer opsets take as an input and older ones as an attribute, as a list."""
+        if name in node.attributes:
+            return node.attributes[name]
+        if not node.input(index):
+            return default
+        return np.atleast_1d(self.required(node.input(index), name)).tolist()
+
+    # -- shapes at run time
+
+    def shape(self, name: str) -> str:
+        """A tensor's shape as an int64 vector: a constant if known, else read at run time."""
+        static = self.type(name).static
+        return self.op("Shape", name) if static is None else self.ints(*static)
+
+    def reshape(self, dy: str, like: str) -> str:
+        """Give `dy` the shape of a tensor that has as many elements."""
+        dims = self.type(like).dims
+        if dims is not None:
+            sides = [side if isinstance(side, int) else -1 for side in dims]
+            if sides.count(-1) <= 1 and 0 not in sides:
+                return self.op("Reshape", dy, self.ints(*sides))
+        return self.op("Reshape", dy, self.shape(like))
+
+    def expand(self, dy: str, like: str, given: Sequence[int] = ()) -> str:
+        """Broadcast `dy`, which has all axes and full length along those in `given`."""
+        sides = [1 if axis in given else side for axis, side in enumerate(self.dims(like))]
+        known = [side for side in sides if isinstance(side, int)]
+        if len(known) == len(sides):
+            return self.op("Expand", dy, self.ints(*known))
+        return self.op("Expand", dy, self.shape(like))
+
+    def masked(self, dy: str, mask: str, like: str) -> str:
+        """`dy` where a boolean mask holds, else 0.
+
+        A cast and a product: ONNX Runtime's Where takes several times as long.
+        """
+        return self.op("Mul", dy, self.op("Cast", mask, to=self.type(like).elem))
+
+    def zeros(self, like: str) -> str:
+        """Zeros of a tensor's shape and element type."""
+        return self.op("Expand", self.scalar(0.0, like), self.shape(like))
+
+    def unbroadcast(self, dy: str, like: str, result: str) -> str:
+        """Sum `dy`, of `result`'s shape, over the axes along which `like` was broadcast."""
+        small, large = self.dims(like), self.dims(result)
+        lead = len(large) - len(small)
+        pairs = list(zip(small, large[lead:], strict=True))
+        # A side that is a number says by itself whether it was stretched; a symbol only if equal.
+        if any(not isinstance(a, int) and (a is None or a != b) for a, b in pairs):
+            return self.unbroadcast_at_run_time(self.sum(dy, range(lead)), like)
+        summed = [lead + i for i, (a, b) in enumerate(pairs) if a == 1 and b != 1]
+        return self.sum(dy, [*range(lead)], summed)
+
+    def sum(self, dy: str, dropped: Sequence[int], kept: Sequence[int] = ()) -> str:
+        """Sum over axes, then drop those in `dropped`."""
+        if kept:
+            dy = self.op("ReduceSum", dy, self.ints(*dropped, *kept), keepdims=1)
+            return self.op("Squeeze", dy, self.ints(*dropped)) if dropped else dy
+        return self.op("ReduceSum", dy, self.ints(*dropped), keepdims=0) if dropped else dy
+
+    def unbroadcast_at_run_time(self, dy: str, like: str) -> str:
+        """Sum over the axes along which `like`, of the same rank, turns out to have length 1."""
+        # Where dy has length 1 there as well, the sum changes nothing.
+        ones = self.op("Equal", self.shape(like), self.ints(1))
+        axes = self.op("Squeeze", self.op("NonZero", ones), self.ints(0))
+        return self.op("ReduceSum", dy, axes, keepdims=1, noop_with_empty_axes=1)

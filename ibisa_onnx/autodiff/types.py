@@ -1,0 +1,64 @@
+"""What is known of a tensor before anything runs: its element type and its shape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+import onnx
+from onnx import helper
+
+Array = npt.NDArray[Any]
+Dimension = int | str | None
+
+FLOATS = frozenset(
+    {
+        onnx.TensorProto.FLOAT,
+        onnx.TensorProto.FLOAT16,
+        onnx.TensorProto.DOUBLE,
+        onnx.TensorProto.BFLOAT16,
+    }
+)
+
+
+@dataclass(frozen=True)
+class TensorType:
+    """Element type (an `onnx.TensorProto` code) and shape; None where it is not known."""
+
+    elem: int | None = None
+    dims: tuple[Dimension, ...] | None = None
+
+    @property
+    def static(self) -> tuple[int, ...] | None:
+        """The shape, if every side of it is known."""
+        if self.dims is None:
+            return None
+        sides = tuple(side for side in self.dims if isinstance(side, int))
+        return sides if len(sides) == len(self.dims) else None
+
+
+def read_type(info: onnx.ValueInfoProto) -> TensorType:
+    """Decode a ValueInfoProto."""
+    tensor = info.type.tensor_type
+    if not tensor.elem_type:
+        return TensorType()
+    if not tensor.HasField("shape"):
+        return TensorType(tensor.elem_type)
+    return TensorType(tensor.elem_type, tuple(_read_dimensions(tensor.shape)))
+
+
+def _read_dimensions(shape: onnx.TensorShapeProto) -> Iterator[Dimension]:
+    for side in shape.dim:
+        if side.HasField("dim_value"):
+            yield side.dim_value
+        else:
+            yield side.dim_param or None
+
+
+def value_info(name: str, kind: TensorType) -> onnx.ValueInfoProto:
+    """Encode a type; an unknown side stays unknown."""
+    if kind.elem is None:
+        return helper.make_empty_tensor_value_info(name)
+    return helper.make_tensor_value_info(name, kind.elem, kind.dims)

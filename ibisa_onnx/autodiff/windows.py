@@ -1,0 +1,249 @@
+"""Sliding windows: the geometry that convolution and pooling share, and its transpose.
+
+Everything here is exact for any number of axes, stride, dilation and padding. Shapes are tensors
+of the backward graph: constants where the image size is fixed, read at run time where it is open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from ibisa_onnx.autodiff.node import Node
+from ibisa_onnx.autodiff.tape import Operand, Tape
+from ibisa_onnx.errors import UnsupportedOperatorError
+
+Offset = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows of `kernel` taps every `strides`, over `x` padded before and after, giving `y`."""
+
+    x: str
+    y: str
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+    @classmethod
+    def read(cls, tape: Tape, node: Node, kernel: Sequence[int]) -> Windows:
+        """The windows of a Conv or pooling node."""
+        n = len(kernel)
+        if n == 0:
+            raise UnsupportedOperatorError("its kernel's shape is not known")
+        strides = tuple(node.attribute("strides", [1] * n))
+        dilations = tuple(node.attribute("dilations", [1] * n))
+        extents = [d * (k - 1) + 1 for d, k in zip(dilations, kernel, strict=True)]
+        pads = _pads(tape, node, strides, extents)
+        before, after = tuple(pads[:n]), tuple(pads[n:])
+        return cls(node.input(0), node.outputs[0], tuple(kernel), strides, dilations, before, after)
+
+    @property
+    def extents(self) -> tuple[int, ...]:
+        """How far each window reaches, dilation included."""
+        return tuple(d * (k - 1) + 1 for d, k in zip(self.dilations, self.kernel, strict=True))
+
+    @property
+    def transposed_pads(self) -> list[int]:
+        """Padding of the stride-1 convolution that transposes a stride-1 convolution."""
+        pads = zip(self.before + self.after, self.extents * 2, strict=True)
+        return [extent - 1 - pad for pad, extent in pads]
+
+    # -- the transpose with weights
+
+    def scatter(self, tape: Tape, dy: str, kernel: Operand, group: int) -> str:
+        """Add each window's weighted taps back to where they came from: `x`'s shape."""
+        common = {"strides": self.strides, "dilations": self.dilations, "group": group}
+        sides, counts = tape.dims(self.x)[2:], tape.dims(self.y)[2:]
+        if not all(isinstance(side, int) for side in (*sides, *counts)):
+            pads = [*self.before, *[0] * len(self.kernel)]
+            full = tape.op("ConvTranspose", dy, kernel, pads=pads, **common)
+            return self._fit(tape, full)
+        geometry = zip(counts, self.strides, self.extents, self.before, sides, strict=True)
+        excess = [(int(n) - 1) * s + e - b - int(i) for n, s, e, b, i in geometry]  # type: ignore[arg-type]
+        return tape.op(
+            "ConvTranspose",
+            dy,
+            kernel,
+            pads=[*self.before, *(max(side, 0) for side in excess)],
+            output_padding=[max(-side, 0) for side in excess],
+            **common,
+        )
+
+    def spread(self, tape: Tape, dy: str) -> str:
+        """`scatter` with ones, each channel by itself."""
+        one = tape.constant(np.ones((1, 1, *self.kernel), tape.dtype(self.x)))
+        rest = tape.op("Slice", tape.op("Shape", dy), tape.ints(2), tape.ints(_END))
+        planes = tape.op("Concat", tape.ints(-1, 1), rest, axis=0)
+        flat = self.scatter(tape, tape.op("Reshape", dy, planes), one, 1)
+        return tape.reshape(flat, like=self.x)
+
+    def populations(self, tape: Tape, padded: bool) -> str:
+        """How many taps of each window count: those on the image, or on the padding too."""
+        n, total = len(self.kernel), None
+        for axis in range(n):
+            starts = tape.op("Mul", self._positions(tape, axis), tape.ints(self.strides[axis]))
+            steps = np.arange(self.kernel[axis]) * self.dilations[axis] - self.before[axis]
+            taps = tape.op("Add", tape.op("Unsqueeze", starts, tape.ints(1)), steps)
+            low = tape.ints(-self.before[axis] if padded else 0)
+            side = tape.op("Gather", self._sides(tape, self.x), tape.ints(axis))
+            high = tape.op("Add", side, tape.ints(self.after[axis])) if padded else side
+            inside = tape.op(
+                "And", tape.op("GreaterOrEqual", taps, low), tape.op("Less", taps, high)
+            )
+            count = tape.op("Cast", inside, to=tape.type(self.x).elem)
+            count = tape.op("ReduceSum", count, tape.ints(1), keepdims=0)
+            count = tape.op("Reshape", count, tape.ints(-1, *[1] * (n - 1 - axis)))
+            total = count if total is None else tape.op("Mul", total, count)
+        assert total is not None
+        return total
+
+    def _positions(self, tape: Tape, axis: int) -> str:
+        count = tape.op("Gather", self._sides(tape, self.y), tape.constant(np.array(axis)))
+        zero, one = (tape.constant(np.array(i, np.int64)) for i in (0, 1))
+        return tape.op("Range", zero, count, one)
+
+    def _fit(self, tape: Tape, full: str) -> str:
+        """Cut or zero-fill the ends of the spatial axes to `x`'s shape."""
+        missing = tape.op("Sub", self._sides(tape, self.x), self._sides(tape, full))
+        zeros = tape.ints(*[0] * (len(self.kernel) + 4))
+        return tape.op("Pad", full, tape.op("Concat", zeros, missing, axis=0))
+
+    # -- tap by tap
+
+    @property
+    def offsets(self) -> list[Offset]:
+        """Where each tap sits in its window."""
+        steps = (range(0, k * d, d) for k, d in zip(self.kernel, self.dilations, strict=True))
+        return list(product(*steps))
+
+    def taps(self, tape: Tape, x: str, fill: str) -> dict[Offset, str]:
+        """For each tap, its values in all windows: tensors of `y`'s shape."""
+        n = len(self.kernel)
+        inside = tape.op("Add", self._sides(tape, self.x), tape.ints(*self.before))
+        end = tape.op("Sub", self._spans(tape), inside)
+        pads = tape.op("Concat", tape.ints(0, 0, *self.before, 0, 0), end, axis=0)
+        padded = tape.op("Pad", x, pads, fill)
+        channels, size = tape.dims(x)[1], self.strides[0]
+        if n == 2 and size > 1 and self.strides == (size, size) and isinstance(channels, int):
+            return self._taps_by_phase(tape, padded, channels)
+        axes, steps = tape.ints(*range(2, 2 + n)), tape.ints(*self.strides)
+        length = tape.op("Mul", self._sides(tape, self.y), steps)
+        return {
+            offset: tape.op(
+                "Slice",
+                padded,
+                tape.ints(*offset),
+                tape.op("Add", length, tape.ints(*offset)),
+                axes,
+                steps,
+            )
+            for offset in self.offsets
+        }
+
+    def _taps_by_phase(self, tape: Tape, padded: str, channels: int) -> dict[Offset, str]:
+        """The taps of square strides: SpaceToDepth once, then slices without steps."""
+        size, taps = self.strides[0], dict[Offset, str]()
+        phases = tape.op("SpaceToDepth", padded, blocksize=size)
+        counts = self._sides(tape, self.y)
+        for row, column in self.offsets:
+            first = channels * (size * (row % size) + column % size)
+            start = tape.ints(first, row // size, column // size)
+            end = tape.op("Add", counts, tape.ints(row // size, column // size))
+            end = tape.op("Concat", tape.ints(first + channels), end, axis=0)
+            taps[row, column] = tape.op("Slice", phases, start, end, tape.ints(1, 2, 3))
+        return taps
+
+    def untaps(self, tape: Tape, taps: dict[Offset, str]) -> str:
+        """The transpose of `taps`: add tensors of `y`'s shape back to where they came from."""
+        phases: dict[Offset, list[str]] = {p: [] for p in product(*map(range, self.strides))}
+        taps |= self._gaps(tape, taps)
+        for offset, values in taps.items():
+            phase = tuple(o % s for o, s in zip(offset, self.strides, strict=True))
+            shift = [o // s for o, s in zip(offset, self.strides, strict=True)]
+            rest = [m - s for m, s in zip(self._shifts, shift, strict=True)]
+            if any(self._shifts):
+                values = tape.op("Pad", values, tape.ints(0, 0, *shift, 0, 0, *rest))
+            phases[phase].append(values)
+        dense = self._interleave(tape, [_total(tape, parts) for parts in phases.values()])
+        axes = tape.ints(*range(2, 2 + len(self.kernel)))
+        start = tape.ints(*self.before)
+        whole = tape.op("Slice", dense, start, tape.ints(*[_END] * len(self.kernel)), axes)
+        return self._fit(tape, whole)
+
+    def _gaps(self, tape: Tape, taps: dict[Offset, str]) -> dict[Offset, str]:
+        """Zeros for the residues that no tap falls on: strides longer than the window."""
+        met = {tuple(o % s for o, s in zip(offset, self.strides, strict=True)) for offset in taps}
+        missed = [p for p in product(*map(range, self.strides)) if p not in met]
+        if not missed:
+            return {}
+        any_tap = next(iter(taps.values()))
+        return dict.fromkeys(missed, tape.op("Mul", any_tap, tape.scalar(0.0, self.x)))
+
+    @property
+    def _shifts(self) -> tuple[int, ...]:
+        """How many strides the last tap lies behind the first."""
+        return tuple((e - 1) // s for e, s in zip(self.extents, self.strides, strict=True))
+
+    def _spans(self, tape: Tape) -> str:
+        """Side lengths of the padded input, in whole strides, that all windows fit into."""
+        counts = tape.op("Add", self._sides(tape, self.y), tape.ints(*self._shifts))
+        return tape.op("Mul", counts, tape.ints(*self.strides))
+
+    def _interleave(self, tape: Tape, phases: list[str]) -> str:
+        """From one coarse tensor for each residue modulo the strides to the fine one.
+
+        Axis by axis, joined behind the axis: a Concat is several times as fast as a Transpose.
+        """
+        n, spans = len(self.kernel), self._spans(tape)
+        coarse = tape.op("Div", spans, tape.ints(*self.strides))
+        for axis, size in enumerate(self.strides):
+            if size == 1:
+                continue
+            rest = tape.op("Slice", coarse, tape.ints(axis + 1), tape.ints(n))
+            shape = tape.op("Concat", tape.ints(*[0] * (axis + 2), -1), rest, axis=0)
+            behind, step = tape.ints(axis + 3), len(phases) // size
+            split = [tape.op("Unsqueeze", phase, behind) for phase in phases]
+            joined = [tape.op("Concat", *split[i::step], axis=axis + 3) for i in range(step)]
+            phases = [tape.op("Reshape", phase, shape) for phase in joined]
+        return phases[0]
+
+    @staticmethod
+    def _sides(tape: Tape, name: str) -> str:
+        """The lengths of a tensor's spatial axes."""
+        sides = (tape.type(name).dims or (None, None, None))[2:]
+        known = [side for side in sides if isinstance(side, int)]
+        if len(known) == len(sides):
+            return tape.ints(*known)
+        return tape.op("Slice", tape.op("Shape", name), tape.ints(2), tape.ints(_END))
+
+
+_END = int(np.iinfo(np.int64).max)
+
+
+def _total(tape: Tape, parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else tape.op("Sum", *parts)
+
+
+def _pads(tape: Tape, node: Node, strides: Sequence[int], extents: Sequence[int]) -> list[int]:
+    """The padding of all axes before, then of all axes after."""
+    mode = node.attribute("auto_pad", "NOTSET")
+    if mode == "NOTSET":
+        return list(node.attribute("pads", [0] * 2 * len(strides)))
+    if mode == "VALID":
+        return [0] * 2 * len(strides)
+    before, after = [], []
+    for side, stride, extent in zip(tape.dims(node.input(0))[2:], strides, extents, strict=True):
+        if stride > 1 and not isinstance(side, int):
+            raise UnsupportedOperatorError(f"auto_pad {mode} with an open image size")
+        size = side if isinstance(side, int) else 1
+        total = max((-(-size // stride) - 1) * stride + extent - size, 0)
+        before.append((total + (mode == "SAME_LOWER")) // 2)
+        after.append(total - before[-1])
+    return before + after

@@ -1,0 +1,301 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from ibisa_onnx.autodiff import Derivative, differentiate, missing_rules
+from ibisa_onnx.errors import ModelError, UnsupportedOperatorError
+
+
+def run(model, feeds):
+    return ort.InferenceSession(model.SerializeToString()).run(None, feeds)
+
+
+def gradient(derivative: Derivative, x, dy=None, feeds=None):
+    """y and dx, through two sessions."""
+    y, *saved = run(derivative.forward, {derivative.input: x, **(feeds or {})})
+    values = dict(zip(derivative.saved, saved, strict=True))
+    cotangent = np.ones_like(y) if dy is None else dy
+    (dx,) = run(derivative.backward, {derivative.cotangent: cotangent, **values})
+    return y, dx
+
+
+def chain(*op_types):
+    names = ["x", *(f"t{i}" for i in range(1, len(op_types))), "y"]
+    return [
+        helper.make_node(op, [a], [b], name=f"{op}_{i}")
+        for i, (op, a, b) in enumerate(zip(op_types, names, names[1:], strict=False))
+    ]
+
+
+def test_hand_computed(build):
+    """y = x^2 + 3 x at 2: dy/dx = 7."""
+    nodes = [
+        helper.make_node("Mul", ["x", "x"], ["square"]),
+        helper.make_node("Mul", ["x", "three"], ["triple"]),
+        helper.make_node("Add", ["square", "triple"], ["y"]),
+    ]
+    model = build(nodes, np.float32([2.0]), {"three": np.array([3.0])}, 17, None)
+    y, dx = gradient(differentiate(model, "x", "y"), np.float32([2.0]))
+    assert y == 10
+    assert dx == 7
+
+
+def test_names_and_order_of_outputs(build):
+    model = build(chain("Exp", "Tanh"), np.zeros((2, 3), np.float32), {}, 17, ["N", 3])
+    derivative = differentiate(model, "x", "y")
+    forward, backward = derivative.forward.graph, derivative.backward.graph
+    assert [o.name for o in forward.output] == ["y", *derivative.saved]
+    assert [i.name for i in backward.input] == [derivative.cotangent, *derivative.saved]
+    assert [o.name for o in backward.output] == [derivative.gradient]
+    onnx.checker.check_model(derivative.forward, full_check=True)
+    onnx.checker.check_model(derivative.backward, full_check=True)
+
+
+def test_the_model_itself_is_left_alone(build):
+    model = build(chain("Exp", "Relu"), np.zeros((2, 3), np.float32), {}, 17, None)
+    before = model.SerializeToString(deterministic=True)
+    differentiate(model, "x", "y")
+    assert model.SerializeToString(deterministic=True) == before
+
+
+def test_other_outputs_are_pruned(build):
+    nodes = [*chain("Exp"), helper.make_node("NoSuchOperator", ["x"], ["z"])]
+    model = build(nodes, np.zeros(3, np.float32), {}, 17, None)
+    derivative = differentiate(model, "x", "y")
+    assert [node.op_type for node in derivative.forward.graph.node][:1] == ["Exp"]
+    assert "NoSuchOperator" not in {node.op_type for node in derivative.forward.graph.node}
+
+
+def test_output_and_input_may_be_saved_themselves(build):
+    """Exp needs its output, Log its input; both are graph outputs or inputs already."""
+    x = np.float32([0.5, 2.0])
+    for op_type, expected in [("Exp", np.exp(x)), ("Log", 1 / x)]:
+        model = build(chain(op_type), x, {}, 17, None)
+        np.testing.assert_allclose(gradient(differentiate(model, "x", "y"), x)[1], expected, 1e-6)
+
+
+def test_gradient_of_the_identity_is_the_cotangent(build):
+    x = np.float32([1.0, 2.0])
+    model = build(chain("Identity"), x, {}, 17, None)
+    dy = np.float32([3.0, 4.0])
+    np.testing.assert_array_equal(gradient(differentiate(model, "x", "y"), x, dy)[1], dy)
+
+
+def test_an_inner_tensor_may_be_differentiated(build):
+    x = np.float32([0.3])
+    model = build(chain("Exp", "Tanh"), x, {}, 17, None)
+    y, dx = gradient(differentiate(model, "x", "t1"), x)
+    np.testing.assert_allclose(dx, y)
+
+
+def test_initializers_listed_as_inputs():
+    weight = numpy_helper.from_array(np.float32([2.0, 3.0]), "w")
+    graph = helper.make_graph(
+        [helper.make_node("Mul", ["x", "w"], ["y"])],
+        "old",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, [2]),
+            helper.make_tensor_value_info("w", TensorProto.FLOAT, [2]),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2])],
+        [weight],
+    )
+    model = helper.make_model(graph, ir_version=3, opset_imports=[helper.make_opsetid("", 7)])
+    derivative = differentiate(model, "x", "y")
+    assert [i.name for i in derivative.forward.graph.input] == ["x"]
+    np.testing.assert_array_equal(gradient(derivative, np.float32([1, 1]))[1], [2, 3])
+
+
+def test_a_second_input_is_data(build):
+    model = build([helper.make_node("Mul", ["x", "b"], ["y"])], np.float32([1, 2]), {}, 17, None)
+    model.graph.input.append(helper.make_tensor_value_info("b", TensorProto.FLOAT, [2]))
+    derivative = differentiate(model, "x", "y")
+    b = np.float32([5, 7])
+    np.testing.assert_array_equal(gradient(derivative, np.float32([1, 2]), feeds={"b": b})[1], b)
+
+
+def test_batch_may_grow_between_calls(build):
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], strides=[2, 2]),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("MaxPool", ["r"], ["p"], kernel_shape=[2, 2]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("Softmax", ["f"], ["y"]),
+    ]
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(3, 2, 9, 9)).astype(np.float32)
+    weight = rng.normal(size=(4, 2, 3, 3))
+    derivative = differentiate(build(nodes, x, {"w": weight}, 17, ["N", 2, 9, 9]), "x", "y")
+    dy = rng.normal(size=(3, 36)).astype(np.float32)
+    _, together = gradient(derivative, x, dy)
+    alone = [gradient(derivative, x[i : i + 1], dy[i : i + 1])[1] for i in range(3)]
+    np.testing.assert_allclose(together, np.concatenate(alone), atol=1e-6)
+
+
+def test_half_precision(build):
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], strides=[2, 2], pads=[1, 1, 1, 1]),
+        helper.make_node("Clip", ["c", "zero", "six"], ["y"]),
+    ]
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1, 2, 6, 6))
+    constants = {"w": rng.normal(size=(3, 2, 3, 3)), "zero": np.array(0.0), "six": np.array(6.0)}
+    half, single = (
+        gradient(
+            differentiate(build(nodes, x.astype(t), constants, 17, None), "x", "y"), x.astype(t)
+        )
+        for t in (np.float16, np.float32)
+    )
+    assert half[1].dtype == np.float16
+    np.testing.assert_allclose(half[1], single[1], atol=0.02)
+
+
+def test_model_local_functions_are_inlined(build):
+    body = helper.make_function(
+        "local",
+        "Swishy",
+        ["a"],
+        ["b"],
+        [helper.make_node("Sigmoid", ["a"], ["s"]), helper.make_node("Mul", ["a", "s"], ["b"])],
+        [helper.make_opsetid("", 17)],
+    )
+    nodes = [
+        helper.make_node("Swishy", ["x"], ["h"], domain="local"),
+        helper.make_node("Swishy", ["h"], ["y"], domain="local"),
+    ]
+    x = np.float32([0.4, -1.0])
+    model = build(nodes, x, {}, 17, None)
+    model.functions.append(body)
+    model.opset_import.append(helper.make_opsetid("local", 1))
+    y, dx = gradient(differentiate(model, "x", "y"), x)
+    step = np.float32(1e-2)
+    ahead, behind = (run(model, {"x": x + s})[0] for s in (step, -step))
+    np.testing.assert_allclose(dx, (ahead - behind) / (2 * step), atol=1e-3)
+    np.testing.assert_allclose(y, run(model, {"x": x})[0], rtol=1e-6)
+
+
+def test_weights_in_external_files_stay_there(build, tmp_path):
+    rng = np.random.default_rng(0)
+    nodes = [helper.make_node("Conv", ["x", "w"], ["y"], group=2, pads=[1, 1, 1, 1])]
+    x = rng.normal(size=(1, 4, 5, 5)).astype(np.float32)
+    model = build(nodes, x, {"w": rng.normal(size=(6, 2, 3, 3))}, 17, None)
+    expected = gradient(differentiate(model, "x", "y"), x)[1]
+    onnx.save_model(
+        model, tmp_path / "m.onnx", save_as_external_data=True, location="w.bin", size_threshold=0
+    )
+    light = onnx.load(tmp_path / "m.onnx", load_external_data=False)
+    assert missing_rules(light, "x", "y") == ()
+    derivative = differentiate(light, "x", "y")
+    (weight,) = (t for t in derivative.backward.graph.initializer if t.name == "w")
+    assert weight.data_location == TensorProto.EXTERNAL
+    (tmp_path / "b.onnx").write_bytes(derivative.backward.SerializeToString())
+    backward = ort.InferenceSession(tmp_path / "b.onnx")
+    (dx,) = backward.run(None, {derivative.cotangent: np.ones((1, 6, 5, 5), np.float32)})
+    np.testing.assert_allclose(dx, expected, atol=1e-5)
+
+
+def test_shapes_computed_at_run_time_find_their_rank(build):
+    """As older exporters write `x.view(x.size(0), -1, 2)`."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["s"]),
+        helper.make_node("Gather", ["s", "i"], ["n"], axis=0),
+        helper.make_node("Unsqueeze", ["n"], ["n1"], axes=[0]),
+        helper.make_node("Concat", ["n1", "minus", "two"], ["shape"], axis=0),
+        helper.make_node("Reshape", ["x", "shape"], ["r"]),
+        helper.make_node("Softmax", ["r"], ["y"], axis=2),
+    ]
+    constants = {
+        "i": np.array(0, np.int64),
+        "minus": np.array([-1], np.int64),
+        "two": np.array([2], np.int64),
+    }
+    x = np.random.default_rng(0).normal(size=(3, 2, 4)).astype(np.float32)
+    derivative = differentiate(build(nodes, x, constants, 9, ["N", 2, 4]), "x", "y")
+    dy = np.random.default_rng(1).normal(size=(3, 4, 2)).astype(np.float32)
+    y, dx = gradient(derivative, x, dy)
+    expected = y * (dy - (y * dy).sum(2, keepdims=True))
+    np.testing.assert_allclose(dx, expected.reshape(x.shape), atol=1e-6)
+
+
+def test_stale_shapes_in_the_file_are_not_believed(build):
+    """A file whose batch was opened after export may still say 1 inside."""
+    nodes = [helper.make_node("Exp", ["x"], ["e"]), helper.make_node("Mul", ["e", "e"], ["y"])]
+    x = np.ones((3, 2), np.float32)
+    model = build(nodes, x, {}, 17, ["N", 2])
+    model.graph.value_info.append(helper.make_tensor_value_info("e", TensorProto.FLOAT, [1, 2]))
+    derivative = differentiate(model, "x", "y")
+    y, dx = gradient(derivative, x)
+    np.testing.assert_allclose(dx, 2 * y, rtol=1e-6)
+
+
+# -- refusals
+
+
+def test_missing_operators_are_all_named(build):
+    nodes = [
+        helper.make_node("Det", ["x"], ["d"], name="the determinant"),
+        helper.make_node("Hardmax", ["x"], ["h"], name="the hardmax"),
+        helper.make_node("Mul", ["d", "h"], ["y"]),
+    ]
+    model = build(nodes, np.eye(2, dtype=np.float32), {}, 17, None)
+    missing = missing_rules(model, "x", "y")
+    assert {rule.op_type for rule in missing} == {"Det", "Hardmax"}
+    assert {rule.node for rule in missing} == {"the determinant", "the hardmax"}
+    with pytest.raises(UnsupportedOperatorError, match="Det 'the determinant'") as error:
+        differentiate(model, "x", "y")
+    assert "\n" not in str(error.value)
+
+
+def test_foreign_domains_are_named(build):
+    node = helper.make_node("Magic", ["x"], ["y"], domain="com.example")
+    model = build([node], np.zeros(2, np.float32), {}, 17, None)
+    model.opset_import.append(helper.make_opsetid("com.example", 1))
+    (missing,) = missing_rules(model, "x", "y")
+    assert (missing.domain, missing.op_type) == ("com.example", "Magic")
+
+
+@pytest.mark.parametrize("op_type", ["ArgMax", "Shape", "IsNaN", "Sign"])
+def test_where_the_gradient_ends_is_said(build, op_type):
+    node = helper.make_node(op_type, ["x"], ["y"], name="the end")
+    model = build([node], np.zeros((2, 2), np.float32), {}, 17, None)
+    (missing,) = missing_rules(model, "x", "y")
+    assert missing.node == "the end"
+    with pytest.raises(UnsupportedOperatorError, match="no gradient"):
+        differentiate(model, "x", "y")
+
+
+def test_quantised_path_is_refused_not_cut(build):
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s"], ["d"]),
+        helper.make_node("Add", ["x", "d"], ["y"]),
+    ]
+    model = build(nodes, np.zeros(2, np.float32), {"s": np.array(0.1)}, 17, None)
+    assert "QuantizeLinear" in {rule.op_type for rule in missing_rules(model, "x", "y")}
+
+
+def test_integer_input_is_refused(build):
+    nodes = [helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT)]
+    model = build(nodes, np.zeros(2, np.uint8), {}, 17, None)
+    (missing,) = missing_rules(model, "x", "y")
+    assert "not floating point" in missing.why
+
+
+def test_uncovered_attributes_are_refused(build):
+    node = helper.make_node("Conv", ["x", "w"], ["y"], strides=[2, 2], auto_pad="SAME_UPPER")
+    x = np.zeros((1, 1, 4, 4), np.float32)
+    model = build([node], x, {"w": np.ones((1, 1, 3, 3))}, 17, ["N", 1, "H", "W"])
+    (missing,) = missing_rules(model, "x", "y")
+    assert "auto_pad" in missing.why
+
+
+def test_unknown_names_are_refused(build):
+    model = build(chain("Exp"), np.zeros(2, np.float32), {}, 17, None)
+    with pytest.raises(ModelError, match=r"no input 'z'.*x"):
+        differentiate(model, "z", "y")
+    with pytest.raises(ModelError, match="'z'"):
+        differentiate(model, "x", "z")

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis.extra import numpy as hnp
+from onnx import helper
+
+
+@pytest.mark.parametrize("turn_a", [0, 1])
+@pytest.mark.parametrize("turn_b", [0, 1])
+@pytest.mark.parametrize("which", ["a", "b"])
+def test_gemm(check, spread, turn_a, turn_b, which):
+    shapes = {"a": (4, 3) if turn_a else (3, 4), "b": (5, 4) if turn_b else (4, 5), "c": (5,)}
+    constants = {name: spread(*shape) for name, shape in shapes.items()}
+    x = constants.pop(which)
+    inputs = ["x" if name == which else name for name in "abc"]
+    attributes = {"transA": turn_a, "transB": turn_b, "alpha": 0.5, "beta": 2.0}
+    check(helper.make_node("Gemm", inputs, ["y"], **attributes), x, constants)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (5,), (3, 1), (1, 5), (3, 5)])
+def test_gemm_with_respect_to_the_bias(check, spread, shape):
+    node = helper.make_node("Gemm", ["a", "b", "x"], ["y"], beta=0.5)
+    check(node, spread(*shape), {"a": spread(3, 4), "b": spread(4, 5)})
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+@pytest.mark.parametrize("which", ["left", "right"])
+@settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    shapes=hnp.mutually_broadcastable_shapes(
+        signature="(i?,j),(j,k?)->(i?,k?)", max_side=3, max_dims=3
+    )
+)
+def test_matmul_broadcasts_and_takes_vectors(check, spread, which, is_open, shapes):
+    left, right = (spread(*shape) for shape in shapes.input_shapes)
+    dims = [None] * (left if which == "left" else right).ndim if is_open else None
+    if which == "left":
+        check(helper.make_node("MatMul", ["x", "c"], ["y"]), left, {"c": right}, dims=dims)
+    else:
+        check(helper.make_node("MatMul", ["c", "x"], ["y"]), right, {"c": left}, dims=dims)
+
+
+@pytest.mark.parametrize(
+    ("equation", "left", "right"),
+    [
+        ("ij,jk->ik", (2, 3), (3, 4)),
+        ("bhid,bhjd->bhij", (2, 2, 3, 4), (2, 2, 2, 4)),
+        ("bij,j->bi", (2, 3, 4), (4,)),
+    ],
+)
+def test_einsum(check, spread, equation, left, right):
+    a, b = spread(*left), spread(*right)
+    check(helper.make_node("Einsum", ["x", "c"], ["y"], equation=equation), a, {"c": b})
+    check(helper.make_node("Einsum", ["c", "x"], ["y"], equation=equation), b, {"c": a})
+
+
+def test_product_with_itself(check, spread):
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0]),
+        helper.make_node("MatMul", ["x", "t"], ["y"]),
+    ]
+    check(nodes, spread(3, 4))

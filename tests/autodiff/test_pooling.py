@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from onnx import helper
+
+from ibisa_onnx.autodiff import differentiate
+
+WINDOWS = [
+    {"kernel_shape": [2, 2], "strides": [2, 2]},
+    {"kernel_shape": [3, 3], "strides": [2, 2]},
+    {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]},
+    {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [0, 0, 1, 1]},
+    {"kernel_shape": [3, 2], "pads": [1, 0, 1, 1]},
+    {"kernel_shape": [2, 2], "strides": [3, 3]},
+    {"kernel_shape": [3, 3], "strides": [2, 1], "auto_pad": "VALID"},
+]
+CEIL = [
+    {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1},
+    {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1},
+    {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1], "ceil_mode": 1},
+]
+OPEN = ["N", 2, "H", "W"]
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        *WINDOWS,
+        *CEIL,
+        {"kernel_shape": [2, 2], "dilations": [2, 2]},
+        {"kernel_shape": [2, 3], "dilations": [2, 1], "strides": [2, 2], "pads": [1, 1, 0, 1]},
+    ],
+)
+def test_max_pool(check, spread, attributes, is_open):
+    node = helper.make_node("MaxPool", ["x"], ["y"], **attributes)
+    check(node, spread(2, 2, 7, 8), opset=12, dims=OPEN if is_open else None, step=1e-3)
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+@pytest.mark.parametrize("padded", [0, 1])
+@pytest.mark.parametrize("attributes", [*WINDOWS, *CEIL])
+def test_average_pool(check, spread, attributes, padded, is_open):
+    node = helper.make_node("AveragePool", ["x"], ["y"], count_include_pad=padded, **attributes)
+    dims = OPEN if is_open else None
+    check(node, spread(2, 2, 7, 8), opset=19, dims=dims, step=0.5)
+
+
+@pytest.mark.parametrize("op_type", ["MaxPool", "AveragePool"])
+@pytest.mark.parametrize("mode", ["SAME_UPPER", "SAME_LOWER"])
+def test_pool_same(check, spread, op_type, mode):
+    node = helper.make_node(
+        op_type, ["x"], ["y"], kernel_shape=[3, 3], strides=[2, 2], auto_pad=mode
+    )
+    check(node, spread(1, 2, 7, 6), step=1e-3)
+
+
+@pytest.mark.parametrize("op_type", ["MaxPool", "AveragePool"])
+@pytest.mark.parametrize("shape", [(2, 3, 9), (1, 2, 4, 5, 4)])
+def test_pool_of_other_ranks(check, spread, op_type, shape):
+    n = len(shape) - 2
+    node = helper.make_node(op_type, ["x"], ["y"], kernel_shape=[3] * n, strides=[2] * n)
+    check(node, spread(*shape), step=1e-3)
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+@pytest.mark.parametrize("op_type", ["GlobalAveragePool", "GlobalMaxPool"])
+def test_global_pool(check, spread, op_type, is_open):
+    dims = OPEN if is_open else None
+    check(helper.make_node(op_type, ["x"], ["y"]), spread(2, 2, 3, 4), dims=dims, step=1e-3)
+
+
+@pytest.mark.parametrize("p", [1, 2, 3])
+def test_lp_pool(check, spread, p):
+    node = helper.make_node("LpPool", ["x"], ["y"], kernel_shape=[3, 2], strides=[2, 2], p=p)
+    check(node, spread(1, 2, 7, 6))
+
+
+def test_ties_of_max_pooling_keep_the_sum(build):
+    x = np.ones((1, 1, 5, 5), np.float32)
+    attributes = {"kernel_shape": [3, 3], "strides": [2, 2]}
+    model = build([helper.make_node("MaxPool", ["x"], ["y"], **attributes)], x, {}, 12, None)
+    derivative = differentiate(model, "x", "y")
+    forward = ort.InferenceSession(derivative.forward.SerializeToString())
+    backward = ort.InferenceSession(derivative.backward.SerializeToString())
+    y, *saved = forward.run(None, {"x": x})
+    feeds = {derivative.cotangent: y, **dict(zip(derivative.saved, saved, strict=True))}
+    (dx,) = backward.run(None, feeds)
+    assert dx.sum() == y.sum()
+    assert np.all(dx >= 0)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_max_pool_of_a_rectified_tensor(check, spread, shared):
+    """ReLU's mask is applied once, behind the pooling, unless another reader needs it."""
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"]),
+        helper.make_node("MaxPool", ["r"], ["p"], kernel_shape=[2, 2], strides=[2, 2]),
+    ]
+    if shared:
+        nodes.append(helper.make_node("ReduceMean", ["r"], ["m"], axes=[2, 3]))
+        nodes.append(helper.make_node("Add", ["p", "m"], ["y"]))
+    else:
+        nodes[1].output[0] = "y"
+    check(nodes, spread(1, 2, 6, 6, low=-4.0, high=1.0), step=1e-3)

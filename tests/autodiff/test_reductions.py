@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import helper
+
+NAMES = ["Sum", "Mean", "Max", "Min", "L1", "L2", "SumSquare", "LogSum", "LogSumExp"]
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+@pytest.mark.parametrize("keep", [0, 1])
+@pytest.mark.parametrize("axes", [None, [1], [0, 2], [-1]])
+@pytest.mark.parametrize("opset", [11, 13, 18])
+@pytest.mark.parametrize("name", NAMES)
+def test_reduction(check, spread, name, opset, axes, keep, is_open):
+    as_input = opset >= 18 or (name == "Sum" and opset >= 13)
+    attributes, constants, inputs = {"keepdims": keep}, {}, ["x"]
+    if axes is not None and as_input:
+        constants, inputs = {"axes": np.array(axes, np.int64)}, ["x", "axes"]
+    elif axes is not None:
+        attributes["axes"] = axes
+    node = helper.make_node(f"Reduce{name}", inputs, ["y"], **attributes)
+    x = spread(2, 3, 4, low=0.3, high=2.5)
+    check(node, x, constants, opset=opset, dims=[None, 3, "W"] if is_open else None, step=2e-3)
+
+
+def test_reduction_over_no_axes(check, spread):
+    node = helper.make_node("ReduceSum", ["x"], ["y"], noop_with_empty_axes=1)
+    check(node, spread(2, 3))
+
+
+@pytest.mark.parametrize("reverse", [0, 1])
+@pytest.mark.parametrize("exclusive", [0, 1])
+def test_cumulative_sum(check, spread, reverse, exclusive):
+    node = helper.make_node("CumSum", ["x", "a"], ["y"], reverse=reverse, exclusive=exclusive)
+    check(node, spread(3, 4), {"a": np.array(1)})

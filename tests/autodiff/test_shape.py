@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import helper
+
+
+def ints(*values):
+    return np.array(values, np.int64)
+
+
+@pytest.mark.parametrize("dims", [None, ["N", 3, 4], [None, None, None]])
+@pytest.mark.parametrize(
+    ("node", "constants"),
+    [
+        (helper.make_node("Reshape", ["x", "s"], ["y"]), {"s": ints(0, -1)}),
+        (helper.make_node("Flatten", ["x"], ["y"], axis=2), {}),
+        (helper.make_node("Transpose", ["x"], ["y"]), {}),
+        (helper.make_node("Transpose", ["x"], ["y"], perm=[1, 2, 0]), {}),
+        (helper.make_node("Unsqueeze", ["x", "s"], ["y"]), {"s": ints(0, 2)}),
+        (helper.make_node("Expand", ["x", "s"], ["y"]), {"s": ints(2, 1, 3, 1)}),
+        (helper.make_node("Tile", ["x", "s"], ["y"]), {"s": ints(2, 1, 3)}),
+        (helper.make_node("Concat", ["x", "c", "x"], ["y"], axis=1), {"c": np.ones((2, 2, 4))}),
+        (helper.make_node("Concat", ["c", "x"], ["y"], axis=-1), {"c": np.ones((2, 3, 1))}),
+        (helper.make_node("Trilu", ["x"], ["y"], upper=0), {}),
+    ],
+)
+def test_moving(check, spread, node, constants, dims):
+    check(node, spread(2, 3, 4), constants, dims=dims)
+
+
+@pytest.mark.parametrize("opset", [11, 13])
+def test_squeeze_and_unsqueeze_in_old_and_new_form(check, spread, opset):
+    def node(op_type, source, target, axes):
+        if opset < 13:
+            return helper.make_node(op_type, [source], [target], axes=axes)
+        return helper.make_node(op_type, [source, f"{op_type}_axes"], [target])
+
+    nodes = [node("Unsqueeze", "x", "u", [1, 3]), node("Squeeze", "u", "y", [1])]
+    constants = {} if opset < 13 else {"Unsqueeze_axes": ints(1, 3), "Squeeze_axes": ints(1)}
+    check(nodes, spread(2, 3), constants, opset=opset, dims=["N", 3])
+
+
+@pytest.mark.parametrize("dims", [None, ["N", 6], [None, None]])
+@pytest.mark.parametrize("used", ["a", "b", "ab"])
+@pytest.mark.parametrize("opset", [11, 13])
+def test_split(check, spread, opset, used, dims):
+    attributes = {"split": [2, 4]} if opset < 13 else {}
+    inputs = ["x"] if opset < 13 else ["x", "s"]
+    split = helper.make_node("Split", inputs, ["a", "b"], axis=1, **attributes)
+    last = helper.make_node("Concat", [*used, "x"], ["y"], axis=1)
+    check([split, last], spread(2, 6), {"s": ints(2, 4)}, opset=opset, dims=dims)
+
+
+SLICES = [
+    ([1], [3], [0], [1]),
+    ([0, 1], [2, 9], [0, 1], [1, 1]),
+    ([-3], [-1], [1], [1]),
+    ([0], [100], [1], [2]),
+    ([1], [100], [-1], [3]),
+    ([-1], [-100], [1], [-1]),
+    ([5, 3], [0, -(2**62)], [1, 0], [-2, -1]),
+    ([2], [2**63 - 1], [0], [1]),
+]
+
+
+@pytest.mark.parametrize("dims", [None, ["N", 7], [None, None]])
+@pytest.mark.parametrize(("starts", "ends", "axes", "steps"), SLICES)
+def test_slice(check, spread, starts, ends, axes, steps, dims):
+    node = helper.make_node("Slice", ["x", "s", "e", "a", "t"], ["y"])
+    constants = {"s": ints(*starts), "e": ints(*ends), "a": ints(*axes), "t": ints(*steps)}
+    check(node, spread(4, 7), constants, dims=dims)
+
+
+def test_slice_with_attributes(check, spread):
+    node = helper.make_node("Slice", ["x"], ["y"], starts=[1, -2], ends=[3, 100])
+    check(node, spread(4, 7), opset=9)
+
+
+def test_slice_at_run_time(check, spread):
+    """The cut is computed from the shape, as exported code does it."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Gather", ["shape", "one"], ["width"]),
+        helper.make_node("Div", ["width", "two"], ["half"]),
+        helper.make_node("Slice", ["x", "half", "width", "one"], ["y"]),
+    ]
+    constants = {"one": ints(1), "two": ints(2)}
+    check(nodes, spread(3, 6), constants, dims=["N", "W"])
+
+
+@pytest.mark.parametrize("dims", [None, ["N", 4, 2], [None, None, None]])
+@pytest.mark.parametrize("axis", [0, 1, -1])
+@pytest.mark.parametrize(
+    "indices", [np.array(1), ints(0, 1), ints(1, 0, 1), ints(-1), np.array([[0, 1], [1, 1]])]
+)
+def test_gather(check, spread, indices, axis, dims):
+    node = helper.make_node("Gather", ["x", "i"], ["y"], axis=axis)
+    check(node, spread(3, 4, 2), {"i": indices}, dims=dims)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_gather_elements(check, spread, axis):
+    node = helper.make_node("GatherElements", ["x", "i"], ["y"], axis=axis)
+    check(node, spread(3, 3), {"i": np.array([[0, 0, 2], [1, 1, 1], [2, 0, 2]])})
+
+
+def test_gather_nd(check, spread):
+    node = helper.make_node("GatherND", ["x", "i"], ["y"])
+    check(node, spread(3, 4), {"i": np.array([[0, 1], [2, 2], [0, 1]])})
+    check(node, spread(3, 4), {"i": np.array([[0], [2], [2]])})
+
+
+@pytest.mark.parametrize("which", ["data", "updates"])
+def test_scatter_nd(check, spread, which):
+    values = {"data": spread(4, 3), "updates": spread(2, 3)}
+    x = values.pop(which)
+    inputs = ["x" if which == "data" else "data", "i", "x" if which == "updates" else "updates"]
+    node = helper.make_node("ScatterND", inputs, ["y"])
+    check(node, x, {"i": np.array([[3], [1]]), **values}, opset=16)
+
+
+@pytest.mark.parametrize("which", ["data", "updates"])
+def test_scatter_elements(check, spread, which):
+    values = {"data": spread(4, 3), "updates": spread(2, 3)}
+    x = values.pop(which)
+    inputs = ["x" if which == "data" else "data", "i", "x" if which == "updates" else "updates"]
+    node = helper.make_node("ScatterElements", inputs, ["y"], axis=0)
+    indices = np.array([[3, 1, 0], [1, 0, 2]])
+    check(node, x, {"i": indices, **values}, opset=16)
+
+
+@pytest.mark.parametrize("largest", [0, 1])
+def test_top_k(check, spread, largest):
+    node = helper.make_node("TopK", ["x", "k"], ["y", "i"], axis=1, largest=largest)
+    check(node, spread(3, 5), {"k": ints(2)})
+
+
+@pytest.mark.parametrize("dims", [None, ["N", 4, 5]])
+@pytest.mark.parametrize("mode", ["constant", "reflect", "edge"])
+@pytest.mark.parametrize("opset", [7, 11, 18])
+def test_pad(check, spread, opset, mode, dims):
+    pads = [0, 1, 2, 0, 3, 1]
+    attributes = {"pads": pads} if opset < 11 else {}
+    inputs = ["x"] if opset < 11 else ["x", "p"]
+    node = helper.make_node("Pad", inputs, ["y"], mode=mode, **attributes)
+    check(node, spread(2, 4, 5), {"p": ints(*pads)}, opset=opset, dims=dims)
+
+
+def test_pad_of_named_axes_and_by_negative_amounts(check, spread):
+    node = helper.make_node("Pad", ["x", "p", "", "a"], ["y"])
+    check(node, spread(2, 4, 5), {"p": ints(1, -2), "a": ints(2)}, opset=18)
+
+
+def test_pad_wrap(check, spread):
+    node = helper.make_node("Pad", ["x", "p"], ["y"], mode="wrap")
+    check(node, spread(2, 4), {"p": ints(0, 3, 0, 2)}, opset=19)
+
+
+@pytest.mark.parametrize("mode", ["DCR", "CRD"])
+def test_depth_to_space(check, spread, mode):
+    node = helper.make_node("DepthToSpace", ["x"], ["y"], blocksize=2, mode=mode)
+    check(node, spread(1, 8, 2, 3), dims=["N", 8, "H", "W"])
+
+
+def test_space_to_depth(check, spread):
+    check(helper.make_node("SpaceToDepth", ["x"], ["y"], blocksize=2), spread(1, 2, 4, 6))
+
+
+def test_dropout_at_inference(check, spread):
+    check(helper.make_node("Dropout", ["x"], ["y"]), spread(2, 3))
+    check(helper.make_node("Dropout", ["x"], ["y"], ratio=0.3), spread(2, 3), opset=7)
