@@ -1,0 +1,137 @@
+"""One answer to one picture: its keep-probability found, by gradients or without, and then checked.
+
+Between the algorithm (`ibisa`, `gradients.forward_only`) and the public face (`explainer`), which
+prepares the picture and reports the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ibisa_onnx.bottleneck import Bottleneck, enlarge
+from ibisa_onnx.errors import GradientError, NonFiniteGradientError
+from ibisa_onnx.explanation import Sufficiency
+from ibisa_onnx.gradients import forward_only
+from ibisa_onnx.gradients.choice import GradientPath
+from ibisa_onnx.ibisa import Options, Progress, optimise
+from ibisa_onnx.model.session import DeployedModel
+from ibisa_onnx.targets import ClassOutput, check_scores
+
+SUFFICIENCY_AREAS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75)
+"""Fractions of the picture that are shown, most needed first, to check a map: a pass each."""
+
+_FEWEST_QUERIES = 4
+_QUERY_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Case:
+    """An answer to be explained: of which model, to which picture, read off which output."""
+
+    model: DeployedModel
+    bottleneck: Bottleneck
+    output: ClassOutput
+    index: int
+
+    def probability(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        """Return the class's probability [N] by the deployed model, for images [N, C, H, W]."""
+        name = self.output.name
+        raw = self.model.run(images, [name])[name]
+        check_scores(name, raw)
+        return self.output.probabilities(raw)[:, self.index]
+
+
+def keep_probability(
+    case: Case, path: GradientPath, options: Options, seed: int, progress: Progress | None
+) -> torch.Tensor:
+    """Return lambda at the size of the model's input, float32 [h, w] in 0..1.
+
+    Raises
+    ------
+    NonFiniteGradientError
+        The gradient is NaN or infinite on this image.
+    GradientError
+        The budget is too small for an estimate without gradients.
+    """
+    rng = np.random.default_rng(seed)
+    if path.function is None:
+        keep = _without_gradient(case, options.budget, rng, progress)
+    else:
+        keep = _by_gradient(case, path.function, options, rng, progress)
+    if not bool(torch.isfinite(keep).all()):
+        raise NonFiniteGradientError(
+            f"the {path.name} gradient is NaN or infinite on this image; "
+            "try --gradient forward-only"
+        )
+    return enlarge(keep.detach(), case.bottleneck.image.shape[2:])[0, 0]
+
+
+def check_sufficiency(case: Case, keep: torch.Tensor) -> Sufficiency:
+    """Show the model the most needed pixels alone, over the baseline.
+
+    Parameters
+    ----------
+    keep
+        float32 [h, w], the size of the model's input.
+    """
+    order = torch.argsort(keep.flatten(), descending=True, stable=True)
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(order))
+    areas = torch.tensor(SUFFICIENCY_AREAS)[:, None, None, None]
+    shown = (rank.reshape(1, 1, *keep.shape) < areas * len(order)).float()
+    scores = case.probability(case.bottleneck.through(shown).numpy())
+    return Sufficiency(SUFFICIENCY_AREAS, tuple(float(score) for score in scores))
+
+
+def _by_gradient(
+    case: Case,
+    function: Callable[[torch.Tensor], torch.Tensor],
+    options: Options,
+    rng: np.random.Generator,
+    progress: Progress | None,
+) -> torch.Tensor:
+    """Take IBISA's ten steps."""
+    return optimise(
+        lambda images: case.output.log_probability(function(images), case.index),
+        case.bottleneck.image,
+        case.bottleneck.baseline,
+        options,
+        rng,
+        _ticker(progress, options.steps),
+    )
+
+
+def _without_gradient(
+    case: Case, budget: int, rng: np.random.Generator, progress: Progress | None
+) -> torch.Tensor:
+    """Spend what the prediction and the check leave of the budget on queries."""
+    fixed = case.model.image.batch or 1  # what is run is filled up to whole batches
+    reserved = fixed + -(-len(SUFFICIENCY_AREAS) // fixed) * fixed
+    pair = fixed if fixed % 2 == 0 else 2 * fixed
+    queries = (budget - reserved) // pair * pair
+    if queries < _FEWEST_QUERIES:
+        least = reserved + max(pair, -(-_FEWEST_QUERIES // pair) * pair)
+        raise GradientError(
+            f"a budget of {budget} forward passes is too small; give {least} or more"
+        )
+    return forward_only.keep_probability(
+        case.probability,
+        case.bottleneck,
+        queries,
+        rng,
+        _ticker(progress, queries),
+        batch=-(-_QUERY_BATCH // pair) * pair,
+    )
+
+
+def _ticker(progress: Progress | None, total: int) -> Callable[[], None]:
+    """Return what tells the user's `progress` of one more pass."""
+    if progress is None:
+        return lambda: None
+    told, done = progress, iter(range(1, total + 1))
+    return lambda: told(next(done), total)

@@ -1,0 +1,451 @@
+"""The public face: a deployed model that can be asked why.
+
+Here the parts are put together: the picture prepared, the target chosen, the gradient path opened
+and certified, lambda found and checked, the map brought back to the picture. Each part lives
+elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ibisa_onnx.attribution import Case, check_sufficiency, keep_probability
+from ibisa_onnx.bottleneck import Bottleneck, blurred
+from ibisa_onnx.errors import GradientError, NonFiniteGradientError, PreprocessingError, TargetError
+from ibisa_onnx.explanation import (
+    Certificate,
+    ExplainedTarget,
+    Explanation,
+    Passes,
+    Provenance,
+)
+from ibisa_onnx.gradients.choice import GradientPath, choose_gradient, forward_only
+from ibisa_onnx.ibisa import Options, Progress
+from ibisa_onnx.model import (
+    PRESETS,
+    DeployedModel,
+    Overrides,
+    Picture,
+    Prepared,
+    Preprocessing,
+    ResolvedPreprocessing,
+    check_labels,
+    labels_from_metadata,
+    prepare,
+    read_labels,
+    read_picture,
+    resolve_preprocessing,
+)
+from ibisa_onnx.model.runtime import versions
+from ibisa_onnx.scores import candidates, find_scores
+from ibisa_onnx.targets import ClassOutput, check_scores, choose, read_output
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+Image = str | os.PathLike[str] | bytes | npt.NDArray[Any]
+Target = str | int
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A class, its label where that is known, and the probability the model gives it."""
+
+    index: int
+    label: str | None
+    probability: float
+
+
+@dataclass(frozen=True)
+class _Question:
+    """A picture as the model sees it, and what the model answered."""
+
+    picture: Picture
+    prepared: Prepared
+    output: ClassOutput
+    probabilities: npt.NDArray[np.float64]
+
+    @property
+    def tensor(self) -> torch.Tensor:
+        """The model's input in model space, float32 [1, C, h, w]."""
+        return torch.from_numpy(self.prepared.tensor)
+
+
+@dataclass(frozen=True)
+class _Certified:
+    """A source of gradients, and how far it is from the deployed model on this picture."""
+
+    path: GradientPath
+    difference: float | None = None
+
+    @property
+    def certificate(self) -> Certificate:
+        path, difference = self.path, self.difference
+        holds = difference is None or difference <= path.tolerance
+        return Certificate(path.name, path.reason, difference, path.tolerance, holds)
+
+
+class Explainer:
+    """Explains the answers of one deployed model.
+
+    Parameters
+    ----------
+    model
+        The path or the bytes of an ONNX file, a live `onnxruntime.InferenceSession`, or a
+        `DeployedModel`.
+    providers
+        Execution providers, by ONNX Runtime's names or their short forms; strict. Empty: CUDA where
+        it works, else the CPU.
+    input, output
+        Names of the input that takes the image and of the output that holds class scores, where
+        that is not plain.
+    preprocessing
+        A whole spec, the name of a preset, or a spec file; None: from the model's metadata, its
+        input's type and shape, and ImageNet's usual values (see `warnings`).
+    overrides
+        Single values of the preprocessing, which go before all else.
+    labels
+        Names of the classes by index, or a file of them; None: from the model's metadata.
+    activation
+        How raw scores become probabilities ("softmax", "probability", "sigmoid", ...), where that
+        is read wrongly (see `targets.Activation`).
+    gradient
+        "auto", "exact", "surrogate" or "forward-only".
+    surrogate
+        A `.pt2` file or an `nn.Module` that takes the model's input and returns its raw output.
+    options
+        IBISA's settings.
+    budget
+        Forward passes for each explanation where no gradient exists; goes before `options`.
+    threads
+        CPU threads within an operator; None: ONNX Runtime's own choice.
+    extra_inputs
+        Values of the model's other inputs, by name.
+
+    Raises
+    ------
+    IbisaError
+        Its subclasses say what is wrong: ModelError, ProviderError, PreprocessingError ...
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | bytes | onnxruntime.InferenceSession | DeployedModel,
+        *,
+        providers: Sequence[str] = (),
+        input: str | None = None,
+        output: str | None = None,
+        preprocessing: Preprocessing | str | os.PathLike[str] | None = None,
+        overrides: Overrides | None = None,
+        labels: Sequence[str] | str | os.PathLike[str] | None = None,
+        activation: str | None = None,
+        gradient: str = "auto",
+        surrogate: str | os.PathLike[str] | torch.nn.Module | None = None,
+        options: Options | None = None,
+        budget: int | None = None,
+        threads: int | None = None,
+        extra_inputs: Mapping[str, npt.NDArray[Any]] | None = None,
+    ) -> None:
+        if not isinstance(model, DeployedModel):
+            model = DeployedModel.open(
+                model,
+                providers=providers,
+                input=input,
+                layout=_layout(preprocessing, overrides),
+                threads=threads,
+                extra_inputs=extra_inputs,
+            )
+        self.model = model
+        self.preprocessing = _resolve(model, preprocessing, overrides or Overrides())
+        self.options = options or Options()
+        if budget is not None:
+            self.options = replace(self.options, budget=budget)
+        self.labels = _as_labels(labels, model)
+        self._labels_are_given = labels is not None
+        self._wanted_output, self._activation = output, activation
+        self._wanted_gradient, self._surrogate = gradient, surrogate
+        self._output: ClassOutput | None = None
+        self._warnings: list[str] = []
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a user should know about this model, in any explanation."""
+        return (*self.model.warnings, *self.preprocessing.warnings, *self._warnings)
+
+    def predict(self, image: Image, top: int = 5) -> list[Prediction]:
+        """Return the likeliest classes of a picture, likeliest first, for one forward pass.
+
+        Parameters
+        ----------
+        image
+            The path or the bytes of a picture, or an array uint8 [H, W, 3] RGB.
+        top
+            How many.
+        """
+        probabilities = self._ask(image).probabilities
+        order = np.argsort(-probabilities, kind="stable")[:top]
+        return [
+            Prediction(int(index), self._label(int(index)), float(probabilities[index]))
+            for index in order
+        ]
+
+    def explain(
+        self,
+        image: Image,
+        target: Target | None = None,
+        *,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> Explanation:
+        """Say which pixels the model needed for one answer.
+
+        Parameters
+        ----------
+        image
+            The path or the bytes of a picture, or an array uint8 [H, W, 3] RGB.
+        target
+            A class index, a label, or None: the predicted class.
+        seed
+            The same seed gives the same map, bit for bit, on one machine.
+        progress
+            Called with passes done and passes in all.
+
+        Raises
+        ------
+        IbisaError
+            Its subclasses say what is wrong: ImageError, TargetError, OutputError ...
+        """
+        explanations = list(self.explain_all(image, target, seed=seed, progress=progress))
+        if len(explanations) > 1:
+            raise TargetError(f"target {target!r} is several classes; use explain_all")
+        return explanations[0]
+
+    def explain_all(
+        self,
+        image: Image,
+        targets: Sequence[Target] | Target | None = None,
+        *,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> Iterator[Explanation]:
+        """Explain several answers to one picture, one after the other.
+
+        The prediction and the certificate are computed once and counted in the first explanation:
+        of 20 forward passes the second needs 18.
+
+        Parameters
+        ----------
+        targets
+            Class indices, labels or "top:3", alone or in a sequence; None: the predicted class.
+        """
+        begin, spent = time.perf_counter(), self.model.passes.snapshot()
+        question = self._ask(image)
+        indices = self._indices(targets, question)
+        certified = self._certify(question)
+        baseline = blurred(question.tensor, self.options.blur * max(question.tensor.shape[2:]))
+        bottleneck = Bottleneck(question.tensor, baseline)
+        for index in indices:
+            opened = time.perf_counter()
+            case = Case(self.model, bottleneck, question.output, index)
+            keep, certified = self._search(case, certified, seed, progress)
+            optimised = time.perf_counter()
+            sufficiency = check_sufficiency(case, keep)
+            map = question.prepared.geometry.restore(keep.numpy())
+            end = time.perf_counter()
+            yield Explanation(
+                map=map,
+                image=question.picture.pixels,
+                target=self._explained(question, index),
+                sufficiency=sufficiency,
+                passes=Passes(**asdict(self.model.passes.since(spent))),
+                timings={
+                    "open": opened - begin,
+                    "optimise": optimised - opened,
+                    "check": end - optimised,
+                    "total": end - begin,
+                },
+                certificate=certified.certificate,
+                provenance=self._provenance(question, certified.path, seed),
+                warnings=_warnings(keep, certified.certificate),
+            )
+            begin, spent = time.perf_counter(), self.model.passes.snapshot()
+
+    def _ask(self, image: Image) -> _Question:
+        """Prepare a picture and push it forward once."""
+        picture = read_picture(image)
+        prepared = prepare(picture.pixels, self.preprocessing.spec)
+        wanted = self._output.name if self._output else self._wanted_output
+        names = candidates(self.model.signature.outputs, wanted)
+        raws = self.model.run(prepared.tensor, names)
+        output = self._read(raws)
+        return _Question(picture, prepared, output, output.probabilities(raws[output.name])[0])
+
+    def _read(self, raws: Mapping[str, npt.NDArray[Any]]) -> ClassOutput:
+        """Tell which output holds class scores, and how; the first image settles it."""
+        if self._output is not None:
+            check_scores(self._output.name, raws[self._output.name])
+            return self._output
+        name = find_scores(raws, self.model.signature.outputs, self._wanted_output)
+        proto = self.model.proto()
+        graph = None if proto is None else proto.graph
+        output = read_output(name, raws[name], graph=graph, activation=self._activation)
+        self._settle_labels(output.classes)
+        self._output = output
+        return output
+
+    def _indices(self, targets: Sequence[Target] | Target | None, question: _Question) -> list[int]:
+        """Return the classes that are meant, each once."""
+        words = [targets] if targets is None or isinstance(targets, str | int) else targets
+        means = (choose(word, question.probabilities, self.labels) for word in words)
+        return list(dict.fromkeys(index for indices in means for index in indices))
+
+    def _settle_labels(self, classes: int) -> None:
+        """Refuse labels that do not fit, if the user gave them; else do without."""
+        if self.labels is None:
+            return
+        try:
+            check_labels(self.labels, classes)
+        except TargetError as error:
+            if self._labels_are_given:
+                raise
+            self._warnings.append(f"the labels in the model's metadata are not used: {error}")
+            self.labels = None
+
+    def _certify(self, question: _Question) -> _Certified:
+        """Open the gradient path, and hold it against the deployed model on this picture."""
+        path = self._path
+        if path.function is None:
+            return _Certified(path)
+        with torch.no_grad():
+            raw = path.function(question.tensor)
+        output = question.output
+        if raw.numel() != output.classes:
+            raise GradientError(
+                f"the {path.name} path gives {raw.numel()} scores, {output.name} has "
+                f"{output.classes}; give a surrogate of this very model"
+            )
+        probabilities = replace(output, quantisation=None).probabilities(raw.numpy())[0]
+        difference = float(np.abs(probabilities - question.probabilities).max())
+        if difference <= path.tolerance or self._wanted_gradient != "auto":
+            return _Certified(path, difference)
+        return _Certified(
+            forward_only(
+                f"the {path.name} path differs from the deployed model by {difference:.1e} "
+                f"(tolerance {path.tolerance:.0e})"
+            )
+        )
+
+    @cached_property
+    def _path(self) -> GradientPath:
+        """The source of gradients, opened once the output is settled."""
+        assert self._output is not None
+        return choose_gradient(
+            self._wanted_gradient, self.model, self._output.name, self._surrogate
+        )
+
+    def _search(
+        self, case: Case, certified: _Certified, seed: int, progress: Progress | None
+    ) -> tuple[torch.Tensor, _Certified]:
+        """Find lambda [h, w]; under "auto" without the gradient where that is not finite."""
+        try:
+            return keep_probability(case, certified.path, self.options, seed, progress), certified
+        except NonFiniteGradientError as error:
+            if self._wanted_gradient != "auto":
+                raise
+            instead = _Certified(forward_only(str(error).split("; ")[0]))
+        return keep_probability(case, instead.path, self.options, seed, progress), instead
+
+    def _label(self, index: int) -> str | None:
+        return self.labels[index] if self.labels else None
+
+    def _explained(self, question: _Question, index: int) -> ExplainedTarget:
+        return ExplainedTarget(
+            output=question.output.name,
+            index=index,
+            label=self._label(index),
+            probability=float(question.probabilities[index]),
+            activation=str(question.output.activation),
+        )
+
+    def _provenance(self, question: _Question, path: GradientPath, seed: int) -> Provenance:
+        return Provenance(
+            model=self.model.name,
+            model_sha256=self.model.sha256,
+            image=question.picture.name,
+            image_sha256=question.picture.sha256,
+            preprocessing=self.preprocessing.spec.to_dict(),
+            providers=self.model.providers,
+            versions=self._versions,
+            seed=seed,
+            options={"gradient": path.name, **asdict(self.options)},
+        )
+
+    @cached_property
+    def _versions(self) -> dict[str, str]:
+        """Of Python and packages; looked up once, for that takes as long as some models."""
+        return versions()
+
+
+def _layout(
+    preprocessing: Preprocessing | str | os.PathLike[str] | None, overrides: Overrides | None
+) -> str | None:
+    """Return the layout that was said, without which some shapes cannot be read."""
+    if isinstance(preprocessing, Preprocessing):
+        return preprocessing.layout
+    return overrides.layout if overrides else None
+
+
+def _resolve(
+    model: DeployedModel,
+    preprocessing: Preprocessing | str | os.PathLike[str] | None,
+    overrides: Overrides,
+) -> ResolvedPreprocessing:
+    """Settle the preprocessing: a whole spec as it is, else from all that is known."""
+    if isinstance(preprocessing, Preprocessing):
+        if overrides != Overrides():
+            raise PreprocessingError(
+                "a whole Preprocessing was given, and overrides; put them into it "
+                "(dataclasses.replace)"
+            )
+        return ResolvedPreprocessing(preprocessing, (), ())
+    file = None if preprocessing is None else Path(preprocessing)
+    if isinstance(preprocessing, str) and _is_preset(preprocessing):
+        overrides, file = replace(overrides, preset=preprocessing), None
+    return resolve_preprocessing(model.signature, model.metadata, overrides=overrides, file=file)
+
+
+def _is_preset(word: str) -> bool:
+    """Tell a preset, also a misspelt one, from a file."""
+    return word in PRESETS or not (Path(word).suffix or Path(word).exists())
+
+
+def _as_labels(
+    labels: Sequence[str] | str | os.PathLike[str] | None, model: DeployedModel
+) -> tuple[str, ...] | None:
+    """Read labels from where they are."""
+    if labels is None:
+        return labels_from_metadata(model.metadata)
+    return read_labels(labels) if isinstance(labels, str | os.PathLike) else tuple(labels)
+
+
+def _warnings(keep: torch.Tensor, certificate: Certificate) -> tuple[str, ...]:
+    """Return what a reader of this map must know."""
+    warnings = []
+    if float(keep.max() - keep.min()) < 1e-3:
+        warnings.append("the map is flat: no pixel changes this answer")
+    if not certificate.holds:
+        warnings.append(
+            f"the {certificate.gradient} path differs from the deployed model by "
+            f"{certificate.difference:.1e} on this image: the map may not be true to it"
+        )
+    return tuple(warnings)

@@ -1,0 +1,304 @@
+"""The result: a map, and everything needed to trust and to reproduce it.
+
+Only data and its storage; pictures are drawn in `render`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ibisa_onnx.errors import ResultError
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Passes:
+    """What an explanation cost: images pushed forward and backward, and the calls that took."""
+
+    forward: int
+    backward: int
+    forward_calls: int
+    backward_calls: int
+
+
+@dataclass(frozen=True)
+class ExplainedTarget:
+    """What was explained: the output's name, the class index, its label, and its score.
+
+    `probability` is the model's own answer on the untouched image, in 0..1; `activation` tells how
+    the raw output was read: "softmax" (logits), "probability" or "sigmoid".
+    """
+
+    output: str
+    index: int
+    label: str | None
+    probability: float
+    activation: str
+
+
+@dataclass(frozen=True)
+class Sufficiency:
+    """What the deployed model says when it sees the most needed pixels alone, over the baseline.
+
+    `areas` are fractions of the picture, from 0 (the baseline alone) up; `probabilities` the
+    target's at each.
+    """
+
+    areas: tuple[float, ...]
+    probabilities: tuple[float, ...]
+
+    def area_for(self, probability: float) -> float | None:
+        """Return the smallest of the areas that gives at least this probability, if one does."""
+        pairs = zip(self.areas, self.probabilities, strict=True)
+        return next((area for area, given in pairs if given >= probability), None)
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """How the map was obtained and how far that path is from the deployed model.
+
+    `gradient` is "exact", "surrogate" or "forward-only"; `reason` says why that one; `difference`
+    is the largest absolute difference between the differentiable path's probabilities and ONNX
+    Runtime's on this image (None where no gradient was used), to be held against `tolerance`.
+    """
+
+    gradient: str
+    reason: str
+    difference: float | None
+    tolerance: float
+    holds: bool
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What makes the explanation reproducible: hashes, settings, versions and the seed."""
+
+    model: str | None
+    model_sha256: str | None
+    image: str | None
+    image_sha256: str | None
+    preprocessing: dict[str, Any]
+    providers: tuple[str, ...]
+    versions: dict[str, str]
+    seed: int
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """An attribution map and how it came about.
+
+    Attributes
+    ----------
+    map
+        float32 [H, W], at the size of the picture given: the keep-probability lambda, 0..1, near 0
+        where the model never needed the pixel (and 0 where it never saw it: cropped away).
+    image
+        uint8 [H, W, 3] RGB, the picture explained.
+    timings
+        Seconds by stage.
+    """
+
+    map: npt.NDArray[np.float32]
+    image: npt.NDArray[np.uint8]
+    target: ExplainedTarget
+    sufficiency: Sufficiency
+    passes: Passes
+    timings: dict[str, float]
+    certificate: Certificate
+    provenance: Provenance
+    warnings: tuple[str, ...] = field(default=())
+
+    def record(self) -> dict[str, Any]:
+        """Return all but the two arrays as plain JSON data; NaN and infinity become None."""
+        plain = {
+            item.name: getattr(self, item.name)
+            for item in fields(self)
+            if item.name not in ("map", "image")
+        }
+        return {"format": _FORMAT, **_jsonable(plain)}
+
+    def encode(self, suffix: str) -> bytes:
+        """Return the contents of a result file of that kind.
+
+        Parameters
+        ----------
+        suffix
+            ".png": the overlay; ".npy": the map, float32 [H, W]; ".json": the record.
+
+        Raises
+        ------
+        ResultError
+            Another suffix.
+        """
+        if suffix == ".png":
+            # `render` stands above this module, so it is fetched only when a picture is asked for.
+            from ibisa_onnx.render import overlay
+
+            return encode_png(overlay(self))
+        if suffix == ".npy":
+            buffer = io.BytesIO()
+            np.save(buffer, self.map, allow_pickle=False)
+            return buffer.getvalue()
+        if suffix == ".json":
+            text = json.dumps(self.record(), indent=2, ensure_ascii=False, allow_nan=False)
+            return f"{text}\n".encode()
+        raise ResultError(f"a result is written as .png, .npy or .json, not as {suffix!r}")
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write overlay.png, map.npy, image.png and explanation.json, which `load` reads back.
+
+        The folder is made where it does not exist. Either all four files are complete or, where
+        one cannot be written, none is touched.
+
+        Raises
+        ------
+        ResultError
+            The folder cannot be made or written to.
+        """
+        folder = Path(folder)
+        contents = {
+            "overlay.png": self.encode(".png"),
+            "map.npy": self.encode(".npy"),
+            "image.png": encode_png(self.image),
+            "explanation.json": self.encode(".json"),
+        }
+        write_files({folder / name: data for name, data in contents.items()})
+
+    @staticmethod
+    def load(folder: str | os.PathLike[str]) -> Explanation:
+        """Read back what `save` wrote: the same map, picture and record.
+
+        Raises
+        ------
+        ResultError
+            A file is missing or damaged, or was written in a format of another version.
+        """
+        folder = Path(folder)
+        try:
+            record = json.loads((folder / "explanation.json").read_text(encoding="utf-8"))
+            if record["format"] != _FORMAT:
+                raise ResultError(
+                    f"{folder}: the format is {record['format']!r}, this version reads {_FORMAT}"
+                )
+            map = np.load(folder / "map.npy", allow_pickle=False)
+            image = decode_png((folder / "image.png").read_bytes())
+            if map.shape != image.shape[:2]:
+                raise ValueError(f"map {list(map.shape)}, picture {list(image.shape[:2])}")
+            return _from_record(record, map, image)
+        except OSError as error:
+            raise ResultError(
+                f"{folder}: cannot read {Path(error.filename or folder).name}: {error.strerror}; "
+                "give a folder that Explanation.save wrote"
+            ) from error
+        except (ValueError, KeyError, TypeError, EOFError) as error:
+            raise ResultError(
+                f"{folder}: the saved explanation is damaged ({error}); explain the image again"
+            ) from error
+
+
+def _from_record(
+    record: Mapping[str, Any], map: npt.NDArray[np.float32], image: npt.NDArray[np.uint8]
+) -> Explanation:
+    provenance = {**record["provenance"], "providers": tuple(record["provenance"]["providers"])}
+    return Explanation(
+        map=map,
+        image=image,
+        target=ExplainedTarget(**record["target"]),
+        sufficiency=Sufficiency(
+            tuple(record["sufficiency"]["areas"]), tuple(record["sufficiency"]["probabilities"])
+        ),
+        passes=Passes(**record["passes"]),
+        timings=dict(record["timings"]),
+        certificate=Certificate(**record["certificate"]),
+        provenance=Provenance(**provenance),
+        warnings=tuple(record["warnings"]),
+    )
+
+
+def _jsonable(value: Any) -> Any:
+    """Return `value` in JSON's own types."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return _jsonable(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): _jsonable(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return _jsonable(value.tolist())
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_jsonable(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, bool | int):
+        return value
+    return str(value)
+
+
+def encode_png(image: npt.NDArray[np.uint8]) -> bytes:
+    """Return a picture, uint8 [H, W, 3] RGB, as the bytes of a PNG file."""
+    import cv2
+
+    encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
+    return bytes(encoded.tobytes())
+
+
+def decode_png(data: bytes) -> npt.NDArray[np.uint8]:
+    """Return the picture, uint8 [H, W, 3] RGB, in the bytes of a PNG file; ValueError if none."""
+    import cv2
+
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    if image is None:
+        raise ValueError("image.png is not a picture")
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+
+
+def write_files(contents: Mapping[Path, bytes]) -> None:
+    """Write files that appear complete or not at all, making their folders.
+
+    All are written under temporary names beside their places before the first is renamed.
+
+    Raises
+    ------
+    ResultError
+        A folder cannot be made, or a file in it not written.
+    """
+    staged: dict[Path, Path] = {}
+    path = Path()
+    try:
+        for path, data in contents.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_dir():
+                raise ResultError(f"{path}: cannot write: it is a folder; name a file")
+            staged[path] = _stage(path, data)
+        for path in list(staged):
+            staged.pop(path).replace(path)
+    except OSError as error:
+        raise ResultError(
+            f"{path}: cannot write: {error.strerror}; choose another place with write access"
+        ) from error
+    finally:
+        for temporary in staged.values():
+            temporary.unlink(missing_ok=True)
+
+
+def _stage(path: Path, data: bytes) -> Path:
+    """Write `data` beside `path` under a temporary name, with the rights any new file gets."""
+    temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.tmp")
+    with temporary.open("xb") as file:
+        try:
+            file.write(data)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    return temporary

@@ -1,0 +1,98 @@
+"""Which source of gradients is used, and why."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ibisa_onnx.errors import GradientError, IbisaError
+
+if TYPE_CHECKING:
+    import torch
+
+    from ibisa_onnx.model.session import DeployedModel
+
+GRADIENTS = ("auto", "exact", "surrogate", "forward-only")
+_REFUSAL = "no exact gradient: "
+
+
+@dataclass(frozen=True)
+class GradientPath:
+    """A source of gradients, by name, with the reason for it.
+
+    `function` maps images [N, C, H, W] to raw outputs, differentiable by torch; None where there is
+    no gradient. `tolerance` is how far its probabilities may be from the deployed model's.
+    """
+
+    name: str
+    reason: str
+    function: Callable[[torch.Tensor], torch.Tensor] | None
+    tolerance: float = 0.0
+
+
+def forward_only(reason: str) -> GradientPath:
+    """Return the path that needs no gradient."""
+    return GradientPath("forward-only", reason, None)
+
+
+def choose_gradient(
+    wanted: str,
+    model: DeployedModel,
+    output: str,
+    surrogate: str | os.PathLike[str] | torch.nn.Module | None,
+) -> GradientPath:
+    """Open the source of gradients that was asked for, or under "auto" the best there is.
+
+    Raises
+    ------
+    GradientError
+        What was asked for by name cannot be had, and why.
+    """
+    if wanted not in GRADIENTS:
+        raise GradientError(f"gradient is {wanted!r}; choose from: {', '.join(GRADIENTS)}")
+    if wanted == "surrogate" and surrogate is None:
+        raise GradientError("gradient surrogate needs a surrogate; give --surrogate FILE")
+    if wanted in ("exact", "forward-only") and surrogate is not None:
+        raise GradientError(f"gradient {wanted} uses no surrogate; leave one of the two out")
+    if surrogate is not None:
+        return _surrogate(model, surrogate)
+    if wanted == "forward-only":
+        return forward_only("asked for")
+    if wanted == "exact":
+        return _exact(model, output, "asked for")
+    try:
+        return _exact(model, output, "every operator has a rule")
+    except IbisaError as error:
+        return forward_only(_reason(error))
+
+
+def _reason(error: IbisaError) -> str:
+    """Return why there is no exact gradient, without the advice to do what is being done."""
+    return str(error).removeprefix(_REFUSAL).split("; use ")[0]
+
+
+def _surrogate(
+    model: DeployedModel, source: str | os.PathLike[str] | torch.nn.Module
+) -> GradientPath:
+    from ibisa_onnx.gradients.surrogate import SurrogateGradient
+
+    function = SurrogateGradient(source, model.passes)
+    return GradientPath("surrogate", "a surrogate was given", function, tolerance=0.05)
+
+
+def _exact(model: DeployedModel, output: str, reason: str) -> GradientPath:
+    from ibisa_onnx.gradients.exact import ExactGradient
+    from ibisa_onnx.gradients.shell import differentiable
+
+    dtypes = {each.name: each.dtype for each in model.signature.outputs}
+    for name, dtype in ((model.image.name, model.image.dtype), (output, dtypes[output])):
+        if not dtype.startswith(("float", "bfloat")):
+            raise GradientError(
+                f"{_REFUSAL}{name} is {dtype}, and integers have no gradient; "
+                "use --gradient forward-only"
+            )
+    half = "float16" in (model.image.dtype, dtypes[output])
+    function = differentiable(ExactGradient(model, output))
+    return GradientPath("exact", reason, function, tolerance=1e-2 if half else 1e-3)

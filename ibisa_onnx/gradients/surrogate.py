@@ -1,0 +1,89 @@
+"""`surrogate`: a differentiable program beside the model, a `.pt2` file or any `nn.Module`.
+
+It takes the model's input, float32 [N, C, H, W] in model space, and returns its raw class scores,
+[N, K] (axes of size 1 may follow). How close it is to the model is measured by the certificate.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import torch
+
+from ibisa_onnx.errors import GradientError
+from ibisa_onnx.model.passes import PassCounter
+
+
+class SurrogateGradient:
+    """A surrogate as a source of gradients; passes are counted.
+
+    Parameters
+    ----------
+    source
+        A `.pt2` file that `torch.export.save` wrote, or an `nn.Module`, which is used as it is.
+    passes
+        Where passes are counted.
+
+    Raises
+    ------
+    GradientError
+        There is no such file, or torch cannot load it.
+    """
+
+    def __init__(
+        self, source: str | os.PathLike[str] | torch.nn.Module, passes: PassCounter
+    ) -> None:
+        self._passes = passes
+        module = source if isinstance(source, torch.nn.Module) else _load(Path(source))
+        self._module = module
+        self._device = next((each.device for each in module.parameters()), torch.device("cpu"))
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Return raw scores, float32 [N, K, ...], of images [N, C, H, W]; differentiable."""
+        try:
+            raw = self._module(images.to(self._device))
+        except Exception as error:
+            raise GradientError(
+                f"the surrogate failed on images {list(images.shape)}: {_first_line(error)}; "
+                "it must take what the model takes"
+            ) from error
+        if not isinstance(raw, torch.Tensor):
+            raise GradientError(
+                f"the surrogate returns {type(raw).__name__}; it must return one tensor of scores"
+            )
+        self._passes.count_forward(len(images))
+        if raw.requires_grad:
+            raw.register_hook(lambda _: self._passes.count_backward(len(images)))  # type: ignore[no-untyped-call]
+        return raw.float().cpu()
+
+
+def _load(path: Path) -> torch.nn.Module:
+    """Return the program in a `.pt2` file."""
+    if not path.is_file():
+        raise GradientError(f"there is no surrogate file {path}; give one of torch.export.save")
+    causes: list[BaseException] = []
+
+    def keep_cause(record: logging.LogRecord) -> bool:
+        """Hold back the traceback that torch logs before it raises a vaguer error."""
+        if record.exc_info and record.exc_info[1]:
+            causes.append(record.exc_info[1])
+        return False
+
+    log = logging.getLogger("torch.export")
+    log.addFilter(keep_cause)
+    try:
+        return torch.export.load(path).module()
+    except Exception as error:
+        cause = _first_line(causes[0] if causes else error).split(". ")[0]
+        raise GradientError(
+            f"{path} is no surrogate that torch can load ({cause}); "
+            "write one with torch.export.save, or give an nn.Module"
+        ) from error
+    finally:
+        log.removeFilter(keep_cause)
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), repr(error))

@@ -1,0 +1,175 @@
+"""IBISA: information bottleneck with input sampling for attribution.
+
+After B. Coelho and J. S. Cardoso, Neurocomputing 638:130112 (2025), reconstructed from its open
+abstract. A mask right after the image is optimised until it lets through what the decision needs,
+in as few bits as possible:
+
+    lambda = sigmoid(smooth(a))                     keep-probability of each cell
+    s ~ relaxed Bernoulli(lambda)                   a sampled mask
+    z = m x + (1 - m) b,  m = upsample(s)           the bottleneck, right after the image
+    loss = -log p(target | z) + beta mean(lambda)   the decision kept, information squeezed
+
+The steps go from coarse to fine: the smoothing shrinks from one to the next, so that the first
+settle which object is needed, and the last which parts of it.
+
+Here are the steps alone; where gradients come from is in `gradients`, what is done with the map in
+`explainer.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ibisa_onnx.bottleneck import (
+    Bottleneck,
+    grid_shape,
+    keep_probability,
+    plane_waves,
+    sample,
+    smooth,
+    stratified_noise,
+)
+
+LogProbability = Callable[[torch.Tensor], torch.Tensor]
+"""Images [N, C, H, W] in model space to log p(target), [N], differentiable."""
+Progress = Callable[[int, int], None]
+"""Told how many passes are done, and how many there will be."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """IBISA's settings; docs/method.md shows what each default was chosen against.
+
+    Attributes
+    ----------
+    steps
+        Optimisation steps, each of one forward and one backward pass.
+    grid
+        Cells on the longer side of the image.
+    smoothing, first_smoothing
+        Standard deviation of the Gaussian over the logits, in cells, at the last and at the first
+        step; in between it shrinks geometrically.
+    temperature
+        Of the sampled masks (`bottleneck.sample`).
+    waves, frequency
+        Amplitude, in logits, and coarsest frequency of the fixed part of the masks' noise
+        (`bottleneck.plane_waves`).
+    noise
+        Scale of its random part, logistic (`bottleneck.stratified_noise`).
+    start
+        The first logits: everything is let through, then squeezed.
+    beta
+        Weight of the information term, in nats for a mask that keeps everything.
+    learning_rate
+        Step size, in logits.
+    pooling
+        Standard deviation, in cells, of the Gaussian over Adam's second moment. Pooled, a cell
+        that the decision ignores is measured against its neighbours' gradients and not against
+        its own noise, which plain Adam blows up to full steps.
+    blur
+        Standard deviation of the baseline's blur, as a fraction of the image's longer side.
+    budget
+        Forward passes where no gradient exists.
+    """
+
+    steps: int = 10
+    grid: int = 56
+    smoothing: float = 1.0
+    first_smoothing: float = 8.0
+    temperature: float = 1.0
+    waves: float = 2.0
+    frequency: float = 3.0
+    noise: float = 0.2
+    start: float = 2.0
+    beta: float = 7.0
+    learning_rate: float = 1.0
+    pooling: float = 4.0
+    blur: float = 10 / 224
+    budget: int = 200
+
+
+def optimise(
+    log_probability: LogProbability,
+    image: torch.Tensor,
+    baseline: torch.Tensor,
+    options: Options,
+    rng: np.random.Generator,
+    progress: Callable[[], None],
+) -> torch.Tensor:
+    """Take IBISA's steps.
+
+    Parameters
+    ----------
+    log_probability
+        Called with one image a step, and differentiated once.
+    image, baseline
+        float32 [1, C, H, W] in model space.
+    rng
+        Draws the masks.
+    progress
+        Called after each step.
+
+    Returns
+    -------
+    torch.Tensor
+        The keep-probability lambda, float32 [1, 1, h, w] in 0..1.
+    """
+    height, width = image.shape[2:]
+    shape = grid_shape(height, width, options.grid)
+    bottleneck = Bottleneck(image, baseline)
+    logits = torch.full((1, 1, *shape), options.start)
+    adam = PooledAdam(options.learning_rate, options.pooling)
+    noises = options.noise * stratified_noise(rng, options.steps, shape)
+    noises += options.waves * plane_waves(options.steps, shape, options.frequency)
+    for noise, smoothing in zip(torch.split(noises, 1), smoothings(options), strict=True):
+        logits.requires_grad_()
+        keep = keep_probability(logits, smoothing)
+        images = bottleneck.through(sample(keep, noise, options.temperature))
+        loss = -log_probability(images).mean() + options.beta * keep.mean()
+        (gradient,) = torch.autograd.grad(loss, logits)
+        logits = logits.detach() - adam.step(gradient)
+        progress()
+    return keep_probability(logits, options.smoothing)
+
+
+def smoothings(options: Options) -> list[float]:
+    """Return the smoothing of each step, in cells, from coarse to fine."""
+    if options.steps == 1:
+        return [options.smoothing]
+    return [
+        float(s) for s in np.geomspace(options.first_smoothing, options.smoothing, options.steps)
+    ]
+
+
+class PooledAdam:
+    """Adam (Kingma and Ba, arXiv 1412.6980) with its second moment pooled over neighbouring cells.
+
+    Parameters
+    ----------
+    learning_rate
+        Step size.
+    pooling
+        Standard deviation of the Gaussian over the squared gradient, in cells; 0 is plain Adam.
+    """
+
+    def __init__(self, learning_rate: float, pooling: float) -> None:
+        self._rate, self._pooling = learning_rate, pooling
+        self._steps = 0
+        self._first: torch.Tensor | float = 0.0
+        self._second: torch.Tensor | float = 0.0
+
+    def step(self, gradient: torch.Tensor) -> torch.Tensor:
+        """Return what to subtract from the parameters, in the gradient's shape [1, 1, h, w]."""
+        beta1, beta2 = 0.9, 0.999
+        self._steps += 1
+        squared = smooth(gradient**2, self._pooling)
+        self._first = beta1 * self._first + (1 - beta1) * gradient
+        self._second = beta2 * self._second + (1 - beta2) * squared
+        mean = self._first / (1 - beta1**self._steps)
+        spread = self._second / (1 - beta2**self._steps)
+        step: torch.Tensor = self._rate * mean / (torch.sqrt(torch.as_tensor(spread)) + 1e-8)
+        return step

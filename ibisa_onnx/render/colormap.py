@@ -1,0 +1,52 @@
+"""The colours of a map: a ramp of even lightness, computed here from its formula.
+
+Only colours; `overlay` puts them on pictures.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+# Björn Ottosson, "A perceptual color space for image processing" (2020): OKLab to linear sRGB.
+_OKLAB_TO_LMS = np.array(
+    [
+        [1.0, 0.3963377774, 0.2158037573],
+        [1.0, -0.1055613458, -0.0638541728],
+        [1.0, -0.0894841775, -1.2914855480],
+    ]
+)
+_LMS_TO_RGB = np.array(
+    [
+        [4.0767416621, -3.3077115913, 0.2309699292],
+        [-1.2684380046, 2.6097574011, -0.3413193965],
+        [-0.0041960863, -0.7034186147, 1.7076147010],
+    ]
+)
+
+
+def colormap(levels: int = 256) -> npt.NDArray[np.uint8]:
+    """Return the ramp from silence to need: dark indigo, crimson, orange, light yellow.
+
+    Lightness rises evenly from 0.25 to 0.93 (OKLab), so equal steps of the map look equal, in grey
+    print too; the hue turns from blue to yellow, the axis that red-green colour blindness keeps.
+    The chroma is the largest simple arch that stays inside sRGB, so no colour is clipped.
+
+    Parameters
+    ----------
+    levels
+        How many colours, at least 2.
+
+    Returns
+    -------
+    uint8 [levels, 3], RGB.
+    """
+    t = np.linspace(0.0, 1.0, levels)
+    lightness = 0.25 + 0.68 * t
+    chroma = 0.10 + 0.09 * np.sin(np.pi * t)
+    hue = np.deg2rad(290.0 + 175.0 * t)
+    lab = np.stack([lightness, chroma * np.cos(hue), chroma * np.sin(hue)], axis=-1)
+    linear = (lab @ _OKLAB_TO_LMS.T) ** 3 @ _LMS_TO_RGB.T
+    encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    rgb: npt.NDArray[np.uint8] = np.rint(255.0 * encoded).astype(np.uint8)
+    return rgb

@@ -1,0 +1,276 @@
+"""What is explained: a class score, read off a model's raw output.
+
+A raw output is told apart by the operator that made it, where the graph is known, and else by its
+values: logits, probabilities that sum to one, or one sigmoid for each class. Here live that reading
+and the choice of a class; how the model is run is not known here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ibisa_onnx.errors import OutputError, TargetError
+from ibisa_onnx.model.labels import find_label
+
+if TYPE_CHECKING:
+    import onnx
+    import torch
+
+_SUM_TOLERANCE = 0.02  # half precision and 8-bit probabilities do not sum to 1 exactly
+_SMALLEST = 1e-12  # keeps the logarithm of a probability finite
+
+
+class Activation(StrEnum):
+    """How raw scores become probabilities."""
+
+    SOFTMAX = "softmax"
+    """Logits of classes that exclude each other."""
+    LOG = "log-probability"
+    """Logarithms of probabilities."""
+    PROBABILITY = "probability"
+    """Probabilities already, summing to one."""
+    SIGMOID = "sigmoid"
+    """Probabilities already, each class for itself."""
+    SIGMOID_LOGIT = "sigmoid-logit"
+    """Logits of classes that stand each for itself."""
+
+
+_LAST_OPERATOR = {
+    "Softmax": Activation.PROBABILITY,
+    "LogSoftmax": Activation.LOG,
+    "Sigmoid": Activation.SIGMOID,
+    "HardSigmoid": Activation.SIGMOID,
+    "Gemm": Activation.SOFTMAX,
+    "MatMul": Activation.SOFTMAX,
+    "Conv": Activation.SOFTMAX,
+    "Add": Activation.SOFTMAX,  # a bias
+    "GlobalAveragePool": Activation.SOFTMAX,
+}
+_TRANSPARENT = frozenset(
+    {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast", "Transpose", "Dropout"}
+    | {"QuantizeLinear", "DequantizeLinear"}
+)
+
+
+@dataclass(frozen=True)
+class Quantisation:
+    """How integers stand for reals: `(value - zero_point) * scale`."""
+
+    scale: float
+    zero_point: int = 0
+
+
+@dataclass(frozen=True)
+class ClassOutput:
+    """An output that holds one score for each class, and how it is read.
+
+    Attributes
+    ----------
+    name
+        The output's name.
+    classes
+        How many scores there are for each image.
+    activation
+        How they become probabilities.
+    quantisation
+        How its integers stand for reals; None where it holds floats.
+    """
+
+    name: str
+    classes: int
+    activation: Activation
+    quantisation: Quantisation | None = None
+
+    def scores(self, raw: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        """Return raw values [N, K, 1 ...] as reals, float64 [N, K]."""
+        values = raw.reshape(len(raw), self.classes).astype(np.float64)
+        if self.quantisation is None:
+            return values
+        return (values - self.quantisation.zero_point) * self.quantisation.scale
+
+    def probabilities(self, raw: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        """Return raw values [N, K, 1 ...] as probabilities, float64 [N, K] in 0..1."""
+        scores = self.scores(raw)
+        if self.activation is Activation.SOFTMAX:
+            powers = np.exp(scores - scores.max(1, keepdims=True))
+            return np.asarray(powers / powers.sum(1, keepdims=True))
+        if self.activation is Activation.LOG:
+            return np.exp(scores)
+        if self.activation is Activation.SIGMOID_LOGIT:
+            return 1 / (1 + np.exp(-scores))
+        return np.clip(scores, 0, 1)
+
+    def log_probability(self, raw: torch.Tensor, index: int) -> torch.Tensor:
+        """Return the logarithm of a class's probability [N] (nats) from raw float values [N, ...].
+
+        Differentiable. Never above 0.
+        """
+        import torch
+
+        scores = raw.reshape(len(raw), self.classes).float()
+        if self.activation is Activation.SOFTMAX:
+            return torch.log_softmax(scores, 1)[:, index]
+        if self.activation is Activation.LOG:
+            return scores[:, index].clamp(max=0)
+        if self.activation is Activation.SIGMOID_LOGIT:
+            return torch.nn.functional.logsigmoid(scores[:, index])
+        return scores[:, index].clamp(_SMALLEST, 1).log()
+
+
+def read_output(
+    name: str,
+    raw: npt.NDArray[Any],
+    *,
+    graph: onnx.GraphProto | None = None,
+    activation: str | None = None,
+) -> ClassOutput:
+    """Tell how an output holds class scores.
+
+    Parameters
+    ----------
+    name
+        The output's name.
+    raw
+        Its values for one image, [1, K], also with axes of size 1 between or after them.
+    graph
+        The graph it comes from, where that is known.
+    activation
+        What the user says that the values are; None: to be told apart.
+
+    Raises
+    ------
+    OutputError
+        The values are no class scores, or NaN or infinite; there is no such activation.
+    """
+    classes = check_scores(name, raw)
+    quantisation = None
+    if raw.dtype.kind in "iu":
+        quantisation = _quantisation(name, raw.dtype, graph)
+    output = ClassOutput(name, classes, Activation.PROBABILITY, quantisation)
+    kind = _activation(activation) if activation else None
+    kind = kind or _by_operator(name, graph) or _by_values(output.scores(raw)[0])
+    if kind is Activation.SOFTMAX and classes == 1:
+        kind = Activation.SIGMOID_LOGIT  # the softmax of one score is always 1
+    return ClassOutput(name, classes, kind, quantisation)
+
+
+def check_scores(name: str, raw: npt.NDArray[Any]) -> int:
+    """Return how many classes an output has, [N, K, 1 ...], whose every value is finite.
+
+    Raises
+    ------
+    OutputError
+        It is not one score for each class, or NaN or infinite.
+    """
+    classes = int(np.prod(raw.shape[1:]))
+    if raw.ndim < 2 or max(raw.shape[1:], default=0) != classes or classes == 0:
+        raise OutputError(f"output {name} {list(raw.shape)} is not one score for each class")
+    if not np.isfinite(raw).all():
+        raise OutputError(
+            f"output {name} has NaN or infinite values for this image; "
+            "check the preprocessing (ibisa-onnx inspect) or the model file"
+        )
+    return classes
+
+
+def _activation(word: str) -> Activation:
+    """Read the user's word for how raw scores become probabilities."""
+    try:
+        return Activation(word)
+    except ValueError:
+        known = ", ".join(Activation)
+        raise OutputError(f"activation is {word!r}; choose from: {known}") from None
+
+
+def _by_values(scores: npt.NDArray[np.float64]) -> Activation:
+    """Tell by the scores [K] of one image what they are."""
+    if scores.min() >= 0 and scores.max() <= 1 + _SUM_TOLERANCE:
+        exclusive = len(scores) > 1 and abs(scores.sum() - 1) < _SUM_TOLERANCE
+        return Activation.PROBABILITY if exclusive else Activation.SIGMOID
+    return Activation.SOFTMAX
+
+
+def _by_operator(name: str, graph: onnx.GraphProto | None) -> Activation | None:
+    """Tell by the operator that computed an output, past those that change no value's meaning."""
+    return None if graph is None else _LAST_OPERATOR.get(_producer(name, graph))
+
+
+def _producer(name: str, graph: onnx.GraphProto) -> str:
+    producers = {output: node for node in graph.node for output in node.output}
+    while name in producers and producers[name].op_type in _TRANSPARENT:
+        name = producers[name].input[0]
+    return str(producers[name].op_type) if name in producers else ""
+
+
+def _quantisation(name: str, dtype: np.dtype[Any], graph: onnx.GraphProto | None) -> Quantisation:
+    """Return how an integer output stands for reals, or refuse class indices and the like."""
+    producers = {} if graph is None else {out: node for node in graph.node for out in node.output}
+    node = producers.get(name)
+    while node is not None and node.op_type in _TRANSPARENT - {"QuantizeLinear"}:
+        node = producers.get(node.input[0])
+    if graph is not None and node is not None and node.op_type == "QuantizeLinear":
+        from onnx import numpy_helper
+
+        constants = {each.name: each for each in graph.initializer}
+        known = [constants.get(each) for each in node.input[1:3]]
+        if known[0] is not None:
+            values = [numpy_helper.to_array(each).item() for each in known if each is not None]
+            return Quantisation(float(values[0]), int(values[1]) if len(values) > 1 else 0)
+    if dtype == np.uint8:
+        return Quantisation(1 / 255)
+    raise OutputError(
+        f"output {name} is {dtype}: class indices, not scores; choose an output of scores with "
+        "--output, or have the model exported without its ArgMax"
+    )
+
+
+def choose(
+    target: str | int | None,
+    probabilities: npt.NDArray[np.float64],
+    labels: Sequence[str] | None,
+) -> list[int]:
+    """Return the class indices that a user's word means.
+
+    Parameters
+    ----------
+    target
+        None: the predicted class; an index, as int or digits; "top:3": the three likeliest,
+        likeliest first; else a label.
+    probabilities
+        float64 [K] of the untouched image.
+    labels
+        Names of the classes by index, or None.
+
+    Raises
+    ------
+    TargetError
+        There is no such class.
+    """
+    classes = len(probabilities)
+    if target is None:
+        return [int(probabilities.argmax())]
+    text = str(target).strip()
+    if top := re.fullmatch(r"top:(\d+)", text):
+        count = int(top[1])
+        if not 1 <= count <= classes:
+            raise TargetError(
+                f"target {text!r}: the model has {classes} classes; give top:1 to top:{classes}"
+            )
+        return [int(index) for index in np.argsort(-probabilities, kind="stable")[:count]]
+    if re.fullmatch(r"[+-]?\d+", text):
+        if not 0 <= int(text) < classes:
+            raise TargetError(f"target {text} is out of range: classes are 0 to {classes - 1}")
+        return [int(text)]
+    if labels is None:
+        raise TargetError(
+            f"target {text!r} is a name, and the model's labels are not known; "
+            "give --labels FILE, or a class index"
+        )
+    return [find_label(labels, text)]

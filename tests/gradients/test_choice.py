@@ -1,0 +1,137 @@
+"""Which source of gradients is taken, the reason in words, and wishes that cannot be met."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from ibisa_onnx.errors import GradientError, ModelError
+from ibisa_onnx.gradients.choice import GRADIENTS, choose_gradient
+from ibisa_onnx.model import DeployedModel
+
+Deploy = Callable[..., DeployedModel]
+
+
+@pytest.fixture
+def byte_model() -> DeployedModel:
+    """Takes bytes, so that there is nothing to differentiate by."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["image"], ["f"], to=TensorProto.FLOAT),
+            helper.make_node("ReduceMean", ["f"], ["scores"], axes=[1, 2], keepdims=0),
+        ],
+        "bytes",
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, [1, 4, 4, 3])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [1, 3])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    onnx.checker.check_model(model)
+    return DeployedModel.open(model.SerializeToString(), providers=["cpu"], threads=1)
+
+
+def test_auto_takes_the_exact_gradient_where_it_can(
+    deployed: Deploy, images: torch.Tensor, network: torch.nn.Module
+) -> None:
+    path = choose_gradient("auto", deployed(), "scores", None)
+    assert (path.name, path.reason) == ("exact", "every operator has a rule")
+    assert 0 < path.tolerance <= 1e-3
+    assert path.function is not None
+    torch.testing.assert_close(path.function(images), network(images), rtol=1e-5, atol=1e-5)
+
+
+def test_half_precision_is_certified_more_mildly(deployed: Deploy) -> None:
+    half = choose_gradient("auto", deployed(half=True), "scores", None)
+    full = choose_gradient("auto", deployed(), "scores", None)
+    assert half.name == "exact"
+    assert half.tolerance > full.tolerance
+
+
+def test_auto_goes_without_a_gradient_and_names_the_operator(deployed: Deploy) -> None:
+    path = choose_gradient("auto", deployed(last=("Floor",)), "scores", None)
+    assert path.name == "forward-only"
+    assert path.function is None
+    assert "Floor" in path.reason
+    assert "use " not in path.reason  # advice to do what was just done
+
+
+def test_auto_goes_without_a_gradient_for_bytes(byte_model: DeployedModel) -> None:
+    path = choose_gradient("auto", byte_model, "scores", None)
+    assert path.name == "forward-only"
+    assert path.reason == "image is uint8, and integers have no gradient"
+
+
+@pytest.mark.parametrize("wanted", ["auto", "surrogate"])
+def test_a_surrogate_that_was_given_is_used(
+    deployed: Deploy, network: torch.nn.Module, images: torch.Tensor, wanted: str
+) -> None:
+    model = deployed(last=("Floor",))
+    path = choose_gradient(wanted, model, "scores", network)
+    assert (path.name, path.reason) == ("surrogate", "a surrogate was given")
+    assert path.function is not None
+    torch.testing.assert_close(path.function(images), network(images))
+    assert model.passes.forward == 2  # counted at the model that it stands for
+
+
+@pytest.mark.parametrize("wanted", ["exact", "forward-only"])
+def test_what_was_asked_for_is_said_so(deployed: Deploy, wanted: str) -> None:
+    path = choose_gradient(wanted, deployed(), "scores", None)
+    assert (path.name, path.reason) == (wanted, "asked for")
+    assert (path.function is None) == (wanted == "forward-only")
+
+
+def test_exact_is_not_quietly_something_else(deployed: Deploy, byte_model: DeployedModel) -> None:
+    with pytest.raises(GradientError, match=r"Floor.*use a surrogate or forward-only"):
+        choose_gradient("exact", deployed(last=("Floor",)), "scores", None)
+    with pytest.raises(GradientError, match=r"image is uint8.*; use --gradient forward-only"):
+        choose_gradient("exact", byte_model, "scores", None)
+
+
+def test_auto_says_so_when_the_runtime_refuses_the_gradient_graph(
+    deployed: Deploy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise ModelError("ONNX Runtime cannot open a graph made from m.onnx: no kernel")
+
+    monkeypatch.setattr(DeployedModel, "new_session", refuse)
+    path = choose_gradient("auto", deployed(), "scores", None)
+    assert path.name == "forward-only"
+    assert "no kernel" in path.reason
+    with pytest.raises(ModelError, match="no kernel"):
+        choose_gradient("exact", deployed(), "scores", None)
+
+
+@pytest.mark.parametrize("wanted", ["exact", "forward-only"])
+def test_a_surrogate_and_another_wish_contradict(
+    deployed: Deploy, network: torch.nn.Module, wanted: str
+) -> None:
+    with pytest.raises(GradientError, match="uses no surrogate"):
+        choose_gradient(wanted, deployed(), "scores", network)
+
+
+def test_surrogate_without_one(deployed: Deploy) -> None:
+    with pytest.raises(GradientError, match="--surrogate FILE"):
+        choose_gradient("surrogate", deployed(), "scores", None)
+
+
+def test_a_surrogate_file_that_is_missing_is_no_reason_to_go_on(
+    deployed: Deploy, tmp_path: Path
+) -> None:
+    with pytest.raises(GradientError, match=r"no surrogate file .*none\.pt2"):
+        choose_gradient("auto", deployed(), "scores", tmp_path / "none.pt2")
+
+
+def test_a_gradient_that_does_not_exist(deployed: Deploy) -> None:
+    with pytest.raises(GradientError, match="magic") as caught:
+        choose_gradient("magic", deployed(), "scores", None)
+    assert all(name in str(caught.value) for name in GRADIENTS)
+
+
+def test_no_pass_is_spent_on_choosing(deployed: Deploy) -> None:
+    model = deployed()
+    choose_gradient("auto", model, "scores", None)
+    assert model.passes.forward == 0

@@ -1,0 +1,173 @@
+"""Planted effects are found from far fewer noisy answers than there are cells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ibisa_onnx.bottleneck import Bottleneck
+from ibisa_onnx.gradients.forward_only import keep_probability, regress
+from ibisa_onnx.gradients.masks import smooth_masks
+
+SIDE, GRID = 56, 28
+Query = Callable[[np.ndarray], np.ndarray]
+
+
+def blobs(side: int) -> np.ndarray:
+    """A strong and a weak cause, and one that speaks against."""
+    rows, columns = (np.mgrid[:side, :side] + 0.5) / side
+    effects = [
+        strength * np.exp(-((rows - row) ** 2 + (columns - column) ** 2) / (2 * 0.08**2))
+        for row, column, strength in ((0.3, 0.25, 1.0), (0.7, 0.75, 0.6), (0.25, 0.8, -0.5))
+    ]
+    return np.sum(effects, 0)
+
+
+@pytest.fixture(scope="module")
+def masks() -> np.ndarray:
+    """90 masks and their complements, on the grid of effects, float64 [180, GRID * GRID]."""
+    half = torch.cat(list(smooth_masks(np.random.default_rng(0), 90, (SIDE, SIDE), 90)))
+    both = torch.cat([half, 1 - half])
+    return F.adaptive_avg_pool2d(both, (GRID, GRID)).flatten(1).double().numpy()
+
+
+@pytest.mark.parametrize(("noise", "least"), [(0.0, 0.95), (0.2, 0.9), (0.5, 0.8)])
+def test_a_smooth_field_is_recovered_from_noisy_scores(
+    masks: np.ndarray, noise: float, least: float
+) -> None:
+    planted = blobs(GRID)
+    assert len(masks) < planted.size / 4
+    signal = masks @ planted.ravel()
+    disturbance = np.random.default_rng(1).normal(0, noise * signal.std(), len(signal))
+    found = regress(masks, signal + disturbance, (GRID, GRID))
+    assert np.corrcoef(found.ravel(), planted.ravel())[0, 1] > least
+    near = np.subtract(np.unravel_index(found.argmax(), found.shape), (0.3 * GRID, 0.25 * GRID))
+    assert np.abs(near).max() <= 0.08 * GRID
+
+
+def test_noise_alone_stays_small(masks: np.ndarray) -> None:
+    rng = np.random.default_rng(2)
+    signal = masks @ blobs(GRID).ravel()
+    noise = rng.normal(0, signal.std(), len(signal))
+    of_signal, of_noise = (regress(masks, each, (GRID, GRID)) for each in (signal, noise))
+    assert np.abs(of_noise).max() < 0.5 * np.abs(of_signal).max()
+
+
+def test_scores_that_do_not_move_have_no_effect(masks: np.ndarray) -> None:
+    np.testing.assert_allclose(regress(masks, np.full(len(masks), 0.3), (GRID, GRID)), 0, atol=1e-9)
+
+
+def test_what_is_added_to_all_scores_does_not_matter(masks: np.ndarray) -> None:
+    signal = masks @ blobs(GRID).ravel()
+    one, other = (regress(masks, signal + offset, (GRID, GRID)) for offset in (0, 7))
+    np.testing.assert_allclose(one, other, atol=1e-6 * np.abs(one).max())
+
+
+def test_a_grid_need_not_be_square() -> None:
+    rng = np.random.default_rng(3)
+    planted = blobs(GRID)[:, :12]
+    masks = rng.random((150, planted.size))
+    found = regress(masks, masks @ planted.ravel(), planted.shape)
+    assert found.shape == planted.shape
+    assert np.corrcoef(found.ravel(), planted.ravel())[0, 1] > 0.9
+
+
+@pytest.fixture
+def square() -> np.ndarray:
+    """Where the planted model looks, bool [SIDE, SIDE]."""
+    inside = np.zeros((SIDE, SIDE), bool)
+    inside[10:24, 30:46] = True
+    return inside
+
+
+@pytest.fixture
+def bottleneck() -> Bottleneck:
+    return Bottleneck(torch.ones(1, 3, SIDE, SIDE), torch.zeros(1, 3, SIDE, SIDE))
+
+
+def ask(square: np.ndarray) -> Query:
+    """A model that is sure once it sees half of the square; image by image, as some endpoints."""
+    return lambda images: np.array(
+        [1 / (1 + np.exp(-12 * (float(one[0][square].mean()) - 0.5))) for one in images]
+    )
+
+
+def run(query: Query, bottleneck: Bottleneck, **options: int) -> np.ndarray:
+    settings = {"budget": 120, "seed": 0, **options}
+    rng = np.random.default_rng(settings.pop("seed"))
+    budget = settings.pop("budget")
+    found = keep_probability(query, bottleneck, budget, rng, lambda: None, **settings)
+    return found.numpy()
+
+
+def test_the_map_is_high_where_the_model_looks_and_near_zero_elsewhere(
+    square: np.ndarray, bottleneck: Bottleneck
+) -> None:
+    found = run(ask(square), bottleneck)
+    assert found.shape == (1, 1, GRID, GRID)
+    assert found.dtype == np.float32
+    inside = square[::2, ::2]
+    far = F.max_pool2d(torch.from_numpy(inside)[None, None].float(), 9, 1, 4)[0, 0].numpy() == 0
+    assert inside[np.unravel_index(found[0, 0].argmax(), inside.shape)]
+    assert found[0, 0][inside].mean() > 0.5
+    assert found[0, 0][far].mean() < 0.1
+    assert found.min() >= 0
+    assert found.max() <= 1
+
+
+def test_every_mask_is_shown_with_its_complement(bottleneck: Bottleneck) -> None:
+    shown: list[np.ndarray] = []
+
+    def watch(images: np.ndarray) -> np.ndarray:
+        shown.append(images)
+        return images.mean((1, 2, 3))
+
+    run(watch, bottleneck, budget=24)
+    for images in shown:
+        half = len(images) // 2
+        np.testing.assert_allclose(images[:half] + images[half:], 1, atol=1e-5)
+
+
+def test_the_batch_has_no_influence(square: np.ndarray, bottleneck: Bottleneck) -> None:
+    maps = [run(ask(square), bottleneck, batch=batch) for batch in (2, 8, 120)]
+    np.testing.assert_allclose(maps[0], maps[1], atol=1e-5)
+    np.testing.assert_allclose(maps[0], maps[2], atol=1e-5)
+
+
+def test_seeds(square: np.ndarray, bottleneck: Bottleneck) -> None:
+    one, same, other = (run(ask(square), bottleneck, seed=seed) for seed in (4, 4, 5))
+    np.testing.assert_array_equal(one, same)
+    assert not np.array_equal(one, other)
+
+
+@pytest.mark.parametrize(("budget", "spent"), [(40, 40), (41, 40), (4, 4), (1, 4)])
+def test_the_budget_is_kept_and_progress_told(
+    square: np.ndarray, bottleneck: Bottleneck, budget: int, spent: int
+) -> None:
+    sizes: list[int] = []
+    ticks: list[None] = []
+
+    def count(images: np.ndarray) -> np.ndarray:
+        sizes.append(len(images))
+        return ask(square)(images)
+
+    rng = np.random.default_rng(0)
+    keep_probability(count, bottleneck, budget, rng, lambda: ticks.append(None), batch=8)
+    assert sum(sizes) == spent == len(ticks)
+    assert max(sizes) <= 8
+
+
+def test_a_model_that_does_not_care_gives_a_flat_finite_map(bottleneck: Bottleneck) -> None:
+    found = run(lambda images: np.full(len(images), 0.25), bottleneck)
+    assert np.ptp(found) < 1e-3
+    assert found.max() < 0.1
+
+
+def test_scores_that_vary_by_rounding_alone_have_no_effect():
+    rng = np.random.default_rng(0)
+    scores = 0.3 + 1e-8 * rng.standard_normal(40)
+    assert not regress(rng.random((40, 16)), scores, (4, 4)).any()
