@@ -1,0 +1,153 @@
+"""`ibisa-onnx inspect`: what goes in and out of a model, what is believed of it, and why."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ibisa_onnx.commands.console import Console, console_options, rows
+from ibisa_onnx.commands.model_options import ModelChoice, model_options
+from ibisa_onnx.commands.outputs import STDIO
+from ibisa_onnx.commands.report import class_text
+from ibisa_onnx.errors import IbisaError
+
+if TYPE_CHECKING:
+    from ibisa_onnx import Prediction
+    from ibisa_onnx.model import DeployedModel, ResolvedPreprocessing, TensorInfo
+
+_MOST_OBSTACLES = 6
+
+
+@dataclass(frozen=True)
+class _Gradient:
+    """Whether an output has an exact gradient, and what stands in its way."""
+
+    output: str
+    exact: bool
+    obstacles: tuple[str, ...]
+
+
+@click.command("inspect", short_help="Show what a model takes and gives, and what is believed.")
+@click.argument("model")
+@click.argument("image", required=False)
+@model_options
+@console_options
+def command(console: Console, image: str | None, choice: ModelChoice) -> None:
+    """Show the inputs and outputs of MODEL and what is believed of its preprocessing, and why.
+
+    With an IMAGE, the top five classes too: where they are wrong, so is the preprocessing.
+    """
+    if choice.model == image == STDIO:
+        raise click.UsageError("only one of MODEL and IMAGE can be -, stdin is read once")
+    model = choice.open()
+    resolved = choice.resolve(model)
+    gradients = [_gradient_of(model, output) for output in model.signature.outputs]
+    console.warn([*model.warnings, *resolved.warnings])
+    predictions: Sequence[Prediction] = ()
+    failure: IbisaError | None = None
+    if image is not None:
+        picture = sys.stdin.buffer.read() if image == STDIO else image
+        try:
+            predictions = choice.explainer(model).predict(picture, top=5)
+        except IbisaError as error:
+            failure = error
+    data = _data(model, resolved, gradients, predictions)
+    console.result(_text(choice, model, resolved, gradients, predictions), data)
+    if failure:  # all that is known is worth saying first
+        raise failure
+
+
+def _gradient_of(model: DeployedModel, output: TensorInfo) -> _Gradient:
+    """Tell whether an exact gradient of an output can be had."""
+    from ibisa_onnx.autodiff import missing_rules
+
+    if not output.dtype.startswith("float"):
+        return _Gradient(output.name, False, (f"the output is {output.dtype}",))
+    graph = model.proto()
+    if graph is None:
+        return _Gradient(output.name, False, ("the graph cannot be read from this source",))
+    try:
+        missing = missing_rules(graph, model.image.name, output.name)
+    except IbisaError as error:
+        return _Gradient(output.name, False, (str(error),))
+    obstacles = tuple(dict.fromkeys(f"{rule.op_type}: {rule.why}" for rule in missing))
+    return _Gradient(output.name, not obstacles, obstacles)
+
+
+def _data(
+    model: DeployedModel,
+    resolved: ResolvedPreprocessing,
+    gradients: Sequence[_Gradient],
+    predictions: Sequence[Prediction],
+) -> dict[str, Any]:
+    """Return all findings as plain data."""
+    return {
+        "model": model.name,
+        "inputs": [asdict(each) for each in model.signature.inputs],
+        "outputs": [asdict(each) for each in model.signature.outputs],
+        "image_input": model.image.name,
+        "preprocessing": [asdict(belief) for belief in resolved.beliefs],
+        "gradients": [asdict(each) for each in gradients],
+        "providers": list(model.providers),
+        "warnings": [*model.warnings, *resolved.warnings],
+        "predictions": [asdict(each) for each in predictions],
+    }
+
+
+def _text(
+    choice: ModelChoice,
+    model: DeployedModel,
+    resolved: ResolvedPreprocessing,
+    gradients: Sequence[_Gradient],
+    predictions: Sequence[Prediction],
+) -> str:
+    """Say all findings, a section each."""
+    inputs = [
+        (str(each), f"takes the image, {model.image.layout}" if each == model.image.tensor else "")
+        for each in model.signature.inputs
+    ]
+    beliefs = [
+        (belief.field.replace("_", " "), _value_text(belief.value), belief.source)
+        for belief in resolved.beliefs
+    ]
+    wide = max(len(value) for _, value, _ in beliefs)
+    sections = {
+        "inputs": rows(inputs),
+        "outputs": [f"  {each}" for each in model.signature.outputs],
+        "preprocessing": rows([(name, f"{value:{wide}}  {why}") for name, value, why in beliefs]),
+        "exact gradient": rows([pair for each in gradients for pair in _gradient_rows(each)]),
+        "providers": [f"  {name}" for name in model.providers],
+    }
+    if predictions:
+        sections["top five"] = [_prediction_text(each) for each in predictions]
+    lines = [click.style("model from stdin" if choice.model == STDIO else choice.model, bold=True)]
+    for title, body in sections.items():
+        lines += ["", click.style(title, bold=True), *body]
+    return "\n".join(lines)
+
+
+def _gradient_rows(gradient: _Gradient) -> list[tuple[str, str]]:
+    """Say whether there is an exact gradient; where not, one row for each obstacle."""
+    if gradient.exact:
+        return [(gradient.output, "yes: every operator on the path has a rule")]
+    more = len(gradient.obstacles) - _MOST_OBSTACLES
+    said = [f"no: {gradient.obstacles[0]}", *gradient.obstacles[1:_MOST_OBSTACLES]]
+    said += [f"and {more} more (--json shows all)"] if more > 0 else []
+    return [(gradient.output if row == 0 else "", text) for row, text in enumerate(said)]
+
+
+def _prediction_text(prediction: Prediction) -> str:
+    name = class_text(prediction.index, prediction.label)
+    return f"  {100 * prediction.probability:5.1f}%  {name}"
+
+
+def _value_text(value: Any) -> str:
+    """Write a value as a person would: 0.00392157, 103.53 116.28 123.675, 224 x 224."""
+    if isinstance(value, tuple | list):
+        between = " x " if all(isinstance(each, int) for each in value) else " "
+        return between.join(_value_text(each) for each in value)
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,228 @@
+"""The options that say which model is meant and how pictures are put to it.
+
+Shared by the verbs that open a model; each gets them as one `ModelChoice`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ibisa_onnx.commands.outputs import STDIO
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from ibisa_onnx import Explainer
+    from ibisa_onnx.model import DeployedModel, Overrides, ResolvedPreprocessing
+
+# Said here again, so that `--help` need not load what they are keys of; a test holds them equal.
+PRESETS = ("imagenet", "caffe", "tf", "unit", "raw")
+CHANNEL_ORDERS = ("RGB", "BGR", "GRAY", "RGBA", "BGRA")
+RESIZES = ("shortest", "stretch", "letterbox", "none")
+ACTIVATIONS = ("softmax", "log-probability", "probability", "sigmoid", "sigmoid-logit")
+INTERPOLATIONS = ("nearest", "box", "bilinear", "bicubic", "lanczos")
+
+
+class _Numbers(click.ParamType[tuple[float, ...]]):
+    """Numbers with commas between them."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[float, ...]:
+        try:
+            return tuple(float(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a number or several with commas: 0.485,0.456,0.406")
+
+
+class _Size(click.ParamType[tuple[int, int]]):
+    """A height and a width, or one number for both."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
+        sides = value.lower().split("x")
+        if len(sides) > 2 or not all(side.strip().isdecimal() and int(side) > 0 for side in sides):
+            self.fail(f"{value!r} is not a size in pixels: 224 or, height first, 240x320")
+        return int(sides[0]), int(sides[-1])
+
+
+class _NamedValue(click.ParamType[tuple[str, "npt.NDArray[Any]"]]):
+    """An input's name and its value: a number, several with commas, or a .npy file."""
+
+    name = "named value"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, npt.NDArray[Any]]:
+        import numpy as np
+
+        name, separator, text = value.partition("=")
+        try:
+            if not (name and separator):
+                raise ValueError("no name")
+            if text.endswith(".npy"):
+                return name, np.load(text, allow_pickle=False)
+            return name, np.array([float(part) for part in text.split(",")])
+        except (ValueError, OSError):
+            self.fail(f"{value!r} is not NAME=NUMBER, NAME=NUMBER,NUMBER or NAME=FILE.npy")
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """What was said of the model on the command line.
+
+    `preprocess` is a preset or a spec file, `flags` the single values that go before it.
+    """
+
+    model: str
+    providers: tuple[str, ...]
+    input: str | None
+    output: str | None
+    activation: str | None
+    labels: str | None
+    threads: int | None
+    extra_inputs: tuple[tuple[str, npt.NDArray[Any]], ...]
+    preprocess: str | None
+    flags: dict[str, Any]
+
+    def source(self) -> str | bytes:
+        """Return the model's path, or its bytes from stdin."""
+        return sys.stdin.buffer.read() if self.model == STDIO else self.model
+
+    def open(self) -> DeployedModel:
+        """Open the model alone."""
+        from ibisa_onnx.model import DeployedModel
+
+        return DeployedModel.open(
+            self.source(),
+            providers=self.providers,
+            input=self.input,
+            layout=self.flags.get("layout"),
+            threads=self.threads,
+            extra_inputs=dict(self.extra_inputs),
+        )
+
+    def explainer(self, model: DeployedModel | None = None, **options: Any) -> Explainer:
+        """Open the model, or take an open one, to be explained; `options` are `Explainer`'s."""
+        from ibisa_onnx import Explainer
+
+        return Explainer(
+            self.source() if model is None else model,
+            providers=self.providers,
+            input=self.input,
+            output=self.output,
+            activation=self.activation,
+            preprocessing=self.preprocess,
+            overrides=self._overrides(),
+            labels=self.labels,
+            threads=self.threads,
+            extra_inputs=dict(self.extra_inputs),
+            **options,
+        )
+
+    def resolve(self, model: DeployedModel) -> ResolvedPreprocessing:
+        """Settle the preprocessing of an open model."""
+        from ibisa_onnx.model import resolve_preprocessing
+
+        preset = self.preprocess if self.preprocess in PRESETS else None
+        return resolve_preprocessing(
+            model.signature,
+            model.metadata,
+            overrides=dataclasses.replace(self._overrides(), preset=preset),
+            file=Path(self.preprocess) if self.preprocess and not preset else None,
+        )
+
+    def _overrides(self) -> Overrides:
+        from ibisa_onnx.model import Overrides
+
+        return Overrides(**self.flags)
+
+
+def _check_preprocess(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    """Tell a preset from a file, and see that it is one of the two."""
+    if value is None or value.lower() in PRESETS:
+        return value and value.lower()
+    if not Path(value).is_file():
+        raise click.BadParameter(f"{value!r} is neither a preset ({', '.join(PRESETS)}) nor a file")
+    return value
+
+
+_FLAGS = (
+    click.option("--size", type=_Size(), help="Of the model's input: 224, or 240x320 (height)."),
+    click.option("--resize", type=click.Choice(RESIZES), help="How a picture is brought to it."),
+    click.option("--shorter-side", type=click.IntRange(1), help="Before the crop of 'shortest'."),
+    click.option("--interpolation", type=click.Choice(INTERPOLATIONS)),
+    click.option("--channel-order", type=click.Choice(CHANNEL_ORDERS, case_sensitive=False)),
+    click.option("--scale", type=float, help="The model gets (pixel * scale - mean) / std."),
+    click.option("--mean", type=_Numbers(), help="One number, or one for each channel: a,b,c."),
+    click.option("--std", type=_Numbers(), help="One number, or one for each channel: a,b,c."),
+    click.option("--layout", type=click.Choice(("NCHW", "NHWC"), case_sensitive=False)),
+)
+_FLAG_NAMES = (
+    "size",
+    "resize",
+    "shorter_side",
+    "interpolation",
+    "channel_order",
+    "scale",
+    "mean",
+    "std",
+    "layout",
+)
+_OPTIONS = (
+    click.option("--labels", metavar="FILE", help="Names of the classes, one a line."),
+    click.option(
+        "--preprocess",
+        metavar="PRESET|FILE",
+        callback=_check_preprocess,
+        help=f"{', '.join(PRESETS)}, or a TOML or JSON file.",
+    ),
+    *_FLAGS,
+    click.option(
+        "--provider",
+        "providers",
+        multiple=True,
+        metavar="NAME",
+        help="cuda, tensorrt, openvino, dml, coreml, cpu … Repeatable. Default: CUDA if it works.",
+    ),
+    click.option("--input", metavar="NAME", help="The model's input that takes the image."),
+    click.option(
+        "--extra-input",
+        "extra_inputs",
+        type=_NamedValue(),
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="Value of another input: a number, several with commas, or a .npy file. Repeatable.",
+    ),
+    click.option("--output", metavar="NAME", help="The model's output that holds class scores."),
+    click.option(
+        "--activation",
+        type=click.Choice(ACTIVATIONS),
+        help="How scores become probabilities, where that is read wrongly.",
+    ),
+    click.option("--threads", type=click.IntRange(1), help="CPU threads for each operator."),
+)
+
+
+def model_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a verb the options on its MODEL, and pass them to it as `choice`."""
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, model: str, preprocess: str | None, **options: Any) -> None:
+        flags = {name: options.pop(name) for name in _FLAG_NAMES}
+        said = {name: value for name, value in flags.items() if value is not None}
+        names = ("providers", "input", "output", "activation", "labels", "threads", "extra_inputs")
+        mine = {name: options.pop(name) for name in names}
+        choice = ModelChoice(model=model, preprocess=preprocess, flags=said, **mine)
+        function(*args, choice=choice, **options)
+
+    for option in reversed(_OPTIONS):
+        wrapped = option(wrapped)
+    return wrapped

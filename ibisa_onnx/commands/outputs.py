@@ -1,0 +1,207 @@
+"""Where results go: which pictures are meant, and the name of each file that is written for them.
+
+Only names; nothing is read or written here but the listing of a folder.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from itertools import chain, count
+from pathlib import Path
+
+import click
+
+from ibisa_onnx.errors import ImageError, ResultError
+
+STDIO = "-"
+_PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+_KINDS = (".png", ".npy", ".json")
+_MARK = ".ibisa"
+
+
+def expand(images: Sequence[str]) -> list[str]:
+    """Put in place of each folder the pictures in it, in the order of their names.
+
+    Pictures that an earlier run wrote are left out.
+
+    Raises
+    ------
+    ImageError
+        A folder holds no pictures, or cannot be listed.
+    """
+    found: list[str] = []
+    for image in images:
+        folder = Path(image)
+        if image == STDIO or not folder.is_dir():
+            found.append(image)
+            continue
+        try:
+            inside = sorted(path for path in folder.iterdir() if _is_picture(path))
+        except OSError as error:
+            raise ImageError(f"{folder}: cannot list the folder: {error.strerror}") from error
+        if not inside:
+            raise ImageError(f"{folder}: no pictures in this folder ({', '.join(_PICTURES)})")
+        found.extend(map(str, inside))
+    return list(dict.fromkeys(found))
+
+
+def _is_picture(path: Path) -> bool:
+    ours = Path(path.stem).suffix == _MARK
+    hidden = path.name.startswith(".")
+    return path.suffix.lower() in _PICTURES and not ours and not hidden and path.is_file()
+
+
+class Destinations:
+    """Names the files of each explanation: never one name twice, never that of an input.
+
+    Parameters
+    ----------
+    images
+        All pictures, as given.
+    output
+        What `-o` said: a file, a folder, "-" for stdout, or None: beside each picture.
+    several_targets
+        Each picture has several explanations, told apart by their labels.
+    with_data
+        The map (.npy) and the record (.json) are written beside the overlay.
+    model
+        The model's path, which is not written over either.
+
+    Raises
+    ------
+    click.UsageError
+        `output` cannot hold what there will be.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[str],
+        output: str | None,
+        *,
+        several_targets: bool = False,
+        with_data: bool = False,
+        model: str = STDIO,
+    ) -> None:
+        output = STDIO if output is None and STDIO in images else output
+        several = several_targets or len(images) > 1
+        self.to_stdout = output == STDIO
+        self._several_targets = several_targets
+        self._with_data = with_data
+        self._given = {Path(each).resolve() for each in (*images, model) if each != STDIO}
+        self._file: Path | None = None
+        folder: Path | None = None
+        if self.to_stdout and (several or with_data):
+            raise click.UsageError("stdout takes one picture; write to a folder: -o FOLDER/")
+        if output is not None and not self.to_stdout:
+            if _names_a_folder(output, several):
+                folder = Path(output)
+            elif several:
+                raise click.UsageError(f"-o {output} is one file for several results: -o FOLDER/")
+            else:
+                self._file = Path(output)
+        self._folder = self._file.parent if self._file else folder
+        self._stems = _distinct_stems(images, folder)
+        self._taken: set[Path] = set()
+
+    def check(self) -> None:
+        """See that every folder there will be can be made and written to, before any work.
+
+        Leaves nothing behind.
+
+        Raises
+        ------
+        ResultError
+            One cannot.
+        """
+        if self.to_stdout:
+            return
+        folders = [self._folder] if self._folder else [stem.parent for stem in self._stems.values()]
+        for folder in dict.fromkeys(folders):
+            _check_folder(folder)
+
+    def of(self, image: str, index: int, label: str | None) -> list[Path]:
+        """Name the files for one explanation of a picture; none where stdout takes it.
+
+        Raises
+        ------
+        ResultError
+            One of them is a file that was given.
+        """
+        if self.to_stdout:
+            return []
+        main = self._file or self._beside(image, index, label)
+        paths = [main]
+        if self._with_data:
+            paths += [main.with_suffix(kind) for kind in _KINDS if kind != main.suffix.lower()]
+        for path in paths:
+            if path.resolve() in self._given:
+                raise ResultError(f"{path}: was given as input and is not overwritten; change -o")
+        return paths
+
+    def _beside(self, image: str, index: int, label: str | None) -> Path:
+        """Name the overlay after its picture and, of several targets, after its label."""
+        stem = self._stems[image]
+        if not self._several_targets:
+            return stem.with_name(f"{stem.name}{_MARK}.png")
+        slug = label_slug(label or "") or f"class-{index}"
+        path = stem.with_name(f"{stem.name}.{slug}{_MARK}.png")
+        if path in self._taken:  # ImageNet alone has two kinds of crane
+            path = stem.with_name(f"{stem.name}.{slug}-{index}{_MARK}.png")
+        self._taken.add(path)
+        return path
+
+
+def _check_folder(folder: Path) -> None:
+    """Make a folder and take it away again; that it is writable is not said by rights alone."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    made: list[Path] = []
+    try:
+        for each in reversed(missing):
+            each.mkdir(exist_ok=True)
+            made.append(each)
+        if not folder.is_dir():
+            raise ResultError(f"{folder} is a file, not a folder; choose another with -o")
+        if not os.access(folder, os.W_OK):
+            raise ResultError(f"{folder}: no write access; choose another folder with -o")
+    except OSError as error:
+        raise ResultError(
+            f"{folder}: cannot make this folder: {error.strerror}; choose another with -o"
+        ) from error
+    finally:
+        for each in reversed(made):
+            each.rmdir()
+
+
+def _names_a_folder(output: str, several: bool) -> bool:
+    """Whether `-o` names a folder rather than a file."""
+    path = Path(output)
+    if output.endswith(("/", os.sep)) or path.is_dir():
+        return True
+    if path.suffix.lower() in _KINDS:
+        return False
+    if several or not path.suffix:
+        return True
+    raise click.UsageError(f"-o {output}: results are {', '.join(_KINDS)} or in a folder: -o DIR/")
+
+
+def _distinct_stems(images: Sequence[str], folder: Path | None) -> dict[str, Path]:
+    """Give each picture a path to name its results after: `a`, or `a.jpg` where `a` is taken."""
+    stems: dict[str, Path] = {}
+    taken: set[Path] = set()
+    for image in images:
+        source = Path("stdin" if image == STDIO else image)
+        numbered = (f"{source.name}-{number}" for number in count(2))
+        home = source.parent if folder is None else folder
+        names = (home / name for name in chain((source.stem, source.name), numbered))
+        stems[image] = next(path for path in names if path not in taken)
+        taken.add(stems[image])
+    return stems
+
+
+def label_slug(label: str) -> str:
+    """Return a label as part of a file name: lower-case ASCII letters, digits and hyphens."""
+    from ibisa_onnx.render.overlay import ascii_fold
+
+    return re.sub(r"[^a-z0-9]+", "-", ascii_fold(label).lower())[:40].strip("-")

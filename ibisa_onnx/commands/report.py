@@ -1,0 +1,106 @@
+"""How a result reads on a terminal. Words only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ibisa_onnx.commands.console import rows
+
+_MOST_OF_IT = 0.9
+
+if TYPE_CHECKING:
+    from ibisa_onnx.explanation import Certificate, ExplainedTarget, Explanation
+
+
+def explanation_text(
+    name: str, explanation: Explanation, paths: Sequence[Path], *, first: bool = True
+) -> str:
+    """Say what was explained, where the result is, how it was obtained and what it cost.
+
+    `first` is False for a further target of one picture, which costs less.
+    """
+    passes, certificate = explanation.passes, explanation.certificate
+    providers = ", ".join(explanation.provenance.providers)
+    cost = (
+        f"{passes.forward} forward + {passes.backward} backward image passes"
+        f"{'' if first else _shared_text(certificate)}, {seconds(explanation):.2f} s"
+    )
+    head = f"{name}: {target_text(explanation.target)}"
+    pairs = [("written", ", ".join(map(str, paths)) or "to stdout")]
+    pairs += [("sufficient", _sufficiency_text(explanation))]
+    pairs += [("gradient", f"{certificate.gradient}: {certificate.reason}")]
+    if certificate.difference is not None:
+        pairs += [("certificate", _certificate_text(certificate))]
+    pairs += [("cost", f"{cost} on {providers}" if providers else cost)]
+    return "\n".join([click.style(head, bold=True), *rows(pairs)])
+
+
+def _shared_text(certificate: Certificate) -> str:
+    """Say which passes a further target of one picture does without."""
+    spent = "prediction" if certificate.difference is None else "prediction and certificate"
+    return f" (the {spent} came with the first target)"
+
+
+def details_text(explanation: Explanation) -> str:
+    """Say what else there is to know: calls, seconds by stage, settings, hashes, versions."""
+    passes, provenance = explanation.passes, explanation.provenance
+    pairs = [
+        ("calls", f"{passes.forward_calls} forward + {passes.backward_calls} backward"),
+        ("seconds", _settings_text(explanation.timings)),
+        ("preprocessing", _settings_text(provenance.preprocessing)),
+        ("options", _settings_text({"seed": provenance.seed, **provenance.options})),
+        ("model sha256", provenance.model_sha256 or "not known"),
+        ("image sha256", provenance.image_sha256 or "not known"),
+        ("versions", _settings_text(provenance.versions)),
+    ]
+    return "\n".join(rows(pairs))
+
+
+def _settings_text(settings: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in settings.items()
+    )
+
+
+def target_text(target: ExplainedTarget) -> str:
+    """Name a target: label, index and probability."""
+    return f"{class_text(target.index, target.label)} {100 * target.probability:.1f}%"
+
+
+def class_text(index: int, label: str | None) -> str:
+    """Name a class: its label and index, or its index alone."""
+    return f"{label} ({index})" if label else f"class {index}"
+
+
+def seconds(explanation: Explanation) -> float:
+    """Return how long the explanation took in all."""
+    timings = explanation.timings
+    return timings.get("total", sum(timings.values()))
+
+
+def _sufficiency_text(explanation: Explanation) -> str:
+    """Say how little of the picture gives the answer back, or the most that was reached."""
+    sufficiency, whole = explanation.sufficiency, explanation.target.probability
+    area = sufficiency.area_for(_MOST_OF_IT * whole)
+    if area is not None and area > 0:
+        return (
+            f"the hottest {100 * area:g}% of the picture alone give {_MOST_OF_IT:.0%} "
+            "of that probability"
+        )
+    if area == 0:
+        return "the answer needs no pixel: the blurred picture gives it too"
+    best = max(sufficiency.probabilities, default=0.0)
+    return f"no part that was tried gives {_MOST_OF_IT:.0%} of that probability (best {best:.1%})"
+
+
+def _certificate_text(certificate: Certificate) -> str:
+    verdict = "holds" if certificate.holds else click.style("does not hold", fg="yellow")
+    return (
+        f"{verdict}: differs from ONNX Runtime by {certificate.difference:.1e} in probability "
+        f"(tolerance {certificate.tolerance:.0e})"
+    )

@@ -1,0 +1,161 @@
+"""`ibisa-onnx run`: explain what a model said of pictures, and write it down."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ibisa_onnx.commands.console import Console, console_options, report_error
+from ibisa_onnx.commands.model_options import ModelChoice, model_options
+from ibisa_onnx.commands.outputs import STDIO, Destinations, expand
+from ibisa_onnx.commands.report import details_text, explanation_text
+from ibisa_onnx.errors import ImageError, OutputError
+
+if TYPE_CHECKING:
+    from ibisa_onnx import Explainer, Explanation
+
+_GRADIENTS = ("auto", "exact", "surrogate", "forward-only")
+
+
+@click.command("run", short_help="Explain what a model says of a picture.")
+@click.argument("model")
+@click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
+@click.option(
+    "-t",
+    "--target",
+    "targets",
+    multiple=True,
+    metavar="CLASS",
+    help='What to explain: 207, "golden retriever" or top:3. Repeatable. Default: the prediction.',
+)
+@click.option(
+    "-o",
+    "--out",
+    metavar="PATH",
+    help="A .png, .npy or .json file, a folder, or - for stdout. Default: beside the image.",
+)
+@click.option("--with-data", is_flag=True, help="Write the map (.npy) and the record (.json) too.")
+@model_options
+@click.option(
+    "--gradient",
+    type=click.Choice(_GRADIENTS),
+    default="auto",
+    show_default=True,
+    help="Where the backward steps come from.",
+)
+@click.option(
+    "--surrogate",
+    type=click.Path(exists=True, dir_okay=False),
+    metavar="FILE",
+    help="A differentiable twin of the model (.pt2).",
+)
+@click.option("--budget", type=click.IntRange(2), help="Forward passes to spend when forward-only.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@console_options
+def command(
+    console: Console,
+    images: tuple[str, ...],
+    targets: tuple[str, ...],
+    out: str | None,
+    with_data: bool,
+    choice: ModelChoice,
+    gradient: str,
+    surrogate: str | None,
+    budget: int | None,
+    seed: int,
+) -> None:
+    """Explain which pixels MODEL needed for its answer on each IMAGE.
+
+    An IMAGE is a file, a folder of pictures, or - for stdin. Writes IMAGE.ibisa.png beside each:
+    the picture, and the picture with its map.
+    """
+    if (choice.model, *images).count(STDIO) > 1:
+        raise click.UsageError("only one of MODEL and IMAGE can be -, stdin is read once")
+    pictures = expand(images)
+    several = len(targets) > 1 or any(_count(target) > 1 for target in targets)
+    where = Destinations(
+        pictures, out, several_targets=several, with_data=with_data, model=choice.model
+    )
+    console = _free_stdout(console) if where.to_stdout else console
+    where.check()
+    if surrogate and gradient == "auto":
+        gradient = "surrogate"
+    explainer = choice.explainer(gradient=gradient, surrogate=surrogate, budget=budget)
+    work = Work(console, explainer, where, [_target(each) for each in targets] or None, seed)
+    failed = [each for each in pictures if not work.explain(each, alone=len(pictures) == 1)]
+    if failed:
+        raise click.exceptions.Exit(1)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is done to each picture; `name_of` gives the name by which it is spoken of."""
+
+    console: Console
+    explainer: Explainer
+    where: Destinations
+    targets: Sequence[str | int] | None
+    seed: int
+    name_of: Callable[[str], str] = str
+
+    def explain(self, picture: str, *, alone: bool) -> bool:
+        """Explain one picture; of several, report one that cannot be explained and return False."""
+        try:
+            with self.console.progress(Path(picture).name) as bar:
+                source = sys.stdin.buffer.read() if picture == STDIO else picture
+                explanations = self.explainer.explain_all(
+                    source, self.targets, seed=self.seed, progress=bar
+                )
+                for number, explanation in enumerate(explanations):
+                    bar.wipe()
+                    self._deliver(picture, explanation, first=number == 0)
+        except (ImageError, OutputError) as error:
+            if alone:
+                raise
+            text = str(error)
+            report_error(text if picture in text else f"{picture}: {text}")
+            return False
+        return True
+
+    def _deliver(self, picture: str, explanation: Explanation, *, first: bool) -> None:
+        """Write one explanation and say so."""
+        from ibisa_onnx.explanation import write_files
+
+        target = explanation.target
+        paths = self.where.of(picture, target.index, target.label)
+        write_files({path: explanation.encode(path.suffix.lower()) for path in paths})
+        if self.where.to_stdout:
+            sys.stdout.buffer.write(explanation.encode(".png"))
+            sys.stdout.buffer.flush()
+        # Only now: what fails is told in one line, without warnings before it.
+        self.console.warn([*self.explainer.warnings, *explanation.warnings])
+        self.console.result(
+            explanation_text(self.name_of(picture), explanation, paths, first=first),
+            {"image": picture, "files": [str(path) for path in paths], **explanation.record()},
+            bare="\n".join(map(str, paths)),
+        )
+        self.console.note(details_text(explanation))
+
+
+def _free_stdout(console: Console) -> Console:
+    """Return a console that leaves stdout to the picture."""
+    if sys.stdout.isatty():
+        raise click.UsageError("the picture would go to the terminal; give -o FILE, or redirect")
+    return console.on_stderr()
+
+
+def _target(text: str) -> str | int:
+    """Tell a class index from a label or top:N."""
+    return int(text) if re.fullmatch(r"[+-]?\d+", text) else text
+
+
+def _count(target: str) -> int:
+    """How many explanations a target asks for."""
+    top = re.fullmatch(r"top:(\d+)", target)
+    return int(top[1]) if top else 1

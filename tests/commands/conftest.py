@@ -1,0 +1,132 @@
+"""The command line in this process, and an explainer that costs nothing."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from ibisa_onnx.commands import main
+from ibisa_onnx.errors import TargetError
+from ibisa_onnx.explanation import (
+    Certificate,
+    ExplainedTarget,
+    Explanation,
+    Passes,
+    Provenance,
+    Sufficiency,
+)
+from ibisa_onnx.model import read_image
+
+LABELS = ("goat", "Crème brûlée", "子犬", "crane", "crane")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(capsys, monkeypatch, tmp_path):
+    """Run a command in an empty folder: `cli("run", "m.onnx", ...)` gives code, out and err."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args: object) -> Result:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            main([str(arg) for arg in args])
+        out, err = capsys.readouterr()
+        return Result(int(exit_.value.code), out, err)
+
+    return run
+
+
+@dataclass(frozen=True)
+class FakePrediction:
+    """What `predict` gives."""
+
+    index: int
+    label: str
+    probability: float
+
+
+class FakeExplainer:
+    """Gives a blob for each target and remembers what it was asked."""
+
+    def __init__(self, model, **options):
+        self.model, self.options = model, options
+        self.warnings = ("the mean is a guess",)
+        self.asked = []
+        type(self).last = self
+
+    def explain_all(self, image, targets, *, seed, progress=None):
+        picture = read_image(image)
+        self.asked.append((image, targets, seed))
+        for index in self._indices(targets):
+            if progress is not None:
+                progress(10, 10)
+            yield self._explanation(picture, index, seed)
+
+    def predict(self, image, top=5):
+        read_image(image)
+        return [FakePrediction(i, LABELS[i], 1 / 2 ** (i + 1)) for i in range(top)]
+
+    @staticmethod
+    def _indices(targets):
+        for target in targets or [0]:
+            if isinstance(target, int):
+                yield target
+            elif top := re.fullmatch(r"top:(\d+)", target):
+                yield from range(int(top[1]))
+            elif target in LABELS:
+                yield LABELS.index(target)
+            else:
+                raise TargetError(f"there is no class {target!r}; the nearest is 'goat'")
+
+    @staticmethod
+    def _explanation(picture, index, seed):
+        map = np.zeros(picture.shape[:2], np.float32)
+        map[: len(map) // 2 + 1] = 1 + index
+        return Explanation(
+            map=map,
+            image=picture,
+            target=ExplainedTarget("scores", index, LABELS[index], 0.875, "softmax"),
+            sufficiency=Sufficiency((0.0, 0.05, 0.5), (0.01, 0.6, 0.9)),
+            passes=Passes(20, 10, 10, 10),
+            timings={"total": 1.5},
+            certificate=Certificate("exact", "every operator has a rule", 3e-7, 1e-3, True),
+            provenance=Provenance(
+                None, None, None, None, {}, ("CPUExecutionProvider",), {}, seed, {}
+            ),
+            warnings=("the map is a test",),
+        )
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    """Put the fake in the place of `ibisa_onnx.Explainer`; its class holds the last one made."""
+    monkeypatch.setattr("ibisa_onnx.Explainer", FakeExplainer, raising=False)
+    FakeExplainer.last = None
+    return FakeExplainer
+
+
+@pytest.fixture
+def photo(tmp_path):
+    """Write a picture into the test's folder and return its path: `photo("a.jpg")`."""
+
+    def write(name: str = "photo.jpg") -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(len(name)).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+        assert cv2.imwrite(str(path), pixels)
+        return path
+
+    return write

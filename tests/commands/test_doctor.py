@@ -1,0 +1,74 @@
+"""`doctor` tells a sound installation from a broken one."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ibisa_onnx.model.runtime import CudaCheck, RuntimeReport
+
+SOUND = RuntimeReport(
+    builds={"onnxruntime": "1.32"},
+    clash=False,
+    error=None,
+    providers=("CPUExecutionProvider",),
+    cuda=CudaCheck(False, "this build has no CUDA provider"),
+    versions={"python": "3.12", "onnx": "1.23"},
+)
+CLASH = RuntimeReport(
+    builds={"onnxruntime": "1.32", "onnxruntime-gpu": "1.32"},
+    clash=True,
+    error=None,
+    providers=("CPUExecutionProvider",),
+    cuda=CudaCheck(False, "no"),
+    versions={},
+)
+ABSENT = RuntimeReport(
+    builds={},
+    clash=False,
+    error="ONNX Runtime cannot be imported; pip install 'ibisa-onnx[cpu]'",
+    providers=(),
+    cuda=CudaCheck(False, "no"),
+    versions={},
+)
+
+
+@pytest.fixture
+def report(monkeypatch):
+    def set_(value):
+        monkeypatch.setattr("ibisa_onnx.model.runtime.runtime_report", lambda: value)
+
+    return set_
+
+
+def test_sound_installation(cli, report):
+    report(SOUND)
+    result = cli("doctor")
+    assert result.code == 0
+    for text in ("onnxruntime 1.32", "CPUExecutionProvider", "does not run", "onnx 1.23"):
+        assert text in result.out
+
+
+@pytest.mark.parametrize(
+    ("state", "advice"),
+    [
+        (CLASH, "pip uninstall onnxruntime onnxruntime-gpu"),
+        (ABSENT, "pip install 'ibisa-onnx[cpu]"),
+    ],
+)
+def test_broken_installation_is_code_1_with_advice(cli, report, state, advice):
+    report(state)
+    result = cli("doctor")
+    assert result.code == 1
+    assert advice in result.out
+    assert advice in cli("doctor", "-q").out
+    problems = json.loads(cli("doctor", "--json").out)["problems"]
+    assert len(problems) == 1
+    assert advice in problems[0]
+
+
+def test_this_installation_is_sound(cli):
+    data = json.loads(cli("doctor", "--json").out)
+    assert "CPUExecutionProvider" in data["providers"]
+    assert data["error"] is None

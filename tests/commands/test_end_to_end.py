@@ -1,0 +1,104 @@
+"""The commands with the real explainer, on the embedded model and on real ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from ibisa_onnx.demo import LABELS, model_path, scene_path
+from ibisa_onnx.explanation import Explanation
+
+
+def test_demo_explains_two_classes_and_prints_the_cost(cli, tmp_path):
+    result = cli("demo", "--json")
+    assert (result.code, result.err) == (0, "")
+    first, second = (json.loads(line) for line in result.out.splitlines())
+    assert first["target"]["label"] != second["target"]["label"]
+    assert (first["passes"]["forward"], first["passes"]["backward"]) == (20, 10)
+    assert first["certificate"]["gradient"] == "exact"
+    assert first["certificate"]["holds"]
+    for each in (first, second):
+        assert cv2.imread(str(tmp_path / each["files"][0])) is not None
+
+
+def test_run_is_the_same_for_the_same_seed_and_another_for_another(cli):
+    maps = []
+    for seed in (1, 1, 2):
+        words = ["-o", "map.npy", "--seed", seed, "--threads", 1, "-q"]
+        assert cli("run", model_path(), scene_path(), *words).code == 0
+        maps.append(np.load("map.npy"))
+    np.testing.assert_array_equal(maps[0], maps[1])
+    assert (maps[0] != maps[2]).any()
+
+
+def test_budget_bounds_the_passes_where_there_is_no_gradient(cli):
+    words = ["--gradient", "forward-only", "--budget", 40, "-o", "r.json", "--threads", 1, "-q"]
+    assert cli("run", model_path(), scene_path(), *words).code == 0
+    record = json.loads(Path("r.json").read_text(encoding="utf-8"))
+    assert record["certificate"]["gradient"] == "forward-only"
+    assert record["passes"]["forward"] <= 40
+    assert record["passes"]["backward"] == 0
+
+
+def test_inspect_gives_the_top_five_of_the_embedded_scene(cli):
+    data = json.loads(cli("inspect", model_path(), scene_path(), "--json").out)
+    assert len(data["predictions"]) == 5
+    assert {each["label"] for each in data["predictions"]} <= set(LABELS)
+    assert all(each["exact"] for each in data["gradients"])
+
+
+def test_an_explanation_saved_is_an_explanation_loaded(tmp_path):
+    from ibisa_onnx import Explainer
+
+    explanation = Explainer(model_path(), threads=1).explain(scene_path())
+    explanation.save(tmp_path / "out")
+    loaded = Explanation.load(tmp_path / "out")
+    np.testing.assert_array_equal(loaded.map, explanation.map)
+    np.testing.assert_array_equal(loaded.image, explanation.image)
+    assert loaded.record() == explanation.record()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["-t", "strp ball"], "striped ball"),
+        (["-t", "99"], "99"),
+        (["--output", "nope"], "nope"),
+        (["--input", "nope"], "nope"),
+        (["--labels", "nope.txt"], "nope.txt"),
+        (["--provider", "abacus"], "abacus"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_nothing_is_written(cli, tmp_path, words, said):
+    result = cli("run", model_path(), scene_path(), "-o", "map.png", *words)
+    assert (result.code, result.out) == (1, "")
+    (line,) = result.err.splitlines()
+    assert said in line
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.real
+def test_real_classifier_names_the_dog_it_explains(cli, assets):
+    words = ["--preprocess", "caffe", "--labels", assets / "imagenet_classes.txt", "--json"]
+    photo = assets / "images" / "n02113023_Pembroke.JPEG"
+    model = assets / "models" / "squeezenet.onnx"
+    result = cli("run", model, photo, "-o", "out/", "--threads", 1, *words)
+    record = json.loads(result.out)
+    assert record["target"]["index"] == 263
+    assert record["certificate"]["gradient"] == "exact"
+    assert (record["passes"]["forward"], record["passes"]["backward"]) == (20, 10)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", ["deeplabv3_int8", "face_rfb320"])
+def test_models_without_class_scores_are_refused_with_their_outputs(cli, assets, name):
+    photo = assets / "images" / "n02113023_Pembroke.JPEG"
+    result = cli("run", assets / "models" / f"{name}.onnx", photo, "-o", "out.png")
+    assert (result.code, result.out) == (1, "")
+    (line,) = result.err.splitlines()
+    assert "--output" in line
+    assert "--target" in line

@@ -1,0 +1,137 @@
+"""The command itself: help, version, exit codes, and errors in one line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ibisa_onnx.commands.console import Console
+from ibisa_onnx.errors import ModelError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Make `doctor` fail with a given exception."""
+
+    def fail(error):
+        def report():
+            raise error
+
+        monkeypatch.setattr("ibisa_onnx.model.runtime.runtime_report", report)
+
+    return fail
+
+
+def test_help_names_every_verb(cli):
+    result = cli("--help")
+    assert result.code == 0
+    for verb in ("run", "inspect", "demo", "doctor"):
+        assert f"  {verb} " in result.out
+        assert cli(verb, "--help").code == 0
+    assert cli().out == result.out
+
+
+def test_version_goes_to_stdout(cli):
+    result = cli("--version")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.startswith("ibisa-onnx ")
+
+
+@pytest.mark.parametrize("args", [["--help"], ["--version"], ["run", "--help"]])
+def test_help_and_version_load_nothing_heavy(args):
+    code = (
+        "import sys; from ibisa_onnx.commands import main\n"
+        f"try: main({args})\n"
+        "except SystemExit: print(sorted({'torch','cv2','onnx','onnxruntime'}"
+        " & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    "args", [["nope"], ["run"], ["run", "m.onnx"], ["doctor", "--bad"], ["doctor", "-q", "-v"]]
+)
+def test_wrong_usage_is_code_2_and_a_hint(cli, args):
+    result = cli(*args)
+    assert result.code == 2
+    assert result.out == ""
+    error, hint = result.err.splitlines()
+    assert error.startswith("ibisa-onnx: error: ")
+    assert hint.endswith("--help'.")
+
+
+def test_what_cannot_be_done_is_code_1_and_one_line(cli, failing):
+    failing(ModelError("m.onnx is\nnot ONNX; export it again"))
+    result = cli("doctor")
+    assert result.code == 1
+    assert result.err == "ibisa-onnx: error: m.onnx is not ONNX; export it again\n"
+
+
+def test_a_bug_is_one_line_and_a_traceback_only_on_request(cli, failing):
+    failing(ZeroDivisionError("oh"))
+    result = cli("doctor")
+    assert result.code == 1
+    assert len(result.err.splitlines()) == 1
+    assert "unexpected ZeroDivisionError: oh" in result.err
+    assert "Traceback" in cli("doctor", "-v").err
+
+
+def test_interruption_is_code_130_without_a_traceback(cli, failing):
+    failing(KeyboardInterrupt())
+    result = cli("doctor")
+    assert result.code == 130
+    assert result.err.strip() == ""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a POSIX pipe")
+def test_a_reader_that_leaves_is_no_error():
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "cli.py", "--help"],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        check=False,
+    )
+    os.close(writing)
+    assert done.stderr == b""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a POSIX terminal")
+@pytest.mark.parametrize(("no_color", "coloured"), [("", True), ("1", False)])
+def test_terminals_get_colours_unless_no_color_is_set(no_color, coloured):
+    terminal, side = os.openpty()
+    subprocess.run(
+        [sys.executable, "cli.py", "nope"],
+        stdout=side,
+        stderr=side,
+        cwd=ROOT,
+        env={**os.environ, "NO_COLOR": no_color},
+        check=False,
+    )
+    os.close(side)
+    said = os.read(terminal, 4096)
+    os.close(terminal)
+    assert b"error" in said
+    assert (b"\x1b[" in said) is coloured
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a POSIX terminal")
+def test_progress_is_drawn_on_a_terminal_only_and_wiped(monkeypatch, capsys):
+    for terminal in (False, True):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda shown=terminal: shown)
+        with Console().progress("photo.jpg") as progress:
+            progress(3, 10)
+            said = capsys.readouterr().err
+            assert ("3/10" in said) is terminal
+        assert (capsys.readouterr().err == "\r\033[K") is terminal

@@ -1,0 +1,115 @@
+"""`inspect`: inputs, outputs, beliefs with their sources, what has no gradient, the top five."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+
+@pytest.fixture
+def model(tmp_path):
+    """Write m.onnx: a linear classifier of 8 x 8 pictures, through operators that are given."""
+
+    def write(*operators: str, last: str = "Softmax") -> str:
+        weights = np.random.default_rng(0).normal(size=(192, 5)).astype(np.float32)
+        nodes = [helper.make_node("Flatten", ["image"], ["v0"])]
+        nodes += [helper.make_node("MatMul", ["v0", "weights"], ["v1"])]
+        for number, operator in enumerate((*operators, last), start=1):
+            out = "scores" if number > len(operators) else f"v{number + 1}"
+            nodes += [helper.make_node(operator, [f"v{number}"], [out])]
+        integer = last == "ArgMax"
+        shape = ["N", 1] if integer else ["N", 5]
+        kind = TensorProto.INT64 if integer else TensorProto.FLOAT
+        graph = helper.make_graph(
+            nodes,
+            "linear",
+            [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, 8, 8])],
+            [helper.make_tensor_value_info("scores", kind, shape)],
+            [numpy_helper.from_array(weights, "weights")],
+        )
+        opset = [helper.make_opsetid("", 17)]
+        path = tmp_path / "m.onnx"
+        path.write_bytes(
+            helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString()
+        )
+        return "m.onnx"
+
+    return write
+
+
+def test_inputs_outputs_and_every_belief_with_its_source(cli, model):
+    result = cli("inspect", model(), "--preprocess", "tf", "--mean", "2")
+    assert result.code == 0
+    lines = [" ".join(line.split()) for line in result.out.splitlines()]
+    assert "image float32 [N, 3, 8, 8] takes the image, NCHW" in lines
+    assert "scores float32 [N, 5]" in lines
+    assert "size 8 x 8 input type and shape" in lines
+    assert "mean 2 flag --mean" in lines
+    assert "scale 0.00784314 flag --preprocess tf" in lines
+    assert "CPUExecutionProvider" in lines
+
+
+def test_guesses_are_warned_of_on_stderr(cli, model):
+    assert "--preprocess" in cli("inspect", model()).err
+    assert cli("inspect", model(), "-q").err == ""
+    assert cli("inspect", model(), "--preprocess", "tf").err == ""
+
+
+def test_operators_without_a_gradient_rule_are_named(cli, model):
+    exact = cli("inspect", model("Relu"), "--preprocess", "tf").out
+    assert "yes: every operator on the path has a rule" in exact
+    opaque = cli("inspect", model("Hardmax"), "--preprocess", "tf").out
+    assert "no: Hardmax" in opaque
+
+
+def test_integer_output_has_no_gradient(cli, model):
+    assert "no: the output is int64" in cli("inspect", model(last="ArgMax")).out
+
+
+def test_with_a_picture_the_top_five(cli, fake, model, photo):
+    photo("a.jpg")
+    out = cli("inspect", model(), "a.jpg").out
+    assert "top five" in out
+    assert " 50.0%  goat (0)" in out
+    assert "  3.1%  crane (4)" in out
+    assert "top five" not in cli("inspect", model()).out
+
+
+def test_json_holds_all_findings(cli, fake, model, photo):
+    photo("a.jpg")
+    result = cli("inspect", model(), "a.jpg", "--json", "-q", "--preprocess", "unit")
+    data = json.loads(result.out)
+    assert data["inputs"] == [{"name": "image", "dtype": "float32", "shape": ["N", 3, 8, 8]}]
+    assert data["gradients"] == [{"output": "scores", "exact": True, "obstacles": []}]
+    assert {"field": "layout", "value": "NCHW", "source": "input type and shape"} in data[
+        "preprocessing"
+    ]
+    assert [each["index"] for each in data["predictions"]] == [0, 1, 2, 3, 4]
+
+
+def test_a_bad_picture_is_code_1_after_what_is_known(cli, fake, model, tmp_path):
+    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    result = cli("inspect", model(), "bad.jpg", "-q", "--json")
+    assert result.code == 1
+    assert len(result.err.splitlines()) == 1
+    assert json.loads(result.out)["predictions"] == []
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model", None])
+def test_what_is_no_model_is_one_line(cli, tmp_path, content):
+    if content is not None:
+        (tmp_path / "bad.onnx").write_bytes(content)
+    result = cli("inspect", "bad.onnx")
+    assert (result.code, result.out) == (1, "")
+    (line,) = result.err.splitlines()
+    assert "bad.onnx" in line
+
+
+def test_an_unknown_provider_is_one_line(cli, model):
+    result = cli("inspect", model(), "--provider", "abacus")
+    assert result.code == 1
+    (line,) = result.err.splitlines()
+    assert "abacus" in line
