@@ -79,11 +79,10 @@ def check_sufficiency(case: Case, keep: torch.Tensor) -> Sufficiency:
     keep
         float32 [h, w], the size of the model's input.
     """
-    order = torch.argsort(keep.flatten(), descending=True, stable=True)
-    rank = torch.empty_like(order)
-    rank[order] = torch.arange(len(order))
-    areas = torch.tensor(SUFFICIENCY_AREAS)[:, None, None, None]
-    shown = (rank.reshape(1, 1, *keep.shape) < areas * len(order)).float()
+    rank = np.empty(keep.numel(), np.float32)
+    rank[np.argsort(-keep.flatten().numpy())] = np.arange(len(rank))
+    areas = np.array(SUFFICIENCY_AREAS, np.float32)[:, None, None, None]
+    shown = torch.from_numpy(rank.reshape(1, 1, *keep.shape) < areas * len(rank)).float()
     scores = case.probability(case.bottleneck.through(shown).numpy())
     return Sufficiency(SUFFICIENCY_AREAS, tuple(float(score) for score in scores))
 

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 _TILT = 0.3  # radians; keeps the stripes off the axes, along which much of the world is aligned
+_TAIL = 1e-12  # of a Gaussian's peak; what is less is cut, for denormal numbers are slow
 _CLIP = 1e-4  # of a uniform draw, so that its logit stays within +-9.2
 
 
@@ -27,28 +28,22 @@ class Bottleneck:
 
     def through(self, mask: torch.Tensor) -> torch.Tensor:
         """Return z = m x + (1 - m) b, [N, C, H, W], for masks [N, 1, h, w] of any grid."""
-        mask = enlarge(mask, self.image.shape[2:])
-        return mask * self.image + (1 - mask) * self.baseline
+        return torch.lerp(self.baseline, self.image, enlarge(mask, self.image.shape[2:]))
 
 
-def keep_probability(logits: torch.Tensor, smoothing: float) -> torch.Tensor:
-    """Return lambda = sigmoid(smooth(a)) for logits a, both [1, 1, h, w]; smoothing in cells."""
-    return torch.sigmoid(smooth(logits, smoothing))
-
-
-def sample(keep: torch.Tensor, noise: torch.Tensor, temperature: float) -> torch.Tensor:
+def sample(logits: torch.Tensor, noise: torch.Tensor, temperature: float) -> torch.Tensor:
     """Draw a relaxed Bernoulli mask (Maddison et al., arXiv 1611.00712, eq. 20).
 
     Parameters
     ----------
-    keep
-        Keep-probabilities [1, 1, h, w].
+    logits
+        Of the keep-probabilities lambda, [1, 1, h, w].
     noise
         [N, 1, h, w]; standard logistic noise gives that very distribution.
     temperature
         Towards 0 the masks become binary.
     """
-    return torch.sigmoid((torch.logit(keep, 1e-7) + noise) / temperature)
+    return torch.sigmoid((logits + noise) / temperature)
 
 
 def grid_shape(height: int, width: int, cells: int) -> tuple[int, int]:
@@ -83,12 +78,27 @@ def _gaussian(side: int, sigma: float) -> torch.Tensor:
     for shift in range(-reach - 1, reach + 2):
         for image in (cells + shift * period, -1 - cells + shift * period):
             kernel += torch.exp(-((cells[:, None] - image) ** 2) / (2 * sigma**2))
+    kernel[kernel < _TAIL] = 0
     return (kernel / kernel.sum(1, keepdim=True)).float()
 
 
 def enlarge(mask: torch.Tensor, size: tuple[int, int] | torch.Size) -> torch.Tensor:
-    """Interpolate [N, 1, h, w] bilinearly to [N, 1, H, W]."""
-    return F.interpolate(mask, size=tuple(size), mode="bilinear", align_corners=False)
+    """Interpolate [N, 1, h, w] bilinearly to [N, 1, H, W].
+
+    As two products with constant matrices, which torch differentiates several times faster than
+    its own interpolation.
+    """
+    if mask.shape[2:] == tuple(size):
+        return mask
+    rows, columns = (_bilinear(*sides) for sides in zip(mask.shape[2:], size, strict=True))
+    return rows @ mask @ columns.T
+
+
+@lru_cache(maxsize=64)  # as `_gaussian`
+def _bilinear(cells: int, pixels: int) -> torch.Tensor:
+    """Return the matrix [pixels, cells] that interpolates a line of cells."""
+    cell = torch.eye(cells)[None]
+    return F.interpolate(cell, size=pixels, mode="linear", align_corners=False)[0].T.contiguous()
 
 
 def blurred(image: torch.Tensor, sigma: float) -> torch.Tensor:
@@ -118,6 +128,7 @@ def stratified_noise(rng: np.random.Generator, draws: int, shape: tuple[int, int
     return torch.from_numpy(noise.astype(np.float32))
 
 
+@lru_cache(maxsize=8)
 def plane_waves(draws: int, shape: tuple[int, int], frequency: float) -> torch.Tensor:
     """Cosines of unit variance that show broad stripes and hide those between them.
 

@@ -27,7 +27,6 @@ import torch
 from ibisa_onnx.bottleneck import (
     Bottleneck,
     grid_shape,
-    keep_probability,
     plane_waves,
     sample,
     smooth,
@@ -125,15 +124,20 @@ def optimise(
     adam = PooledAdam(options.learning_rate, options.pooling)
     noises = options.noise * stratified_noise(rng, options.steps, shape)
     noises += options.waves * plane_waves(options.steps, shape, options.frequency)
+
+    def loss(logits: torch.Tensor, noise: torch.Tensor, smoothing: float) -> torch.Tensor:
+        smoothed = smooth(logits, smoothing)
+        images = bottleneck.through(sample(smoothed, noise, options.temperature))
+        information = torch.sigmoid(smoothed).mean()
+        return -log_probability(images).mean() + options.beta * information
+
     for noise, smoothing in zip(torch.split(noises, 1), smoothings(options), strict=True):
         logits.requires_grad_()
-        keep = keep_probability(logits, smoothing)
-        images = bottleneck.through(sample(keep, noise, options.temperature))
-        loss = -log_probability(images).mean() + options.beta * keep.mean()
-        (gradient,) = torch.autograd.grad(loss, logits)
+        # Not kept in a variable: it holds all activations of the model.
+        (gradient,) = torch.autograd.grad(loss(logits, noise, smoothing), logits)
         logits = logits.detach() - adam.step(gradient)
         progress()
-    return keep_probability(logits, options.smoothing)
+    return torch.sigmoid(smooth(logits, options.smoothing))
 
 
 def smoothings(options: Options) -> list[float]:

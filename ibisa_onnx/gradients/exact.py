@@ -95,7 +95,9 @@ class ExactGradient:
 
     def _fill(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Repeat the last image up to the model's batch, where that is fixed."""
-        missing = max(0, (self._model.image.batch or 0) - len(images))
+        missing = (self._model.image.batch or 0) - len(images)
+        if missing <= 0:
+            return images
         return np.concatenate([images, np.repeat(images[-1:], missing, axis=0)])
 
 
