@@ -59,10 +59,10 @@ def keep_probability(
         The budget is too small for an estimate without gradients.
     """
     rng = np.random.default_rng(seed)
-    if path.function is None:
+    if path.source is None:
         keep = _without_gradient(case, options.budget, rng, progress)
     else:
-        keep = _by_gradient(case, path.function, options, rng, progress)
+        keep = _by_gradient(case, path.source(case.bottleneck), options, rng, progress)
     if not bool(torch.isfinite(keep).all()):
         raise NonFiniteGradientError(
             f"the {path.name} gradient is NaN or infinite on this image; "
@@ -95,10 +95,10 @@ def _by_gradient(
     progress: Progress | None,
 ) -> torch.Tensor:
     """Take IBISA's ten steps."""
+    height, width = case.bottleneck.image.shape[2:]
     return optimise(
-        lambda images: case.output.log_probability(function(images), case.index),
-        case.bottleneck.image,
-        case.bottleneck.baseline,
+        lambda masks: case.output.log_probability(function(masks), case.index),
+        (height, width),
         options,
         rng,
         _ticker(progress, options.steps),

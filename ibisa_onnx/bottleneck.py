@@ -37,9 +37,9 @@ def sample(logits: torch.Tensor, noise: torch.Tensor, temperature: float) -> tor
     Parameters
     ----------
     logits
-        Of the keep-probabilities lambda, [1, 1, h, w].
+        Of the keep-probabilities lambda, [h, w].
     noise
-        [N, 1, h, w]; standard logistic noise gives that very distribution.
+        [..., h, w]; standard logistic noise gives that very distribution.
     temperature
         Towards 0 the masks become binary.
     """
@@ -57,14 +57,14 @@ def grid_shape(height: int, width: int, cells: int) -> tuple[int, int]:
 
 
 def smooth(field: torch.Tensor, sigma: float) -> torch.Tensor:
-    """Convolve [N, C, h, w] with a Gaussian of `sigma` cells, the field mirrored at its borders.
+    """Convolve [..., h, w] with a Gaussian of `sigma` cells, the field mirrored at its borders.
 
     Linear and self-adjoint: each cell gives as much as it gets, so that gradients do not pile up
     at the borders.
     """
     if sigma <= 0:
         return field
-    rows, columns = (_gaussian(side, float(sigma)) for side in field.shape[2:])
+    rows, columns = (_gaussian(side, float(sigma)) for side in field.shape[-2:])
     return (rows.to(field.dtype) @ field @ columns.to(field.dtype)).contiguous()
 
 
@@ -90,8 +90,16 @@ def enlarge(mask: torch.Tensor, size: tuple[int, int] | torch.Size) -> torch.Ten
     """
     if mask.shape[2:] == tuple(size):
         return mask
-    rows, columns = (_bilinear(*sides) for sides in zip(mask.shape[2:], size, strict=True))
+    rows, columns = interpolation((mask.shape[2], mask.shape[3]), size)
     return rows @ mask @ columns.T
+
+
+def interpolation(
+    grid: tuple[int, int], size: tuple[int, int] | torch.Size
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return R [H, h] and C [W, w], by which R s C^T is a mask s [h, w] enlarged to [H, W]."""
+    rows, columns = (_bilinear(*sides) for sides in zip(grid, size, strict=True))
+    return rows, columns
 
 
 @lru_cache(maxsize=64)  # as `_gaussian`

@@ -324,10 +324,11 @@ class Explainer:
     def _certify(self, question: _Question) -> _Certified:
         """Open the gradient path, and hold it against the deployed model on this picture."""
         path = self._path
-        if path.function is None:
+        if path.source is None:
             return _Certified(path)
+        untouched = Bottleneck(question.tensor, torch.zeros_like(question.tensor))
         with torch.no_grad():
-            raw = path.function(question.tensor)
+            raw = path.source(untouched)(torch.ones(1, 1, 1, 1))
         output = question.output
         if raw.numel() != output.classes:
             raise GradientError(

@@ -12,8 +12,8 @@ in as few bits as possible:
 The steps go from coarse to fine: the smoothing shrinks from one to the next, so that the first
 settle which object is needed, and the last which parts of it.
 
-Here are the steps alone; where gradients come from is in `gradients`, what is done with the map in
-`explainer.py`.
+Here are the steps alone, which know nothing but masks; where z and the gradients come from is in
+`gradients`, what is done with the map in `explainer.py`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ import numpy as np
 import torch
 
 from ibisa_onnx.bottleneck import (
-    Bottleneck,
     grid_shape,
     plane_waves,
     sample,
@@ -34,7 +33,7 @@ from ibisa_onnx.bottleneck import (
 )
 
 LogProbability = Callable[[torch.Tensor], torch.Tensor]
-"""Images [N, C, H, W] in model space to log p(target), [N], differentiable."""
+"""Masks [N, 1, h, w] in 0..1 to log p(target | z) in nats, [N], differentiable."""
 Progress = Callable[[int, int], None]
 """Told how many passes are done, and how many there will be."""
 
@@ -93,8 +92,7 @@ class Options:
 
 def optimise(
     log_probability: LogProbability,
-    image: torch.Tensor,
-    baseline: torch.Tensor,
+    size: tuple[int, int],
     options: Options,
     rng: np.random.Generator,
     progress: Callable[[], None],
@@ -104,9 +102,9 @@ def optimise(
     Parameters
     ----------
     log_probability
-        Called with one image a step, and differentiated once.
-    image, baseline
-        float32 [1, C, H, W] in model space.
+        Called with one mask a step, and differentiated once.
+    size
+        Height and width of the model's input, which give the grid its shape.
     rng
         Draws the masks.
     progress
@@ -117,27 +115,25 @@ def optimise(
     torch.Tensor
         The keep-probability lambda, float32 [1, 1, h, w] in 0..1.
     """
-    height, width = image.shape[2:]
-    shape = grid_shape(height, width, options.grid)
-    bottleneck = Bottleneck(image, baseline)
-    logits = torch.full((1, 1, *shape), options.start)
+    shape = grid_shape(*size, options.grid)
+    logits = torch.full(shape, options.start)
     adam = PooledAdam(options.learning_rate, options.pooling)
     noises = options.noise * stratified_noise(rng, options.steps, shape)
     noises += options.waves * plane_waves(options.steps, shape, options.frequency)
 
     def loss(logits: torch.Tensor, noise: torch.Tensor, smoothing: float) -> torch.Tensor:
         smoothed = smooth(logits, smoothing)
-        images = bottleneck.through(sample(smoothed, noise, options.temperature))
+        mask = sample(smoothed, noise, options.temperature)
         information = torch.sigmoid(smoothed).mean()
-        return -log_probability(images).mean() + options.beta * information
+        return options.beta * information - log_probability(mask[None]).mean()
 
-    for noise, smoothing in zip(torch.split(noises, 1), smoothings(options), strict=True):
+    for noise, smoothing in zip(noises, smoothings(options), strict=True):
         logits.requires_grad_()
         # Not kept in a variable: it holds all activations of the model.
         (gradient,) = torch.autograd.grad(loss(logits, noise, smoothing), logits)
         logits = logits.detach() - adam.step(gradient)
         progress()
-    return torch.sigmoid(smooth(logits, options.smoothing))
+    return torch.sigmoid(smooth(logits, options.smoothing))[None, None]
 
 
 def smoothings(options: Options) -> list[float]:
@@ -163,17 +159,15 @@ class PooledAdam:
     def __init__(self, learning_rate: float, pooling: float) -> None:
         self._rate, self._pooling = learning_rate, pooling
         self._steps = 0
-        self._first: torch.Tensor | float = 0.0
-        self._second: torch.Tensor | float = 0.0
+        self._first = self._second = torch.zeros(())
 
     def step(self, gradient: torch.Tensor) -> torch.Tensor:
-        """Return what to subtract from the parameters, in the gradient's shape [1, 1, h, w]."""
+        """Return what to subtract from the parameters, in the gradient's shape [h, w]."""
         beta1, beta2 = 0.9, 0.999
         self._steps += 1
         squared = smooth(gradient**2, self._pooling)
         self._first = beta1 * self._first + (1 - beta1) * gradient
         self._second = beta2 * self._second + (1 - beta2) * squared
-        mean = self._first / (1 - beta1**self._steps)
-        spread = self._second / (1 - beta2**self._steps)
-        step: torch.Tensor = self._rate * mean / (torch.sqrt(torch.as_tensor(spread)) + 1e-8)
-        return step
+        rate = self._rate / (1 - beta1**self._steps)
+        spread = torch.sqrt(self._second / (1 - beta2**self._steps))
+        return rate * self._first / (spread + 1e-8)

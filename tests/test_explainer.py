@@ -417,13 +417,18 @@ def test_asked_for_by_name_it_is_used_with_a_warning() -> None:
     assert any("may not be true" in warning for warning in found.warnings)
 
 
+def on_images(function: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """A source of gradients from a function of images."""
+    return lambda bottleneck: lambda masks: function(bottleneck.through(masks))
+
+
 def test_an_exact_gradient_that_fails_its_certificate_is_dropped_for_that_picture(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def drifting(images: torch.Tensor) -> torch.Tensor:
         return Twin(error=-4.0 if images.detach().max() > 0.5 else 0.0)(images)
 
-    path = GradientPath("exact", "every operator has a rule", drifting, tolerance=1e-3)
+    path = GradientPath("exact", "every operator has a rule", on_images(drifting), tolerance=1e-3)
     monkeypatch.setattr("ibisa_onnx.explainer.choose_gradient", lambda *_: path)
     explainer = open_square()
     assert explainer.explain(square_picture()).certificate.gradient == "forward-only"
@@ -444,7 +449,9 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> None:
         def backward(ctx: Any, *_: torch.Tensor) -> torch.Tensor:
             return torch.full(ctx.shape, torch.nan)
 
-    path = GradientPath("exact", "every operator has a rule", Broken.apply, tolerance=1e-3)
+    path = GradientPath(
+        "exact", "every operator has a rule", on_images(Broken.apply), tolerance=1e-3
+    )
     monkeypatch.setattr("ibisa_onnx.explainer.choose_gradient", lambda *_: path)
 
 

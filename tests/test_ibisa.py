@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from ibisa_onnx.bottleneck import Bottleneck
 from ibisa_onnx.ibisa import Options, PooledAdam, optimise, smoothings
 
 SIDE = 56
@@ -45,8 +46,12 @@ def run(
     options: Options | None = None,
     progress: Callable[[], None] = lambda: None,
 ) -> torch.Tensor:
-    rng = np.random.default_rng(seed)
-    return optimise(function, image, baseline, options or Options(), rng, progress)
+    rng, bottleneck = np.random.default_rng(seed), Bottleneck(image, baseline)
+    size = (image.shape[2], image.shape[3])
+    through = bottleneck.through
+    return optimise(
+        lambda masks: function(through(masks)), size, options or Options(), rng, progress
+    )
 
 
 def at_image_size(keep: torch.Tensor) -> np.ndarray:

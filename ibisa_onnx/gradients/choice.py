@@ -12,7 +12,10 @@ from ibisa_onnx.errors import GradientError, IbisaError
 if TYPE_CHECKING:
     import torch
 
+    from ibisa_onnx.bottleneck import Bottleneck
     from ibisa_onnx.model.session import DeployedModel
+
+    Source = Callable[[Bottleneck], Callable[[torch.Tensor], torch.Tensor]]
 
 GRADIENTS = ("auto", "exact", "surrogate", "forward-only")
 _REFUSAL = "no exact gradient: "
@@ -22,13 +25,14 @@ _REFUSAL = "no exact gradient: "
 class GradientPath:
     """A source of gradients, by name, with the reason for it.
 
-    `function` maps images [N, C, H, W] to raw outputs, differentiable by torch; None where there is
-    no gradient. `tolerance` is how far its probabilities may be from the deployed model's.
+    `source` gives for a bottleneck the function from masks [N, 1, h, w] to raw outputs,
+    differentiable by torch; None where there is no gradient. `tolerance` is how far its
+    probabilities may be from the deployed model's.
     """
 
     name: str
     reason: str
-    function: Callable[[torch.Tensor], torch.Tensor] | None
+    source: Source | None
     tolerance: float = 0.0
 
 
@@ -78,13 +82,12 @@ def _surrogate(
 ) -> GradientPath:
     from ibisa_onnx.gradients.surrogate import SurrogateGradient
 
-    function = SurrogateGradient(source, model.passes)
-    return GradientPath("surrogate", "a surrogate was given", function, tolerance=0.05)
+    opened = SurrogateGradient(source, model.passes)
+    return GradientPath("surrogate", "a surrogate was given", opened, tolerance=0.05)
 
 
 def _exact(model: DeployedModel, output: str, reason: str) -> GradientPath:
     from ibisa_onnx.gradients.exact import ExactGradient
-    from ibisa_onnx.gradients.shell import differentiable
 
     dtypes = {each.name: each.dtype for each in model.signature.outputs}
     for name, dtype in ((model.image.name, model.image.dtype), (output, dtypes[output])):
@@ -94,5 +97,5 @@ def _exact(model: DeployedModel, output: str, reason: str) -> GradientPath:
                 "use --gradient forward-only"
             )
     half = "float16" in (model.image.dtype, dtypes[output])
-    function = differentiable(ExactGradient(model, output))
-    return GradientPath("exact", reason, function, tolerance=1e-2 if half else 1e-3)
+    opened = ExactGradient(model, output)
+    return GradientPath("exact", reason, opened, tolerance=1e-2 if half else 1e-3)

@@ -1,19 +1,27 @@
 """`exact`: a backward ONNX graph, built from the deployed file and run by the same ONNX Runtime.
 
-Activations go from the forward to the backward session as ONNX Runtime values, on the device where
-they were computed, so nothing is computed twice and nothing copied.
+The bottleneck is a part of both graphs, so that masks go in and their gradients come out.
+Activations stay as ONNX Runtime values on the device where they were computed, so nothing is
+computed twice and nothing copied.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from ibisa_onnx.autodiff import differentiate
+from ibisa_onnx.bottleneck import Bottleneck
 from ibisa_onnx.errors import GradientError, ModelError
-from ibisa_onnx.model.session import DeployedModel, from_input
+from ibisa_onnx.gradients.masked_graph import MASK, constants, with_bottleneck
+from ibisa_onnx.gradients.shell import differentiable
+from ibisa_onnx.model.files import essence
+from ibisa_onnx.model.providers import import_onnxruntime
+from ibisa_onnx.model.session import DeployedModel
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -24,9 +32,13 @@ _DEVICES = {
     "NvTensorRTRTXExecutionProvider": "cuda",
 }
 
+Shape = tuple[int, ...]
+
 
 class ExactGradient:
-    """One output of a deployed model, differentiated with respect to the image.
+    """One output of a deployed model, differentiated with respect to masks right after the image.
+
+    Called with a bottleneck, it gives the function from masks to raw outputs.
 
     Parameters
     ----------
@@ -50,55 +62,139 @@ class ExactGradient:
             raise GradientError(
                 f"no exact gradient: {model.file.why_no_graph}; use --gradient forward-only"
             )
-        self._model = model
-        self._derivative = differentiate(proto, model.image.name, output)
-        self._forward = model.new_session(self._derivative.forward)
-        self._backward = model.new_session(self._derivative.backward)
-        self._device = _DEVICES.get(model.providers[0], "cpu")
+        self.model = model
+        self.derivative = differentiate(with_bottleneck(proto, model.image), MASK, output)
+        self.forward = model.new_session(self.derivative.forward)
+        self.backward = model.new_session(self.derivative.backward)
 
-    def forward(self, images: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], Any]:
-        """Return the raw output, float32 [N, ...], of images [N, C, H, W], and the activations."""
-        filled, wanted = self._fill(images), [each.name for each in self._forward.get_inputs()]
-        feed = self._model.feed(filled)
-        binding = self._forward.io_binding()
-        for name in wanted:
-            binding.bind_cpu_input(name, feed[name])
-        binding.bind_output(self._derivative.output, "cpu")
-        for name in self._derivative.saved:
-            binding.bind_output(name, self._device)
-        _run(self._forward, binding)
-        self._model.passes.count_forward(len(filled))
-        raw, *saved = binding.get_outputs()
-        kept = raw.numpy()[: len(images)]
-        return kept.astype(np.float32), (raw.numpy(), saved)
+    def __call__(self, bottleneck: Bottleneck) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Return the function from masks [N, 1, h, w] to raw outputs [N, ...] of one bottleneck."""
+        return differentiable(_MaskedModel(self, bottleneck))
+
+
+class _MaskedModel:
+    """Masks of one bottleneck through the model and back: a `shell.VectorJacobian`.
+
+    Buffers that nobody can ask a gradient of any more are used again, so that a step allocates
+    nothing, and steps in turn need the memory of one.
+    """
+
+    def __init__(self, source: ExactGradient, bottleneck: Bottleneck) -> None:
+        self._source, self._bottleneck = source, bottleneck
+        self._free: dict[Shape, list[_Buffers]] = {}
+
+    def forward(self, masks: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], _Lease]:
+        """Return the raw output, float32 [N, ...], of masks [N, 1, h, w], and its buffers."""
+        filled = _fill(masks, self._source.model.image.batch)
+        free = self._free.setdefault(filled.shape, [])
+        raw, lease = self._again(filled, free) or self._anew(filled, free)
+        return raw[: len(masks)].astype(np.float32), lease
 
     def backward(
-        self, saved: tuple[npt.NDArray[Any], list[Any]], cotangent: npt.NDArray[np.float32]
+        self, saved: _Lease, cotangent: npt.NDArray[np.float32]
     ) -> npt.NDArray[np.float32]:
-        """Return the images' cotangent, float32 [N, C, H, W], from the output's [N, ...]."""
-        raw, activations = saved
-        filled = np.zeros(raw.shape, raw.dtype)
-        scale = _scale(cotangent) if raw.dtype == np.float16 else 1.0
-        filled[: len(cotangent)] = cotangent / scale
-        wanted = {each.name for each in self._backward.get_inputs()}
-        binding = self._backward.io_binding()
-        if self._derivative.cotangent in wanted:
-            binding.bind_cpu_input(self._derivative.cotangent, filled)
-        for name, value in zip(self._derivative.saved, activations, strict=True):
-            if name in wanted:
-                binding.bind_ortvalue_input(name, value)
-        binding.bind_output(self._derivative.gradient, "cpu")
-        _run(self._backward, binding)
-        self._model.passes.count_backward(len(filled))
-        gradient = binding.get_outputs()[0].numpy()[: len(cotangent)]
-        return from_input(gradient, self._model.image) * np.float32(scale)
+        """Return the masks' cotangent, float32 [N, 1, h, w], from the output's [N, ...]."""
+        return saved.buffers.backward(cotangent)
 
-    def _fill(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Repeat the last image up to the model's batch, where that is fixed."""
-        missing = (self._model.image.batch or 0) - len(images)
-        if missing <= 0:
-            return images
-        return np.concatenate([images, np.repeat(images[-1:], missing, axis=0)])
+    def _again(
+        self, masks: npt.NDArray[np.float32], free: list[_Buffers]
+    ) -> tuple[npt.NDArray[Any], _Lease] | None:
+        """Run in buffers that are free; None where there are none, or they do not fit."""
+        if not free:
+            return None
+        lease = _Lease(free.pop(), free)
+        try:
+            return lease.buffers.forward(masks), lease
+        except ModelError:  # an activation whose shape depends on values; if not, it fails anew
+            lease.free = []
+            return None
+
+    def _anew(
+        self, masks: npt.NDArray[np.float32], free: list[_Buffers]
+    ) -> tuple[npt.NDArray[Any], _Lease]:
+        """Run in new buffers."""
+        lease = _Lease(_Buffers(self._source, self._bottleneck, masks.shape), free)
+        return lease.buffers.forward(masks), lease
+
+
+class _Lease:
+    """Buffers in use: they are free again once nothing refers to this."""
+
+    def __init__(self, buffers: _Buffers, free: list[_Buffers]) -> None:
+        self.buffers, self.free = buffers, free
+
+    def __del__(self) -> None:
+        self.free.append(self.buffers)
+
+
+class _Buffers:
+    """The inputs and outputs of both sessions, bound to memory for masks of one shape."""
+
+    def __init__(self, source: ExactGradient, bottleneck: Bottleneck, shape: Shape) -> None:
+        self._source = source
+        self._forward = source.forward.io_binding()
+        self._backward = source.backward.io_binding()
+        self._cotangent_is_needed = source.derivative.cotangent in _inputs(source.backward)
+        self._outputs: list[Any] = []
+        self._gradient: Any = None
+        place, needed = _place(source.model), _inputs(source.forward)
+        given = constants(bottleneck, (shape[2], shape[3])) | source.model.extra_feed(shape[0])
+        for name in needed.intersection(given):
+            value = import_onnxruntime().OrtValue.ortvalue_from_numpy(given[name], *place)
+            self._forward.bind_ortvalue_input(name, value)
+        self._forward.bind_output(source.derivative.output, "cpu")
+        for name in source.derivative.saved:
+            self._forward.bind_output(name, *place)
+        self._backward.bind_output(source.derivative.gradient, "cpu")
+
+    def forward(self, masks: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
+        """Return the raw output [N, ...], valid until the next call."""
+        self._forward.bind_cpu_input(MASK, masks)
+        _run(self._source.forward, self._forward)
+        self._source.model.passes.count_forward(len(masks))
+        if not self._outputs:  # from the first run on they are where they are
+            self._outputs = self._forward.get_outputs()
+            needed = _inputs(self._source.backward)
+            for name, value in zip(self._source.derivative.saved, self._outputs[1:], strict=True):
+                if name in needed:
+                    self._backward.bind_ortvalue_input(name, value)
+        raw: npt.NDArray[Any] = self._outputs[0].numpy()
+        return raw
+
+    def backward(self, cotangent: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return the masks' cotangent [N, 1, h, w] from the output's [N, ...]."""
+        raw = self._outputs[0].numpy()
+        scale = np.float32(_scale(cotangent) if raw.dtype == np.float16 else 1)
+        filled = np.zeros_like(raw)
+        filled[: len(cotangent)] = cotangent / scale
+        if self._cotangent_is_needed:
+            self._backward.bind_cpu_input(self._source.derivative.cotangent, filled)
+        _run(self._source.backward, self._backward)
+        self._source.model.passes.count_backward(len(filled))
+        if self._gradient is None:
+            (self._gradient,) = self._backward.get_outputs()
+        gradient = self._gradient.numpy()[: len(cotangent)]
+        return np.asarray(gradient * scale)  # a copy: the memory is used again
+
+
+def _inputs(session: onnxruntime.InferenceSession) -> set[str]:
+    return {each.name for each in session.get_inputs()}
+
+
+def _place(model: DeployedModel) -> tuple[str, int]:
+    """Return the kind and the number of the device on which the model runs."""
+    provider = model.providers[0]
+    options = model.session.get_provider_options().get(provider, {})
+    device = _DEVICES.get(provider, "cpu")
+    return device, 0 if device == "cpu" else int(options.get("device_id", 0))
+
+
+def _fill(masks: npt.NDArray[np.float32], batch: int | None) -> npt.NDArray[np.float32]:
+    """Repeat the last mask up to the model's batch, where that is fixed."""
+    missing = (batch or 0) - len(masks)
+    if missing <= 0:
+        return np.ascontiguousarray(masks)
+    return np.concatenate([masks, np.repeat(masks[-1:], missing, axis=0)])
 
 
 def _scale(cotangent: npt.NDArray[np.float32]) -> float:
@@ -112,6 +208,4 @@ def _run(session: onnxruntime.InferenceSession, binding: Any) -> None:
     try:
         session.run_with_iobinding(binding)
     except Exception as error:
-        from ibisa_onnx.model.files import essence
-
         raise ModelError(f"the gradient graph failed to run: {essence(error)}") from error

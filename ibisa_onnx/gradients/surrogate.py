@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from ibisa_onnx.bottleneck import Bottleneck
 from ibisa_onnx.errors import GradientError
 from ibisa_onnx.model.passes import PassCounter
 
@@ -40,7 +42,11 @@ class SurrogateGradient:
         self._module = module
         self._device = next((each.device for each in module.parameters()), torch.device("cpu"))
 
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+    def __call__(self, bottleneck: Bottleneck) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Return the function from masks [N, 1, h, w] to raw scores of one bottleneck."""
+        return lambda masks: self.scores(bottleneck.through(masks))
+
+    def scores(self, images: torch.Tensor) -> torch.Tensor:
         """Return raw scores, float32 [N, K, ...], of images [N, C, H, W]; differentiable."""
         try:
             raw = self._module(images.to(self._device))

@@ -123,8 +123,8 @@ def _decode(data: bytes, label: str) -> npt.NDArray[Any]:
         raise ImageError(refusal)
     if stored.ndim == 3 and stored.shape[2] == 4:
         stored = _turned_like(upright, stored)
-        return stored[..., [2, 1, 0, 3]]
-    return upright[..., ::-1]
+        return cv2.cvtColor(stored, cv2.COLOR_BGRA2RGBA)
+    return cv2.cvtColor(upright, cv2.COLOR_BGR2RGB)
 
 
 def _turned_like(upright: npt.NDArray[Any], stored: npt.NDArray[Any]) -> npt.NDArray[Any]:

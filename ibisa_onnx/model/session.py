@@ -225,9 +225,19 @@ class DeployedModel:
             self.max_batch = 1
             return results
 
-    def feed(self, images: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[Any]]:
-        """Return what the session takes for images [N, C, H, W]: all inputs, by name."""
-        return {self.image.name: to_input(images, self.image), **self._extra_feed(len(images))}
+    def extra_feed(self, batch: int) -> dict[str, npt.NDArray[Any]]:
+        """Return the values of all inputs but the image, by name.
+
+        They are repeated for each of `batch` images where their leading axis is open.
+        """
+        feed = {}
+        for tensor in self.signature.inputs:
+            if tensor.name in self._extra:
+                value = self._extra[tensor.name]
+                open_batch = bool(tensor.shape) and not isinstance(tensor.shape[0], int)
+                repeat = open_batch and len(value) == 1
+                feed[tensor.name] = np.repeat(value, batch, axis=0) if repeat else value
+        return feed
 
     def new_session(self, model: onnx.ModelProto) -> onnxruntime.InferenceSession:
         """Open a graph derived from this model on the same runtime: providers, options, threads.
@@ -296,7 +306,7 @@ class DeployedModel:
         self, chunk: npt.NDArray[np.float32], kept: int, names: list[str]
     ) -> dict[str, npt.NDArray[Any]]:
         """Make one call, count it, and drop the padding."""
-        feed = self.feed(chunk)
+        feed = {self.image.name: to_input(chunk, self.image), **self.extra_feed(len(chunk))}
         options = import_onnxruntime().RunOptions()
         options.log_severity_level = _ONLY_FATAL
         try:
@@ -311,17 +321,6 @@ class DeployedModel:
                     f"{len(chunk)} image(s): no leading batch axis; choose another with --output"
                 )
         return {name: value[:kept] for name, value in zip(names, values, strict=True)}
-
-    def _extra_feed(self, batch: int) -> dict[str, npt.NDArray[Any]]:
-        """Return the other inputs' values, repeated for each image where the batch axis is open."""
-        feed = {}
-        for tensor in self.signature.inputs:
-            if tensor.name in self._extra:
-                value = self._extra[tensor.name]
-                open_batch = bool(tensor.shape) and not isinstance(tensor.shape[0], int)
-                repeat = open_batch and len(value) == 1
-                feed[tensor.name] = np.repeat(value, batch, axis=0) if repeat else value
-        return feed
 
 
 def to_input(images: npt.NDArray[np.float32], image: ImageInput) -> npt.NDArray[Any]:
@@ -345,12 +344,6 @@ def to_input(images: npt.NDArray[np.float32], image: ImageInput) -> npt.NDArray[
         limits = np.iinfo(dtype)
         values = np.clip(np.rint(values), limits.min, limits.max)
     return np.ascontiguousarray(values, dtype=dtype)
-
-
-def from_input(values: npt.NDArray[Any], image: ImageInput) -> npt.NDArray[np.float32]:
-    """Bring a gradient in the input's layout and dtype back to float32 [N, C, H, W]."""
-    planes = values.transpose(0, 3, 1, 2) if image.layout is Layout.NHWC else values
-    return np.ascontiguousarray(planes, dtype=np.float32)
 
 
 def _open_file(

@@ -10,6 +10,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
+from ibisa_onnx.bottleneck import Bottleneck
 from ibisa_onnx.errors import GradientError, ModelError
 from ibisa_onnx.gradients.choice import GRADIENTS, choose_gradient
 from ibisa_onnx.model import DeployedModel
@@ -34,14 +35,21 @@ def byte_model() -> DeployedModel:
     return DeployedModel.open(model.SerializeToString(), providers=["cpu"], threads=1)
 
 
+@pytest.fixture
+def masks() -> torch.Tensor:
+    """One that lets everything through, and one that lets nothing through."""
+    return torch.tensor([1.0, 0.0]).reshape(2, 1, 1, 1)
+
+
 def test_auto_takes_the_exact_gradient_where_it_can(
-    deployed: Deploy, images: torch.Tensor, network: torch.nn.Module
+    deployed: Deploy, images: torch.Tensor, masks: torch.Tensor, network: torch.nn.Module
 ) -> None:
     path = choose_gradient("auto", deployed(), "scores", None)
     assert (path.name, path.reason) == ("exact", "every operator has a rule")
     assert 0 < path.tolerance <= 1e-3
-    assert path.function is not None
-    torch.testing.assert_close(path.function(images), network(images), rtol=1e-5, atol=1e-5)
+    assert path.source is not None
+    found = path.source(Bottleneck(images[:1], images[1:]))(masks)
+    torch.testing.assert_close(found, network(images), rtol=1e-5, atol=1e-5)
 
 
 def test_half_precision_is_certified_more_mildly(deployed: Deploy) -> None:
@@ -54,7 +62,7 @@ def test_half_precision_is_certified_more_mildly(deployed: Deploy) -> None:
 def test_auto_goes_without_a_gradient_and_names_the_operator(deployed: Deploy) -> None:
     path = choose_gradient("auto", deployed(last=("Floor",)), "scores", None)
     assert path.name == "forward-only"
-    assert path.function is None
+    assert path.source is None
     assert "Floor" in path.reason
     assert "use " not in path.reason  # advice to do what was just done
 
@@ -67,13 +75,18 @@ def test_auto_goes_without_a_gradient_for_bytes(byte_model: DeployedModel) -> No
 
 @pytest.mark.parametrize("wanted", ["auto", "surrogate"])
 def test_a_surrogate_that_was_given_is_used(
-    deployed: Deploy, network: torch.nn.Module, images: torch.Tensor, wanted: str
+    deployed: Deploy,
+    network: torch.nn.Module,
+    images: torch.Tensor,
+    masks: torch.Tensor,
+    wanted: str,
 ) -> None:
     model = deployed(last=("Floor",))
     path = choose_gradient(wanted, model, "scores", network)
     assert (path.name, path.reason) == ("surrogate", "a surrogate was given")
-    assert path.function is not None
-    torch.testing.assert_close(path.function(images), network(images))
+    assert path.source is not None
+    found = path.source(Bottleneck(images[:1], images[1:]))(masks)
+    torch.testing.assert_close(found, network(images))
     assert model.passes.forward == 2  # counted at the model that it stands for
 
 
@@ -81,7 +94,7 @@ def test_a_surrogate_that_was_given_is_used(
 def test_what_was_asked_for_is_said_so(deployed: Deploy, wanted: str) -> None:
     path = choose_gradient(wanted, deployed(), "scores", None)
     assert (path.name, path.reason) == (wanted, "asked for")
-    assert (path.function is None) == (wanted == "forward-only")
+    assert (path.source is None) == (wanted == "forward-only")
 
 
 def test_exact_is_not_quietly_something_else(deployed: Deploy, byte_model: DeployedModel) -> None:

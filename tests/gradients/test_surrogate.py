@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from ibisa_onnx.bottleneck import Bottleneck
 from ibisa_onnx.errors import GradientError
 from ibisa_onnx.gradients.exact import ExactGradient
-from ibisa_onnx.gradients.shell import differentiable
 from ibisa_onnx.gradients.surrogate import SurrogateGradient
 from ibisa_onnx.model import DeployedModel, PassCounter
 
@@ -40,15 +40,17 @@ def test_module_and_file_give_the_exact_gradient(
     program: Path,
     images: torch.Tensor,
 ) -> None:
-    exact = gradient(differentiable(ExactGradient(deployed(), "scores")), images)
+    bottleneck = Bottleneck(images[:1], images[1:])
+    masks = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    exact = gradient(ExactGradient(deployed(), "scores")(bottleneck), masks)
     for source in (network, program, str(program)):
-        found = gradient(SurrogateGradient(source, PassCounter()), images)
+        found = gradient(SurrogateGradient(source, PassCounter())(bottleneck), masks)
         torch.testing.assert_close(found, exact, rtol=1e-4, atol=1e-6)
 
 
 def test_passes_are_counted(network: torch.nn.Module, images: torch.Tensor) -> None:
     passes = PassCounter()
-    function = SurrogateGradient(network, passes)
+    function = SurrogateGradient(network, passes).scores
     gradient(function, images)
     assert (passes.forward, passes.backward) == (2, 2)
     assert (passes.forward_calls, passes.backward_calls) == (1, 1)
@@ -59,7 +61,7 @@ def test_passes_are_counted(network: torch.nn.Module, images: torch.Tensor) -> N
 
 def test_the_module_itself_is_left_alone(network: torch.nn.Module, images: torch.Tensor) -> None:
     network.train()
-    gradient(SurrogateGradient(network, PassCounter()), images)
+    gradient(SurrogateGradient(network, PassCounter()).scores, images)
     assert network.training
     assert all(each.grad is None for each in network.parameters())
     network.eval()
@@ -69,7 +71,7 @@ def test_half_precision_comes_back_as_float32(images: torch.Tensor) -> None:
     half = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(243, 5)).half()
     convert = torch.nn.Module()
     convert.forward = lambda x: half(x.half())
-    assert SurrogateGradient(convert, PassCounter())(images).dtype == torch.float32
+    assert SurrogateGradient(convert, PassCounter()).scores(images).dtype == torch.float32
 
 
 def damaged(kind: str, folder: Path) -> Path:
@@ -147,6 +149,6 @@ def test_the_wrong_program_is_one_line(
 ) -> None:
     passes = PassCounter()
     with pytest.raises(GradientError, match=says) as caught:
-        SurrogateGradient(module, passes)(images)
+        SurrogateGradient(module, passes).scores(images)
     assert "\n" not in str(caught.value)
     assert passes.forward == 0
