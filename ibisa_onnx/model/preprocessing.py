@@ -224,7 +224,7 @@ class Preprocessing:
         if np.dtype(self.dtype).kind not in "iu":
             return
         limits = np.iinfo(np.dtype(self.dtype))
-        ends = to_model_space(np.array([[[0.0]], [[255.0]]]).repeat(self.channels, 2), self)
+        ends = _values(np.array([0, 255]), self)
         low, high = float(ends.min()), float(ends.max())
         if low < limits.min - 1 or high > limits.max + 1 or high - low < 16:
             raise PreprocessingError(
@@ -321,10 +321,10 @@ def prepare(image: npt.NDArray[np.uint8], spec: Preprocessing) -> Prepared:
     picture = (image.shape[0], image.shape[1])
     place = RESIZES[spec.resize](picture, spec)
     pixels = _place(image, place, spec)
-    tensor = to_model_space(CHANNEL_ORDERS[spec.channel_order].from_rgb(pixels), spec)
+    tensor = _to_model_space(CHANNEL_ORDERS[spec.channel_order].from_rgb(pixels), spec)
     scale = (place.resized[0] / picture[0], place.resized[1] / picture[1])
     geometry = Geometry(picture, spec.size, scale, (float(place.top), float(place.left)))
-    return Prepared(np.ascontiguousarray(tensor.transpose(2, 0, 1)[None]), geometry)
+    return Prepared(tensor[None], geometry)
 
 
 def unprepare(tensor: npt.NDArray[Any], spec: Preprocessing) -> npt.NDArray[np.uint8]:
@@ -348,12 +348,19 @@ def unprepare(tensor: npt.NDArray[Any], spec: Preprocessing) -> npt.NDArray[np.u
     return np.ascontiguousarray(CHANNEL_ORDERS[spec.channel_order].to_rgb(pixels))
 
 
-def to_model_space(pixels: npt.NDArray[Any], spec: Preprocessing) -> npt.NDArray[np.float32]:
-    """Apply scale, mean and std to pixels [h, w, C] (0..255, the model's channel order)."""
+def _to_model_space(pixels: npt.NDArray[np.uint8], spec: Preprocessing) -> npt.NDArray[np.float32]:
+    """Return [C, h, w] in model space from pixels [h, w, C] in the model's channel order."""
+    values = _values(np.arange(256), spec)
+    planes = (values[channel].take(pixels[..., channel]) for channel in range(pixels.shape[2]))
+    return np.stack(list(planes))
+
+
+def _values(pixels: npt.NDArray[Any], spec: Preprocessing) -> npt.NDArray[np.float32]:
+    """Apply scale, mean and std: what pixel values [n] are in each channel, [C, n]."""
     # In float64, so that the result is the float32 nearest to the formula.
-    mean, std = np.asarray(spec.mean, np.float64), np.asarray(spec.std, np.float64)
-    values: npt.NDArray[np.float64] = (pixels * np.float64(spec.scale) - mean) / std
-    return values.astype(np.float32)
+    mean, std = (np.reshape(each, (-1, 1)).astype(np.float64) for each in (spec.mean, spec.std))
+    values = (pixels * np.float64(spec.scale) - mean) / std
+    return np.broadcast_to(values, (spec.channels, len(pixels))).astype(np.float32)
 
 
 def _place(

@@ -88,8 +88,10 @@ def resample(
     """
     height, width = image.shape[:2]
     top, left, bottom, right = box or (0.0, 0.0, height, width)
-    rows = _along(image, 0, *_taps(height, size[0], top, bottom, kernel))
-    return _along(rows, 1, *_taps(width, size[1], left, right, kernel))
+    pixels, weights = _taps(width, size[1], left, right, kernel)
+    first, last = pixels.min(), pixels.max()  # no row need be longer
+    rows = _along(image[:, first : last + 1], 0, *_taps(height, size[0], top, bottom, kernel))
+    return _along(rows, 1, pixels - first, weights)
 
 
 def _taps(
