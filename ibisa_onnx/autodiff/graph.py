@@ -11,7 +11,7 @@ import onnx
 from onnx import helper, inliner, numpy_helper
 
 from ibisa_onnx.autodiff.inference import infer_types
-from ibisa_onnx.autodiff.node import Node, evaluate, opsets_of, prune
+from ibisa_onnx.autodiff.node import Node, evaluate, in_order, opsets_of, prune
 from ibisa_onnx.autodiff.types import Array, TensorType
 from ibisa_onnx.errors import ModelError
 
@@ -40,7 +40,7 @@ class Graph:
         self.opsets = opsets_of(self.imports)
         self.inputs = tuple(i for i in model.graph.input if i.name not in self.initializers)
         nodes = [Node.read(proto, self.opsets) for proto in skeleton.graph.node]
-        self.nodes = prune(nodes, [output])
+        self.nodes = prune(in_order(nodes), [output])
         self.producers = {name: node for node in self.nodes for name in node.outputs if name}
         if output not in self.producers:
             names = ", ".join(o.name for o in model.graph.output)

@@ -7,7 +7,7 @@ far as they are known, and what they say of Reshape's and Expand's results is ha
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -21,6 +21,7 @@ Vector = tuple[Dimension, ...]
 """A small integer tensor, flattened; None and symbols where a number is not known."""
 
 _LONGEST = 64
+_LONGEST_DATA = 4096
 
 
 def infer_types(
@@ -46,14 +47,30 @@ def _infer(skeleton: onnx.ModelProto, nodes: Sequence[Node], found: Types) -> Ty
     model.opset_import.extend(skeleton.opset_import)
     model.graph.name = "types"
     model.graph.node.extend(node.proto for node in nodes)
-    model.graph.input.extend(skeleton.graph.input)
+    model.graph.input.extend(_without_long_vectors(skeleton.graph.input))
     model.graph.initializer.extend(skeleton.graph.initializer)
     model.graph.value_info.extend(value_info(name, kind) for name, kind in found.items())
     inferred = shape_inference.infer_shapes(model, data_prop=True).graph
-    types = {info.name: read_type(info) for info in [*inferred.input, *inferred.value_info]}
+    known = [*inferred.input, *inferred.value_info, *skeleton.graph.input]
+    types = {info.name: read_type(info) for info in known}
     for tensor in skeleton.graph.initializer:
         types[tensor.name] = TensorType(tensor.data_type, tuple(tensor.dims))
     return types
+
+
+def _without_long_vectors(
+    inputs: Iterable[onnx.ValueInfoProto],
+) -> Iterator[onnx.ValueInfoProto]:
+    """Leave the length of long vectors open: ONNX would follow each of their values, in gigabytes.
+
+    Whatever computes shapes is short.
+    """
+    for info in inputs:
+        kind = read_type(info)
+        if kind.static is not None and len(kind.static) == 1 and kind.static[0] > _LONGEST_DATA:
+            yield value_info(info.name, TensorType(kind.elem, (None,)))
+        else:
+            yield info
 
 
 def _known(vectors: Mapping[str, Vector], types: Types) -> Iterator[tuple[str, Array]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import onnx
 from onnx import helper
 
 from ibisa_onnx.autodiff.types import Array
+from ibisa_onnx.errors import ModelError
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Node:
 
 def _decode(attribute: onnx.AttributeProto) -> Any:
     value = helper.get_attribute_value(attribute)
-    return value.decode() if isinstance(value, bytes) else value
+    return value.decode(errors="surrogateescape") if isinstance(value, bytes) else value
 
 
 def _captured(node: onnx.NodeProto) -> set[str]:
@@ -85,6 +87,28 @@ def prune(nodes: Sequence[Node], wanted: Iterable[str]) -> list[Node]:
             needed.update(node.uses)
             kept.append(node)
     return kept[::-1]
+
+
+def in_order(nodes: Sequence[Node]) -> list[Node]:
+    """The nodes, each after those that it reads from; ONNX asks for that, converters forget it.
+
+    Raises
+    ------
+    ModelError
+        They wait for each other in a circle.
+    """
+    producers = {name: place for place, node in enumerate(nodes) for name in node.outputs if name}
+    waits = {
+        place: {producers[name] for name in node.uses if name in producers}
+        for place, node in enumerate(nodes)
+    }
+    if all(before < place for place, befores in waits.items() for before in befores):
+        return list(nodes)
+    try:
+        return [nodes[place] for place in TopologicalSorter(waits).static_order()]
+    except CycleError as error:
+        names = ", ".join(nodes[place].name for place in error.args[1][1:])
+        raise ModelError(f"the nodes {names} wait for each other; export the model anew") from error
 
 
 def opsets_of(imports: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import resource
+
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -7,6 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from ibisa_onnx.autodiff import Derivative, differentiate, missing_rules
+from ibisa_onnx.autodiff.graph import Graph
 from ibisa_onnx.errors import ModelError, UnsupportedOperatorError
 
 
@@ -299,3 +302,46 @@ def test_unknown_names_are_refused(build):
         differentiate(model, "z", "y")
     with pytest.raises(ModelError, match="'z'"):
         differentiate(model, "x", "z")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_nodes_in_any_order_give_the_same_gradient(build, seed):
+    """Converters append Casts at the end; ONNX Runtime does not mind."""
+    x = np.float32([[0.3, -0.4, 1.2]])
+    model = build(chain("Exp", "Tanh", "Sigmoid", "Neg"), x, {}, 17, None)
+    expected = gradient(differentiate(model, "x", "y"), x)
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes[i] for i in np.random.default_rng(seed).permutation(len(nodes)))
+    assert not missing_rules(model, "x", "y")
+    for found, wanted in zip(gradient(differentiate(model, "x", "y"), x), expected, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+def test_nodes_that_wait_for_each_other_are_refused(build):
+    nodes = [
+        helper.make_node("Add", ["x", "b"], ["a"], name="first"),
+        helper.make_node("Neg", ["a"], ["b"], name="second"),
+        helper.make_node("Neg", ["b"], ["y"], name="third"),
+    ]
+    with pytest.raises(ModelError, match=r"first|second"):
+        missing_rules(build(nodes, np.float32([1.0]), {}, 17, None), "x", "y")
+
+
+def test_a_long_vector_costs_no_memory_and_keeps_its_type(build):
+    """ONNX's data propagation takes some 70 bytes for each value of a vector that is gathered."""
+    length = 20_000_000
+    nodes = [
+        helper.make_node("Gather", ["long", "place"], ["one"]),
+        helper.make_node("Mul", ["x", "one"], ["y"]),
+    ]
+    model = build(nodes, np.float32([2.0, 3.0]), {"place": np.array([7])}, 17, None)
+    long = onnx.TensorProto(name="long", data_type=TensorProto.FLOAT, dims=[length])
+    long.raw_data = bytes(4 * length)
+    model.graph.initializer.append(long)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    graph = Graph(model, "y")
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert graph.type("long").static == (length,)
+    assert graph.type("one").static == (1,)
+    assert grown < 500_000  # KiB; twice the vector and more would be 1.4 million
