@@ -67,7 +67,7 @@ def rows(args: argparse.Namespace, model: str) -> Iterator[list[float]]:
     """Yield for each photograph: IBISA's two scores, RISE's two, Spearman of two seeds."""
     whole, fitted = explainer_of_crops(args.assets, model, args.threads)
     photos = sorted((args.assets / "images").glob("*.JPEG"))
-    for number, photo in enumerate(photos[args.first :: args.every]):
+    for number, photo in list(enumerate(photos))[args.first :: args.every]:
         spec = whole.preprocessing.spec
         crop = unprepare(prepare(read_image(photo), spec).tensor, spec)
         image = prepare(crop, fitted.preprocessing.spec).tensor[0]

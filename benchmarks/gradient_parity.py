@@ -1,9 +1,12 @@
 """Compare the gradient of the backward ONNX graph with PyTorch's, on torchvision architectures.
 
-Weights are random, nothing is fetched. The reference is PyTorch in float64; PyTorch in float32 is
-shown beside, because near a kink (ReLU, max pooling) either may fall on the other side of it.
-Differences are the largest one over the largest magnitude, median of three inputs; times are in
-multiples of the plain model's forward pass, best of seven, one thread.
+Weights are random, nothing is fetched. The reference is PyTorch in float64. A difference is the
+largest one over the largest magnitude. Among the millions of units of a network a few lie so near
+a kink (ReLU, max pooling) that float32 falls on its other side, PyTorch's, shown beside, as often
+as ours, and the gradient is then another one. So random inputs are drawn until one has no such
+unit: shown are the smallest difference (a wrong rule would show on every input), how many inputs
+that took, and the median.
+Times are in multiples of the plain model's forward pass, best of seven, one thread.
 Needs `torchvision`, `onnxscript` and `onnxruntime`.
 
     python benchmarks/gradient_parity.py [--exporter dynamo|torchscript|both] [names ...]
@@ -29,8 +32,8 @@ from ibisa_onnx.autodiff import Derivative, differentiate
 
 NAMES = (
     "squeezenet1_1",
-    "resnet18",
-    "vgg11",
+    "resnet50",
+    "vgg16",
     "densenet121",
     "googlenet",
     "inception_v3",
@@ -41,6 +44,8 @@ NAMES = (
     "vit_b_16",
     "swin_t",
 )
+
+TOLERANCE = 1e-5
 
 
 def build(name: str) -> torch.nn.Module:
@@ -97,28 +102,34 @@ def best(function: Callable[[], Any], repeats: int = 7) -> float:
     return 1e3 * min(times)
 
 
-def gradients(
-    derivative: Derivative, x: np.ndarray, dy: np.ndarray
-) -> tuple[np.ndarray, tuple[float, float]]:
-    """Ours, and the milliseconds of its forward and its backward."""
-    forward, backward = session(derivative.forward), session(derivative.backward)
-    binding = forward.io_binding()
-    binding.bind_ortvalue_input(derivative.input, ort.OrtValue.ortvalue_from_numpy(x))
-    for name in (derivative.output, *derivative.saved):
-        binding.bind_output(name)
-    forward.run_with_iobinding(binding)
-    saved = binding.get_outputs()[1:]
-    back = backward.io_binding()
-    back.bind_ortvalue_input(derivative.cotangent, ort.OrtValue.ortvalue_from_numpy(dy))
-    for name, value in zip(derivative.saved, saved, strict=True):
-        back.bind_ortvalue_input(name, value)
-    back.bind_output(derivative.gradient)
-    backward.run_with_iobinding(back)
-    times = (
-        best(lambda: forward.run_with_iobinding(binding)),
-        best(lambda: backward.run_with_iobinding(back)),
-    )
-    return back.get_outputs()[0].numpy(), times
+class Pair:
+    """The two sessions of a derivative, the activations handed over as they are."""
+
+    def __init__(self, derivative: Derivative) -> None:
+        self.derivative = derivative
+        self.forward, self.backward = session(derivative.forward), session(derivative.backward)
+        self.front, self.back = self.forward.io_binding(), self.backward.io_binding()
+
+    def gradient(self, x: np.ndarray, dy: np.ndarray) -> np.ndarray:
+        """Ours."""
+        derivative, front, back = self.derivative, self.front, self.back
+        front.bind_ortvalue_input(derivative.input, ort.OrtValue.ortvalue_from_numpy(x))
+        for name in (derivative.output, *derivative.saved):
+            front.bind_output(name)
+        self.forward.run_with_iobinding(front)
+        back.bind_ortvalue_input(derivative.cotangent, ort.OrtValue.ortvalue_from_numpy(dy))
+        for name, value in zip(derivative.saved, front.get_outputs()[1:], strict=True):
+            back.bind_ortvalue_input(name, value)
+        back.bind_output(derivative.gradient)
+        self.backward.run_with_iobinding(back)
+        return back.get_outputs()[0].numpy()
+
+    def times(self) -> tuple[float, float]:
+        """Milliseconds of the forward and of the backward, on the last input."""
+        return (
+            best(lambda: self.forward.run_with_iobinding(self.front)),
+            best(lambda: self.backward.run_with_iobinding(self.back)),
+        )
 
 
 def torch_gradient(net: torch.nn.Module, x: torch.Tensor, dy: torch.Tensor) -> np.ndarray:
@@ -136,27 +147,29 @@ def relative(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(a - b).max() / np.abs(b).max())
 
 
-def row(name: str, dynamo: bool, batch: int) -> str:
+def row(name: str, dynamo: bool, batch: int, draws: int) -> str:
     """One line of the table."""
     net = build(name)
     side = 299 if name == "inception_v3" else 224
     model = export(net, torch.randn(2, 3, side, side), dynamo)
     source, target = model.graph.input[0].name, model.graph.output[0].name
-    derivative = differentiate(model, source, target)
+    pair = Pair(differentiate(model, source, target))
     plain = session(model)
-    ours, single = [], []
-    for _ in range(3):
+    ours: list[float] = []
+    single: list[float] = []
+    while len(ours) < 3 or (min(ours) > TOLERANCE and len(ours) < draws):
         x = torch.randn(batch, 3, side, side)
         dy = torch.randn(plain.run([target], {source: x.numpy()})[0].shape)
-        gradient, (forward, backward) = gradients(derivative, x.numpy(), dy.numpy())
         exact = torch_gradient(net, x.double(), dy)
-        ours.append(relative(gradient, exact))
+        ours.append(relative(pair.gradient(x.numpy(), dy.numpy()), exact))
         single.append(relative(torch_gradient(net, x, dy), exact))
     base = best(lambda: plain.run([target], {source: x.numpy()}))
+    forward, backward = (time / base for time in pair.times())
     return (
-        f"| {name} | {'dynamo' if dynamo else 'torchscript'} | {np.median(ours):.1e} "
-        f"| {np.median(single):.1e} | {forward / base:.2f} | {backward / base:.2f} "
-        f"| {(forward + backward) / base:.2f} |"
+        f"| {name} | {'dynamo' if dynamo else 'torchscript'} "
+        f"| {min(ours):.1e} | {len(ours)} | {np.median(ours):.1e} "
+        f"| {min(single):.1e} | {np.median(single):.1e} | {forward:.2f} | {backward:.2f} "
+        f"| {forward + backward:.2f} |"
     )
 
 
@@ -166,20 +179,22 @@ def main() -> None:
     parser.add_argument("names", nargs="*", default=NAMES)
     parser.add_argument("--exporter", choices=["dynamo", "torchscript", "both"], default="both")
     parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--draws", type=int, default=30, help="the most inputs to try")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
     print(
-        "| model | exporter | ours - float64 | torch float32 - float64 | forward | backward | sum |"
+        "| model | exporter | ours, smallest | inputs | median "
+        "| torch float32, smallest | median | forward | backward | sum |"
     )
-    print("|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for name in arguments.names:
         for dynamo in {"dynamo": [True], "torchscript": [False], "both": [False, True]}[
             arguments.exporter
         ]:
             try:
-                print(row(name, dynamo, arguments.batch), flush=True)
+                print(row(name, dynamo, arguments.batch, arguments.draws), flush=True)
             except Exception as error:
                 print(f"| {name} | dynamo={dynamo} | {type(error).__name__}: {str(error)[:300]} |")
 

@@ -22,11 +22,13 @@ from ibisa_onnx.ibisa import Options, Progress, optimise
 from ibisa_onnx.model.session import DeployedModel
 from ibisa_onnx.targets import ClassOutput, check_scores
 
-SUFFICIENCY_AREAS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75)
-"""Fractions of the picture that are shown, most needed first, to check a map: a pass each."""
+SUFFICIENCY_AREAS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75)
+"""Fractions of the picture that are shown, most needed first, to check a map: a pass each, and one
+for the whole picture, which shows that the images of a batch do not mix."""
 
 _FEWEST_QUERIES = 4
 _QUERY_BATCH = 8
+_SAME = 0.01  # in probability; more than rounding makes of it, in half precision or in 8 bits
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,20 @@ class Case:
     bottleneck: Bottleneck
     output: ClassOutput
     index: int
+    answer: float
+    """The class's probability for the untouched picture, run alone."""
+
+    def mixes(self, probability: float) -> bool:
+        """Tell by what the untouched picture got in a batch whether the images of one mix.
+
+        The model then runs one by one from here on.
+        """
+        if abs(probability - self.answer) <= _SAME or self.model.max_batch == 1:
+            return False
+        if self.model.image.batch is not None:  # fixed: there is no other way to run it
+            return False
+        self.model.run_one_by_one("gives an image other scores in a batch than alone")
+        return True
 
     def probability(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         """Return the class's probability [N] by the deployed model, for images [N, C, H, W]."""
@@ -81,10 +97,13 @@ def check_sufficiency(case: Case, keep: torch.Tensor) -> Sufficiency:
     """
     rank = np.empty(keep.numel(), np.float32)
     rank[np.argsort(-keep.flatten().numpy())] = np.arange(len(rank))
-    areas = np.array(SUFFICIENCY_AREAS, np.float32)[:, None, None, None]
+    areas = np.array((*SUFFICIENCY_AREAS, 1), np.float32)[:, None, None, None]
     shown = torch.from_numpy(rank.reshape(1, 1, *keep.shape) < areas * len(rank)).float()
-    scores = case.probability(case.bottleneck.through(shown).numpy())
-    return Sufficiency(SUFFICIENCY_AREAS, tuple(float(score) for score in scores))
+    images = case.bottleneck.through(shown).numpy()
+    scores = case.probability(images)
+    if case.mixes(float(scores[-1])):
+        scores = case.probability(images)
+    return Sufficiency(SUFFICIENCY_AREAS, tuple(float(score) for score in scores[:-1]))
 
 
 def _by_gradient(
@@ -110,7 +129,9 @@ def _without_gradient(
 ) -> torch.Tensor:
     """Spend what the prediction and the check leave of the budget on queries."""
     fixed = case.model.image.batch or 1  # what is run is filled up to whole batches
-    reserved = fixed + -(-len(SUFFICIENCY_AREAS) // fixed) * fixed
+    reserved = fixed + -(-(len(SUFFICIENCY_AREAS) + 1) // fixed) * fixed
+    if case.model.image.batch is None:
+        reserved += 2
     pair = fixed if fixed % 2 == 0 else 2 * fixed
     queries = (budget - reserved) // pair * pair
     if queries < _FEWEST_QUERIES:
@@ -118,6 +139,9 @@ def _without_gradient(
         raise GradientError(
             f"a budget of {budget} forward passes is too small; give {least} or more"
         )
+    if case.model.image.batch is None and case.model.max_batch > 1:
+        ends = torch.tensor([1.0, 0.0]).reshape(2, 1, 1, 1)
+        case.mixes(float(case.probability(case.bottleneck.through(ends).numpy())[0]))
     return forward_only.keep_probability(
         case.probability,
         case.bottleneck,

@@ -47,6 +47,10 @@ class NonFiniteGradientError(GradientError):
     """The gradient is NaN or infinite on this image."""
 
 
+class OptionError(IbisaError):
+    """A setting is out of its range, or not one of those there are."""
+
+
 class ResultError(IbisaError):
     """A result cannot be written or read back."""
 

@@ -7,7 +7,9 @@ elsewhere.
 
 from __future__ import annotations
 
+import numbers
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +23,15 @@ import torch
 
 from ibisa_onnx.attribution import Case, check_sufficiency, keep_probability
 from ibisa_onnx.bottleneck import Bottleneck, blurred
-from ibisa_onnx.errors import GradientError, NonFiniteGradientError, PreprocessingError, TargetError
+from ibisa_onnx.errors import (
+    GradientError,
+    IbisaError,
+    ModelError,
+    NonFiniteGradientError,
+    OptionError,
+    PreprocessingError,
+    TargetError,
+)
 from ibisa_onnx.explanation import (
     Certificate,
     ExplainedTarget,
@@ -29,7 +39,12 @@ from ibisa_onnx.explanation import (
     Passes,
     Provenance,
 )
-from ibisa_onnx.gradients.choice import GradientPath, choose_gradient, forward_only
+from ibisa_onnx.gradients.choice import (
+    GradientPath,
+    check_gradient,
+    choose_gradient,
+    forward_only,
+)
 from ibisa_onnx.ibisa import Options, Progress
 from ibisa_onnx.model import (
     PRESETS,
@@ -48,13 +63,13 @@ from ibisa_onnx.model import (
 )
 from ibisa_onnx.model.runtime import versions
 from ibisa_onnx.scores import candidates, find_scores
-from ibisa_onnx.targets import ClassOutput, check_scores, choose, read_output
+from ibisa_onnx.targets import ClassOutput, check_scores, choose, read_activation, read_output
 
 if TYPE_CHECKING:
     import onnxruntime
 
 Image = str | os.PathLike[str] | bytes | npt.NDArray[Any]
-Target = str | int
+Target = str | int | np.integer[Any]
 
 
 @dataclass(frozen=True)
@@ -156,7 +171,13 @@ class Explainer:
         threads: int | None = None,
         extra_inputs: Mapping[str, npt.NDArray[Any]] | None = None,
     ) -> None:
-        if not isinstance(model, DeployedModel):
+        if isinstance(model, DeployedModel):
+            if providers or input or threads or extra_inputs:
+                raise ModelError(
+                    "providers, input, threads and extra_inputs belong to an open DeployedModel; "
+                    "give them to DeployedModel.open"
+                )
+        else:
             model = DeployedModel.open(
                 model,
                 providers=providers,
@@ -170,6 +191,9 @@ class Explainer:
         self.options = options or Options()
         if budget is not None:
             self.options = replace(self.options, budget=budget)
+        check_gradient(gradient, surrogate)
+        if activation is not None:
+            read_activation(activation)
         self.labels = _as_labels(labels, model)
         self._labels_are_given = labels is not None
         self._wanted_output, self._activation = output, activation
@@ -218,17 +242,17 @@ class Explainer:
         seed
             The same seed gives the same map, bit for bit, on one machine.
         progress
-            Called with passes done and passes in all.
+            Called with steps done and steps in all (without a gradient: queries).
 
         Raises
         ------
         IbisaError
             Its subclasses say what is wrong: ImageError, TargetError, OutputError ...
         """
-        explanations = list(self.explain_all(image, target, seed=seed, progress=progress))
-        if len(explanations) > 1:
+        if isinstance(target, str) and re.fullmatch(r"\s*top:0*([2-9]|1\d)\d*\s*", target.lower()):
             raise TargetError(f"target {target!r} is several classes; use explain_all")
-        return explanations[0]
+        (explanation,) = self.explain_all(image, target, seed=seed, progress=progress)
+        return explanation
 
     def explain_all(
         self,
@@ -248,6 +272,8 @@ class Explainer:
         targets
             Class indices, labels or "top:3", alone or in a sequence; None: the predicted class.
         """
+        if not isinstance(seed, numbers.Integral) or seed < 0:
+            raise OptionError(f"seed is {seed!r}; give a whole number, 0 or more")
         begin, spent = time.perf_counter(), self.model.passes.snapshot()
         question = self._ask(image)
         indices = self._indices(targets, question)
@@ -256,7 +282,8 @@ class Explainer:
         bottleneck = Bottleneck(question.tensor, baseline)
         for index in indices:
             opened = time.perf_counter()
-            case = Case(self.model, bottleneck, question.output, index)
+            answer = float(question.probabilities[index])
+            case = Case(self.model, bottleneck, question.output, index, answer)
             keep, certified = self._search(case, certified, seed, progress)
             optimised = time.perf_counter()
             sufficiency = check_sufficiency(case, keep)
@@ -276,7 +303,7 @@ class Explainer:
                 },
                 certificate=certified.certificate,
                 provenance=self._provenance(question, certified.path, seed),
-                warnings=_warnings(keep, certified.certificate),
+                warnings=(*self.warnings, *_warnings(keep, certified.certificate)),
             )
             begin, spent = time.perf_counter(), self.model.passes.snapshot()
 
@@ -293,19 +320,27 @@ class Explainer:
     def _read(self, raws: Mapping[str, npt.NDArray[Any]]) -> ClassOutput:
         """Tell which output holds class scores, and how; the first image settles it."""
         if self._output is not None:
-            check_scores(self._output.name, raws[self._output.name])
-            return self._output
+            raw = raws[self._output.name]
+            check_scores(self._output.name, raw)
+            if not self._output.contradicts(raw):
+                return self._output
+            self._warnings.append(f"that was wrong: {self._output.name} is read anew from here on")
         name = find_scores(raws, self.model.signature.outputs, self._wanted_output)
         proto = self.model.proto()
         graph = None if proto is None else proto.graph
         output = read_output(name, raws[name], graph=graph, activation=self._activation)
         self._settle_labels(output.classes)
+        if output.guess:
+            self._warnings.append(output.guess)
         self._output = output
         return output
 
     def _indices(self, targets: Sequence[Target] | Target | None, question: _Question) -> list[int]:
         """Return the classes that are meant, each once."""
-        words = [targets] if targets is None or isinstance(targets, str | int) else targets
+        several = isinstance(targets, Sequence | np.ndarray) and not isinstance(targets, str)
+        words: list[Any] = list(targets) if several else [targets]  # type: ignore[arg-type]
+        if not words:
+            raise TargetError("no target is given; leave it out for the predicted class")
         means = (choose(word, question.probabilities, self.labels) for word in words)
         return list(dict.fromkeys(index for indices in means for index in indices))
 
@@ -327,8 +362,11 @@ class Explainer:
         if path.source is None:
             return _Certified(path)
         untouched = Bottleneck(question.tensor, torch.zeros_like(question.tensor))
-        with torch.no_grad():
-            raw = path.source(untouched)(torch.ones(1, 1, 1, 1))
+        try:
+            with torch.no_grad():
+                raw = path.source(untouched)(torch.ones(1, 1, 1, 1))
+        except ModelError as error:
+            return self._without_gradient(error)
         output = question.output
         if raw.numel() != output.classes:
             raise GradientError(
@@ -357,14 +395,20 @@ class Explainer:
     def _search(
         self, case: Case, certified: _Certified, seed: int, progress: Progress | None
     ) -> tuple[torch.Tensor, _Certified]:
-        """Find lambda [h, w]; under "auto" without the gradient where that is not finite."""
+        """Find lambda [h, w]; under "auto" without the gradient where that fails."""
         try:
             return keep_probability(case, certified.path, self.options, seed, progress), certified
-        except NonFiniteGradientError as error:
-            if self._wanted_gradient != "auto":
+        except (NonFiniteGradientError, ModelError) as error:
+            if certified.path.source is None:
                 raise
-            instead = _Certified(forward_only(str(error).split("; ")[0]))
+            instead = self._without_gradient(error)
         return keep_probability(case, instead.path, self.options, seed, progress), instead
+
+    def _without_gradient(self, error: IbisaError) -> _Certified:
+        """Under "auto" go on without the gradient that failed, and say why; else raise."""
+        if self._wanted_gradient != "auto":
+            raise error
+        return _Certified(forward_only(str(error).split("; ")[0]))
 
     def _label(self, index: int) -> str | None:
         return self.labels[index] if self.labels else None
@@ -388,13 +432,24 @@ class Explainer:
             providers=self.model.providers,
             versions=self._versions,
             seed=seed,
-            options={"gradient": path.name, **asdict(self.options)},
+            options={
+                "gradient": path.name,
+                "surrogate": _name_of(self._surrogate),
+                **asdict(self.options),
+            },
         )
 
     @cached_property
     def _versions(self) -> dict[str, str]:
         """Of Python and packages; looked up once, for that takes as long as some models."""
         return versions()
+
+
+def _name_of(surrogate: str | os.PathLike[str] | torch.nn.Module | None) -> str | None:
+    """Return what to call a surrogate in a record."""
+    if surrogate is None or isinstance(surrogate, str | os.PathLike):
+        return None if surrogate is None else Path(surrogate).name
+    return type(surrogate).__name__
 
 
 def _layout(
@@ -419,6 +474,11 @@ def _resolve(
                 "(dataclasses.replace)"
             )
         return ResolvedPreprocessing(preprocessing, (), ())
+    if not isinstance(preprocessing, str | os.PathLike | None):
+        raise PreprocessingError(
+            f"preprocessing is a {type(preprocessing).__name__}; "
+            "give a Preprocessing, the name of a preset, or the path of a spec file"
+        )
     file = None if preprocessing is None else Path(preprocessing)
     if isinstance(preprocessing, str) and _is_preset(preprocessing):
         overrides, file = replace(overrides, preset=preprocessing), None
@@ -443,7 +503,7 @@ def _warnings(keep: torch.Tensor, certificate: Certificate) -> tuple[str, ...]:
     """Return what a reader of this map must know."""
     warnings = []
     if float(keep.max() - keep.min()) < 1e-3:
-        warnings.append("the map is flat: no pixel changes this answer")
+        warnings.append("the map is flat: no part of the picture is worth its information")
     if not certificate.holds:
         warnings.append(
             f"the {certificate.gradient} path differs from the deployed model by "

@@ -38,7 +38,7 @@ class ExplainedTarget:
     """What was explained: the output's name, the class index, its label, and its score.
 
     `probability` is the model's own answer on the untouched image, in 0..1; `activation` tells how
-    the raw output was read: "softmax" (logits), "probability" or "sigmoid".
+    the raw output was read, one of `targets.Activation`.
     """
 
     output: str
@@ -71,7 +71,8 @@ class Certificate:
 
     `gradient` is "exact", "surrogate" or "forward-only"; `reason` says why that one; `difference`
     is the largest absolute difference between the differentiable path's probabilities and ONNX
-    Runtime's on this image (None where no gradient was used), to be held against `tolerance`.
+    Runtime's on this image, to be held against `tolerance`. Without a gradient there is no other
+    path than the model itself: `difference` is None, and it holds.
     """
 
     gradient: str
@@ -96,7 +97,7 @@ class Provenance:
     options: dict[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Explanation:
     """An attribution map and how it came about.
 
@@ -120,6 +121,14 @@ class Explanation:
     certificate: Certificate
     provenance: Provenance
     warnings: tuple[str, ...] = field(default=())
+
+    def __repr__(self) -> str:
+        target, passes = self.target, self.passes
+        name = f"{target.label} ({target.index})" if target.label else f"class {target.index}"
+        return (
+            f"<Explanation of {name} {target.probability:.1%}, map {list(self.map.shape)}, "
+            f"{self.certificate.gradient}, {passes.forward} forward + {passes.backward} backward>"
+        )
 
     def record(self) -> dict[str, Any]:
         """Return all but the two arrays as plain JSON data; NaN and infinity become None."""

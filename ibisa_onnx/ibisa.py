@@ -18,6 +18,8 @@ Here are the steps alone, which know nothing but masks; where z and the gradient
 
 from __future__ import annotations
 
+import math
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -31,11 +33,12 @@ from ibisa_onnx.bottleneck import (
     smooth,
     stratified_noise,
 )
+from ibisa_onnx.errors import OptionError
 
 LogProbability = Callable[[torch.Tensor], torch.Tensor]
 """Masks [N, 1, h, w] in 0..1 to log p(target | z) in nats, [N], differentiable."""
 Progress = Callable[[int, int], None]
-"""Told how many passes are done, and how many there will be."""
+"""Told how many steps (without a gradient: queries) are done, and how many there will be."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,21 @@ class Options:
     pooling: float = 4.0
     blur: float = 10 / 224
     budget: int = 200
+
+    def __post_init__(self) -> None:
+        """Raise `OptionError` where a value is out of its range."""
+        for name in ("steps", "grid", "budget"):
+            self._check(name, "1 or more", lambda value: value >= 1 and value == int(value))
+        for name in ("temperature", "learning_rate", "smoothing", "first_smoothing"):
+            self._check(name, "a number above 0", lambda value: 0 < value < math.inf)
+        for name in ("waves", "frequency", "noise", "beta", "pooling", "blur"):
+            self._check(name, "0 or more", lambda value: 0 <= value < math.inf)
+        self._check("start", "a number", math.isfinite)
+
+    def _check(self, name: str, wanted: str, fits: Callable[[float], bool]) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, numbers.Real) or not fits(float(value)):
+            raise OptionError(f"option {name} is {value!r}; give {wanted}")
 
 
 def optimise(

@@ -7,6 +7,7 @@ and the choice of a class; how the model is run is not known here.
 
 from __future__ import annotations
 
+import numbers
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,9 +51,22 @@ _LAST_OPERATOR = {
     "Gemm": Activation.SOFTMAX,
     "MatMul": Activation.SOFTMAX,
     "Conv": Activation.SOFTMAX,
-    "Add": Activation.SOFTMAX,  # a bias
     "GlobalAveragePool": Activation.SOFTMAX,
 }
+_BIAS = frozenset({"Add", "Sub"})
+"""After a matrix product these end logits, after a softmax an average of models."""
+_SCALE_AND_ZERO_POINT = {
+    "QuantizeLinear": (1, 2),
+    "QLinearMatMul": (6, 7),
+    "QLinearConv": (6, 7),
+    "QGemm": (7, 8),
+    "QLinearAdd": (6, 7),
+    "QLinearMul": (6, 7),
+    "QLinearGlobalAveragePool": (3, 4),
+    "QLinearSigmoid": (3, 4),
+    "QLinearSoftmax": (3, 4),
+}
+"""Where the operators that give integers for reals take the output's scale and zero point."""
 _TRANSPARENT = frozenset(
     {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast", "Transpose", "Dropout"}
     | {"QuantizeLinear", "DequantizeLinear"}
@@ -81,12 +95,20 @@ class ClassOutput:
         How they become probabilities.
     quantisation
         How its integers stand for reals; None where it holds floats.
+    guess
+        What a reader must know where the reading rests on one picture's values alone; else empty.
     """
 
     name: str
     classes: int
     activation: Activation
     quantisation: Quantisation | None = None
+    guess: str = ""
+
+    def contradicts(self, raw: npt.NDArray[Any]) -> bool:
+        """Tell whether values cannot be what they were guessed to be."""
+        scores = self.scores(raw)
+        return bool(self.guess) and not (scores.min() >= 0 and scores.max() <= 1 + _SUM_TOLERANCE)
 
     def scores(self, raw: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         """Return raw values [N, K, 1 ...] as reals, float64 [N, K]."""
@@ -150,15 +172,42 @@ def read_output(
         The values are no class scores, or NaN or infinite; there is no such activation.
     """
     classes = check_scores(name, raw)
-    quantisation = None
+    operator = _producer(name, graph) if graph is not None else ""
+    quantisation, guess = None, ""
+    if operator in ("ArgMax", "ArgMin", "TopK"):
+        raise OutputError(_indices(name, raw.dtype))
     if raw.dtype.kind in "iu":
         quantisation = _quantisation(name, raw.dtype, graph)
+        if quantisation is None:
+            quantisation, guess = Quantisation(1 / 255), f"output {name} is {_BYTES}"
     output = ClassOutput(name, classes, Activation.PROBABILITY, quantisation)
-    kind = _activation(activation) if activation else None
-    kind = kind or _by_operator(name, graph) or _by_values(output.scores(raw)[0])
+    if activation:
+        kind = read_activation(activation)
+    elif operator in _LAST_OPERATOR:
+        kind = _LAST_OPERATOR[operator]
+    else:
+        kind = _by_values(output.scores(raw)[0])
+        if kind is Activation.SIGMOID and operator in _BIAS:
+            kind = Activation.SOFTMAX
+        elif kind is Activation.SIGMOID:
+            guess = guess or f"output {name} is {_IN_0_1}"
     if kind is Activation.SOFTMAX and classes == 1:
         kind = Activation.SIGMOID_LOGIT  # the softmax of one score is always 1
-    return ClassOutput(name, classes, kind, quantisation)
+    return ClassOutput(name, classes, kind, quantisation, guess)
+
+
+_IN_0_1 = (
+    "taken for one sigmoid a class, because its values on this picture lie in 0..1 (a guess): "
+    "say --activation softmax if they are logits"
+)
+_BYTES = "uint8 without a known scale and taken for probabilities times 255 (a guess)"
+
+
+def _indices(name: str, dtype: np.dtype[Any]) -> str:
+    return (
+        f"output {name} is {dtype}: class indices, not scores; choose an output of scores with "
+        "--output, or have the model exported without its ArgMax"
+    )
 
 
 def check_scores(name: str, raw: npt.NDArray[Any]) -> int:
@@ -180,8 +229,8 @@ def check_scores(name: str, raw: npt.NDArray[Any]) -> int:
     return classes
 
 
-def _activation(word: str) -> Activation:
-    """Read the user's word for how raw scores become probabilities."""
+def read_activation(word: str) -> Activation:
+    """Read the user's word for how raw scores become probabilities; OutputError if it is none."""
     try:
         return Activation(word)
     except ValueError:
@@ -197,11 +246,6 @@ def _by_values(scores: npt.NDArray[np.float64]) -> Activation:
     return Activation.SOFTMAX
 
 
-def _by_operator(name: str, graph: onnx.GraphProto | None) -> Activation | None:
-    """Tell by the operator that computed an output, past those that change no value's meaning."""
-    return None if graph is None else _LAST_OPERATOR.get(_producer(name, graph))
-
-
 def _producer(name: str, graph: onnx.GraphProto) -> str:
     producers = {output: node for node in graph.node for output in node.output}
     while name in producers and producers[name].op_type in _TRANSPARENT:
@@ -209,30 +253,36 @@ def _producer(name: str, graph: onnx.GraphProto) -> str:
     return str(producers[name].op_type) if name in producers else ""
 
 
-def _quantisation(name: str, dtype: np.dtype[Any], graph: onnx.GraphProto | None) -> Quantisation:
-    """Return how an integer output stands for reals, or refuse class indices and the like."""
+def _quantisation(
+    name: str, dtype: np.dtype[Any], graph: onnx.GraphProto | None
+) -> Quantisation | None:
+    """Return how an integer output stands for reals, None where only its type can tell.
+
+    Raises
+    ------
+    OutputError
+        Its type says that these are class indices.
+    """
     producers = {} if graph is None else {out: node for node in graph.node for out in node.output}
     node = producers.get(name)
     while node is not None and node.op_type in _TRANSPARENT - {"QuantizeLinear"}:
         node = producers.get(node.input[0])
-    if graph is not None and node is not None and node.op_type == "QuantizeLinear":
+    if graph is not None and node is not None and node.op_type in _SCALE_AND_ZERO_POINT:
         from onnx import numpy_helper
 
         constants = {each.name: each for each in graph.initializer}
-        known = [constants.get(each) for each in node.input[1:3]]
-        if known[0] is not None:
+        places = [place for place in _SCALE_AND_ZERO_POINT[node.op_type] if place < len(node.input)]
+        known = [constants.get(node.input[place]) for place in places]
+        if known and known[0] is not None:
             values = [numpy_helper.to_array(each).item() for each in known if each is not None]
             return Quantisation(float(values[0]), int(values[1]) if len(values) > 1 else 0)
     if dtype == np.uint8:
-        return Quantisation(1 / 255)
-    raise OutputError(
-        f"output {name} is {dtype}: class indices, not scores; choose an output of scores with "
-        "--output, or have the model exported without its ArgMax"
-    )
+        return None
+    raise OutputError(_indices(name, dtype))
 
 
 def choose(
-    target: str | int | None,
+    target: str | int | np.integer[Any] | None,
     probabilities: npt.NDArray[np.float64],
     labels: Sequence[str] | None,
 ) -> list[int]:
@@ -256,8 +306,15 @@ def choose(
     classes = len(probabilities)
     if target is None:
         return [int(probabilities.argmax())]
+    if not isinstance(target, str | numbers.Integral) or isinstance(target, bool):
+        raise TargetError(
+            f"target is {target!r} ({type(target).__name__}); give a class index, a label or top:3"
+        )
     text = str(target).strip()
-    if top := re.fullmatch(r"top:(\d+)", text):
+    if text.lower().startswith("top:"):
+        top = re.fullmatch(r"top:(\d+)", text.lower())
+        if top is None:
+            raise TargetError(f"target {text!r} is no number of classes; write it like top:3")
         count = int(top[1])
         if not 1 <= count <= classes:
             raise TargetError(

@@ -255,7 +255,9 @@ def test_equal_shares_go_by_index() -> None:
         ("crain", LABELS, "nearest.*crane"),
         ("hound", LABELS, "several"),
         ("", LABELS, "no label"),
-        ("top:x", LABELS, "no label"),
+        ("top:x", LABELS, "write it like top:3"),
+        ("top:-1", LABELS, "write it like top:3"),
+        (1.5, LABELS, "float.*class index, a label"),
         ("1.5", LABELS, "no label"),
     ],
 )
@@ -265,3 +267,43 @@ def test_a_class_that_is_not_there(
     with pytest.raises(TargetError, match=says) as caught:
         choose(target, SHARES, labels)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("operator", ["Add", "Sub", "Mul"])
+def test_what_sums_to_one_is_no_logit_whatever_made_it(graph: GraphMaker, operator: str) -> None:
+    """A weighted average of softmaxes ends in such an operator, and so do many logits."""
+    assert read(SOFTMAX, graph=graph("Softmax", operator)).activation is Activation.PROBABILITY
+    assert read(LOGITS, graph=graph("MatMul", operator)).activation is Activation.SOFTMAX
+
+
+def test_a_guess_is_said_and_taken_back(graph: GraphMaker) -> None:
+    dark = np.array([[0.1, 0.3, 0.2, 0.0]])
+    found = read(dark, graph=graph("MatMul", "Mul"))
+    assert found.activation is Activation.SIGMOID
+    assert "guess" in found.guess
+    assert not found.contradicts(dark)
+    assert found.contradicts(LOGITS)
+    bias = read(dark, graph=graph("MatMul", "Add"))
+    assert (bias.activation, bias.guess) == (Activation.SOFTMAX, "")
+    told = read(dark, graph=graph("MatMul", "Mul"), activation="sigmoid")
+    assert not told.contradicts(LOGITS)
+
+
+def test_the_scale_of_a_quantised_product_is_read() -> None:
+    values = {"scale": np.float32(0.05), "zero": np.uint8(128)}
+    node = helper.make_node("QLinearMatMul", ["a", "s", "z", "b", "s", "z", "scale", "zero"], ["y"])
+    constants = [numpy_helper.from_array(np.array(v), k) for k, v in values.items()]
+    graph = helper.make_graph([node], "product", [], [], constants)
+    raw = np.array([[128, 148, 108]], np.uint8)
+    found = read(raw, graph=graph)
+    np.testing.assert_allclose(found.scores(raw), [[0, 1, -1]], atol=1e-6)
+    assert found.activation is Activation.SOFTMAX
+
+
+@pytest.mark.parametrize("chain", [["Softmax", "ArgMax"], ["ArgMax", "Cast", "Reshape"]])
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8, np.int64])
+def test_indices_are_no_scores_in_any_dtype(
+    graph: GraphMaker, chain: list[str], dtype: type[np.generic]
+) -> None:
+    with pytest.raises(OutputError, match="class indices"):
+        read(np.array([[3]], dtype), graph=graph(*chain))

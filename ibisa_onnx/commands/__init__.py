@@ -82,7 +82,8 @@ def _run(args: list[str]) -> int:
     """Run a command and return its exit code, whatever happens."""
     try:
         code = group.main(args or ["--help"], prog_name=_NAME, standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except click.UsageError as error:
         report_error(error.format_message())
         where = error.ctx.command_path if error.ctx else _NAME
@@ -92,7 +93,7 @@ def _run(args: list[str]) -> int:
         report_error(error.format_message())
         return 1
     except (click.Abort, KeyboardInterrupt):
-        echo("", err=True)
+        report_error("interrupted")
         return 130
     except IbisaError as error:
         report_error(str(error))
@@ -100,6 +101,10 @@ def _run(args: list[str]) -> int:
     except BrokenPipeError:
         # The reader has gone; the interpreter must not try to flush to it on its way out.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ", stdout perhaps"
+        report_error(f"cannot read or write{where}: {error.strerror or error}")
         return 1
     except Exception as error:
         report_error(

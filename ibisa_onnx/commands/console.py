@@ -39,14 +39,18 @@ class _DrawnBar(Bar):
 
     def __init__(self, label: str) -> None:
         self._label = label
+        self._drawn = 0
 
     def __call__(self, done: int, total: int) -> None:
         filled = self._WIDTH * done // max(total, 1)
         bar = "#" * filled + "-" * (self._WIDTH - filled)
-        echo(f"\r{self._label}  [{bar}] {done}/{total}\033[K", err=True, nl=False)
+        line = f"{self._label}  [{bar}] {done}/{total}"
+        echo(f"\r{line:{self._drawn}}", err=True, nl=False)
+        self._drawn = len(line)
 
     def wipe(self) -> None:
-        echo("\r\033[K", err=True, nl=False)
+        echo(f"\r{'':{self._drawn}}\r", err=True, nl=False)  # no escape codes: not all terminals
+        self._drawn = 0
 
 
 @dataclass(frozen=True)

@@ -207,7 +207,7 @@ _OPTIONS = (
         type=click.Choice(ACTIVATIONS),
         help="How scores become probabilities, where that is read wrongly.",
     ),
-    click.option("--threads", type=click.IntRange(1), help="CPU threads for each operator."),
+    click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads for each operator."),
 )
 
 

@@ -15,12 +15,11 @@ from ibisa_onnx.commands.console import Console, console_options, report_error
 from ibisa_onnx.commands.model_options import ModelChoice, model_options
 from ibisa_onnx.commands.outputs import STDIO, Destinations, expand
 from ibisa_onnx.commands.report import details_text, explanation_text
-from ibisa_onnx.errors import ImageError, OutputError
+from ibisa_onnx.errors import GradientError, ImageError, OutputError
+from ibisa_onnx.gradients.choice import GRADIENTS
 
 if TYPE_CHECKING:
     from ibisa_onnx import Explainer, Explanation
-
-_GRADIENTS = ("auto", "exact", "surrogate", "forward-only")
 
 
 @click.command("run", short_help="Explain what a model says of a picture.")
@@ -44,7 +43,7 @@ _GRADIENTS = ("auto", "exact", "surrogate", "forward-only")
 @model_options
 @click.option(
     "--gradient",
-    type=click.Choice(_GRADIENTS),
+    type=click.Choice(GRADIENTS),
     default="auto",
     show_default=True,
     help="Where the backward steps come from.",
@@ -55,7 +54,9 @@ _GRADIENTS = ("auto", "exact", "surrogate", "forward-only")
     metavar="FILE",
     help="A differentiable twin of the model (.pt2).",
 )
-@click.option("--budget", type=click.IntRange(2), help="Forward passes to spend when forward-only.")
+@click.option(
+    "--budget", type=click.IntRange(15), help="At most so many forward passes when forward-only."
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @console_options
 def command(
@@ -79,13 +80,13 @@ def command(
         raise click.UsageError("only one of MODEL and IMAGE can be -, stdin is read once")
     pictures = expand(images)
     several = len(targets) > 1 or any(_count(target) > 1 for target in targets)
+    if out == "":
+        raise click.UsageError("-o is empty; name a file or a folder, or leave it out")
     where = Destinations(
         pictures, out, several_targets=several, with_data=with_data, model=choice.model
     )
     console = _free_stdout(console) if where.to_stdout else console
     where.check()
-    if surrogate and gradient == "auto":
-        gradient = "surrogate"
     explainer = choice.explainer(gradient=gradient, surrogate=surrogate, budget=budget)
     work = Work(console, explainer, where, [_target(each) for each in targets] or None, seed)
     failed = [each for each in pictures if not work.explain(each, alone=len(pictures) == 1)]
@@ -115,7 +116,7 @@ class Work:
                 for number, explanation in enumerate(explanations):
                     bar.wipe()
                     self._deliver(picture, explanation, first=number == 0)
-        except (ImageError, OutputError) as error:
+        except (ImageError, OutputError, GradientError) as error:
             if alone:
                 raise
             text = str(error)
@@ -134,7 +135,7 @@ class Work:
             sys.stdout.buffer.write(explanation.encode(".png"))
             sys.stdout.buffer.flush()
         # Only now: what fails is told in one line, without warnings before it.
-        self.console.warn([*self.explainer.warnings, *explanation.warnings])
+        self.console.warn(explanation.warnings)
         self.console.result(
             explanation_text(self.name_of(picture), explanation, paths, first=first),
             {"image": picture, "files": [str(path) for path in paths], **explanation.record()},

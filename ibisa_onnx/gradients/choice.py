@@ -41,6 +41,16 @@ def forward_only(reason: str) -> GradientPath:
     return GradientPath("forward-only", reason, None)
 
 
+def check_gradient(wanted: str, surrogate: object) -> None:
+    """Raise `GradientError` where what is asked for cannot be meant."""
+    if wanted not in GRADIENTS:
+        raise GradientError(f"gradient is {wanted!r}; choose from: {', '.join(GRADIENTS)}")
+    if wanted == "surrogate" and surrogate is None:
+        raise GradientError("gradient surrogate needs a surrogate; give --surrogate FILE")
+    if wanted in ("exact", "forward-only") and surrogate is not None:
+        raise GradientError(f"gradient {wanted} uses no surrogate; leave one of the two out")
+
+
 def choose_gradient(
     wanted: str,
     model: DeployedModel,
@@ -54,12 +64,7 @@ def choose_gradient(
     GradientError
         What was asked for by name cannot be had, and why.
     """
-    if wanted not in GRADIENTS:
-        raise GradientError(f"gradient is {wanted!r}; choose from: {', '.join(GRADIENTS)}")
-    if wanted == "surrogate" and surrogate is None:
-        raise GradientError("gradient surrogate needs a surrogate; give --surrogate FILE")
-    if wanted in ("exact", "forward-only") and surrogate is not None:
-        raise GradientError(f"gradient {wanted} uses no surrogate; leave one of the two out")
+    check_gradient(wanted, surrogate)
     if surrogate is not None:
         return _surrogate(model, surrogate)
     if wanted == "forward-only":
@@ -96,6 +101,5 @@ def _exact(model: DeployedModel, output: str, reason: str) -> GradientPath:
                 f"{_REFUSAL}{name} is {dtype}, and integers have no gradient; "
                 "use --gradient forward-only"
             )
-    half = "float16" in (model.image.dtype, dtypes[output])
     opened = ExactGradient(model, output)
-    return GradientPath("exact", reason, opened, tolerance=1e-2 if half else 1e-3)
+    return GradientPath("exact", reason, opened, tolerance=1e-2 if opened.half else 1e-3)

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import torch
 
-from ibisa_onnx.autodiff import differentiate
+from ibisa_onnx.autodiff import Derivative, differentiate
 from ibisa_onnx.bottleneck import Bottleneck
-from ibisa_onnx.errors import GradientError, ModelError
-from ibisa_onnx.gradients.masked_graph import MASK, constants, with_bottleneck
+from ibisa_onnx.errors import GradientError, IbisaError, ModelError
+from ibisa_onnx.gradients.masked_graph import Names, insert_bottleneck
 from ibisa_onnx.gradients.shell import differentiable
 from ibisa_onnx.model.files import essence
 from ibisa_onnx.model.providers import import_onnxruntime
@@ -63,9 +64,15 @@ class ExactGradient:
                 f"no exact gradient: {model.file.why_no_graph}; use --gradient forward-only"
             )
         self.model = model
-        self.derivative = differentiate(with_bottleneck(proto, model.image), MASK, output)
-        self.forward = model.new_session(self.derivative.forward)
-        self.backward = model.new_session(self.derivative.backward)
+        self.names = Names.free_in(proto, model.image)
+        self.half = _uses_half(proto)
+        insert_bottleneck(proto, model.image, self.names)
+        derivative = _differentiate(proto, self.names.mask, output)
+        # Names are kept, and no graph: each holds the weights once more.
+        self.output, self.saved = derivative.output, derivative.saved
+        self.cotangent, self.gradient = derivative.cotangent, derivative.gradient
+        self.forward = model.new_session(derivative.forward)
+        self.backward = model.new_session(derivative.backward)
 
     def __call__(self, bottleneck: Bottleneck) -> Callable[[torch.Tensor], torch.Tensor]:
         """Return the function from masks [N, 1, h, w] to raw outputs [N, ...] of one bottleneck."""
@@ -131,31 +138,37 @@ class _Buffers:
     """The inputs and outputs of both sessions, bound to memory for masks of one shape."""
 
     def __init__(self, source: ExactGradient, bottleneck: Bottleneck, shape: Shape) -> None:
+        OrtValue = import_onnxruntime().OrtValue  # noqa: N806
         self._source = source
         self._forward = source.forward.io_binding()
         self._backward = source.backward.io_binding()
-        self._cotangent_is_needed = source.derivative.cotangent in _inputs(source.backward)
+        self._cotangent_is_needed = source.cotangent in _inputs(source.backward)
         self._outputs: list[Any] = []
         self._gradient: Any = None
         place, needed = _place(source.model), _inputs(source.forward)
-        given = constants(bottleneck, (shape[2], shape[3])) | source.model.extra_feed(shape[0])
-        for name in needed.intersection(given):
-            value = import_onnxruntime().OrtValue.ortvalue_from_numpy(given[name], *place)
+        given = source.names.constants(bottleneck, (shape[2], shape[3]))
+        given |= source.model.extra_feed(shape[0])
+        # Kept, because on the CPU they are the arrays' own memory, which a binding may not keep.
+        self._given = [
+            (name, given[name], OrtValue.ortvalue_from_numpy(given[name], *place))
+            for name in needed.intersection(given)
+        ]
+        for name, _, value in self._given:
             self._forward.bind_ortvalue_input(name, value)
-        self._forward.bind_output(source.derivative.output, "cpu")
-        for name in source.derivative.saved:
+        self._forward.bind_output(source.output, "cpu")
+        for name in source.saved:
             self._forward.bind_output(name, *place)
-        self._backward.bind_output(source.derivative.gradient, "cpu")
+        self._backward.bind_output(source.gradient, "cpu")
 
     def forward(self, masks: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
         """Return the raw output [N, ...], valid until the next call."""
-        self._forward.bind_cpu_input(MASK, masks)
+        self._forward.bind_cpu_input(self._source.names.mask, masks)
         _run(self._source.forward, self._forward)
         self._source.model.passes.count_forward(len(masks))
         if not self._outputs:  # from the first run on they are where they are
             self._outputs = self._forward.get_outputs()
             needed = _inputs(self._source.backward)
-            for name, value in zip(self._source.derivative.saved, self._outputs[1:], strict=True):
+            for name, value in zip(self._source.saved, self._outputs[1:], strict=True):
                 if name in needed:
                     self._backward.bind_ortvalue_input(name, value)
         raw: npt.NDArray[Any] = self._outputs[0].numpy()
@@ -164,17 +177,45 @@ class _Buffers:
     def backward(self, cotangent: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Return the masks' cotangent [N, 1, h, w] from the output's [N, ...]."""
         raw = self._outputs[0].numpy()
-        scale = np.float32(_scale(cotangent) if raw.dtype == np.float16 else 1)
+        scale = np.float32(_scale(cotangent))
         filled = np.zeros_like(raw)
         filled[: len(cotangent)] = cotangent / scale
         if self._cotangent_is_needed:
-            self._backward.bind_cpu_input(self._source.derivative.cotangent, filled)
+            self._backward.bind_cpu_input(self._source.cotangent, filled)
         _run(self._source.backward, self._backward)
         self._source.model.passes.count_backward(len(filled))
         if self._gradient is None:
             (self._gradient,) = self._backward.get_outputs()
         gradient = self._gradient.numpy()[: len(cotangent)]
         return np.asarray(gradient * scale)  # a copy: the memory is used again
+
+
+def _differentiate(model: onnx.ModelProto, mask: str, output: str) -> Derivative:
+    """Build the two graphs; whatever an odd file makes the analysis trip over is a refusal."""
+    try:
+        return differentiate(model, mask, output)
+    except IbisaError:
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())[:200]
+        raise GradientError(
+            f"no exact gradient: the graph cannot be analysed ({type(error).__name__}: {text}); "
+            "use --gradient forward-only"
+        ) from error
+
+
+def _uses_half(model: onnx.ModelProto) -> bool:
+    """Tell whether anything in a graph is computed in half precision."""
+    half = onnx.TensorProto.FLOAT16
+    return (
+        any(tensor.data_type == half for tensor in model.graph.initializer)
+        or any(value.type.tensor_type.elem_type == half for value in model.graph.input)
+        or any(
+            node.op_type == "Cast" and attribute.name == "to" and attribute.i == half
+            for node in model.graph.node
+            for attribute in node.attribute
+        )
+    )
 
 
 def _inputs(session: onnxruntime.InferenceSession) -> set[str]:
@@ -198,7 +239,10 @@ def _fill(masks: npt.NDArray[np.float32], batch: int | None) -> npt.NDArray[np.f
 
 
 def _scale(cotangent: npt.NDArray[np.float32]) -> float:
-    """Return the power of two near the largest value, which half precision may not hold."""
+    """Return the power of two near the largest value, which half precision may not hold.
+
+    Of a cotangent; derivatives are linear in it, and a power of two rounds nothing.
+    """
     largest = float(np.abs(cotangent).max())
     return float(2 ** np.floor(np.log2(largest))) if 0 < largest < np.inf else 1.0
 

@@ -31,7 +31,7 @@ Query = Callable[[npt.NDArray[np.float32]], Array]
 _CELLS = 28  # on the longer side: the grid on which effects are estimated
 _LENGTHS = (0.03, 0.05, 0.08, 0.12, 0.2)  # of the prior, as fractions of the longer side
 _NOISES = np.geomspace(1e-3, 10, 17)  # variance of the noise over the mean variance of the signal
-_ROUNDING = 1e-6  # of float32 scores, relative
+_NOTHING = 1e-4  # of the largest score: masks that change it by no more tell nothing
 _PRIOR_LOGIT = -4.0  # keep-probability of a cell without effect: 0.018
 _STRONGEST = 8.0  # effect over beta of the strongest cell: its keep-probability is 0.982
 
@@ -97,9 +97,9 @@ def regress(masks: Array, scores: Array, shape: tuple[int, int]) -> Array:
     -------
     float64 [h, w]
         The posterior mean of each cell's effect on the score; 0 everywhere where the scores vary
-        by no more than rounding.
+        by hardly more than rounding.
     """
-    if np.ptp(scores) <= _ROUNDING * np.abs(scores).max():
+    if np.ptp(scores) <= _NOTHING * np.abs(scores).max():
         return np.zeros(shape)
     centred = masks - masks.mean(0)
     target = scores - scores.mean()

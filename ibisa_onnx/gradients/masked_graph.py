@@ -6,6 +6,7 @@ the baseline are handed over once. The same formula for torch is `bottleneck.Bot
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -16,73 +17,85 @@ from onnx import TensorProto, helper
 from ibisa_onnx.bottleneck import Bottleneck, interpolation
 from ibisa_onnx.model.signature import ImageInput, Layout
 
-MASK = "ibisa/mask"
-_ROWS, _COLUMNS = "ibisa/rows", "ibisa/columns"
-_BASELINE, _DIFFERENCE = "ibisa/baseline", "ibisa/difference"
+
+@dataclass(frozen=True)
+class Names:
+    """What the bottleneck's tensors are called: `mask`, the others it takes, and what it makes."""
+
+    mask: str
+    rows: str
+    columns: str
+    baseline: str
+    difference: str
+    mixed: str
+
+    @classmethod
+    def free_in(cls, model: onnx.ModelProto, image: ImageInput) -> Names:
+        """Return names after the image's, which no tensor of the model has."""
+        taken = {name for node in model.graph.node for name in (*node.input, *node.output)}
+        taken |= {each.name for each in (*model.graph.input, *model.graph.initializer)}
+        prefix = image.name
+        while any(name.startswith(f"{prefix}/") for name in taken):
+            prefix += "'"
+        return cls(*(f"{prefix}/{each.name}" for each in fields(cls)))
+
+    def constants(
+        self, bottleneck: Bottleneck, grid: tuple[int, int]
+    ) -> dict[str, npt.NDArray[np.float32]]:
+        """Return what the model takes beside masks of `grid` (rows, columns) cells, by name."""
+        rows, columns = interpolation(grid, bottleneck.image.shape[2:])
+        values = {
+            self.rows: rows,
+            self.columns: columns.T.contiguous(),
+            self.baseline: bottleneck.baseline,
+            self.difference: bottleneck.image - bottleneck.baseline,
+        }
+        return {name: value.numpy() for name, value in values.items()}
 
 
-def with_bottleneck(model: onnx.ModelProto, image: ImageInput) -> onnx.ModelProto:
-    """Replace a model's image by z = b + m (x - b), where m = R s C is the mask s enlarged.
+def insert_bottleneck(model: onnx.ModelProto, image: ImageInput, names: Names) -> None:
+    """Replace a model's image, in place, by z = b + m (x - b); m = R s C is the mask s enlarged.
 
-    Returns
-    -------
-    onnx.ModelProto
-        A model whose input `MASK` takes s, float32 [N, 1, h, w], and whose further inputs take
-        what `constants` returns. The rest is as in `model`, which is left alone.
+    Its input `names.mask` then takes s, float32 [N, 1, h, w], and further inputs what
+    `names.constants` returns.
     """
-    masked = onnx.ModelProto()
-    masked.CopyFrom(model)
-    graph = masked.graph
-    place, declared = next(
-        (place, each) for place, each in enumerate(model.graph.input) if each.name == image.name
-    )
-    batch = declared.type.tensor_type.shape.dim[0]
+    graph = model.graph
+    place = [each.name for each in graph.input].index(image.name)
+    batch = graph.input[place].type.tensor_type.shape.dim[0]
     sides = (1, image.channels, image.height, image.width)
     shapes: dict[str, tuple[int | str | None, ...]] = {
-        MASK: (batch.dim_value or batch.dim_param or None, 1, None, None),
-        _ROWS: (image.height, None),
-        _COLUMNS: (None, image.width),
-        _BASELINE: sides,
-        _DIFFERENCE: sides,
+        names.mask: (batch.dim_value or batch.dim_param or None, 1, None, None),
+        names.rows: (image.height, None),
+        names.columns: (None, image.width),
+        names.baseline: sides,
+        names.difference: sides,
     }
     del graph.input[place]
     graph.input.extend(
         helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
         for name, shape in shapes.items()
     )
+    nodes = list(graph.node)
     del graph.node[:]
-    graph.node.extend([*_mixing(image), *model.graph.node])
-    return masked
+    graph.node.extend([*_mixing(image, names), *nodes])
 
 
-def constants(bottleneck: Bottleneck, grid: tuple[int, int]) -> dict[str, npt.NDArray[np.float32]]:
-    """Return what such a model takes beside masks of `grid` (rows, columns) cells, by name."""
-    rows, columns = interpolation(grid, bottleneck.image.shape[2:])
-    values = {
-        _ROWS: rows,
-        _COLUMNS: columns.T.contiguous(),
-        _BASELINE: bottleneck.baseline,
-        _DIFFERENCE: bottleneck.image - bottleneck.baseline,
-    }
-    return {name: value.numpy() for name, value in values.items()}
-
-
-def _mixing(image: ImageInput) -> list[onnx.NodeProto]:
+def _mixing(image: ImageInput, names: Names) -> list[onnx.NodeProto]:
     """Return the nodes from the mask to the model's own input, in its layout and dtype."""
     steps: list[tuple[str, list[str], dict[str, Any]]] = [
-        ("MatMul", [_ROWS, MASK], {}),
-        ("MatMul", ["", _COLUMNS], {}),
-        ("Mul", ["", _DIFFERENCE], {}),
-        ("Add", ["", _BASELINE], {}),
+        ("MatMul", [names.rows, names.mask], {}),
+        ("MatMul", ["", names.columns], {}),
+        ("Mul", ["", names.difference], {}),
+        ("Add", ["", names.baseline], {}),
     ]
     if image.layout is Layout.NHWC:
         steps.append(("Transpose", [""], {"perm": [0, 2, 3, 1]}))
     if image.dtype != "float32":
         elem = helper.np_dtype_to_tensor_dtype(np.dtype(image.dtype))
         steps.append(("Cast", [""], {"to": elem}))
-    names = [*(f"ibisa/mixed_{number}" for number in range(1, len(steps))), image.name]
-    befores = ["", *names]
+    results = [*(f"{names.mixed}_{number}" for number in range(1, len(steps))), image.name]
+    befores = ["", *results]
     return [
         helper.make_node(op, [each or before for each in inputs], [name], name=name, **attributes)
-        for (op, inputs, attributes), before, name in zip(steps, befores, names, strict=False)
+        for (op, inputs, attributes), before, name in zip(steps, befores, results, strict=False)
     ]

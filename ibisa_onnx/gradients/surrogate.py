@@ -31,7 +31,7 @@ class SurrogateGradient:
     Raises
     ------
     GradientError
-        There is no such file, or torch cannot load it.
+        There is no such file, torch cannot load it, or the module is being trained.
     """
 
     def __init__(
@@ -39,6 +39,7 @@ class SurrogateGradient:
     ) -> None:
         self._passes = passes
         module = source if isinstance(source, torch.nn.Module) else _load(Path(source))
+        _check_at_rest(module)
         self._module = module
         self._device = next((each.device for each in module.parameters()), torch.device("cpu"))
 
@@ -60,9 +61,22 @@ class SurrogateGradient:
                 f"the surrogate returns {type(raw).__name__}; it must return one tensor of scores"
             )
         self._passes.count_forward(len(images))
-        if raw.requires_grad:
-            raw.register_hook(lambda _: self._passes.count_backward(len(images)))  # type: ignore[no-untyped-call]
-        return raw.float().cpu()
+        scores = raw.float().cpu()
+        if scores.requires_grad:  # on the CPU, so that it is counted in the caller's thread
+            scores.register_hook(lambda _: self._passes.count_backward(len(images)))  # type: ignore[no-untyped-call]
+        return scores
+
+
+def _check_at_rest(module: torch.nn.Module) -> None:
+    """Refuse a module whose answers are random, or change it: dropout or batch norm in training."""
+    from torch.nn.modules.batchnorm import _BatchNorm
+    from torch.nn.modules.dropout import _DropoutNd
+
+    for part in module.modules():
+        if part.training and isinstance(part, _BatchNorm | _DropoutNd):
+            raise GradientError(
+                f"the surrogate is in training mode ({type(part).__name__}); call its eval() first"
+            )
 
 
 def _load(path: Path) -> torch.nn.Module:

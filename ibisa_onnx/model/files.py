@@ -26,12 +26,32 @@ class ModelFile:
 
     path: Path | None = None
     data: bytes | None = field(default=None, repr=False)
+    stamp: tuple[int, int] | None = None
+    """The file's size and time of change when it was opened."""
+
+    @classmethod
+    def at(cls, path: str | os.PathLike[str]) -> ModelFile:
+        """Return the file at a path, which stays the same whatever folder one changes to."""
+        try:
+            absolute = Path(path).absolute()
+            return cls(absolute, stamp=_stamp(absolute))
+        except ValueError as error:
+            raise ModelError(f"there can be no model file {str(path)[:200]!r}: {error}") from error
+
+    def check_unchanged(self) -> None:
+        """Raise `ModelError` where the file is no longer the one that was opened."""
+        if self.path is not None and self.stamp not in (None, _stamp(self.path)):
+            raise ModelError(
+                f"{self.path} was changed or removed after it was opened; open it again"
+            )
 
     @classmethod
     def of_session(cls, session: Any) -> ModelFile:
         """Return what a live `onnxruntime.InferenceSession` still remembers of its model."""
         path, data = getattr(session, "_model_path", None), getattr(session, "_model_bytes", None)
-        return cls(Path(path) if path else None, bytes(data) if data else None)
+        if data or not path:
+            return cls(data=bytes(data) if data else None)
+        return cls.at(path)
 
     @property
     def name(self) -> str | None:
@@ -71,6 +91,7 @@ class ModelFile:
         import onnx
         from google.protobuf.message import DecodeError  # type: ignore[import-untyped,unused-ignore]
 
+        self.check_unchanged()
         try:
             if self.data is not None:
                 model = onnx.load_model_from_string(self.data)
@@ -87,6 +108,8 @@ class ModelFile:
         """Say why `load_proto` gives nothing."""
         if self.path is None and self.data is None:
             return "the session does not remember its file (give its path)"
+        if self.path is not None and not self.path.exists():
+            return f"the session's file {self.path} is not there any more"
         return f"{self.label} holds no ONNX graph (give the .onnx file it was made from)"
 
     def sha256(self) -> str | None:
@@ -94,6 +117,7 @@ class ModelFile:
 
         For a model in one file this is what `sha256sum` prints.
         """
+        self.check_unchanged()
         digest = hashlib.sha256()
         if self.data is not None:
             digest.update(self.data)
@@ -200,6 +224,15 @@ def essence(error: Exception, limit: int = 300) -> str:
         text = noise.sub("", text)
     text = " ".join(text.split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Return size and time of change (nanoseconds), None where there is no such file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
 
 
 def _hash_file(digest: Any, path: Path) -> None:

@@ -48,7 +48,7 @@ def read_picture(source: Source) -> Picture:
     if isinstance(source, np.ndarray):
         return Picture(_to_rgb(source, "the array"), None, image_sha256(source))
     data, label = _read_bytes(source)
-    name = None if isinstance(source, bytes) else Path(source).name
+    name = Path(source).name if isinstance(source, str | os.PathLike) else None
     return Picture(_from_bytes(data, label), name, hashlib.sha256(data).hexdigest())
 
 
@@ -86,17 +86,23 @@ def image_sha256(source: Source) -> str:
 
 def _read_bytes(source: str | os.PathLike[str] | bytes) -> tuple[bytes, str]:
     """Return a picture's bytes and what to call it in an error."""
-    if isinstance(source, bytes):
-        return source, "the picture"
+    if isinstance(source, bytes | bytearray | memoryview):
+        return bytes(source), "the picture"
+    if not isinstance(source, str | os.PathLike):
+        raise ImageError(
+            f"the picture is a {type(source).__name__}; "
+            "give a path, the bytes of a file, or an array uint8 [H, W, 3]"
+        )
     path = Path(source)
-    if path.is_dir():
-        raise ImageError(f"{path} is a folder, not a picture; name a file in it")
     try:
+        if path.is_dir():
+            raise ImageError(f"{path} is a folder, not a picture; name a file in it")
         return path.read_bytes(), str(path)
     except FileNotFoundError:
         raise ImageError(f"there is no picture {path}; check the path") from None
-    except OSError as error:
-        raise ImageError(f"cannot read {path}: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+        why = getattr(error, "strerror", None) or error
+        raise ImageError(f"cannot read {str(path)[:200]!r}: {why}") from error
 
 
 def _from_bytes(data: bytes, label: str) -> npt.NDArray[np.uint8]:

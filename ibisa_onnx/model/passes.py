@@ -6,17 +6,24 @@ the model computed it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import threading
+from dataclasses import dataclass
 
 
-@dataclass
-class PassCounter:
-    """Images pushed forward and backward so far, and the calls that took."""
+@dataclass(frozen=True)
+class PassCount:
+    """Images pushed forward and backward, and the calls that took."""
 
     forward: int = 0
     backward: int = 0
     forward_calls: int = 0
     backward_calls: int = 0
+
+
+class PassCounter(threading.local):
+    """Counts for each thread by itself, so that explanations side by side count only their own."""
+
+    forward = backward = forward_calls = backward_calls = 0
 
     def count_forward(self, images: int) -> None:
         """Record one call that pushed `images` images forward."""
@@ -28,13 +35,13 @@ class PassCounter:
         self.backward += images
         self.backward_calls += 1
 
-    def snapshot(self) -> PassCounter:
-        """Return a copy that later passes do not change."""
-        return replace(self)
+    def snapshot(self) -> PassCount:
+        """Return what this thread has spent so far."""
+        return PassCount(self.forward, self.backward, self.forward_calls, self.backward_calls)
 
-    def since(self, earlier: PassCounter) -> PassCounter:
-        """Return what was spent after `earlier`, a snapshot of this counter."""
-        return PassCounter(
+    def since(self, earlier: PassCount) -> PassCount:
+        """Return what this thread spent after `earlier`, a snapshot."""
+        return PassCount(
             self.forward - earlier.forward,
             self.backward - earlier.backward,
             self.forward_calls - earlier.forward_calls,

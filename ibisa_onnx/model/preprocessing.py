@@ -229,7 +229,7 @@ class Preprocessing:
         if low < limits.min - 1 or high > limits.max + 1 or high - low < 16:
             raise PreprocessingError(
                 f"the model takes {self.dtype}, which cannot hold values {low:.3g}..{high:.3g}; "
-                "say --preprocess raw, or another --scale, --mean and --std"
+                "leave --preprocess out, or give another --scale, --mean and --std"
             )
 
 

@@ -16,14 +16,15 @@ from ibisa_onnx.errors import MissingDependencyError, ProviderError
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
+TENSORRT = "TensorrtExecutionProvider"
 _SUFFIX = "ExecutionProvider"
 _ALIASES = {"directml": "dml", "trt": "tensorrt"}
 _HOW_TO_GET = {
-    CUDA: "pip install 'ibisa-onnx[gpu]'",
-    "TensorrtExecutionProvider": "pip install 'ibisa-onnx[gpu]' and TensorRT",
+    CUDA: "pip install onnxruntime-gpu in place of onnxruntime",
+    TENSORRT: "pip install onnxruntime-gpu in place of onnxruntime, and TensorRT",
     "OpenVINOExecutionProvider": "pip install onnxruntime-openvino in place of onnxruntime",
     "DmlExecutionProvider": "pip install onnxruntime-directml in place of onnxruntime",
-    "CoreMLExecutionProvider": "pip install 'ibisa-onnx[cpu]' on macOS",
+    "CoreMLExecutionProvider": "use onnxruntime on macOS",
 }
 
 
@@ -92,7 +93,9 @@ def resolve_providers(requested: Sequence[str]) -> list[str]:
     for name in names:
         if name not in available:
             raise ProviderError(_not_in_this_build(name, available))
-    if CUDA in names:
+    if TENSORRT in names and CUDA not in names and CUDA in available:
+        names.insert(names.index(TENSORRT) + 1, CUDA)  # for the nodes that TensorRT does not take
+    if CUDA in names or TENSORRT in names:
         preload_cuda_libraries()
     return names if CPU in names else [*names, CPU]
 

@@ -200,6 +200,8 @@ def _spell_out(preset: str, order: str | None, channels: int) -> dict[str, Any]:
         mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
     elif order[0] != values.channel_order[0]:
         mean, std = mean[::-1], std[::-1]
+    if len(order) == 4 and len(mean) == 3:  # alpha as it is
+        mean, std = (*mean, 0.0), (*std, 1.0)
     return {"channel_order": order, "scale": values.scale, "mean": mean, "std": std}
 
 

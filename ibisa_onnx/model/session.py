@@ -115,8 +115,10 @@ class DeployedModel:
         if max_batch < 1:
             raise ModelError(f"max_batch is {max_batch}; give 1 or more")
         warnings = []
+        if isinstance(providers, str):
+            providers = [providers]
         if isinstance(source, str | os.PathLike | bytes):
-            file = ModelFile(data=source) if isinstance(source, bytes) else ModelFile(Path(source))
+            file = ModelFile(data=source) if isinstance(source, bytes) else ModelFile.at(source)
             file.check_readable()
             session = _open_file(file, resolve_providers(providers), threads)
             if not providers and CUDA in _unused(session):
@@ -126,6 +128,7 @@ class DeployedModel:
                 )
         elif hasattr(source, "get_providers"):
             file, session = ModelFile.of_session(source), source
+            threads = threads or session.get_session_options().intra_op_num_threads or None
         else:
             raise ModelError(
                 f"the model is a {type(source).__name__}; "
@@ -218,24 +221,27 @@ class DeployedModel:
             return self._run_chunks(images, names, self.max_batch)
         except IbisaError:
             results = self._run_chunks(images, names, 1)  # raises where the batch is not to blame
-            self.warnings.append(
-                f"{self.file.label} declares an open batch but fails on more than one image at "
-                "once, so they run one by one"
-            )
-            self.max_batch = 1
+            self.run_one_by_one("fails on more than one image at once")
             return results
+
+    def run_one_by_one(self, why: str) -> None:
+        """Put one image in a call from here on, with a warning; `why` says what a batch does."""
+        self.warnings.append(
+            f"{self.file.label} declares an open batch but {why}, so images run one by one"
+        )
+        self.max_batch = 1
 
     def extra_feed(self, batch: int) -> dict[str, npt.NDArray[Any]]:
         """Return the values of all inputs but the image, by name.
 
-        They are repeated for each of `batch` images where their leading axis is open.
+        They are repeated for each of `batch` images where their leading axis is the image's.
         """
         feed = {}
         for tensor in self.signature.inputs:
             if tensor.name in self._extra:
                 value = self._extra[tensor.name]
-                open_batch = bool(tensor.shape) and not isinstance(tensor.shape[0], int)
-                repeat = open_batch and len(value) == 1
+                shared = bool(tensor.shape) and tensor.shape[0] == self.image.tensor.shape[0]
+                repeat = shared and self.image.batch is None and len(value) == 1
                 feed[tensor.name] = np.repeat(value, batch, axis=0) if repeat else value
         return feed
 
@@ -250,6 +256,8 @@ class DeployedModel:
             The graph cannot be serialised or opened.
         """
         options = self.session.get_provider_options()
+        for each in options.values():  # a captured graph wants inputs that stay where they are
+            each.pop("enable_cuda_graph", None)
         providers = [(name, options.get(name, {})) for name in self.providers]
         data = _serialise(without_initializer_inputs(model), self.file.label)
         try:

@@ -106,7 +106,7 @@ class FakeExplainer:
             provenance=Provenance(
                 None, None, None, None, {}, ("CPUExecutionProvider",), {}, seed, {}
             ),
-            warnings=("the map is a test",),
+            warnings=("the mean is a guess", "the map is a test"),
         )
 
 

@@ -89,7 +89,7 @@ def test_interruption_is_code_130_without_a_traceback(cli, failing):
     failing(KeyboardInterrupt())
     result = cli("doctor")
     assert result.code == 130
-    assert result.err.strip() == ""
+    assert result.err.strip() == "ibisa-onnx: error: interrupted"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a POSIX pipe")
@@ -127,11 +127,28 @@ def test_terminals_get_colours_unless_no_color_is_set(no_color, coloured):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a POSIX terminal")
-def test_progress_is_drawn_on_a_terminal_only_and_wiped(monkeypatch, capsys):
+@pytest.mark.parametrize("colourless", [False, True])
+def test_progress_is_drawn_on_a_terminal_only_and_wiped(monkeypatch, capsys, colourless):
+    if colourless:
+        monkeypatch.setenv("NO_COLOR", "1")
     for terminal in (False, True):
         monkeypatch.setattr(sys.stderr, "isatty", lambda shown=terminal: shown)
         with Console().progress("photo.jpg") as progress:
             progress(3, 10)
             said = capsys.readouterr().err
             assert ("3/10" in said) is terminal
-        assert (capsys.readouterr().err == "\r\033[K") is terminal
+        wiped = capsys.readouterr().err
+        assert wiped == (f"\r{' ' * len(said.strip())}\r" if terminal else "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("words", [["--help"], ["doctor"]])
+def test_a_full_disk_is_one_line_and_no_bug(words):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "cli.py", *words], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 1
+    assert "No space left" in done.stderr
+    assert "bug" not in done.stderr
+    assert "Traceback" not in done.stderr

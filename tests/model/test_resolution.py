@@ -101,8 +101,12 @@ class TestGuesses:
 
     def test_four_channels_take_an_opaque_alpha(self):
         assert _resolve(_signature(channels=4), preset="unit").spec.channel_order == "RGBA"
-        with pytest.raises(PreprocessingError, match="RGBA takes 1 or 4 numbers"):
-            _resolve(_signature(channels=4), preset="imagenet")
+        spec = _resolve(_signature(channels=4), preset="imagenet").spec
+        assert spec.mean == (0.485, 0.456, 0.406, 0.0)
+        assert spec.std == (0.229, 0.224, 0.225, 1.0)
+        spec = _resolve(_signature(channels=4), preset="imagenet", channel_order="BGRA").spec
+        assert spec.mean == (0.406, 0.456, 0.485, 0.0)
+        assert _resolve(_signature(channels=4)).spec.channel_order == "RGBA"
 
     def test_mean_and_std_of_a_preset_stay_with_their_colours(self):
         spec = _resolve(preset="imagenet", channel_order="bgr").spec

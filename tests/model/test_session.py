@@ -389,7 +389,8 @@ class TestProviders:
         data = mean_model().SerializeToString()
         for name in ("cuda", "CUDAExecutionProvider", "CUDA"):
             with pytest.raises(
-                ProviderError, match=r"which has: cpu; pip install 'ibisa-onnx\[gpu\]'"
+                ProviderError,
+                match=r"which has: cpu; pip install onnxruntime-gpu in place of onnxruntime",
             ):
                 DeployedModel.open(data, providers=[name])
 
