@@ -98,8 +98,8 @@ def check_sufficiency(case: Case, keep: torch.Tensor) -> Sufficiency:
     rank = np.empty(keep.numel(), np.float32)
     rank[np.argsort(-keep.flatten().numpy())] = np.arange(len(rank))
     areas = np.array((*SUFFICIENCY_AREAS, 1), np.float32)[:, None, None, None]
-    shown = torch.from_numpy(rank.reshape(1, 1, *keep.shape) < areas * len(rank)).float()
-    images = case.bottleneck.through(shown).numpy()
+    shown = torch.from_numpy(rank.reshape(1, 1, *keep.shape) < areas * len(rank))
+    images = torch.where(shown, case.bottleneck.image, case.bottleneck.baseline).numpy()
     scores = case.probability(images)
     if case.mixes(float(scores[-1])):
         scores = case.probability(images)

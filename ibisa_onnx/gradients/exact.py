@@ -177,7 +177,7 @@ class _Buffers:
     def backward(self, cotangent: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Return the masks' cotangent [N, 1, h, w] from the output's [N, ...]."""
         raw = self._outputs[0].numpy()
-        scale = np.float32(_scale(cotangent))
+        scale = np.float32(_scale(cotangent) if self._source.half else 1)
         filled = np.zeros_like(raw)
         filled[: len(cotangent)] = cotangent / scale
         if self._cotangent_is_needed:

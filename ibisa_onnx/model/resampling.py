@@ -107,6 +107,8 @@ def _taps(
     pixels = first + np.arange(int(np.ceil(2 * reach)) + 1)
     weights = kernel.weight((pixels + 0.5 - centres) / stretch)
     weights = np.where((pixels >= 0) & (pixels < length), weights, 0.0)
+    heard = weights.any(axis=0)  # often not the last: most kernels end in 0
+    pixels, weights = pixels[:, heard], weights[:, heard]
     weights /= weights.sum(axis=1, keepdims=True)
     return np.clip(pixels, 0, length - 1).astype(np.intp), weights.astype(np.float32)
 
