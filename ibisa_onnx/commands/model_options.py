@@ -182,7 +182,7 @@ _OPTIONS = (
         "--preprocess",
         metavar="PRESET|FILE",
         callback=_check_preprocess,
-        help=f"{', '.join(PRESETS)}, or a TOML or JSON file.",
+        help=f"{', '.join(PRESETS)}, or a file: TOML, JSON, or Hugging Face's.",
     ),
     *_FLAGS,
     click.option(

@@ -16,6 +16,7 @@ from ibisa_onnx.bottleneck import Bottleneck
 from ibisa_onnx.errors import GradientError, ModelError
 from ibisa_onnx.gradients.exact import ExactGradient
 from ibisa_onnx.model import DeployedModel
+from ibisa_onnx.model.runtime import cuda_runs_a_node
 
 SIDE = 9  # of the small network's images
 Deploy = Callable[..., DeployedModel]
@@ -116,6 +117,23 @@ def test_it_agrees_with_central_differences(
         assert slope / 2e-2 == pytest.approx(
             float((gradient * direction).sum()), rel=1e-2, abs=1e-3
         )
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("half", [False, True])
+def test_it_agrees_with_torch_on_cuda(
+    small_onnx: Callable[..., Any],
+    bottleneck: Bottleneck,
+    expected: Function,
+    masks: torch.Tensor,
+    half: bool,
+) -> None:
+    if not cuda_runs_a_node().ran:
+        pytest.skip(cuda_runs_a_node().reason)
+    model = DeployedModel.open(small_onnx(half=half).SerializeToString(), providers=["cuda"])
+    function = ExactGradient(model, "scores")(bottleneck)
+    for _ in range(3):  # buffers used again
+        assert_close(pulled(function, masks), pulled(expected, masks), 2e-2)
 
 
 def test_extra_inputs_are_fed(
