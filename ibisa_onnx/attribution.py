@@ -96,7 +96,8 @@ def check_sufficiency(case: Case, keep: torch.Tensor) -> Sufficiency:
         float32 [h, w], the size of the model's input.
     """
     rank = np.empty(keep.numel(), np.float32)
-    rank[np.argsort(-keep.flatten().numpy())] = np.arange(len(rank))
+    coldness = (65535 * (1 - keep.flatten().numpy())).astype(np.uint16)  # sorted in linear time
+    rank[np.argsort(coldness, kind="stable")] = np.arange(len(rank))
     areas = np.array((*SUFFICIENCY_AREAS, 1), np.float32)[:, None, None, None]
     shown = torch.from_numpy(rank.reshape(1, 1, *keep.shape) < areas * len(rank))
     images = torch.where(shown, case.bottleneck.image, case.bottleneck.baseline).numpy()

@@ -43,7 +43,8 @@ def sample(logits: torch.Tensor, noise: torch.Tensor, temperature: float) -> tor
     temperature
         Towards 0 the masks become binary.
     """
-    return torch.sigmoid((logits + noise) / temperature)
+    noisy = logits + noise
+    return torch.sigmoid(noisy if temperature == 1 else noisy / temperature)
 
 
 def grid_shape(height: int, width: int, cells: int) -> tuple[int, int]:

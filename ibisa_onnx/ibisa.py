@@ -86,7 +86,7 @@ class Options:
     frequency: float = 3.0
     noise: float = 0.2
     start: float = 2.0
-    beta: float = 7.0
+    beta: float = 10.0
     learning_rate: float = 1.0
     pooling: float = 4.0
     blur: float = 10 / 224
@@ -183,9 +183,9 @@ class PooledAdam:
         """Return what to subtract from the parameters, in the gradient's shape [h, w]."""
         beta1, beta2 = 0.9, 0.999
         self._steps += 1
-        squared = smooth(gradient**2, self._pooling)
-        self._first = beta1 * self._first + (1 - beta1) * gradient
-        self._second = beta2 * self._second + (1 - beta2) * squared
+        squared = smooth(gradient * gradient, self._pooling)
+        self._first = torch.add(beta1 * self._first, gradient, alpha=1 - beta1)
+        self._second = torch.add(beta2 * self._second, squared, alpha=1 - beta2)
         rate = self._rate / (1 - beta1**self._steps)
         spread = torch.sqrt(self._second / (1 - beta2**self._steps))
         return rate * self._first / (spread + 1e-8)

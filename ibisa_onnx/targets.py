@@ -136,7 +136,7 @@ class ClassOutput:
         """
         import torch
 
-        scores = raw.reshape(len(raw), self.classes).float()
+        scores = raw.flatten(1).float()
         if self.activation is Activation.SOFTMAX:
             return torch.log_softmax(scores, 1)[:, index]
         if self.activation is Activation.LOG:

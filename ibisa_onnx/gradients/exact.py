@@ -75,7 +75,7 @@ class ExactGradient:
         self.backward = model.new_session(derivative.backward)
 
     def __call__(self, bottleneck: Bottleneck) -> Callable[[torch.Tensor], torch.Tensor]:
-        """Return the function from masks [N, 1, h, w] to raw outputs [N, ...] of one bottleneck."""
+        """Return the function from masks [N, 1, h, w] to raw outputs [N, K] of one bottleneck."""
         return differentiable(_MaskedModel(self, bottleneck))
 
 
@@ -91,16 +91,16 @@ class _MaskedModel:
         self._free: dict[Shape, list[_Buffers]] = {}
 
     def forward(self, masks: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], _Lease]:
-        """Return the raw output, float32 [N, ...], of masks [N, 1, h, w], and its buffers."""
+        """Return the raw output, float32 [N, K], of masks [N, 1, h, w], and its buffers."""
         filled = _fill(masks, self._source.model.image.batch)
         free = self._free.setdefault(filled.shape, [])
         raw, lease = self._again(filled, free) or self._anew(filled, free)
-        return raw[: len(masks)].astype(np.float32), lease
+        return raw[: len(masks)].reshape(len(masks), -1).astype(np.float32), lease
 
     def backward(
         self, saved: _Lease, cotangent: npt.NDArray[np.float32]
     ) -> npt.NDArray[np.float32]:
-        """Return the masks' cotangent, float32 [N, 1, h, w], from the output's [N, ...]."""
+        """Return the masks' cotangent, float32 [N, 1, h, w], from the output's [N, K]."""
         return saved.buffers.backward(cotangent)
 
     def _again(
@@ -175,11 +175,8 @@ class _Buffers:
         return raw
 
     def backward(self, cotangent: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return the masks' cotangent [N, 1, h, w] from the output's [N, ...]."""
-        raw = self._outputs[0].numpy()
-        scale = np.float32(_scale(cotangent) if self._source.half else 1)
-        filled = np.zeros_like(raw)
-        filled[: len(cotangent)] = cotangent / scale
+        """Return the masks' cotangent [N, 1, h, w] from the output's [N, K]."""
+        filled, scale = self._whole(cotangent)
         if self._cotangent_is_needed:
             self._backward.bind_cpu_input(self._source.cotangent, filled)
         _run(self._source.backward, self._backward)
@@ -188,6 +185,16 @@ class _Buffers:
             (self._gradient,) = self._backward.get_outputs()
         gradient = self._gradient.numpy()[: len(cotangent)]
         return np.asarray(gradient * scale)  # a copy: the memory is used again
+
+    def _whole(self, cotangent: npt.NDArray[np.float32]) -> tuple[npt.NDArray[Any], np.float32]:
+        """Return the cotangent in the output's shape and dtype, and what it was divided by."""
+        raw = self._outputs[0].numpy()
+        if len(cotangent) == len(raw) and not self._source.half and raw.dtype == np.float32:
+            return cotangent.reshape(raw.shape), np.float32(1)
+        scale = np.float32(_scale(cotangent))
+        filled = np.zeros_like(raw)
+        filled.reshape(len(raw), -1)[: len(cotangent)] = cotangent / scale
+        return filled, scale
 
 
 def _differentiate(model: onnx.ModelProto, mask: str, output: str) -> Derivative:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -123,8 +123,12 @@ def _along(
     shape = [1] * image.ndim
     shape[axis] = len(pixels)
     total: npt.NDArray[np.float32] | None = None
+    mode: Literal["clip", "raise"] = (
+        "clip" if axis else "raise"
+    )  # nothing is out of range; within rows this is faster
     for tap in range(pixels.shape[1]):
-        part = image.take(pixels[:, tap], axis=axis) * weights[:, tap].reshape(shape)
+        values = image.take(pixels[:, tap], axis=axis, mode=mode)
+        part = values * weights[:, tap].reshape(shape)
         total = part.astype(np.float32, copy=False) if total is None else np.add(total, part, total)
     assert total is not None  # there is always one tap
     return total
