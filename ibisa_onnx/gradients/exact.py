@@ -33,6 +33,8 @@ _DEVICES = {
     "NvTensorRTRTXExecutionProvider": "cuda",
 }
 
+_SMALL = 1e-6  # of a cotangent, whose largest value is about 1 where a model is not yet certain
+
 Shape = tuple[int, ...]
 
 
@@ -189,9 +191,9 @@ class _Buffers:
     def _whole(self, cotangent: npt.NDArray[np.float32]) -> tuple[npt.NDArray[Any], np.float32]:
         """Return the cotangent in the output's shape and dtype, and what it was divided by."""
         raw = self._outputs[0].numpy()
-        if len(cotangent) == len(raw) and not self._source.half and raw.dtype == np.float32:
-            return cotangent.reshape(raw.shape), np.float32(1)
-        scale = np.float32(_scale(cotangent))
+        scale = np.float32(_scale(cotangent, self._source.half))
+        if scale == 1 and len(cotangent) == len(raw) and raw.dtype == np.float32:
+            return cotangent.reshape(raw.shape), scale
         filled = np.zeros_like(raw)
         filled.reshape(len(raw), -1)[: len(cotangent)] = cotangent / scale
         return filled, scale
@@ -245,13 +247,17 @@ def _fill(masks: npt.NDArray[np.float32], batch: int | None) -> npt.NDArray[np.f
     return np.concatenate([masks, np.repeat(masks[-1:], missing, axis=0)])
 
 
-def _scale(cotangent: npt.NDArray[np.float32]) -> float:
-    """Return the power of two near the largest value, which half precision may not hold.
+def _scale(cotangent: npt.NDArray[np.float32], half: bool) -> float:
+    """Return a power of two near the largest value, where that is too small to be computed with.
 
-    Of a cotangent; derivatives are linear in it, and a power of two rounds nothing.
+    Half precision loses small values, and in single precision denormal numbers, which come from a
+    softmax that is all but certain, are slow. Derivatives are linear in the cotangent, and a power
+    of two rounds nothing.
     """
     largest = float(np.abs(cotangent).max())
-    return float(2 ** np.floor(np.log2(largest))) if 0 < largest < np.inf else 1.0
+    if not 0 < largest < (np.inf if half else _SMALL):
+        return 1.0
+    return float(2 ** np.floor(np.log2(largest)))
 
 
 def _run(session: onnxruntime.InferenceSession, binding: Any) -> None:

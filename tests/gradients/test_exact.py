@@ -144,6 +144,20 @@ def test_extra_inputs_are_fed(
     assert_close(pulled(function, masks), pulled(lambda m: 3 * expected(m), masks), 1e-5)
 
 
+@pytest.mark.parametrize("factor", [1e-12, 1e-36, 1e3])
+def test_the_size_of_the_cotangent_makes_no_difference(
+    deployed: Deploy, bottleneck: Bottleneck, expected: Function, factor: float
+) -> None:
+    """A softmax that is all but certain hands back next to nothing."""
+    for batch in ("n", 3):
+        mask = torch.rand(1, 1, 4, 6, generator=torch.Generator().manual_seed(2))
+        mask.requires_grad_()
+        function = ExactGradient(deployed(batch=batch), "scores")(bottleneck)
+        (found,) = torch.autograd.grad(function(mask)[0, 2] * factor, mask)
+        (wanted,) = torch.autograd.grad(expected(mask)[0, 2], mask)
+        assert_close(found / factor, wanted, 1e-5)
+
+
 def test_behind_an_open_mask_is_the_deployed_model_bit_for_bit(
     deployed: Deploy, images: torch.Tensor
 ) -> None:
