@@ -70,11 +70,13 @@ class ExactGradient:
         self.half = _uses_half(proto)
         insert_bottleneck(proto, model.image, self.names)
         derivative = _differentiate(proto, self.names.mask, output)
-        # Names are kept, and no graph: each holds the weights once more.
         self.output, self.saved = derivative.output, derivative.saved
         self.cotangent, self.gradient = derivative.cotangent, derivative.gradient
-        self.forward = model.new_session(derivative.forward)
-        self.backward = model.new_session(derivative.backward)
+        # Each graph holds the weights once more, so it goes as soon as its session is open.
+        graphs = [derivative.backward, derivative.forward]
+        del proto, derivative
+        self.forward = model.new_session(graphs.pop())
+        self.backward = model.new_session(graphs.pop())
 
     def __call__(self, bottleneck: Bottleneck) -> Callable[[torch.Tensor], torch.Tensor]:
         """Return the function from masks [N, 1, h, w] to raw outputs [N, K] of one bottleneck."""

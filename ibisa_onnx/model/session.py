@@ -260,6 +260,7 @@ class DeployedModel:
             each.pop("enable_cuda_graph", None)
         providers = [(name, options.get(name, {})) for name in self.providers]
         data = _serialise(without_initializer_inputs(model), self.file.label)
+        del model  # so that only one copy of its weights is there while the session is made
         try:
             return _create_session(data, providers, self._threads, self.folder)
         except Exception as error:
