@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from ibisa_onnx.commands.console import Console, console_options, rows
 from ibisa_onnx.commands.model_options import ModelChoice, model_options
 from ibisa_onnx.commands.outputs import STDIO
 from ibisa_onnx.commands.report import class_text
-from ibisa_onnx.errors import IbisaError
+from ibisa_onnx.errors import IbisaError, ModelError
 
 if TYPE_CHECKING:
     from ibisa_onnx import Prediction
@@ -43,7 +43,12 @@ def command(console: Console, image: str | None, choice: ModelChoice) -> None:
     """
     if choice.model == image == STDIO:
         raise click.UsageError("only one of MODEL and IMAGE can be -, stdin is read once")
-    model = choice.open()
+    try:
+        model = choice.open()
+    except ModelError:
+        if choice.model != STDIO:  # names are what is wanted where a name is missing
+            _list_tensors(console, choice.model)
+        raise
     resolved = choice.resolve(model)
     gradients = [_gradient_of(model, output) for output in model.signature.outputs]
     console.warn([*model.warnings, *resolved.warnings])
@@ -59,6 +64,29 @@ def command(console: Console, image: str | None, choice: ModelChoice) -> None:
     console.result(_text(choice, model, resolved, gradients, predictions), data)
     if failure:  # all that is known is worth saying first
         raise failure
+
+
+def _list_tensors(console: Console, path: str) -> None:
+    """Show the inputs and outputs of a file that can be opened, and nothing else."""
+    from ibisa_onnx.model import DeployedModel
+
+    try:
+        inputs, outputs = DeployedModel.tensors(path)
+    except ModelError:
+        return  # the same error that is about to be told
+    sections = {
+        "inputs": [f"  {each}" for each in inputs],
+        "outputs": [f"  {each}" for each in outputs],
+    }
+    data = {"inputs": list(map(asdict, inputs)), "outputs": list(map(asdict, outputs))}
+    console.result(_sections_text(path, sections), data)
+
+
+def _sections_text(title: str, sections: Mapping[str, Sequence[str]]) -> str:
+    lines = [click.style(title, bold=True)]
+    for name, body in sections.items():
+        lines += ["", click.style(name, bold=True), *body]
+    return "\n".join(lines)
 
 
 def _gradient_of(model: DeployedModel, output: TensorInfo) -> _Gradient:
@@ -124,10 +152,8 @@ def _text(
     }
     if predictions:
         sections["top five"] = [_prediction_text(each) for each in predictions]
-    lines = [click.style("model from stdin" if choice.model == STDIO else choice.model, bold=True)]
-    for title, body in sections.items():
-        lines += ["", click.style(title, bold=True), *body]
-    return "\n".join(lines)
+    title = "model from stdin" if choice.model == STDIO else choice.model
+    return _sections_text(title, sections)
 
 
 def _gradient_rows(gradient: _Gradient) -> list[tuple[str, str]]:

@@ -19,6 +19,7 @@ from ibisa_onnx.errors import IbisaError, ModelError, OutputError, Preprocessing
 from ibisa_onnx.model.files import ModelFile, essence, external_tensors, without_initializer_inputs
 from ibisa_onnx.model.passes import PassCounter
 from ibisa_onnx.model.providers import (
+    CPU,
     CUDA,
     check_providers,
     import_onnxruntime,
@@ -146,6 +147,21 @@ class DeployedModel:
         )
         model.warnings += warnings
         return model
+
+    @staticmethod
+    def tensors(path: str | os.PathLike[str]) -> tuple[list[TensorInfo], list[TensorInfo]]:
+        """Return all inputs and outputs of any ONNX file, be it an image model or not.
+
+        Raises
+        ------
+        ModelError
+            The file cannot be opened.
+        """
+        file = ModelFile.at(path)
+        file.check_readable()
+        session = _open_file(file, [CPU], None)
+        inputs, outputs = session.get_inputs(), session.get_outputs()
+        return [_tensor_info(each) for each in inputs], [_tensor_info(each) for each in outputs]
 
     @property
     def image(self) -> ImageInput:

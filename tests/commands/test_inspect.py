@@ -113,3 +113,23 @@ def test_an_unknown_provider_is_one_line(cli, model):
     assert result.code == 1
     (line,) = result.err.splitlines()
     assert "abacus" in line
+
+
+def test_a_model_that_takes_no_picture_still_shows_its_names(cli, tmp_path):
+    table = helper.make_tensor_value_info("table", TensorProto.FLOAT, ["N", 10])
+    scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", 10])
+    node = helper.make_node("Neg", ["table"], ["scores"])
+    graph = helper.make_graph([node], "no picture", [table], [scores])
+    opset = [helper.make_opsetid("", 17)]
+    model = helper.make_model(graph, opset_imports=opset, ir_version=8)
+    (tmp_path / "t.onnx").write_bytes(model.SerializeToString())
+    result = cli("inspect", "t.onnx")
+    assert result.code == 1
+    assert "table float32 [N, 10]" in result.out
+    assert "scores float32 [N, 10]" in result.out
+    assert len(result.err.splitlines()) == 1
+    named = json.loads(cli("inspect", "t.onnx", "--json").out)
+    assert [each["name"] for each in named["outputs"]] == ["scores"]
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"not a model")
+    assert cli("inspect", str(broken)).out == ""
