@@ -29,7 +29,6 @@ from ibisa_onnx.errors import (
     ModelError,
     NonFiniteGradientError,
     OptionError,
-    PreprocessingError,
     TargetError,
 )
 from ibisa_onnx.explanation import (
@@ -47,19 +46,17 @@ from ibisa_onnx.gradients.choice import (
 )
 from ibisa_onnx.ibisa import Options, Progress
 from ibisa_onnx.model import (
-    PRESETS,
     DeployedModel,
     Overrides,
     Picture,
     Prepared,
     Preprocessing,
-    ResolvedPreprocessing,
     check_labels,
     labels_from_metadata,
     prepare,
     read_labels,
     read_picture,
-    resolve_preprocessing,
+    settle_preprocessing,
 )
 from ibisa_onnx.model.runtime import versions
 from ibisa_onnx.scores import candidates, find_scores
@@ -187,7 +184,9 @@ class Explainer:
                 extra_inputs=extra_inputs,
             )
         self.model = model
-        self.preprocessing = _resolve(model, preprocessing, overrides or Overrides())
+        self.preprocessing = settle_preprocessing(
+            model.signature, model.metadata, preprocessing, overrides or Overrides()
+        )
         self.options = options or Options()
         if budget is not None:
             self.options = replace(self.options, budget=budget)
@@ -459,35 +458,6 @@ def _layout(
     if isinstance(preprocessing, Preprocessing):
         return preprocessing.layout
     return overrides.layout if overrides else None
-
-
-def _resolve(
-    model: DeployedModel,
-    preprocessing: Preprocessing | str | os.PathLike[str] | None,
-    overrides: Overrides,
-) -> ResolvedPreprocessing:
-    """Settle the preprocessing: a whole spec as it is, else from all that is known."""
-    if isinstance(preprocessing, Preprocessing):
-        if overrides != Overrides():
-            raise PreprocessingError(
-                "a whole Preprocessing was given, and overrides; put them into it "
-                "(dataclasses.replace)"
-            )
-        return ResolvedPreprocessing(preprocessing, (), ())
-    if not isinstance(preprocessing, str | os.PathLike | None):
-        raise PreprocessingError(
-            f"preprocessing is a {type(preprocessing).__name__}; "
-            "give a Preprocessing, the name of a preset, or the path of a spec file"
-        )
-    file = None if preprocessing is None else Path(preprocessing)
-    if isinstance(preprocessing, str) and _is_preset(preprocessing):
-        overrides, file = replace(overrides, preset=preprocessing), None
-    return resolve_preprocessing(model.signature, model.metadata, overrides=overrides, file=file)
-
-
-def _is_preset(word: str) -> bool:
-    """Tell a preset, also a misspelt one, from a file."""
-    return word in PRESETS or not (Path(word).suffix or Path(word).exists())
 
 
 def _as_labels(

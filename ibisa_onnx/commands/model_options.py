@@ -5,7 +5,6 @@ Shared by the verbs that open a model; each gets them as one `ModelChoice`.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import sys
 from collections.abc import Callable
@@ -129,14 +128,10 @@ class ModelChoice:
 
     def resolve(self, model: DeployedModel) -> ResolvedPreprocessing:
         """Settle the preprocessing of an open model."""
-        from ibisa_onnx.model import resolve_preprocessing
+        from ibisa_onnx.model import settle_preprocessing
 
-        preset = self.preprocess if self.preprocess in PRESETS else None
-        return resolve_preprocessing(
-            model.signature,
-            model.metadata,
-            overrides=dataclasses.replace(self._overrides(), preset=preset),
-            file=Path(self.preprocess) if self.preprocess and not preset else None,
+        return settle_preprocessing(
+            model.signature, model.metadata, self.preprocess, self._overrides()
         )
 
     def _overrides(self) -> Overrides:

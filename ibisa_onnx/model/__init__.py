@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         Overrides,
         ResolvedPreprocessing,
         resolve_preprocessing,
+        settle_preprocessing,
     )
     from ibisa_onnx.model.runtime import RuntimeReport, cuda_runs_a_node, runtime_report
     from ibisa_onnx.model.session import DeployedModel
@@ -52,6 +53,7 @@ _HOME = {
     "resolve_preprocessing": "resolution",
     "resolve_providers": "providers",
     "runtime_report": "runtime",
+    "settle_preprocessing": "resolution",
 }
 
 __all__ = [
@@ -82,6 +84,7 @@ __all__ = [
     "resolve_preprocessing",
     "resolve_providers",
     "runtime_report",
+    "settle_preprocessing",
 ]
 
 

@@ -7,6 +7,7 @@ the model's metadata, its input's type and shape, and last ImageNet's usual valu
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,6 +110,49 @@ def resolve_preprocessing(
     warnings += _guess_values(beliefs, image.channels)
     warnings += _guess_geometry(beliefs, signature)
     return _conclude(beliefs, warnings)
+
+
+def settle_preprocessing(
+    signature: Signature,
+    metadata: Mapping[str, str],
+    wanted: Preprocessing | str | os.PathLike[str] | None,
+    overrides: Overrides,
+) -> ResolvedPreprocessing:
+    """Settle the preprocessing from what a user gave for it: a whole spec, a preset, or a file.
+
+    Parameters
+    ----------
+    wanted
+        A spec, which is taken as it is; the name of a preset; the path of a spec file; or None.
+    overrides
+        Single values, which go before a preset or a file.
+
+    Raises
+    ------
+    PreprocessingError
+        As `resolve_preprocessing`, or a whole spec was given and overrides too.
+    """
+    if isinstance(wanted, Preprocessing):
+        if overrides != Overrides():
+            raise PreprocessingError(
+                "a whole Preprocessing was given, and overrides; put them into it "
+                "(dataclasses.replace)"
+            )
+        return ResolvedPreprocessing(wanted, (), ())
+    if not isinstance(wanted, str | os.PathLike | None):
+        raise PreprocessingError(
+            f"preprocessing is a {type(wanted).__name__}; "
+            "give a Preprocessing, the name of a preset, or the path of a spec file"
+        )
+    file = None if wanted is None else Path(wanted)
+    if isinstance(wanted, str) and _is_preset(wanted):
+        overrides, file = dataclasses.replace(overrides, preset=wanted), None
+    return resolve_preprocessing(signature, metadata, overrides=overrides, file=file)
+
+
+def _is_preset(word: str) -> bool:
+    """Tell a preset, also a misspelt one, from a file."""
+    return word in PRESETS or not (Path(word).suffix or Path(word).exists())
 
 
 def _flag_layers(overrides: Overrides) -> Iterator[Layer]:

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ibisa_onnx.errors import IbisaError, ModelError, OutputError, PreprocessingError
-from ibisa_onnx.model.files import ModelFile, essence, external_tensors, without_initializer_inputs
+from ibisa_onnx.model.files import ModelFile, essence, without_initializer_inputs
+from ibisa_onnx.model.opening import ONLY_FATAL, create_session, open_file, serialise
 from ibisa_onnx.model.passes import PassCounter
 from ibisa_onnx.model.providers import (
     CPU,
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
     import onnx
     import onnxruntime
 
-_EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
-_NO_SPINNING = ("session.intra_op.allow_spinning", "0")
-_ONLY_FATAL = 4  # errors come as exceptions; warnings are for whoever exported the model
 _NUMPY_NAMES = {"float": "float32", "double": "float64"}
 
 
@@ -121,7 +119,7 @@ class DeployedModel:
         if isinstance(source, str | os.PathLike | bytes):
             file = ModelFile(data=source) if isinstance(source, bytes) else ModelFile.at(source)
             file.check_readable()
-            session = _open_file(file, resolve_providers(providers), threads)
+            session = open_file(file, resolve_providers(providers), threads)
             if not providers and CUDA in _unused(session):
                 warnings.append(
                     "this build of ONNX Runtime has CUDA, but it runs nothing here, so the CPU is "
@@ -159,7 +157,7 @@ class DeployedModel:
         """
         file = ModelFile.at(path)
         file.check_readable()
-        session = _open_file(file, [CPU], None)
+        session = open_file(file, [CPU], None)
         inputs, outputs = session.get_inputs(), session.get_outputs()
         return [_tensor_info(each) for each in inputs], [_tensor_info(each) for each in outputs]
 
@@ -275,10 +273,10 @@ class DeployedModel:
         for each in options.values():  # a captured graph wants inputs that stay where they are
             each.pop("enable_cuda_graph", None)
         providers = [(name, options.get(name, {})) for name in self.providers]
-        data = _serialise(without_initializer_inputs(model), self.file.label)
+        data = serialise(without_initializer_inputs(model), self.file.label)
         del model  # so that only one copy of its weights is there while the session is made
         try:
-            return _create_session(data, providers, self._threads, self.folder)
+            return create_session(data, providers, self._threads, self.folder)
         except Exception as error:
             raise ModelError(
                 f"ONNX Runtime cannot open a graph made from {self.file.label}: {essence(error)}"
@@ -333,7 +331,7 @@ class DeployedModel:
         """Make one call, count it, and drop the padding."""
         feed = {self.image.name: to_input(chunk, self.image), **self.extra_feed(len(chunk))}
         options = import_onnxruntime().RunOptions()
-        options.log_severity_level = _ONLY_FATAL
+        options.log_severity_level = ONLY_FATAL
         try:
             values = self.session.run(names, feed, options)
         except Exception as error:
@@ -371,63 +369,9 @@ def to_input(images: npt.NDArray[np.float32], image: ImageInput) -> npt.NDArray[
     return np.ascontiguousarray(values, dtype=dtype)
 
 
-def _open_file(
-    file: ModelFile, providers: Sequence[str], threads: int | None
-) -> onnxruntime.InferenceSession:
-    """Open the file as it is, or, where it lists initializers as inputs, with these constant."""
-    source = file.data if file.path is None else str(file.path)
-    try:
-        session = _create_session(source, providers, threads)
-        if not session.get_overridable_initializers():
-            return session
-        model = file.load_proto()
-        if model is None:
-            return session
-        external = next(external_tensors(model), None) is not None
-        folder = file.folder if external else None
-        return _create_session(_serialise(model, file.label), providers, threads, folder)
-    except ModelError:
-        raise
-    except Exception as error:
-        raise file.explain_failure(error) from error
-
-
 def _unused(session: onnxruntime.InferenceSession) -> set[str]:
     """Return the providers of this build that the session does not use."""
     return set(import_onnxruntime().get_available_providers()) - set(session.get_providers())
-
-
-def _create_session(
-    source: str | bytes | None,
-    providers: Sequence[str | tuple[str, dict[str, str]]],
-    threads: int | None,
-    external_folder: Path | None = None,
-) -> onnxruntime.InferenceSession:
-    """Create a session that never falls back to another provider and logs nothing but crashes."""
-    runtime = import_onnxruntime()
-    options = runtime.SessionOptions()
-    options.log_severity_level = _ONLY_FATAL
-    # An explanation takes turns between several sessions and torch: threads of the one that wait
-    # spinning take the processor from the next.
-    options.add_session_config_entry(*_NO_SPINNING)
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    if external_folder is not None:
-        options.add_session_config_entry(_EXTERNAL_FOLDER, str(external_folder.resolve()))
-    # Without `enable_fallback=0` a failing provider is printed to stdout and replaced.
-    return runtime.InferenceSession(source, options, providers=providers, enable_fallback=0)
-
-
-def _serialise(model: onnx.ModelProto, label: str) -> bytes:
-    """Return the bytes of a graph; weights in external files stay there."""
-    from google.protobuf.message import EncodeError  # type: ignore[import-untyped,unused-ignore]
-
-    try:
-        return bytes(model.SerializeToString())
-    except (EncodeError, ValueError) as error:
-        raise ModelError(
-            f"{label} holds 2 GB or more in one file; save its weights as external data"
-        ) from error
 
 
 def _read_signature(
