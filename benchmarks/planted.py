@@ -47,11 +47,11 @@ def main() -> None:
         model_path(), providers=["cpu"], threads=1, gradient=args.gradient, budget=args.budget
     )
     cell = 128 / explainer.options.grid
-    rows = []
+    rows, scenes, astray = [], [], 0
     for number in range(args.scenes):
         count = 1 + number % 3
         scene = draw_scene(np.random.default_rng(_FIRST_SEED + number), count=count)
-        targets = [item.index for item in scene.objects]
+        targets, right = [item.index for item in scene.objects], []
         for item, found in zip(
             scene.objects, explainer.explain_all(scene.image, targets), strict=True
         ):
@@ -60,6 +60,9 @@ def main() -> None:
             near = distance(item.mask)[peak] <= cell
             mass = found.map[inside].sum() / found.map.sum()
             rows.append((count, item.mask[peak], near, inside[peak], mass))
+            right.append(bool(inside[peak]))
+            astray += any(other.mask[peak] for other in scene.objects if other is not item)
+        scenes.append(all(right))
     values = np.array(rows, float)
     print(f"{args.gradient}, {args.scenes} scenes")
     print(
@@ -73,6 +76,8 @@ def main() -> None:
             f"| {count or 'all'} | {len(these)} "
             f"| {on:.1%} | {near:.1%} | {inside:.1%} | {mass:.2f} |"
         )
+    print(f"scenes with every peak in its hull: {np.mean(scenes):.1%}")
+    print(f"peaks on another object: {astray}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import numbers
 import os
-import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -23,9 +22,8 @@ import torch
 
 from ibisa_onnx.attribution import Case, check_sufficiency, keep_probability
 from ibisa_onnx.bottleneck import Bottleneck, blurred
+from ibisa_onnx.certification import Certified, certify, without_gradient
 from ibisa_onnx.errors import (
-    GradientError,
-    IbisaError,
     ModelError,
     NonFiniteGradientError,
     OptionError,
@@ -42,7 +40,6 @@ from ibisa_onnx.gradients.choice import (
     GradientPath,
     check_gradient,
     choose_gradient,
-    forward_only,
 )
 from ibisa_onnx.ibisa import Options, Progress
 from ibisa_onnx.model import (
@@ -60,7 +57,14 @@ from ibisa_onnx.model import (
 )
 from ibisa_onnx.model.runtime import versions
 from ibisa_onnx.scores import candidates, find_scores
-from ibisa_onnx.targets import ClassOutput, check_scores, choose, read_activation, read_output
+from ibisa_onnx.targets import (
+    ClassOutput,
+    check_scores,
+    choose,
+    count,
+    read_activation,
+    read_output,
+)
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -91,20 +95,6 @@ class _Question:
     def tensor(self) -> torch.Tensor:
         """The model's input in model space, float32 [1, C, h, w]."""
         return torch.from_numpy(self.prepared.tensor)
-
-
-@dataclass(frozen=True)
-class _Certified:
-    """A source of gradients, and how far it is from the deployed model on this picture."""
-
-    path: GradientPath
-    difference: float | None = None
-
-    @property
-    def certificate(self) -> Certificate:
-        path, difference = self.path, self.difference
-        holds = difference is None or difference <= path.tolerance
-        return Certificate(path.name, path.reason, difference, path.tolerance, holds)
 
 
 class Explainer:
@@ -197,6 +187,7 @@ class Explainer:
         self._labels_are_given = labels is not None
         self._wanted_output, self._activation = output, activation
         self._wanted_gradient, self._surrogate = gradient, surrogate
+        self._auto = gradient == "auto"
         self._output: ClassOutput | None = None
         self._warnings: list[str] = []
 
@@ -248,7 +239,7 @@ class Explainer:
         IbisaError
             Its subclasses say what is wrong: ImageError, TargetError, OutputError ...
         """
-        if isinstance(target, str) and re.fullmatch(r"\s*top:0*([2-9]|1\d)\d*\s*", target.lower()):
+        if count(target) > 1:
             raise TargetError(f"target {target!r} is several classes; use explain_all")
         (explanation,) = self.explain_all(image, target, seed=seed, progress=progress)
         return explanation
@@ -276,7 +267,13 @@ class Explainer:
         begin, spent = time.perf_counter(), self.model.passes.snapshot()
         question = self._ask(image)
         indices = self._indices(targets, question)
-        certified = self._certify(question)
+        certified = certify(
+            self._path,
+            question.tensor,
+            question.output,
+            question.probabilities,
+            auto=self._auto,
+        )
         baseline = blurred(question.tensor, self.options.blur * max(question.tensor.shape[2:]))
         bottleneck = Bottleneck(question.tensor, baseline)
         for index in indices:
@@ -355,34 +352,6 @@ class Explainer:
             self._warnings.append(f"the labels in the model's metadata are not used: {error}")
             self.labels = None
 
-    def _certify(self, question: _Question) -> _Certified:
-        """Open the gradient path, and hold it against the deployed model on this picture."""
-        path = self._path
-        if path.source is None:
-            return _Certified(path)
-        untouched = Bottleneck(question.tensor, torch.zeros_like(question.tensor))
-        try:
-            with torch.no_grad():
-                raw = path.source(untouched)(torch.ones(1, 1, 1, 1))
-        except ModelError as error:
-            return self._without_gradient(error)
-        output = question.output
-        if raw.numel() != output.classes:
-            raise GradientError(
-                f"the {path.name} path gives {raw.numel()} scores, {output.name} has "
-                f"{output.classes}; give a surrogate of this very model"
-            )
-        probabilities = replace(output, quantisation=None).probabilities(raw.numpy())[0]
-        difference = float(np.abs(probabilities - question.probabilities).max())
-        if difference <= path.tolerance or self._wanted_gradient != "auto":
-            return _Certified(path, difference)
-        return _Certified(
-            forward_only(
-                f"the {path.name} path differs from the deployed model by {difference:.1e} "
-                f"(tolerance {path.tolerance:.0e})"
-            )
-        )
-
     @cached_property
     def _path(self) -> GradientPath:
         """The source of gradients, opened once the output is settled."""
@@ -392,22 +361,16 @@ class Explainer:
         )
 
     def _search(
-        self, case: Case, certified: _Certified, seed: int, progress: Progress | None
-    ) -> tuple[torch.Tensor, _Certified]:
+        self, case: Case, certified: Certified, seed: int, progress: Progress | None
+    ) -> tuple[torch.Tensor, Certified]:
         """Find lambda [h, w]; under "auto" without the gradient where that fails."""
         try:
             return keep_probability(case, certified.path, self.options, seed, progress), certified
         except (NonFiniteGradientError, ModelError) as error:
             if certified.path.source is None:
                 raise
-            instead = self._without_gradient(error)
+            instead = without_gradient(error, auto=self._auto)
         return keep_probability(case, instead.path, self.options, seed, progress), instead
-
-    def _without_gradient(self, error: IbisaError) -> _Certified:
-        """Under "auto" go on without the gradient that failed, and say why; else raise."""
-        if self._wanted_gradient != "auto":
-            raise error
-        return _Certified(forward_only(str(error).split("; ")[0]))
 
     def _label(self, index: int) -> str | None:
         return self.labels[index] if self.labels else None

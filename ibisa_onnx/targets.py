@@ -281,6 +281,16 @@ def _quantisation(
     raise OutputError(_indices(name, dtype))
 
 
+def count(target: object) -> int:
+    """Return how many classes a user's word asks for: 3 for "top:3", else 1."""
+    top = _top(target) if isinstance(target, str) else None
+    return int(top[1]) if top else 1
+
+
+def _top(text: str) -> re.Match[str] | None:
+    return re.fullmatch(r"top:(\d+)", text.strip().lower())
+
+
 def choose(
     target: str | int | np.integer[Any] | None,
     probabilities: npt.NDArray[np.float64],
@@ -312,15 +322,14 @@ def choose(
         )
     text = str(target).strip()
     if text.lower().startswith("top:"):
-        top = re.fullmatch(r"top:(\d+)", text.lower())
-        if top is None:
+        if not _top(text):
             raise TargetError(f"target {text!r} is no number of classes; write it like top:3")
-        count = int(top[1])
-        if not 1 <= count <= classes:
+        wanted = count(text)
+        if not 1 <= wanted <= classes:
             raise TargetError(
                 f"target {text!r}: the model has {classes} classes; give top:1 to top:{classes}"
             )
-        return [int(index) for index in np.argsort(-probabilities, kind="stable")[:count]]
+        return [int(index) for index in np.argsort(-probabilities, kind="stable")[:wanted]]
     if re.fullmatch(r"[+-]?\d+", text):
         if not 0 <= int(text) < classes:
             raise TargetError(f"target {text} is out of range: classes are 0 to {classes - 1}")

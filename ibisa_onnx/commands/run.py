@@ -76,10 +76,12 @@ def command(
     An IMAGE is a file, a folder of pictures, or - for stdin. Writes IMAGE.ibisa.png beside each:
     the picture, and the picture with its map.
     """
+    from ibisa_onnx.targets import count
+
     if (choice.model, *images).count(STDIO) > 1:
         raise click.UsageError("only one of MODEL and IMAGE can be -, stdin is read once")
     pictures = expand(images)
-    several = len(targets) > 1 or any(_count(target) > 1 for target in targets)
+    several = len(targets) > 1 or any(count(target) > 1 for target in targets)
     if out == "":
         raise click.UsageError("-o is empty; name a file or a folder, or leave it out")
     where = Destinations(
@@ -154,9 +156,3 @@ def _free_stdout(console: Console) -> Console:
 def _target(text: str) -> str | int:
     """Tell a class index from a label or top:N."""
     return int(text) if re.fullmatch(r"[+-]?\d+", text) else text
-
-
-def _count(target: str) -> int:
-    """How many explanations a target asks for."""
-    top = re.fullmatch(r"top:(\d+)", target)
-    return int(top[1]) if top else 1
