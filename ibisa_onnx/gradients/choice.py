@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     import torch
 
     from ibisa_onnx.bottleneck import Bottleneck
+    from ibisa_onnx.gradients.vector_jacobian import VectorJacobian
     from ibisa_onnx.model.session import DeployedModel
 
-    Source = Callable[[Bottleneck], Callable[[torch.Tensor], torch.Tensor]]
+    Source = Callable[[Bottleneck], VectorJacobian]
 
 GRADIENTS = ("auto", "exact", "surrogate", "forward-only")
 _REFUSAL = "no exact gradient: "
@@ -25,8 +26,8 @@ _REFUSAL = "no exact gradient: "
 class GradientPath:
     """A source of gradients, by name, with the reason for it.
 
-    `source` gives for a bottleneck the function from masks [N, 1, h, w] to raw outputs,
-    differentiable by torch; None where there is no gradient. `tolerance` is how far its
+    `source` gives for a bottleneck the function from masks [N, 1, h, w] to raw outputs, which can
+    be pulled back through; None where there is no gradient. `tolerance` is how far its
     probabilities may be from the deployed model's.
     """
 

@@ -7,19 +7,16 @@ computed twice and nothing copied.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-import torch
 
 from ibisa_onnx.autodiff import Derivative, differentiate
 from ibisa_onnx.bottleneck import Bottleneck
 from ibisa_onnx.errors import GradientError, IbisaError, ModelError
 from ibisa_onnx.gradients.masked_graph import Names, insert_bottleneck
-from ibisa_onnx.gradients.shell import differentiable
 from ibisa_onnx.model.files import essence
 from ibisa_onnx.model.providers import import_onnxruntime
 from ibisa_onnx.model.session import DeployedModel
@@ -78,13 +75,13 @@ class ExactGradient:
         self.forward = model.new_session(graphs.pop())
         self.backward = model.new_session(graphs.pop())
 
-    def __call__(self, bottleneck: Bottleneck) -> Callable[[torch.Tensor], torch.Tensor]:
+    def __call__(self, bottleneck: Bottleneck) -> _MaskedModel:
         """Return the function from masks [N, 1, h, w] to raw outputs [N, K] of one bottleneck."""
-        return differentiable(_MaskedModel(self, bottleneck))
+        return _MaskedModel(self, bottleneck)
 
 
 class _MaskedModel:
-    """Masks of one bottleneck through the model and back: a `shell.VectorJacobian`.
+    """Masks of one bottleneck through the model and back: a `VectorJacobian`.
 
     Buffers that nobody can ask a gradient of any more are used again, so that a step allocates
     nothing, and steps in turn need the memory of one.
