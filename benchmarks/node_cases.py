@@ -303,7 +303,7 @@ class Probes:
         return float(np.max(error) / max(np.max(np.abs(self.slopes)), 1e-2))
 
 
-_ALL, _SOME, _FEW, _LARGE = 96, 40, 8, 4096
+_ALL, _SOME, _FEW, _LARGE = 96, 40, 2, 4096
 _MIXED = 4
 
 

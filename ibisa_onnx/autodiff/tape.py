@@ -38,6 +38,8 @@ class Tape:
         self.literals: dict[str, Array] = {}
         # Gradients known to be 0 wherever their tensor is: a rule need not mask them again.
         self.vanishing: set[str] = set()
+        # Gradients that a Where has put to 0 in places where their tensor may be NaN.
+        self.guarded: set[str] = set()
         self._types: dict[str, TensorType] = {}
         self._known: dict[tuple[Any, ...], str] = {}
         self._count = 0

@@ -83,7 +83,9 @@ def _where(tape: Tape, node: Node, dy: str) -> Cotangents:
     taken = tape.op("Where", condition, dy, zero)
     other = tape.op("Where", condition, zero, dy)
     pairs = [(taken, node.input(1)), (other, node.input(2))]
-    return [None, *(tape.unbroadcast(d, like=x, result=node.outputs[0]) for d, x in pairs)]
+    dxs = [tape.unbroadcast(d, like=x, result=node.outputs[0]) for d, x in pairs]
+    tape.guarded.update(dxs)
+    return [None, *dxs]
 
 
 @rules.add("Identity", "Dropout")
@@ -98,7 +100,10 @@ def _cast(tape: Tape, node: Node, dy: str) -> Cotangents:
     elem = tape.type(node.input(0)).elem
     if elem not in FLOATS:
         raise UnsupportedOperatorError("it casts from a type that has no gradient")
-    return [tape.op("Cast", dy, to=elem)]
+    dx = tape.op("Cast", dy, to=elem)
+    if dy in tape.guarded:
+        tape.guarded.add(dx)
+    return [dx]
 
 
 Slope = Callable[[Tape, str, str], str]
