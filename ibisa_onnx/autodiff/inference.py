@@ -47,7 +47,7 @@ def infer_types(
 def _infer(
     skeleton: onnx.ModelProto, nodes: Sequence[Node], found: Types, known: Mapping[str, Array]
 ) -> Types:
-    """What ONNX infers when it is told what else was found: shapes, and vectors in place of their nodes."""
+    """What ONNX infers when it is told what else was found; a known vector replaces its node."""
     model = onnx.ModelProto(ir_version=skeleton.ir_version)
     model.opset_import.extend(skeleton.opset_import)
     model.graph.name = "types"
@@ -65,8 +65,8 @@ def _infer(
     model.graph.initializer.extend(skeleton.graph.initializer)
     model.graph.value_info.extend(value_info(name, kind) for name, kind in found.items())
     inferred = shape_inference.infer_shapes(model, data_prop=True).graph
-    known = [*inferred.input, *inferred.value_info, *skeleton.graph.input]
-    types = {info.name: read_type(info) for info in known}
+    infos = [*inferred.input, *inferred.value_info, *skeleton.graph.input]
+    types = {info.name: read_type(info) for info in infos}
     for tensor in [*values, *skeleton.graph.initializer]:
         types[tensor.name] = TensorType(tensor.data_type, tuple(tensor.dims))
     return types
