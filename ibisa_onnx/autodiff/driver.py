@@ -9,7 +9,7 @@ from itertools import zip_longest
 import onnx
 
 from ibisa_onnx.autodiff.assemble import assemble
-from ibisa_onnx.autodiff.functions import expand_function
+from ibisa_onnx.autodiff.functions import expand_function, is_function
 from ibisa_onnx.autodiff.graph import Graph
 from ibisa_onnx.autodiff.node import Node
 from ibisa_onnx.autodiff.registry import Cotangents
@@ -19,7 +19,10 @@ from ibisa_onnx.autodiff.types import FLOATS
 from ibisa_onnx.errors import ModelError, UnsupportedOperatorError
 
 # Flat almost everywhere: the gradient stops here, as it does in every framework.
-_FLAT = frozenset({"Sign", "Floor", "Ceil", "Round", "Shape", "Size", "ConstantOfShape"})
+_FLAT = frozenset(
+    {"Sign", "Floor", "Ceil", "Round", "Hardmax", "Shape", "Size", "ConstantOfShape", "EyeLike"}
+    | {"Bernoulli", "RandomNormalLike", "RandomUniformLike"}
+)
 # Flat on paper, but whoever quantises wants the gradient of what was approximated.
 _QUANTISING = frozenset(
     {"QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger"}
@@ -155,13 +158,20 @@ class _Sweep:
         if rule is None:
             return self._through_function(node, dys)
         if not rule.several and (any(dys[1:]) or dys[0] is None):
-            raise UnsupportedOperatorError("only the gradient of its first output is covered")
+            return self._beyond_rule(node, dys, "only the gradient of its first output is covered")
         dxs = rule.function(self.tape, node, dys if rule.several else dys[0])
         sources = _sources(node)
         for place, (x, dx) in enumerate(zip_longest(node.inputs, dxs)):
             if x in self.active and x in sources and dx is None:
-                raise UnsupportedOperatorError(f"no rule for the gradient of input {place}")
+                why = f"no rule for the gradient of input {place}"
+                return self._beyond_rule(node, dys, why)
         return dxs
+
+    def _beyond_rule(self, node: Node, dys: Sequence[str | None], why: str) -> Cotangents:
+        """What a rule leaves out, by the operator's definition if it has one."""
+        if not is_function(self.tape, node):
+            raise UnsupportedOperatorError(why)
+        return self._through_function(node, dys)
 
     def _through_function(self, node: Node, dys: Sequence[str | None]) -> Cotangents:
         """Recompute an operator from its definition in ONNX, and differentiate that.

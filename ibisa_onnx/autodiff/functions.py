@@ -45,6 +45,15 @@ def expand_function(tape: Tape, node: Node) -> Body:
     return Body(body, tuple(names.get(output, "") for output in function.output))
 
 
+def is_function(tape: Tape, node: Node) -> bool:
+    """Whether ONNX defines the operator by others."""
+    try:
+        _definition(tape, node)
+    except UnsupportedOperatorError:
+        return False
+    return True
+
+
 def _arguments(function: onnx.FunctionProto, node: Node) -> dict[str, str]:
     names = dict(zip(function.input, node.inputs, strict=False))
     return names | dict.fromkeys(function.input[len(node.inputs) :], "")
@@ -57,6 +66,8 @@ def _instances(
     opsets = tape.graph.opsets | opsets_of(function.opset_import)
     for proto in function.node:
         child = Node.read(_instantiate(tape, proto, caller, names), opsets)
+        if any(attribute.HasField("g") for attribute in child.proto.attribute):
+            raise UnsupportedOperatorError(f"its definition needs {child.op_type}")
         if _is_known(child):
             yield child
             continue

@@ -50,6 +50,14 @@ def _div(tape: Tape, node: Node, dy: str) -> Cotangents:
     return _reduced(tape, node, da, tape.op("Neg", tape.op("Mul", da, node.outputs[0])))
 
 
+@rules.add("Mod")
+def _mod(tape: Tape, node: Node, dy: str) -> Cotangents:
+    """a - trunc(a / b) b, with the quotient held; (a - y) / b is that quotient, exactly whole."""
+    a, b = node.inputs
+    quotient = tape.op("Div", tape.op("Sub", a, node.outputs[0]), b)
+    return _reduced(tape, node, dy, tape.op("Neg", tape.op("Mul", dy, quotient)))
+
+
 @rules.add("Pow")
 def _pow(tape: Tape, node: Node, dy: str) -> Cotangents:
     """p x^(p-1) dx + x^p log(x) dp; the latter 0 where x = 0."""
