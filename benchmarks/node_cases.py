@@ -22,6 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from ibisa_onnx.autodiff import Derivative, MissingRule, differentiate, missing_rules
+from ibisa_onnx.autodiff.rules import RULES
 from ibisa_onnx.errors import IbisaError, UnsupportedOperatorError
 
 Array = np.ndarray[Any, Any]
@@ -44,7 +45,7 @@ _NATURE = {
     "its input gives only a shape or a size": ("ConstantOfShape", "EyeLike", "MelWeightMatrix"),
     "reinterprets bits": ("BitCast",),
     "optimiser of a training loop": ("Adagrad", "Adam", "Gradient", "Momentum"),
-    "rounds, to a grid of codes": ("Binarizer",),
+    "rounds to two values": ("Binarizer",),
 }
 NATURE = {op_type: reason for reason, op_types in _NATURE.items() for op_type in op_types}
 
@@ -101,11 +102,13 @@ def _read(case: Any, nodes: dict[str, onnx.NodeProto]) -> Case:
         operator=domain + node.op_type,
         model=case.model,
         inputs={i.name: _array(value) for i, value in zip(graph.input, given, strict=True)},
-        outputs={o.name: value for o, value in zip(graph.output, expected, strict=True)},
+        outputs={o.name: _array(value) for o, value in zip(graph.output, expected, strict=True)},
     )
 
 
 def _array(value: Any) -> Any:
+    if isinstance(value, onnx.TensorProto) and value.data_type in FLOATS:
+        return numpy_helper.to_array(value)
     return np.asarray(value) if isinstance(value, np.generic) else value
 
 
@@ -543,6 +546,8 @@ def _declared_flat(case: Case, place: int) -> bool:
     opset = next(o.version for o in case.model.opset_import if o.domain == node.domain)
     formal = list(onnx.defs.get_schema(node.op_type, opset, node.domain).inputs)
     flat = onnx.defs.OpSchema.DifferentiationCategory.NonDifferentiable
+    if RULES.get(node.op_type, node.domain) is not None:
+        return False  # what we have a rule for has a derivative, whatever ONNX says
     return place < len(formal) and formal[place].differentiation_category == flat
 
 
