@@ -9,7 +9,7 @@ from itertools import zip_longest
 import onnx
 
 from ibisa_onnx.autodiff.assemble import assemble
-from ibisa_onnx.autodiff.functions import expand_function
+from ibisa_onnx.autodiff.functions import Body, expand_function, write_out
 from ibisa_onnx.autodiff.graph import Graph
 from ibisa_onnx.autodiff.node import Node
 from ibisa_onnx.autodiff.registry import Cotangents
@@ -157,19 +157,22 @@ class _Sweep:
                 self.cotangents.setdefault(x, []).append(dx)
 
     def _cotangents(self, node: Node, dys: Sequence[str | None]) -> Cotangents:
+        definition = RULES.definition(node.op_type, node.domain)
+        if definition and (body := write_out(self.tape, node, definition)):
+            return self._through(body, node, dys)
         rule = RULES.get(node.op_type, node.domain)
         if rule is None:
-            return self._through_function(node, dys)
+            return self._through(expand_function(self.tape, node), node, dys)
         if rule.several:
             return rule.function(self.tape, node, dys)
         if any(dys[1:]) or dys[0] is None:
             raise UnsupportedOperatorError("only the gradient of its first output is covered")
         return rule.function(self.tape, node, dys[0])
 
-    def _through_function(self, node: Node, dys: Sequence[str | None]) -> Cotangents:
-        """Recompute an operator from its definition in ONNX, and differentiate that."""
-        body = expand_function(self.tape, node)
+    def _through(self, body: Body, node: Node, dys: Sequence[str | None]) -> Cotangents:
+        """Recompute an operator from its definition, and differentiate that."""
         inner = _Sweep(self.tape, _active(self.tape, body.nodes, self.active & set(node.inputs)))
+        self.tape.active |= inner.active
         for output, dy in zip(body.outputs, dys, strict=False):
             if dy is not None:
                 inner.cotangents[output] = [dy]
@@ -206,7 +209,7 @@ def _sweep(graph: Graph, input: str) -> _Sweep:
         raise ModelError(f"the model has no input {input!r}; choose one of: {', '.join(known)}")
     tape = Tape(graph)
     sources = {input} if graph.type(input).elem in FLOATS else set()
-    active = _active(tape, graph.nodes, sources)
+    tape.active = active = _active(tape, graph.nodes, sources)
     sweep = _Sweep(tape, active)
     if graph.output in active:
         sweep.cotangent = tape.fresh("cotangent")

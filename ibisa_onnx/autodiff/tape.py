@@ -38,6 +38,8 @@ class Tape:
         self.literals: dict[str, Array] = {}
         # Gradients known to be 0 wherever their tensor is: a rule need not mask them again.
         self.vanishing: set[str] = set()
+        # The tensors that a gradient is wanted of; the driver fills this in.
+        self.active: set[str] = set()
         self._types: dict[str, TensorType] = {}
         self._known: dict[tuple[Any, ...], str] = {}
         self._count = 0
@@ -80,6 +82,8 @@ class Tape:
         if key not in self._known:
             self._known[key] = self.fresh("constant")
             self.literals[self._known[key]] = value
+            elem = helper.np_dtype_to_tensor_dtype(value.dtype)
+            self._types[self._known[key]] = TensorType(elem, value.shape)
         return self._known[key]
 
     def scalar(self, value: float, like: str) -> str:
