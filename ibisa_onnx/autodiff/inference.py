@@ -163,13 +163,20 @@ def _shaped(
     """Results that ONNX leaves open: Reshape to a vector followed here, and a few operators."""
     for node in nodes:
         source, vector = types.get(node.input(0)), vectors.get(node.input(1))
-        if source is None or not node.outputs or types.get(node.outputs[0], TensorType()).dims:
+        if source is None or not node.outputs:
             continue
+        known = types.get(node.outputs[0], TensorType()).dims
         if node.op_type == "Reshape" and vector is not None:
             dims = _reshaped(source, vector, node.attribute("allowzero", 0))
-            yield node.outputs[0], TensorType(source.elem, dims)
-        elif node.op_type in _SHAPE_KEEPING:
+            if known is None or _fixed(dims) > _fixed(known):
+                yield node.outputs[0], TensorType(source.elem, dims)
+        elif known is None and node.op_type in _SHAPE_KEEPING:
             yield node.outputs[0], source
+
+
+def _fixed(dims: Vector) -> int:
+    """How many sides are numbers."""
+    return sum(isinstance(side, int) for side in dims)
 
 
 # Operators for which ONNX infers nothing though the result is like the first input.
