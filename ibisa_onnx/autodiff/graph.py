@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from onnx import helper, inliner, numpy_helper
 
+from ibisa_onnx.autodiff.branches import settle
 from ibisa_onnx.autodiff.inference import infer_types
 from ibisa_onnx.autodiff.node import Node, evaluate, in_order, opsets_of, prune
 from ibisa_onnx.autodiff.types import Array, TensorType
@@ -40,11 +41,18 @@ class Graph:
         self.opsets = opsets_of(self.imports)
         self.inputs = tuple(i for i in model.graph.input if i.name not in self.initializers)
         nodes = [Node.read(proto, self.opsets) for proto in skeleton.graph.node]
-        self.nodes = prune(in_order(nodes), [output])
+        self._read_nodes(skeleton, in_order(nodes))
+        while (settled := settle(self.nodes, self.value, self.opsets)) != self.nodes:
+            self._read_nodes(skeleton, settled)
+
+    def _read_nodes(self, skeleton: onnx.ModelProto, nodes: list[Node]) -> None:
+        self.nodes = prune(nodes, [self.output])
         self.producers = {name: node for node in self.nodes for name in node.outputs if name}
-        if output not in self.producers:
-            names = ", ".join(o.name for o in model.graph.output)
-            raise ModelError(f"the model computes no output {output!r}; choose one of: {names}")
+        if self.output not in self.producers:
+            names = ", ".join(o.name for o in self.model.graph.output)
+            raise ModelError(
+                f"the model computes no output {self.output!r}; choose one of: {names}"
+            )
         self.types, self._values = infer_types(skeleton, self.nodes)
         self.constants = self._find_constants()
 

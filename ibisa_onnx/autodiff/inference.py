@@ -112,6 +112,8 @@ def _vector(node: Node, types: Types, vectors: Mapping[str, Vector]) -> Vector |
     if not given or len(vectors_given) < len(given):
         return None
     first, rest = vectors_given[0], vectors_given[1:]
+    if node.op_type == "Size":
+        return (len(first),)
     if node.op_type in ("Unsqueeze", "Squeeze", "Reshape", "Identity"):
         return first
     if node.op_type == "Cast":
@@ -144,6 +146,9 @@ _ARITHMETIC: dict[str, Callable[[int, int], int]] = {
     "Mul": lambda a, b: a * b,
     "Div": lambda a, b: int(a / b),
     "Mod": lambda a, b: a % b,
+    "Equal": lambda a, b: a == b,
+    "Less": lambda a, b: a < b,
+    "Greater": lambda a, b: a > b,
 }
 
 
