@@ -11,6 +11,7 @@ from ibisa_onnx.autodiff.windows import Windows
 from ibisa_onnx.errors import UnsupportedOperatorError
 
 rules = Rules()
+_END = int(np.iinfo(np.int64).max)
 
 
 @rules.add("Conv")
@@ -44,6 +45,19 @@ def _conv_transpose(tape: Tape, node: Node, dy: str) -> Cotangents:
     names = ("strides", "dilations", "pads", "group")
     attributes = {name: node.attribute(name) for name in names}
     return [tape.op("Conv", dy, node.input(1), **attributes)]
+
+
+@rules.add("Col2Im", inputs=(0,))
+def _col2im(tape: Tape, node: Node, dy: str) -> Cotangents:
+    """Windows are cut out of dy, a channel at a time, by a convolution with one tap for each."""
+    kernel = [int(side) for side in tape.required(node.input(2), "block's sides")]
+    taps = int(np.prod(kernel))
+    sides = tape.op("Slice", tape.shape(node.outputs[0]), tape.ints(2), tape.ints(_END))
+    plane = tape.op("Concat", tape.ints(-1, 1), sides, axis=0)
+    identity = np.eye(taps, dtype=tape.dtype(node.input(0))).reshape(taps, 1, *kernel)
+    attributes = {name: node.attribute(name) for name in ("strides", "dilations", "pads")}
+    cut = tape.op("Conv", tape.op("Reshape", dy, plane), tape.constant(identity), **attributes)
+    return [tape.reshape(cut, like=node.input(0))]
 
 
 def _static(tape: Tape, w: str) -> tuple[int, ...]:
