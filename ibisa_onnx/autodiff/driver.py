@@ -9,7 +9,7 @@ from itertools import zip_longest
 import onnx
 
 from ibisa_onnx.autodiff.assemble import assemble
-from ibisa_onnx.autodiff.functions import expand_function
+from ibisa_onnx.autodiff.functions import expand_function, is_function
 from ibisa_onnx.autodiff.graph import Graph
 from ibisa_onnx.autodiff.node import Node
 from ibisa_onnx.autodiff.registry import Cotangents
@@ -19,7 +19,10 @@ from ibisa_onnx.autodiff.types import FLOATS
 from ibisa_onnx.errors import ModelError, UnsupportedOperatorError
 
 # Flat almost everywhere: the gradient stops here, as it does in every framework.
-_FLAT = frozenset({"Sign", "Floor", "Ceil", "Round", "Shape", "Size", "ConstantOfShape"})
+_FLAT = frozenset(
+    {"Sign", "Floor", "Ceil", "Round", "Hardmax", "Shape", "Size", "ConstantOfShape", "EyeLike"}
+    | {"Bernoulli", "RandomNormalLike", "RandomUniformLike"}
+)
 # Flat on paper, but whoever quantises wants the gradient of what was approximated.
 _QUANTISING = frozenset(
     {"QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger"}
@@ -140,14 +143,6 @@ class _Sweep:
     def _apply(self, node: Node, dys: Sequence[str | None]) -> None:
         try:
             dxs = self._cotangents(node, dys)
-            sources = _sources(node)
-            uncovered = [
-                i
-                for i, (x, dx) in enumerate(zip_longest(node.inputs, dxs))
-                if x in self.active and x in sources and dx is None
-            ]
-            if uncovered or self.active.intersection(node.captured):
-                raise UnsupportedOperatorError(f"no rule for the gradient of input {uncovered}")
         except UnsupportedOperatorError as refusal:
             self.missing.append(MissingRule(node.name, node.op_type, node.domain, str(refusal)))
             # Go on with any name, to find what else is missing; nothing is built from it.
@@ -157,17 +152,32 @@ class _Sweep:
                 self.cotangents.setdefault(x, []).append(dx)
 
     def _cotangents(self, node: Node, dys: Sequence[str | None]) -> Cotangents:
+        if self.active.intersection(node.captured):
+            raise UnsupportedOperatorError("the gradient of what its subgraphs read is not covered")
         rule = RULES.get(node.op_type, node.domain)
         if rule is None:
             return self._through_function(node, dys)
-        if rule.several:
-            return rule.function(self.tape, node, dys)
-        if any(dys[1:]) or dys[0] is None:
-            raise UnsupportedOperatorError("only the gradient of its first output is covered")
-        return rule.function(self.tape, node, dys[0])
+        if not rule.several and (any(dys[1:]) or dys[0] is None):
+            return self._beyond_rule(node, dys, "only the gradient of its first output is covered")
+        dxs = rule.function(self.tape, node, dys if rule.several else dys[0])
+        sources = _sources(node)
+        for place, (x, dx) in enumerate(zip_longest(node.inputs, dxs)):
+            if x in self.active and x in sources and dx is None:
+                why = f"no rule for the gradient of input {place}"
+                return self._beyond_rule(node, dys, why)
+        return dxs
+
+    def _beyond_rule(self, node: Node, dys: Sequence[str | None], why: str) -> Cotangents:
+        """What a rule leaves out, by the operator's definition if it has one."""
+        if not is_function(self.tape, node):
+            raise UnsupportedOperatorError(why)
+        return self._through_function(node, dys)
 
     def _through_function(self, node: Node, dys: Sequence[str | None]) -> Cotangents:
-        """Recompute an operator from its definition in ONNX, and differentiate that."""
+        """Recompute an operator from its definition in ONNX, and differentiate that.
+
+        An input that gets None does not matter to the outputs asked for.
+        """
         body = expand_function(self.tape, node)
         inner = _Sweep(self.tape, _active(self.tape, body.nodes, self.active & set(node.inputs)))
         for output, dy in zip(body.outputs, dys, strict=False):

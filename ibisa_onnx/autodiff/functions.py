@@ -6,11 +6,12 @@ recomputed in the backward graph from the operator's saved inputs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import onnx
+from onnx import helper
 
 from ibisa_onnx.autodiff.inference import infer_types
 from ibisa_onnx.autodiff.node import Node, evaluate, opsets_of
@@ -36,17 +37,43 @@ def expand_function(tape: Tape, node: Node) -> Body:
         If ONNX gives no definition that fits the backward graph's opset.
     """
     function = _definition(tape, node)
-    names = dict(zip(function.input, node.inputs, strict=False))
-    names |= dict.fromkeys(function.input[len(node.inputs) :], "")
-    opsets = opsets_of(function.opset_import)
-    body = tuple(
-        Node.read(_instantiate(tape, child, node, names), opsets) for child in function.node
-    )
+    names = _arguments(function, node)
+    body = tuple(_instances(tape, function, node, names))
     for child in body:
-        _require_opset(child)
         tape.write(child.proto)
     _declare(tape, node, body, function)
     return Body(body, tuple(names.get(output, "") for output in function.output))
+
+
+def is_function(tape: Tape, node: Node) -> bool:
+    """Whether ONNX defines the operator by others."""
+    try:
+        _definition(tape, node)
+    except UnsupportedOperatorError:
+        return False
+    return True
+
+
+def _arguments(function: onnx.FunctionProto, node: Node) -> dict[str, str]:
+    names = dict(zip(function.input, node.inputs, strict=False))
+    return names | dict.fromkeys(function.input[len(node.inputs) :], "")
+
+
+def _instances(
+    tape: Tape, function: onnx.FunctionProto, caller: Node, names: dict[str, str]
+) -> Iterator[Node]:
+    """The nodes of a definition; those that the backward graph does not know, defined in turn."""
+    opsets = tape.graph.opsets | opsets_of(function.opset_import)
+    for proto in function.node:
+        child = Node.read(_instantiate(tape, proto, caller, names), opsets)
+        if any(attribute.HasField("g") for attribute in child.proto.attribute):
+            raise UnsupportedOperatorError(f"its definition needs {child.op_type}")
+        if _is_known(child):
+            yield child
+            continue
+        inner = _definition(tape, child)
+        renamed = _arguments(inner, child) | dict(zip(inner.output, child.outputs, strict=False))
+        yield from _instances(tape, inner, child, renamed)
 
 
 def _definition(tape: Tape, node: Node) -> onnx.FunctionProto:
@@ -85,7 +112,8 @@ def _instantiate(
     node = onnx.NodeProto(op_type=child.op_type, domain=child.domain)
     node.input.extend(names.get(name, "") for name in child.input)
     for name in child.output:
-        names[name] = tape.fresh(name) if name else ""
+        if name not in names:
+            names[name] = tape.fresh(name) if name else ""
         node.output.append(names[name])
     node.name = next(name for name in node.output if name)
     given = {a.name: a for a in caller.proto.attribute}
@@ -108,17 +136,23 @@ def _given(
     return default if default.type else None
 
 
-def _require_opset(child: Node) -> None:
-    """A body written for a newer opset will do if its operators have not changed since ours."""
+def _is_known(child: Node) -> bool:
+    """Whether the backward graph's opset has this operator.
+
+    One written for a newer opset will do if it has no attributes that came later.
+    """
     schema = onnx.defs.get_schema(child.op_type, child.opset, child.domain)
-    ours = onnx.defs.get_schema(child.op_type, OPSET, child.domain)
-    if schema.since_version > OPSET and child.attributes.keys() - ours.attributes.keys():
-        raise UnsupportedOperatorError(f"its definition needs {child.op_type}-{child.opset}")
+    try:
+        ours = onnx.defs.get_schema(child.op_type, OPSET, child.domain)
+    except onnx.defs.SchemaError:
+        return False
+    return schema.since_version <= OPSET or child.attributes.keys() <= ours.attributes.keys()
 
 
 def _declare(tape: Tape, node: Node, body: Sequence[Node], function: onnx.FunctionProto) -> None:
     skeleton = onnx.ModelProto(ir_version=10)
-    skeleton.opset_import.extend(function.opset_import)
+    opsets = tape.graph.opsets | opsets_of(function.opset_import)
+    skeleton.opset_import.extend(helper.make_opsetid(*pair) for pair in opsets.items())
     skeleton.graph.input.extend(value_info(x, tape.type(x)) for x in node.inputs if x)
     types, values = infer_types(skeleton, body)
     for child in body:

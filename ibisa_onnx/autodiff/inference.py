@@ -33,27 +33,41 @@ def infer_types(
     older than those.
     """
     found: Types = {}
+    known: dict[str, Array] = {}
     while True:
-        types = _infer(skeleton, nodes, found)
+        types = _infer(skeleton, nodes, found, known)
         vectors = _follow(skeleton, nodes, types)
-        more = dict(_shaped(nodes, types, vectors))
-        if more.keys() <= found.keys():
-            return types, dict(_known(vectors, types))
+        more, values = dict(_shaped(nodes, types, vectors)), dict(_known(vectors, types))
+        if more.keys() <= found.keys() and values.keys() <= known.keys():
+            return types, dict(values)
         found |= more
+        known |= values
 
 
-def _infer(skeleton: onnx.ModelProto, nodes: Sequence[Node], found: Types) -> Types:
+def _infer(
+    skeleton: onnx.ModelProto, nodes: Sequence[Node], found: Types, known: Mapping[str, Array]
+) -> Types:
+    """What ONNX infers when it is told what else was found; a known vector replaces its node."""
     model = onnx.ModelProto(ir_version=skeleton.ir_version)
     model.opset_import.extend(skeleton.opset_import)
     model.graph.name = "types"
-    model.graph.node.extend(node.proto for node in nodes)
+    produced = {name for node in nodes for name in node.outputs} & known.keys()
+    judged = {name for node in nodes if node.op_type in _MISJUDGED for name in node.outputs}
+    given = judged & found.keys()
+    kept = [
+        node for node in nodes if not produced >= {*node.outputs} and node.outputs[0] not in given
+    ]
+    model.graph.node.extend(node.proto for node in kept)
+    model.graph.input.extend(value_info(name, found[name]) for name in sorted(given))
+    values = [numpy_helper.from_array(known[name], name) for name in sorted(produced)]
+    model.graph.initializer.extend(values)
     model.graph.input.extend(_without_long_vectors(skeleton.graph.input))
     model.graph.initializer.extend(skeleton.graph.initializer)
     model.graph.value_info.extend(value_info(name, kind) for name, kind in found.items())
     inferred = shape_inference.infer_shapes(model, data_prop=True).graph
-    known = [*inferred.input, *inferred.value_info, *skeleton.graph.input]
-    types = {info.name: read_type(info) for info in known}
-    for tensor in skeleton.graph.initializer:
+    infos = [*inferred.input, *inferred.value_info, *skeleton.graph.input]
+    types = {info.name: read_type(info) for info in infos}
+    for tensor in [*values, *skeleton.graph.initializer]:
         types[tensor.name] = TensorType(tensor.data_type, tuple(tensor.dims))
     return types
 
@@ -103,17 +117,17 @@ def _note(vectors: dict[str, Vector], name: str, value: Array) -> None:
 
 def _vector(node: Node, types: Types, vectors: Mapping[str, Vector]) -> Vector | None:
     """What a node makes of the vectors it is given, or None if it does not compute with shapes."""
-    if node.op_type == "Shape":
-        dims = types.get(node.input(0), TensorType()).dims
-        window = slice(node.attribute("start", 0), node.attribute("end"))
-        return None if dims is None else dims[window]
+    if node.op_type in ("Shape", "Size"):
+        return _measured(node, types.get(node.input(0), TensorType()))
     given = [vectors.get(name) for name in node.inputs]
     vectors_given = [vector for vector in given if vector is not None]
     if not given or len(vectors_given) < len(given):
         return None
     first, rest = vectors_given[0], vectors_given[1:]
-    if node.op_type == "Size":
-        return (len(first),)
+    if node.op_type not in _FLAT and not all(_is_flat(types.get(x)) for x in node.inputs):
+        return None
+    if node.op_type in ("Range", "ConstantOfShape"):
+        return _generated(node, [vector[0] if vector else None for vector in vectors_given])
     if node.op_type in ("Unsqueeze", "Squeeze", "Reshape", "Identity"):
         return first
     if node.op_type == "Cast":
@@ -128,6 +142,36 @@ def _vector(node: Node, types: Types, vectors: Mapping[str, Vector]) -> Vector |
     if node.op_type in _ARITHMETIC and max(len(first), len(rest[0])) < _LONGEST:
         return _computed(node.op_type, first, rest[0])
     return None
+
+
+# Operators that keep the order of the elements, whatever the rank.
+_FLAT = frozenset({"Unsqueeze", "Squeeze", "Reshape", "Identity", "Cast"})
+
+
+def _is_flat(kind: TensorType | None) -> bool:
+    return kind is None or kind.dims is None or len(kind.dims) <= 1
+
+
+def _measured(node: Node, source: TensorType) -> Vector | None:
+    if source.dims is None:
+        return None
+    if node.op_type == "Shape":
+        return source.dims[slice(node.attribute("start", 0), node.attribute("end"))]
+    return (None if source.static is None else math.prod(source.static),)
+
+
+def _generated(node: Node, numbers: Sequence[Dimension]) -> Vector | None:
+    """Range, and ConstantOfShape of one side."""
+    limits = [number for number in numbers if isinstance(number, int)]
+    if len(limits) < len(numbers):
+        return None
+    if node.op_type == "Range":
+        return tuple(range(*limits))[:_LONGEST]
+    value = node.attribute("value")
+    fill = numpy_helper.to_array(value) if value is not None else np.zeros(1, np.float32)
+    if fill.dtype.kind != "i" or len(limits) != 1:
+        return None
+    return (int(fill.item()),) * min(limits[0], _LONGEST)
 
 
 def _sliced(node: Node, vector: Vector, bounds: Sequence[Vector]) -> Vector | None:
@@ -168,6 +212,9 @@ def _shaped(
     """Results that ONNX leaves open: Reshape to a vector followed here, and a few operators."""
     for node in nodes:
         source, vector = types.get(node.input(0)), vectors.get(node.input(1))
+        if node.op_type in _MISJUDGED and source is not None and source.dims:
+            yield from _attended(node, source, types)
+            continue
         if source is None or not node.outputs:
             continue
         known = types.get(node.outputs[0], TensorType()).dims
@@ -177,6 +224,22 @@ def _shaped(
                 yield node.outputs[0], TensorType(source.elem, dims)
         elif known is None and node.op_type in _SHAPE_KEEPING:
             yield node.outputs[0], source
+        elif known is None and _keeps_rank(node) and source.dims:
+            open_sides = TensorType(source.elem, (None,) * len(source.dims))
+            yield from ((output, open_sides) for output in node.outputs if output)
+
+
+# Operators whose sides ONNX gets wrong where the inputs' are open.
+_MISJUDGED = frozenset({"Attention"})
+
+
+def _attended(node: Node, q: TensorType, types: Types) -> Iterator[tuple[str, TensorType]]:
+    """Attention's result has the length and the batch of its queries; keys and scores are 4-D."""
+    if all(types.get(name, TensorType()).static is not None for name in node.uses):
+        return
+    assert q.dims is not None
+    yield node.outputs[0], TensorType(q.elem, (*q.dims[:-1], None))
+    yield from ((name, TensorType(q.elem, (None,) * 4)) for name in node.outputs[1:] if name)
 
 
 def _fixed(dims: Vector) -> int:
@@ -186,6 +249,12 @@ def _fixed(dims: Vector) -> int:
 
 # Operators for which ONNX infers nothing though the result is like the first input.
 _SHAPE_KEEPING = frozenset({"GroupNormalization"})
+
+
+def _keeps_rank(node: Node) -> bool:
+    if node.op_type.startswith("Reduce"):
+        return bool(node.attribute("keepdims", 1))
+    return node.op_type in ("Slice", "Split", "Tile", "Pad")
 
 
 def _reshaped(source: TensorType, vector: Vector, allow_zero: int) -> Vector:

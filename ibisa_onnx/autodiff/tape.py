@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from ibisa_onnx.autodiff.graph import Graph
 from ibisa_onnx.autodiff.node import Node
@@ -38,6 +38,8 @@ class Tape:
         self.literals: dict[str, Array] = {}
         # Gradients known to be 0 wherever their tensor is: a rule need not mask them again.
         self.vanishing: set[str] = set()
+        # Gradients that a Where has put to 0 in places where their tensor may be NaN.
+        self.guarded: set[str] = set()
         self._types: dict[str, TensorType] = {}
         self._known: dict[tuple[Any, ...], str] = {}
         self._count = 0
@@ -155,12 +157,14 @@ class Tape:
             sides = [side if isinstance(side, int) else -1 for side in dims]
             if sides.count(-1) <= 1 and 0 not in sides:
                 return self.op("Reshape", dy, self.ints(*sides))
-        return self.op("Reshape", dy, self.shape(like))
+        return self.op("Reshape", dy, self.shape(like), allowzero=1)
 
     def expand(self, dy: str, like: str, given: Sequence[int] = ()) -> str:
         """Broadcast `dy`, which has all axes and full length along those in `given`."""
         sides = [1 if axis in given else side for axis, side in enumerate(self.dims(like))]
         known = [side for side in sides if isinstance(side, int)]
+        if 0 in known:  # ONNX Runtime would leave a length of 1 as it is
+            return self.zeros(like)
         if len(known) == len(sides):
             return self.op("Expand", dy, self.ints(*known))
         return self.op("Expand", dy, self.shape(like))
@@ -174,7 +178,8 @@ class Tape:
 
     def zeros(self, like: str) -> str:
         """Zeros of a tensor's shape and element type."""
-        return self.op("Expand", self.scalar(0.0, like), self.shape(like))
+        zero = numpy_helper.from_array(np.zeros(1, self.dtype(like)))
+        return self.op("ConstantOfShape", self.shape(like), value=zero)
 
     def unbroadcast(self, dy: str, like: str, result: str) -> str:
         """Sum `dy`, of `result`'s shape, over the axes along which `like` was broadcast."""

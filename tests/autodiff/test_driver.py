@@ -248,20 +248,98 @@ def test_stale_shapes_in_the_file_are_not_believed(build):
     np.testing.assert_allclose(dx, 2 * y, rtol=1e-6)
 
 
+def test_gradient_of_nothing_has_its_shape(build):
+    node = helper.make_node("ReduceSum", ["x", "axes"], ["y"])
+    x = np.zeros((2, 0, 4), np.float32)
+    derivative = differentiate(build([node], x, {"axes": np.array([1])}, 18, None), "x", "y")
+    _, dx = gradient(derivative, x)
+    assert dx.shape == x.shape
+
+
+# -- operators that ONNX defines by others
+
+
+@pytest.mark.parametrize("dims", [None, [None, 4, 6]])
+@pytest.mark.parametrize("inputs", [["x", "w"], ["w", "x"]])
+def test_a_definition_that_computes_its_axes(check, spread, inputs, dims):
+    node = helper.make_node("RMSNormalization", inputs, ["y"], axis=1)
+    check(node, spread(2, 4, 6), {"w": spread(2, 4, 6)}, opset=23, dims=dims)
+
+
+def test_what_a_rule_leaves_out_comes_from_the_definition(check, spread):
+    """The rule of LayerNormalization covers its first input and its first output."""
+    scale = helper.make_node("LayerNormalization", ["c", "x"], ["y"])
+    check(scale, spread(4), {"c": spread(3, 4)})
+    spread_out = helper.make_node("LayerNormalization", ["x", "c"], ["z", "", "y"])
+    check(spread_out, spread(3, 4), {"c": spread(4)}, double=False)
+
+
+def test_a_definition_by_newer_operators_is_defined_in_turn(build):
+    """SwiGLU is defined by Swish, which the backward graph's opset does not have."""
+    node = helper.make_node("SwiGLU", ["x", "c"], ["y"])
+    x = np.array([[-1.0, 0.5]], np.float32)
+    c = np.array([[2.0, 3.0]], np.float32)
+    derivative = differentiate(build([node], x, {"c": c}, 28, None), "x", "y")
+    feeds = {name: {"x": x, "c": c}[name] for name in derivative.saved if name in ("x", "c")}
+    cotangent = {derivative.cotangent: np.ones_like(x)}
+    alias = {name: x for name in derivative.saved if name not in feeds}
+    (dx,) = run(derivative.backward, cotangent | feeds | alias)
+    sigmoid = 1 / (1 + np.exp(-x))
+    np.testing.assert_allclose(dx, c * (sigmoid + x * sigmoid * (1 - sigmoid)), atol=1e-6)
+
+
+def test_an_input_that_does_not_matter_gets_no_gradient(build):
+    """The scores that Attention hands out do not depend on its values."""
+    q = np.ones((1, 1, 2, 3), np.float32)
+    node = helper.make_node("Attention", ["c", "c", "x"], ["", "", "", "y"])
+    model = build([node], q, {"c": q}, 24, None)
+    with pytest.raises(UnsupportedOperatorError, match="does not depend on 'x'"):
+        differentiate(model, "x", "y")
+
+
+def test_a_row_that_is_masked_altogether_passes_nothing_back(build):
+    """Softmax makes it NaN, and a Where puts 0 in its place."""
+    nodes = [
+        helper.make_node("Where", ["mask", "x", "never"], ["m"]),
+        helper.make_node("Softmax", ["m"], ["p"], axis=-1),
+        helper.make_node("IsNaN", ["p"], ["bad"]),
+        helper.make_node("Where", ["bad", "zero", "p"], ["y"]),
+    ]
+    mask = np.array([[True, True], [False, False]])
+    constants = {"mask": mask, "never": np.array(-np.inf), "zero": np.array(0.0)}
+    x = np.array([[0.3, -0.2], [1.0, 2.0]], np.float32)
+    derivative = differentiate(build(nodes, x, constants, 17, None), "x", "y")
+    y, dx = gradient(derivative, x, np.array([[1.0, 0.0], [1.0, 0.0]], np.float32))
+    slope = y[0, 0] * y[0, 1]
+    np.testing.assert_allclose(dx, [[slope, -slope], [0, 0]], atol=1e-6)
+
+
+def test_a_definition_by_a_loop_is_refused(build):
+    """Its body reads the step, so that taking the step for unused would be wrong."""
+    node = helper.make_node("Range", ["zero", "one", "x"], ["y"], name="the steps")
+    constants = {"zero": np.array(0.0), "one": np.array(1.0)}
+    model = build([node], np.array(0.3, np.float32), constants, 17, None)
+    with pytest.raises(
+        UnsupportedOperatorError, match="Range 'the steps': its definition needs Loop"
+    ):
+        differentiate(model, "x", "y")
+
+
 # -- refusals
 
 
 def test_missing_operators_are_all_named(build):
     nodes = [
-        helper.make_node("Det", ["x"], ["d"], name="the determinant"),
-        helper.make_node("Hardmax", ["x"], ["h"], name="the hardmax"),
-        helper.make_node("Mul", ["d", "h"], ["y"]),
+        helper.make_node("Unique", ["x"], ["u"], name="the set"),
+        helper.make_node("CumProd", ["x", "axis"], ["p"], name="the product"),
+        helper.make_node("Mul", ["u", "p"], ["y"]),
     ]
-    model = build(nodes, np.eye(2, dtype=np.float32), {}, 17, None)
+    constants = {"axis": np.array(0)}
+    model = build(nodes, np.arange(2, dtype=np.float32), constants, 26, None)
     missing = missing_rules(model, "x", "y")
-    assert {rule.op_type for rule in missing} == {"Det", "Hardmax"}
-    assert {rule.node for rule in missing} == {"the determinant", "the hardmax"}
-    with pytest.raises(UnsupportedOperatorError, match="Det 'the determinant'") as error:
+    assert {rule.op_type for rule in missing} == {"Unique", "CumProd"}
+    assert {rule.node for rule in missing} == {"the set", "the product"}
+    with pytest.raises(UnsupportedOperatorError, match="Unique 'the set'") as error:
         differentiate(model, "x", "y")
     assert "\n" not in str(error.value)
 

@@ -43,6 +43,14 @@ def test_function_of_two_tensors(check, spread, op_type, side):
     check(helper.make_node(op_type, inputs, ["y"]), x, {"c": constant})
 
 
+@pytest.mark.parametrize("inputs", [["x", "c"], ["c", "x"]])
+def test_remainder(check, inputs):
+    """It keeps the dividend's sign, and falls with the divisor by the whole quotient."""
+    node = helper.make_node("Mod", inputs, ["y"], fmod=1)
+    x = np.array([[5.3, -4.1, 7.7], [1.2, -9.4, 2.9]])
+    check(node, x, {"c": np.array([2.0, -1.5, 3.1])})
+
+
 @pytest.mark.parametrize("exponent", [2.0, 3.0, 0.5, -1.0])
 def test_power_of_a_constant(check, spread, exponent):
     node = helper.make_node("Pow", ["x", "c"], ["y"])

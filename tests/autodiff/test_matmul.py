@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis.extra import numpy as hnp
 from onnx import helper
+
+from ibisa_onnx.autodiff import differentiate
+from ibisa_onnx.errors import UnsupportedOperatorError
 
 
 @pytest.mark.parametrize("turn_a", [0, 1])
@@ -49,12 +53,50 @@ def test_matmul_broadcasts_and_takes_vectors(check, spread, which, is_open, shap
         ("ij,jk->ik", (2, 3), (3, 4)),
         ("bhid,bhjd->bhij", (2, 2, 3, 4), (2, 2, 2, 4)),
         ("bij,j->bi", (2, 3, 4), (4,)),
+        ("ij,jk", (2, 3), (3, 4)),
+        ("i,i", (3,), (3,)),
+        ("ij,k->ik", (2, 3), (4,)),
+        ("...ij,...jk->...ik", (2, 1, 2, 3), (1, 5, 3, 2)),
+        ("i...,...", (2, 3), (3,)),
     ],
 )
 def test_einsum(check, spread, equation, left, right):
     a, b = spread(*left), spread(*right)
     check(helper.make_node("Einsum", ["x", "c"], ["y"], equation=equation), a, {"c": b})
     check(helper.make_node("Einsum", ["c", "x"], ["y"], equation=equation), b, {"c": a})
+
+
+def test_einsum_takes_no_diagonal(build, spread):
+    node = helper.make_node("Einsum", ["x"], ["y"], equation="ii->i")
+    model = build([node], spread(3, 3), {}, 17, None)
+    with pytest.raises(UnsupportedOperatorError, match="diagonal"):
+        differentiate(model, "x", "y")
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (2, 3, 3), (4, 4)])
+def test_determinant(check, spread, shape):
+    check(helper.make_node("Det", ["x"], ["y"]), spread(*shape))
+
+
+def test_determinant_of_a_singular_matrix(check):
+    """Its inverse does not exist, its gradient does."""
+    check(helper.make_node("Det", ["x"], ["y"]), np.array([[1.0, 2, 3], [2, 4, 6], [0, 1, 1]]))
+
+
+@pytest.mark.parametrize("length", [None, 3, 4, 7])
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("options", [{}, {"onesided": 1}, {"inverse": 1}])
+@pytest.mark.parametrize("opset", [17, 20])
+def test_fourier_transform(check, spread, opset, options, channels, length):
+    if options == {"onesided": 1} and channels == 2:
+        pytest.skip("a one-sided transform is one of real numbers")
+    inputs = ["x", "n" if length else ""]
+    constants = {"n": np.array(length)} if length else {}
+    if opset >= 20:
+        inputs, constants = [*inputs, "axis"], {**constants, "axis": np.array(1)}
+    options = options | ({} if opset >= 20 else {"axis": 1})
+    node = helper.make_node("DFT", inputs, ["y"], **options)
+    check(node, spread(2, 4, 3, channels), constants, opset=opset, dims=[None, 4, "W", channels])
 
 
 def test_product_with_itself(check, spread):

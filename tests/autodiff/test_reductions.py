@@ -24,6 +24,27 @@ def test_reduction(check, spread, name, opset, axes, keep, is_open):
     check(node, x, constants, opset=opset, dims=[None, 3, "W"] if is_open else None, step=2e-3)
 
 
+@pytest.mark.parametrize("keep", [0, 1])
+@pytest.mark.parametrize("name", [*NAMES, "Prod"])
+def test_reduction_over_axes_known_at_run_time(check, spread, name, keep):
+    """The axis is the length of an open side."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["axis"], start=0, end=1),
+        helper.make_node(f"Reduce{name}", ["x", "axis"], ["y"], keepdims=keep),
+    ]
+    x = spread(2, 3, 4, low=0.3, high=2.5)
+    check(nodes, x, opset=18, dims=["N", 3, 4], step=2e-3)
+
+
+@pytest.mark.parametrize("axes", [None, [1], [0, 1]])
+def test_product_with_zeros(check, axes):
+    """A lone zero passes the product of the others; two in a row pass nothing."""
+    x = np.array([[0.0, 2.0, 3.0], [0.0, 0.0, 5.0], [1.5, -2.0, 0.5]])
+    constants = {} if axes is None else {"axes": np.array(axes)}
+    node = helper.make_node("ReduceProd", ["x", *constants], ["y"])
+    check(node, x, constants, opset=18)
+
+
 def test_reduction_over_no_axes(check, spread):
     node = helper.make_node("ReduceSum", ["x"], ["y"], noop_with_empty_axes=1)
     check(node, spread(2, 3))

@@ -3,6 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from onnx import helper
+from onnx.reference import ReferenceEvaluator
+
+from ibisa_onnx.autodiff import differentiate
+from ibisa_onnx.errors import UnsupportedOperatorError
 
 
 def ints(*values):
@@ -170,3 +174,70 @@ def test_space_to_depth(check, spread):
 def test_dropout_at_inference(check, spread):
     check(helper.make_node("Dropout", ["x"], ["y"]), spread(2, 3))
     check(helper.make_node("Dropout", ["x"], ["y"], ratio=0.3), spread(2, 3), opset=7)
+
+
+# -- picking elements
+
+
+@pytest.mark.parametrize("dims", [None, [None, None, None]])
+@pytest.mark.parametrize(
+    ("node", "constants"),
+    [
+        (
+            helper.make_node("Compress", ["x", "c"], ["y"], axis=1),
+            {"c": np.array([True, False, True])},
+        ),
+        (helper.make_node("Compress", ["x", "c"], ["y"]), {"c": np.array([False, True] * 5)}),
+        (
+            helper.make_node("GatherND", ["x", "c"], ["y"], batch_dims=1),
+            {"c": ints(2, 0, 0, 3, 1, 1, 1, 1).reshape(2, 2, 2)},
+        ),
+        (
+            helper.make_node("ReverseSequence", ["x", "c"], ["y"], time_axis=1, batch_axis=0),
+            {"c": ints(3, 2)},
+        ),
+    ],
+)
+def test_picking(check, spread, node, constants, dims):
+    check(node, spread(2, 3, 4), constants, dims=dims)
+
+
+@pytest.mark.parametrize("step", [1, 2, -1])
+def test_slice_of_an_axis_known_at_run_time(check, spread, step):
+    """The axis is the length of an open side."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["axis"], start=0, end=1),
+        helper.make_node("Slice", ["x", "start", "end", "axis", "step"], ["y"]),
+    ]
+    bounds = {"start": ints(-1), "end": ints(0)} if step < 0 else {"start": ints(0), "end": ints(3)}
+    check(nodes, spread(1, 4, 2), {**bounds, "step": ints(step)}, dims=["N", 4, 2])
+
+
+@pytest.mark.parametrize("mode", ["DCR", "CRD"])
+def test_space_to_depth_in_either_order(build, mode):
+    """No runtime has its own kernel for the newest form; the transpose moves every pixel back."""
+    x = np.arange(16, dtype=np.float32).reshape(1, 1, 4, 4)
+    node = helper.make_node("SpaceToDepth", ["x"], ["y"], blocksize=2, mode=mode)
+    derivative = differentiate(build([node], x, {}, 28, None), "x", "y")
+    model = build([node], x, {}, 28, None)
+    (y,) = ReferenceEvaluator(model).run(None, {"x": x})
+    (dx,) = ReferenceEvaluator(derivative.backward).run(None, {derivative.cotangent: y})
+    np.testing.assert_array_equal(dx, x)
+
+
+@pytest.mark.parametrize("reduction", ["mul", "max", "min"])
+@pytest.mark.parametrize("op_type", ["ScatterElements", "ScatterND"])
+def test_scatter_that_multiplies_or_compares_is_refused(build, spread, op_type, reduction):
+    node = helper.make_node(op_type, ["x", "i", "u"], ["y"], reduction=reduction)
+    constants = {"i": ints(0, 2).reshape(2, 1), "u": np.ones((2, 1))}
+    if op_type == "ScatterND":
+        constants["u"] = np.ones((2, 3))
+    model = build([node], spread(4, 3), constants, 18, None)
+    with pytest.raises(UnsupportedOperatorError, match=reduction):
+        differentiate(model, "x", "y")
+
+
+def test_scatter_of_old_opsets(check, spread):
+    node = helper.make_node("Scatter", ["x", "i", "u"], ["y"], axis=1)
+    constants = {"i": ints(0, 2, 1, 0).reshape(2, 2), "u": np.ones((2, 2))}
+    check(node, spread(2, 3), constants, opset=9)

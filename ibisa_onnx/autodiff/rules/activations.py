@@ -147,8 +147,13 @@ def _softsign(tape: Tape, node: Node, dy: str) -> Cotangents:
 
 @rules.add("Softmax")
 def _softmax(tape: Tape, node: Node, dy: str) -> Cotangents:
-    """y (dy - sum(y dy))."""
+    """y (dy - sum(y dy)).
+
+    A row of attention that is masked altogether is NaN, and models put a 0 in its place.
+    """
     y = node.outputs[0]
+    if dy in tape.guarded:
+        y = tape.op("Where", tape.op("IsNaN", y), tape.scalar(0.0, y), y)
     total = tape.sum(tape.op("Mul", y, dy), (), _softmax_axes(tape, node))
     return [tape.op("Mul", y, tape.op("Sub", dy, total))]
 

@@ -50,6 +50,14 @@ def _div(tape: Tape, node: Node, dy: str) -> Cotangents:
     return _reduced(tape, node, da, tape.op("Neg", tape.op("Mul", da, node.outputs[0])))
 
 
+@rules.add("Mod")
+def _mod(tape: Tape, node: Node, dy: str) -> Cotangents:
+    """a - trunc(a / b) b, with the quotient held; (a - y) / b is that quotient, exactly whole."""
+    a, b = node.inputs
+    quotient = tape.op("Div", tape.op("Sub", a, node.outputs[0]), b)
+    return _reduced(tape, node, dy, tape.op("Neg", tape.op("Mul", dy, quotient)))
+
+
 @rules.add("Pow")
 def _pow(tape: Tape, node: Node, dy: str) -> Cotangents:
     """p x^(p-1) dx + x^p log(x) dp; the latter 0 where x = 0."""
@@ -83,7 +91,9 @@ def _where(tape: Tape, node: Node, dy: str) -> Cotangents:
     taken = tape.op("Where", condition, dy, zero)
     other = tape.op("Where", condition, zero, dy)
     pairs = [(taken, node.input(1)), (other, node.input(2))]
-    return [None, *(tape.unbroadcast(d, like=x, result=node.outputs[0]) for d, x in pairs)]
+    dxs = [tape.unbroadcast(d, like=x, result=node.outputs[0]) for d, x in pairs]
+    tape.guarded.update(dxs)
+    return [None, *dxs]
 
 
 @rules.add("Identity", "Dropout")
@@ -98,7 +108,10 @@ def _cast(tape: Tape, node: Node, dy: str) -> Cotangents:
     elem = tape.type(node.input(0)).elem
     if elem not in FLOATS:
         raise UnsupportedOperatorError("it casts from a type that has no gradient")
-    return [tape.op("Cast", dy, to=elem)]
+    dx = tape.op("Cast", dy, to=elem)
+    if dy in tape.guarded:
+        tape.guarded.add(dx)
+    return [dx]
 
 
 Slope = Callable[[Tape, str, str], str]

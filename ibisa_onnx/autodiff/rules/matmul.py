@@ -1,10 +1,14 @@
-"""Matrix products."""
+"""Products of matrices, determinants, and the discrete Fourier transform."""
 
 from __future__ import annotations
+
+import numpy as np
+import onnx
 
 from ibisa_onnx.autodiff.node import Node
 from ibisa_onnx.autodiff.registry import Cotangents, Rules
 from ibisa_onnx.autodiff.tape import Tape
+from ibisa_onnx.autodiff.types import Dimension
 from ibisa_onnx.errors import UnsupportedOperatorError
 
 rules = Rules()
@@ -72,17 +76,124 @@ def _unbatch(tape: Tape, dx: str, x: str, other: str, batch: int, vector_axis: i
 @rules.add("Einsum")
 def _einsum(tape: Tape, node: Node, dy: str) -> Cotangents:
     """The gradient of each operand is the product of dy with all other operands."""
-    equation = node.attribute("equation").replace(" ", "")
-    if "." in equation or "->" not in equation:
-        raise UnsupportedOperatorError(f"the equation {equation!r} is not covered")
-    left, result = equation.split("->")
-    terms = left.split(",")
+    terms, result = _einsum_terms(tape, node)
     dxs = []
-    for i, term in enumerate(terms):
-        others = [other for j, other in enumerate(terms) if j != i]
-        if len(set(term)) < len(term) or set(term) - set(result + "".join(others)):
-            raise UnsupportedOperatorError(f"the equation {equation!r} is not covered")
-        tensors = [x for j, x in enumerate(node.inputs) if j != i]
-        backward = f"{','.join([result, *others])}->{term}"
-        dxs.append(tape.op("Einsum", dy, *tensors, equation=backward))
+    for i, (x, term) in enumerate(zip(node.inputs, terms, strict=True)):
+        if len(set(term)) < len(term):
+            raise UnsupportedOperatorError(f"the diagonal {term!r} is not covered")
+        others = [result, *(other for j, other in enumerate(terms) if j != i)]
+        tensors = [dy, *(other for j, other in enumerate(node.inputs) if j != i)]
+        for axis, letter in enumerate(term):
+            if letter not in "".join(others):  # summed out: every element counts alike
+                others.append(letter)
+                tensors.append(_ones(tape, x, axis))
+        dx = tape.op("Einsum", *tensors, equation=f"{','.join(others)}->{term}")
+        stretched = _may_stretch(tape, node, terms, i)
+        dxs.append(tape.unbroadcast_at_run_time(dx, x) if stretched else dx)
     return dxs
+
+
+def _einsum_terms(tape: Tape, node: Node) -> tuple[list[str], str]:
+    """One letter for each axis, also those behind "..."; the result's axes where not given."""
+    equation = node.attribute("equation").replace(" ", "")
+    left, arrow, result = equation.partition("->")
+    terms = left.split(",")
+    if not arrow:
+        letters = [c for c in sorted(set(left)) if c.isalpha() and left.count(c) == 1]
+        result = ("..." if "..." in left else "") + "".join(letters)
+    spare = [c for c in _LETTERS if c not in equation]
+    counts = [
+        tape.rank(x) - len(term.replace("...", "")) if "..." in term else 0
+        for x, term in zip(node.inputs, terms, strict=True)
+    ]
+    dots = spare[: max(counts)]
+    written = [
+        term.replace("...", "".join(dots[len(dots) - count :]))
+        for term, count in zip(terms, counts, strict=True)
+    ]
+    return written, result.replace("...", "".join(dots))
+
+
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+
+def _ones(tape: Tape, x: str, axis: int) -> str:
+    side = tape.op("Gather", tape.shape(x), tape.ints(axis))
+    return tape.op("Expand", tape.scalar(1.0, x), side)
+
+
+def _may_stretch(tape: Tape, node: Node, terms: list[str], i: int) -> bool:
+    """Whether an axis of length 1 of one operand may meet a longer one of another."""
+    sides: dict[str, set[Dimension]] = {}
+    for x, term in zip(node.inputs, terms, strict=True):
+        for letter, side in zip(term, tape.dims(x), strict=True):
+            sides.setdefault(letter, set()).add(side)
+    return any(len(sides[letter]) > 1 or None in sides[letter] for letter in terms[i])
+
+
+@rules.add("Det")
+def _det(tape: Tape, node: Node, dy: str) -> Cotangents:
+    """The cofactors: determinants of the matrix without one row and one column, signed."""
+    x, rank = node.input(0), tape.rank(node.input(0))
+    n = tape.dims(x)[-1]
+    if not isinstance(n, int) or not 2 <= n <= 8:
+        raise UnsupportedOperatorError("only matrices of a fixed size from 2 to 8 are covered")
+    kept = tape.constant(np.array([[i for i in range(n) if i != j] for j in range(n)]))
+    minors = tape.op("Gather", tape.op("Gather", x, kept, axis=rank - 2), kept, axis=rank)
+    batch = range(rank - 2)
+    # [..., row, rows, column, columns] -> [..., row, column, rows, columns]
+    order = [*batch, rank - 2, rank, rank - 1, rank + 1]
+    cofactors = tape.op("Det", tape.op("Transpose", minors, perm=order))
+    signs = np.array([[(-1) ** (i + j) for j in range(n)] for i in range(n)], tape.dtype(x))
+    dy = tape.op("Unsqueeze", dy, tape.ints(-2, -1))
+    return [tape.op("Mul", dy, tape.op("Mul", cofactors, signs))]
+
+
+@rules.add("DFT", inputs=(0,))
+def _dft(tape: Tape, node: Node, dy: str) -> Cotangents:
+    """The transpose of a transform is the unscaled transform the other way round.
+
+    What is cut (the half that a one-sided transform leaves out, or samples beyond the length) is
+    0, and what was not there (an imaginary part, samples that fill up the length) is dropped.
+    """
+    x, inverse = node.input(0), node.attribute("inverse", 0)
+    axis = _dft_axis(tape, node)
+    channels = tape.dims(x)[-1]
+    if inverse and node.attribute("onesided", 0):
+        raise UnsupportedOperatorError("a one-sided inverse is not covered")
+    length = _sides(tape, x, axis)
+    if node.input(1):
+        length = tape.op("Reshape", node.input(1), tape.ints(1))
+        length = tape.op("Cast", length, to=onnx.TensorProto.INT64)
+    whole = _fit_axis(tape, dy, axis, length, tape.rank(x))
+    dx = tape.op("DFT", whole, axis=axis, inverse=1 - inverse)
+    scale = tape.op("Cast", length, to=tape.type(x).elem)
+    dx = tape.op("Div" if inverse else "Mul", dx, scale)
+    dx = _fit_axis(tape, dx, axis, _sides(tape, x, axis), tape.rank(x))
+    if channels == 1:
+        return [tape.op("Slice", dx, tape.ints(0), tape.ints(1), tape.ints(-1))]
+    if channels != 2:
+        raise UnsupportedOperatorError("whether its input is complex is not known")
+    return [dx]
+
+
+def _dft_axis(tape: Tape, node: Node) -> int:
+    if node.opset < 20:
+        axis = node.attribute("axis", 1)
+    elif node.input(2):
+        axis = int(tape.required(node.input(2), "axis").item())
+    else:
+        axis = -2
+    return int(axis) % tape.rank(node.input(0))
+
+
+def _sides(tape: Tape, x: str, axis: int) -> str:
+    return tape.op("Gather", tape.shape(x), tape.ints(axis))
+
+
+def _fit_axis(tape: Tape, x: str, axis: int, length: str, rank: int) -> str:
+    """Cut or zero-fill the end of one axis."""
+    missing = tape.op("Sub", length, tape.op("Gather", tape.op("Shape", x), tape.ints(axis)))
+    before, after = tape.ints(*[0] * (rank + axis)), [tape.ints(*[0] * (rank - 1 - axis))]
+    pads = tape.op("Concat", before, missing, *after, axis=0)
+    return tape.op("Pad", x, pads)

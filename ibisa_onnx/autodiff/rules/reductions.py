@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,8 +13,37 @@ from ibisa_onnx.autodiff.tape import Tape
 
 rules = Rules()
 
-Body = Callable[[Tape, str, str, str, list[int]], str]
+Body = Callable[[Tape, str, str, str, "Axes"], str]
 """The gradient from x, and from y and dy with the reduced axes kept, and the axes."""
+
+
+@dataclass(frozen=True)
+class Axes:
+    """The axes of a reduction: numbers, or a tensor's name where they are known at run time."""
+
+    known: list[int] | None
+    name: str = ""
+    noop_if_empty: int = 0
+
+    def keep(self, tape: Tape, reduced: str) -> str:
+        """Give back the dropped axes, with length 1."""
+        if self.known is None:
+            return tape.op("Unsqueeze", reduced, self.name)
+        return tape.op("Unsqueeze", reduced, tape.ints(*self.known)) if self.known else reduced
+
+    def sum(self, tape: Tape, x: str) -> str:
+        """Sum over the axes and keep them."""
+        if self.known is not None:
+            return tape.sum(x, (), self.known)
+        return tape.op("ReduceSum", x, self.name, noop_with_empty_axes=self.noop_if_empty)
+
+    def spread(self, tape: Tape, x: str, dy: str) -> str:
+        """Broadcast along the axes to the shape of `x`."""
+        if self.known is None:
+            return tape.op("Expand", dy, tape.shape(x))
+        rank = tape.rank(x)
+        reduced = {axis % rank for axis in self.known}
+        return tape.expand(dy, x, given=[axis for axis in range(rank) if axis not in reduced])
 
 
 def _reduction(*op_types: str) -> Callable[[Body], Body]:
@@ -23,13 +53,8 @@ def _reduction(*op_types: str) -> Callable[[Body], Body]:
         def rule(tape: Tape, node: Node, dy: str) -> Cotangents:
             x, y = node.input(0), node.outputs[0]
             axes = _axes(tape, node)
-            if axes is None:
-                axes = [] if node.attribute("noop_with_empty_axes", 0) else None
-            if axes is None:
-                axes = list(range(tape.rank(x)))
-            if not node.attribute("keepdims", 1) and axes:
-                dy = tape.op("Unsqueeze", dy, tape.ints(*axes))
-                y = tape.op("Unsqueeze", y, tape.ints(*axes))
+            if not node.attribute("keepdims", 1):
+                dy, y = axes.keep(tape, dy), axes.keep(tape, y)
             return [body(tape, x, y, dy, axes)]
 
         for op_type in op_types:
@@ -39,28 +64,30 @@ def _reduction(*op_types: str) -> Callable[[Body], Body]:
     return register
 
 
-def _axes(tape: Tape, node: Node) -> list[int] | None:
+def _axes(tape: Tape, node: Node) -> Axes:
+    noop = node.attribute("noop_with_empty_axes", 0)
+    name = node.input(1)
+    if name and tape.value(name) is None:
+        # All axes dropped leave a scalar, which broadcasts like one of all axes.
+        return Axes(None, name, noop)
     axes = tape.option(node, "axes", 1)
     if not axes:
-        return None
+        return Axes([] if noop else list(range(tape.rank(node.input(0)))))
     # Unsqueeze counts negative axes from the end of its result, which is x's rank: the same.
-    return [int(axis) for axis in axes]
-
-
-def _spread(tape: Tape, x: str, dy: str, axes: list[int]) -> str:
-    rank = tape.rank(x)
-    reduced = {axis % rank for axis in axes}
-    return tape.expand(dy, x, given=[axis for axis in range(rank) if axis not in reduced])
+    return Axes([int(axis) for axis in axes])
 
 
 @_reduction("ReduceSum")
-def _sum(tape: Tape, x: str, y: str, dy: str, axes: list[int]) -> str:
-    return _spread(tape, x, dy, axes)
+def _sum(tape: Tape, x: str, y: str, dy: str, axes: Axes) -> str:
+    return axes.spread(tape, x, dy)
 
 
 @_reduction("ReduceMean")
-def _mean(tape: Tape, x: str, y: str, dy: str, axes: list[int]) -> str:
-    return _spread(tape, x, share(tape, x, dy, axes), axes)
+def _mean(tape: Tape, x: str, y: str, dy: str, axes: Axes) -> str:
+    if axes.known is not None:
+        return axes.spread(tape, x, share(tape, x, dy, axes.known))
+    sizes = [tape.op("Cast", tape.op("Size", v), to=tape.type(x).elem) for v in (y, x)]
+    return axes.spread(tape, x, tape.op("Mul", dy, tape.op("Div", *sizes)))
 
 
 def share(tape: Tape, x: str, dy: str, axes: list[int]) -> str:
@@ -75,19 +102,24 @@ def share(tape: Tape, x: str, dy: str, axes: list[int]) -> str:
 
 
 @_reduction("ReduceMax", "ReduceMin")
-def extremum(tape: Tape, x: str, y: str, dy: str, axes: list[int]) -> str:
+def _extremum(tape: Tape, x: str, y: str, dy: str, axes: Axes) -> str:
     """Equal shares for all elements that attain the extremum."""
     hits = tape.op("Cast", tape.op("Equal", x, y), to=tape.type(x).elem)
-    return tape.op("Mul", hits, tape.op("Div", dy, tape.sum(hits, (), axes)))
+    return tape.op("Mul", hits, tape.op("Div", dy, axes.sum(tape, hits)))
+
+
+def extremum(tape: Tape, x: str, y: str, dy: str, axes: list[int]) -> str:
+    """The gradient of a maximum or minimum over axes, from y and dy that keep them."""
+    return _extremum(tape, x, y, dy, Axes(axes))
 
 
 @_reduction("ReduceL1")
-def _l1(tape: Tape, x: str, y: str, dy: str, axes: list[int]) -> str:
+def _l1(tape: Tape, x: str, y: str, dy: str, axes: Axes) -> str:
     return tape.op("Mul", dy, tape.op("Sign", x))
 
 
 @_reduction("ReduceL2")
-def _l2(tape: Tape, x: str, y: str, dy: str, axes: list[int]) -> str:
+def _l2(tape: Tape, x: str, y: str, dy: str, axes: Axes) -> str:
     """x / y, and 0 where all elements are 0."""
     zero = tape.op("Equal", y, tape.scalar(0.0, x))
     safe = tape.op("Where", zero, tape.scalar(1.0, x), y)
@@ -95,18 +127,37 @@ def _l2(tape: Tape, x: str, y: str, dy: str, axes: list[int]) -> str:
 
 
 @_reduction("ReduceSumSquare")
-def _sum_square(tape: Tape, x: str, y: str, dy: str, axes: list[int]) -> str:
+def _sum_square(tape: Tape, x: str, y: str, dy: str, axes: Axes) -> str:
     return tape.op("Mul", dy, tape.op("Add", x, x))
 
 
 @_reduction("ReduceLogSum")
-def _log_sum(tape: Tape, x: str, y: str, dy: str, axes: list[int]) -> str:
-    return _spread(tape, x, tape.op("Div", dy, tape.op("Exp", y)), axes)
+def _log_sum(tape: Tape, x: str, y: str, dy: str, axes: Axes) -> str:
+    return axes.spread(tape, x, tape.op("Div", dy, tape.op("Exp", y)))
 
 
 @_reduction("ReduceLogSumExp")
-def _log_sum_exp(tape: Tape, x: str, y: str, dy: str, axes: list[int]) -> str:
+def _log_sum_exp(tape: Tape, x: str, y: str, dy: str, axes: Axes) -> str:
     return tape.op("Mul", dy, tape.op("Exp", tape.op("Sub", x, y)))
+
+
+@_reduction("ReduceProd")
+def _product(tape: Tape, x: str, y: str, dy: str, axes: Axes) -> str:
+    """The product of all others: y / x, but where there are zeros."""
+    zero, one = tape.scalar(0.0, x), tape.scalar(1.0, x)
+    is_zero = tape.op("Equal", x, zero)
+    count = axes.sum(tape, tape.op("Cast", is_zero, to=tape.type(x).elem))
+    safe = tape.op("Where", is_zero, one, x)
+    rest = _product_of(tape, safe, axes)
+    others = tape.op("Where", is_zero, rest, tape.op("Div", y, safe))
+    lone = tape.op("Or", tape.op("Not", is_zero), tape.op("Equal", count, one))
+    return tape.op("Mul", dy, tape.op("Where", lone, others, zero))
+
+
+def _product_of(tape: Tape, x: str, axes: Axes) -> str:
+    if axes.known is None:
+        return tape.op("ReduceProd", x, axes.name, noop_with_empty_axes=axes.noop_if_empty)
+    return tape.op("ReduceProd", x, tape.ints(*axes.known)) if axes.known else x
 
 
 @rules.add("CumSum")

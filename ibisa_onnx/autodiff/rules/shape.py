@@ -67,6 +67,8 @@ def _slice(tape: Tape, node: Node, dy: str) -> Cotangents:
     """Cut one axis after the other; each cut is undone by itself."""
     x = node.input(0)
     starts, ends = _numbers(tape, node, "starts", 1), _numbers(tape, node, "ends", 2)
+    if any(name and tape.value(name) is None for name in (node.input(3), node.input(4))):
+        return [_unselected(tape, node, dy)]
     count = len(node.attribute("starts", ())) or _count(tape, node.input(1))
     axes = tape.option(node, "axes", 3) or list(range(count))
     steps = tape.option(node, "steps", 4) or [1] * count
@@ -129,28 +131,43 @@ def _gather_elements(tape: Tape, node: Node, dy: str) -> Cotangents:
 @rules.add("GatherND")
 def _gather_nd(tape: Tape, node: Node, dy: str) -> Cotangents:
     if node.attribute("batch_dims", 0):
-        raise UnsupportedOperatorError("batch_dims is not covered")
+        return [_unselected(tape, node, dy)]
     return [tape.op("ScatterND", tape.zeros(node.input(0)), node.input(1), dy, reduction="add")]
+
+
+@rules.add("Compress")
+def _compress(tape: Tape, node: Node, dy: str) -> Cotangents:
+    return [_unselected(tape, node, dy)]
+
+
+@rules.add("ReverseSequence")
+def _reverse_sequence(tape: Tape, node: Node, dy: str) -> Cotangents:
+    """It undoes itself."""
+    return [tape.op("ReverseSequence", dy, node.input(1), **node.attributes)]
+
+
+def _adds(node: Node) -> bool:
+    """Whether a scatter adds to the data instead of replacing them."""
+    reduction = node.attribute("reduction", "none")
+    if reduction not in ("none", "add"):
+        raise UnsupportedOperatorError(f"its reduction {reduction!r} is not covered")
+    return bool(reduction == "add")
 
 
 @rules.add("ScatterND")
 def _scatter_nd(tape: Tape, node: Node, dy: str) -> Cotangents:
-    if node.attribute("reduction", "none") not in ("none", "add"):
-        raise UnsupportedOperatorError("its reduction is not covered")
     indices, updates = node.input(1), node.input(2)
     kept = dy
-    if node.attribute("reduction", "none") == "none":
+    if not _adds(node):
         kept = tape.op("ScatterND", dy, indices, tape.zeros(updates))
     return [kept, None, tape.op("GatherND", dy, indices)]
 
 
-@rules.add("ScatterElements")
+@rules.add("ScatterElements", "Scatter")
 def _scatter_elements(tape: Tape, node: Node, dy: str) -> Cotangents:
-    if node.attribute("reduction", "none") not in ("none", "add"):
-        raise UnsupportedOperatorError("its reduction is not covered")
     indices, updates, axis = node.input(1), node.input(2), node.attribute("axis", 0)
     kept = dy
-    if node.attribute("reduction", "none") == "none":
+    if not _adds(node):
         kept = tape.op("ScatterElements", dy, indices, tape.zeros(updates), axis=axis)
     return [kept, None, tape.op("GatherElements", dy, indices, axis=axis)]
 
@@ -214,10 +231,27 @@ def _depth_to_space(tape: Tape, node: Node, dy: str) -> Cotangents:
 
 @rules.add("SpaceToDepth")
 def _space_to_depth(tape: Tape, node: Node, dy: str) -> Cotangents:
-    return [tape.op("DepthToSpace", dy, blocksize=node.attribute("blocksize"))]
+    size, mode = node.attribute("blocksize"), node.attribute("mode", "DCR")
+    return [tape.op("DepthToSpace", dy, blocksize=size, mode=mode)]
 
 
 # -- shared
+
+
+def _unselected(tape: Tape, node: Node, dy: str) -> str:
+    """The transpose of any operator that only picks elements of its first input.
+
+    It is applied to the elements' places, which says where each element of the result comes from.
+    """
+    x, vector = node.input(0), tape.ints(-1)
+    sides = tape.shape(x)
+    size = tape.op("ReduceProd", sides, keepdims=0)
+    places = tape.op("Reshape", _count_up(tape, size), sides)
+    attributes = {"axis": node.attribute("axis"), "batch_dims": node.attribute("batch_dims")}
+    source = tape.op(node.op_type, places, *node.inputs[1:], **attributes)
+    blank = tape.op("Reshape", tape.zeros(x), vector)
+    flat = [tape.op("Reshape", v, vector) for v in (source, dy)]
+    return tape.reshape(tape.op("ScatterElements", blank, *flat, reduction="add"), like=x)
 
 
 def _count(tape: Tape, vector: str) -> int:
