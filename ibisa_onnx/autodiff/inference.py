@@ -139,6 +139,8 @@ def _vector(node: Node, types: Types, vectors: Mapping[str, Vector]) -> Vector |
         return tuple(first[i] for i in rest[0] if isinstance(i, int))
     if node.op_type == "Slice":
         return _sliced(node, first, rest)
+    if node.op_type == "Where":
+        return _chosen(*vectors_given)
     if node.op_type in _ARITHMETIC and max(len(first), len(rest[0])) < _LONGEST:
         return _computed(node.op_type, first, rest[0])
     return None
@@ -172,6 +174,16 @@ def _generated(node: Node, numbers: Sequence[Dimension]) -> Vector | None:
     if fill.dtype.kind != "i" or len(limits) != 1:
         return None
     return (int(fill.item()),) * min(limits[0], _LONGEST)
+
+
+def _chosen(condition: Vector, taken: Vector, other: Vector) -> Vector | None:
+    """Where: as older exporters write an expansion that keeps some sides."""
+    count = max(len(condition), len(taken), len(other))
+    if {len(condition), len(taken), len(other)} - {1, count} or count == 0:
+        return None
+    c, a, b = (v * (count // len(v)) for v in (condition, taken, other))
+    pairs = zip(c, a, b, strict=True)
+    return tuple((x if which else y) if which is not None else None for which, x, y in pairs)
 
 
 def _sliced(node: Node, vector: Vector, bounds: Sequence[Vector]) -> Vector | None:
