@@ -211,13 +211,16 @@ Result = dict[str, Any]
 # -- architectures
 
 
-def build(name: str, options: dict[str, Any]) -> nn.Module:
+def build(name: str) -> nn.Module:
     """A randomly initialised architecture that takes images and returns one tensor."""
     torch.manual_seed(0)
     source, kind = name.split(":")
+    side, options = ZOO[name]
     net = {"torchvision": _torchvision, "timm": _timm, "hf": _transformers}[source](kind, options)
+    net.eval().requires_grad_(False)
     randomise(net)
-    return net.eval().requires_grad_(False)
+    calibrate(net, side)
+    return net
 
 
 def _torchvision(kind: str, options: dict[str, Any]) -> nn.Module:
@@ -264,9 +267,22 @@ def randomise(net: nn.Module) -> None:
     for module in net.modules():
         for parameter in module.parameters(recurse=False):
             _draw(parameter.data)
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats:
-            module.running_mean.normal_(0, 0.1)  # type: ignore[union-attr]
-            module.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
+
+
+def calibrate(net: nn.Module, side: int) -> None:
+    """Let batch normalisation normalise: its statistics are those of a few random images.
+
+    Without that, features grow from block to block, until float32 has no digits left to compare.
+    """
+    kinds = nn.modules.batchnorm._BatchNorm
+    norms = [m for m in net.modules() if isinstance(m, kinds) and m.track_running_stats]
+    for norm in norms:
+        norm.momentum = None  # an average over all passes, that is over the one
+        norm.reset_running_stats()
+        norm.train()
+    if norms:
+        net(torch.randn(16, 3, side, side))
+    net.eval()
 
 
 def _draw(weight: torch.Tensor) -> None:
@@ -378,7 +394,7 @@ def attempt(name: str, exporter: str) -> Result:
     """The comparison, or why there is none."""
     start = time.perf_counter()
     try:
-        result = compare(build(name, ZOO[name][1]), name, exporter)
+        result = compare(build(name), name, exporter)
     except Exception as error:
         text = " ".join(str(error).split())
         result = {"failure": f"{type(error).__name__}: {text[:400]}"}
