@@ -379,15 +379,13 @@ def compare(net: nn.Module, name: str, exporter: str) -> Result:
         dx = np.concatenate([gradient(x[part].numpy(), dy[part].numpy()) for part in parts])
         ours += map(relative, dx, expected)
         single += map(relative, torch_gradient(net, x, dy), expected)
-    best = int(np.argmin(ours))
-    operators = sorted({node.op_type for node in model.graph.node})
     return {
-        "error": ours[best],
-        "torch": single[best],
+        "error": min(ours),
+        "torch": min(single),
         "images": len(ours),
         "batch": batch,
         "opset": model.opset_import[0].version,
-        "operators": operators,
+        "operators": sorted({node.op_type for node in model.graph.node}),
     }
 
 
@@ -412,7 +410,7 @@ ABOUT = """By `make zoo`: weights are random, but such that every branch counts;
 is the reference. A difference is the largest one over the largest magnitude. Images are drawn, two
 at a time, until one has no unit so near a kink that float32 falls on its other side; how many that
 took is said where it is more than two. The last column is PyTorch's own in float32 on the same
-image. The batch is open, but where *batch 1* says that the architecture was exported with a batch
+images. The batch is open, but where *batch 1* says that the architecture was exported with a batch
 of one. `missing_rules` names nothing for any architecture that has a number."""
 
 
