@@ -139,6 +139,8 @@ def _vector(node: Node, types: Types, vectors: Mapping[str, Vector]) -> Vector |
         return tuple(first[i] for i in rest[0] if isinstance(i, int))
     if node.op_type == "Slice":
         return _sliced(node, first, rest)
+    if node.op_type == "Where":
+        return _chosen(*vectors_given)
     if node.op_type in _ARITHMETIC and max(len(first), len(rest[0])) < _LONGEST:
         return _computed(node.op_type, first, rest[0])
     return None
@@ -174,6 +176,16 @@ def _generated(node: Node, numbers: Sequence[Dimension]) -> Vector | None:
     return (int(fill.item()),) * min(limits[0], _LONGEST)
 
 
+def _chosen(condition: Vector, taken: Vector, other: Vector) -> Vector | None:
+    """Where: as older exporters write an expansion that keeps some sides."""
+    count = max(len(condition), len(taken), len(other))
+    if {len(condition), len(taken), len(other)} - {1, count} or count == 0:
+        return None
+    c, a, b = (v * (count // len(v)) for v in (condition, taken, other))
+    pairs = zip(c, a, b, strict=True)
+    return tuple((x if which else y) if which is not None else None for which, x, y in pairs)
+
+
 def _sliced(node: Node, vector: Vector, bounds: Sequence[Vector]) -> Vector | None:
     starts = node.attribute("starts") or (bounds[0] if bounds else ())
     ends = node.attribute("ends") or (bounds[1] if bounds else ())
@@ -190,6 +202,9 @@ _ARITHMETIC: dict[str, Callable[[int, int], int]] = {
     "Mul": lambda a, b: a * b,
     "Div": lambda a, b: int(a / b),
     "Mod": lambda a, b: a % b,
+    "Equal": lambda a, b: a == b,
+    "Less": lambda a, b: a < b,
+    "Greater": lambda a, b: a > b,
 }
 
 
@@ -212,14 +227,16 @@ def _shaped(
         if node.op_type in _MISJUDGED and source is not None and source.dims:
             yield from _attended(node, source, types)
             continue
-        if source is None or not node.outputs or types.get(node.outputs[0], TensorType()).dims:
+        if source is None or not node.outputs:
             continue
+        known = types.get(node.outputs[0], TensorType()).dims
         if node.op_type == "Reshape" and vector is not None:
             dims = _reshaped(source, vector, node.attribute("allowzero", 0))
-            yield node.outputs[0], TensorType(source.elem, dims)
-        elif node.op_type in _SHAPE_KEEPING:
+            if known is None or _fixed(dims) > _fixed(known):
+                yield node.outputs[0], TensorType(source.elem, dims)
+        elif known is None and node.op_type in _SHAPE_KEEPING:
             yield node.outputs[0], source
-        elif _keeps_rank(node) and source.dims:
+        elif known is None and _keeps_rank(node) and source.dims:
             open_sides = TensorType(source.elem, (None,) * len(source.dims))
             yield from ((output, open_sides) for output in node.outputs if output)
 
@@ -235,6 +252,11 @@ def _attended(node: Node, q: TensorType, types: Types) -> Iterator[tuple[str, Te
     assert q.dims is not None
     yield node.outputs[0], TensorType(q.elem, (*q.dims[:-1], None))
     yield from ((name, TensorType(q.elem, (None,) * 4)) for name in node.outputs[1:] if name)
+
+
+def _fixed(dims: Vector) -> int:
+    """How many sides are numbers."""
+    return sum(isinstance(side, int) for side in dims)
 
 
 # Operators for which ONNX infers nothing though the result is like the first input.

@@ -178,3 +178,20 @@ def test_refusals(build, spread, op_type, attributes, dims, words):
     model: onnx.ModelProto = build([node], spread(1, 4, 4, 4), {"w": spread(4, 4, 3, 3)}, 17, dims)
     with pytest.raises(UnsupportedOperatorError, match=words):
         differentiate(model, "x", "y")
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+@pytest.mark.parametrize(
+    ("attributes", "windows"),
+    [
+        ({}, 16),
+        ({"strides": [2, 1], "pads": [1, 0, 0, 1]}, 15),
+        ({"dilations": [2, 1], "strides": [1, 2], "pads": [0, 1, 0, 0]}, 6),
+    ],
+)
+def test_col2im(check, spread, attributes, windows, is_open):
+    """A fold of overlapping windows, as PyTorch's Fold."""
+    node = helper.make_node("Col2Im", ["x", "image", "block"], ["y"], **attributes)
+    constants = {"image": np.array([6, 5]), "block": np.array([3, 2])}
+    x = spread(2, 12, windows)
+    check(node, x, constants, opset=18, dims=["N", 12, windows] if is_open else None, step=0.5)

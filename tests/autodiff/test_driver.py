@@ -224,6 +224,19 @@ def test_shapes_computed_at_run_time_find_their_rank(build):
     np.testing.assert_allclose(dx, expected.reshape(x.shape), atol=1e-6)
 
 
+def test_a_shape_behind_identity_is_followed(build):
+    """The older exporter shares equal initializers through Identity, which ONNX does not follow."""
+    nodes = [
+        helper.make_node("Identity", ["shared"], ["sides"]),
+        helper.make_node("Reshape", ["flat", "sides"], ["kernel"]),
+        helper.make_node("Conv", ["x", "kernel"], ["y"]),
+    ]
+    constants = {"shared": np.array([4, 3, 2, 2]), "flat": np.random.normal(size=(1, 4, 12))}
+    model = build(nodes, np.zeros((1, 3, 5, 5), np.float32), constants, 17, ["N", 3, "H", "W"])
+    assert Graph(model, "y").type("kernel").static == (4, 3, 2, 2)
+    assert missing_rules(model, "x", "y") == ()
+
+
 def test_stale_shapes_in_the_file_are_not_believed(build):
     """A file whose batch was opened after export may still say 1 inside."""
     nodes = [helper.make_node("Exp", ["x"], ["e"]), helper.make_node("Mul", ["e", "e"], ["y"])]
