@@ -128,7 +128,7 @@ class Work:
 
     def _deliver(self, picture: str, explanation: Explanation, *, first: bool) -> None:
         """Write one explanation and say so."""
-        from ibisa_onnx.explanation import write_files
+        from ibisa_onnx.writing import write_files
 
         target = explanation.target
         paths = self.where.of(picture, target.index, target.label)
