@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ibisa_onnx.errors import ModelError
-from ibisa_onnx.model.files import ModelFile, external_tensors
-from ibisa_onnx.model.providers import import_onnxruntime
+from ibisa_onnx.model.files import ModelFile, essence, external_tensors
+from ibisa_onnx.model.providers import CPU, import_onnxruntime
 
 if TYPE_CHECKING:
     import onnx
@@ -71,3 +71,24 @@ def serialise(model: onnx.ModelProto, label: str) -> bytes:
         raise ModelError(
             f"{label} holds 2 GB or more in one file; save its weights as external data"
         ) from error
+
+
+def check_opens(model: onnx.ModelProto, label: str, folder: Path | None) -> bytes:
+    """Return the bytes of a graph, once ONNX Runtime has opened them.
+
+    `folder` is where its external weights are; `label` is what the model it was made from is
+    called.
+
+    Raises
+    ------
+    ModelError
+        The graph holds 2 GB or more, or ONNX Runtime refuses it.
+    """
+    data = serialise(model, label)
+    try:
+        create_session(data, [CPU], None, folder)
+    except Exception as error:
+        raise ModelError(
+            f"ONNX Runtime cannot open a graph made from {label}: {essence(error)}"
+        ) from error
+    return data
