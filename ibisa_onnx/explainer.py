@@ -35,6 +35,7 @@ from ibisa_onnx.explanation import (
     Passes,
     Provenance,
 )
+from ibisa_onnx.gradients.cache import cache_folder
 from ibisa_onnx.gradients.choice import (
     GradientPath,
     check_gradient,
@@ -128,6 +129,9 @@ class Explainer:
         CPU threads within an operator; None: ONNX Runtime's own choice.
     extra_inputs
         Values of the model's other inputs, by name.
+    cache
+        Whether exact gradients are kept for the next time, or the folder to keep them in. True:
+        what the environment's IBISA_ONNX_CACHE says, else where the platform keeps caches.
 
     Raises
     ------
@@ -152,6 +156,7 @@ class Explainer:
         budget: int | None = None,
         threads: int | None = None,
         extra_inputs: Mapping[str, npt.NDArray[Any]] | None = None,
+        cache: bool | str | os.PathLike[str] = True,
     ) -> None:
         if isinstance(model, DeployedModel):
             if providers or input or threads or extra_inputs:
@@ -182,6 +187,7 @@ class Explainer:
         self._labels_are_given = labels is not None
         self._wanted_output, self._activation = output, activation
         self._wanted_gradient, self._surrogate = gradient, surrogate
+        self._cache = cache_folder(cache)
         self._auto = gradient == "auto"
         self._output: ClassOutput | None = None
         self._warnings: list[str] = []
@@ -353,7 +359,7 @@ class Explainer:
         """The source of gradients, opened once the output is settled."""
         assert self._output is not None
         return choose_gradient(
-            self._wanted_gradient, self.model, self._output.name, self._surrogate
+            self._wanted_gradient, self.model, self._output.name, self._surrogate, self._cache
         )
 
     def _search(

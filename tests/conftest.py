@@ -12,6 +12,12 @@ import pytest
 import torch
 
 
+@pytest.fixture(autouse=True)
+def _no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is kept from test to test, nor in the home of whoever runs them."""
+    monkeypatch.setenv("IBISA_ONNX_CACHE", "off")
+
+
 @pytest.fixture(scope="session")
 def assets() -> Path:
     """The folder of real models and photographs, or a skip that says why."""
