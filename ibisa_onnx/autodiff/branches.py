@@ -1,11 +1,11 @@
-"""`If` nodes that are settled before anything runs: the branch that is taken, in the node's place.
+"""Branches that are always taken: an If whose condition is constant gives way to its branch.
 
-Older exporters write them where what a call means depends on the rank of its tensor.
+Exporters leave such conditions behind where they did not know a shape that the file declares.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import onnx
 from onnx import helper
@@ -14,28 +14,48 @@ from ibisa_onnx.autodiff.node import Node
 from ibisa_onnx.autodiff.types import Array
 
 
-def settle(
-    nodes: Iterable[Node],
-    value: Callable[[str], Array | None],
-    opsets: Mapping[str, int],
-) -> list[Node]:
-    """The nodes, with each `If` of a known condition replaced by its branch's nodes."""
-    settled, names = list[Node](), set[str]()
-    for node in nodes:
-        condition = value(node.input(0)) if node.op_type == "If" else None
-        written = [] if condition is None else _branch(node, bool(condition.item()))
-        inner = {name for proto in written for name in proto.output}
-        if condition is None or inner & names:  # names that two branches share: left alone
-            settled.append(node)
+def inline_branches(
+    nodes: Sequence[Node], value: Callable[[str], Array | None], opsets: Mapping[str, int]
+) -> list[Node] | None:
+    """The nodes with each such If replaced, or None if there is none."""
+    branches = [_taken(node, value) for node in nodes]
+    if not any(branches):
+        return None
+    result: list[Node] = []
+    for node, branch in zip(nodes, branches, strict=True):
+        if branch is None:
+            result.append(node)
         else:
-            settled.extend(Node.read(proto, opsets) for proto in written)
-        names |= inner
-    return settled
+            result.extend(Node.read(proto, opsets) for proto in _outside(node, branch))
+    return result
 
 
-def _branch(node: Node, condition: bool) -> list[onnx.NodeProto]:
-    body = node.attribute("then_branch" if condition else "else_branch")
-    constants = [helper.make_node("Constant", [], [t.name], value=t) for t in body.initializer]
-    pairs = zip(body.output, node.outputs, strict=True)
-    copies = [helper.make_node("Identity", [inner.name], [outer]) for inner, outer in pairs]
-    return [*constants, *body.node, *copies]
+def _taken(node: Node, value: Callable[[str], Array | None]) -> onnx.GraphProto | None:
+    """The branch that an If always takes, if its nodes can stand outside."""
+    if (node.domain, node.op_type) != ("", "If"):
+        return None
+    condition = value(node.input(0))
+    if condition is None:
+        return None
+    branch = node.attribute("then_branch" if condition.item() else "else_branch")
+    nested = any(a.HasField("g") or a.graphs for child in branch.node for a in child.attribute)
+    external = any(t.data_location == onnx.TensorProto.EXTERNAL for t in branch.initializer)
+    return None if nested or external or branch.sparse_initializer else branch
+
+
+def _outside(node: Node, branch: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """The branch's nodes under names of their own, and its results under the If's."""
+    inner = [name for child in branch.node for name in child.output if name]
+    inner += [tensor.name for tensor in branch.initializer]
+    prefix = node.name or node.outputs[0]
+    names = {name: f"{prefix}/{name}" for name in inner}
+    for tensor in branch.initializer:
+        yield helper.make_node("Constant", [], [names[tensor.name]], value=tensor)
+    for child in branch.node:
+        renamed = onnx.NodeProto()
+        renamed.CopyFrom(child)
+        renamed.input[:] = [names.get(name, name) for name in child.input]
+        renamed.output[:] = [names.get(name, name) for name in child.output]
+        yield renamed
+    for output, name in zip(branch.output, node.outputs, strict=True):
+        yield helper.make_node("Identity", [names.get(output.name, output.name)], [name])

@@ -186,7 +186,8 @@ class _Sweep:
         inner.backpropagate(body.nodes)
         if inner.missing:
             raise UnsupportedOperatorError(f"in its definition: {inner.missing[0]}")
-        return [inner.total(x) if x in self.active else None for x in node.inputs]
+        totals = {x: inner.total(x) for x in node.inputs if x in self.active}
+        return [totals.pop(x, None) for x in node.inputs]  # a tensor given twice counts once
 
 
 def _sources(node: Node) -> Sequence[str]:

@@ -6,11 +6,13 @@ initializers are only names with a type. Nothing here knows of derivatives.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx
 from onnx import helper, inliner, numpy_helper
 
-from ibisa_onnx.autodiff.branches import settle
+from ibisa_onnx.autodiff.branches import inline_branches
 from ibisa_onnx.autodiff.inference import infer_types
 from ibisa_onnx.autodiff.node import Node, evaluate, in_order, opsets_of, prune
 from ibisa_onnx.autodiff.types import Array, TensorType
@@ -27,8 +29,9 @@ _RANDOM = frozenset(
 class Graph:
     """What one output of a model is computed from.
 
-    Model-local functions are inlined; operators that the output does not need are left out. The
-    values of weights are read only through `value`, and never where `weights` is False.
+    Model-local functions and branches always taken are inlined; operators that the output does not
+    need are left out. The values of weights are read only through `value`, and never where
+    `weights` is False.
     """
 
     def __init__(self, model: onnx.ModelProto, output: str, *, weights: bool = True) -> None:
@@ -41,18 +44,17 @@ class Graph:
         self.opsets = opsets_of(self.imports)
         self.inputs = tuple(i for i in model.graph.input if i.name not in self.initializers)
         nodes = [Node.read(proto, self.opsets) for proto in skeleton.graph.node]
-        self._read_nodes(skeleton, in_order(nodes))
-        while (settled := settle(self.nodes, self.value, self.opsets)) != self.nodes:
-            self._read_nodes(skeleton, settled)
+        if not any(output in node.outputs for node in nodes):
+            names = ", ".join(o.name for o in model.graph.output)
+            raise ModelError(f"the model computes no output {output!r}; choose one of: {names}")
+        self._settle(skeleton, in_order(nodes))
+        while inlined := inline_branches(self.nodes, self.value, self.opsets):
+            self._settle(skeleton, inlined)
 
-    def _read_nodes(self, skeleton: onnx.ModelProto, nodes: list[Node]) -> None:
+    def _settle(self, skeleton: onnx.ModelProto, nodes: Sequence[Node]) -> None:
+        """Keep the nodes that the output needs, and find out what is known before it runs."""
         self.nodes = prune(nodes, [self.output])
         self.producers = {name: node for node in self.nodes for name in node.outputs if name}
-        if self.output not in self.producers:
-            names = ", ".join(o.name for o in self.model.graph.output)
-            raise ModelError(
-                f"the model computes no output {self.output!r}; choose one of: {names}"
-            )
         self.types, self._values = infer_types(skeleton, self.nodes)
         self.constants = self._find_constants()
 

@@ -126,6 +126,8 @@ def _vector(node: Node, types: Types, vectors: Mapping[str, Vector]) -> Vector |
     first, rest = vectors_given[0], vectors_given[1:]
     if node.op_type not in _FLAT and not all(_is_flat(types.get(x)) for x in node.inputs):
         return None
+    if node.op_type == "ConstantOfShape" and len(first) != 1:
+        return None
     if node.op_type in ("Range", "ConstantOfShape"):
         return _generated(node, [vector[0] if vector else None for vector in vectors_given])
     if node.op_type in ("Unsqueeze", "Squeeze", "Reshape", "Identity"):
@@ -151,7 +153,7 @@ _FLAT = frozenset({"Unsqueeze", "Squeeze", "Reshape", "Identity", "Cast"})
 
 
 def _is_flat(kind: TensorType | None) -> bool:
-    return kind is None or kind.dims is None or len(kind.dims) <= 1
+    return kind is not None and kind.dims is not None and len(kind.dims) <= 1
 
 
 def _measured(node: Node, source: TensorType) -> Vector | None:

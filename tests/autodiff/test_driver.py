@@ -256,6 +256,48 @@ def test_gradient_of_nothing_has_its_shape(build):
     assert dx.shape == x.shape
 
 
+# -- branches
+
+
+def squeezed_if_it_can_be(build, x, dims):
+    """As an exporter writes `x.squeeze(1)`: only where the axis has length 1."""
+    kinds = [helper.make_empty_tensor_value_info(name) for name in ("r", "k")]
+    axes = numpy_helper.from_array(np.array([1]), "axes")
+    squeeze = helper.make_node("Squeeze", ["e", "axes"], ["r"])
+    keep = helper.make_node("Identity", ["e"], ["k"])
+    nodes = [
+        helper.make_node("Exp", ["x"], ["e"]),
+        helper.make_node("Shape", ["e"], ["s"], start=1, end=2),
+        helper.make_node("Equal", ["s", "one"], ["is_one"]),
+        helper.make_node(
+            "If",
+            ["is_one"],
+            ["i"],
+            name="the branch",
+            then_branch=helper.make_graph([squeeze], "then", [], kinds[:1], [axes]),
+            else_branch=helper.make_graph([keep], "else", [], kinds[1:]),
+        ),
+        helper.make_node("Mul", ["i", "i"], ["y"]),
+    ]
+    return build(nodes, x, {"one": np.array([1])}, 17, dims)
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 3), (2, 2, 3)])
+def test_a_branch_that_is_always_taken_is_followed(build, shape):
+    x = np.linspace(-1, 1, int(np.prod(shape)), dtype=np.float32).reshape(shape)
+    derivative = differentiate(squeezed_if_it_can_be(build, x, None), "x", "y")
+    y, dx = gradient(derivative, x)
+    np.testing.assert_allclose(y.reshape(shape), np.exp(2 * x), rtol=1e-5)
+    np.testing.assert_allclose(dx, 2 * np.exp(2 * x), rtol=1e-5)
+
+
+def test_a_branch_that_may_go_either_way_is_refused(build):
+    x = np.zeros((2, 1, 3), np.float32)
+    model = squeezed_if_it_can_be(build, x, [2, "C", 3])
+    with pytest.raises(UnsupportedOperatorError, match="If 'the branch'"):
+        differentiate(model, "x", "y")
+
+
 # -- operators that ONNX defines by others
 
 
@@ -272,6 +314,16 @@ def test_what_a_rule_leaves_out_comes_from_the_definition(check, spread):
     check(scale, spread(4), {"c": spread(3, 4)})
     spread_out = helper.make_node("LayerNormalization", ["x", "c"], ["z", "", "y"])
     check(spread_out, spread(3, 4), {"c": spread(4)}, double=False)
+
+
+@pytest.mark.parametrize(
+    ("op_type", "inputs", "opset"), [("Attention", ["x"] * 3, 23), ("PRelu", ["x"] * 2, 16)]
+)
+def test_a_definition_that_takes_a_tensor_twice_counts_it_once(
+    check, spread, op_type, inputs, opset
+):
+    node = helper.make_node(op_type, inputs, ["y"])
+    check(node, spread(1, 2, 3, 2), opset=opset, step=2e-3)
 
 
 def test_a_definition_by_newer_operators_is_defined_in_turn(build):

@@ -156,9 +156,11 @@ def test_pad_of_named_axes_and_by_negative_amounts(check, spread):
     check(node, spread(2, 4, 5), {"p": ints(1, -2), "a": ints(2)}, opset=18)
 
 
-def test_pad_wrap(check, spread):
+@pytest.mark.parametrize("dims", [None, [None, None]])
+@pytest.mark.parametrize("pads", [(0, 3, 0, 2), (0, 6, 0, 5)])
+def test_pad_wrap(check, spread, pads, dims):
     node = helper.make_node("Pad", ["x", "p"], ["y"], mode="wrap")
-    check(node, spread(2, 4), {"p": ints(0, 3, 0, 2)}, opset=19)
+    check(node, spread(2, 4), {"p": ints(*pads)}, opset=19, dims=dims)
 
 
 @pytest.mark.parametrize("mode", ["DCR", "CRD"])

@@ -206,10 +206,12 @@ def _reused(tape: Tape, x: str, axis: int, pads: tuple[int, int], mode: str) -> 
     """Which position of the axis each position of the padded axis repeats."""
     if mode != "wrap":  # which the backward graph's opset does not have
         return tape.op("Pad", _range(tape, x, axis), tape.ints(*pads), mode=mode)
-    side = tape.dims(x)[axis]
-    if not isinstance(side, int) or min(pads) < 0:
-        raise UnsupportedOperatorError("mode wrap needs a fixed image size")
-    return tape.ints(*np.pad(np.arange(side), pads, mode="wrap").tolist())
+    if min(pads) < 0:
+        raise UnsupportedOperatorError("mode wrap with negative pads is not covered")
+    side = tape.op("Squeeze", _length(tape, x, axis))
+    first, after, one = (tape.constant(np.array(i, np.int64)) for i in (-pads[0], pads[1], 1))
+    places = tape.op("Range", first, tape.op("Add", side, after), one)
+    return tape.op("Mod", places, side)
 
 
 # -- blocks of pixels and channels
