@@ -165,17 +165,17 @@ def _measured(node: Node, source: TensorType) -> Vector | None:
 
 
 def _generated(node: Node, numbers: Sequence[Dimension]) -> Vector | None:
-    """Range, and ConstantOfShape of one side."""
+    """Range, and ConstantOfShape of one side; None where they are too long to follow."""
     limits = [number for number in numbers if isinstance(number, int)]
     if len(limits) < len(numbers):
         return None
     if node.op_type == "Range":
-        return tuple(range(*limits))[:_LONGEST]
+        return tuple(range(*limits)) if len(range(*limits)) <= _LONGEST else None
     value = node.attribute("value")
     fill = numpy_helper.to_array(value) if value is not None else np.zeros(1, np.float32)
-    if fill.dtype.kind != "i" or len(limits) != 1:
+    if fill.dtype.kind != "i" or limits[0] > _LONGEST:
         return None
-    return (int(fill.item()),) * min(limits[0], _LONGEST)
+    return (int(fill.item()),) * limits[0]
 
 
 def _chosen(condition: Vector, taken: Vector, other: Vector) -> Vector | None:
