@@ -16,7 +16,6 @@ from collections.abc import Callable
 from typing import Any
 
 import onnxruntime
-import torch
 
 from ibisa_onnx import Explainer
 from ibisa_onnx.model import prepare, read_image
@@ -51,7 +50,6 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeat", type=int, default=5)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
     clock = Clock()
     for name in ("run", "run_with_iobinding"):
         method = getattr(onnxruntime.InferenceSession, name)

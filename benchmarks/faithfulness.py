@@ -15,7 +15,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from scipy.stats import spearmanr
 
 from ibisa_onnx import Explainer
@@ -108,7 +107,6 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="take every n-th photograph")
     parser.add_argument("--only-rise", action="store_true", help="compute RISE's maps, no more")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
     lines = [
         "| model | photographs | IBISA insertion ↑ | deletion ↓ | difference ↑ "
         "| RISE insertion | deletion | difference | paired gap | seeds |",

@@ -15,7 +15,6 @@ import argparse
 
 import cv2
 import numpy as np
-import torch
 
 from ibisa_onnx import Explainer
 from ibisa_onnx.demo import model_path
@@ -42,7 +41,6 @@ def main() -> None:
     parser.add_argument("--gradient", default="exact")
     parser.add_argument("--budget", type=int, default=200)
     args = parser.parse_args()
-    torch.set_num_threads(1)
     explainer = Explainer(
         model_path(), providers=["cpu"], threads=1, gradient=args.gradient, budget=args.budget
     )

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from ibisa_onnx.bottleneck import Bottleneck, enlarge
+from ibisa_onnx.bottleneck import Bottleneck, Floats, enlarge
 from ibisa_onnx.errors import GradientError, NonFiniteGradientError
 from ibisa_onnx.explanation import Sufficiency
 from ibisa_onnx.gradients import forward_only
 from ibisa_onnx.gradients.choice import GradientPath
+from ibisa_onnx.gradients.vector_jacobian import VectorJacobian
 from ibisa_onnx.ibisa import Options, Progress, optimise
 from ibisa_onnx.model.session import DeployedModel
 from ibisa_onnx.targets import ClassOutput, check_scores
@@ -64,7 +64,7 @@ class Case:
 
 def keep_probability(
     case: Case, path: GradientPath, options: Options, seed: int, progress: Progress | None
-) -> torch.Tensor:
+) -> Floats:
     """Return lambda at the size of the model's input, float32 [h, w] in 0..1.
 
     Raises
@@ -79,15 +79,15 @@ def keep_probability(
         keep = _without_gradient(case, options.budget, rng, progress)
     else:
         keep = _by_gradient(case, path.source(case.bottleneck), options, rng, progress)
-    if not bool(torch.isfinite(keep).all()):
+    if not np.isfinite(keep).all():
         raise NonFiniteGradientError(
             f"the {path.name} gradient is NaN or infinite on this image; "
             "try --gradient forward-only"
         )
-    return enlarge(keep.detach(), case.bottleneck.image.shape[2:])[0, 0]
+    return np.asarray(enlarge(keep[None, None], case.bottleneck.size)[0, 0])
 
 
-def check_sufficiency(case: Case, keep: torch.Tensor) -> Sufficiency:
+def check_sufficiency(case: Case, keep: Floats) -> Sufficiency:
     """Show the model the most needed pixels alone, over the baseline.
 
     Parameters
@@ -95,12 +95,12 @@ def check_sufficiency(case: Case, keep: torch.Tensor) -> Sufficiency:
     keep
         float32 [h, w], the size of the model's input.
     """
-    rank = np.empty(keep.numel(), np.float32)
-    coldness = (65535 * (1 - keep.flatten().numpy())).astype(np.uint16)  # sorted in linear time
+    rank = np.empty(keep.size, np.float32)
+    coldness = (65535 * (1 - keep.ravel())).astype(np.uint16)  # sorted in linear time
     rank[np.argsort(coldness, kind="stable")] = np.arange(len(rank))
     areas = np.array((*SUFFICIENCY_AREAS, 1), np.float32)[:, None, None, None]
-    shown = torch.from_numpy(rank.reshape(1, 1, *keep.shape) < areas * len(rank))
-    images = torch.where(shown, case.bottleneck.image, case.bottleneck.baseline).numpy()
+    shown = rank.reshape(1, 1, *keep.shape) < areas * len(rank)
+    images = np.where(shown, case.bottleneck.image, case.bottleneck.baseline)
     scores = case.probability(images)
     if case.mixes(float(scores[-1])):
         scores = case.probability(images)
@@ -109,25 +109,25 @@ def check_sufficiency(case: Case, keep: torch.Tensor) -> Sufficiency:
 
 def _by_gradient(
     case: Case,
-    function: Callable[[torch.Tensor], torch.Tensor],
+    function: VectorJacobian,
     options: Options,
     rng: np.random.Generator,
     progress: Progress | None,
-) -> torch.Tensor:
+) -> Floats:
     """Take IBISA's ten steps."""
-    height, width = case.bottleneck.image.shape[2:]
-    return optimise(
-        lambda masks: case.output.log_probability(function(masks), case.index),
-        (height, width),
-        options,
-        rng,
-        _ticker(progress, options.steps),
-    )
+
+    def slope(mask: Floats) -> Floats:
+        raw, saved = function.forward(mask[None, None])
+        cotangent = case.output.slope(raw, case.index)
+        return np.asarray(function.backward(saved, cotangent)[0, 0])
+
+    ticker = _ticker(progress, options.steps)
+    return optimise(slope, case.bottleneck.size, options, rng, ticker)
 
 
 def _without_gradient(
     case: Case, budget: int, rng: np.random.Generator, progress: Progress | None
-) -> torch.Tensor:
+) -> Floats:
     """Spend what the prediction and the check leave of the budget on queries."""
     fixed = case.model.image.batch or 1  # what is run is filled up to whole batches
     reserved = fixed + -(-(len(SUFFICIENCY_AREAS) + 1) // fixed) * fixed
@@ -141,8 +141,8 @@ def _without_gradient(
             f"a budget of {budget} forward passes is too small; give {least} or more"
         )
     if case.model.image.batch is None and case.model.max_batch > 1:
-        ends = torch.tensor([1.0, 0.0]).reshape(2, 1, 1, 1)
-        case.mixes(float(case.probability(case.bottleneck.through(ends).numpy())[0]))
+        ends = np.array([1, 0], np.float32).reshape(2, 1, 1, 1)
+        case.mixes(float(case.probability(case.bottleneck.through(ends))[0]))
     return forward_only.keep_probability(
         case.probability,
         case.bottleneck,

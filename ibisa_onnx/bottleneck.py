@@ -1,7 +1,9 @@
 """The bottleneck right after the image: from logits to masks to bottlenecked images.
 
-It knows masks and nothing of ONNX. Masks live on a grid of cells a few pixels wide; tensors are
-torch's, so that all of it is differentiable.
+It knows masks and nothing of ONNX. Masks live on a grid of cells a few pixels wide. All of it is
+smooth, and each derivative stands beside what it is the derivative of. Where whole images are
+meant OpenCV works and no product of matrices, for which BLAS would wake threads that then wait in
+a loop, in the way of ONNX Runtime's.
 """
 
 from __future__ import annotations
@@ -9,13 +11,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
+import cv2
 import numpy as np
-import torch
-import torch.nn.functional as F
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
 
 _TILT = 0.3  # radians; keeps the stripes off the axes, along which much of the world is aligned
-_TAIL = 1e-12  # of a Gaussian's peak; what is less is cut, for denormal numbers are slow
+_REACH = 4.0  # of a Gaussian's tails, in standard deviations
+_MIRRORED = cv2.BORDER_REFLECT
 _CLIP = 1e-4  # of a uniform draw, so that its logit stays within +-9.2
 
 
@@ -23,16 +29,40 @@ _CLIP = 1e-4  # of a uniform draw, so that its logit stays within +-9.2
 class Bottleneck:
     """An image, and what is seen where it is masked: float32 [1, C, H, W] in model space."""
 
-    image: torch.Tensor
-    baseline: torch.Tensor
+    image: Floats
+    baseline: Floats
 
-    def through(self, mask: torch.Tensor) -> torch.Tensor:
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        height, width = self.image.shape[2:]
+        return height, width
+
+    def through(self, masks: Floats) -> Floats:
         """Return z = m x + (1 - m) b, [N, C, H, W], for masks [N, 1, h, w] of any grid."""
-        return torch.lerp(self.baseline, self.image, enlarge(mask, self.image.shape[2:]))
+        mask = enlarge(masks, self.size)
+        # Not b + m (x - b), by which a mask of ones would not give x to the last bit.
+        return mask * self.image + (1 - mask) * self.baseline
+
+    def pull(self, cotangent: Floats, grid: tuple[int, int]) -> Floats:
+        """Return the cotangent of masks [N, 1, h, w] of a grid from that of z, [N, C, H, W]."""
+        large = (cotangent * (self.image - self.baseline)).sum(1, keepdims=True)
+        if grid == self.size:
+            return np.asarray(large)
+        rows, columns = interpolation(grid, self.size)
+        return np.asarray(rows.T @ large @ columns)
 
 
-def sample(logits: torch.Tensor, noise: torch.Tensor, temperature: float) -> torch.Tensor:
+def sigmoid(logits: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return 1 / (1 + exp(-x)), 0 where exp(-x) is beyond floating point."""
+    with np.errstate(over="ignore"):
+        return np.asarray(1 / (1 + np.exp(-logits)))
+
+
+def sample(logits: Floats, noise: Floats, temperature: float) -> Floats:
     """Draw a relaxed Bernoulli mask (Maddison et al., arXiv 1611.00712, eq. 20).
+
+    Its derivative with respect to the logits is m (1 - m) / temperature.
 
     Parameters
     ----------
@@ -43,8 +73,7 @@ def sample(logits: torch.Tensor, noise: torch.Tensor, temperature: float) -> tor
     temperature
         Towards 0 the masks become binary.
     """
-    noisy = logits + noise
-    return torch.sigmoid(noisy if temperature == 1 else noisy / temperature)
+    return sigmoid((logits + noise) / np.float32(temperature))
 
 
 def grid_shape(height: int, width: int, cells: int) -> tuple[int, int]:
@@ -57,65 +86,65 @@ def grid_shape(height: int, width: int, cells: int) -> tuple[int, int]:
     return max(1, round(height * cells / longer)), max(1, round(width * cells / longer))
 
 
-def smooth(field: torch.Tensor, sigma: float) -> torch.Tensor:
+def smooth(field: Floats, sigma: float) -> Floats:
     """Convolve [..., h, w] with a Gaussian of `sigma` cells, the field mirrored at its borders.
 
-    Linear and self-adjoint: each cell gives as much as it gets, so that gradients do not pile up
-    at the borders.
+    Linear and self-adjoint: it is its own derivative, and each cell gives as much as it gets, so
+    that gradients do not pile up at the borders.
     """
     if sigma <= 0:
         return field
-    rows, columns = (_gaussian(side, float(sigma)) for side in field.shape[-2:])
-    return (rows.to(field.dtype) @ field @ columns.to(field.dtype)).contiguous()
+    kernel, planes = _gaussian(float(sigma)), field.reshape(-1, *field.shape[-2:])
+    smoothed = [cv2.sepFilter2D(each, -1, kernel, kernel, borderType=_MIRRORED) for each in planes]
+    return np.asarray(smoothed, field.dtype).reshape(field.shape)
 
 
-@lru_cache(maxsize=64)  # a pure function of two numbers, asked for at every step
-def _gaussian(side: int, sigma: float) -> torch.Tensor:
-    """Return the symmetric, doubly stochastic matrix [side, side] of a mirrored Gaussian."""
-    cells = torch.arange(side, dtype=torch.float64)
-    period = 2 * side  # a mirrored field repeats after this many cells
-    reach = math.ceil(4 * sigma / period)
-    kernel = torch.zeros(side, side, dtype=torch.float64)
-    for shift in range(-reach - 1, reach + 2):
-        for image in (cells + shift * period, -1 - cells + shift * period):
-            kernel += torch.exp(-((cells[:, None] - image) ** 2) / (2 * sigma**2))
-    kernel[kernel < _TAIL] = 0
-    return (kernel / kernel.sum(1, keepdim=True)).float()
+@lru_cache(maxsize=64)  # a pure function of a number, asked for at every step
+def _gaussian(sigma: float) -> npt.NDArray[np.float64]:
+    """Return a Gaussian's weights at whole numbers, [taps]."""
+    taps = np.arange(-math.ceil(_REACH * sigma), math.ceil(_REACH * sigma) + 1)
+    weights = np.exp(-(taps**2) / (2 * sigma**2))
+    return np.asarray(weights / weights.sum())
 
 
-def enlarge(mask: torch.Tensor, size: tuple[int, int] | torch.Size) -> torch.Tensor:
-    """Interpolate [N, 1, h, w] bilinearly to [N, 1, H, W].
-
-    As two products with constant matrices, which torch differentiates several times faster than
-    its own interpolation.
-    """
-    if mask.shape[2:] == tuple(size):
-        return mask
-    rows, columns = interpolation((mask.shape[2], mask.shape[3]), size)
-    return rows @ mask @ columns.T
+def enlarge(mask: Floats, size: tuple[int, int]) -> Floats:
+    """Interpolate [N, 1, h, w] bilinearly to [N, 1, H, W]."""
+    height, width = size
+    large = np.empty((len(mask), 1, height, width), np.float32)
+    for each, cells in zip(large, mask, strict=True):
+        each[0] = cv2.resize(cells[0], (width, height), interpolation=cv2.INTER_LINEAR)
+    return large
 
 
-def interpolation(
-    grid: tuple[int, int], size: tuple[int, int] | torch.Size
-) -> tuple[torch.Tensor, torch.Tensor]:
+def interpolation(grid: tuple[int, int], size: tuple[int, int]) -> tuple[Floats, Floats]:
     """Return R [H, h] and C [W, w], by which R s C^T is a mask s [h, w] enlarged to [H, W]."""
     rows, columns = (_bilinear(*sides) for sides in zip(grid, size, strict=True))
     return rows, columns
 
 
-@lru_cache(maxsize=64)  # as `_gaussian`
-def _bilinear(cells: int, pixels: int) -> torch.Tensor:
-    """Return the matrix [pixels, cells] that interpolates a line of cells."""
-    cell = torch.eye(cells)[None]
-    return F.interpolate(cell, size=pixels, mode="linear", align_corners=False)[0].T.contiguous()
+@lru_cache(maxsize=64)
+def _bilinear(cells: int, pixels: int) -> Floats:
+    """Return the matrix [pixels, cells] that interpolates a line of cells.
+
+    Both are as long as the image, and each value stands in the middle of its cell or pixel.
+    """
+    places = np.clip((np.arange(pixels) + 0.5) * cells / pixels - 0.5, 0, cells - 1)
+    return _constant(np.clip(1 - np.abs(places[:, None] - np.arange(cells)), 0, None))
 
 
-def blurred(image: torch.Tensor, sigma: float) -> torch.Tensor:
+def _constant(values: npt.NDArray[np.float64]) -> Floats:
+    """Return float32 that nobody can change, because it is kept and given to many."""
+    rounded = values.astype(np.float32)
+    rounded.flags.writeable = False
+    return rounded
+
+
+def blurred(image: Floats, sigma: float) -> Floats:
     """Return the image [1, C, H, W] blurred with a Gaussian of `sigma` pixels."""
     return smooth(image, sigma)
 
 
-def stratified_noise(rng: np.random.Generator, draws: int, shape: tuple[int, int]) -> torch.Tensor:
+def stratified_noise(rng: np.random.Generator, draws: int, shape: tuple[int, int]) -> Floats:
     """Standard logistic noise, balanced over the draws.
 
     Each draw is followed by its antithetic half (u, then 1 - u), and for each cell the |noise| of
@@ -124,7 +153,7 @@ def stratified_noise(rng: np.random.Generator, draws: int, shape: tuple[int, int
 
     Returns
     -------
-    float32 [draws, 1, h, w]
+    float32 [draws, h, w]
     """
     pairs = -(-draws // 2)
     cells = (pairs, *shape)
@@ -133,12 +162,12 @@ def stratified_noise(rng: np.random.Generator, draws: int, shape: tuple[int, int
     uniform = np.where(rng.random(cells) < 0.5, uniform, 1 - uniform)
     uniform = np.clip(uniform, _CLIP, 1 - _CLIP)
     half = np.log(uniform) - np.log1p(-uniform)
-    noise = np.stack([half, -half], axis=1).reshape(2 * pairs, 1, *shape)[:draws]
-    return torch.from_numpy(noise.astype(np.float32))
+    noise = np.stack([half, -half], axis=1).reshape(2 * pairs, *shape)[:draws]
+    return noise.astype(np.float32)
 
 
 @lru_cache(maxsize=8)
-def plane_waves(draws: int, shape: tuple[int, int], frequency: float) -> torch.Tensor:
+def plane_waves(draws: int, shape: tuple[int, int], frequency: float) -> Floats:
     """Cosines of unit variance that show broad stripes and hide those between them.
 
     A fixed design, the quasi-random part of the noise: directions are spread evenly over the half
@@ -156,13 +185,13 @@ def plane_waves(draws: int, shape: tuple[int, int], frequency: float) -> torch.T
 
     Returns
     -------
-    float32 [draws, 1, h, w]
+    float32 [draws, h, w]
     """
     pairs = -(-draws // 2)
-    down, across = ((torch.arange(side) + 0.5 - side / 2) / max(shape) for side in shape)
-    number = torch.arange(pairs)[:, None, None]
+    down, across = ((np.arange(side) + 0.5 - side / 2) / max(shape) for side in shape)
+    number = np.arange(pairs)[:, None, None]
     angle = math.pi * number / pairs + _TILT
     cycles = frequency * (1 + 0.5 * (number % 3))
-    along = across[None, None, :] * torch.cos(angle) + down[None, :, None] * torch.sin(angle)
-    wave = math.sqrt(2) * torch.cos(2 * math.pi * cycles * along + math.pi / 2 * number)
-    return torch.stack([wave, -wave], dim=1).reshape(2 * pairs, 1, *shape)[:draws]
+    along = across[None, None, :] * np.cos(angle) + down[None, :, None] * np.sin(angle)
+    wave = math.sqrt(2) * np.cos(2 * math.pi * cycles * along + math.pi / 2 * number)
+    return _constant(np.stack([wave, -wave], axis=1).reshape(2 * pairs, *shape)[:draws])

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from ibisa_onnx.bottleneck import Bottleneck
 from ibisa_onnx.errors import GradientError, IbisaError, ModelError
@@ -32,7 +31,7 @@ class Certified:
 
 def certify(
     path: GradientPath,
-    image: torch.Tensor,
+    image: npt.NDArray[np.float32],
     output: ClassOutput,
     probabilities: npt.NDArray[np.float64],
     *,
@@ -58,18 +57,17 @@ def certify(
     """
     if path.source is None:
         return Certified(path)
-    untouched = Bottleneck(image, torch.zeros_like(image))
+    untouched = Bottleneck(image, np.zeros_like(image))
     try:
-        with torch.no_grad():
-            raw = path.source(untouched)(torch.ones(1, 1, 1, 1))
+        raw, _ = path.source(untouched).forward(np.ones((1, 1, 1, 1), np.float32))
     except ModelError as error:
         return without_gradient(error, auto=auto)
-    if raw.numel() != output.classes:
+    if raw.size != output.classes:
         raise GradientError(
-            f"the {path.name} path gives {raw.numel()} scores, {output.name} has "
+            f"the {path.name} path gives {raw.size} scores, {output.name} has "
             f"{output.classes}; give a surrogate of this very model"
         )
-    given = replace(output, quantisation=None).probabilities(raw.numpy())[0]
+    given = replace(output, quantisation=None).probabilities(raw)[0]
     difference = float(np.abs(given - probabilities).max())
     if difference <= path.tolerance or not auto:
         return Certified(path, difference)

@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from ibisa_onnx.attribution import Case, check_sufficiency, keep_probability
-from ibisa_onnx.bottleneck import Bottleneck, blurred
+from ibisa_onnx.bottleneck import Bottleneck, Floats, blurred
 from ibisa_onnx.certification import Certified, certify, without_gradient
 from ibisa_onnx.errors import (
     ModelError,
@@ -36,6 +35,7 @@ from ibisa_onnx.explanation import (
     Passes,
     Provenance,
 )
+from ibisa_onnx.gradients.cache import cache_folder
 from ibisa_onnx.gradients.choice import (
     GradientPath,
     check_gradient,
@@ -68,6 +68,7 @@ from ibisa_onnx.targets import (
 
 if TYPE_CHECKING:
     import onnxruntime
+    import torch
 
 Image = str | os.PathLike[str] | bytes | npt.NDArray[Any]
 Target = str | int | np.integer[Any]
@@ -90,11 +91,6 @@ class _Question:
     prepared: Prepared
     output: ClassOutput
     probabilities: npt.NDArray[np.float64]
-
-    @property
-    def tensor(self) -> torch.Tensor:
-        """The model's input in model space, float32 [1, C, h, w]."""
-        return torch.from_numpy(self.prepared.tensor)
 
 
 class Explainer:
@@ -133,6 +129,9 @@ class Explainer:
         CPU threads within an operator; None: ONNX Runtime's own choice.
     extra_inputs
         Values of the model's other inputs, by name.
+    cache
+        Whether exact gradients are kept for the next time, or the folder to keep them in. True:
+        what the environment's IBISA_ONNX_CACHE says, else where the platform keeps caches.
 
     Raises
     ------
@@ -157,6 +156,7 @@ class Explainer:
         budget: int | None = None,
         threads: int | None = None,
         extra_inputs: Mapping[str, npt.NDArray[Any]] | None = None,
+        cache: bool | str | os.PathLike[str] = True,
     ) -> None:
         if isinstance(model, DeployedModel):
             if providers or input or threads or extra_inputs:
@@ -187,6 +187,7 @@ class Explainer:
         self._labels_are_given = labels is not None
         self._wanted_output, self._activation = output, activation
         self._wanted_gradient, self._surrogate = gradient, surrogate
+        self._cache = cache_folder(cache)
         self._auto = gradient == "auto"
         self._output: ClassOutput | None = None
         self._warnings: list[str] = []
@@ -269,13 +270,14 @@ class Explainer:
         indices = self._indices(targets, question)
         certified = certify(
             self._path,
-            question.tensor,
+            question.prepared.tensor,
             question.output,
             question.probabilities,
             auto=self._auto,
         )
-        baseline = blurred(question.tensor, self.options.blur * max(question.tensor.shape[2:]))
-        bottleneck = Bottleneck(question.tensor, baseline)
+        image = question.prepared.tensor
+        baseline = blurred(image, self.options.blur * max(image.shape[2:]))
+        bottleneck = Bottleneck(image, baseline)
         for index in indices:
             opened = time.perf_counter()
             answer = float(question.probabilities[index])
@@ -283,7 +285,7 @@ class Explainer:
             keep, certified = self._search(case, certified, seed, progress)
             optimised = time.perf_counter()
             sufficiency = check_sufficiency(case, keep)
-            map = question.prepared.geometry.restore(keep.numpy())
+            map = question.prepared.geometry.restore(keep)
             end = time.perf_counter()
             yield Explanation(
                 map=map,
@@ -357,12 +359,12 @@ class Explainer:
         """The source of gradients, opened once the output is settled."""
         assert self._output is not None
         return choose_gradient(
-            self._wanted_gradient, self.model, self._output.name, self._surrogate
+            self._wanted_gradient, self.model, self._output.name, self._surrogate, self._cache
         )
 
     def _search(
         self, case: Case, certified: Certified, seed: int, progress: Progress | None
-    ) -> tuple[torch.Tensor, Certified]:
+    ) -> tuple[Floats, Certified]:
         """Find lambda [h, w]; under "auto" without the gradient where that fails."""
         try:
             return keep_probability(case, certified.path, self.options, seed, progress), certified
@@ -432,7 +434,7 @@ def _as_labels(
     return read_labels(labels) if isinstance(labels, str | os.PathLike) else tuple(labels)
 
 
-def _warnings(keep: torch.Tensor, certificate: Certificate) -> tuple[str, ...]:
+def _warnings(keep: Floats, certificate: Certificate) -> tuple[str, ...]:
     """Return what a reader of this map must know."""
     warnings = []
     if float(keep.max() - keep.min()) < 1e-3:

@@ -9,7 +9,6 @@ import io
 import json
 import math
 import os
-import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ibisa_onnx.errors import ResultError
+from ibisa_onnx.writing import write_files
 
 _FORMAT = 1
 
@@ -270,44 +270,3 @@ def decode_png(data: bytes) -> npt.NDArray[np.uint8]:
     if image is None:
         raise ValueError("image.png is not a picture")
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
-
-
-def write_files(contents: Mapping[Path, bytes]) -> None:
-    """Write files that appear complete or not at all, making their folders.
-
-    All are written under temporary names beside their places before the first is renamed.
-
-    Raises
-    ------
-    ResultError
-        A folder cannot be made, or a file in it not written.
-    """
-    staged: dict[Path, Path] = {}
-    path = Path()
-    try:
-        for path, data in contents.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if path.is_dir():
-                raise ResultError(f"{path}: cannot write: it is a folder; name a file")
-            staged[path] = _stage(path, data)
-        for path in list(staged):
-            staged.pop(path).replace(path)
-    except OSError as error:
-        raise ResultError(
-            f"{path}: cannot write: {error.strerror}; choose another place with write access"
-        ) from error
-    finally:
-        for temporary in staged.values():
-            temporary.unlink(missing_ok=True)
-
-
-def _stage(path: Path, data: bytes) -> Path:
-    """Write `data` beside `path` under a temporary name, with the rights any new file gets."""
-    temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.tmp")
-    with temporary.open("xb") as file:
-        try:
-            file.write(data)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-    return temporary

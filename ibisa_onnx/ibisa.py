@@ -12,6 +12,11 @@ in as few bits as possible:
 The steps go from coarse to fine: the smoothing shrinks from one to the next, so that the first
 settle which object is needed, and the last which parts of it.
 
+All but the model is simple enough to be differentiated by hand, with S for the smoothing, which is
+its own transpose, and g for the model's part, d log p / d s:
+
+    d loss / d a = S (beta lambda (1 - lambda) / cells - g s (1 - s) / temperature)
+
 Here are the steps alone, which know nothing but masks; where z and the gradients come from is in
 `gradients`, what is done with the map in `explainer.py`.
 """
@@ -24,19 +29,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from ibisa_onnx.bottleneck import (
+    Floats,
     grid_shape,
     plane_waves,
     sample,
+    sigmoid,
     smooth,
     stratified_noise,
 )
 from ibisa_onnx.errors import OptionError
 
-LogProbability = Callable[[torch.Tensor], torch.Tensor]
-"""Masks [N, 1, h, w] in 0..1 to log p(target | z) in nats, [N], differentiable."""
+Slope = Callable[[Floats], Floats]
+"""A mask s, float32 [h, w] in 0..1, to d log p(target | z) / d s, in nats."""
 Progress = Callable[[int, int], None]
 """Told how many steps (without a gradient: queries) are done, and how many there will be."""
 
@@ -109,18 +115,18 @@ class Options:
 
 
 def optimise(
-    log_probability: LogProbability,
+    slope: Slope,
     size: tuple[int, int],
     options: Options,
     rng: np.random.Generator,
     progress: Callable[[], None],
-) -> torch.Tensor:
+) -> Floats:
     """Take IBISA's steps.
 
     Parameters
     ----------
-    log_probability
-        Called with one mask a step, and differentiated once.
+    slope
+        Called with one mask a step.
     size
         Height and width of the model's input, which give the grid its shape.
     rng
@@ -130,28 +136,30 @@ def optimise(
 
     Returns
     -------
-    torch.Tensor
-        The keep-probability lambda, float32 [1, 1, h, w] in 0..1.
+    float32 [h, w]
+        The keep-probability lambda, in 0..1; NaN where a slope was not finite.
     """
     shape = grid_shape(*size, options.grid)
-    logits = torch.full(shape, options.start)
+    logits = np.full(shape, options.start, np.float32)
     adam = PooledAdam(options.learning_rate, options.pooling)
-    noises = options.noise * stratified_noise(rng, options.steps, shape)
-    noises += options.waves * plane_waves(options.steps, shape, options.frequency)
-
-    def loss(logits: torch.Tensor, noise: torch.Tensor, smoothing: float) -> torch.Tensor:
-        smoothed = smooth(logits, smoothing)
-        mask = sample(smoothed, noise, options.temperature)
-        information = torch.sigmoid(smoothed).mean()
-        return options.beta * information - log_probability(mask[None]).mean()
-
+    noises = np.float32(options.noise) * stratified_noise(rng, options.steps, shape)
+    noises += np.float32(options.waves) * plane_waves(options.steps, shape, options.frequency)
     for noise, smoothing in zip(noises, smoothings(options), strict=True):
-        logits.requires_grad_()
-        # Not kept in a variable: it holds all activations of the model.
-        (gradient,) = torch.autograd.grad(loss(logits, noise, smoothing), logits)
-        logits = logits.detach() - adam.step(gradient)
+        with np.errstate(invalid="ignore", over="ignore"):  # of slopes that are not finite
+            logits = logits - adam.step(_gradient(slope, logits, noise, smoothing, options))
         progress()
-    return torch.sigmoid(smooth(logits, options.smoothing))[None, None]
+    return sigmoid(smooth(logits, options.smoothing))
+
+
+def _gradient(
+    slope: Slope, logits: Floats, noise: Floats, smoothing: float, options: Options
+) -> Floats:
+    """Return d loss / d a, [h, w], by the equation at the head of this module."""
+    smoothed = smooth(logits, smoothing)
+    keep, mask = sigmoid(smoothed), sample(smoothed, noise, options.temperature)
+    price = np.float32(options.beta / keep.size) * keep * (1 - keep)
+    gain = np.float32(1 / options.temperature) * mask * (1 - mask)
+    return smooth(price - gain * slope(mask), smoothing)
 
 
 def smoothings(options: Options) -> list[float]:
@@ -177,15 +185,14 @@ class PooledAdam:
     def __init__(self, learning_rate: float, pooling: float) -> None:
         self._rate, self._pooling = learning_rate, pooling
         self._steps = 0
-        self._first = self._second = torch.zeros(())
+        self._first = self._second = np.zeros((), np.float32)
 
-    def step(self, gradient: torch.Tensor) -> torch.Tensor:
+    def step(self, gradient: Floats) -> Floats:
         """Return what to subtract from the parameters, in the gradient's shape [h, w]."""
         beta1, beta2 = 0.9, 0.999
         self._steps += 1
         squared = smooth(gradient * gradient, self._pooling)
-        self._first = torch.add(beta1 * self._first, gradient, alpha=1 - beta1)
-        self._second = torch.add(beta2 * self._second, squared, alpha=1 - beta2)
-        rate = self._rate / (1 - beta1**self._steps)
-        spread = torch.sqrt(self._second / (1 - beta2**self._steps))
-        return rate * self._first / (spread + 1e-8)
+        self._first = beta1 * self._first + (1 - beta1) * gradient
+        self._second = beta2 * self._second + (1 - beta2) * squared
+        spread = np.sqrt(self._second / (1 - beta2**self._steps))
+        return np.asarray(self._rate / (1 - beta1**self._steps) * self._first / (spread + 1e-8))

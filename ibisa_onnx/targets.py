@@ -22,7 +22,6 @@ from ibisa_onnx.model.labels import find_label
 
 if TYPE_CHECKING:
     import onnx
-    import torch
 
 _SUM_TOLERANCE = 0.02  # half precision and 8-bit probabilities do not sum to 1 exactly
 _SMALLEST = 1e-12  # keeps the logarithm of a probability finite
@@ -129,21 +128,31 @@ class ClassOutput:
             return 1 / (1 + np.exp(-scores))
         return np.clip(scores, 0, 1)
 
-    def log_probability(self, raw: torch.Tensor, index: int) -> torch.Tensor:
-        """Return the logarithm of a class's probability [N] (nats) from raw float values [N, ...].
+    def slope(self, raw: npt.NDArray[Any], index: int) -> npt.NDArray[np.float32]:
+        """Return the gradient of the logarithm of a class's probability (nats), float32 [N, K].
 
-        Differentiable. Never above 0.
+        Parameters
+        ----------
+        raw
+            Float values [N, K, 1 ...], with respect to which it is. Where a probability is beyond
+            what can be (below 1e-12, or above 1) the gradient is 0.
         """
-        import torch
-
-        scores = raw.flatten(1).float()
-        if self.activation is Activation.SOFTMAX:
-            return torch.log_softmax(scores, 1)[:, index]
-        if self.activation is Activation.LOG:
-            return scores[:, index].clamp(max=0)
-        if self.activation is Activation.SIGMOID_LOGIT:
-            return torch.nn.functional.logsigmoid(scores[:, index])
-        return scores[:, index].clamp(_SMALLEST, 1).log()
+        scores = raw.reshape(len(raw), self.classes).astype(np.float32)
+        slope = np.zeros_like(scores)
+        score = scores[:, index]
+        if self.activation is Activation.SOFTMAX:  # d log softmax_i = e_i - softmax
+            powers = np.exp(scores - scores.max(1, keepdims=True))
+            slope -= powers / powers.sum(1, keepdims=True)
+            slope[:, index] += 1
+        elif self.activation is Activation.LOG:
+            slope[:, index] = ~(score > 0)
+        elif self.activation is Activation.SIGMOID_LOGIT:  # d log sigmoid(x) = sigmoid(-x)
+            with np.errstate(over="ignore"):
+                slope[:, index] = 1 / (1 + np.exp(score))
+        else:
+            possible = (score >= _SMALLEST) & (score <= 1)
+            slope[:, index] = possible / np.maximum(score, _SMALLEST)
+        return slope
 
 
 def read_output(

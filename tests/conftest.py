@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is kept from test to test, nor in the home of whoever runs them."""
+    monkeypatch.setenv("IBISA_ONNX_CACHE", "off")
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +25,20 @@ def assets() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("IBISA_ASSETS does not point to the real models and photographs")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def torch_smooth() -> Callable[[torch.Tensor, float], torch.Tensor]:
+    """A Gaussian over a mirrored float64 field [..., h, w], as torch would write and derive it."""
+
+    def convolve(field: torch.Tensor, sigma: float) -> torch.Tensor:
+        reach = math.ceil(8 * sigma)
+        offsets = torch.arange(-reach, reach + 1, dtype=torch.float64)
+        weights = torch.exp(-(offsets**2) / (2 * sigma**2))
+        for axis in (-2, -1):
+            places = np.pad(np.arange(field.shape[axis]), reach, mode="symmetric")
+            mirrored = field.index_select(axis, torch.from_numpy(places))
+            field = mirrored.unfold(axis, len(offsets), 1) @ weights / weights.sum()
+        return field
+
+    return convolve

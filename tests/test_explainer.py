@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,6 +31,8 @@ from ibisa_onnx.errors import (
     TargetError,
 )
 from ibisa_onnx.gradients.choice import GradientPath
+from ibisa_onnx.gradients.surrogate import SurrogateGradient
+from ibisa_onnx.model import PassCounter
 
 SIDE = 128
 FORWARD, BACKWARD = 20, 10
@@ -391,6 +395,25 @@ def test_the_surrogate_costs_the_same_passes() -> None:
     assert (passes.forward, passes.backward) == (FORWARD, BACKWARD)
 
 
+@pytest.mark.parametrize("gradient", ["auto", "exact", "forward-only"])
+def test_torch_is_loaded_only_for_a_surrogate(gradient: str) -> None:
+    code = (
+        "import sys; import ibisa_onnx; from ibisa_onnx.demo import model_path, scene_path\n"
+        f"wishes = dict(providers=['cpu'], gradient={gradient!r})\n"
+        "found = ibisa_onnx.Explainer(model_path(), **wishes).explain(scene_path())\n"
+        "print(found.certificate.gradient, found.map.max() > 0.5, 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[1],
+        check=True,
+    )
+    used = "exact" if gradient == "auto" else gradient
+    assert done.stdout.split() == [used, "True", "False"]
+
+
 @pytest.mark.parametrize("budget", [20, 61, 200])
 def test_forward_only_keeps_its_budget(budget: int) -> None:
     found = open_square(gradient="forward-only", budget=budget).explain(square_picture(), 1)
@@ -416,19 +439,21 @@ def test_asked_for_by_name_it_is_used_with_a_warning() -> None:
     assert any("may not be true" in warning for warning in found.warnings)
 
 
-def on_images(function: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """A source of gradients from a function of images."""
-    return lambda bottleneck: lambda masks: function(bottleneck.through(masks))
+def passed_off_as_exact(monkeypatch: pytest.MonkeyPatch, module: torch.nn.Module) -> None:
+    """Have explainers take a module's gradients for the exact ones."""
+    source = SurrogateGradient(module, PassCounter())
+    path = GradientPath("exact", "every operator has a rule", source, tolerance=1e-3)
+    monkeypatch.setattr("ibisa_onnx.explainer.choose_gradient", lambda *_: path)
 
 
 def test_an_exact_gradient_that_fails_its_certificate_is_dropped_for_that_picture(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def drifting(images: torch.Tensor) -> torch.Tensor:
-        return Twin(error=-4.0 if images.detach().max() > 0.5 else 0.0)(images)
+    class Drifting(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return Twin(error=-4.0 if images.detach().max() > 0.5 else 0.0)(images)
 
-    path = GradientPath("exact", "every operator has a rule", on_images(drifting), tolerance=1e-3)
-    monkeypatch.setattr("ibisa_onnx.explainer.choose_gradient", lambda *_: path)
+    passed_off_as_exact(monkeypatch, Drifting())
     explainer = open_square()
     assert explainer.explain(square_picture()).certificate.gradient == "forward-only"
     assert explainer.explain(square_picture() // 4).certificate.gradient == "exact"
@@ -438,7 +463,7 @@ def test_an_exact_gradient_that_fails_its_certificate_is_dropped_for_that_pictur
 def broken(monkeypatch: pytest.MonkeyPatch) -> None:
     """A gradient path that is right forward, and NaN backward."""
 
-    class Broken(torch.autograd.Function):
+    class NaNBackward(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, images: torch.Tensor) -> torch.Tensor:
             ctx.shape = images.shape
@@ -448,10 +473,11 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> None:
         def backward(ctx: Any, *_: torch.Tensor) -> torch.Tensor:
             return torch.full(ctx.shape, torch.nan)
 
-    path = GradientPath(
-        "exact", "every operator has a rule", on_images(Broken.apply), tolerance=1e-3
-    )
-    monkeypatch.setattr("ibisa_onnx.explainer.choose_gradient", lambda *_: path)
+    class Broken(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return NaNBackward.apply(images)
+
+    passed_off_as_exact(monkeypatch, Broken())
 
 
 @pytest.mark.usefixtures("broken")

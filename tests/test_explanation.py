@@ -18,8 +18,8 @@ from ibisa_onnx.explanation import (
     Passes,
     Provenance,
     Sufficiency,
-    write_files,
 )
+from ibisa_onnx.writing import write_files
 
 FILES = {"explanation.json", "image.png", "map.npy", "overlay.png"}
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 import pytest
-import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from ibisa_onnx.errors import OutputError, TargetError
@@ -112,8 +111,9 @@ def test_axes_of_one_do_not_matter(shape: tuple[int, ...]) -> None:
     assert (output.classes, output.activation) == (4, Activation.PROBABILITY)
     expected = np.concatenate([SOFTMAX, SOFTMAX[:, ::-1]])
     np.testing.assert_allclose(output.probabilities(raw), expected, atol=1e-6)
-    log = output.log_probability(torch.from_numpy(raw), 2)
-    np.testing.assert_allclose(log, np.log(expected[:, 2]), atol=1e-5)
+    slope = output.slope(raw, 2)
+    assert (slope.shape, slope.dtype) == ((2, 4), np.float32)
+    np.testing.assert_allclose(slope[:, 2], 1 / expected[:, 2], rtol=1e-5)
 
 
 REFERENCES: dict[Activation, tuple[np.ndarray, np.ndarray]] = {
@@ -130,36 +130,73 @@ def test_probabilities(kind: Activation) -> None:
     raw, expected = REFERENCES[kind]
     output = ClassOutput("y", raw.shape[1], kind)
     np.testing.assert_allclose(output.probabilities(raw), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", list(Activation))
+def test_the_slope_is_the_gradient_of_the_log_probability(kind: Activation) -> None:
+    raw = np.concatenate([REFERENCES[kind][0], REFERENCES[kind][0][:, ::-1]])
+    output = ClassOutput("y", raw.shape[1], kind)
     for index in range(output.classes):
-        log = output.log_probability(torch.from_numpy(raw), index)
-        np.testing.assert_allclose(log, np.log(expected[:, index]), rtol=1e-5)
+        numeric = np.zeros_like(raw)
+        for place in range(output.classes):
+            step = np.zeros(output.classes)
+            step[place] = 1e-6
+            up, down = (np.log(output.probabilities(raw + s)[:, index]) for s in (step, -step))
+            numeric[:, place] = (up - down) / 2e-6
+        np.testing.assert_allclose(output.slope(raw, index), numeric, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", list(Activation))
-def test_the_gradient_of_the_log_probability(kind: Activation) -> None:
-    values = REFERENCES[kind][0]
-    output = ClassOutput("y", values.shape[1], kind)
-    raw = torch.tensor(values, requires_grad=True)
-    output.log_probability(raw, 1).sum().backward()
-    numeric = np.zeros_like(values)
-    for place in range(values.shape[1]):
-        step = np.zeros_like(values)
-        step[0, place] = 1e-6
-        up, down = (np.log(output.probabilities(values + s)[0, 1]) for s in (step, -step))
-        numeric[0, place] = (up - down) / 2e-6
-    np.testing.assert_allclose(raw.grad, numeric, rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize("extreme", [-1e4, -200.0, 0.0, 1e-13, 1.0, 1.001, 200.0, 1e4])
+def test_the_slope_is_finite_whatever_the_scores(kind: Activation, extreme: float) -> None:
+    raw = np.array([[extreme, 0.3, 0.2], [0.3, extreme, extreme]], np.float32)
+    with np.errstate(over="raise", invalid="raise", divide="raise"):
+        slope = ClassOutput("y", 3, kind).slope(raw, 0)
+    assert np.isfinite(slope).all()
+    assert (slope[:, 0] >= 0).all()  # more of a score is never less of its probability
 
 
-@pytest.mark.parametrize("kind", list(Activation))
-@pytest.mark.parametrize("extreme", [-1e4, 0.0, 1.0, 1.001, 1e4])
-def test_the_log_probability_is_finite_and_never_positive(kind: Activation, extreme: float) -> None:
-    raw = torch.tensor([[extreme, 0.3, 0.2]], requires_grad=True)
-    log = ClassOutput("y", 3, kind).log_probability(raw, 0)
-    log.sum().backward()
-    assert torch.isfinite(log).all()
-    assert (log <= 0).all()
-    assert raw.grad is not None
-    assert torch.isfinite(raw.grad).all()
+@pytest.mark.parametrize(
+    ("kind", "score", "slope"),
+    [
+        (Activation.LOG, -30.0, 1),
+        (Activation.LOG, 0.0, 1),
+        (Activation.LOG, 0.001, 0),
+        (Activation.PROBABILITY, 0.25, 4),
+        (Activation.PROBABILITY, 1.0, 1),
+        (Activation.PROBABILITY, 1.001, 0),
+        (Activation.PROBABILITY, 1e-13, 0),
+        (Activation.PROBABILITY, 0.0, 0),
+        (Activation.PROBABILITY, -0.25, 0),
+        (Activation.SIGMOID, 1.0, 1),
+        (Activation.SIGMOID, 1.001, 0),
+        (Activation.SIGMOID, -0.25, 0),
+        (Activation.SIGMOID_LOGIT, -1e4, 1),
+        (Activation.SIGMOID_LOGIT, 0.0, 0.5),
+        (Activation.SIGMOID_LOGIT, 1e4, 0),
+    ],
+)
+def test_there_is_a_slope_only_where_a_probability_is_possible(
+    kind: Activation, score: float, slope: float
+) -> None:
+    raw = np.array([[0.3, score, 0.2]], np.float32)
+    np.testing.assert_allclose(ClassOutput("y", 3, kind).slope(raw, 1), [[0, slope, 0]])
+
+
+@pytest.mark.parametrize("logits", [[0.0, 1e4, -1e4], [1e4, 1e4, 0.0], [-3.0, 2.0, 0.1]])
+def test_the_slope_of_a_softmax_takes_from_others_what_it_gives(logits: list[float]) -> None:
+    output = ClassOutput("y", 3, Activation.SOFTMAX)
+    for index in range(3):
+        slope = output.slope(np.array([logits], np.float32), index)
+        assert slope.sum() == pytest.approx(0, abs=1e-6)
+        assert (np.delete(slope, index) <= 0).all()
+
+
+def test_the_slope_of_half_precision_is_taken_in_single() -> None:
+    raw = LOGITS.astype(np.float16)
+    output = ClassOutput("y", 4, Activation.SOFTMAX)
+    assert output.slope(raw, 0).dtype == np.float32
+    np.testing.assert_allclose(output.slope(raw, 0), output.slope(LOGITS, 0), atol=1e-3)
 
 
 def test_large_logits_do_not_overflow() -> None:

@@ -2,6 +2,8 @@
 
 A backward graph reads three kinds of tensors that it does not compute: the cotangent, constants
 (copied, references to external data as they are), and activations (saved by the forward graph).
+Where only an activation's shape is read, or where it is positive, that is worked out in the forward
+graph and saved instead: a mask is a quarter of the activation, and is made while that is at hand.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ def assemble(
 ) -> tuple[onnx.ModelProto, onnx.ModelProto, tuple[str, ...]]:
     """Build the forward and the backward model, and name what goes from one to the other."""
     graph = tape.graph
-    nodes, extra = _hoist_shapes(graph, prune(tape.nodes, [gradient]))
+    nodes, extra = _hoist(tape, prune(tape.nodes, [gradient]))
     read = _unproduced(nodes, cotangent)
     constants = {name: c for name in read if (c := _constant(tape, name)) is not None}
     aliases = {
@@ -36,11 +38,11 @@ def assemble(
         and name not in extra
     }
     saved = tuple(aliases.get(name, name) for name in read if name not in constants)
-    types = {name: TensorType(onnx.TensorProto.INT64, (None,)) for name in extra}
+    types = {name: _result_type(graph, node) for name, node in extra.items()}
     types |= {alias: graph.type(name) for name, alias in aliases.items()}
     handed = [value_info(name, types.get(name) or graph.type(name)) for name in saved]
     copies = [helper.make_node("Identity", [name], [alias]) for name, alias in aliases.items()]
-    forward = _forward(graph, [*extra.values(), *copies], handed)
+    forward = _forward(tape, [*(node.proto for node in extra.values()), *copies], handed)
     backward = helper.make_graph(
         [_rename_inputs(node.proto, aliases) for node in nodes],
         "backward",
@@ -69,25 +71,40 @@ def _constant(tape: Tape, name: str) -> onnx.TensorProto | None:
     return tensor if value is None else numpy_helper.from_array(np.asarray(value, order="C"), name)
 
 
-def _hoist_shapes(
-    graph: Graph, nodes: Sequence[Node]
-) -> tuple[list[Node], dict[str, onnx.NodeProto]]:
-    """Take shapes in the forward graph where nothing else of the tensor is needed."""
+def _hoist(tape: Tape, nodes: Sequence[Node]) -> tuple[list[Node], dict[str, Node]]:
+    """Take shapes and masks in the forward graph: what is left, and the others by their output."""
+    graph = tape.graph
     contents = {name for node in nodes if node.op_type != "Shape" for name in node.uses}
-    kept, hoisted = [], {}
+    kept, hoisted = [], dict[str, Node]()
     for node in nodes:
         source = node.input(0)
-        if node.op_type == "Shape" and source in graph and source not in contents:
-            hoisted[node.outputs[0]] = node.proto
+        shape = node.op_type == "Shape" and source in graph and source not in contents
+        given = all(x in graph or x in hoisted or tape.value(x) is not None for x in node.inputs)
+        if shape or (given and _is_mask(node)):
+            hoisted[node.outputs[0]] = node
         else:
             kept.append(node)
     return kept, hoisted
 
 
+def _is_mask(node: Node) -> bool:
+    """Whether a node's result is boolean, and it is written alike in every opset."""
+    if node.op_type == "Cast":
+        return bool(node.attribute("to") == onnx.TensorProto.BOOL)
+    return node.op_type in ("Less", "Greater", "And", "Or", "Not")
+
+
+def _result_type(graph: Graph, node: Node) -> TensorType:
+    if node.op_type == "Shape":
+        return TensorType(onnx.TensorProto.INT64, (None,))
+    return TensorType(onnx.TensorProto.BOOL, graph.type(node.input(0)).dims)
+
+
 def _forward(
-    graph: Graph, extra: Iterable[onnx.NodeProto], handed: Sequence[onnx.ValueInfoProto]
+    tape: Tape, extra: Iterable[onnx.NodeProto], handed: Sequence[onnx.ValueInfoProto]
 ) -> onnx.ModelProto:
     """The deployed graph, as far as `output` needs it, with more outputs."""
+    graph = tape.graph
     model = onnx.ModelProto(ir_version=max(graph.model.ir_version, 4))
     model.producer_name = graph.model.producer_name
     model.opset_import.extend(graph.imports)
@@ -98,6 +115,11 @@ def _forward(
     used = {name for node in body.node for name in node.input}
     used |= {name for node in graph.nodes for name in node.captured}
     body.initializer.extend(t for t in graph.model.graph.initializer if t.name in used)
+    body.initializer.extend(
+        numpy_helper.from_array(value, name)
+        for name, value in tape.literals.items()
+        if name in used
+    )
     body.input.extend(graph.inputs)
     declared = next((o for o in graph.model.graph.output if o.name == graph.output), None)
     inferred = value_info(graph.output, graph.type(graph.output))

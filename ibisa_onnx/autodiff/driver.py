@@ -9,7 +9,7 @@ from itertools import zip_longest
 import onnx
 
 from ibisa_onnx.autodiff.assemble import assemble
-from ibisa_onnx.autodiff.functions import expand_function, is_function
+from ibisa_onnx.autodiff.functions import Body, expand_function, is_function, write_out
 from ibisa_onnx.autodiff.graph import Graph
 from ibisa_onnx.autodiff.node import Node
 from ibisa_onnx.autodiff.registry import Cotangents
@@ -154,9 +154,12 @@ class _Sweep:
     def _cotangents(self, node: Node, dys: Sequence[str | None]) -> Cotangents:
         if self.active.intersection(node.captured):
             raise UnsupportedOperatorError("the gradient of what its subgraphs read is not covered")
+        definition = RULES.definition(node.op_type, node.domain)
+        if definition and (body := write_out(self.tape, node, definition)):
+            return self._through(body, node, dys)
         rule = RULES.get(node.op_type, node.domain)
         if rule is None:
-            return self._through_function(node, dys)
+            return self._through(expand_function(self.tape, node), node, dys)
         if not rule.several and (any(dys[1:]) or dys[0] is None):
             return self._beyond_rule(node, dys, "only the gradient of its first output is covered")
         dxs = rule.function(self.tape, node, dys if rule.several else dys[0])
@@ -171,15 +174,15 @@ class _Sweep:
         """What a rule leaves out, by the operator's definition if it has one."""
         if not is_function(self.tape, node):
             raise UnsupportedOperatorError(why)
-        return self._through_function(node, dys)
+        return self._through(expand_function(self.tape, node), node, dys)
 
-    def _through_function(self, node: Node, dys: Sequence[str | None]) -> Cotangents:
-        """Recompute an operator from its definition in ONNX, and differentiate that.
+    def _through(self, body: Body, node: Node, dys: Sequence[str | None]) -> Cotangents:
+        """Recompute an operator from its definition, and differentiate that.
 
         An input that gets None does not matter to the outputs asked for.
         """
-        body = expand_function(self.tape, node)
         inner = _Sweep(self.tape, _active(self.tape, body.nodes, self.active & set(node.inputs)))
+        self.tape.active |= inner.active
         for output, dy in zip(body.outputs, dys, strict=False):
             if dy is not None:
                 inner.cotangents[output] = [dy]
@@ -217,7 +220,7 @@ def _sweep(graph: Graph, input: str) -> _Sweep:
         raise ModelError(f"the model has no input {input!r}; choose one of: {', '.join(known)}")
     tape = Tape(graph)
     sources = {input} if graph.type(input).elem in FLOATS else set()
-    active = _active(tape, graph.nodes, sources)
+    tape.active = active = _active(tape, graph.nodes, sources)
     sweep = _Sweep(tape, active)
     if graph.output in active:
         sweep.cotangent = tape.fresh("cotangent")

@@ -1,4 +1,4 @@
-"""Operators that ONNX defines by other operators: their definition, written onto the tape.
+"""Operators that ONNX, or a family of rules, defines by others: the definition, on the tape.
 
 The deployed graph keeps the operator itself; only its derivative goes through the definition,
 recomputed in the backward graph from the operator's saved inputs.
@@ -6,15 +6,17 @@ recomputed in the backward graph from the operator's saved inputs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import onnx
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from ibisa_onnx.autodiff.inference import infer_types
 from ibisa_onnx.autodiff.node import Node, evaluate, opsets_of
+from ibisa_onnx.autodiff.registry import Definition
 from ibisa_onnx.autodiff.tape import OPSET, Tape
 from ibisa_onnx.autodiff.types import TensorType, value_info
 from ibisa_onnx.errors import UnsupportedOperatorError
@@ -41,8 +43,19 @@ def expand_function(tape: Tape, node: Node) -> Body:
     body = tuple(_instances(tape, function, node, names))
     for child in body:
         tape.write(child.proto)
-    _declare(tape, node, body, function)
+    _declare(tape, node, body, function.opset_import)
     return Body(body, tuple(names.get(output, "") for output in function.output))
+
+
+def write_out(tape: Tape, node: Node, definition: Definition) -> Body | None:
+    """Let one of our own definitions write an operator onto the tape; None if it does not apply."""
+    start = len(tape.nodes)
+    outputs = definition(tape, node)
+    if outputs is None:
+        return None
+    body = tuple(tape.nodes[start:])
+    _declare(tape, node, body, [helper.make_opsetid("", OPSET)])
+    return Body(body, tuple(outputs))
 
 
 def is_function(tape: Tape, node: Node) -> bool:
@@ -148,11 +161,19 @@ def _is_known(child: Node) -> bool:
     return child.attributes.keys() <= ours.attributes.keys()
 
 
-def _declare(tape: Tape, node: Node, body: Sequence[Node], function: onnx.FunctionProto) -> None:
+def _declare(
+    tape: Tape, node: Node, body: Sequence[Node], imports: Iterable[onnx.OperatorSetIdProto]
+) -> None:
     skeleton = onnx.ModelProto(ir_version=10)
-    opsets = tape.graph.opsets | opsets_of(function.opset_import)
+    opsets = tape.graph.opsets | opsets_of(imports)
     skeleton.opset_import.extend(helper.make_opsetid(*pair) for pair in opsets.items())
     skeleton.graph.input.extend(value_info(x, tape.type(x)) for x in node.inputs if x)
+    constants = dict.fromkeys(x for child in body for x in child.uses if x in tape.literals)
+    skeleton.graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(tape.literals[x], order="C"), x)
+        for x in constants
+        if x not in node.inputs
+    )
     types, values = infer_types(skeleton, body)
     for child in body:
         if child.op_type == "Constant":

@@ -10,6 +10,12 @@ Cotangents = Sequence[str | None]
 
 RuleFunction = Callable[..., Cotangents]
 
+Definition = Callable[..., Sequence[str] | None]
+"""`definition(tape, node)` writes an operator out in others and names the outputs it gives.
+
+None: this node is not among those that it defines.
+"""
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -30,7 +36,9 @@ class Rules:
 
     def __init__(self, *families: Rules) -> None:
         self._table: dict[str, Rule] = {}
+        self._definitions: dict[str, Definition] = {}
         for family in families:
+            self._definitions |= family._definitions
             for op_type, rule in family:
                 self._add(op_type, rule)
 
@@ -50,6 +58,19 @@ class Rules:
             for op_type in op_types:
                 self._add(op_type, Rule(function, several, inputs))
             return function
+
+        return register
+
+    def definition(self, op_type: str, domain: str = "") -> Definition | None:
+        """What writes an operator out in others, before its rule is asked, or None."""
+        return self._definitions.get(op_type) if domain == "" else None
+
+    def define(self, *op_types: str) -> Callable[[Definition], Definition]:
+        """Register the decorated function as the definition of these operators."""
+
+        def register(definition: Definition) -> Definition:
+            self._definitions |= dict.fromkeys(op_types, definition)
+            return definition
 
         return register
 

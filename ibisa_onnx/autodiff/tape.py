@@ -38,6 +38,8 @@ class Tape:
         self.literals: dict[str, Array] = {}
         # Gradients known to be 0 wherever their tensor is: a rule need not mask them again.
         self.vanishing: set[str] = set()
+        # The tensors that a gradient is wanted of; the driver fills this in.
+        self.active: set[str] = set()
         # Gradients that a Where has put to 0 in places where their tensor may be NaN.
         self.guarded: set[str] = set()
         self._types: dict[str, TensorType] = {}
@@ -82,6 +84,8 @@ class Tape:
         if key not in self._known:
             self._known[key] = self.fresh("constant")
             self.literals[self._known[key]] = value
+            elem = helper.np_dtype_to_tensor_dtype(value.dtype)
+            self._types[self._known[key]] = TensorType(elem, value.shape)
         return self._known[key]
 
     def scalar(self, value: float, like: str) -> str:

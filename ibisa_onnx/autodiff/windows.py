@@ -14,6 +14,7 @@ import numpy as np
 
 from ibisa_onnx.autodiff.node import Node
 from ibisa_onnx.autodiff.tape import Operand, Tape
+from ibisa_onnx.autodiff.types import Dimension
 from ibisa_onnx.errors import UnsupportedOperatorError
 
 Offset = tuple[int, ...]
@@ -42,7 +43,10 @@ class Windows:
         extents = [d * (k - 1) + 1 for d, k in zip(dilations, kernel, strict=True)]
         pads = _pads(tape, node, strides, extents)
         before, after = tuple(pads[:n]), tuple(pads[n:])
-        return cls(node.input(0), node.outputs[0], tuple(kernel), strides, dilations, before, after)
+        x, y = node.input(0), node.outputs[0]
+        if node.attribute("ceil_mode", 0):
+            _require_starts_inside(tape.dims(x), tape.dims(y), strides, before)
+        return cls(x, y, tuple(kernel), strides, dilations, before, after)
 
     @property
     def extents(self) -> tuple[int, ...]:
@@ -231,6 +235,16 @@ def _total(tape: Tape, parts: list[str]) -> str:
     return parts[0] if len(parts) == 1 else tape.op("Sum", *parts)
 
 
+def _require_starts_inside(
+    x: Sequence[Dimension], y: Sequence[Dimension], strides: Sequence[int], before: Sequence[int]
+) -> None:
+    """Refuse a last window in the padding: ONNX's shapes count it, ONNX Runtime does not."""
+    for side, count, stride, pad in zip(x[2:], y[2:], strides, before, strict=True):
+        known = isinstance(side, int) and isinstance(count, int)
+        if known and (count - 1) * stride >= side + pad:  # type: ignore[operator]
+            raise UnsupportedOperatorError("ceil_mode with a window that starts in the padding")
+
+
 def _pads(tape: Tape, node: Node, strides: Sequence[int], extents: Sequence[int]) -> list[int]:
     """The padding of all axes before, then of all axes after."""
     mode = node.attribute("auto_pad", "NOTSET")
@@ -238,6 +252,8 @@ def _pads(tape: Tape, node: Node, strides: Sequence[int], extents: Sequence[int]
         return list(node.attribute("pads", [0] * 2 * len(strides)))
     if mode == "VALID":
         return [0] * 2 * len(strides)
+    if max(node.attribute("dilations", [1])) > 1:  # ONNX and ONNX Runtime disagree
+        raise UnsupportedOperatorError(f"auto_pad {mode} with dilations is not covered")
     before, after = [], []
     for side, stride, extent in zip(tape.dims(node.input(0))[2:], strides, extents, strict=True):
         if stride > 1 and not isinstance(side, int):

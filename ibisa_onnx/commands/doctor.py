@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -10,6 +11,7 @@ import click
 from ibisa_onnx.commands.console import Console, console_options, rows
 
 if TYPE_CHECKING:
+    from ibisa_onnx.gradients.cache import Usage
     from ibisa_onnx.model import RuntimeReport
 
 
@@ -20,12 +22,18 @@ def command(console: Console) -> None:
 
     Exit code 1 where no model could be run, or where several builds overwrite each other.
     """
+    from ibisa_onnx.gradients.cache import cache_folder, usage
     from ibisa_onnx.model import runtime_report
 
     report = runtime_report()
     problems = _problems(report)
-    data = {**asdict(report), "problems": problems}
-    console.result(_text(report, problems), data, bare="\n".join(problems))
+    folder = cache_folder()
+    kept = usage(folder) if folder else None
+    cache = {"folder": str(folder), **asdict(kept)} if kept else None
+    data = {**asdict(report), "cache": cache, "problems": problems}
+    console.result(
+        _text(report, _cache_text(folder, kept), problems), data, bare="\n".join(problems)
+    )
     if problems:
         raise click.exceptions.Exit(1)
 
@@ -44,7 +52,13 @@ def _problems(report: RuntimeReport) -> list[str]:
     return problems
 
 
-def _text(report: RuntimeReport, problems: list[str]) -> str:
+def _cache_text(folder: Path | None, kept: Usage | None) -> str:
+    if kept is None:
+        return "off"
+    return f"{folder}: {kept.files} gradients, {kept.bytes / 1e6:.1f} MB"
+
+
+def _text(report: RuntimeReport, cache: str, problems: list[str]) -> str:
     builds = [f"{name} {version}" for name, version in report.builds.items()]
     cuda = f"{'works' if report.cuda.ran else 'does not run'}: {report.cuda.reason}"
     versions = [f"{name} {version}" for name, version in report.versions.items()]
@@ -53,6 +67,7 @@ def _text(report: RuntimeReport, problems: list[str]) -> str:
             ("ONNX Runtime", ", ".join(builds) or "none installed"),
             ("providers", ", ".join(report.providers) or "none"),
             ("CUDA", cuda),
+            ("cache", cache),
             ("versions", ", ".join(versions)),
         ],
         indent=0,

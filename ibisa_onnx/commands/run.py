@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     "--budget", type=click.IntRange(15), help="At most so many forward passes when forward-only."
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--no-cache", is_flag=True, help="Keep no gradient for the next time, nor use one.")
 @console_options
 def command(
     console: Console,
@@ -70,6 +71,7 @@ def command(
     surrogate: str | None,
     budget: int | None,
     seed: int,
+    no_cache: bool,
 ) -> None:
     """Explain which pixels MODEL needed for its answer on each IMAGE.
 
@@ -89,7 +91,9 @@ def command(
     )
     console = _free_stdout(console) if where.to_stdout else console
     where.check()
-    explainer = choice.explainer(gradient=gradient, surrogate=surrogate, budget=budget)
+    explainer = choice.explainer(
+        gradient=gradient, surrogate=surrogate, budget=budget, cache=not no_cache
+    )
     work = Work(console, explainer, where, [_target(each) for each in targets] or None, seed)
     failed = [each for each in pictures if not work.explain(each, alone=len(pictures) == 1)]
     if failed:
@@ -128,7 +132,7 @@ class Work:
 
     def _deliver(self, picture: str, explanation: Explanation, *, first: bool) -> None:
         """Write one explanation and say so."""
-        from ibisa_onnx.explanation import write_files
+        from ibisa_onnx.writing import write_files
 
         target = explanation.target
         paths = self.where.of(picture, target.index, target.label)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ibisa_onnx.errors import GradientError, IbisaError
@@ -13,9 +14,10 @@ if TYPE_CHECKING:
     import torch
 
     from ibisa_onnx.bottleneck import Bottleneck
+    from ibisa_onnx.gradients.vector_jacobian import VectorJacobian
     from ibisa_onnx.model.session import DeployedModel
 
-    Source = Callable[[Bottleneck], Callable[[torch.Tensor], torch.Tensor]]
+    Source = Callable[[Bottleneck], VectorJacobian]
 
 GRADIENTS = ("auto", "exact", "surrogate", "forward-only")
 _REFUSAL = "no exact gradient: "
@@ -25,8 +27,8 @@ _REFUSAL = "no exact gradient: "
 class GradientPath:
     """A source of gradients, by name, with the reason for it.
 
-    `source` gives for a bottleneck the function from masks [N, 1, h, w] to raw outputs,
-    differentiable by torch; None where there is no gradient. `tolerance` is how far its
+    `source` gives for a bottleneck the function from masks [N, 1, h, w] to raw outputs, which can
+    be pulled back through; None where there is no gradient. `tolerance` is how far its
     probabilities may be from the deployed model's.
     """
 
@@ -56,8 +58,11 @@ def choose_gradient(
     model: DeployedModel,
     output: str,
     surrogate: str | os.PathLike[str] | torch.nn.Module | None,
+    cache: Path | None = None,
 ) -> GradientPath:
     """Open the source of gradients that was asked for, or under "auto" the best there is.
+
+    `cache` is the folder where exact gradients are kept, None for nowhere.
 
     Raises
     ------
@@ -70,9 +75,9 @@ def choose_gradient(
     if wanted == "forward-only":
         return forward_only("asked for")
     if wanted == "exact":
-        return _exact(model, output, "asked for")
+        return _exact(model, output, "asked for", cache)
     try:
-        return _exact(model, output, "every operator has a rule")
+        return _exact(model, output, "every operator has a rule", cache)
     except IbisaError as error:
         return forward_only(_reason(error))
 
@@ -91,7 +96,8 @@ def _surrogate(
     return GradientPath("surrogate", "a surrogate was given", opened, tolerance=0.05)
 
 
-def _exact(model: DeployedModel, output: str, reason: str) -> GradientPath:
+def _exact(model: DeployedModel, output: str, reason: str, cache: Path | None) -> GradientPath:
+    from ibisa_onnx.gradients.cache import GradientCache
     from ibisa_onnx.gradients.exact import ExactGradient
 
     dtypes = {each.name: each.dtype for each in model.signature.outputs}
@@ -101,5 +107,5 @@ def _exact(model: DeployedModel, output: str, reason: str) -> GradientPath:
                 f"{_REFUSAL}{name} is {dtype}, and integers have no gradient; "
                 "use --gradient forward-only"
             )
-    opened = ExactGradient(model, output)
+    opened = ExactGradient(model, output, GradientCache(cache) if cache else None)
     return GradientPath("exact", reason, opened, tolerance=1e-2 if opened.half else 1e-3)

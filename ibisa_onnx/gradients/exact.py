@@ -7,22 +7,21 @@ computed twice and nothing copied.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-import torch
 
 from ibisa_onnx.autodiff import Derivative, differentiate
 from ibisa_onnx.bottleneck import Bottleneck
-from ibisa_onnx.errors import GradientError, IbisaError, ModelError
+from ibisa_onnx.errors import GradientError, IbisaError, ModelError, ResultError
+from ibisa_onnx.gradients.cache import GradientCache
 from ibisa_onnx.gradients.masked_graph import Names, insert_bottleneck
-from ibisa_onnx.gradients.shell import differentiable
 from ibisa_onnx.model.files import essence
 from ibisa_onnx.model.providers import import_onnxruntime
 from ibisa_onnx.model.session import DeployedModel
+from ibisa_onnx.model.weights import Weights, missing_weights, read_weights, take_weights
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -49,6 +48,8 @@ class ExactGradient:
         The model; its passes are counted there.
     output
         The output's name.
+    cache
+        Where graphs that were built before are kept; None: nowhere.
 
     Raises
     ------
@@ -59,7 +60,9 @@ class ExactGradient:
         ONNX Runtime refuses a graph.
     """
 
-    def __init__(self, model: DeployedModel, output: str) -> None:
+    def __init__(
+        self, model: DeployedModel, output: str, cache: GradientCache | None = None
+    ) -> None:
         proto = model.proto()
         if proto is None:
             raise GradientError(
@@ -67,24 +70,21 @@ class ExactGradient:
             )
         self.model = model
         self.names = Names.free_in(proto, model.image)
-        self.half = _uses_half(proto)
-        insert_bottleneck(proto, model.image, self.names)
-        derivative = _differentiate(proto, self.names.mask, output)
+        derivative, weights = _derivative(model, output, proto, self.names, cache)
+        del proto
+        self.half = _uses_half(derivative.forward)
         self.output, self.saved = derivative.output, derivative.saved
         self.cotangent, self.gradient = derivative.cotangent, derivative.gradient
-        # Each graph holds the weights once more, so it goes as soon as its session is open.
-        graphs = [derivative.backward, derivative.forward]
-        del proto, derivative
-        self.forward = model.new_session(graphs.pop())
-        self.backward = model.new_session(graphs.pop())
+        self.forward = model.new_session(derivative.forward, weights)
+        self.backward = model.new_session(derivative.backward, weights)
 
-    def __call__(self, bottleneck: Bottleneck) -> Callable[[torch.Tensor], torch.Tensor]:
+    def __call__(self, bottleneck: Bottleneck) -> _MaskedModel:
         """Return the function from masks [N, 1, h, w] to raw outputs [N, K] of one bottleneck."""
-        return differentiable(_MaskedModel(self, bottleneck))
+        return _MaskedModel(self, bottleneck)
 
 
 class _MaskedModel:
-    """Masks of one bottleneck through the model and back: a `shell.VectorJacobian`.
+    """Masks of one bottleneck through the model and back: a `VectorJacobian`.
 
     Buffers that nobody can ask a gradient of any more are used again, so that a step allocates
     nothing, and steps in turn need the memory of one.
@@ -199,6 +199,37 @@ class _Buffers:
         filled = np.zeros_like(raw)
         filled.reshape(len(raw), -1)[: len(cotangent)] = cotangent / scale
         return filled, scale
+
+
+def _derivative(
+    model: DeployedModel,
+    output: str,
+    proto: onnx.ModelProto,
+    names: Names,
+    cache: GradientCache | None,
+) -> tuple[Derivative, Weights]:
+    """Return the two graphs without weights, built or found in the cache, and the weights."""
+    made_from = (model.sha256 or "", repr(model.image), output) if cache else ()
+    derivative = cache.load(*made_from) if cache else None
+    if derivative is not None:
+        return derivative, _weights(derivative, proto)
+    known = {tensor.name for tensor in proto.graph.initializer}
+    insert_bottleneck(proto, model.image, names)
+    derivative = _differentiate(proto, names.mask, output)
+    take_weights(derivative.forward, known)
+    take_weights(derivative.backward, known)
+    if cache:
+        try:
+            cache.store(derivative, *made_from)
+        except ResultError as error:
+            model.warnings.append(f"the gradient is not kept for the next time: {error}")
+    return derivative, _weights(derivative, proto)
+
+
+def _weights(derivative: Derivative, proto: onnx.ModelProto) -> Weights:
+    """Return those of a model's weights that the graphs need."""
+    graphs = (derivative.forward, derivative.backward)
+    return read_weights(proto, set().union(*map(missing_weights, graphs)))
 
 
 def _differentiate(model: onnx.ModelProto, mask: str, output: str) -> Derivative:

@@ -16,12 +16,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import cv2
 import numpy as np
 import numpy.typing as npt
-import torch
-import torch.nn.functional as F
 
-from ibisa_onnx.bottleneck import Bottleneck, grid_shape
+from ibisa_onnx.bottleneck import Bottleneck, Floats, grid_shape, sigmoid
 from ibisa_onnx.gradients.masks import smooth_masks
 
 Array = npt.NDArray[np.float64]
@@ -44,7 +43,7 @@ def keep_probability(
     progress: Callable[[], None],
     *,
     batch: int = 8,
-) -> torch.Tensor:
+) -> Floats:
     """Estimate the keep-probability from an even number of forward passes.
 
     Parameters
@@ -64,21 +63,24 @@ def keep_probability(
 
     Returns
     -------
-    torch.Tensor
-        lambda, float32 [1, 1, h, w] in 0..1.
+    float32 [h, w]
+        The keep-probability lambda, in 0..1.
     """
-    height, width = bottleneck.image.shape[2:]
-    shape = grid_shape(height, width, _CELLS)
+    size = bottleneck.size
+    shape = grid_shape(*size, _CELLS)
     masks, scores = [], []
-    for mask in smooth_masks(rng, max(2, budget // 2), (height, width), max(1, batch // 2)):
-        both = torch.cat([mask, 1 - mask])
-        scores.append(query(bottleneck.through(both).numpy()))
-        masks.append(F.adaptive_avg_pool2d(both, shape).flatten(1).double().numpy())
+    for mask in smooth_masks(rng, max(2, budget // 2), size, max(1, batch // 2)):
+        both = np.concatenate([mask, 1 - mask])
+        scores.append(query(bottleneck.through(both)))
+        masks += [
+            cv2.resize(each, shape[::-1], interpolation=cv2.INTER_AREA) for each in both[:, 0]
+        ]
         for _ in range(len(both)):
             progress()
-    effect = regress(np.concatenate(masks), np.concatenate(scores), shape)
+    seen = np.stack(masks).reshape(len(masks), -1).astype(np.float64)
+    effect = regress(seen, np.concatenate(scores), shape)
     logits = _PRIOR_LOGIT + _STRONGEST * effect / max(float(effect.max()), 1e-300)
-    return torch.sigmoid(torch.from_numpy(logits.astype(np.float32)))[None, None]
+    return sigmoid(logits.astype(np.float32))
 
 
 def regress(masks: Array, scores: Array, shape: tuple[int, int]) -> Array:

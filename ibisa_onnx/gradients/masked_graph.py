@@ -1,7 +1,7 @@
 """The bottleneck as a part of an ONNX graph: a mask goes in where the image went in.
 
-Only masks, a few kilobytes, then travel between torch and the device at each step; the image and
-the baseline are handed over once. The same formula for torch is `bottleneck.Bottleneck.through`.
+Only masks, a few kilobytes, then travel to the device and back at each step; the image and
+the baseline are handed over once. The same formula in NumPy is `bottleneck.Bottleneck.through`.
 """
 
 from __future__ import annotations
@@ -43,14 +43,13 @@ class Names:
         self, bottleneck: Bottleneck, grid: tuple[int, int]
     ) -> dict[str, npt.NDArray[np.float32]]:
         """Return what the model takes beside masks of `grid` (rows, columns) cells, by name."""
-        rows, columns = interpolation(grid, bottleneck.image.shape[2:])
-        values = {
+        rows, columns = interpolation(grid, bottleneck.size)
+        return {
             self.rows: rows,
-            self.columns: columns.T.contiguous(),
+            self.columns: np.ascontiguousarray(columns.T),
             self.baseline: bottleneck.baseline,
             self.difference: bottleneck.image - bottleneck.baseline,
         }
-        return {name: value.numpy() for name, value in values.items()}
 
 
 def insert_bottleneck(model: onnx.ModelProto, image: ImageInput, names: Names) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import cv2
 import numpy as np
-import torch
-import torch.nn.functional as F
+
+from ibisa_onnx.bottleneck import Floats, sigmoid
 
 _CELLS = 8  # on the longer side: the masks' own grid, near the 7 of RISE
 _SHARPNESS = 3.0  # of the sigmoid over unit normal noise: most pixels are below 0.2 or above 0.8
@@ -14,7 +15,7 @@ _SHARPNESS = 3.0  # of the sigmoid over unit normal noise: most pixels are below
 
 def smooth_masks(
     rng: np.random.Generator, count: int, size: tuple[int, int], batch: int
-) -> Iterator[torch.Tensor]:
+) -> Iterator[Floats]:
     """Draw masks: normal noise on a coarse grid, shifted at random, interpolated and squashed.
 
     The complement of a mask has the same distribution. What is drawn does not depend on the batch.
@@ -25,15 +26,14 @@ def smooth_masks(
     """
     cell = max(1, -(-max(size) // _CELLS))
     rows, columns = (-(-side // cell) + 3 for side in size)
-    noise = torch.from_numpy(rng.standard_normal((count, 1, rows, columns)).astype(np.float32))
+    noise = rng.standard_normal((count, rows, columns)).astype(np.float32)
     shifts = rng.integers(cell, size=(count, 2))
     for begin in range(0, count, batch):
         block = slice(begin, begin + batch)
-        masks = torch.empty(len(shifts[block]), 1, *size)
+        masks = np.empty((len(shifts[block]), 1, *size), np.float32)
         for mask, field, (top, left) in zip(
             masks, noise[block], shifts[block] + cell // 2, strict=True
         ):
-            large = F.interpolate(field[None], scale_factor=float(cell), mode="bicubic")
-            cut = large[0, :, top : top + size[0], left : left + size[1]]
-            mask[:] = torch.sigmoid(_SHARPNESS * cut)
+            large = cv2.resize(field, (columns * cell, rows * cell), interpolation=cv2.INTER_CUBIC)
+            mask[0] = sigmoid(_SHARPNESS * large[top : top + size[0], left : left + size[1]])
         yield masks

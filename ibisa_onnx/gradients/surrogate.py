@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from ibisa_onnx.bottleneck import Bottleneck
 from ibisa_onnx.errors import GradientError
+from ibisa_onnx.gradients.shell import Differentiated
 from ibisa_onnx.model.passes import PassCounter
 
 
@@ -43,12 +46,12 @@ class SurrogateGradient:
         self._module = module
         self._device = next((each.device for each in module.parameters()), torch.device("cpu"))
 
-    def __call__(self, bottleneck: Bottleneck) -> Callable[[torch.Tensor], torch.Tensor]:
+    def __call__(self, bottleneck: Bottleneck) -> _MaskedSurrogate:
         """Return the function from masks [N, 1, h, w] to raw scores of one bottleneck."""
-        return lambda masks: self.scores(bottleneck.through(masks))
+        return _MaskedSurrogate(self, bottleneck, self._passes)
 
     def scores(self, images: torch.Tensor) -> torch.Tensor:
-        """Return raw scores, float32 [N, K, ...], of images [N, C, H, W]; differentiable."""
+        """Return raw scores, float32 [N, K], of images [N, C, H, W]; differentiable."""
         try:
             raw = self._module(images.to(self._device))
         except Exception as error:
@@ -61,10 +64,29 @@ class SurrogateGradient:
                 f"the surrogate returns {type(raw).__name__}; it must return one tensor of scores"
             )
         self._passes.count_forward(len(images))
-        scores = raw.float().cpu()
-        if scores.requires_grad:  # on the CPU, so that it is counted in the caller's thread
-            scores.register_hook(lambda _: self._passes.count_backward(len(images)))  # type: ignore[no-untyped-call]
-        return scores
+        return raw.reshape(len(images), -1).float().cpu()
+
+
+class _MaskedSurrogate:
+    """Masks of one bottleneck through the surrogate and back: a `VectorJacobian`."""
+
+    def __init__(
+        self, source: SurrogateGradient, bottleneck: Bottleneck, passes: PassCounter
+    ) -> None:
+        self._scores, self._bottleneck = Differentiated(source.scores), bottleneck
+        self._passes = passes
+
+    def forward(self, masks: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], Any]:
+        """Return raw scores, float32 [N, K], of masks [N, 1, h, w], and what `backward` needs."""
+        scores, saved = self._scores.forward(self._bottleneck.through(masks))
+        return scores, (saved, masks.shape[2:])
+
+    def backward(self, saved: Any, cotangent: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return the masks' cotangent, float32 [N, 1, h, w], from the scores' [N, K]."""
+        graph, grid = saved
+        images = self._scores.backward(graph, cotangent)
+        self._passes.count_backward(len(images))
+        return self._bottleneck.pull(images, grid)
 
 
 def _check_at_rest(module: torch.nn.Module) -> None:

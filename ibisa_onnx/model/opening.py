@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ibisa_onnx.errors import ModelError
-from ibisa_onnx.model.files import ModelFile, external_tensors
-from ibisa_onnx.model.providers import import_onnxruntime
+from ibisa_onnx.model.files import ModelFile, essence, external_tensors
+from ibisa_onnx.model.providers import CPU, import_onnxruntime
 
 if TYPE_CHECKING:
     import onnx
     import onnxruntime
+
+    from ibisa_onnx.model.weights import Weights
 
 ONLY_FATAL = 4  # errors come as exceptions; warnings are for whoever exported the model
 _EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
@@ -45,8 +47,12 @@ def create_session(
     providers: Sequence[str | tuple[str, dict[str, str]]],
     threads: int | None,
     external_folder: Path | None = None,
+    weights: Weights | None = None,
 ) -> onnxruntime.InferenceSession:
-    """Create a session that never falls back to another provider and logs nothing but crashes."""
+    """Create a session that never falls back to another provider and logs nothing but crashes.
+
+    `weights` are initializers that were taken out of the graph; they are not copied.
+    """
     runtime = import_onnxruntime()
     options = runtime.SessionOptions()
     options.log_severity_level = ONLY_FATAL
@@ -57,8 +63,13 @@ def create_session(
         options.intra_op_num_threads = threads
     if external_folder is not None:
         options.add_session_config_entry(_EXTERNAL_FOLDER, str(external_folder.resolve()))
+    values = {name: runtime.OrtValue.ortvalue_from_numpy(w) for name, w in (weights or {}).items()}
+    if values:
+        options.add_external_initializers(list(values), list(values.values()))
     # Without `enable_fallback=0` a failing provider is printed to stdout and replaced.
-    return runtime.InferenceSession(source, options, providers=providers, enable_fallback=0)
+    session = runtime.InferenceSession(source, options, providers=providers, enable_fallback=0)
+    session.given_weights = values  # it reads them where they are, and does not keep them itself
+    return session
 
 
 def serialise(model: onnx.ModelProto, label: str) -> bytes:
@@ -71,3 +82,24 @@ def serialise(model: onnx.ModelProto, label: str) -> bytes:
         raise ModelError(
             f"{label} holds 2 GB or more in one file; save its weights as external data"
         ) from error
+
+
+def check_opens(model: onnx.ModelProto, label: str, folder: Path | None) -> bytes:
+    """Return the bytes of a graph, once ONNX Runtime has opened them.
+
+    `folder` is where its external weights are; `label` is what the model it was made from is
+    called.
+
+    Raises
+    ------
+    ModelError
+        The graph holds 2 GB or more, or ONNX Runtime refuses it.
+    """
+    data = serialise(model, label)
+    try:
+        create_session(data, [CPU], None, folder)
+    except Exception as error:
+        raise ModelError(
+            f"ONNX Runtime cannot open a graph made from {label}: {essence(error)}"
+        ) from error
+    return data

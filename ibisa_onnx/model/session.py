@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     import onnx
     import onnxruntime
 
+    from ibisa_onnx.model.weights import Weights
+
 _NUMPY_NAMES = {"float": "float32", "double": "float64"}
 
 
@@ -259,28 +261,50 @@ class DeployedModel:
                 feed[tensor.name] = np.repeat(value, batch, axis=0) if repeat else value
         return feed
 
-    def new_session(self, model: onnx.ModelProto) -> onnxruntime.InferenceSession:
+    def new_session(
+        self, model: onnx.ModelProto, weights: Weights | None = None
+    ) -> onnxruntime.InferenceSession:
         """Open a graph derived from this model on the same runtime: providers, options, threads.
 
         External weights are found where this model's are.
+
+        Parameters
+        ----------
+        model
+            The graph; it may be changed.
+        weights
+            Those that were taken out of it, by name; more do no harm.
 
         Raises
         ------
         ModelError
             The graph cannot be serialised or opened.
         """
-        options = self.session.get_provider_options()
-        for each in options.values():  # a captured graph wants inputs that stay where they are
-            each.pop("enable_cuda_graph", None)
-        providers = [(name, options.get(name, {})) for name in self.providers]
+        given = self._weights_for(model, weights or {})
         data = serialise(without_initializer_inputs(model), self.file.label)
         del model  # so that only one copy of its weights is there while the session is made
         try:
-            return create_session(data, providers, self._threads, self.folder)
+            return create_session(data, self._providers(), self._threads, self.folder, given)
         except Exception as error:
             raise ModelError(
                 f"ONNX Runtime cannot open a graph made from {self.file.label}: {essence(error)}"
             ) from error
+
+    def _providers(self) -> list[tuple[str, dict[str, str]]]:
+        """Return the providers of the session with their options."""
+        options = self.session.get_provider_options()
+        for each in options.values():  # a captured graph wants inputs that stay where they are
+            each.pop("enable_cuda_graph", None)
+        return [(name, options.get(name, {})) for name in self.providers]
+
+    def _weights_for(self, model: onnx.ModelProto, weights: Weights) -> Weights:
+        """Return the weights to hand over as values; other providers get them in the graph."""
+        from ibisa_onnx.model.weights import give_weights, missing_weights
+
+        if set(self.providers) <= {CPU, CUDA}:
+            return {name: weights[name] for name in missing_weights(model)}
+        give_weights(model, weights)
+        return {}
 
     def _check_images(self, images: npt.NDArray[np.float32]) -> None:
         """Raise where shape or dtype are not what `run` promises to take."""

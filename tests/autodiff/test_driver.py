@@ -457,7 +457,7 @@ def test_integer_input_is_refused(build):
 
 
 def test_uncovered_attributes_are_refused(build):
-    node = helper.make_node("Conv", ["x", "w"], ["y"], strides=[2, 2], auto_pad="SAME_UPPER")
+    node = helper.make_node("Conv", ["x", "w"], ["y"], dilations=[2, 2], auto_pad="SAME_UPPER")
     x = np.zeros((1, 1, 4, 4), np.float32)
     model = build([node], x, {"w": np.ones((1, 1, 3, 3))}, 17, ["N", 1, "H", "W"])
     (missing,) = missing_rules(model, "x", "y")

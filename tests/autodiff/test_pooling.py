@@ -6,6 +6,7 @@ import pytest
 from onnx import helper
 
 from ibisa_onnx.autodiff import differentiate
+from ibisa_onnx.errors import UnsupportedOperatorError
 
 WINDOWS = [
     {"kernel_shape": [2, 2], "strides": [2, 2]},
@@ -48,13 +49,22 @@ def test_average_pool(check, spread, attributes, padded, is_open):
     check(node, spread(2, 2, 7, 8), opset=19, dims=dims, step=0.5)
 
 
-@pytest.mark.parametrize("op_type", ["MaxPool", "AveragePool"])
+@pytest.mark.parametrize("is_open", [False, True])
+@pytest.mark.parametrize("kernel", [[3, 3], [2, 4]])
+@pytest.mark.parametrize(
+    ("op_type", "extra"),
+    [
+        ("MaxPool", {}),
+        ("AveragePool", {}),
+        ("AveragePool", {"count_include_pad": 1}),
+        ("LpPool", {}),
+    ],
+)
 @pytest.mark.parametrize("mode", ["SAME_UPPER", "SAME_LOWER"])
-def test_pool_same(check, spread, op_type, mode):
-    node = helper.make_node(
-        op_type, ["x"], ["y"], kernel_shape=[3, 3], strides=[2, 2], auto_pad=mode
-    )
-    check(node, spread(1, 2, 7, 6), step=1e-3)
+def test_pool_same(check, spread, op_type, extra, mode, kernel, is_open):
+    attributes = {"kernel_shape": kernel, "strides": [2, 3], "auto_pad": mode, **extra}
+    node = helper.make_node(op_type, ["x"], ["y"], **attributes)
+    check(node, spread(1, 2, 7, 6), dims=OPEN if is_open else None, step=1e-3)
 
 
 @pytest.mark.parametrize("op_type", ["MaxPool", "AveragePool"])
@@ -66,7 +76,7 @@ def test_pool_of_other_ranks(check, spread, op_type, shape):
 
 
 @pytest.mark.parametrize("is_open", [False, True])
-@pytest.mark.parametrize("op_type", ["GlobalAveragePool", "GlobalMaxPool"])
+@pytest.mark.parametrize("op_type", ["GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"])
 def test_global_pool(check, spread, op_type, is_open):
     dims = OPEN if is_open else None
     check(helper.make_node(op_type, ["x"], ["y"]), spread(2, 2, 3, 4), dims=dims, step=1e-3)
@@ -76,6 +86,48 @@ def test_global_pool(check, spread, op_type, is_open):
 def test_lp_pool(check, spread, p):
     node = helper.make_node("LpPool", ["x"], ["y"], kernel_shape=[3, 2], strides=[2, 2], p=p)
     check(node, spread(1, 2, 7, 6))
+    check(helper.make_node("GlobalLpPool", ["x"], ["y"], p=p), spread(1, 2, 3, 4))
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"ceil_mode": 1, "pads": [1, 1, 1, 1]},
+        {"dilations": [2, 1]},
+        {"dilations": [2, 2], "pads": [1, 0, 1, 1], "ceil_mode": 1},
+    ],
+)
+@pytest.mark.parametrize("op_type", ["AveragePool", "LpPool"])
+def test_dilated_pools(check, spread, op_type, attributes, is_open):
+    attributes = {"kernel_shape": [3, 2], "strides": [2, 2], **attributes}
+    node = helper.make_node(op_type, ["x"], ["y"], **attributes)
+    check(node, spread(1, 2, 7, 6), opset=19, dims=OPEN if is_open else None)
+
+
+@pytest.mark.parametrize("sized", [False, True])
+def test_max_unpool(check, spread, sized):
+    """To the shape that its windows give, or to a larger one, in which indices count."""
+    inputs = ["x", "i", "shape"] if sized else ["x", "i"]
+    node = helper.make_node("MaxUnpool", inputs, ["y"], kernel_shape=[2, 2], strides=[2, 2])
+    constants = {"i": np.array([5, 7, 13, 15, 16, 19, 26, 29]).reshape(1, 2, 2, 2)}
+    if sized:
+        constants["shape"] = np.array([1, 2, 5, 5])
+    check(node, spread(1, 2, 2, 2), constants)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "words"),
+    [
+        ({"auto_pad": "SAME_UPPER", "dilations": [2, 2]}, "with dilations"),
+        ({"ceil_mode": 1, "strides": [3, 3], "pads": [0, 0, 1, 1]}, "starts in the padding"),
+    ],
+)
+def test_refusals(build, spread, attributes, words):
+    node = helper.make_node("MaxPool", ["x"], ["y"], kernel_shape=[2, 2], **attributes)
+    model = build([node], spread(1, 2, 9, 9), {}, 12, None)
+    with pytest.raises(UnsupportedOperatorError, match=words):
+        differentiate(model, "x", "y")
 
 
 def test_ties_of_max_pooling_keep_the_sum(build):

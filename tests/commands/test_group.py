@@ -31,7 +31,7 @@ def failing(monkeypatch):
 def test_help_names_every_verb(cli):
     result = cli("--help")
     assert result.code == 0
-    for verb in ("run", "inspect", "demo", "doctor"):
+    for verb in ("run", "inspect", "gradient", "demo", "doctor"):
         assert f"  {verb} " in result.out
         assert cli(verb, "--help").code == 0
     assert cli().out == result.out
@@ -43,7 +43,9 @@ def test_version_goes_to_stdout(cli):
     assert result.out.startswith("ibisa-onnx ")
 
 
-@pytest.mark.parametrize("args", [["--help"], ["--version"], ["run", "--help"]])
+@pytest.mark.parametrize(
+    "args", [["--help"], ["--version"], ["run", "--help"], ["gradient", "--help"]]
+)
 def test_help_and_version_load_nothing_heavy(args):
     code = (
         "import sys; from ibisa_onnx.commands import main\n"

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 from ibisa_onnx.bottleneck import Bottleneck
 from ibisa_onnx.errors import GradientError, ModelError
 from ibisa_onnx.gradients.exact import ExactGradient
+from ibisa_onnx.gradients.shell import differentiable
 from ibisa_onnx.model import DeployedModel
 from ibisa_onnx.model.runtime import cuda_runs_a_node
 
@@ -24,7 +25,7 @@ Function = Callable[[torch.Tensor], torch.Tensor]
 
 
 @pytest.fixture
-def bottleneck(images: torch.Tensor) -> Bottleneck:
+def bottleneck(images: np.ndarray) -> Bottleneck:
     return Bottleneck(images[:1], images[1:])
 
 
@@ -37,7 +38,17 @@ def masks() -> torch.Tensor:
 @pytest.fixture
 def expected(bottleneck: Bottleneck, network: torch.nn.Module) -> Function:
     """What every exact gradient should be: torch's bottleneck, then torch's network."""
-    return lambda masks: network(bottleneck.through(masks))
+    return lambda masks: network(through(bottleneck, masks))
+
+
+def through(bottleneck: Bottleneck, masks: torch.Tensor) -> torch.Tensor:
+    image, baseline = (torch.from_numpy(each) for each in (bottleneck.image, bottleneck.baseline))
+    return torch.lerp(baseline, image, F.interpolate(masks, bottleneck.size, mode="bilinear"))
+
+
+def exact(model: DeployedModel, bottleneck: Bottleneck) -> Function:
+    """Our function from masks to scores, as one of torch."""
+    return differentiable(ExactGradient(model, "scores")(bottleneck))
 
 
 def pulled(function: Function, masks: torch.Tensor) -> torch.Tensor:
@@ -73,7 +84,7 @@ def test_it_agrees_with_torch(
     masks: torch.Tensor,
     options: dict[str, Any],
 ) -> None:
-    function = ExactGradient(deployed(**options), "scores")(bottleneck)
+    function = exact(deployed(**options), bottleneck)
     torch.testing.assert_close(function(masks), expected(masks), rtol=1e-5, atol=1e-5)
     assert_close(pulled(function, masks), pulled(expected, masks), 1e-5)
 
@@ -87,7 +98,7 @@ def test_one_mask_of_any_grid(
     batch: int | str,
     grid: tuple[int, int],
 ) -> None:
-    function = ExactGradient(deployed(batch=batch), "scores")(bottleneck)
+    function = exact(deployed(batch=batch), bottleneck)
     mask = torch.rand(1, 1, *grid, generator=torch.Generator().manual_seed(2))
     assert_close(pulled(function, mask), pulled(expected, mask), 1e-5)
 
@@ -95,7 +106,7 @@ def test_one_mask_of_any_grid(
 def test_half_precision(
     deployed: Deploy, bottleneck: Bottleneck, expected: Function, masks: torch.Tensor
 ) -> None:
-    function = ExactGradient(deployed(half=True), "scores")(bottleneck)
+    function = exact(deployed(half=True), bottleneck)
     assert function(masks).dtype == torch.float32
     assert_close(pulled(function, masks), pulled(expected, masks), 2e-2)
 
@@ -103,7 +114,7 @@ def test_half_precision(
 def test_it_agrees_with_central_differences(
     deployed: Deploy, bottleneck: Bottleneck, masks: torch.Tensor
 ) -> None:
-    function = ExactGradient(deployed(), "scores")(bottleneck)
+    function = exact(deployed(), bottleneck)
     gradient = pulled(function, masks[:1])
 
     def loss(mask: torch.Tensor) -> float:
@@ -131,7 +142,7 @@ def test_it_agrees_with_torch_on_cuda(
     if not cuda_runs_a_node().ran:
         pytest.skip(cuda_runs_a_node().reason)
     model = DeployedModel.open(small_onnx(half=half).SerializeToString(), providers=["cuda"])
-    function = ExactGradient(model, "scores")(bottleneck)
+    function = exact(model, bottleneck)
     for _ in range(3):  # buffers used again
         assert_close(pulled(function, masks), pulled(expected, masks), 2e-2)
 
@@ -140,7 +151,7 @@ def test_extra_inputs_are_fed(
     deployed: Deploy, bottleneck: Bottleneck, expected: Function, masks: torch.Tensor
 ) -> None:
     model = deployed(extra_inputs={"gain": np.full(1, 3.0)})
-    function = ExactGradient(model, "scores")(bottleneck)
+    function = exact(model, bottleneck)
     assert_close(pulled(function, masks), pulled(lambda m: 3 * expected(m), masks), 1e-5)
 
 
@@ -152,20 +163,20 @@ def test_the_size_of_the_cotangent_makes_no_difference(
     for batch in ("n", 3):
         mask = torch.rand(1, 1, 4, 6, generator=torch.Generator().manual_seed(2))
         mask.requires_grad_()
-        function = ExactGradient(deployed(batch=batch), "scores")(bottleneck)
+        function = exact(deployed(batch=batch), bottleneck)
         (found,) = torch.autograd.grad(function(mask)[0, 2] * factor, mask)
         (wanted,) = torch.autograd.grad(expected(mask)[0, 2], mask)
         assert_close(found / factor, wanted, 1e-5)
 
 
 def test_behind_an_open_mask_is_the_deployed_model_bit_for_bit(
-    deployed: Deploy, images: torch.Tensor
+    deployed: Deploy, images: np.ndarray
 ) -> None:
     model = deployed()
-    for image in torch.split(images * 37, 1):
-        function = ExactGradient(model, "scores")(Bottleneck(image, torch.zeros_like(image)))
-        raw = model.run(image.numpy())["scores"]
-        np.testing.assert_array_equal(function(torch.ones(1, 1, 1, 1)), raw)
+    for image in np.split(images * 37, 2):
+        function = ExactGradient(model, "scores")(Bottleneck(image, np.zeros_like(image)))
+        found, _ = function.forward(np.ones((1, 1, 1, 1), np.float32))
+        np.testing.assert_array_equal(found, model.run(image)["scores"])
 
 
 @pytest.mark.parametrize(("batch", "counted"), [("n", 2), (2, 2), (3, 3)])
@@ -177,7 +188,7 @@ def test_passes_are_images_and_padding_counts(
     counted: int,
 ) -> None:
     model = deployed(batch=batch)
-    function = ExactGradient(model, "scores")(bottleneck)
+    function = exact(model, bottleneck)
     assert model.passes.forward == 0
     pulled(function, masks)
     passes = model.passes
@@ -190,7 +201,7 @@ def test_passes_are_images_and_padding_counts(
 def test_a_later_forward_does_not_disturb_an_earlier_gradient(
     deployed: Deploy, bottleneck: Bottleneck, expected: Function, masks: torch.Tensor
 ) -> None:
-    function = ExactGradient(deployed(), "scores")(bottleneck)
+    function = exact(deployed(), bottleneck)
     pulled(function, masks)  # leaves buffers that are used again
     mask = masks[:1].clone().requires_grad_()
     score = function(mask)[0, 2]
@@ -203,7 +214,7 @@ def test_a_later_forward_does_not_disturb_an_earlier_gradient(
 def test_a_gradient_that_may_be_asked_for_again_keeps_its_buffers(
     deployed: Deploy, bottleneck: Bottleneck, masks: torch.Tensor
 ) -> None:
-    function = ExactGradient(deployed(), "scores")(bottleneck)
+    function = exact(deployed(), bottleneck)
     mask = masks[:1].clone().requires_grad_()
     score = function(mask)[0, 2]
     (first,) = torch.autograd.grad(score, mask, retain_graph=True)
@@ -213,14 +224,14 @@ def test_a_gradient_that_may_be_asked_for_again_keeps_its_buffers(
 
 
 def test_two_bottlenecks_do_not_mix(
-    deployed: Deploy, network: torch.nn.Module, images: torch.Tensor, masks: torch.Tensor
+    deployed: Deploy, network: torch.nn.Module, images: np.ndarray, masks: torch.Tensor
 ) -> None:
     gradient = ExactGradient(deployed(), "scores")
     bottlenecks = [Bottleneck(images[:1], images[1:]), Bottleneck(images[1:], images[:1] * 0)]
-    functions = [gradient(each) for each in bottlenecks]
+    functions = [differentiable(gradient(each)) for each in bottlenecks]
     for _ in range(2):
         for function, bottleneck in zip(functions, bottlenecks, strict=True):
-            wanted = pulled(lambda m, b=bottleneck: network(b.through(m)), masks)
+            wanted = pulled(lambda m, b=bottleneck: network(through(b, m)), masks)
             assert_close(pulled(function, masks), wanted, 1e-5)
 
 
@@ -249,12 +260,13 @@ def test_activations_whose_shape_depends_on_values_are_followed() -> None:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     deployed = DeployedModel.open(model.SerializeToString(), providers=["cpu"])
-    image = torch.linspace(-1, 1, 16).reshape(1, 1, 4, 4)
-    function = ExactGradient(deployed, "scores")(Bottleneck(image, torch.full_like(image, -0.5)))
+    image = np.linspace(-1, 1, 16, dtype=np.float32).reshape(1, 1, 4, 4)
+    bottleneck = Bottleneck(image, np.full_like(image, -0.5))
+    function = exact(deployed, bottleneck)
     for keep in (1.0, 0.5, 0.9):
         mask = torch.full((1, 1, 2, 2), keep, requires_grad=True)
         (found,) = torch.autograd.grad(function(mask)[0, 0], mask)
-        z = F.interpolate(mask, (4, 4), mode="bilinear") * (image + 0.5) - 0.5
+        z = through(bottleneck, mask)
         (wanted,) = torch.autograd.grad((z[z > 0] ** 2).mean(), mask)
         assert_close(found, wanted, 1e-5)
 
@@ -277,7 +289,7 @@ def test_an_operator_without_a_rule_is_named(deployed: Deploy) -> None:
 def test_more_masks_than_the_model_takes_is_said_in_one_line(
     deployed: Deploy, bottleneck: Bottleneck, masks: torch.Tensor
 ) -> None:
-    function = ExactGradient(deployed(batch=1), "scores")(bottleneck)
+    function = exact(deployed(batch=1), bottleneck)
     with pytest.raises((ModelError, GradientError)) as caught:
         function(masks)
     assert "\n" not in str(caught.value)

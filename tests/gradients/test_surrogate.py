@@ -6,72 +6,158 @@ import logging
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from ibisa_onnx.bottleneck import Bottleneck
 from ibisa_onnx.errors import GradientError
 from ibisa_onnx.gradients.exact import ExactGradient
 from ibisa_onnx.gradients.surrogate import SurrogateGradient
+from ibisa_onnx.gradients.vector_jacobian import VectorJacobian
 from ibisa_onnx.model import DeployedModel, PassCounter
-
-Function = Callable[[torch.Tensor], torch.Tensor]
 
 
 @pytest.fixture
-def program(network: torch.nn.Module, images: torch.Tensor, tmp_path: Path) -> Path:
+def bottleneck(images: np.ndarray) -> Bottleneck:
+    return Bottleneck(images[:1], images[1:])
+
+
+@pytest.fixture
+def masks() -> np.ndarray:
+    """Three masks of a grid that is not square, float32 [3, 1, 4, 6]."""
+    return np.random.default_rng(0).random((3, 1, 4, 6), np.float32)
+
+
+@pytest.fixture
+def program(network: torch.nn.Module, images: np.ndarray, tmp_path: Path) -> Path:
     """The network as a `.pt2` file that takes any number of images."""
     batch = {"images": {0: torch.export.Dim("batch", min=1, max=64)}}
     path = tmp_path / "surrogate.pt2"
-    torch.export.save(torch.export.export(network, (images,), dynamic_shapes=batch), path)
+    example = (torch.from_numpy(images),)
+    torch.export.save(torch.export.export(network, example, dynamic_shapes=batch), path)
     return path
 
 
-def gradient(function: Function, images: torch.Tensor) -> torch.Tensor:
-    images = images.clone().requires_grad_()
-    (found,) = torch.autograd.grad(function(images)[:, 1].sum(), images)
-    return found
+def gradient(function: VectorJacobian, masks: np.ndarray) -> np.ndarray:
+    """The gradient of class 1, of each mask."""
+    raw, saved = function.forward(masks)
+    return function.backward(saved, np.eye(raw.shape[1], dtype=np.float32)[[1] * len(masks)])
 
 
 def test_module_and_file_give_the_exact_gradient(
     deployed: Callable[..., DeployedModel],
     network: torch.nn.Module,
     program: Path,
-    images: torch.Tensor,
+    bottleneck: Bottleneck,
+    masks: np.ndarray,
 ) -> None:
-    bottleneck = Bottleneck(images[:1], images[1:])
-    masks = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     exact = gradient(ExactGradient(deployed(), "scores")(bottleneck), masks)
     for source in (network, program, str(program)):
         found = gradient(SurrogateGradient(source, PassCounter())(bottleneck), masks)
-        torch.testing.assert_close(found, exact, rtol=1e-4, atol=1e-6)
+        assert (found.shape, found.dtype) == (masks.shape, np.float32)
+        np.testing.assert_allclose(found, exact, rtol=1e-4, atol=1e-6)
 
 
-def test_passes_are_counted(network: torch.nn.Module, images: torch.Tensor) -> None:
+@pytest.mark.parametrize("grid", [(1, 1), (4, 6), (9, 9), (20, 3)])
+def test_masks_of_any_grid(
+    network: torch.nn.Module, bottleneck: Bottleneck, grid: tuple[int, int]
+) -> None:
+    mask = np.random.default_rng(1).random((1, 1, *grid), np.float32)
+    leaf = torch.tensor(mask, requires_grad=True)
+    image, baseline = (torch.from_numpy(each) for each in (bottleneck.image, bottleneck.baseline))
+    mixed = torch.lerp(baseline, image, F.interpolate(leaf, bottleneck.size, mode="bilinear"))
+    (expected,) = torch.autograd.grad(network(mixed)[0, 1], leaf)
+    found = gradient(SurrogateGradient(network, PassCounter())(bottleneck), mask)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_passes_are_counted(
+    network: torch.nn.Module, bottleneck: Bottleneck, masks: np.ndarray
+) -> None:
     passes = PassCounter()
-    function = SurrogateGradient(network, passes).scores
-    gradient(function, images)
-    assert (passes.forward, passes.backward) == (2, 2)
+    function = SurrogateGradient(network, passes)(bottleneck)
+    gradient(function, masks)
+    assert (passes.forward, passes.backward) == (3, 3)
     assert (passes.forward_calls, passes.backward_calls) == (1, 1)
-    with torch.no_grad():
-        function(images[:1])
-    assert (passes.forward, passes.backward) == (3, 2)
+    function.forward(masks[:1])
+    assert (passes.forward, passes.backward) == (4, 3)
 
 
-def test_the_module_itself_is_left_alone(network: torch.nn.Module, images: torch.Tensor) -> None:
+def test_the_module_itself_is_left_alone(
+    network: torch.nn.Module, bottleneck: Bottleneck, masks: np.ndarray
+) -> None:
     network.train()
-    gradient(SurrogateGradient(network, PassCounter()).scores, images)
+    gradient(SurrogateGradient(network, PassCounter())(bottleneck), masks)
     assert network.training
     assert all(each.grad is None for each in network.parameters())
     network.eval()
 
 
-def test_half_precision_comes_back_as_float32(images: torch.Tensor) -> None:
+class Wraps(torch.nn.Module):
+    """A module from any function of images, with a weight as every trained one has."""
+
+    def __init__(self, function: Callable[[torch.Tensor], Any]) -> None:
+        super().__init__()
+        self.function, self.weight = function, torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, images: torch.Tensor) -> Any:
+        return self.function(images)
+
+
+def test_half_precision_comes_back_as_float32(bottleneck: Bottleneck, masks: np.ndarray) -> None:
     half = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(243, 5)).half()
-    convert = torch.nn.Module()
-    convert.forward = lambda x: half(x.half())
-    assert SurrogateGradient(convert, PassCounter()).scores(images).dtype == torch.float32
+    function = SurrogateGradient(Wraps(lambda x: half(x.half())), PassCounter())(bottleneck)
+    assert function.forward(masks)[0].dtype == np.float32
+    assert gradient(function, masks).dtype == np.float32
+
+
+@pytest.mark.parametrize("axes", [(), (1,), (1, 1)])
+def test_scores_may_have_axes_of_one(
+    network: torch.nn.Module, bottleneck: Bottleneck, masks: np.ndarray, axes: tuple[int, ...]
+) -> None:
+    plain = SurrogateGradient(network, PassCounter())(bottleneck)
+    module = Wraps(lambda x: network(x).reshape(len(x), -1, *axes))
+    function = SurrogateGradient(module, PassCounter())(bottleneck)
+    np.testing.assert_array_equal(function.forward(masks)[0], plain.forward(masks)[0])
+    np.testing.assert_array_equal(gradient(function, masks), gradient(plain, masks))
+
+
+def test_one_score_an_image_needs_no_axis_for_it(bottleneck: Bottleneck, masks: np.ndarray) -> None:
+    function = SurrogateGradient(Wraps(lambda x: x.mean((1, 2, 3))), PassCounter())(bottleneck)
+    raw, saved = function.forward(masks)
+    assert raw.shape == (3, 1)
+    assert function.backward(saved, np.ones_like(raw)).any()
+
+
+def test_what_does_not_depend_on_the_image_has_a_gradient_of_zero(
+    bottleneck: Bottleneck, masks: np.ndarray
+) -> None:
+    module = Wraps(lambda x: 0 * module.weight + torch.ones(len(x), 5))
+    found = gradient(SurrogateGradient(module, PassCounter())(bottleneck), masks)
+    assert found.shape == masks.shape
+    assert not found.any()
+
+
+def test_a_surrogate_that_takes_no_gradients_is_refused(
+    network: torch.nn.Module, bottleneck: Bottleneck, masks: np.ndarray
+) -> None:
+    function = SurrogateGradient(Wraps(torch.no_grad()(network)), PassCounter())(bottleneck)
+    with pytest.raises(GradientError, match="no gradient") as caught:
+        function.forward(masks)
+    assert "\n" not in str(caught.value)
+
+
+def test_whoever_asks_may_have_switched_gradients_off(
+    network: torch.nn.Module, bottleneck: Bottleneck, masks: np.ndarray
+) -> None:
+    function = SurrogateGradient(network, PassCounter())(bottleneck)
+    wanted = gradient(function, masks)
+    with torch.no_grad():
+        np.testing.assert_array_equal(gradient(function, masks), wanted)
 
 
 def damaged(kind: str, folder: Path) -> Path:
@@ -126,29 +212,20 @@ def test_torchs_log_speaks_again_afterwards(
     assert log.filters == before
 
 
-class Returns(torch.nn.Module):
-    def __init__(self, what: object) -> None:
-        super().__init__()
-        self.what = what
-
-    def forward(self, images: torch.Tensor) -> object:
-        return self.what
-
-
 @pytest.mark.parametrize(
     ("module", "says"),
     [
         (torch.nn.Linear(7, 5), "failed on images.*mat1"),
         (torch.nn.Conv2d(4, 1, 1), "failed on images.*channels"),
-        (Returns({"logits": torch.ones(2, 5)}), "returns dict.*one tensor"),
-        (Returns((torch.ones(2, 5),)), "returns tuple"),
+        (Wraps(lambda _: {"logits": torch.ones(2, 5)}), "returns dict.*one tensor"),
+        (Wraps(lambda _: (torch.ones(2, 5),)), "returns tuple"),
     ],
 )
 def test_the_wrong_program_is_one_line(
-    module: torch.nn.Module, says: str, images: torch.Tensor
+    module: torch.nn.Module, says: str, bottleneck: Bottleneck, masks: np.ndarray
 ) -> None:
     passes = PassCounter()
     with pytest.raises(GradientError, match=says) as caught:
-        SurrogateGradient(module, passes).scores(images)
+        SurrogateGradient(module, passes)(bottleneck).forward(masks)
     assert "\n" not in str(caught.value)
     assert passes.forward == 0

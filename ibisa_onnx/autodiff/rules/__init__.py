@@ -12,6 +12,7 @@ from ibisa_onnx.autodiff.rules import (
     pooling,
     reductions,
     resize,
+    same,
     shape,
 )
 
@@ -24,5 +25,6 @@ RULES = Rules(
     pooling.rules,
     reductions.rules,
     resize.rules,
+    same.rules,
     shape.rules,
 )

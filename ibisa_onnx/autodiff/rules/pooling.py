@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from ibisa_onnx.autodiff.node import Node
@@ -34,18 +36,19 @@ def _max_pool(tape: Tape, node: Node, dy: str) -> Cotangents:
     Compared tap by tap: asking MaxPool for its indices makes it ten times slower.
     """
     windows = Windows.read(tape, node, node.attribute("kernel_shape"))
-    x, y, rest = node.input(0), node.outputs[0], dy
+    x, y = node.input(0), node.outputs[0]
     producer = tape.graph.producers.get(x)
     rectified = producer is not None and producer.op_type == "Relu"
-    if rectified:  # ReLU's mask, where it is cheaper: a maximum of 0 comes from zeros
-        rest = tape.masked(dy, nonzero(tape, y), y)
+    # Where ReLU gave 0 nothing is left to be found: its mask, at a quarter of its cost.
+    left = nonzero(tape, y) if rectified else None
     lowest = tape.constant(np.array(-np.inf, tape.dtype(x)))
     taps, passed = windows.taps(tape, x, lowest), {}
-    *first, last = taps
-    for offset in first:
-        passed[offset] = tape.masked(rest, tape.op("Equal", taps[offset], y), x)
-        rest = tape.op("Sub", rest, passed[offset])
-    dx = windows.untaps(tape, {**passed, last: rest})
+    for offset, tap in taps.items():
+        below = tape.op("Less", tap, y)
+        hit = tape.op("Not", below)
+        passed[offset] = tape.masked(dy, hit if left is None else tape.op("And", hit, left), x)
+        left = below if left is None else tape.op("And", left, below)
+    dx = windows.untaps(tape, passed)
     tape.vanishing.update([dx] if rectified else [])
     return [dx]
 
@@ -60,12 +63,28 @@ def _average_pool(tape: Tape, node: Node, dy: str) -> Cotangents:
 
 @rules.add("LpPool")
 def _lp_pool(tape: Tape, node: Node, dy: str) -> Cotangents:
-    """y^p = sum |x|^p, so dx = sign(x) |x|^(p-1) times the windows' dy / y^(p-1)."""
     windows = Windows.read(tape, node, node.attribute("kernel_shape"))
+    return [_lp(tape, node, dy, lambda values: windows.spread(tape, values))]
+
+
+@rules.add("GlobalLpPool")
+def _global_lp_pool(tape: Tape, node: Node, dy: str) -> Cotangents:
+    return [_lp(tape, node, dy, lambda values: values)]
+
+
+def _lp(tape: Tape, node: Node, dy: str, spread: Callable[[str], str]) -> str:
+    """y^p = sum |x|^p, so dx = sign(x) |x|^(p-1) times the windows' dy / y^(p-1)."""
     x, y, p = node.input(0), node.outputs[0], node.attribute("p", 2)
     zero, one = tape.scalar(0.0, x), tape.scalar(1.0, x)
     power = tape.scalar(p - 1.0, x)
     safe = tape.op("Where", tape.op("Equal", y, zero), one, y)
-    spread = windows.spread(tape, tape.op("Div", dy, tape.op("Pow", safe, power)))
+    shares = spread(tape.op("Div", dy, tape.op("Pow", safe, power)))
     size = tape.op("Pow", tape.op("Abs", x), power)
-    return [tape.op("Mul", tape.op("Mul", tape.op("Sign", x), size), spread)]
+    return tape.op("Mul", tape.op("Mul", tape.op("Sign", x), size), shares)
+
+
+@rules.add("MaxUnpool", inputs=(0,))
+def _max_unpool(tape: Tape, node: Node, dy: str) -> Cotangents:
+    """Each element went to one place of the output, counted along all of it."""
+    taken = tape.op("Gather", tape.op("Reshape", dy, tape.ints(-1)), node.input(1))
+    return [taken]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx
 
@@ -21,70 +23,106 @@ _PASSED_ON = (
 )
 
 
-@rules.add("Resize", "Upsample")
+@rules.add("Resize", "Upsample", inputs=(0,))
 def _resize(tape: Tape, node: Node, dy: str) -> Cotangents:
     """dx = R0^T dy R1 for each pair of resized axes, R as ONNX Runtime itself resizes."""
-    x, rank = node.input(0), tape.rank(node.input(0))
-    options = _options(node)
-    scales, axes = _scales(tape, node, rank)
-    for position, axis in enumerate(axes):
-        if scales is not None and scales[position] == 1:
+    x, y, rank = node.input(0), node.outputs[0], tape.rank(node.input(0))
+    axes = [axis % rank for axis in node.attribute("axes", range(rank))]
+    scales = _scales(tape, node, axes)
+    known = None if scales is None else tape.value(scales)
+    for place, axis in enumerate(axes):
+        factor = None if known is None else float(known[place])
+        roi = _roi(tape, node, place, len(axes))
+        if roi is None and (factor == 1 or (scales is None and _same_side(tape, x, y, axis))):
             continue
-        if (
-            tape.dims(x)[axis] is not None
-            and tape.dims(x)[axis] == tape.dims(node.outputs[0])[axis]
-        ):
-            continue
-        scale = None if scales is None else scales[position]
-        matrix = _matrix(tape, x, node.outputs[0], axis, scale, options)
+        scale = None
+        if scales is not None:
+            scale = tape.op("Slice", scales, tape.ints(place), tape.ints(place + 1))
+        matrix = _matrix(tape, (x, y), axis, scale, roi, **_options(node, factor))
         dy = _along(tape, dy, matrix, axis, rank)
     return [dy]
 
 
-def _options(node: Node) -> dict[str, object]:
+def _same_side(tape: Tape, x: str, y: str, axis: int) -> bool:
+    side = tape.dims(x)[axis]
+    return side is not None and side == tape.dims(y)[axis]
+
+
+def _options(node: Node, factor: float | None) -> dict[str, object]:
     options = {name: node.attribute(name) for name in _PASSED_ON}
     if node.op_type == "Upsample" or node.opset < 11:
         options["coordinate_transformation_mode"] = "asymmetric"
         options["nearest_mode"] = "floor"
-    transformation = options["coordinate_transformation_mode"]
-    if transformation in ("tf_crop_and_resize", "half_pixel_symmetric"):
-        raise UnsupportedOperatorError(f"{transformation} is not covered")
-    if node.attribute("keep_aspect_ratio_policy", "stretch") != "stretch":
-        raise UnsupportedOperatorError("keep_aspect_ratio_policy is not covered")
+        if node.op_type == "Resize" and node.attribute("mode", "nearest") == "nearest":
+            if factor is None:
+                raise UnsupportedOperatorError("nearest scales of opset 10, computed at run time")
+            options["nearest_mode"] = "ceil" if factor < 1 else "floor"
     return options
 
 
-def _scales(tape: Tape, node: Node, rank: int) -> tuple[list[float] | None, list[int]]:
-    """The scale of each axis, or None where the node is given sizes; and the axes."""
-    axes = [axis % rank for axis in node.attribute("axes", range(rank))]
+def _scales(tape: Tape, node: Node, axes: Sequence[int]) -> str | None:
+    """The scale of each axis, float32, or None where the node is given sizes."""
     if "scales" in node.attributes:
-        return list(node.attributes["scales"]), axes
-    index = 1 if node.op_type == "Upsample" or node.opset < 11 else 2
-    value = tape.value(node.input(index))
-    if value is not None and value.size:
-        return value.tolist(), axes
-    if not node.input(3):
-        raise UnsupportedOperatorError("its scales are computed at run time")
-    return None, axes
+        return tape.constant(np.array(node.attributes["scales"], np.float32))
+    if node.attribute("keep_aspect_ratio_policy", "stretch") != "stretch" and node.input(3):
+        return _scales_that_keep_the_aspect(tape, node, axes)
+    scales = node.input(1 if node.op_type == "Upsample" or node.opset < 11 else 2)
+    value = tape.value(scales)
+    absent = not scales or (value is not None and not value.size)
+    return None if absent or tape.type(scales).static == (0,) else scales
+
+
+def _scales_that_keep_the_aspect(tape: Tape, node: Node, axes: Sequence[int]) -> str:
+    """One scale for all axes, the smallest or largest that any asks for."""
+    x, sizes = node.input(0), tape.value(node.input(3))
+    sides = [side for axis in axes if isinstance(side := tape.dims(x)[axis], int)]
+    if sizes is None or len(sides) < len(axes):
+        raise UnsupportedOperatorError("keep_aspect_ratio_policy with an open image size")
+    ratios = np.asarray(sizes, np.float32) / np.array(sides, np.float32)
+    larger = node.attributes["keep_aspect_ratio_policy"] == "not_smaller"
+    scale = ratios.max() if larger else ratios.min()
+    reached = np.array(sides, np.float32) * scale
+    # Resize rounds such sides, and cuts those that it is given a scale for.
+    if np.any(reached % 1 >= 0.5):
+        raise UnsupportedOperatorError("keep_aspect_ratio_policy that rounds a side up")
+    return tape.constant(np.full(len(axes), scale, np.float32))
+
+
+def _roi(tape: Tape, node: Node, place: int, count: int) -> str | None:
+    """What part of the axis is resized, for an image of which only the last axis is."""
+    if node.attribute("coordinate_transformation_mode") != "tf_crop_and_resize":
+        return None
+    roi = tape.op("Cast", node.input(1), to=onnx.TensorProto.FLOAT)
+    bounds = [tape.op("Slice", roi, tape.ints(i), tape.ints(i + 1)) for i in (place, count + place)]
+    first, last = (tape.constant(np.full(3, value, np.float32)) for value in (0, 1))
+    return tape.op("Concat", first, bounds[0], last, bounds[1], axis=0)
 
 
 def _matrix(
-    tape: Tape, x: str, y: str, axis: int, scale: float | None, options: dict[str, object]
+    tape: Tape,
+    ends: tuple[str, str],
+    axis: int,
+    scale: str | None,
+    roi: str | None,
+    **options: object,
 ) -> str:
-    """What the resize makes of the identity: [in, out], float32."""
-    side, result = (_side(tape, name, axis) for name in (x, y))
+    """What the resize makes of the identity: [in, out].
+
+    half_pixel_symmetric is younger than this graph's opset, but ONNX Runtime has it at every one.
+    """
+    side, result = (_side(tape, name, axis) for name in ends)
     square = tape.op("Concat", side, side, axis=0)
     blank = tape.op("Expand", tape.constant(np.zeros((1, 1), np.float32)), square)
     identity = tape.op("EyeLike", blank, dtype=onnx.TensorProto.FLOAT)
     image = tape.op("Unsqueeze", identity, tape.ints(0, 1))
     if scale is not None:
-        scales = tape.constant(np.array([1, 1, 1, scale], np.float32))
-        resized = tape.op("Resize", image, None, scales, **options)
+        scales = tape.op("Concat", tape.constant(np.ones(3, np.float32)), scale, axis=0)
+        resized = tape.op("Resize", image, roi, scales, **options)
     else:
         sizes = tape.op("Concat", tape.ints(1, 1), side, result, axis=0)
-        resized = tape.op("Resize", image, None, None, sizes, **options)
+        resized = tape.op("Resize", image, roi, None, sizes, **options)
     matrix = tape.op("Squeeze", resized, tape.ints(0, 1))
-    return tape.op("Cast", matrix, to=tape.type(x).elem)
+    return tape.op("Cast", matrix, to=tape.type(ends[0]).elem)
 
 
 def _side(tape: Tape, name: str, axis: int) -> str:

@@ -1,0 +1,128 @@
+"""`ibisa-onnx gradient`: a model and its gradient as one ONNX file, for any use."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ibisa_onnx.commands.console import Console, console_options
+from ibisa_onnx.commands.outputs import STDIO
+from ibisa_onnx.errors import ResultError
+
+if TYPE_CHECKING:
+    import onnx
+
+    from ibisa_onnx.model import TensorInfo
+
+
+@click.command("gradient", short_help="Write a model with its gradient as one ONNX file.")
+@click.argument("model")
+@click.option(
+    "-o",
+    "--out",
+    metavar="FILE",
+    help="The file to write, or - for stdout. Default: MODEL.grad.onnx beside MODEL.",
+)
+@click.option(
+    "--input", metavar="NAME", help="Differentiate with respect to it. Default: the float input."
+)
+@click.option("--output", metavar="NAME", help="What to differentiate. Default: the first output.")
+@console_options
+def command(
+    console: Console, model: str, out: str | None, input: str | None, output: str | None
+) -> None:
+    """Write an ONNX file that gives an output of MODEL and its gradient in one run.
+
+    It takes what MODEL takes, and `cotangent`, dL/d output; it gives the output, and `gradient`,
+    dL/d input. Needs nothing but ONNX Runtime to run.
+    """
+    from ibisa_onnx.autodiff import backward_graph
+    from ibisa_onnx.model.opening import check_opens
+
+    source = sys.stdin.buffer.read() if model == STDIO else model
+    path = _destination(model, out)
+    graph = backward_graph(source, input=input, output=output)
+    data = check_opens(graph, model, None if model == STDIO else Path(model).parent)
+    if path is None:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+        console = console.on_stderr()
+    else:
+        _write(path, data, graph, Path(model).parent)
+    _tell(console, model, path, graph)
+
+
+def _destination(model: str, out: str | None) -> Path | None:
+    """Return the file to write, None for stdout."""
+    if out == STDIO or (out is None and model == STDIO):
+        if sys.stdout.isatty():
+            raise click.UsageError("the graph would go to the terminal; give -o FILE, or redirect")
+        return None
+    path = Path(model).with_suffix(".grad.onnx") if out is None else Path(out)
+    if model != STDIO and path.resolve() == Path(model).resolve():
+        raise ResultError(f"{path}: was given as input and is not overwritten; change -o")
+    return path
+
+
+def _write(path: Path, data: bytes, graph: onnx.ModelProto, source: Path) -> None:
+    """Write the file, and beside it the external weights, if they are not there already."""
+    from ibisa_onnx.model.files import external_tensors
+    from ibisa_onnx.writing import copy_files, write_files
+
+    locations = sorted({tensor.location for tensor in external_tensors(graph)})
+    copy_files({source / each: path.parent / each for each in locations})
+    write_files({path: data})
+
+
+def _tell(console: Console, model: str, path: Path | None, graph: onnx.ModelProto) -> None:
+    """Say what was written and how to run it."""
+    inputs = [_tensor_info(each) for each in graph.graph.input]
+    outputs = [_tensor_info(each) for each in graph.graph.output]
+    file = str(path) if path else None
+    data = {
+        "model": model,
+        "file": file,
+        "opset": graph.opset_import[0].version,
+        "inputs": [asdict(each) for each in inputs],
+        "outputs": [asdict(each) for each in outputs],
+        "cotangent": inputs[-1].name,
+        "gradient": outputs[-1].name,
+    }
+    console.result(_text(file, inputs, outputs), data, bare=file or "")
+
+
+def _text(file: str | None, inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo]) -> str:
+    name = file or "FILE"
+    feed = ", ".join(f'"{each.name}": ...' for each in inputs)
+    return "\n".join(
+        [
+            click.style(f"wrote {file}" if file else "wrote to stdout", bold=True),
+            "",
+            click.style("inputs", bold=True),
+            *(f"  {each}" for each in inputs),
+            "",
+            click.style("outputs", bold=True),
+            *(f"  {each}" for each in outputs),
+            "",
+            click.style("run it", bold=True),
+            f'  session = onnxruntime.InferenceSession("{name}")',
+            f"  output, gradient = session.run(None, {{{feed}}})",
+        ]
+    )
+
+
+def _tensor_info(info: onnx.ValueInfoProto) -> TensorInfo:
+    """Describe an input or output of a graph."""
+    from onnx import helper
+
+    from ibisa_onnx.autodiff.types import read_type
+    from ibisa_onnx.model import TensorInfo
+
+    kind = read_type(info)
+    dtype = str(helper.tensor_dtype_to_np_dtype(kind.elem)) if kind.elem else "?"
+    return TensorInfo(info.name, dtype, kind.dims or ())

@@ -1,0 +1,82 @@
+"""How files are written: complete or not at all."""
+
+from __future__ import annotations
+
+import filecmp
+import secrets
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from ibisa_onnx.errors import ResultError
+
+
+def write_files(contents: Mapping[Path, bytes]) -> None:
+    """Write files that appear complete or not at all, making their folders.
+
+    All are written under temporary names beside their places before the first is renamed.
+
+    Raises
+    ------
+    ResultError
+        A folder cannot be made, or a file in it not written.
+    """
+    staged: dict[Path, Path] = {}
+    path = Path()
+    try:
+        for path, data in contents.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_dir():
+                raise ResultError(f"{path}: cannot write: it is a folder; name a file")
+            staged[path] = _stage(path, data)
+        for path in list(staged):
+            staged.pop(path).replace(path)
+    except OSError as error:
+        raise ResultError(
+            f"{path}: cannot write: {error.strerror}; choose another place with write access"
+        ) from error
+    finally:
+        for temporary in staged.values():
+            temporary.unlink(missing_ok=True)
+
+
+def _stage(path: Path, data: bytes) -> Path:
+    """Write `data` beside `path` under a temporary name, with the rights any new file gets."""
+    temporary = _temporary(path)
+    with temporary.open("xb") as file:
+        try:
+            file.write(data)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    return temporary
+
+
+def _temporary(path: Path) -> Path:
+    """A name beside `path` that no file has."""
+    return path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.tmp")
+
+
+def copy_files(places: Mapping[Path, Path]) -> None:
+    """Copy files, each complete or not at all; one that is there with the same content stays.
+
+    Raises
+    ------
+    ResultError
+        Something else is there, or a file cannot be copied.
+    """
+    for source, path in places.items():
+        try:
+            if path.exists():
+                if not filecmp.cmp(source, path, shallow=False):
+                    raise ResultError(f"{path} is there and is not {source}; choose another folder")
+                continue
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = _temporary(path)
+            try:
+                shutil.copyfile(source, temporary)
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+        except OSError as error:
+            raise ResultError(f"{path}: cannot copy {source} to it: {error.strerror}") from error
