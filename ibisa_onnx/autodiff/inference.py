@@ -126,6 +126,8 @@ def _vector(node: Node, types: Types, vectors: Mapping[str, Vector]) -> Vector |
     first, rest = vectors_given[0], vectors_given[1:]
     if node.op_type not in _FLAT and not all(_is_flat(types.get(x)) for x in node.inputs):
         return None
+    if node.op_type == "ConstantOfShape" and len(first) != 1:
+        return None
     if node.op_type in ("Range", "ConstantOfShape"):
         return _generated(node, [vector[0] if vector else None for vector in vectors_given])
     if node.op_type in ("Unsqueeze", "Squeeze", "Reshape", "Identity"):
@@ -163,17 +165,17 @@ def _measured(node: Node, source: TensorType) -> Vector | None:
 
 
 def _generated(node: Node, numbers: Sequence[Dimension]) -> Vector | None:
-    """Range, and ConstantOfShape of one side."""
+    """Range, and ConstantOfShape of one side; None where they are too long to follow."""
     limits = [number for number in numbers if isinstance(number, int)]
     if len(limits) < len(numbers):
         return None
     if node.op_type == "Range":
-        return tuple(range(*limits))[:_LONGEST]
+        return tuple(range(*limits)) if len(range(*limits)) <= _LONGEST else None
     value = node.attribute("value")
     fill = numpy_helper.to_array(value) if value is not None else np.zeros(1, np.float32)
-    if fill.dtype.kind != "i" or len(limits) != 1:
+    if fill.dtype.kind != "i" or limits[0] > _LONGEST:
         return None
-    return (int(fill.item()),) * min(limits[0], _LONGEST)
+    return (int(fill.item()),) * limits[0]
 
 
 def _chosen(condition: Vector, taken: Vector, other: Vector) -> Vector | None:
