@@ -189,7 +189,11 @@ class _Sweep:
         inner.backpropagate(body.nodes)
         if inner.missing:
             raise UnsupportedOperatorError(f"in its definition: {inner.missing[0]}")
-        return [inner.total(x) if x in self.active else None for x in node.inputs]
+        # A tensor read twice is one tensor inside: its gradient counts once.
+        first = {x: place for place, x in reversed([*enumerate(node.inputs)]) if x in self.active}
+        return [
+            inner.total(x) if first.get(x) == place else None for place, x in enumerate(node.inputs)
+        ]
 
 
 def _sources(node: Node) -> Sequence[str]:
