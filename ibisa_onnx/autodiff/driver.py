@@ -189,11 +189,8 @@ class _Sweep:
         inner.backpropagate(body.nodes)
         if inner.missing:
             raise UnsupportedOperatorError(f"in its definition: {inner.missing[0]}")
-        # A tensor read twice is one tensor inside: its gradient counts once.
-        first = {x: place for place, x in reversed([*enumerate(node.inputs)]) if x in self.active}
-        return [
-            inner.total(x) if first.get(x) == place else None for place, x in enumerate(node.inputs)
-        ]
+        totals = {x: inner.total(x) for x in node.inputs if x in self.active}
+        return [totals.pop(x, None) for x in node.inputs]  # a tensor given twice counts once
 
 
 def _sources(node: Node) -> Sequence[str]:

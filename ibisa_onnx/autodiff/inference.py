@@ -149,7 +149,7 @@ _FLAT = frozenset({"Unsqueeze", "Squeeze", "Reshape", "Identity", "Cast"})
 
 
 def _is_flat(kind: TensorType | None) -> bool:
-    return kind is None or kind.dims is None or len(kind.dims) <= 1
+    return kind is not None and kind.dims is not None and len(kind.dims) <= 1
 
 
 def _measured(node: Node, source: TensorType) -> Vector | None:

@@ -303,6 +303,16 @@ def test_what_a_rule_leaves_out_comes_from_the_definition(check, spread):
     check(spread_out, spread(3, 4), {"c": spread(4)}, double=False)
 
 
+@pytest.mark.parametrize(
+    ("op_type", "inputs", "opset"), [("Attention", ["x"] * 3, 23), ("PRelu", ["x"] * 2, 16)]
+)
+def test_a_definition_that_takes_a_tensor_twice_counts_it_once(
+    check, spread, op_type, inputs, opset
+):
+    node = helper.make_node(op_type, inputs, ["y"])
+    check(node, spread(1, 2, 3, 2), opset=opset, step=2e-3)
+
+
 def test_a_definition_by_newer_operators_is_defined_in_turn(build):
     """SwiGLU is defined by Swish, which the backward graph's opset does not have."""
     node = helper.make_node("SwiGLU", ["x", "c"], ["y"])
