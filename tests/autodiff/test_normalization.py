@@ -99,7 +99,7 @@ def test_zeros_normalised_have_no_gradient(build, p):
 @pytest.mark.parametrize("size", [1, 3, 5])
 def test_local_response_normalization(check, spread, size):
     node = helper.make_node("LRN", ["x"], ["y"], size=size, alpha=0.5, beta=0.7, bias=1.5)
-    check(node, spread(1, 6, 2, 3), dims=["N", 6, "H", "W"])
+    check(node, spread(1, 6, 2, 3), dims=["N", "C", "H", "W"])
 
 
 def test_mean_variance_normalization_by_its_definition(check, spread):

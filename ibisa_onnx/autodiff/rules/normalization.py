@@ -121,14 +121,11 @@ def _lrn(tape: Tape, node: Node, dy: str) -> Cotangents:
 
 def _window_sum(tape: Tape, values: str, like: str, before: int, size: int) -> str:
     """Sum over `size` neighbouring channels, `before` of them in front: padded, cut, added."""
-    rank, rest = tape.rank(like), size - 1 - before
-    channels = tape.dims(like)[1]
-    if not isinstance(channels, int):
-        raise UnsupportedOperatorError("the number of channels is not known")
-    zeros = [0] * (rank - 2)
+    rest, zeros = size - 1 - before, [0] * (tape.rank(like) - 2)
     padded = tape.op("Pad", values, tape.ints(0, before, *zeros, 0, rest, *zeros))
+    ends = [*range(1 - size, 0), np.iinfo(np.int64).max]
     cuts = [
-        tape.op("Slice", padded, tape.ints(i), tape.ints(i + channels), tape.ints(1))
-        for i in range(size)
+        tape.op("Slice", padded, tape.ints(start), tape.ints(int(end)), tape.ints(1))
+        for start, end in enumerate(ends)
     ]
     return tape.op("Sum", *cuts)
