@@ -13,7 +13,6 @@ from ibisa_onnx.autodiff.windows import Windows
 from ibisa_onnx.errors import UnsupportedOperatorError
 
 rules = Rules()
-_END = int(np.iinfo(np.int64).max)
 
 
 @rules.add("Conv")
@@ -139,15 +138,15 @@ def _totals(tape: Tape, node: Node) -> list[int]:
 
 @rules.add("Col2Im", inputs=(0,))
 def _col2im(tape: Tape, node: Node, dy: str) -> Cotangents:
-    """Windows are cut out of dy, a channel at a time, by a convolution with one tap for each."""
-    kernel = [int(side) for side in tape.required(node.input(2), "block's sides")]
-    taps = int(np.prod(kernel))
-    sides = tape.op("Slice", tape.shape(node.outputs[0]), tape.ints(2), tape.ints(_END))
-    plane = tape.op("Concat", tape.ints(-1, 1), sides, axis=0)
-    identity = np.eye(taps, dtype=tape.dtype(node.input(0))).reshape(taps, 1, *kernel)
-    attributes = {name: node.attribute(name) for name in ("strides", "dilations", "pads")}
-    cut = tape.op("Conv", tape.op("Reshape", dy, plane), tape.constant(identity), **attributes)
-    return [tape.reshape(cut, like=node.input(0))]
+    """Cut the image into its blocks again: a convolution with one kernel for each place in them."""
+    block = [int(side) for side in tape.required(node.input(2), "block's sides")]
+    size = int(np.prod(block))
+    kernels = np.eye(size, dtype=tape.dtype(node.input(0))).reshape(size, 1, *block)
+    sides = tape.op("Slice", tape.op("Shape", dy), tape.ints(2), tape.ints(2 + len(block)))
+    planes = tape.op("Concat", tape.ints(-1, 1), sides, axis=0)
+    attributes = {key: node.attribute(key) for key in ("strides", "dilations", "pads")}
+    blocks = tape.op("Conv", tape.op("Reshape", dy, planes), kernels, **attributes)
+    return [tape.reshape(blocks, like=node.input(0))]
 
 
 def _kernel(tape: Tape, node: Node) -> tuple[int, ...]:
