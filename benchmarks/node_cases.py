@@ -505,8 +505,20 @@ def _judge_pair(case: Case, x: str, y: str) -> Verdict:
     except NoKernelError as error:
         return Verdict(NO_KERNEL, _plain(str(error)))
     except WrongGradientError as error:
+        if not _is_run_as_expected(case, model, y):
+            return Verdict(NO_KERNEL, "ONNX Runtime's own result is not what the case expects")
         return Verdict(FAILS, f"{x} to {y}: {error}")
     return Verdict(PASSES, remarks=tuple(remarks))
+
+
+def _is_run_as_expected(case: Case, model: onnx.ModelProto, y: str) -> bool:
+    """Whether ONNX Runtime, whose gradient ours is, computes what the differences were taken of."""
+    place = [output.name for output in model.graph.output].index(y)
+    try:
+        _require_expected(runtime(model)(_feeds(model, case.inputs))[place], case.outputs[y])
+    except NoKernelError:
+        return False
+    return True
 
 
 _FLAT = ("its output has no gradient", "does not depend on")
