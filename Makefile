@@ -1,11 +1,16 @@
 # `make demo` runs the main job, `make test` the tests; each sets up all it needs, once.
-# Another interpreter: `make demo PYTHON=python3.12`.
+# `make zoo` compares gradients with PyTorch's on the architectures of three libraries, in half an
+# hour; it goes on where it was stopped. Another interpreter: `make demo PYTHON=python3.12`.
 
 VENV := .venv
 INSTALLED := $(VENV)/.installed
+PACKAGES := -e '.[cpu,dev]'
+ZOO := .zoo
+ZOO_PACKAGES := -e '.[cpu]' onnxscript scipy timm torchvision transformers
+ZOO_INSTALLED := $(ZOO)/.installed
 PYTHONS := $(if $(PYTHON),$(PYTHON),python3 python3.13 python3.12 python3.11)
 
-.PHONY: demo test lint types clean
+.PHONY: demo test lint types zoo clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/ibisa-onnx demo -o out/
@@ -20,20 +25,31 @@ lint: $(INSTALLED)
 types: $(INSTALLED)
 	$(VENV)/bin/mypy
 
+zoo: $(ZOO_INSTALLED)
+	$(ZOO)/bin/python benchmarks/zoo.py --write docs/conformance.md
+
 clean:
-	rm -rf $(VENV) out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(ZOO) out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The environment is made afresh when the packages it should hold change, so that it holds no others.
-$(INSTALLED): pyproject.toml constraints.txt
+# An environment is made afresh when the packages it should hold change, so that it holds no others.
+define new_environment
 	@for python in $(PYTHONS); do \
 		if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
-			echo "Setting up $(VENV) with $$($$python --version); this takes a few minutes, once."; \
-			exec $$python -m venv --clear $(VENV); \
+			echo "Setting up $(1) with $$($$python --version); this takes a few minutes, once."; \
+			exec $$python -m venv --clear $(1); \
 		fi; \
 	done; \
 	echo "make: no Python 3.11 or later among: $(PYTHONS). Install one, or name it: make PYTHON=/path/to/python3.12" >&2; \
 	exit 1
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt setuptools
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-build-isolation -c constraints.txt -e '.[cpu,dev]'
+	$(1)/bin/pip install --quiet --disable-pip-version-check -c $(2) setuptools
+	$(1)/bin/pip install --quiet --disable-pip-version-check --no-build-isolation -c $(2) $(3)
+endef
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(call new_environment,$(VENV),constraints.txt,$(PACKAGES))
+	@touch $@
+
+$(ZOO_INSTALLED): pyproject.toml benchmarks/zoo.txt
+	$(call new_environment,$(ZOO),benchmarks/zoo.txt,$(ZOO_PACKAGES))
 	@touch $@

@@ -126,6 +126,8 @@ def _vector(node: Node, types: Types, vectors: Mapping[str, Vector]) -> Vector |
     first, rest = vectors_given[0], vectors_given[1:]
     if node.op_type not in _FLAT and not all(_is_flat(types.get(x)) for x in node.inputs):
         return None
+    if node.op_type == "ConstantOfShape" and len(first) != 1:
+        return None
     if node.op_type in ("Range", "ConstantOfShape"):
         return _generated(node, [vector[0] if vector else None for vector in vectors_given])
     if node.op_type in ("Unsqueeze", "Squeeze", "Reshape", "Identity"):
@@ -139,6 +141,8 @@ def _vector(node: Node, types: Types, vectors: Mapping[str, Vector]) -> Vector |
         return tuple(first[i] for i in rest[0] if isinstance(i, int))
     if node.op_type == "Slice":
         return _sliced(node, first, rest)
+    if node.op_type == "Where":
+        return _chosen(*vectors_given)
     if node.op_type in _ARITHMETIC and max(len(first), len(rest[0])) < _LONGEST:
         return _computed(node.op_type, first, rest[0])
     return None
@@ -161,17 +165,27 @@ def _measured(node: Node, source: TensorType) -> Vector | None:
 
 
 def _generated(node: Node, numbers: Sequence[Dimension]) -> Vector | None:
-    """Range, and ConstantOfShape of one side."""
+    """Range, and ConstantOfShape of one side; None where they are too long to follow."""
     limits = [number for number in numbers if isinstance(number, int)]
     if len(limits) < len(numbers):
         return None
     if node.op_type == "Range":
-        return tuple(range(*limits))[:_LONGEST]
+        return tuple(range(*limits)) if len(range(*limits)) <= _LONGEST else None
     value = node.attribute("value")
     fill = numpy_helper.to_array(value) if value is not None else np.zeros(1, np.float32)
-    if fill.dtype.kind != "i" or len(limits) != 1:
+    if fill.dtype.kind != "i" or limits[0] > _LONGEST:
         return None
-    return (int(fill.item()),) * min(limits[0], _LONGEST)
+    return (int(fill.item()),) * limits[0]
+
+
+def _chosen(condition: Vector, taken: Vector, other: Vector) -> Vector | None:
+    """Where: as older exporters write an expansion that keeps some sides."""
+    count = max(len(condition), len(taken), len(other))
+    if {len(condition), len(taken), len(other)} - {1, count} or count == 0:
+        return None
+    c, a, b = (v * (count // len(v)) for v in (condition, taken, other))
+    pairs = zip(c, a, b, strict=True)
+    return tuple((x if which else y) if which is not None else None for which, x, y in pairs)
 
 
 def _sliced(node: Node, vector: Vector, bounds: Sequence[Vector]) -> Vector | None:
@@ -190,6 +204,9 @@ _ARITHMETIC: dict[str, Callable[[int, int], int]] = {
     "Mul": lambda a, b: a * b,
     "Div": lambda a, b: int(a / b),
     "Mod": lambda a, b: a % b,
+    "Equal": lambda a, b: a == b,
+    "Less": lambda a, b: a < b,
+    "Greater": lambda a, b: a > b,
 }
 
 
@@ -212,14 +229,16 @@ def _shaped(
         if node.op_type in _MISJUDGED and source is not None and source.dims:
             yield from _attended(node, source, types)
             continue
-        if source is None or not node.outputs or types.get(node.outputs[0], TensorType()).dims:
+        if source is None or not node.outputs:
             continue
+        known = types.get(node.outputs[0], TensorType()).dims
         if node.op_type == "Reshape" and vector is not None:
             dims = _reshaped(source, vector, node.attribute("allowzero", 0))
-            yield node.outputs[0], TensorType(source.elem, dims)
-        elif node.op_type in _SHAPE_KEEPING:
+            if known is None or _fixed(dims) > _fixed(known):
+                yield node.outputs[0], TensorType(source.elem, dims)
+        elif known is None and node.op_type in _SHAPE_KEEPING:
             yield node.outputs[0], source
-        elif _keeps_rank(node) and source.dims:
+        elif known is None and _keeps_rank(node) and source.dims:
             open_sides = TensorType(source.elem, (None,) * len(source.dims))
             yield from ((output, open_sides) for output in node.outputs if output)
 
@@ -235,6 +254,11 @@ def _attended(node: Node, q: TensorType, types: Types) -> Iterator[tuple[str, Te
     assert q.dims is not None
     yield node.outputs[0], TensorType(q.elem, (*q.dims[:-1], None))
     yield from ((name, TensorType(q.elem, (None,) * 4)) for name in node.outputs[1:] if name)
+
+
+def _fixed(dims: Vector) -> int:
+    """How many sides are numbers."""
+    return sum(isinstance(side, int) for side in dims)
 
 
 # Operators for which ONNX infers nothing though the result is like the first input.

@@ -105,6 +105,33 @@ def test_conv_transpose_of_other_ranks(check, spread, shape, kernel, is_open):
     check(node, spread(*shape), {"w": spread(4, 2, *kernel)}, dims=dims, step=0.5)
 
 
+@pytest.mark.parametrize("is_open", [False, True])
+@pytest.mark.parametrize(
+    ("sides", "block", "attributes"),
+    [
+        ([5, 4], [2, 2], {}),
+        ([6, 5], [3, 2], {"strides": [2, 1], "pads": [1, 0, 0, 1]}),
+        ([7, 5], [2, 3], {"dilations": [2, 1], "pads": [1, 1, 1, 1], "strides": [2, 2]}),
+        ([4, 3, 4], [2, 1, 3], {}),
+        ([6], [3], {"strides": [2]}),
+    ],
+)
+def test_col2im(check, spread, sides, block, attributes, is_open):
+    """Blocks are laid side by side where they came from, and what overlaps is added."""
+    n = len(sides)
+    pads = attributes.get("pads", [0] * 2 * n)
+    strides, dilations = (attributes.get(key, [1] * n) for key in ("strides", "dilations"))
+    counts = [
+        (sides[i] + pads[i] + pads[n + i] - dilations[i] * (block[i] - 1) - 1) // strides[i] + 1
+        for i in range(n)
+    ]
+    node = helper.make_node("Col2Im", ["x", "sides", "block"], ["y"], **attributes)
+    x = spread(2, 3 * int(np.prod(block)), int(np.prod(counts)))
+    constants = {"sides": np.array(sides), "block": np.array(block)}
+    dims = ["N", x.shape[1], "L"] if is_open else None
+    check(node, x, constants, opset=18, dims=dims, step=0.5)
+
+
 # -- with respect to the kernel and the bias
 
 

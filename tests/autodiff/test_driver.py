@@ -224,6 +224,44 @@ def test_shapes_computed_at_run_time_find_their_rank(build):
     np.testing.assert_allclose(dx, expected.reshape(x.shape), atol=1e-6)
 
 
+def test_a_filled_matrix_is_no_vector(build):
+    """BEiT's relative positions start from one."""
+    fill = numpy_helper.from_array(np.array([0], np.int64))
+    nodes = [
+        helper.make_node("ConstantOfShape", ["sides"], ["filled"], value=fill),
+        helper.make_node("Cast", ["filled"], ["zeros"], to=TensorProto.FLOAT),
+        helper.make_node("Add", ["x", "zeros"], ["y"]),
+    ]
+    model = build(nodes, np.zeros((3, 2), np.float32), {"sides": np.array([3, 2])}, 17, None)
+    assert Graph(model, "y").value("filled").shape == (3, 2)
+    assert missing_rules(model, "x", "y") == ()
+
+
+def test_a_long_range_is_whole(build):
+    nodes = [
+        helper.make_node("Range", ["zero", "count", "one"], ["steps"]),
+        helper.make_node("Cast", ["steps"], ["values"], to=TensorProto.FLOAT),
+        helper.make_node("Add", ["x", "values"], ["y"]),
+    ]
+    constants = {"zero": np.array(0), "count": np.array(200), "one": np.array(1)}
+    model = build(nodes, np.zeros((1, 200), np.float32), constants, 17, ["N", 200])
+    np.testing.assert_array_equal(Graph(model, "y").value("steps"), np.arange(200))
+    assert missing_rules(model, "x", "y") == ()
+
+
+def test_a_shape_behind_identity_is_followed(build):
+    """The older exporter shares equal initializers through Identity, which ONNX does not follow."""
+    nodes = [
+        helper.make_node("Identity", ["shared"], ["sides"]),
+        helper.make_node("Reshape", ["flat", "sides"], ["kernel"]),
+        helper.make_node("Conv", ["x", "kernel"], ["y"]),
+    ]
+    constants = {"shared": np.array([4, 3, 2, 2]), "flat": np.random.normal(size=(1, 4, 12))}
+    model = build(nodes, np.zeros((1, 3, 5, 5), np.float32), constants, 17, ["N", 3, "H", "W"])
+    assert Graph(model, "y").type("kernel").static == (4, 3, 2, 2)
+    assert missing_rules(model, "x", "y") == ()
+
+
 def test_stale_shapes_in_the_file_are_not_believed(build):
     """A file whose batch was opened after export may still say 1 inside."""
     nodes = [helper.make_node("Exp", ["x"], ["e"]), helper.make_node("Mul", ["e", "e"], ["y"])]

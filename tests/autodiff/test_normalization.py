@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import numpy as np
+import onnxruntime as ort
 import pytest
 from onnx import helper
+
+from ibisa_onnx.autodiff import differentiate
 
 
 @pytest.mark.parametrize("opset", [7, 9, 14, 17])
@@ -15,6 +19,34 @@ def test_batch_normalization(check, spread, opset):
     }
     check(node, spread(2, 3, 2, 2), constants, opset=opset)
     check(node, spread(2, 3), constants, opset=opset)
+
+
+NORMS = {
+    "BatchNormalization": ["image", "scale", "bias", "mean", "variance"],
+    "InstanceNormalization": ["image", "scale", "bias"],
+    "LayerNormalization": ["image", "scale", "bias"],
+}
+
+
+@pytest.mark.parametrize(
+    ("op_type", "wanted"), [(op_type, name) for op_type in NORMS for name in NORMS[op_type][1:]]
+)
+def test_computed_parameters(check, spread, op_type, wanted):
+    names = NORMS[op_type]
+    inputs = ["x" if name == wanted else name for name in names]
+    node = helper.make_node(op_type, inputs, ["y"], epsilon=1e-2)
+    values = {name: spread(3) for name in names} | {"image": spread(2, 3, 4, 3)}
+    values["variance"] = spread(3, low=0.5)
+    constants = {name: values[name] for name in names if name != wanted}
+    check(node, values[wanted], constants)
+
+
+def test_image_and_parameters_at_once(check, spread):
+    nodes = [
+        helper.make_node("ReduceMax", ["x"], ["scale"], axes=[0, 2, 3], keepdims=0),
+        helper.make_node("InstanceNormalization", ["x", "scale", "scale"], ["y"]),
+    ]
+    check(nodes, spread(2, 3, 3, 2), dims=["N", 3, "H", "W"])
 
 
 @pytest.mark.parametrize("is_open", [False, True])
@@ -49,11 +81,38 @@ def test_lp_normalization(check, spread, p):
     check(helper.make_node("LpNormalization", ["x"], ["y"], axis=1, p=p), spread(2, 5, 3))
 
 
+@pytest.mark.parametrize("p", [1, 2])
+def test_zeros_normalised_have_no_gradient(build, p):
+    x = np.zeros((2, 3), np.float32)
+    x[0] = 3, -4, 1
+    model = build([helper.make_node("LpNormalization", ["x"], ["y"], p=p)], x, {}, 17, None)
+    derivative = differentiate(model, "x", "y")
+    forward = ort.InferenceSession(derivative.forward.SerializeToString())
+    backward = ort.InferenceSession(derivative.backward.SerializeToString())
+    _, *saved = forward.run(None, {"x": x})
+    feeds = dict(zip(derivative.saved, saved, strict=True))
+    (dx,) = backward.run(None, {derivative.cotangent: np.float32([[1, 2, 3]] * 2), **feeds})
+    assert dx[0].all()
+    assert np.all(dx[1] == 0)
+
+
 @pytest.mark.parametrize("size", [1, 3, 5])
 def test_local_response_normalization(check, spread, size):
     node = helper.make_node("LRN", ["x"], ["y"], size=size, alpha=0.5, beta=0.7, bias=1.5)
-    check(node, spread(1, 6, 2, 3), dims=["N", 6, "H", "W"])
+    check(node, spread(1, 6, 2, 3), dims=["N", "C", "H", "W"])
 
 
 def test_mean_variance_normalization_by_its_definition(check, spread):
     check(helper.make_node("MeanVarianceNormalization", ["x"], ["y"]), spread(2, 2, 3, 2))
+
+
+@pytest.mark.parametrize("axis", [-1, 1])
+def test_root_mean_square_normalization_by_its_definition(check, spread, axis):
+    node = helper.make_node("RMSNormalization", ["x", "s"], ["y"], axis=axis, epsilon=1e-2)
+    check(
+        node,
+        spread(2, 3, 4),
+        {"s": spread(*((3, 4) if axis == 1 else (4,)))},
+        opset=23,
+        double=False,
+    )

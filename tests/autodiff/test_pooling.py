@@ -157,3 +157,13 @@ def test_max_pool_of_a_rectified_tensor(check, spread, shared):
     else:
         nodes[1].output[0] = "y"
     check(nodes, spread(1, 2, 6, 6, low=-4.0, high=1.0), step=1e-3)
+
+
+def test_max_pool_and_its_unpooling(check, spread):
+    window = {"kernel_shape": [2, 2], "strides": [2, 2]}
+    nodes = [
+        helper.make_node("MaxPool", ["x"], ["p", "i"], **window),
+        helper.make_node("Mul", ["p", "p"], ["q"]),
+        helper.make_node("MaxUnpool", ["q", "i"], ["y"], **window),
+    ]
+    check(nodes, spread(1, 2, 4, 6), step=1e-3)

@@ -137,6 +137,18 @@ def test_refusals(build, spread, dims, words):
         differentiate(model, "x", "y")
 
 
+def test_scales_that_depend_on_pixels_are_refused(build, spread):
+    nodes = [
+        helper.make_node("ReduceMax", ["x"], ["largest"], keepdims=0),
+        helper.make_node("Mul", ["largest", "base"], ["scales"]),
+        helper.make_node("Resize", ["x", "", "scales"], ["y"], mode="linear"),
+    ]
+    x = spread(1, 2, 4, 4).astype(np.float32)
+    model = build(nodes, x, {"base": np.array([1.0, 1, 2, 2])}, 17, None)
+    with pytest.raises(UnsupportedOperatorError, match="input 2"):
+        differentiate(model, "x", "y")
+
+
 def test_resize_of_a_volume(check, spread):
     node = helper.make_node("Resize", ["x", "", "", "s"], ["y"], mode="linear")
     check(node, spread(1, 1, 2, 3, 2), {"s": np.array([1, 1, 4, 5, 3])}, step=0.5)

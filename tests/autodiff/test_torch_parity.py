@@ -152,6 +152,59 @@ class UpAndDown(nn.Module):
         return nn.functional.leaky_relu(y, 0.1).amax((2, 3))
 
 
+class Standardised(nn.Module):
+    """NFNet's weight-standardised convolutions, two of one shape, and a blurring stride."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 1)
+        self.weights = nn.Parameter(torch.randn(2, 6, 6, 3, 3))
+        self.gain = nn.Parameter(torch.rand(6) + 0.5)
+        self.register_buffer(
+            "blur", torch.tensor([1.0, 2, 1]).outer(torch.tensor([1.0, 2, 1])) / 16
+        )
+
+    def forward(self, x):
+        x = self.stem(x)
+        for weight in self.weights:
+            flat = nn.functional.batch_norm(
+                weight.reshape(1, 6, -1), None, None, weight=self.gain, training=True, momentum=0.0
+            )
+            x = x + nn.functional.silu(nn.functional.conv2d(x, flat.reshape_as(weight), padding=1))
+        x = nn.functional.pad(x, (1, 1, 1, 1), mode="reflect")
+        kernel = self.blur.expand(6, 1, 3, 3)
+        return nn.functional.conv2d(x, kernel, stride=2, groups=6).mean((2, 3))
+
+
+class Rotary(nn.Module):
+    """DINOv3's rotary positions, tiled at run time, and Swin V2's cosine attention."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches = nn.Conv2d(3, 8, 4, 4)
+        self.qkv = nn.Linear(8, 24)
+        self.scale = nn.Parameter(torch.tensor(2.0))
+        self.bias = nn.Sequential(nn.Linear(1, 8), nn.ReLU(), nn.Linear(8, 1, bias=False))
+
+    def positions(self, size, like):
+        steps = (torch.arange(size, dtype=like.dtype) + 0.5) / size
+        grid = torch.stack(torch.meshgrid(steps, steps, indexing="ij"), -1).flatten(0, 1)
+        angles = (grid[:, :, None] * torch.tensor([1, 0.1], dtype=like.dtype)).flatten(1, 2).tile(2)
+        distances = (grid[:, None] - grid).abs().sum(-1, keepdim=True)
+        return angles, 4 * torch.sigmoid(self.bias(distances))[..., 0]
+
+    def forward(self, x):
+        q, k, v = self.qkv(self.patches(x).flatten(2).transpose(1, 2)).chunk(3, -1)
+        angles, bias = self.positions(4, x)
+        q, k = (self.turn(nn.functional.normalize(u, dim=-1), angles) for u in (q, k))
+        weights = (q @ k.transpose(1, 2) * self.scale.clamp(max=4.0).exp() + bias).softmax(-1)
+        return (weights @ v).mean(1)
+
+    def turn(self, x, angles):
+        first, second = x.chunk(2, -1)
+        return x * angles.cos() + torch.cat([-second, first], -1) * angles.sin()
+
+
 BLOCKS = {
     "residual": Residual,
     "inverted-hardswish": lambda: Inverted(nn.Hardswish),
@@ -162,6 +215,8 @@ BLOCKS = {
     "transformer": Transformer,
     "shifted": Shifted,
     "up-and-down": UpAndDown,
+    "standardised": Standardised,
+    "rotary": Rotary,
 }
 
 

@@ -13,6 +13,7 @@ from ibisa_onnx.autodiff.rules import (
     reductions,
     resize,
     same,
+    sampling,
     shape,
 )
 
@@ -26,5 +27,6 @@ RULES = Rules(
     reductions.rules,
     resize.rules,
     same.rules,
+    sampling.rules,
     shape.rules,
 )

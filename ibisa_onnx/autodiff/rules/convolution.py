@@ -136,6 +136,19 @@ def _totals(tape: Tape, node: Node) -> list[int]:
     return [max(f - w, 0) for f, w in zip(full, wanted, strict=True)]
 
 
+@rules.add("Col2Im", inputs=(0,))
+def _col2im(tape: Tape, node: Node, dy: str) -> Cotangents:
+    """Cut the image into its blocks again: a convolution with one kernel for each place in them."""
+    block = [int(side) for side in tape.required(node.input(2), "block's sides")]
+    size = int(np.prod(block))
+    kernels = np.eye(size, dtype=tape.dtype(node.input(0))).reshape(size, 1, *block)
+    sides = tape.op("Slice", tape.op("Shape", dy), tape.ints(2), tape.ints(2 + len(block)))
+    planes = tape.op("Concat", tape.ints(-1, 1), sides, axis=0)
+    attributes = {key: node.attribute(key) for key in ("strides", "dilations", "pads")}
+    blocks = tape.op("Conv", tape.op("Reshape", dy, planes), kernels, **attributes)
+    return [tape.reshape(blocks, like=node.input(0))]
+
+
 def _kernel(tape: Tape, node: Node) -> tuple[int, ...]:
     """The kernel's spatial shape."""
     if "kernel_shape" in node.attributes:

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from ibisa_onnx.autodiff.node import Node
 from ibisa_onnx.autodiff.registry import Cotangents, Rules
 from ibisa_onnx.autodiff.tape import Tape
@@ -14,10 +16,35 @@ from ibisa_onnx.errors import UnsupportedOperatorError
 rules = Rules()
 
 
+@rules.define("BatchNormalization", "InstanceNormalization")
+def _with_computed_parameters(tape: Tape, node: Node) -> Sequence[str] | None:
+    """(x - mean) / sqrt(variance + epsilon) scale + bias, where more than x wants a gradient."""
+    if not tape.active.intersection(node.inputs[1:]) or not _is_at_inference(node):
+        return None
+    x, rank = node.input(0), tape.rank(node.input(0))
+    scale, bias = (_per_channel(tape, node.input(i), rank) for i in (1, 2))
+    if node.op_type == "BatchNormalization":
+        mean, variance = (_per_channel(tape, node.input(i), rank) for i in (3, 4))
+        centred = tape.op("Sub", x, mean)
+    else:
+        spatial = tape.ints(*range(2, rank))
+        centred = tape.op("Sub", x, tape.op("ReduceMean", x, spatial, keepdims=1))
+        variance = tape.op("ReduceMean", tape.op("Mul", centred, centred), spatial, keepdims=1)
+    epsilon = tape.scalar(node.attribute("epsilon", 1e-5), x)
+    deviation = tape.op("Sqrt", tape.op("Add", variance, epsilon))
+    standard = tape.op("Div", centred, deviation)
+    return [tape.op("Add", tape.op("Mul", standard, scale), bias)]
+
+
+def _is_at_inference(node: Node) -> bool:
+    per_channel = node.opset >= 9 or bool(node.attribute("spatial", 1))
+    return per_channel and not node.attribute("training_mode", 0)
+
+
 @rules.add("BatchNormalization")
 def _batch_normalization(tape: Tape, node: Node, dy: str) -> Cotangents:
     """At inference a fixed affine map of each channel."""
-    if node.attribute("training_mode", 0) or (node.opset < 9 and not node.attribute("spatial", 1)):
+    if not _is_at_inference(node):
         raise UnsupportedOperatorError("training mode and spatial=0 are not covered")
     scale, variance = node.input(1), node.input(4)
     epsilon = tape.scalar(node.attribute("epsilon", 1e-5), variance)
@@ -67,6 +94,8 @@ def _lp_normalization(tape: Tape, node: Node, dy: str) -> Cotangents:
     x, y, p = node.input(0), node.outputs[0], node.attribute("p", 2)
     axis = tape.ints(node.attribute("axis", -1))
     norm = tape.op(f"ReduceL{p}", x, axis, keepdims=1)
+    none = tape.op("Equal", norm, tape.scalar(0.0, x))
+    norm = tape.op("Where", none, tape.scalar(np.inf, x), norm)  # nothing is left of zeros
     total = tape.op("ReduceSum", tape.op("Mul", y, dy), axis, keepdims=1)
     direction = y if p == 2 else tape.op("Sign", x)
     return [tape.op("Div", tape.op("Sub", dy, tape.op("Mul", direction, total)), norm)]
@@ -92,14 +121,11 @@ def _lrn(tape: Tape, node: Node, dy: str) -> Cotangents:
 
 def _window_sum(tape: Tape, values: str, like: str, before: int, size: int) -> str:
     """Sum over `size` neighbouring channels, `before` of them in front: padded, cut, added."""
-    rank, rest = tape.rank(like), size - 1 - before
-    channels = tape.dims(like)[1]
-    if not isinstance(channels, int):
-        raise UnsupportedOperatorError("the number of channels is not known")
-    zeros = [0] * (rank - 2)
+    rest, zeros = size - 1 - before, [0] * (tape.rank(like) - 2)
     padded = tape.op("Pad", values, tape.ints(0, before, *zeros, 0, rest, *zeros))
+    ends = [*range(1 - size, 0), np.iinfo(np.int64).max]
     cuts = [
-        tape.op("Slice", padded, tape.ints(i), tape.ints(i + channels), tape.ints(1))
-        for i in range(size)
+        tape.op("Slice", padded, tape.ints(start), tape.ints(int(end)), tape.ints(1))
+        for start, end in enumerate(ends)
     ]
     return tape.op("Sum", *cuts)

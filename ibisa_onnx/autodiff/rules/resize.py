@@ -23,7 +23,7 @@ _PASSED_ON = (
 )
 
 
-@rules.add("Resize", "Upsample", inputs=(0,))
+@rules.add("Resize", "Upsample")
 def _resize(tape: Tape, node: Node, dy: str) -> Cotangents:
     """dx = R0^T dy R1 for each pair of resized axes, R as ONNX Runtime itself resizes."""
     x, y, rank = node.input(0), node.outputs[0], tape.rank(node.input(0))
