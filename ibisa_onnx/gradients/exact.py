@@ -15,7 +15,13 @@ import onnx
 
 from ibisa_onnx.autodiff import Derivative, differentiate
 from ibisa_onnx.bottleneck import Bottleneck
-from ibisa_onnx.errors import GradientError, IbisaError, ModelError, ResultError
+from ibisa_onnx.errors import (
+    GradientError,
+    IbisaError,
+    ModelError,
+    ResultError,
+    UnsupportedOperatorError,
+)
 from ibisa_onnx.gradients.cache import VARIABLE, GradientCache
 from ibisa_onnx.gradients.masked_graph import Names, insert_bottleneck
 from ibisa_onnx.model.files import essence
@@ -238,6 +244,10 @@ def _differentiate(model: onnx.ModelProto, mask: str, output: str) -> Derivative
     """Build the two graphs; whatever an odd file makes the analysis trip over is a refusal."""
     try:
         return differentiate(model, mask, output)
+    except UnsupportedOperatorError as error:
+        raise UnsupportedOperatorError(
+            f"{error}; use a surrogate or forward-only gradient"
+        ) from error
     except IbisaError:
         raise
     except Exception as error:
