@@ -58,11 +58,20 @@ def backward_graph(
     ModelError
         If the file cannot be read, or there is no such input or output, or several.
     """
+    return join(derivative_of(model, input, output))
+
+
+def derivative_of(
+    model: onnx.ModelProto | str | os.PathLike[str] | bytes,
+    input: str | None = None,
+    output: str | None = None,
+) -> Derivative:
+    """Differentiate a model of any origin; see `backward_graph` for the parameters."""
     proto = _read(model)
     input = input or _only_float_input(proto)
     output = output or _first_output(proto)
     try:
-        return join(differentiate(proto, input, output))
+        return differentiate(proto, input, output)
     except IbisaError:
         raise
     except Exception as error:

@@ -15,8 +15,14 @@ import onnx
 
 from ibisa_onnx.autodiff import Derivative, differentiate
 from ibisa_onnx.bottleneck import Bottleneck
-from ibisa_onnx.errors import GradientError, IbisaError, ModelError, ResultError
-from ibisa_onnx.gradients.cache import GradientCache
+from ibisa_onnx.errors import (
+    GradientError,
+    IbisaError,
+    ModelError,
+    ResultError,
+    UnsupportedOperatorError,
+)
+from ibisa_onnx.gradients.cache import VARIABLE, GradientCache
 from ibisa_onnx.gradients.masked_graph import Names, insert_bottleneck
 from ibisa_onnx.model.files import essence
 from ibisa_onnx.model.providers import import_onnxruntime
@@ -222,7 +228,9 @@ def _derivative(
         try:
             cache.store(derivative, *made_from)
         except ResultError as error:
-            model.warnings.append(f"the gradient is not kept for the next time: {error}")
+            model.warnings.append(
+                f"the gradient is not kept for the next time: {error}, or {VARIABLE}=off"
+            )
     return derivative, _weights(derivative, proto)
 
 
@@ -236,6 +244,10 @@ def _differentiate(model: onnx.ModelProto, mask: str, output: str) -> Derivative
     """Build the two graphs; whatever an odd file makes the analysis trip over is a refusal."""
     try:
         return differentiate(model, mask, output)
+    except UnsupportedOperatorError as error:
+        raise UnsupportedOperatorError(
+            f"{error}; use a surrogate or forward-only gradient"
+        ) from error
     except IbisaError:
         raise
     except Exception as error:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from ibisa_onnx.model.weights import Weights
 
+_BY_VALUE = frozenset({CPU, CUDA})  # these take weights as values; others may want a whole graph
 _NUMPY_NAMES = {"float": "float32", "double": "float64"}
 
 
@@ -301,7 +302,7 @@ class DeployedModel:
         """Return the weights to hand over as values; other providers get them in the graph."""
         from ibisa_onnx.model.weights import give_weights, missing_weights
 
-        if set(self.providers) <= {CPU, CUDA}:
+        if _BY_VALUE.issuperset(self.providers):
             return {name: weights[name] for name in missing_weights(model)}
         give_weights(model, weights)
         return {}

@@ -264,7 +264,14 @@ def test_options_reach_the_explainer(cli, fake, photo, tmp_path):
     assert (options["input"], options["output"], options["threads"]) == ("x", "y", 2)
     assert (options["labels"], options["gradient"]) == ("l.txt", "exact")
     assert options["activation"] == "sigmoid"
+    assert options["cache"] is True
     assert (options["preprocessing"], options["overrides"]) == (None, Overrides())
+
+
+def test_the_cache_can_be_left_out(cli, fake, photo):
+    photo("a.jpg")
+    assert cli("run", "m.onnx", "a.jpg", "--no-cache").code == 0
+    assert fake.last.options["cache"] is False
 
 
 def test_extra_inputs_are_numbers_or_files(cli, fake, photo):
