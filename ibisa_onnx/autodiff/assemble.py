@@ -39,8 +39,8 @@ def assemble(
     }
     saved = tuple(aliases.get(name, name) for name in read if name not in constants)
     types = {name: _result_type(graph, node) for name, node in extra.items()}
-    types |= {alias: graph.type(name) for name, alias in aliases.items()}
-    handed = [value_info(name, types.get(name) or graph.type(name)) for name in saved]
+    types |= {alias: tape.type(name) for name, alias in aliases.items()}
+    handed = [value_info(name, types.get(name) or tape.type(name)) for name in saved]
     copies = [helper.make_node("Identity", [name], [alias]) for name, alias in aliases.items()]
     forward = _forward(tape, [*(node.proto for node in extra.values()), *copies], handed)
     backward = helper.make_graph(

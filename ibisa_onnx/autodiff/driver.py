@@ -182,6 +182,8 @@ class _Sweep:
         self.tape.active |= inner.active
         for output, dy in zip(body.outputs, dys, strict=False):
             if dy is not None:
+                if not output:
+                    raise UnsupportedOperatorError("only the gradient of some outputs is covered")
                 inner.cotangents[output] = [dy]
         inner.backpropagate(body.nodes)
         if inner.missing:
