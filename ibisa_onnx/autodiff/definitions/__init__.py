@@ -1,4 +1,4 @@
-"""What operators beyond ONNX's own compute, in plain ones.
+"""What operators beyond ONNX's own compute, in plain ones: fused and quantised operators.
 
 ONNX Runtime's optimiser leaves them in saved models. The deployed graph keeps them; types are
 inferred and derivatives taken through these definitions, so that no operator here needs a rule.
@@ -6,7 +6,8 @@ inferred and derivatives taken through these definitions, so that no operator he
 
 from __future__ import annotations
 
-from ibisa_onnx.autodiff.definitions import attention, fused
+from ibisa_onnx.autodiff.definitions import attention, fused, quantised
 from ibisa_onnx.autodiff.definitions.writer import Definitions
 
-DEFINITIONS = Definitions(attention.definitions, fused.definitions)
+QUANTISED = quantised.definitions
+DEFINITIONS = Definitions(attention.definitions, fused.definitions, QUANTISED)
