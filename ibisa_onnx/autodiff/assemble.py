@@ -8,7 +8,7 @@ graph and saved instead: a mask is a quarter of the activation, and is made whil
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -23,9 +23,12 @@ _IR_VERSION = 8
 
 
 def assemble(
-    tape: Tape, cotangent: str, gradient: str, gradient_type: TensorType
+    tape: Tape, deployed: Graph, cotangent: str, gradient: str, gradient_type: TensorType
 ) -> tuple[onnx.ModelProto, onnx.ModelProto, tuple[str, ...]]:
-    """Build the forward and the backward model, and name what goes from one to the other."""
+    """Build the forward and the backward model, and name what goes from one to the other.
+
+    The forward model computes the deployed graph's output, and activations of the tape's graph.
+    """
     graph = tape.graph
     nodes, extra = _hoist(tape, prune(tape.nodes, [gradient]))
     read = _unproduced(nodes, cotangent)
@@ -34,15 +37,16 @@ def assemble(
         name: tape.fresh("saved")
         for name in read
         if name not in constants
-        and (name == graph.output or name not in graph.producers)
+        and (name == deployed.output or name not in graph.producers)
         and name not in extra
     }
     saved = tuple(aliases.get(name, name) for name in read if name not in constants)
     types = {name: _result_type(graph, node) for name, node in extra.items()}
-    types |= {alias: graph.type(name) for name, alias in aliases.items()}
-    handed = [value_info(name, types.get(name) or graph.type(name)) for name in saved]
+    types |= {alias: tape.type(name) for name, alias in aliases.items()}
+    handed = [value_info(name, types.get(name) or tape.type(name)) for name in saved]
     copies = [helper.make_node("Identity", [name], [alias]) for name, alias in aliases.items()]
-    forward = _forward(tape, [*(node.proto for node in extra.values()), *copies], handed)
+    wanted = [*(node.proto for node in extra.values()), *copies]
+    forward = _forward(tape, deployed, wanted, handed)
     backward = helper.make_graph(
         [_rename_inputs(node.proto, aliases) for node in nodes],
         "backward",
@@ -101,19 +105,24 @@ def _result_type(graph: Graph, node: Node) -> TensorType:
 
 
 def _forward(
-    tape: Tape, extra: Iterable[onnx.NodeProto], handed: Sequence[onnx.ValueInfoProto]
+    tape: Tape,
+    deployed: Graph,
+    extra: Sequence[onnx.NodeProto],
+    handed: Sequence[onnx.ValueInfoProto],
 ) -> onnx.ModelProto:
-    """The deployed graph, as far as `output` needs it, with more outputs."""
+    """The deployed graph, as far as its output needs it, with more outputs."""
     graph = tape.graph
+    wanted = [name for node in extra for name in node.input] + [info.name for info in handed]
+    nodes = _together(deployed, graph, wanted)
     model = onnx.ModelProto(ir_version=max(graph.model.ir_version, 4))
     model.producer_name = graph.model.producer_name
     model.opset_import.extend(graph.imports)
     model.metadata_props.extend(graph.model.metadata_props)
     body = model.graph
     body.name = graph.model.graph.name or "forward"
-    body.node.extend([*(node.proto for node in graph.nodes), *extra])
+    body.node.extend([*(node.proto for node in nodes), *extra])
     used = {name for node in body.node for name in node.input}
-    used |= {name for node in graph.nodes for name in node.captured}
+    used |= {name for node in nodes for name in node.captured}
     body.initializer.extend(t for t in graph.model.graph.initializer if t.name in used)
     body.initializer.extend(
         numpy_helper.from_array(value, name)
@@ -121,11 +130,20 @@ def _forward(
         if name in used
     )
     body.input.extend(graph.inputs)
-    declared = next((o for o in graph.model.graph.output if o.name == graph.output), None)
-    inferred = value_info(graph.output, graph.type(graph.output))
+    output = deployed.output
+    declared = next((o for o in graph.model.graph.output if o.name == output), None)
+    inferred = value_info(output, deployed.type(output))
     body.output.append(declared if declared and declared.HasField("type") else inferred)
     body.output.extend(handed)
     return model
+
+
+def _together(deployed: Graph, graph: Graph, wanted: Sequence[str]) -> list[Node]:
+    """The nodes that the deployed output and the wanted tensors of both graphs depend on."""
+    if graph is deployed:
+        return graph.nodes
+    nodes = {node.outputs: node for node in (*deployed.nodes, *graph.nodes)}
+    return prune(list(nodes.values()), [deployed.output, *wanted])
 
 
 def _rename_inputs(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:

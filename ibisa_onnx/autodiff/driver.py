@@ -9,25 +9,15 @@ from itertools import zip_longest
 import onnx
 
 from ibisa_onnx.autodiff.assemble import assemble
+from ibisa_onnx.autodiff.dequantise import dequantise
 from ibisa_onnx.autodiff.functions import Body, expand_function, is_function, write_out
 from ibisa_onnx.autodiff.graph import Graph
 from ibisa_onnx.autodiff.node import Node
-from ibisa_onnx.autodiff.registry import Cotangents
+from ibisa_onnx.autodiff.registry import FLAT, Cotangents
 from ibisa_onnx.autodiff.rules import RULES
 from ibisa_onnx.autodiff.tape import Tape
 from ibisa_onnx.autodiff.types import FLOATS
 from ibisa_onnx.errors import ModelError, UnsupportedOperatorError
-
-# Flat almost everywhere: the gradient stops here, as it does in every framework.
-_FLAT = frozenset(
-    {"Sign", "Floor", "Ceil", "Round", "Hardmax", "Shape", "Size", "ConstantOfShape", "EyeLike"}
-    | {"Bernoulli", "RandomNormalLike", "RandomUniformLike"}
-)
-# Flat on paper, but whoever quantises wants the gradient of what was approximated.
-_QUANTISING = frozenset(
-    {"QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger"}
-    | {"MatMulInteger"}
-)
 
 
 @dataclass(frozen=True)
@@ -43,9 +33,10 @@ class Derivative:
     input, output
         What is differentiated with respect to, and what is differentiated.
     cotangent
-        The backward graph's input that takes dL/d output, in `output`'s shape and dtype.
+        The backward graph's input that takes dL/d output, in `output`'s shape and dtype (float32
+        if those are integers).
     gradient
-        The backward graph's output, dL/d input, in `input`'s shape and dtype.
+        The backward graph's output, dL/d input, in `input`'s shape and dtype, likewise.
     saved
         The activations that go from the forward to the backward graph, under the same names.
     """
@@ -79,9 +70,11 @@ def differentiate(model: onnx.ModelProto, input: str, output: str) -> Derivative
     Parameters
     ----------
     model
-        Any float model of opset 7 or later; weights may be external, and stay so.
+        Any model of opset 7 or later; weights may be external, and stay so. Quantisers are passed
+        straight through (see `dequantise`).
     input, output
-        Names of a float input, and of any float tensor that depends on it.
+        Names of an input, and of any tensor that depends on it. Integers (an image in bytes, a
+        quantised output) are taken as real numbers, and have float32 gradients.
 
     Raises
     ------
@@ -94,8 +87,10 @@ def differentiate(model: onnx.ModelProto, input: str, output: str) -> Derivative
     sweep = _sweep(graph, input)
     if sweep.missing:
         raise UnsupportedOperatorError(_refusal(sweep.missing, input, output))
-    gradient = sweep.tape.op("Identity", sweep.total(input))
-    forward, backward, saved = assemble(sweep.tape, sweep.cotangent, gradient, graph.type(input))
+    tape, source = sweep.tape, sweep.source
+    gradient = tape.op("Identity", sweep.total(source))
+    kind = tape.type(source)
+    forward, backward, saved = assemble(tape, graph, sweep.cotangent, gradient, kind)
     return Derivative(forward, backward, input, output, sweep.cotangent, gradient, saved)
 
 
@@ -115,10 +110,11 @@ def _refusal(missing: Sequence[MissingRule], input: str, output: str) -> str:
 
 @dataclass
 class _Sweep:
-    """One walk from the output back to the input."""
+    """One walk from the output back to the input, which is the source of all that is active."""
 
     tape: Tape
     active: set[str]
+    source: str = ""
     cotangents: dict[str, list[str]] = field(default_factory=dict)
     missing: list[MissingRule] = field(default_factory=list)
     cotangent: str = ""
@@ -141,7 +137,7 @@ class _Sweep:
         try:
             dxs = self._cotangents(node, dys)
         except UnsupportedOperatorError as refusal:
-            self.missing.append(MissingRule(node.name, node.op_type, node.domain, str(refusal)))
+            self.missing.append(_missing(node, str(refusal)))
             # Go on with any name, to find what else is missing; nothing is built from it.
             dxs = [next(dy for dy in dys if dy)] * len(node.inputs)
         for x, dx in zip(node.inputs, dxs, strict=False):
@@ -182,6 +178,8 @@ class _Sweep:
         self.tape.active |= inner.active
         for output, dy in zip(body.outputs, dys, strict=False):
             if dy is not None:
+                if not output:
+                    raise UnsupportedOperatorError("only the gradient of some outputs is covered")
                 inner.cotangents[output] = [dy]
         inner.backpropagate(body.nodes)
         if inner.missing:
@@ -202,11 +200,11 @@ def _active(tape: Tape, nodes: Iterable[Node], sources: set[str]) -> set[str]:
     """The tensors through which a gradient may flow from the sources."""
     active = set(sources)
     for node in nodes:
-        if node.op_type in _FLAT or not active.intersection(_sources(node)):
+        if node.op_type in FLAT or not active.intersection(_sources(node)):
             continue
         for output in node.outputs:
             elem = tape.type(output).elem
-            if output and (elem is None or elem in FLOATS or node.op_type in _QUANTISING):
+            if output and (elem is None or elem in FLOATS):
                 active.add(output)
     return active
 
@@ -215,31 +213,36 @@ def _sweep(graph: Graph, input: str) -> _Sweep:
     known = [i.name for i in graph.inputs]
     if input not in known:
         raise ModelError(f"the model has no input {input!r}; choose one of: {', '.join(known)}")
-    tape = Tape(graph)
-    sources = {input} if graph.type(input).elem in FLOATS else set()
-    tape.active = active = _active(tape, graph.nodes, sources)
-    sweep = _Sweep(tape, active)
-    if graph.output in active:
+    twin = dequantise(graph, input)
+    tape = Tape(twin.graph)
+    tape.active = active = _active(tape, twin.graph.nodes, {twin.input})
+    sweep = _Sweep(tape, active, twin.input)
+    sweep.missing.extend(_missing(node, why) for node, why in twin.refused)
+    if twin.ends and not sweep.missing:
+        sweep.missing.extend(_missing(node, _ENDS) for node in twin.ends)
+    elif twin.graph.output in active:
         sweep.cotangent = tape.fresh("cotangent")
-        sweep.cotangents[graph.output] = [sweep.cotangent]
-        sweep.backpropagate(graph.nodes)
-    if not sweep.missing and not sweep.cotangents.get(input):
-        sweep.missing.extend(_blocks(graph, input, active))
+        sweep.cotangents[twin.graph.output] = [sweep.cotangent]
+        sweep.backpropagate(twin.graph.nodes)
+    if not sweep.missing and not sweep.cotangents.get(twin.input):
+        sweep.missing.extend(_blocks(twin.graph, twin.input, active))
     return sweep
+
+
+_ENDS = "its output has no gradient"
 
 
 def _blocks(graph: Graph, input: str, active: set[str]) -> list[MissingRule]:
     """The nodes at which the gradient's way from the input ends."""
-    if input not in active:
-        readers = [node for node in graph.nodes if input in node.uses]
-        why = f"the input {input!r} is not floating point"
-    else:
-        readers = [
-            node
-            for node in graph.nodes
-            if active.intersection(node.uses) and not active.intersection(node.outputs)
-        ]
-        why = "its output has no gradient"
-    if not readers:
+    ends = [
+        node
+        for node in graph.nodes
+        if active.intersection(node.uses) and not active.intersection(node.outputs)
+    ]
+    if not ends:
         return [MissingRule(graph.output, "output", "", f"does not depend on {input!r}")]
-    return [MissingRule(node.name, node.op_type, node.domain, why) for node in readers]
+    return [_missing(node, _ENDS) for node in ends]
+
+
+def _missing(node: Node, why: str) -> MissingRule:
+    return MissingRule(node.name, node.op_type, node.domain, why)

@@ -1,4 +1,7 @@
-"""Operators that ONNX, or a family of rules, defines by others: the definition, on the tape.
+"""Operators that are defined by others: the definition, on the tape.
+
+ONNX gives definitions for many operators, `definitions` for those of ONNX Runtime, and a family of
+rules for a few.
 
 The deployed graph keeps the operator itself; only its derivative goes through the definition,
 recomputed in the backward graph from the operator's saved inputs.
@@ -14,12 +17,18 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from ibisa_onnx.autodiff.definitions import DEFINITIONS
 from ibisa_onnx.autodiff.inference import infer_types
 from ibisa_onnx.autodiff.node import Node, evaluate, opsets_of
 from ibisa_onnx.autodiff.registry import Definition
 from ibisa_onnx.autodiff.tape import OPSET, Tape
 from ibisa_onnx.autodiff.types import TensorType, value_info
 from ibisa_onnx.errors import UnsupportedOperatorError
+
+_ADVICE = {
+    "com.microsoft.nchwc": "ONNX Runtime's optimiser wrote it for one kind of processor; "
+    "save the model at the level extended or below"
+}
 
 
 @dataclass(frozen=True)
@@ -33,18 +42,24 @@ class Body:
 def expand_function(tape: Tape, node: Node) -> Body:
     """Write an operator's definition onto the tape, its types declared.
 
+    What the operator itself hands out is not computed again: the body's last nodes are not
+    written, and their outputs are the operator's own.
+
     Raises
     ------
     UnsupportedOperatorError
-        If ONNX gives no definition that fits the backward graph's opset.
+        If there is no definition, or none that fits the backward graph's opset.
     """
-    function = _definition(tape, node)
+    function, places = _definition(tape, node)
     names = _arguments(function, node)
+    own = dict(zip(places, function.output, strict=True))
+    names |= {own[i]: name for i, name in enumerate(node.outputs) if name and i in own}
     body = tuple(_instances(tape, function, node, names))
     for child in body:
-        tape.write(child.proto)
+        if not set(child.outputs) <= set(node.outputs):
+            tape.write(child.proto)
     _declare(tape, node, body, function.opset_import)
-    return Body(body, tuple(names.get(output, "") for output in function.output))
+    return Body(body, tuple(names.get(own.get(i, ""), "") for i in range(len(node.outputs))))
 
 
 def write_out(tape: Tape, node: Node, definition: Definition) -> Body | None:
@@ -84,13 +99,25 @@ def _instances(
         if _is_known(child):
             yield child
             continue
-        inner = _definition(tape, child)
+        inner, _ = _definition(tape, child)
         renamed = _arguments(inner, child) | dict(zip(inner.output, child.outputs, strict=False))
         yield from _instances(tape, inner, child, renamed)
 
 
-def _definition(tape: Tape, node: Node) -> onnx.FunctionProto:
-    refusal = UnsupportedOperatorError("no rule for this operator")
+def _definition(tape: Tape, node: Node) -> tuple[onnx.FunctionProto, Sequence[int]]:
+    """A function, and which of the node's outputs its results are."""
+    known = onnx.defs.has(node.op_type, node.opset, node.domain)
+    definition = None if known else DEFINITIONS.define(node)
+    if definition is not None:
+        definition.check(node, tape.type)
+        return definition.function, definition.outputs
+    function = _from_schema(tape, node)
+    return function, range(len(function.output))
+
+
+def _from_schema(tape: Tape, node: Node) -> onnx.FunctionProto:
+    """The definition that ONNX gives with the operator."""
+    refusal = UnsupportedOperatorError(_ADVICE.get(node.domain, "no rule for this operator"))
     try:
         schema: Any = onnx.defs.get_schema(node.op_type, node.opset, node.domain)
     except onnx.defs.SchemaError:
@@ -179,4 +206,5 @@ def _declare(
         if child.op_type == "Constant":
             values[child.outputs[0]] = evaluate(child, {}, {"": child.opset})[0]
         for name in child.outputs:
-            tape.declare(name, types.get(name, TensorType()), values.get(name))
+            if name not in node.outputs or tape.type(name).dims is None:
+                tape.declare(name, types.get(name, TensorType()), values.get(name))

@@ -6,7 +6,8 @@ initializers are only names with a type. Nothing here knows of derivatives.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import onnx
@@ -43,19 +44,27 @@ class Graph:
         self.imports = list(skeleton.opset_import)
         self.opsets = opsets_of(self.imports)
         self.inputs = tuple(i for i in model.graph.input if i.name not in self.initializers)
+        self._skeleton = skeleton
         nodes = [Node.read(proto, self.opsets) for proto in skeleton.graph.node]
         if not any(output in node.outputs for node in nodes):
             names = ", ".join(o.name for o in model.graph.output)
             raise ModelError(f"the model computes no output {output!r}; choose one of: {names}")
-        self._settle(skeleton, in_order(nodes))
+        self._settle(in_order(nodes))
         while inlined := inline_branches(self.nodes, self.value, self.opsets):
-            self._settle(skeleton, inlined)
+            self._settle(inlined)
 
-    def _settle(self, skeleton: onnx.ModelProto, nodes: Sequence[Node]) -> None:
+    def extended(self, protos: Iterable[onnx.NodeProto], output: str) -> Graph:
+        """The graph with further nodes, up to an output of theirs."""
+        graph = copy.copy(self)
+        graph.output = output
+        graph._settle([*self.nodes, *(Node.read(proto, self.opsets) for proto in protos)])
+        return graph
+
+    def _settle(self, nodes: Sequence[Node]) -> None:
         """Keep the nodes that the output needs, and find out what is known before it runs."""
         self.nodes = prune(nodes, [self.output])
         self.producers = {name: node for node in self.nodes for name in node.outputs if name}
-        self.types, self._values = infer_types(skeleton, self.nodes)
+        self.types, self._values = infer_types(self._skeleton, self.nodes)
         self.constants = self._find_constants()
 
     def type(self, name: str) -> TensorType:

@@ -13,8 +13,10 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper, shape_inference
 
+from ibisa_onnx.autodiff.definitions import DEFINITIONS
 from ibisa_onnx.autodiff.node import Node, evaluate
 from ibisa_onnx.autodiff.types import Array, Dimension, TensorType, read_type, value_info
+from ibisa_onnx.errors import UnsupportedOperatorError
 
 Types = dict[str, TensorType]
 Vector = tuple[Dimension, ...]
@@ -57,7 +59,8 @@ def _infer(
     kept = [
         node for node in nodes if not produced >= {*node.outputs} and node.outputs[0] not in given
     ]
-    model.graph.node.extend(node.proto for node in kept)
+    for place, node in enumerate(kept):
+        model.graph.node.append(_plain(model, node, place))
     model.graph.input.extend(value_info(name, found[name]) for name in sorted(given))
     values = [numpy_helper.from_array(known[name], name) for name in sorted(produced)]
     model.graph.initializer.extend(values)
@@ -70,6 +73,26 @@ def _infer(
     for tensor in [*values, *skeleton.graph.initializer]:
         types[tensor.name] = TensorType(tensor.data_type, tuple(tensor.dims))
     return types
+
+
+def _plain(model: onnx.ModelProto, node: Node, place: int) -> onnx.NodeProto:
+    """The node itself, or if ONNX does not know it a call of its definition, put into the model."""
+    if onnx.defs.has(node.op_type, node.opset, node.domain):
+        return node.proto
+    try:
+        definition = DEFINITIONS.define(node)
+    except UnsupportedOperatorError:
+        return node.proto
+    if definition is None:
+        return node.proto
+    function = definition.function
+    function.name = f"{node.op_type}_{place}"
+    if not model.functions:
+        model.ir_version = max(model.ir_version, 8)
+        model.opset_import.append(helper.make_opsetid(function.domain, 1))
+    model.functions.append(function)
+    outputs = [node.outputs[i] if i < len(node.outputs) else "" for i in definition.outputs]
+    return helper.make_node(function.name, node.inputs, outputs, domain=function.domain)
 
 
 def _without_long_vectors(

@@ -8,6 +8,13 @@ from dataclasses import dataclass
 Cotangents = Sequence[str | None]
 """The gradients of a node's inputs, in their order; None (or a shorter list): not covered."""
 
+# Flat almost everywhere: the gradient stops here, as it does in every framework.
+FLAT = frozenset(
+    {"Sign", "Floor", "Ceil", "Round", "Hardmax", "Shape", "Size", "ConstantOfShape", "EyeLike"}
+    | {"Bernoulli", "RandomNormalLike", "RandomUniformLike", "ArgMax", "ArgMin"}
+    | {"DynamicQuantizeLinear"}
+)
+
 RuleFunction = Callable[..., Cotangents]
 
 Definition = Callable[..., Sequence[str] | None]

@@ -29,6 +29,7 @@ def _build(
     constants: dict[str, Array],
     opset: int,
     dims: Sequence[int | str | None] | None,
+    domains: Sequence[onnx.OperatorSetIdProto] = (),
 ) -> onnx.ModelProto:
     elem = helper.np_dtype_to_tensor_dtype(x.dtype)
     graph = helper.make_graph(
@@ -41,7 +42,7 @@ def _build(
             for k, v in constants.items()
         ],
     )
-    imports = [helper.make_opsetid("", opset)]
+    imports = [helper.make_opsetid("", opset), *domains]
     return helper.make_model(graph, opset_imports=imports, ir_version=8)
 
 
@@ -99,7 +100,7 @@ def spread() -> Callable[..., Array]:
 
 @pytest.fixture
 def build() -> Callable[..., onnx.ModelProto]:
-    """`build(nodes, x, constants, opset, dims)`: a model from `x` to `y`, all in x's dtype."""
+    """`build(nodes, x, constants, opset, dims, domains)`: from `x` to `y`, all in x's dtype."""
     return _build
 
 
@@ -119,13 +120,16 @@ def check() -> Callable[..., None]:
         dims: Sequence[int | str | None] | None = None,
         step: float = 1e-2,
         double: bool = True,
+        domains: Sequence[onnx.OperatorSetIdProto] = (),
     ) -> None:
         listed = [nodes] if isinstance(nodes, onnx.NodeProto) else list(nodes)
-        model = _build(listed, x.astype(np.float64), constants or {}, opset, dims)
+        model = _build(listed, x.astype(np.float64), constants or {}, opset, dims, domains)
         if double and _has_double(model):
             _compare(model, x.astype(np.float64), 1e-6, 1e-6)
         else:
             single = x.astype(np.float32)
-            _compare(_build(listed, single, constants or {}, opset, dims), single, step, 3e-3)
+            _compare(
+                _build(listed, single, constants or {}, opset, dims, domains), single, step, 3e-3
+            )
 
     return compare

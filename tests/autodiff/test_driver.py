@@ -439,23 +439,6 @@ def test_where_the_gradient_ends_is_said(build, op_type):
         differentiate(model, "x", "y")
 
 
-def test_quantised_path_is_refused_not_cut(build):
-    nodes = [
-        helper.make_node("QuantizeLinear", ["x", "s"], ["q"]),
-        helper.make_node("DequantizeLinear", ["q", "s"], ["d"]),
-        helper.make_node("Add", ["x", "d"], ["y"]),
-    ]
-    model = build(nodes, np.zeros(2, np.float32), {"s": np.array(0.1)}, 17, None)
-    assert "QuantizeLinear" in {rule.op_type for rule in missing_rules(model, "x", "y")}
-
-
-def test_integer_input_is_refused(build):
-    nodes = [helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT)]
-    model = build(nodes, np.zeros(2, np.uint8), {}, 17, None)
-    (missing,) = missing_rules(model, "x", "y")
-    assert "not floating point" in missing.why
-
-
 def test_uncovered_attributes_are_refused(build):
     node = helper.make_node("Conv", ["x", "w"], ["y"], dilations=[2, 2], auto_pad="SAME_UPPER")
     x = np.zeros((1, 1, 4, 4), np.float32)

@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from quantised import cosines
 
 from ibisa_onnx.autodiff import differentiate, missing_rules
 
@@ -40,7 +41,43 @@ def test_directional_derivative(assets, name, source, target, scale):
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("name", ["mobilenetv2_int8", "deeplabv3_int8"])
-def test_quantised_models_say_what_is_missing(assets, name):
-    model = onnx.load(assets / "models" / f"{name}.onnx")
-    assert missing_rules(model, model.graph.input[0].name, model.graph.output[0].name)
+def test_a_quantised_model_has_the_gradient_of_its_float_twin(assets):
+    """Of one photograph; `benchmarks/quantised.py` takes all of them."""
+    (cosine,) = cosines(assets / "models", sorted((assets / "images").glob("*.JPEG"))[:1])
+    assert cosine > 0.95
+
+
+@pytest.mark.real
+def test_a_quantised_segmentation_ends_at_its_argmax(assets):
+    model = onnx.load(assets / "models" / "deeplabv3_int8.onnx")
+    (missing,) = missing_rules(model, model.graph.input[0].name, model.graph.output[0].name)
+    assert missing.op_type == "ArgMax"
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(("name", "source", "target", "scale"), CASES)
+@pytest.mark.parametrize("level", ["ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED"])
+def test_saved_by_the_optimiser(assets, tmp_path, name, source, target, scale, level):
+    """What ONNX Runtime saves after fusing has the gradient of what it was given."""
+    path = assets / "models" / f"{name}.onnx"
+    options = ort.SessionOptions()
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
+    options.optimized_model_filepath = str(tmp_path / "saved.onnx")
+    options.log_severity_level = 3
+    session = ort.InferenceSession(path, options, ["CPUExecutionProvider"])
+    sides = [s if isinstance(s, int) else 1 for s in session.get_inputs()[0].shape]
+    x = (scale * np.random.default_rng(0).normal(size=sides)).astype(np.float32)
+    expected = _gradient(onnx.load(path), source, target, x)
+    found = _gradient(onnx.load(tmp_path / "saved.onnx"), source, target, x)
+    assert np.linalg.norm(found - expected) < 1e-3 * np.linalg.norm(expected)
+
+
+def _gradient(model, source, target, x):
+    """Of the largest element of the output."""
+    derivative = differentiate(model, source, target)
+    forward = ort.InferenceSession(derivative.forward.SerializeToString())
+    backward = ort.InferenceSession(derivative.backward.SerializeToString())
+    y, *saved = forward.run(None, {source: x})
+    feeds = dict(zip(derivative.saved, saved, strict=True))
+    feeds[derivative.cotangent] = (y == y.max()).astype(np.float32)
+    return backward.run(None, feeds)[0]
