@@ -86,7 +86,7 @@ class ExactGradient:
         derivative, weights = _derivative(model, output, proto, self.names, cache)
         del proto
         self.half = _uses_half(derivative.forward)
-        self.quantised = _is_quantised(derivative.forward)
+        self.quantised = _is_quantised(derivative.forward, model.image.name)
         self.output, self.saved = derivative.output, derivative.saved
         self.cotangent, self.gradient = derivative.cotangent, derivative.gradient
         self.forward = model.new_session(derivative.forward, weights)
@@ -285,11 +285,14 @@ def _uses_half(model: onnx.ModelProto) -> bool:
     )
 
 
-def _is_quantised(model: onnx.ModelProto) -> bool:
+def _is_quantised(model: onnx.ModelProto, image: str) -> bool:
     """Tell whether anything in a graph is rounded to integers, beside the image."""
-    names = (node.op_type for node in model.graph.node)
-    marks = ("QLinear", "QGemm", "QuantizeLinear", "Integer", "DynamicQuantize")
-    return any(mark in name for name in names if name != "DequantizeLinear" for mark in marks)
+    return any(
+        mark in node.op_type
+        for node in model.graph.node
+        if node.op_type != "DequantizeLinear" and image not in node.output
+        for mark in ("QLinear", "QGemm", "QuantizeLinear", "Integer", "DynamicQuantize")
+    )
 
 
 def _inputs(session: onnxruntime.InferenceSession) -> set[str]:
