@@ -186,7 +186,8 @@ class _Buffers:
         """Return the raw output [N, ...], valid until the next call."""
         self._forward.bind_cpu_input(self._source.names.mask, masks)
         _run(self._source.forward, self._forward)
-        self._source.model.passes.count_forward(len(masks))
+        passes = 2 if self._source.quantised else 1  # the deployed one, and the float one beside it
+        self._source.model.passes.count_forward(passes * len(masks))
         if not self._outputs:  # from the first run on they are where they are
             self._outputs = self._forward.get_outputs()
             needed = _inputs(self._source.backward)
