@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 
+import numpy as np
 import onnx
 
 from ibisa_onnx.autodiff.assemble import assemble
@@ -18,6 +19,9 @@ from ibisa_onnx.autodiff.rules import RULES
 from ibisa_onnx.autodiff.tape import Tape
 from ibisa_onnx.autodiff.types import FLOATS
 from ibisa_onnx.errors import ModelError, UnsupportedOperatorError
+
+# Their slope is infinite somewhere, and 0 times infinity is not the 0 that a mask stands for.
+_STEEP = frozenset({"Sqrt", "Log", "Reciprocal", "Div", "Pow", "Asin", "Acos", "Acosh", "Atanh"})
 
 
 @dataclass(frozen=True)
@@ -134,6 +138,7 @@ class _Sweep:
         return parts[0] if parts else None
 
     def _apply(self, node: Node, dys: Sequence[str | None]) -> None:
+        self.tape.steep |= _is_steep(self.tape, node)
         try:
             dxs = self._cotangents(node, dys)
         except UnsupportedOperatorError as refusal:
@@ -186,6 +191,16 @@ class _Sweep:
             raise UnsupportedOperatorError(f"in its definition: {inner.missing[0]}")
         totals = {x: inner.total(x) for x in node.inputs if x in self.active}
         return [totals.pop(x, None) for x in node.inputs]  # a tensor given twice counts once
+
+
+def _is_steep(tape: Tape, node: Node) -> bool:
+    """Whether an operator's slope can be infinite."""
+    if node.domain or node.op_type not in _STEEP:
+        return False
+    constant = tape.value(node.input(1))
+    if node.op_type == "Div":
+        return constant is None
+    return node.op_type != "Pow" or constant is None or bool(np.any(constant < 1))
 
 
 def _sources(node: Node) -> Sequence[str]:

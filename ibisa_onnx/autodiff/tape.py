@@ -38,6 +38,8 @@ class Tape:
         self.literals: dict[str, Array] = {}
         # Gradients known to be 0 wherever their tensor is: a rule need not mask them again.
         self.vanishing: set[str] = set()
+        # Whether a slope was passed that can be infinite: what is behind it may be, too.
+        self.steep = False
         # The tensors that a gradient is wanted of; the driver fills this in.
         self.active: set[str] = set()
         # Gradients that a Where has put to 0 in places where their tensor may be NaN.
@@ -178,8 +180,11 @@ class Tape:
     def masked(self, dy: str, mask: str, like: str) -> str:
         """`dy` where a boolean mask holds, else 0.
 
-        A cast and a product: ONNX Runtime's Where takes several times as long.
+        A cast and a product: ONNX Runtime's Where takes several times as long, and is needed only
+        where `dy` may be infinite.
         """
+        if self.steep:
+            return self.op("Where", mask, dy, self.scalar(0.0, like))
         return self.op("Mul", dy, self.op("Cast", mask, to=self.type(like).elem))
 
     def zeros(self, like: str) -> str:

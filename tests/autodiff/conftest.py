@@ -133,3 +133,20 @@ def check() -> Callable[..., None]:
             )
 
     return compare
+
+
+@pytest.fixture
+def run_gradient() -> Callable[..., Array]:
+    """`run_gradient(model, x)`: dx for a cotangent of ones."""
+
+    def run(model: onnx.ModelProto, x: Array) -> Array:
+        derivative = differentiate(model, "x", "y")
+        y, *saved = _session(derivative.forward).run(None, {"x": x})
+        feeds = dict(zip(derivative.saved, saved, strict=True))
+        feeds[derivative.cotangent] = np.ones_like(y)
+        backward = _session(derivative.backward)
+        known = {each.name for each in backward.get_inputs()}
+        found = backward.run(None, {k: v for k, v in feeds.items() if k in known})
+        return np.asarray(found[0])
+
+    return run

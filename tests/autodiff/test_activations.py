@@ -65,3 +65,20 @@ def test_softmax_before_and_after_opset_13(check, spread, op_type, opset, axis):
     attributes = {} if axis is None else {"axis": axis}
     x = spread(2, 3, 4)
     check(helper.make_node(op_type, ["x"], ["y"], **attributes), x, opset=opset)
+
+
+@pytest.mark.parametrize("op_type", ["Relu", "Clip", "Max", "MaxPool"])
+@pytest.mark.parametrize("steep", ["Sqrt", "Log", "Pow"])
+def test_a_closed_unit_before_an_infinite_slope_gets_nothing(build, run_gradient, op_type, steep):
+    """0 times infinity is not what a closed unit passes back."""
+    x = np.array([-1.0, 4.0, -2.0, 9.0], np.float32).reshape(1, 1, 4)
+    inputs = ["x", "zero"] if op_type in ("Clip", "Max") else ["x"]
+    nodes = [helper.make_node("Relu" if op_type == "MaxPool" else op_type, inputs, ["a"])]
+    if op_type == "MaxPool":
+        nodes.append(helper.make_node("MaxPool", ["a"], ["m"], kernel_shape=[1]))
+    last = nodes[-1].output[0]
+    nodes.append(helper.make_node(steep, [last, "half"] if steep == "Pow" else [last], ["y"]))
+    model = build(nodes, x, {"zero": np.array(0.0), "half": np.array(0.5)}, 17, None)
+    dx = run_gradient(model, x)
+    slope = 1 / x if steep == "Log" else 0.5 / np.sqrt(np.abs(x))
+    np.testing.assert_allclose(dx, np.where(x > 0, slope, 0), rtol=1e-6)
