@@ -359,7 +359,12 @@ class Explainer:
         """The source of gradients, opened once the output is settled."""
         assert self._output is not None
         return choose_gradient(
-            self._wanted_gradient, self.model, self._output.name, self._surrogate, self._cache
+            self._wanted_gradient,
+            self.model,
+            self._output.name,
+            self._surrogate,
+            self._cache,
+            self._output.quantisation,
         )
 
     def _search(

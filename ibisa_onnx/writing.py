@@ -14,7 +14,8 @@ from ibisa_onnx.errors import ResultError
 def write_files(contents: Mapping[Path, bytes]) -> None:
     """Write files that appear complete or not at all, making their folders.
 
-    All are written under temporary names beside their places before the first is renamed.
+    All are written under temporary names beside their places before the first is renamed; only a
+    device or a pipe is written into.
 
     Raises
     ------
@@ -28,9 +29,13 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.is_dir():
                 raise ResultError(f"{path}: cannot write: it is a folder; name a file")
-            staged[path] = _stage(path, data)
-        for path in list(staged):
-            staged.pop(path).replace(path)
+            if not _is_device(path):
+                staged[path] = _stage(path, data)
+        for path, data in contents.items():
+            if path in staged:
+                staged.pop(path).replace(path)
+            else:
+                path.write_bytes(data)
     except OSError as error:
         raise ResultError(
             f"{path}: cannot write: {error.strerror}; choose another place with write access"
@@ -38,6 +43,11 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
     finally:
         for temporary in staged.values():
             temporary.unlink(missing_ok=True)
+
+
+def _is_device(path: Path) -> bool:
+    """Whether there is something that takes bytes and must stay: a device, a pipe."""
+    return path.exists() and not path.is_file()
 
 
 def _stage(path: Path, data: bytes) -> Path:

@@ -180,10 +180,17 @@ def test_float_inputs_of_any_width_have_the_exact_gradient(dtype: int) -> None:
     assert explanation.passes.backward == 10
 
 
-def test_integers_have_no_gradient_and_both_sentences_read_right() -> None:
-    model = make_model(dtype=TensorProto.UINT8)
+def test_bytes_have_the_exact_gradient() -> None:
+    explanation = explain(make_model(dtype=TensorProto.UINT8), preprocessing=None, gradient="exact")
+    assert explanation.certificate.holds
+    assert explanation.certificate.tolerance == 1e-3
+    assert explanation.passes.backward == 10
+
+
+def test_long_integers_have_no_gradient_and_both_sentences_read_right() -> None:
+    model = make_model(dtype=TensorProto.INT32)
     reason = explain(model, preprocessing=None).certificate.reason
-    assert reason == "image is uint8, and integers have no gradient"
+    assert reason == "image is int32, and such integers have no gradient"
     with pytest.raises(GradientError, match=f"^no exact gradient: {reason}; use --gradient"):
         explain(model, preprocessing=None, gradient="exact")
 

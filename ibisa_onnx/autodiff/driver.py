@@ -219,7 +219,7 @@ def _sweep(graph: Graph, input: str) -> _Sweep:
     sweep = _Sweep(tape, active, twin.input)
     sweep.missing.extend(_missing(node, why) for node, why in twin.refused)
     if twin.ends and not sweep.missing:
-        sweep.missing.extend(_missing(node, _ENDS) for node in twin.ends)
+        sweep.missing.extend(_end(node) for node in twin.ends)
     elif twin.graph.output in active:
         sweep.cotangent = tape.fresh("cotangent")
         sweep.cotangents[twin.graph.output] = [sweep.cotangent]
@@ -229,7 +229,12 @@ def _sweep(graph: Graph, input: str) -> _Sweep:
     return sweep
 
 
-_ENDS = "its output has no gradient"
+def _end(node: Node) -> MissingRule:
+    """A node whose output has no gradient; with advice where that is a choice among scores."""
+    why = "its output has no gradient"
+    if node.op_type in ("ArgMax", "ArgMin", "TopK", "NonMaxSuppression"):
+        why += f", but the scores that it is given may: differentiate {node.input(0)!r}"
+    return _missing(node, why)
 
 
 def _blocks(graph: Graph, input: str, active: set[str]) -> list[MissingRule]:
@@ -241,7 +246,7 @@ def _blocks(graph: Graph, input: str, active: set[str]) -> list[MissingRule]:
     ]
     if not ends:
         return [MissingRule(graph.output, "output", "", f"does not depend on {input!r}")]
-    return [_missing(node, _ENDS) for node in ends]
+    return [_end(node) for node in ends]
 
 
 def _missing(node: Node, why: str) -> MissingRule:

@@ -37,19 +37,20 @@ def backward_graph(
     Parameters
     ----------
     model
-        A float model of opset 7 or later: its path, its bytes or itself. It is left as it is.
+        A model of opset 7 or later: its path, its bytes or itself. It is left as it is.
     input
-        What to differentiate with respect to; None: the only floating-point input.
+        What to differentiate with respect to; None: the only floating-point input, or the only one.
     output
-        What to differentiate, any float tensor of the model; None: the first output.
+        What to differentiate, any tensor of the model; None: the first output.
 
     Returns
     -------
     onnx.ModelProto
         Its inputs are the model's own and `cotangent`, dL/d output in the output's shape and dtype.
-        Its outputs are the output and `gradient`, dL/d input in the input's shape and dtype. Where
-        the model has tensors of these names, they get a `_` at the end. Weights are in it once;
-        those in external files stay there, by the names that the model gave.
+        Its outputs are the output and `gradient`, dL/d input in the input's shape and dtype. Both
+        are float32 where output or input are integers, which count as real numbers. Where the
+        model has tensors of these names, they get a `_` at the end. Weights are in it once; those
+        in external files stay there, by the names that the model gave.
 
     Raises
     ------
@@ -68,7 +69,7 @@ def derivative_of(
 ) -> Derivative:
     """Differentiate a model of any origin; see `backward_graph` for the parameters."""
     proto = _read(model)
-    input = input or _only_float_input(proto)
+    input = input or _only_input(proto)
     output = output or _first_output(proto)
     try:
         return differentiate(proto, input, output)
@@ -119,17 +120,17 @@ def _read(model: onnx.ModelProto | str | os.PathLike[str] | bytes) -> onnx.Model
     return proto
 
 
-def _only_float_input(model: onnx.ModelProto) -> str:
-    """The input to differentiate with respect to, where there is no choice."""
+def _only_input(model: onnx.ModelProto) -> str:
+    """The input to differentiate with respect to, where there is no choice: floats go first."""
     constants = {tensor.name for tensor in model.graph.initializer}
     inputs = [each for each in model.graph.input if each.name not in constants]
-    names = [str(each.name) for each in inputs if read_type(each).elem in FLOATS]
-    if len(names) == 1:
-        return names[0]
+    floats = [each for each in inputs if read_type(each).elem in FLOATS]
+    names = [str(each.name) for each in floats or inputs]
     if not names:
-        there = ", ".join(each.name for each in inputs) or "none"
-        raise GradientError(f"no input is floating point, so there is no gradient; inputs: {there}")
-    raise ModelError(f"the model has several float inputs; choose one of: {', '.join(names)}")
+        raise ModelError("the model has no input")
+    if len(names) > 1:
+        raise ModelError(f"the model has several inputs; choose one of: {', '.join(names)}")
+    return names[0]
 
 
 def _first_output(model: onnx.ModelProto) -> str:

@@ -80,7 +80,7 @@ class Tape:
 
     def constant(self, value: Array) -> str:
         """A constant tensor; equal ones share a name."""
-        key = (value.dtype.str, value.shape, value.tobytes())
+        key = (value.dtype.name, value.shape, value.tobytes())
         if key not in self._known:
             self._known[key] = self.fresh("constant")
             self.literals[self._known[key]] = value
@@ -111,9 +111,11 @@ class Tape:
     def dtype(self, name: str) -> npt.DTypeLike:
         """NumPy dtype of a tensor."""
         elem = self.type(name).elem
-        if elem is None or elem == onnx.TensorProto.BFLOAT16:
+        dtype = None if elem is None else helper.tensor_dtype_to_np_dtype(elem)
+        # Older releases of onnx have no bfloat16 for NumPy and give float32 instead.
+        if dtype is None or helper.np_dtype_to_tensor_dtype(dtype) != elem:
             raise UnsupportedOperatorError(f"the element type of {name!r} is not covered")
-        return helper.tensor_dtype_to_np_dtype(elem)
+        return dtype
 
     def dims(self, name: str) -> tuple[Dimension, ...]:
         """The shape, with symbols or None for open sides."""

@@ -93,8 +93,6 @@ def _gradient_of(model: DeployedModel, output: TensorInfo) -> _Gradient:
     """Tell whether an exact gradient of an output can be had."""
     from ibisa_onnx.autodiff import missing_rules
 
-    if not output.dtype.startswith("float"):
-        return _Gradient(output.name, False, (f"the output is {output.dtype}",))
     graph = model.proto()
     if graph is None:
         return _Gradient(output.name, False, ("the graph cannot be read from this source",))

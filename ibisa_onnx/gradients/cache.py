@@ -141,9 +141,11 @@ def _versions() -> list[str]:
 
 def _hash_of_sources() -> str:
     """Hash the code that builds an entry; a checkout changes without a change of version."""
-    folder = Path(autodiff.__file__).parent
+    here = Path(__file__)
+    ours = [here.with_name("exact.py"), here.with_name("masked_graph.py")]
+    ours.append(here.parents[1] / "model" / "weights.py")
     digest = hashlib.sha256()
-    for path in (*sorted(folder.rglob("*.py")), Path(__file__).with_name("masked_graph.py")):
+    for path in (*sorted(Path(autodiff.__file__).parent.rglob("*.py")), *ours):
         digest.update(path.read_bytes() if path.is_file() else b"")
     return digest.hexdigest()
 

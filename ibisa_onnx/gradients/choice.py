@@ -16,11 +16,15 @@ if TYPE_CHECKING:
     from ibisa_onnx.bottleneck import Bottleneck
     from ibisa_onnx.gradients.vector_jacobian import VectorJacobian
     from ibisa_onnx.model.session import DeployedModel
+    from ibisa_onnx.targets import Quantisation
 
     Source = Callable[[Bottleneck], VectorJacobian]
 
 GRADIENTS = ("auto", "exact", "surrogate", "forward-only")
 _REFUSAL = "no exact gradient: "
+# How far rounding alone may take a probability. In 8 bits a value that falls on the other side is a
+# whole step off, and a step of the logits is about 0.06, of a probability 0.016.
+_IN_SINGLE, _IN_HALF, _IN_8_BITS = 1e-3, 1e-2, 2e-2
 
 
 @dataclass(frozen=True)
@@ -59,10 +63,12 @@ def choose_gradient(
     output: str,
     surrogate: str | os.PathLike[str] | torch.nn.Module | None,
     cache: Path | None = None,
+    quantisation: Quantisation | None = None,
 ) -> GradientPath:
     """Open the source of gradients that was asked for, or under "auto" the best there is.
 
-    `cache` is the folder where exact gradients are kept, None for nowhere.
+    `cache` is the folder where exact gradients are kept, None for nowhere; `quantisation` how the
+    output's integers stand for reals, None where it holds floats.
 
     Raises
     ------
@@ -75,9 +81,9 @@ def choose_gradient(
     if wanted == "forward-only":
         return forward_only("asked for")
     if wanted == "exact":
-        return _exact(model, output, "asked for", cache)
+        return _exact(model, output, "asked for", cache, quantisation)
     try:
-        return _exact(model, output, "every operator has a rule", cache)
+        return _exact(model, output, "every operator has a rule", cache, quantisation)
     except IbisaError as error:
         return forward_only(_reason(error))
 
@@ -96,16 +102,24 @@ def _surrogate(
     return GradientPath("surrogate", "a surrogate was given", opened, tolerance=0.05)
 
 
-def _exact(model: DeployedModel, output: str, reason: str, cache: Path | None) -> GradientPath:
+def _exact(
+    model: DeployedModel,
+    output: str,
+    reason: str,
+    cache: Path | None,
+    quantisation: Quantisation | None,
+) -> GradientPath:
     from ibisa_onnx.gradients.cache import GradientCache
     from ibisa_onnx.gradients.exact import ExactGradient
+    from ibisa_onnx.gradients.masked_graph import BYTES
 
-    dtypes = {each.name: each.dtype for each in model.signature.outputs}
-    for name, dtype in ((model.image.name, model.image.dtype), (output, dtypes[output])):
-        if not dtype.startswith(("float", "bfloat")):
-            raise GradientError(
-                f"{_REFUSAL}{name} is {dtype}, and integers have no gradient; "
-                "use --gradient forward-only"
-            )
-    opened = ExactGradient(model, output, GradientCache(cache) if cache else None)
-    return GradientPath("exact", reason, opened, tolerance=1e-2 if opened.half else 1e-3)
+    dtype = model.image.dtype
+    if not dtype.startswith(("float", "bfloat")) and dtype not in BYTES:
+        raise GradientError(
+            f"{_REFUSAL}{model.image.name} is {dtype}, and such integers have no gradient; "
+            "use --gradient forward-only"
+        )
+    kept = GradientCache(cache) if cache else None
+    opened = ExactGradient(model, output, kept, quantisation)
+    tolerance = _IN_8_BITS if opened.quantised else _IN_HALF if opened.half else _IN_SINGLE
+    return GradientPath("exact", reason, opened, tolerance)

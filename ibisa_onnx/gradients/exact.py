@@ -28,6 +28,7 @@ from ibisa_onnx.model.files import essence
 from ibisa_onnx.model.providers import import_onnxruntime
 from ibisa_onnx.model.session import DeployedModel
 from ibisa_onnx.model.weights import Weights, missing_weights, read_weights, take_weights
+from ibisa_onnx.targets import Quantisation
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -56,6 +57,8 @@ class ExactGradient:
         The output's name.
     cache
         Where graphs that were built before are kept; None: nowhere.
+    quantisation
+        How the output's integers stand for reals; None where it holds floats.
 
     Raises
     ------
@@ -67,18 +70,23 @@ class ExactGradient:
     """
 
     def __init__(
-        self, model: DeployedModel, output: str, cache: GradientCache | None = None
+        self,
+        model: DeployedModel,
+        output: str,
+        cache: GradientCache | None = None,
+        quantisation: Quantisation | None = None,
     ) -> None:
         proto = model.proto()
         if proto is None:
             raise GradientError(
                 f"no exact gradient: {model.file.why_no_graph}; use --gradient forward-only"
             )
-        self.model = model
+        self.model, self.quantisation = model, quantisation or Quantisation(1)
         self.names = Names.free_in(proto, model.image)
         derivative, weights = _derivative(model, output, proto, self.names, cache)
         del proto
         self.half = _uses_half(derivative.forward)
+        self.quantised = _is_quantised(derivative.forward, model.image.name)
         self.output, self.saved = derivative.output, derivative.saved
         self.cotangent, self.gradient = derivative.cotangent, derivative.gradient
         self.forward = model.new_session(derivative.forward, weights)
@@ -101,17 +109,21 @@ class _MaskedModel:
         self._free: dict[Shape, list[_Buffers]] = {}
 
     def forward(self, masks: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], _Lease]:
-        """Return the raw output, float32 [N, K], of masks [N, 1, h, w], and its buffers."""
+        """Return the output's reals, float32 [N, K], of masks [N, 1, h, w], and its buffers."""
         filled = _fill(masks, self._source.model.image.batch)
         free = self._free.setdefault(filled.shape, [])
         raw, lease = self._again(filled, free) or self._anew(filled, free)
-        return raw[: len(masks)].reshape(len(masks), -1).astype(np.float32), lease
+        reals = raw[: len(masks)].reshape(len(masks), -1).astype(np.float32)
+        quantisation = self._source.quantisation
+        if quantisation != Quantisation(1):
+            reals = (reals - np.float32(quantisation.zero_point)) * np.float32(quantisation.scale)
+        return reals, lease
 
     def backward(
         self, saved: _Lease, cotangent: npt.NDArray[np.float32]
     ) -> npt.NDArray[np.float32]:
         """Return the masks' cotangent, float32 [N, 1, h, w], from the output's [N, K]."""
-        return saved.buffers.backward(cotangent)
+        return saved.buffers.backward(cotangent * np.float32(self._source.quantisation.scale))
 
     def _again(
         self, masks: npt.NDArray[np.float32], free: list[_Buffers]
@@ -174,7 +186,8 @@ class _Buffers:
         """Return the raw output [N, ...], valid until the next call."""
         self._forward.bind_cpu_input(self._source.names.mask, masks)
         _run(self._source.forward, self._forward)
-        self._source.model.passes.count_forward(len(masks))
+        passes = 2 if self._source.quantised else 1  # the deployed one, and the float one beside it
+        self._source.model.passes.count_forward(passes * len(masks))
         if not self._outputs:  # from the first run on they are where they are
             self._outputs = self._forward.get_outputs()
             needed = _inputs(self._source.backward)
@@ -202,7 +215,8 @@ class _Buffers:
         scale = np.float32(_scale(cotangent, self._source.half))
         if scale == 1 and len(cotangent) == len(raw) and raw.dtype == np.float32:
             return cotangent.reshape(raw.shape), scale
-        filled = np.zeros_like(raw)
+        dtype = raw.dtype if raw.dtype.kind == "f" else np.float32
+        filled = np.zeros(raw.shape, dtype)
         filled.reshape(len(raw), -1)[: len(cotangent)] = cotangent / scale
         return filled, scale
 
@@ -269,6 +283,16 @@ def _uses_half(model: onnx.ModelProto) -> bool:
             for node in model.graph.node
             for attribute in node.attribute
         )
+    )
+
+
+def _is_quantised(model: onnx.ModelProto, image: str) -> bool:
+    """Tell whether anything in a graph is rounded to integers, beside the image."""
+    return any(
+        mark in node.op_type
+        for node in model.graph.node
+        if node.op_type != "DequantizeLinear" and image not in node.output
+        for mark in ("QLinear", "QGemm", "QuantizeLinear", "Integer", "DynamicQuantize")
     )
 
 

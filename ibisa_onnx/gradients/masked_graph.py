@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from ibisa_onnx.bottleneck import Bottleneck, interpolation
 from ibisa_onnx.model.signature import ImageInput, Layout
+
+BYTES = ("uint8", "int8")
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Names:
     baseline: str
     difference: str
     mixed: str
+    one: str
+    zero: str
 
     @classmethod
     def free_in(cls, model: onnx.ModelProto, image: ImageInput) -> Names:
@@ -89,12 +93,22 @@ def _mixing(image: ImageInput, names: Names) -> list[onnx.NodeProto]:
     ]
     if image.layout is Layout.NHWC:
         steps.append(("Transpose", [""], {"perm": [0, 2, 3, 1]}))
-    if image.dtype != "float32":
+    constants = []
+    if image.dtype in BYTES:  # rounds and clips, and lets the gradient through
+        constants = [("one", np.float32(1)), ("zero", np.dtype(image.dtype).type(0))]
+        steps.append(("QuantizeLinear", ["", names.one, names.zero], {}))
+    elif image.dtype != "float32":
         elem = helper.np_dtype_to_tensor_dtype(np.dtype(image.dtype))
         steps.append(("Cast", [""], {"to": elem}))
     results = [*(f"{names.mixed}_{number}" for number in range(1, len(steps))), image.name]
     befores = ["", *results]
-    return [
+    fixed = [
+        helper.make_node(
+            "Constant", [], [getattr(names, name)], value=numpy_helper.from_array(np.asarray(value))
+        )
+        for name, value in constants
+    ]
+    return fixed + [
         helper.make_node(op, [each or before for each in inputs], [name], name=name, **attributes)
         for (op, inputs, attributes), before, name in zip(steps, befores, results, strict=False)
     ]

@@ -496,3 +496,92 @@ def test_a_long_vector_costs_no_memory_and_keeps_its_type(build):
     assert graph.type("long").static == (length,)
     assert graph.type("one").static == (1,)
     assert grown < 500_000  # KiB; twice the vector and more would be 1.4 million
+
+
+@pytest.mark.parametrize("behind", ["Identity", "Cast", "DequantizeLinear"])
+def test_constants_behind_other_operators(build, behind):
+    """The bounds of a Clip, the weights of a product and a shape, each made by an operator."""
+    attributes = {"to": TensorProto.FLOAT} if behind == "Cast" else {}
+    stored = {"Identity": np.float32, "Cast": np.float16, "DequantizeLinear": np.int8}[behind]
+    values = {"low": [0], "w": [[2, -1], [1, 3]]}
+    nodes = [
+        helper.make_node(
+            behind,
+            [name, "one"] if behind == "DequantizeLinear" else [name],
+            [f"{name}_f"],
+            **attributes,
+        )
+        for name in values
+    ]
+    nodes += [
+        helper.make_node("Identity", ["shape"], ["shape_i"]),
+        helper.make_node("Squeeze", ["low_f"], ["bound"]),
+        helper.make_node("Reshape", ["x", "shape_i"], ["r"]),
+        helper.make_node("MatMul", ["r", "w_f"], ["m"]),
+        helper.make_node("Clip", ["m", "bound"], ["y"]),
+    ]
+    x = np.float32([1.0, -2.0, 0.5, 1.0])
+    model = build(nodes, x, {"one": np.array(1.0), "shape": np.array([-1, 2])}, 17, None)
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.array(value, stored), name) for name, value in values.items()
+    )
+    _, dx = gradient(differentiate(model, "x", "y"), x)
+    np.testing.assert_allclose(dx, [0, 0, 1, 4])  # products [0, -7], [2, 2.5]
+
+
+def _control_flow(op_type):
+    body_in = {
+        "If": [],
+        "Loop": [
+            ("i", TensorProto.INT64, []),
+            ("go", TensorProto.BOOL, []),
+            ("s", TensorProto.FLOAT, [2]),
+        ],
+        "Scan": [("s", TensorProto.FLOAT, [2]), ("e", TensorProto.FLOAT, [1])],
+    }[op_type]
+    source = "x" if op_type == "If" else "s"
+    nodes = [helper.make_node("Exp", [source], ["t"])]
+    outputs = [helper.make_tensor_value_info("t", TensorProto.FLOAT, [2])]
+    if op_type == "Loop":
+        nodes.append(helper.make_node("Identity", ["go"], ["on"]))
+        outputs.insert(0, helper.make_tensor_value_info("on", TensorProto.BOOL, []))
+    body = helper.make_graph(
+        nodes, "body", [helper.make_tensor_value_info(*each) for each in body_in], outputs
+    )
+    if op_type == "If":
+        sign = [helper.make_node("ReduceSum", ["x"], ["total"], keepdims=0)]
+        sign.append(helper.make_node("Greater", ["total", "zero"], ["which"]))
+        return [
+            *sign,
+            helper.make_node(
+                "If", ["which"], ["y"], "the branch", then_branch=body, else_branch=body
+            ),
+        ]
+    if op_type == "Loop":
+        return [helper.make_node("Loop", ["times", "", "x"], ["y"], "the branch", body=body)]
+    return [
+        helper.make_node("Scan", ["x", "rows"], ["y"], "the branch", body=body, num_scan_inputs=1)
+    ]
+
+
+@pytest.mark.parametrize("op_type", ["If", "Loop", "Scan"])
+def test_control_flow_is_refused_by_name(build, op_type):
+    x = np.float32([1.0, -2.0])
+    constants = {"zero": np.array(0.0), "times": np.array(2, np.int64), "rows": np.ones((3, 1))}
+    model = build(_control_flow(op_type), x, constants, 17, None)
+    run(model, {"x": x})
+    refused = {(rule.op_type, rule.node) for rule in missing_rules(model, "x", "y")}
+    assert (op_type, "the branch") in refused
+    with pytest.raises(UnsupportedOperatorError, match=f"{op_type} 'the branch'"):
+        differentiate(model, "x", "y")
+
+
+def test_what_follows_from_a_choice_of_boxes_is_refused_by_name(build):
+    nodes = [
+        helper.make_node("NonMaxSuppression", ["x", "scores", "most"], ["chosen"], "the choice"),
+        helper.make_node("Cast", ["chosen"], ["y"], to=TensorProto.FLOAT),
+    ]
+    x = np.float32([[[0, 0, 1, 1], [0, 0, 2, 2]]])
+    constants = {"scores": np.array([[[0.9, 0.8]]]), "most": np.array([2], np.int64)}
+    missing = missing_rules(build(nodes, x, constants, 17, None), "x", "y")
+    assert "the choice" in {rule.node for rule in missing}

@@ -457,4 +457,59 @@ def test_the_end_of_the_gradient_behind_quantisers_is_named():
         helper.make_node("ArgMax", ["d"], ["y"], name="the end"),
     ]
     (missing,) = missing_rules(model_of(nodes, np.uint8([[3, 4]])), "x", "y")
-    assert (missing.node, missing.why) == ("the end", "its output has no gradient")
+    assert missing.node == "the end"
+    assert "differentiate 'd'" in missing.why
+    _, dx = gradient_of("d", model_of(nodes, np.uint8([[3, 4]])), np.uint8([[3, 4]]))
+    np.testing.assert_allclose(dx, [[0.02, 0.02]], rtol=1e-6)
+
+
+def gradient_of(output, model, x):
+    derivative = differentiate(model, "x", output)
+    y, *saved = run(derivative.forward, {"x": x})
+    feeds = {
+        derivative.cotangent: np.ones_like(y),
+        **dict(zip(derivative.saved, saved, strict=True)),
+    }
+    return y, run(derivative.backward, feeds)[0]
+
+
+def test_open_sides(bytes_):
+    """Batch, height and width are found out at run time."""
+    x, w = bytes_(2, 2, 5, 6), np.ones((3, 2, 3, 3), np.int8)
+    inputs = ["x", "xs", "xz", "w", "xs", "wz", "ys", "yz"]
+    nodes = [
+        helper.make_node("QLinearConv", inputs, ["q"], strides=[2, 2], pads=[1, 1, 1, 1]),
+        helper.make_node(DQ, ["q", "ys", "yz"], ["d"]),
+        helper.make_node("GlobalAveragePool", ["d"], ["y"]),
+    ]
+    fixed = model_of(nodes, x, {"w": w, "wz": np.int8(0)})
+    _, expected = gradient(fixed, x)
+    dims = fixed.graph.input[0].type.tensor_type.shape.dim
+    for place, name in ((0, "n"), (2, "h"), (3, "w")):
+        dims[place].dim_param = name
+    np.testing.assert_allclose(gradient(fixed, x)[1], expected, rtol=1e-5)
+
+
+def test_quantised_weights_in_an_external_file(bytes_, tmp_path):
+    x, w = (
+        bytes_(1, 2, 4, 4),
+        np.random.default_rng(0).integers(-9, 9, (3, 2, 3, 3)).astype(np.int8),
+    )
+    nodes = [
+        helper.make_node(DQ, ["x", "xs", "xz"], ["d"]),
+        helper.make_node(DQ, ["w", "xs"], ["v"]),
+        helper.make_node("Conv", ["d", "v"], ["y"]),
+    ]
+    model = model_of(nodes, x, {"w": w})
+    _, expected = gradient(model, x, np.ones((1, 3, 2, 2)))
+    path = tmp_path / "m.onnx"
+    onnx.save_model(model, path, save_as_external_data=True, location="w.bin", size_threshold=100)
+    light = onnx.load(path, load_external_data=False)
+    derivative = differentiate(light, "x", "y")
+    for graph, name in ((derivative.forward, "f.onnx"), (derivative.backward, "b.onnx")):
+        (tmp_path / name).write_bytes(graph.SerializeToString())
+    forward, backward = (ort.InferenceSession(tmp_path / name) for name in ("f.onnx", "b.onnx"))
+    _, *saved = forward.run(None, {"x": x})
+    feeds = {derivative.cotangent: np.ones((1, 3, 2, 2), np.float32)}
+    (dx,) = backward.run(None, feeds | dict(zip(derivative.saved, saved, strict=True)))
+    np.testing.assert_allclose(dx, expected, rtol=1e-6)

@@ -243,3 +243,20 @@ def test_scatter_of_old_opsets(check, spread):
     node = helper.make_node("Scatter", ["x", "i", "u"], ["y"], axis=1)
     constants = {"i": ints(0, 2, 1, 0).reshape(2, 2), "u": np.ones((2, 2))}
     check(node, spread(2, 3), constants, opset=9)
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+@pytest.mark.parametrize(
+    ("start", "end", "step"),
+    [(-6, np.iinfo(np.int64).min, -1), (-9, -8, -2), (9, -9, -1), (-9, 9, 1), (3, 3, 1)],
+)
+def test_slice_bounds_beyond_the_axis(check, spread, start, end, step, is_open):
+    """Beside what is taken, the whole is read, as a slice may take nothing at all."""
+    nodes = [
+        helper.make_node("Slice", ["x", "start", "end", "axis", "step"], ["cut"]),
+        helper.make_node("Concat", ["cut", "x"], ["both"], axis=0),
+        helper.make_node("Mul", ["both", "both"], ["y"]),
+    ]
+    bounds = {"start": start, "end": end, "axis": 0, "step": step}
+    constants = {name: np.array([value]) for name, value in bounds.items()}
+    check(nodes, spread(5), constants, dims=["N"] if is_open else None)

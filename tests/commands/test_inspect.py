@@ -66,7 +66,7 @@ def test_operators_without_a_gradient_rule_are_named(cli, model):
 
 
 def test_integer_output_has_no_gradient(cli, model):
-    assert "no: the output is int64" in cli("inspect", model(last="ArgMax")).out
+    assert "no: ArgMax: its output has no gradient" in cli("inspect", model(last="ArgMax")).out
 
 
 def test_with_a_picture_the_top_five(cli, fake, model, photo):

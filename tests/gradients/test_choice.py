@@ -9,19 +9,20 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from ibisa_onnx.bottleneck import Bottleneck
 from ibisa_onnx.errors import GradientError, ModelError
 from ibisa_onnx.gradients.choice import GRADIENTS, choose_gradient
 from ibisa_onnx.model import DeployedModel
+from ibisa_onnx.targets import Quantisation
 
 Deploy = Callable[..., DeployedModel]
 
 
 @pytest.fixture
 def byte_model() -> DeployedModel:
-    """Takes bytes, so that there is nothing to differentiate by."""
+    """Takes bytes."""
     graph = helper.make_graph(
         [
             helper.make_node("Cast", ["image"], ["f"], to=TensorProto.FLOAT),
@@ -75,10 +76,50 @@ def test_auto_goes_without_a_gradient_and_names_the_operator(deployed: Deploy) -
     assert "use " not in path.reason  # advice to do what was just done
 
 
-def test_auto_goes_without_a_gradient_for_bytes(byte_model: DeployedModel) -> None:
-    path = choose_gradient("auto", byte_model, "scores", None)
+def test_auto_goes_without_a_gradient_for_long_integers(byte_model: DeployedModel) -> None:
+    proto = byte_model.proto()
+    assert proto is not None
+    proto.graph.input[0].type.tensor_type.elem_type = TensorProto.INT32
+    model = DeployedModel.open(proto.SerializeToString(), providers=["cpu"], threads=1)
+    path = choose_gradient("auto", model, "scores", None)
     assert path.name == "forward-only"
-    assert path.reason == "image is uint8, and integers have no gradient"
+    assert path.reason == "image is int32, and such integers have no gradient"
+
+
+def test_bytes_have_a_gradient_like_the_numbers_that_they_are(byte_model: DeployedModel) -> None:
+    path = choose_gradient("exact", byte_model, "scores", None)
+    assert path.source is not None
+    image, baseline = np.full((1, 3, 4, 4), 200, np.float32), np.full((1, 3, 4, 4), 100, np.float32)
+    function = path.source(Bottleneck(image, baseline))
+    raw, saved = function.forward(np.full((1, 1, 1, 1), 0.503, np.float32))
+    np.testing.assert_array_equal(raw, [[150, 150, 150]])  # rounded, as pixels are
+    slope = function.backward(saved, np.float32([[1, 0, 0]]))
+    np.testing.assert_allclose(slope, [[[[100]]]], rtol=1e-5)
+
+
+def test_an_output_of_integers_is_read_as_reals() -> None:
+    """The scores are what the integers stand for, and so is what the slope is taken of."""
+    inits = {"s": np.float32(0.25), "z": np.uint8(3)}
+    graph = helper.make_graph(
+        [
+            helper.make_node("ReduceMean", ["image"], ["m"], axes=[2, 3], keepdims=0),
+            helper.make_node("QuantizeLinear", ["m", "s", "z"], ["scores"]),
+        ],
+        "integers",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 4, 4])],
+        [helper.make_tensor_value_info("scores", TensorProto.UINT8, [1, 3])],
+        [numpy_helper.from_array(value, name) for name, value in inits.items()],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    model = DeployedModel.open(proto.SerializeToString(), providers=["cpu"], threads=1)
+    path = choose_gradient("exact", model, "scores", None, None, Quantisation(0.25, 3))
+    assert path.source is not None
+    ones = np.ones((1, 3, 4, 4), np.float32)
+    function = path.source(Bottleneck(4 * ones, ones))
+    raw, saved = function.forward(np.full((1, 1, 1, 1), 0.5, np.float32))
+    np.testing.assert_array_equal(raw, [[2.5, 2.5, 2.5]])
+    slope = function.backward(saved, np.float32([[1, 0, 0]]))
+    np.testing.assert_allclose(slope, [[[[3]]]], rtol=1e-5)
 
 
 @pytest.mark.parametrize("wanted", ["auto", "surrogate"])
@@ -106,11 +147,9 @@ def test_what_was_asked_for_is_said_so(deployed: Deploy, wanted: str) -> None:
     assert (path.source is None) == (wanted == "forward-only")
 
 
-def test_exact_is_not_quietly_something_else(deployed: Deploy, byte_model: DeployedModel) -> None:
+def test_exact_is_not_quietly_something_else(deployed: Deploy) -> None:
     with pytest.raises(GradientError, match=r"Floor.*use a surrogate or forward-only"):
         choose_gradient("exact", deployed(last=("Floor",)), "scores", None)
-    with pytest.raises(GradientError, match=r"image is uint8.*; use --gradient forward-only"):
-        choose_gradient("exact", byte_model, "scores", None)
 
 
 def test_auto_says_so_when_the_runtime_refuses_the_gradient_graph(

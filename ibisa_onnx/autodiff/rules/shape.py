@@ -77,7 +77,9 @@ def _slice(tape: Tape, node: Node, dy: str) -> Cotangents:
         known = tape.value(starts), tape.value(ends)
         side = tape.dims(x)[axis]
         if isinstance(side, int) and known[0] is not None and known[1] is not None:
-            taken = range(side)[_python_slice(int(known[0][i]), int(known[1][i]), int(step))]
+            taken = _taken(side, int(known[0][i]), int(known[1][i]), int(step))
+            if not taken:
+                return [tape.zeros(x)]
             positions = tape.ints(*taken)
         else:
             positions = _range(tape, x, axis)
@@ -86,9 +88,14 @@ def _slice(tape: Tape, node: Node, dy: str) -> Cotangents:
     return [dy]
 
 
-def _python_slice(start: int, end: int, step: int) -> slice:
-    """ONNX clips to the axis; a negative end beyond it means \"through the first element\"."""
-    return slice(start, None if step < 0 and end < -_HUGE else end, step)
+def _taken(side: int, start: int, end: int, step: int) -> range:
+    """The positions that a Slice takes from an axis.
+
+    As Python does, but that backwards a start before the first element is the first element.
+    """
+    if step < 0:
+        start = max(start, -side)
+    return range(side)[start : None if step < 0 and end < -_HUGE else end : step]
 
 
 def _numbers(tape: Tape, node: Node, name: str, index: int) -> str:

@@ -1,0 +1,113 @@
+"""Half precision, bfloat16 and mixtures of them with float32."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper, parser
+from onnx.reference import ReferenceEvaluator
+
+from ibisa_onnx.autodiff import differentiate
+
+HEAD = """
+<ir_version: 8, opset_import: ["" : 17]>
+head (ELEM[2, 3, 4] x) => (ELEM[2, 5] y) <ELEM[4, 4] w, ELEM[4, 5] u>
+{
+  h = MatMul(x, w)
+  e = Erf(h)
+  g = Mul(h, e)
+  r = Relu(g)
+  p = Softmax(r)
+  m = ReduceMean <axes = [1], keepdims = 0> (p)
+  y = MatMul(m, u)
+}
+"""
+
+
+def head(elem, dtype):
+    """A model without operators that bfloat16 has no version of."""
+    rng = np.random.default_rng(0)
+    model = parser.parse_model(HEAD.replace("ELEM", elem))
+    del model.graph.initializer[:]
+    for name, shape in (("w", (4, 4)), ("u", (4, 5))):
+        value = rng.normal(size=shape).astype(dtype)
+        model.graph.initializer.append(numpy_helper.from_array(value, name))
+    return model
+
+
+def reference_gradient(model, dtype):
+    """By ONNX's own evaluator, which knows bfloat16."""
+    rng = np.random.default_rng(1)
+    x, dy = (rng.normal(size=shape).astype(dtype) for shape in ((2, 3, 4), (2, 5)))
+    derivative = differentiate(model, "x", "y")
+    for graph in (derivative.forward, derivative.backward):
+        onnx.checker.check_model(graph, full_check=True)
+    _, *saved = ReferenceEvaluator(derivative.forward).run(None, {"x": x})
+    feeds = {derivative.cotangent: dy, **dict(zip(derivative.saved, saved, strict=True))}
+    (dx,) = ReferenceEvaluator(derivative.backward).run(None, feeds)
+    assert dx.dtype == dtype
+    return dx.astype(np.float32)
+
+
+def test_bfloat16_graphs_are_bfloat16_throughout():
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    single = reference_gradient(head("float", np.float32), np.float32)
+    brain = reference_gradient(head("bfloat16", ml_dtypes.bfloat16), ml_dtypes.bfloat16)
+    assert np.linalg.norm(brain - single) < 0.03 * np.linalg.norm(single)
+
+
+def _network(x):
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1], strides=[2, 2]),
+        helper.make_node("HardSwish", ["c"], ["h"]),
+        helper.make_node("LayerNormalization", ["h", "scale"], ["n"], axis=-1),
+        helper.make_node("GlobalAveragePool", ["n"], ["g"]),
+        helper.make_node("Flatten", ["g"], ["f"]),
+        helper.make_node("Gemm", ["f", "u"], ["y"]),
+    ]
+    weights = {"w": (6, 3, 3, 3), "scale": (4,), "u": (6, 5)}
+    graph = helper.make_graph(
+        nodes,
+        "network",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 5])],
+        [
+            numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), name)
+            for name, shape in weights.items()
+        ],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def _gradient(model, x):
+    derivative = differentiate(model, "x", "y")
+    forward, backward = (
+        ort.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+        for graph in (derivative.forward, derivative.backward)
+    )
+    y, *saved = forward.run(None, {"x": x})
+    feeds = dict(zip(derivative.saved, saved, strict=True))
+    feeds[derivative.cotangent] = np.linspace(-1, 1, y.size).reshape(y.shape).astype(y.dtype)
+    (dx,) = backward.run(None, feeds)
+    assert (dx.shape, dx.dtype) == (x.shape, x.dtype)
+    return dx.astype(np.float32)
+
+
+@pytest.mark.parametrize("keep_types", [False, True])
+@pytest.mark.parametrize("kept", [[], ["HardSwish", "GlobalAveragePool"]])
+def test_a_converted_file_has_the_float_files_gradient(keep_types, kept):
+    """By a converter's usual choices: float32 at the ends, and in operators that need it."""
+    float16 = pytest.importorskip("onnxruntime.transformers.float16")
+    x = np.random.default_rng(1).normal(size=(1, 3, 8, 8)).astype(np.float32)
+    model = _network(x)
+    half = float16.convert_float_to_float16(
+        model, keep_io_types=keep_types, op_block_list=kept, disable_shape_infer=True
+    )
+    elems = {tensor.data_type for tensor in half.graph.initializer}
+    assert TensorProto.FLOAT16 in elems
+    expected = _gradient(_network(x), x)
+    found = _gradient(half, x if keep_types else x.astype(np.float16))
+    assert np.linalg.norm(found - expected) < 0.01 * np.linalg.norm(expected)
