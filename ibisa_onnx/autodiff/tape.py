@@ -22,6 +22,9 @@ from ibisa_onnx.errors import UnsupportedOperatorError
 OPSET = 18
 """The backward graph's own opset: ONNX Runtime has known it since 1.14."""
 
+END = int(np.iinfo(np.int64).max)
+"""Where a slice to the end of an axis ends."""
+
 Operand = str | Array
 
 
@@ -157,6 +160,18 @@ class Tape:
         """A tensor's shape as an int64 vector: a constant if known, else read at run time."""
         static = self.type(name).static
         return self.op("Shape", name) if static is None else self.ints(*static)
+
+    def side(self, name: str, axis: int) -> str:
+        """The length of an axis, as an int64 vector of one element."""
+        side = self.dims(name)[axis]
+        if isinstance(side, int):
+            return self.ints(side)
+        return self.op("Gather", self.shape(name), self.ints(axis % self.rank(name)))
+
+    def count_up(self, end: str) -> str:
+        """0, 1, ... up to a scalar or a vector of one element."""
+        zero, one = (self.constant(np.array(i, np.int64)) for i in (0, 1))
+        return self.op("Range", zero, self.op("Squeeze", end), one)
 
     def reshape(self, dy: str, like: str) -> str:
         """Give `dy` the shape of a tensor that has as many elements."""

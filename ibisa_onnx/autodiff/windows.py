@@ -13,7 +13,7 @@ from itertools import product
 import numpy as np
 
 from ibisa_onnx.autodiff.node import Node
-from ibisa_onnx.autodiff.tape import Operand, Tape
+from ibisa_onnx.autodiff.tape import END, Operand, Tape
 from ibisa_onnx.autodiff.types import Dimension
 from ibisa_onnx.errors import UnsupportedOperatorError
 
@@ -83,7 +83,7 @@ class Windows:
     def spread(self, tape: Tape, dy: str) -> str:
         """`scatter` with ones, each channel by itself."""
         one = tape.constant(np.ones((1, 1, *self.kernel), tape.dtype(self.x)))
-        rest = tape.op("Slice", tape.op("Shape", dy), tape.ints(2), tape.ints(_END))
+        rest = tape.op("Slice", tape.op("Shape", dy), tape.ints(2), tape.ints(END))
         planes = tape.op("Concat", tape.ints(-1, 1), rest, axis=0)
         flat = self.scatter(tape, tape.op("Reshape", dy, planes), one, 1)
         return tape.reshape(flat, like=self.x)
@@ -109,9 +109,7 @@ class Windows:
         return total
 
     def _positions(self, tape: Tape, axis: int) -> str:
-        count = tape.op("Gather", self._sides(tape, self.y), tape.constant(np.array(axis)))
-        zero, one = (tape.constant(np.array(i, np.int64)) for i in (0, 1))
-        return tape.op("Range", zero, count, one)
+        return tape.count_up(tape.op("Gather", self._sides(tape, self.y), tape.ints(axis)))
 
     def _fit(self, tape: Tape, full: str) -> str:
         """Cut or zero-fill the ends of the spatial axes to `x`'s shape."""
@@ -178,7 +176,7 @@ class Windows:
         dense = self._interleave(tape, [_total(tape, parts) for parts in phases.values()])
         axes = tape.ints(*range(2, 2 + len(self.kernel)))
         start = tape.ints(*self.before)
-        whole = tape.op("Slice", dense, start, tape.ints(*[_END] * len(self.kernel)), axes)
+        whole = tape.op("Slice", dense, start, tape.ints(*[END] * len(self.kernel)), axes)
         return self._fit(tape, whole)
 
     def _gaps(self, tape: Tape, taps: dict[Offset, str]) -> dict[Offset, str]:
@@ -225,10 +223,7 @@ class Windows:
         known = [side for side in sides if isinstance(side, int)]
         if len(known) == len(sides):
             return tape.ints(*known)
-        return tape.op("Slice", tape.op("Shape", name), tape.ints(2), tape.ints(_END))
-
-
-_END = int(np.iinfo(np.int64).max)
+        return tape.op("Slice", tape.op("Shape", name), tape.ints(2), tape.ints(END))
 
 
 def _total(tape: Tape, parts: list[str]) -> str:

@@ -161,7 +161,7 @@ def _dft(tape: Tape, node: Node, dy: str) -> Cotangents:
     channels = tape.dims(x)[-1]
     if inverse and node.attribute("onesided", 0):
         raise UnsupportedOperatorError("a one-sided inverse is not covered")
-    length = _sides(tape, x, axis)
+    length = tape.side(x, axis)
     if node.input(1):
         length = tape.op("Reshape", node.input(1), tape.ints(1))
         length = tape.op("Cast", length, to=onnx.TensorProto.INT64)
@@ -169,7 +169,7 @@ def _dft(tape: Tape, node: Node, dy: str) -> Cotangents:
     dx = tape.op("DFT", whole, axis=axis, inverse=1 - inverse)
     scale = tape.op("Cast", length, to=tape.type(x).elem)
     dx = tape.op("Div" if inverse else "Mul", dx, scale)
-    dx = _fit_axis(tape, dx, axis, _sides(tape, x, axis), tape.rank(x))
+    dx = _fit_axis(tape, dx, axis, tape.side(x, axis), tape.rank(x))
     if channels == 1:
         return [tape.op("Slice", dx, tape.ints(0), tape.ints(1), tape.ints(-1))]
     if channels != 2:
@@ -185,10 +185,6 @@ def _dft_axis(tape: Tape, node: Node) -> int:
     else:
         axis = -2
     return int(axis) % tape.rank(node.input(0))
-
-
-def _sides(tape: Tape, x: str, axis: int) -> str:
-    return tape.op("Gather", tape.shape(x), tape.ints(axis))
 
 
 def _fit_axis(tape: Tape, x: str, axis: int, length: str, rank: int) -> str:

@@ -110,7 +110,7 @@ def _matrix(
 
     half_pixel_symmetric is younger than this graph's opset, but ONNX Runtime has it at every one.
     """
-    side, result = (_side(tape, name, axis) for name in ends)
+    side, result = (tape.side(name, axis) for name in ends)
     square = tape.op("Concat", side, side, axis=0)
     blank = tape.op("Expand", tape.constant(np.zeros((1, 1), np.float32)), square)
     identity = tape.op("EyeLike", blank, dtype=onnx.TensorProto.FLOAT)
@@ -123,13 +123,6 @@ def _matrix(
         resized = tape.op("Resize", image, roi, None, sizes, **options)
     matrix = tape.op("Squeeze", resized, tape.ints(0, 1))
     return tape.op("Cast", matrix, to=tape.type(ends[0]).elem)
-
-
-def _side(tape: Tape, name: str, axis: int) -> str:
-    side = tape.dims(name)[axis]
-    if isinstance(side, int):
-        return tape.ints(side)
-    return tape.op("Gather", tape.shape(name), tape.ints(axis))
 
 
 def _along(tape: Tape, dy: str, matrix: str, axis: int, rank: int) -> str:

@@ -39,11 +39,11 @@ def _grid_sample(tape: Tape, node: Node) -> Sequence[str]:
     columns = tape.ops("Split", n, grid, axis=-1, num_outputs=n)
     taps = []
     for axis, column in enumerate(reversed(columns)):
-        side = _side(tape, x, 2 + axis)
+        side = tape.side(x, 2 + axis)
         at = tape.op("Reshape", column, tape.ints(0, -1))
         at = _in_pixels(tape, at, _real(tape, side, x), x, aligned)
         taps.append(_taps(tape, at, side, x, node.attribute("mode", "linear"), padding))
-    batch = tape.op("Unsqueeze", _count_up(tape, _side(tape, x, 0)), tape.ints(1))
+    batch = tape.op("Unsqueeze", tape.count_up(tape.side(x, 0)), tape.ints(1))
     values = _sample(tape, _rows(tape, x, 2 + n), batch, taps, rank=2)  # [N, points, C]
     values = tape.op("Transpose", values, perm=[0, 2, 1])
     outer = tape.op("Slice", tape.shape(x), tape.ints(0), tape.ints(2))
@@ -98,7 +98,7 @@ def _regular(
         length = tape.op("Max", length, tape.scalar(1.0, x))
     parts = tape.constant(((np.arange(count) + 0.5) / count).astype(tape.dtype(x)))
     at = tape.op("Add", first, tape.op("Mul", length, parts))
-    side = _side(tape, x, axis)
+    side = tape.side(x, axis)
     above = tape.op("GreaterOrEqual", at, tape.scalar(-1.0, x))
     below = tape.op("LessOrEqual", at, _real(tape, side, x))
     inside = tape.op("Cast", tape.op("And", above, below), to=tape.type(x).elem)
@@ -121,10 +121,10 @@ def _deform_conv(tape: Tape, node: Node) -> Sequence[str]:
     for axis in (0, 1):
         at = tape.op("Squeeze", moved[axis], tape.ints(3))
         at = tape.op("Add", at, _windows(tape, node, axis, spatial))
-        found.append(_taps(tape, at, _side(tape, x, 2 + axis), x, "linear", "zeros"))
+        found.append(_taps(tape, at, tape.side(x, 2 + axis), x, "linear", "zeros"))
     sides = tape.op("Slice", tape.shape(x), tape.ints(2), tape.ints(4))
     planes = tape.op("Concat", tape.ints(-1, int(channels) // groups), sides, axis=0)  # type: ignore[arg-type]
-    images = _count_up(tape, tape.op("Mul", _side(tape, x, 0), tape.ints(groups)))
+    images = tape.count_up(tape.op("Mul", tape.side(x, 0), tape.ints(groups)))
     images = tape.op("Reshape", images, tape.ints(-1, groups, 1, 1, 1))
     rows = _rows(tape, tape.op("Reshape", x, planes), rank=4)
     values = _sample(tape, rows, images, found, rank=5)  # [N, groups, taps, H, W, C / groups]
@@ -142,7 +142,7 @@ def _windows(tape: Tape, node: Node, axis: int, spatial: str) -> str:
     pad = node.attribute("pads", [0] * 4)[axis]
     tap = np.indices(kernel)[axis].reshape(-1, 1, 1) * dilation - pad
     count = tape.op("Slice", spatial, tape.ints(axis), tape.ints(axis + 1))
-    starts = tape.op("Mul", _count_up(tape, count), tape.ints(stride))
+    starts = tape.op("Mul", tape.count_up(count), tape.ints(stride))
     starts = tape.op("Reshape", starts, tape.ints(-1, 1) if axis == 0 else tape.ints(1, -1))
     return _real(tape, tape.op("Add", starts, tap.astype(np.int64)), x)
 
@@ -182,7 +182,7 @@ def _spaced(tape: Tape, node: Node, spatial: str, axis: int, n: int) -> str:
     """Positions along an axis: its ends are -1 and 1, or half a step from them."""
     theta, aligned = node.input(0), bool(node.attribute("align_corners", 0))
     count = tape.op("Slice", spatial, tape.ints(axis), tape.ints(axis + 1))
-    places, real = _real(tape, _count_up(tape, count), theta), _real(tape, count, theta)
+    places, real = _real(tape, tape.count_up(count), theta), _real(tape, count, theta)
     two, one = tape.scalar(2.0, theta), tape.scalar(1.0, theta)
     if aligned:  # counted from the last, which ONNX Runtime puts at 1 even where it is the only one
         gaps = tape.op("Sub", real, one)
@@ -293,16 +293,5 @@ def _rows(tape: Tape, x: str, rank: int) -> str:
     return tape.op("Reshape", turned, tape.op("Concat", tape.ints(-1), channels, axis=0))
 
 
-def _side(tape: Tape, x: str, axis: int) -> str:
-    """The length of an axis, as a vector of one element."""
-    return tape.op("Slice", tape.shape(x), tape.ints(axis), tape.ints(axis + 1))
-
-
 def _real(tape: Tape, value: str, like: str) -> str:
     return tape.op("Cast", value, to=tape.type(like).elem)
-
-
-def _count_up(tape: Tape, end: str) -> str:
-    """0, 1, ... up to a vector of one element."""
-    zero, one = (tape.constant(np.array(i, np.int64)) for i in (0, 1))
-    return tape.op("Range", zero, tape.op("Squeeze", end), one)

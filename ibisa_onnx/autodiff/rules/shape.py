@@ -10,11 +10,10 @@ import onnx
 
 from ibisa_onnx.autodiff.node import Node
 from ibisa_onnx.autodiff.registry import Cotangents, Rules
-from ibisa_onnx.autodiff.tape import Tape
+from ibisa_onnx.autodiff.tape import END, Tape
 from ibisa_onnx.errors import UnsupportedOperatorError
 
 rules = Rules()
-_HUGE = 2**31 - 1
 
 
 @rules.add("Reshape", "Flatten", "Squeeze", "Unsqueeze")
@@ -52,7 +51,7 @@ def _concat(tape: Tape, node: Node, dy: str) -> Cotangents:
     axis = node.attribute("axis", 1)
     if len(node.inputs) == 1:
         return [dy]
-    lengths = tape.op("Concat", *[_length(tape, x, axis) for x in node.inputs], axis=0)
+    lengths = tape.op("Concat", *[tape.side(x, axis) for x in node.inputs], axis=0)
     return tape.ops("Split", len(node.inputs), dy, lengths, axis=axis)
 
 
@@ -95,7 +94,7 @@ def _taken(side: int, start: int, end: int, step: int) -> range:
     """
     if step < 0:
         start = max(start, -side)
-    return range(side)[start : None if step < 0 and end < -_HUGE else end : step]
+    return range(side)[start:end:step]
 
 
 def _numbers(tape: Tape, node: Node, name: str, index: int) -> str:
@@ -119,7 +118,7 @@ def _gather(tape: Tape, node: Node, dy: str) -> Cotangents:
         dy = tape.op("Unsqueeze", dy, tape.ints(axis))
     elif rank > 1:
         before = tape.op("Slice", tape.shape(x), tape.ints(0), tape.ints(axis))
-        after = tape.op("Slice", tape.shape(x), tape.ints(axis + 1), tape.ints(_HUGE))
+        after = tape.op("Slice", tape.shape(x), tape.ints(axis + 1), tape.ints(END))
         dy = tape.op("Reshape", dy, tape.op("Concat", before, tape.ints(-1), after, axis=0))
     value, side = tape.value(indices), tape.dims(x)[axis]
     if value is not None and isinstance(side, int):
@@ -215,7 +214,7 @@ def _reused(tape: Tape, x: str, axis: int, pads: tuple[int, int], mode: str) -> 
         return tape.op("Pad", _range(tape, x, axis), tape.ints(*pads), mode=mode)
     if min(pads) < 0:
         raise UnsupportedOperatorError("mode wrap with negative pads is not covered")
-    side = tape.op("Squeeze", _length(tape, x, axis))
+    side = tape.op("Squeeze", tape.side(x, axis))
     first, after, one = (tape.constant(np.array(i, np.int64)) for i in (-pads[0], pads[1], 1))
     places = tape.op("Range", first, tape.op("Add", side, after), one)
     return tape.op("Mod", places, side)
@@ -255,7 +254,7 @@ def _unselected(tape: Tape, node: Node, dy: str) -> str:
     x, vector = node.input(0), tape.ints(-1)
     sides = tape.shape(x)
     size = tape.op("ReduceProd", sides, keepdims=0)
-    places = tape.op("Reshape", _count_up(tape, size), sides)
+    places = tape.op("Reshape", tape.count_up(size), sides)
     attributes = {"axis": node.attribute("axis"), "batch_dims": node.attribute("batch_dims")}
     source = tape.op(node.op_type, places, *node.inputs[1:], **attributes)
     blank = tape.op("Reshape", tape.zeros(x), vector)
@@ -271,25 +270,12 @@ def _count(tape: Tape, vector: str) -> int:
     return side
 
 
-def _length(tape: Tape, x: str, axis: int) -> str:
-    """The length of one axis, as an int64 vector of one element."""
-    side = tape.dims(x)[axis]
-    if isinstance(side, int):
-        return tape.ints(side)
-    return tape.op("Gather", tape.shape(x), tape.ints(axis % tape.rank(x)))
-
-
 def _range(tape: Tape, x: str, axis: int) -> str:
     """The positions along an axis."""
     side = tape.dims(x)[axis]
     if isinstance(side, int):
         return tape.ints(*range(side))
-    return _count_up(tape, tape.op("Squeeze", _length(tape, x, axis)))
-
-
-def _count_up(tape: Tape, end: str) -> str:
-    zero, one = (tape.constant(np.array(i, np.int64)) for i in (0, 1))
-    return tape.op("Range", zero, end, one)
+    return tape.count_up(tape.side(x, axis))
 
 
 def _put(tape: Tape, dy: str, positions: str, x: str, axis: int) -> str:
@@ -303,8 +289,8 @@ def _put(tape: Tape, dy: str, positions: str, x: str, axis: int) -> str:
     # Look every position up among the slices, and those that have none in a slice of zeros.
     pads[1, axis] = 1
     count = tape.op("Shape", positions)
-    blank = tape.op("Expand", count, _length(tape, x, axis))
-    order = _count_up(tape, tape.op("Squeeze", count))
+    blank = tape.op("Expand", count, tape.side(x, axis))
+    order = tape.count_up(count)
     source = tape.op("ScatterElements", blank, positions, order)
     return tape.op("Gather", tape.op("Pad", dy, pads.reshape(-1)), source, axis=axis)
 
@@ -321,7 +307,7 @@ def scatter_add(tape: Tape, dy: str, positions: str, x: str, axis: int) -> str:
     indices = tape.op("Expand", column, tape.op("Shape", dy))
     sides = tape.op("Shape", dy)
     before = tape.op("Slice", sides, tape.ints(0), tape.ints(axis))
-    after = tape.op("Slice", sides, tape.ints(axis + 1), tape.ints(_HUGE))
-    shape = tape.op("Concat", before, _length(tape, x, axis), after, axis=0)
+    after = tape.op("Slice", sides, tape.ints(axis + 1), tape.ints(END))
+    shape = tape.op("Concat", before, tape.side(x, axis), after, axis=0)
     zeros = tape.op("Expand", tape.scalar(0.0, x), shape)
     return tape.op("ScatterElements", zeros, indices, dy, axis=axis, reduction="add")
