@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from dataclasses import fields, replace
@@ -105,6 +106,18 @@ def test_folder_without_write_access_is_refused(explanation, tmp_path):
     (tmp_path / "locked").mkdir(mode=0o500)
     with pytest.raises(ResultError, match="write access"):
         explanation.save(tmp_path / "locked")
+
+
+def test_the_systems_refusal_to_write_is_passed_on_in_one_line(explanation, tmp_path, monkeypatch):
+    """As above, but played, for rights do not bind every user."""
+
+    def refuse(path, *_, **__):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(ResultError, match=r"cannot write: Permission denied.*write access"):
+        explanation.save(tmp_path / "locked")
+    assert list((tmp_path / "locked").iterdir()) == []
 
 
 def test_nothing_is_touched_when_one_file_cannot_be_written(tmp_path):

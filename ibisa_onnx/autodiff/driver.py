@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import zip_longest
 
@@ -18,7 +19,7 @@ from ibisa_onnx.autodiff.registry import FLAT, Cotangents
 from ibisa_onnx.autodiff.rules import RULES
 from ibisa_onnx.autodiff.tape import Tape
 from ibisa_onnx.autodiff.types import FLOATS
-from ibisa_onnx.errors import ModelError, UnsupportedOperatorError
+from ibisa_onnx.errors import GradientError, IbisaError, ModelError, UnsupportedOperatorError
 
 # Their slope is infinite somewhere, and 0 times infinity is not the 0 that a mask stands for.
 _STEEP = frozenset({"Sqrt", "Log", "Reciprocal", "Div", "Pow", "Asin", "Acos", "Acosh", "Atanh"})
@@ -86,21 +87,42 @@ def differentiate(model: onnx.ModelProto, input: str, output: str) -> Derivative
         If an operator on the path has no rule, or no gradient reaches the input.
     ModelError
         If there is no such input or output.
+    GradientError
+        If the graph is so odd that the analysis trips over it.
     """
-    graph = Graph(model, output)
-    sweep = _sweep(graph, input)
-    if sweep.missing:
-        raise UnsupportedOperatorError(_refusal(sweep.missing, input, output))
-    tape, source = sweep.tape, sweep.source
-    gradient = tape.op("Identity", sweep.total(source))
-    kind = tape.type(source)
-    forward, backward, saved = assemble(tape, graph, sweep.cotangent, gradient, kind)
+    with _refusing():
+        graph = Graph(model, output)
+        sweep = _sweep(graph, input)
+        if sweep.missing:
+            raise UnsupportedOperatorError(_refusal(sweep.missing, input, output))
+        tape, source = sweep.tape, sweep.source
+        gradient = tape.op("Identity", sweep.total(source))
+        kind = tape.type(source)
+        forward, backward, saved = assemble(tape, graph, sweep.cotangent, gradient, kind)
     return Derivative(forward, backward, input, output, sweep.cotangent, gradient, saved)
 
 
 def missing_rules(model: onnx.ModelProto, input: str, output: str) -> tuple[MissingRule, ...]:
-    """What stands in the way of `differentiate`; empty if nothing does. Reads no weights."""
-    return tuple(_sweep(Graph(model, output, weights=False), input).missing)
+    """What stands in the way of `differentiate`; empty if nothing does. Reads no weights.
+
+    Raises what `differentiate` raises, but for missing rules.
+    """
+    with _refusing():
+        return tuple(_sweep(Graph(model, output, weights=False), input).missing)
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Make a refusal of whatever an odd file makes the analysis trip over."""
+    try:
+        yield
+    except IbisaError:
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())[:200]
+        raise GradientError(
+            f"the graph cannot be analysed ({type(error).__name__}: {text})"
+        ) from error
 
 
 def _refusal(missing: Sequence[MissingRule], input: str, output: str) -> str:
@@ -152,8 +174,8 @@ class _Sweep:
     def _cotangents(self, node: Node, dys: Sequence[str | None]) -> Cotangents:
         if self.active.intersection(node.captured):
             raise UnsupportedOperatorError("the gradient of what its subgraphs read is not covered")
-        definition = RULES.definition(node.op_type, node.domain)
-        if definition and (body := write_out(self.tape, node, definition)):
+        expansion = RULES.expansion(node.op_type, node.domain)
+        if expansion and (body := write_out(self.tape, node, expansion)):
             return self._through(body, node, dys)
         rule = RULES.get(node.op_type, node.domain)
         if rule is None:

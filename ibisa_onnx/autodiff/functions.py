@@ -1,7 +1,7 @@
 """Operators that are defined by others: the definition, on the tape.
 
-ONNX gives definitions for many operators, `definitions` for those of ONNX Runtime, and a family of
-rules for a few.
+ONNX gives definitions for many operators, and `definitions` for those of ONNX Runtime. A few others
+are expanded by a function of a family of rules, which may ask the tape for shapes.
 
 The deployed graph keeps the operator itself; only its derivative goes through the definition,
 recomputed in the backward graph from the operator's saved inputs.
@@ -20,7 +20,7 @@ from onnx import helper, numpy_helper
 from ibisa_onnx.autodiff.definitions import DEFINITIONS
 from ibisa_onnx.autodiff.inference import infer_types
 from ibisa_onnx.autodiff.node import Node, evaluate, opsets_of
-from ibisa_onnx.autodiff.registry import Definition
+from ibisa_onnx.autodiff.registry import Expansion
 from ibisa_onnx.autodiff.tape import OPSET, Tape
 from ibisa_onnx.autodiff.types import TensorType, value_info
 from ibisa_onnx.errors import UnsupportedOperatorError
@@ -62,10 +62,10 @@ def expand_function(tape: Tape, node: Node) -> Body:
     return Body(body, tuple(names.get(own.get(i, ""), "") for i in range(len(node.outputs))))
 
 
-def write_out(tape: Tape, node: Node, definition: Definition) -> Body | None:
-    """Let one of our own definitions write an operator onto the tape; None if it does not apply."""
+def write_out(tape: Tape, node: Node, expansion: Expansion) -> Body | None:
+    """Let an expansion write an operator onto the tape; None if it does not apply."""
     start = len(tape.nodes)
-    outputs = definition(tape, node)
+    outputs = expansion(tape, node)
     if outputs is None:
         return None
     body = tuple(tape.nodes[start:])

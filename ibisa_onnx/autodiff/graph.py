@@ -17,7 +17,7 @@ from ibisa_onnx.autodiff.branches import inline_branches
 from ibisa_onnx.autodiff.inference import infer_types
 from ibisa_onnx.autodiff.node import Node, evaluate, in_order, opsets_of, prune
 from ibisa_onnx.autodiff.types import Array, TensorType
-from ibisa_onnx.errors import ModelError
+from ibisa_onnx.errors import ModelError, UnsupportedOperatorError
 
 # Shapes, axes, pads and scalars are smaller than this; weights are not worth looking into.
 _SMALL = 4096
@@ -36,6 +36,9 @@ class Graph:
     """
 
     def __init__(self, model: onnx.ModelProto, output: str, *, weights: bool = True) -> None:
+        if model.graph.sparse_initializer:
+            name = model.graph.sparse_initializer[0].values.name
+            raise UnsupportedOperatorError(f"the sparse initializer {name!r} is not covered")
         self.initializers = {i.name: i for i in model.graph.initializer}
         self.output = output
         self.model = model

@@ -160,8 +160,8 @@ def _vector(node: Node, types: Types, vectors: Mapping[str, Vector]) -> Vector |
         return first if integer else None
     if node.op_type == "Concat":
         return sum(vectors_given, ())
-    if node.op_type == "Gather" and all(isinstance(i, int) for i in rest[0]):
-        return tuple(first[i] for i in rest[0] if isinstance(i, int))
+    if node.op_type == "Gather":
+        return _picked(first, rest[0])
     if node.op_type == "Slice":
         return _sliced(node, first, rest)
     if node.op_type == "Where":
@@ -185,6 +185,13 @@ def _measured(node: Node, source: TensorType) -> Vector | None:
     if node.op_type == "Shape":
         return source.dims[slice(node.attribute("start", 0), node.attribute("end"))]
     return (None if source.static is None else math.prod(source.static),)
+
+
+def _picked(vector: Vector, places: Vector) -> Vector | None:
+    """Gather; None where a place is not known, or beyond the vector."""
+    reach = range(-len(vector), len(vector))
+    known = [place for place in places if isinstance(place, int) and place in reach]
+    return tuple(vector[place] for place in known) if len(known) == len(places) else None
 
 
 def _generated(node: Node, numbers: Sequence[Dimension]) -> Vector | None:
@@ -218,15 +225,24 @@ def _sliced(node: Node, vector: Vector, bounds: Sequence[Vector]) -> Vector | No
     limits = [*starts, *ends, step]
     if len(limits) != 3 or not all(isinstance(limit, int) for limit in limits):
         return None
-    return vector[slice(*limits)]
+    taken = slice_range(len(vector), *limits)
+    return tuple(vector[place] for place in taken)
 
 
-_ARITHMETIC: dict[str, Callable[[int, int], int]] = {
+def slice_range(side: int, start: int, end: int, step: int) -> range:
+    """The positions that a Slice takes from an axis.
+
+    As Python does, but that backwards a start before the first element is the first element.
+    """
+    return range(side)[max(start, -side) if step < 0 else start : end : step]
+
+
+_ARITHMETIC: dict[str, Callable[[int, int], int | None]] = {
     "Add": lambda a, b: a + b,
     "Sub": lambda a, b: a - b,
     "Mul": lambda a, b: a * b,
-    "Div": lambda a, b: int(a / b),
-    "Mod": lambda a, b: a % b,
+    "Div": lambda a, b: abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1) if b else None,
+    "Mod": lambda a, b: a % b if b else None,
     "Equal": lambda a, b: a == b,
     "Less": lambda a, b: a < b,
     "Greater": lambda a, b: a > b,

@@ -15,11 +15,11 @@ from onnx import helper
 
 from ibisa_onnx.autodiff.driver import Derivative, differentiate
 from ibisa_onnx.autodiff.graph import Graph
-from ibisa_onnx.autodiff.node import opsets_of
+from ibisa_onnx.autodiff.node import inner_graphs, opsets_of
 from ibisa_onnx.autodiff.tape import OPSET
 from ibisa_onnx.autodiff.types import FLOATS, read_type
 from ibisa_onnx.autodiff.upgrade import Upgrade
-from ibisa_onnx.errors import GradientError, IbisaError, ModelError
+from ibisa_onnx.errors import ModelError
 from ibisa_onnx.model.files import ModelFile
 
 _IR_VERSION = 8
@@ -69,17 +69,9 @@ def derivative_of(
 ) -> Derivative:
     """Differentiate a model of any origin; see `backward_graph` for the parameters."""
     proto = _read(model)
-    input = input or _only_input(proto)
-    output = output or _first_output(proto)
-    try:
-        return differentiate(proto, input, output)
-    except IbisaError:
-        raise
-    except Exception as error:
-        text = " ".join(str(error).split())[:200]
-        raise GradientError(
-            f"the graph cannot be analysed ({type(error).__name__}: {text})"
-        ) from error
+    input = _only_input(proto) if input is None else input
+    output = _first_output(proto) if output is None else output
+    return differentiate(proto, input, output)
 
 
 def join(derivative: Derivative) -> onnx.ModelProto:
@@ -112,7 +104,7 @@ def join(derivative: Derivative) -> onnx.ModelProto:
 def _read(model: onnx.ModelProto | str | os.PathLike[str] | bytes) -> onnx.ModelProto:
     if isinstance(model, onnx.ModelProto):
         return model
-    file = ModelFile(data=model) if isinstance(model, bytes) else ModelFile.at(model)
+    file = ModelFile.of(model)
     file.check_readable()
     proto = file.load_proto()
     if proto is None or not proto.graph.node:
@@ -140,9 +132,10 @@ def _first_output(model: onnx.ModelProto) -> str:
 
 
 def _tensors(graph: onnx.GraphProto) -> set[str]:
-    """The names of all tensors of a graph."""
+    """The names of all tensors of a graph, and of the graphs inside its nodes."""
     names = {name for node in graph.node for name in (*node.input, *node.output)}
-    return names | {each.name for each in (*graph.input, *graph.initializer)}
+    names |= {each.name for each in (*graph.input, *graph.initializer)}
+    return names.union(*map(_tensors, inner_graphs(graph.node)))
 
 
 def _free(name: str, taken: set[str]) -> str:

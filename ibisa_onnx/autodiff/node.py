@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
@@ -64,17 +64,24 @@ def _decode(attribute: onnx.AttributeProto) -> Any:
     return value.decode(errors="surrogateescape") if isinstance(value, bytes) else value
 
 
+def inner_graphs(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
+    """The graphs that nodes hold (If, Loop, Scan)."""
+    for node in nodes:
+        for attribute in node.attribute:
+            yield from [attribute.g] if attribute.HasField("g") else []
+            yield from attribute.graphs
+
+
 def _captured(node: onnx.NodeProto) -> set[str]:
     """Names that the node's subgraphs take from outside."""
     names: set[str] = set()
-    for attribute in node.attribute:
-        for body in [attribute.g, *attribute.graphs]:
-            inner = {i.name for i in body.input} | {i.name for i in body.initializer}
-            inner |= {name for child in body.node for name in child.output}
-            used = {name for child in body.node for name in child.input}
-            used |= {name for child in body.node for name in _captured(child)}
-            used |= {output.name for output in body.output}
-            names |= used - inner
+    for body in inner_graphs([node]):
+        inner = {i.name for i in body.input} | {i.name for i in body.initializer}
+        inner |= {name for child in body.node for name in child.output}
+        used = {name for child in body.node for name in child.input}
+        used |= {name for child in body.node for name in _captured(child)}
+        used |= {output.name for output in body.output}
+        names |= used - inner
     return names - {""}
 
 

@@ -17,10 +17,10 @@ FLAT = frozenset(
 
 RuleFunction = Callable[..., Cotangents]
 
-Definition = Callable[..., Sequence[str] | None]
-"""`definition(tape, node)` writes an operator out in others and names the outputs it gives.
+Expansion = Callable[..., Sequence[str] | None]
+"""`expansion(tape, node)` writes an operator out in others and names the outputs it gives.
 
-None: this node is not among those that it defines.
+None: this node is not among those that it covers.
 """
 
 
@@ -43,9 +43,9 @@ class Rules:
 
     def __init__(self, *families: Rules) -> None:
         self._table: dict[str, Rule] = {}
-        self._definitions: dict[str, Definition] = {}
+        self._expansions: dict[str, Expansion] = {}
         for family in families:
-            self._definitions |= family._definitions
+            self._expansions |= family._expansions
             for op_type, rule in family:
                 self._add(op_type, rule)
 
@@ -68,16 +68,16 @@ class Rules:
 
         return register
 
-    def definition(self, op_type: str, domain: str = "") -> Definition | None:
+    def expansion(self, op_type: str, domain: str = "") -> Expansion | None:
         """What writes an operator out in others, before its rule is asked, or None."""
-        return self._definitions.get(op_type) if domain == "" else None
+        return self._expansions.get(op_type) if domain == "" else None
 
-    def define(self, *op_types: str) -> Callable[[Definition], Definition]:
-        """Register the decorated function as the definition of these operators."""
+    def expand(self, *op_types: str) -> Callable[[Expansion], Expansion]:
+        """Register the decorated function as the expansion of these operators."""
 
-        def register(definition: Definition) -> Definition:
-            self._definitions |= dict.fromkeys(op_types, definition)
-            return definition
+        def register(expansion: Expansion) -> Expansion:
+            self._expansions |= dict.fromkeys(op_types, expansion)
+            return expansion
 
         return register
 

@@ -15,7 +15,7 @@ import onnx
 from onnx import helper
 
 from ibisa_onnx.autodiff.graph import Graph
-from ibisa_onnx.autodiff.node import Node
+from ibisa_onnx.autodiff.node import Node, inner_graphs
 from ibisa_onnx.errors import UnsupportedOperatorError
 
 
@@ -71,15 +71,14 @@ class Upgrade:
 
     def _with_inner_graphs(self, proto: onnx.NodeProto) -> onnx.NodeProto:
         """Rewrite the nodes in the graphs that a node holds (If, Loop, Scan)."""
-        if not any(a.HasField("g") or a.graphs for a in proto.attribute):
+        if not any(inner_graphs([proto])):
             return proto
         copy = onnx.NodeProto()
         copy.CopyFrom(proto)
-        for attribute in copy.attribute:
-            for graph in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
-                written = list(self.nodes(graph.node))
-                del graph.node[:]
-                graph.node.extend(written)
+        for graph in inner_graphs([copy]):
+            written = list(self.nodes(graph.node))
+            del graph.node[:]
+            graph.node.extend(written)
         return copy
 
 
@@ -144,6 +143,17 @@ def _clip(upgrade: Upgrade, node: Node) -> list[onnx.NodeProto]:
     low, minimum = _scalar(upgrade, node, node.attribute("min"))
     high, maximum = _scalar(upgrade, node, node.attribute("max"))
     return [*low, *high, _rewritten(node, [*node.inputs, minimum, maximum], ("min", "max"))]
+
+
+def _dft(upgrade: Upgrade, node: Node) -> list[onnx.NodeProto]:
+    constants, axis = _scalar_of_ints(upgrade, node.attribute("axis", 1))
+    inputs = [node.input(0), node.input(1), axis]
+    return [*constants, _rewritten(node, inputs, ("axis",))]
+
+
+def _scalar_of_ints(upgrade: Upgrade, value: int) -> tuple[list[onnx.NodeProto], str]:
+    name = upgrade.fresh("axis")
+    return [helper.make_node("Constant", [], [name], value_int=value)], name
 
 
 def _pad(upgrade: Upgrade, node: Node) -> list[onnx.NodeProto]:
@@ -243,6 +253,7 @@ _CHANGES: dict[str, tuple[int, Callable[[Upgrade, Node], list[onnx.NodeProto]]]]
     **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax"), (13, _softmax)),
     "BatchNormalization": (14, _batch_normalization),
     "Clip": (11, _clip),
+    "DFT": (20, _dft),
     "Dropout": (12, _without("ratio")),
     "GridSample": (20, _grid_sample),
     "GroupNormalization": (21, _refused),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ibisa_onnx.commands.console import Console, console_options
-from ibisa_onnx.commands.outputs import STDIO
+from ibisa_onnx.commands.outputs import STDIO, check_out
 from ibisa_onnx.errors import ResultError
 
 if TYPE_CHECKING:
@@ -44,9 +44,10 @@ def command(
     from ibisa_onnx.autodiff import backward_graph
     from ibisa_onnx.model.opening import check_opens
 
+    check_out(out)
     source = sys.stdin.buffer.read() if model == STDIO else model
-    path = _destination(model, out)
     graph = backward_graph(source, input=input, output=output)
+    path = _destination(model, out)
     data = check_opens(graph, model, None if model == STDIO else Path(model).parent)
     if path is None:
         sys.stdout.buffer.write(data)

@@ -21,6 +21,12 @@ _KINDS = (".png", ".npy", ".json")
 _MARK = ".ibisa"
 
 
+def check_out(out: str | None) -> None:
+    """Raise `click.UsageError` where -o names nothing: "" would be the folder one is in."""
+    if out == "":
+        raise click.UsageError("-o is empty; name a file or a folder, or leave it out")
+
+
 def expand(images: Sequence[str]) -> list[str]:
     """Put in place of each folder the pictures in it, in the order of their names.
 
@@ -29,10 +35,12 @@ def expand(images: Sequence[str]) -> list[str]:
     Raises
     ------
     ImageError
-        A folder holds no pictures, or cannot be listed.
+        A folder holds no pictures, or cannot be listed; a path is empty.
     """
     found: list[str] = []
     for image in images:
+        if not image:
+            raise ImageError("a picture's path is empty; name a file or a folder")
         folder = Path(image)
         if image == STDIO or not folder.is_dir():
             found.append(image)

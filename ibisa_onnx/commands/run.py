@@ -13,7 +13,7 @@ import click
 
 from ibisa_onnx.commands.console import Console, console_options, report_error
 from ibisa_onnx.commands.model_options import ModelChoice, model_options
-from ibisa_onnx.commands.outputs import STDIO, Destinations, expand
+from ibisa_onnx.commands.outputs import STDIO, Destinations, check_out, expand
 from ibisa_onnx.commands.report import details_text, explanation_text
 from ibisa_onnx.errors import GradientError, ImageError, OutputError
 from ibisa_onnx.gradients.choice import GRADIENTS
@@ -84,8 +84,7 @@ def command(
         raise click.UsageError("only one of MODEL and IMAGE can be -, stdin is read once")
     pictures = expand(images)
     several = len(targets) > 1 or any(count(target) > 1 for target in targets)
-    if out == "":
-        raise click.UsageError("-o is empty; name a file or a folder, or leave it out")
+    check_out(out)
     where = Destinations(
         pictures, out, several_targets=several, with_data=with_data, model=choice.model
     )

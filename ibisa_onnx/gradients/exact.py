@@ -17,10 +17,8 @@ from ibisa_onnx.autodiff import Derivative, differentiate
 from ibisa_onnx.bottleneck import Bottleneck
 from ibisa_onnx.errors import (
     GradientError,
-    IbisaError,
     ModelError,
     ResultError,
-    UnsupportedOperatorError,
 )
 from ibisa_onnx.gradients.cache import VARIABLE, GradientCache
 from ibisa_onnx.gradients.masked_graph import Names, insert_bottleneck
@@ -255,21 +253,11 @@ def _weights(derivative: Derivative, proto: onnx.ModelProto) -> Weights:
 
 
 def _differentiate(model: onnx.ModelProto, mask: str, output: str) -> Derivative:
-    """Build the two graphs; whatever an odd file makes the analysis trip over is a refusal."""
+    """Build the two graphs, or say what to do without."""
     try:
         return differentiate(model, mask, output)
-    except UnsupportedOperatorError as error:
-        raise UnsupportedOperatorError(
-            f"{error}; use a surrogate or forward-only gradient"
-        ) from error
-    except IbisaError:
-        raise
-    except Exception as error:
-        text = " ".join(str(error).split())[:200]
-        raise GradientError(
-            f"no exact gradient: the graph cannot be analysed ({type(error).__name__}: {text}); "
-            "use --gradient forward-only"
-        ) from error
+    except GradientError as error:
+        raise type(error)(f"{error}; use a surrogate or forward-only gradient") from error
 
 
 def _uses_half(model: onnx.ModelProto) -> bool:

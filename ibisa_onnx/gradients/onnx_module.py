@@ -72,7 +72,7 @@ class _Pair:
         providers: Sequence[str],
         threads: int | None,
     ) -> None:
-        file = ModelFile(data=source) if isinstance(source, bytes) else ModelFile.at(source)
+        file = ModelFile.of(source)
         derivative = derivative_of(source, output=output)
         inputs = [each.name for each in derivative.forward.graph.input]
         if len(inputs) > 1:

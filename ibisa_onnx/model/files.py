@@ -30,8 +30,15 @@ class ModelFile:
     """The file's size and time of change when it was opened."""
 
     @classmethod
+    def of(cls, source: str | os.PathLike[str] | bytes) -> ModelFile:
+        """Return the file at a path, or one that is held in memory."""
+        return cls(data=source) if isinstance(source, bytes) else cls.at(source)
+
+    @classmethod
     def at(cls, path: str | os.PathLike[str]) -> ModelFile:
         """Return the file at a path, which stays the same whatever folder one changes to."""
+        if not os.fspath(path):
+            raise ModelError("the model's path is empty; name a file")
         try:
             absolute = Path(path).absolute()
             return cls(absolute, stamp=_stamp(absolute))

@@ -120,7 +120,7 @@ class DeployedModel:
         if isinstance(providers, str):
             providers = [providers]
         if isinstance(source, str | os.PathLike | bytes):
-            file = ModelFile(data=source) if isinstance(source, bytes) else ModelFile.at(source)
+            file = ModelFile.of(source)
             file.check_readable()
             session = open_file(file, resolve_providers(providers), threads)
             if not providers and CUDA in _unused(session):

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ibisa_onnx.autodiff import Derivative, differentiate, missing_rules
 from ibisa_onnx.autodiff.graph import Graph
-from ibisa_onnx.errors import ModelError, UnsupportedOperatorError
+from ibisa_onnx.errors import GradientError, ModelError, UnsupportedOperatorError
 
 
 def run(model, feeds):
@@ -585,3 +585,34 @@ def test_what_follows_from_a_choice_of_boxes_is_refused_by_name(build):
     constants = {"scores": np.array([[[0.9, 0.8]]]), "most": np.array([2], np.int64)}
     missing = missing_rules(build(nodes, x, constants, 17, None), "x", "y")
     assert "the choice" in {rule.node for rule in missing}
+
+
+@pytest.mark.parametrize(
+    ("op_type", "numbers"), [("Div", [4, 0]), ("Mod", [4, 0]), ("Gather", [4, 9])]
+)
+def test_shape_arithmetic_that_cannot_be_leaves_the_number_open(build, spread, op_type, numbers):
+    """A branch that is never run may hold such."""
+    nodes = [
+        helper.make_node(op_type, ["a", "b"], ["side"]),
+        helper.make_node("Reshape", ["x", "side"], ["y"]),
+    ]
+    constants = {name: np.array([number]) for name, number in zip("ab", numbers, strict=True)}
+    graph = Graph(build(nodes, spread(4), constants, 17, None), "y")
+    assert graph.type("y").static is None
+
+
+def test_whatever_trips_the_analysis_is_a_refusal(build, spread):
+    node = helper.make_node("MaxPool", ["x"], ["y"])  # without its kernel's shape
+    model = build([node], spread(1, 1, 4, 4), {}, 17, None)
+    for analyse in (differentiate, missing_rules):
+        with pytest.raises(GradientError, match=r"analysed|MaxPool"):
+            analyse(model, "x", "y")
+
+
+def test_sparse_initializers_are_refused_by_name(build, spread):
+    model = build([helper.make_node("MatMul", ["x", "w"], ["y"])], spread(2, 3), {}, 17, None)
+    values = numpy_helper.from_array(np.ones(1, np.float32), "w")
+    places = numpy_helper.from_array(np.array([1]), "places")
+    model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, [3, 2]))
+    with pytest.raises(UnsupportedOperatorError, match="sparse initializer 'w'"):
+        differentiate(model, "x", "y")

@@ -126,3 +126,14 @@ def test_cast_goes_back_to_the_type_it_came_from(build):
     (dx,) = backward.run(None, feeds)
     assert dx.dtype == np.float32
     np.testing.assert_allclose(dx, np.exp(x), rtol=1e-6)
+
+
+@pytest.mark.parametrize("constant", [True, False])
+def test_the_zeroth_power_has_no_slope_not_even_at_zero(build, run_gradient, constant):
+    x = np.array([0.0, -1.0, 2.0, 0.0], np.float32)
+    powers = np.array([0.0, 0.0, 0.0, 1.0])
+    nodes = [helper.make_node("Pow", ["x", "p"], ["y"])]
+    if not constant:
+        nodes.insert(0, helper.make_node("Abs", ["q"], ["p"]))
+    model = build(nodes, x, {"p" if constant else "q": powers}, 17, None)
+    np.testing.assert_array_equal(run_gradient(model, x), [0, 0, 0, 1])

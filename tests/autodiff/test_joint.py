@@ -281,3 +281,45 @@ def test_real_models(assets, name):
     expected = run(derivative.backward, **feeds)[0]
     np.testing.assert_allclose(found[1], expected, atol=1e-6 * float(np.abs(expected).max()))
     assert joint.ByteSize() < 1.05 * path.stat().st_size
+
+
+def test_a_name_inside_a_branch_is_not_taken_twice():
+    """The branch depends on the batch, so that it stays in the graph."""
+    inner = helper.make_graph(
+        [helper.make_node("Identity", ["one"], ["cotangent"])],
+        "branch",
+        [],
+        [helper.make_tensor_value_info("cotangent", TensorProto.FLOAT, [])],
+    )
+    nodes = [
+        helper.make_node("If", ["flag"], ["scale"], then_branch=inner, else_branch=inner),
+        helper.make_node("Mul", ["x", "scale"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "branches",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, [2]),
+            helper.make_tensor_value_info("flag", TensorProto.BOOL, []),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2])],
+        [numpy_helper.from_array(np.array(1.0, np.float32), "one")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    joint = backward_graph(model, input="x")
+    assert joint.graph.input[-1].name == "cotangent_"
+    session = ort.InferenceSession(joint.SerializeToString(), providers=["CPUExecutionProvider"])
+    dy = np.array([3, 4], np.float32)
+    feeds = {"x": dy, "flag": np.array(True), "cotangent_": dy}
+    np.testing.assert_array_equal(session.run(["gradient"], feeds)[0], dy)
+
+
+def test_a_transform_of_the_newest_kind_shares_a_graph_with_older_nodes(build):
+    nodes = [helper.make_node("DFT", ["x", "", "axis"], ["y"])]
+    x = np.random.default_rng(0).normal(size=(1, 6, 2)).astype(np.float32)
+    joint = backward_graph(build(nodes, x, {"axis": np.array(1)}, 20, None))
+    session = ort.InferenceSession(joint.SerializeToString(), providers=["CPUExecutionProvider"])
+    dy = np.random.default_rng(1).normal(size=x.shape).astype(np.float32)
+    _, dx = session.run(None, {"x": x, "cotangent": dy})
+    whole = 6 * np.fft.ifft(dy[..., 0] + 1j * dy[..., 1], axis=1)  # the transform's adjoint
+    np.testing.assert_allclose(dx, np.stack([whole.real, whole.imag], -1), atol=1e-5)

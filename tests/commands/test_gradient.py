@@ -136,3 +136,14 @@ def test_stdin_to_stdout(model):
     model.with_name("out.onnx").write_bytes(done.stdout)
     assert_right(model.with_name("out.onnx"))
     assert b"cotangent" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [([""], 1, "path is empty"), (["MODEL", "-o", ""], 2, "-o is empty")],
+)
+def test_empty_names_are_one_line_and_no_bug(cli, model, words, code, said):
+    result = cli("gradient", *(str(model) if word == "MODEL" else word for word in words))
+    assert result.code == code
+    assert said in result.err
+    assert "bug" not in result.err

@@ -143,7 +143,7 @@ def test_progress_is_drawn_on_a_terminal_only_and_wiped(monkeypatch, capsys, col
         assert wiped == (f"\r{' ' * len(said.strip())}\r" if terminal else "")
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="needs /dev/full")
 @pytest.mark.parametrize("words", [["--help"], ["doctor"]])
 def test_a_full_disk_is_one_line_and_no_bug(words):
     with Path("/dev/full").open("w") as full:

@@ -60,7 +60,7 @@ def _mod(tape: Tape, node: Node, dy: str) -> Cotangents:
 
 @rules.add("Pow")
 def _pow(tape: Tape, node: Node, dy: str) -> Cotangents:
-    """p x^(p-1) dx + x^p log(x) dp; the latter 0 where x = 0."""
+    """p x^(p-1) dx + x^p log(x) dp; the former 0 where p = 0, the latter where x = 0."""
     x, y = node.input(0), node.outputs[0]
     exponent = tape.value(node.input(1))
     if exponent is not None and exponent.size == 1 and exponent.item() == 2:
@@ -68,9 +68,11 @@ def _pow(tape: Tape, node: Node, dy: str) -> Cotangents:
     p = node.input(1)
     if tape.type(p).elem != tape.type(x).elem:
         p = tape.op("Cast", p, to=tape.type(x).elem)
-    lower = tape.op("Pow", x, tape.op("Sub", p, tape.scalar(1.0, x)))
-    dx = tape.op("Mul", dy, tape.op("Mul", p, lower))
     zero = tape.scalar(0.0, x)
+    slope = tape.op("Mul", p, tape.op("Pow", x, tape.op("Sub", p, tape.scalar(1.0, x))))
+    if exponent is None or not np.all(exponent):
+        slope = tape.op("Where", tape.op("Equal", p, zero), zero, slope)
+    dx = tape.op("Mul", dy, slope)
     log = tape.op("Where", tape.op("Equal", x, zero), zero, tape.op("Log", x))
     return _reduced(tape, node, dx, tape.op("Mul", dy, tape.op("Mul", y, log)))
 

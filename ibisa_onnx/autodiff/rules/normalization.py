@@ -16,7 +16,7 @@ from ibisa_onnx.errors import UnsupportedOperatorError
 rules = Rules()
 
 
-@rules.define("BatchNormalization", "InstanceNormalization")
+@rules.expand("BatchNormalization", "InstanceNormalization")
 def _with_computed_parameters(tape: Tape, node: Node) -> Sequence[str] | None:
     """(x - mean) / sqrt(variance + epsilon) scale + bias, where more than x wants a gradient."""
     if not tape.active.intersection(node.inputs[1:]) or not _is_at_inference(node):

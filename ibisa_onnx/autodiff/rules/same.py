@@ -16,7 +16,7 @@ from ibisa_onnx.autodiff.tape import Tape
 rules = Rules()
 
 
-@rules.define("Conv", "MaxPool", "LpPool", "AveragePool")
+@rules.expand("Conv", "MaxPool", "LpPool", "AveragePool")
 def _same(tape: Tape, node: Node) -> Sequence[str] | None:
     if not _pads_at_run_time(tape, node):
         return None

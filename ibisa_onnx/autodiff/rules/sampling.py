@@ -29,7 +29,7 @@ class _Taps:
     side: str
 
 
-@rules.define("GridSample")
+@rules.expand("GridSample")
 def _grid_sample(tape: Tape, node: Node) -> Sequence[str]:
     x, grid, n = node.input(0), node.input(1), tape.rank(node.input(0)) - 2
     if tape.type(grid).elem != tape.type(x).elem:
@@ -51,7 +51,7 @@ def _grid_sample(tape: Tape, node: Node) -> Sequence[str]:
     return [tape.op("Reshape", values, tape.op("Concat", outer, inner, axis=0))]
 
 
-@rules.define("RoiAlign")
+@rules.expand("RoiAlign")
 def _roi_align(tape: Tape, node: Node) -> Sequence[str]:
     """The mean of samples on a regular grid in each of the cells of each region."""
     x, regions, batch = node.inputs
@@ -105,7 +105,7 @@ def _regular(
     return _taps(tape, at, side, x, "linear", "border"), inside
 
 
-@rules.define("DeformConv")
+@rules.expand("DeformConv")
 def _deform_conv(tape: Tape, node: Node) -> Sequence[str]:
     """Sample the image for each tap of each window, then multiply with the kernel."""
     x, w, offset = node.inputs[:3]
@@ -159,7 +159,7 @@ def _multiplied(tape: Tape, node: Node, values: str, spatial: str) -> str:
     return tape.op("Add", y, tape.op("Reshape", bias, tape.ints(-1, 1, 1))) if bias else y
 
 
-@rules.define("AffineGrid")
+@rules.expand("AffineGrid")
 def _affine_grid(tape: Tape, node: Node) -> Sequence[str]:
     """Positions from -1 to 1, homogeneous, times the transpose of theta; the last axis first."""
     theta, size = node.inputs

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from ibisa_onnx.autodiff.inference import slice_range
 from ibisa_onnx.autodiff.node import Node
 from ibisa_onnx.autodiff.registry import Cotangents, Rules
 from ibisa_onnx.autodiff.tape import END, Tape
@@ -76,7 +77,7 @@ def _slice(tape: Tape, node: Node, dy: str) -> Cotangents:
         known = tape.value(starts), tape.value(ends)
         side = tape.dims(x)[axis]
         if isinstance(side, int) and known[0] is not None and known[1] is not None:
-            taken = _taken(side, int(known[0][i]), int(known[1][i]), int(step))
+            taken = slice_range(side, int(known[0][i]), int(known[1][i]), int(step))
             if not taken:
                 return [tape.zeros(x)]
             positions = tape.ints(*taken)
@@ -85,16 +86,6 @@ def _slice(tape: Tape, node: Node, dy: str) -> Cotangents:
             positions = tape.op("Slice", positions, *bounds, tape.ints(0), tape.ints(int(step)))
         dy = _put(tape, dy, positions, x, axis)
     return [dy]
-
-
-def _taken(side: int, start: int, end: int, step: int) -> range:
-    """The positions that a Slice takes from an axis.
-
-    As Python does, but that backwards a start before the first element is the first element.
-    """
-    if step < 0:
-        start = max(start, -side)
-    return range(side)[start:end:step]
 
 
 def _numbers(tape: Tape, node: Node, name: str, index: int) -> str:
