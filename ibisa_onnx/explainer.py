@@ -48,22 +48,16 @@ from ibisa_onnx.model import (
     Picture,
     Prepared,
     Preprocessing,
-    check_labels,
-    labels_from_metadata,
     prepare,
-    read_labels,
     read_picture,
     settle_preprocessing,
 )
 from ibisa_onnx.model.runtime import versions
-from ibisa_onnx.scores import candidates, find_scores
+from ibisa_onnx.reading import OutputReader
 from ibisa_onnx.targets import (
     ClassOutput,
-    check_scores,
     choose,
     count,
-    read_activation,
-    read_output,
 )
 
 if TYPE_CHECKING:
@@ -181,21 +175,20 @@ class Explainer:
         if budget is not None:
             self.options = replace(self.options, budget=budget)
         check_gradient(gradient, surrogate)
-        if activation is not None:
-            read_activation(activation)
-        self.labels = _as_labels(labels, model)
-        self._labels_are_given = labels is not None
-        self._wanted_output, self._activation = output, activation
+        self._reader = OutputReader(model, output, activation, labels)
         self._wanted_gradient, self._surrogate = gradient, surrogate
         self._cache = cache_folder(cache)
         self._auto = gradient == "auto"
-        self._output: ClassOutput | None = None
-        self._warnings: list[str] = []
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """Names of the classes by index; None where nobody gave any."""
+        return self._reader.labels
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What a user should know about this model, in any explanation."""
-        return (*self.model.warnings, *self.preprocessing.warnings, *self._warnings)
+        return (*self.model.warnings, *self.preprocessing.warnings, *self._reader.warnings)
 
     def predict(self, image: Image, top: int = 5) -> list[Prediction]:
         """Return the likeliest classes of a picture, likeliest first, for one forward pass.
@@ -210,7 +203,7 @@ class Explainer:
         probabilities = self._ask(image).probabilities
         order = np.argsort(-probabilities, kind="stable")[:top]
         return [
-            Prediction(int(index), self._label(int(index)), float(probabilities[index]))
+            Prediction(int(index), self._reader.label(int(index)), float(probabilities[index]))
             for index in order
         ]
 
@@ -309,29 +302,9 @@ class Explainer:
         """Prepare a picture and push it forward once."""
         picture = read_picture(image)
         prepared = prepare(picture.pixels, self.preprocessing.spec)
-        wanted = self._output.name if self._output else self._wanted_output
-        names = candidates(self.model.signature.outputs, wanted)
-        raws = self.model.run(prepared.tensor, names)
-        output = self._read(raws)
+        raws = self.model.run(prepared.tensor, self._reader.candidates())
+        output = self._reader.read(raws)
         return _Question(picture, prepared, output, output.probabilities(raws[output.name])[0])
-
-    def _read(self, raws: Mapping[str, npt.NDArray[Any]]) -> ClassOutput:
-        """Tell which output holds class scores, and how; the first image settles it."""
-        if self._output is not None:
-            raw = raws[self._output.name]
-            check_scores(self._output.name, raw)
-            if not self._output.contradicts(raw):
-                return self._output
-            self._warnings.append(f"that was wrong: {self._output.name} is read anew from here on")
-        name = find_scores(raws, self.model.signature.outputs, self._wanted_output)
-        proto = self.model.proto()
-        graph = None if proto is None else proto.graph
-        output = read_output(name, raws[name], graph=graph, activation=self._activation)
-        self._settle_labels(output.classes)
-        if output.guess:
-            self._warnings.append(output.guess)
-        self._output = output
-        return output
 
     def _indices(self, targets: Sequence[Target] | Target | None, question: _Question) -> list[int]:
         """Return the classes that are meant, each once."""
@@ -342,29 +315,18 @@ class Explainer:
         means = (choose(word, question.probabilities, self.labels) for word in words)
         return list(dict.fromkeys(index for indices in means for index in indices))
 
-    def _settle_labels(self, classes: int) -> None:
-        """Refuse labels that do not fit, if the user gave them; else do without."""
-        if self.labels is None:
-            return
-        try:
-            check_labels(self.labels, classes)
-        except TargetError as error:
-            if self._labels_are_given:
-                raise
-            self._warnings.append(f"the labels in the model's metadata are not used: {error}")
-            self.labels = None
-
     @cached_property
     def _path(self) -> GradientPath:
         """The source of gradients, opened once the output is settled."""
-        assert self._output is not None
+        output = self._reader.output
+        assert output is not None
         return choose_gradient(
             self._wanted_gradient,
             self.model,
-            self._output.name,
+            output.name,
             self._surrogate,
             self._cache,
-            self._output.quantisation,
+            output.quantisation,
         )
 
     def _search(
@@ -379,14 +341,11 @@ class Explainer:
             instead = without_gradient(error, auto=self._auto)
         return keep_probability(case, instead.path, self.options, seed, progress), instead
 
-    def _label(self, index: int) -> str | None:
-        return self.labels[index] if self.labels else None
-
     def _explained(self, question: _Question, index: int) -> ExplainedTarget:
         return ExplainedTarget(
             output=question.output.name,
             index=index,
-            label=self._label(index),
+            label=self._reader.label(index),
             probability=float(question.probabilities[index]),
             activation=str(question.output.activation),
         )
@@ -428,15 +387,6 @@ def _layout(
     if isinstance(preprocessing, Preprocessing):
         return preprocessing.layout
     return overrides.layout if overrides else None
-
-
-def _as_labels(
-    labels: Sequence[str] | str | os.PathLike[str] | None, model: DeployedModel
-) -> tuple[str, ...] | None:
-    """Read labels from where they are."""
-    if labels is None:
-        return labels_from_metadata(model.metadata)
-    return read_labels(labels) if isinstance(labels, str | os.PathLike) else tuple(labels)
 
 
 def _warnings(keep: Floats, certificate: Certificate) -> tuple[str, ...]:
