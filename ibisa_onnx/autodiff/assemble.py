@@ -16,8 +16,8 @@ from onnx import helper, numpy_helper
 
 from ibisa_onnx.autodiff.graph import Graph
 from ibisa_onnx.autodiff.node import Node, prune
-from ibisa_onnx.autodiff.tape import OPSET, Tape
-from ibisa_onnx.autodiff.types import TensorType, value_info
+from ibisa_onnx.autodiff.tape import Tape
+from ibisa_onnx.autodiff.types import OPSET, TensorType, value_info
 
 _IR_VERSION = 8
 

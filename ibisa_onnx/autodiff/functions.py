@@ -21,8 +21,8 @@ from ibisa_onnx.autodiff.definitions import DEFINITIONS
 from ibisa_onnx.autodiff.inference import infer_types
 from ibisa_onnx.autodiff.node import Node, evaluate, opsets_of
 from ibisa_onnx.autodiff.registry import Expansion
-from ibisa_onnx.autodiff.tape import OPSET, Tape
-from ibisa_onnx.autodiff.types import TensorType, value_info
+from ibisa_onnx.autodiff.tape import Tape
+from ibisa_onnx.autodiff.types import OPSET, TensorType, value_info
 from ibisa_onnx.errors import UnsupportedOperatorError
 
 _ADVICE = {

@@ -16,8 +16,7 @@ from onnx import helper
 from ibisa_onnx.autodiff.driver import Derivative, differentiate
 from ibisa_onnx.autodiff.graph import Graph
 from ibisa_onnx.autodiff.node import inner_graphs, opsets_of
-from ibisa_onnx.autodiff.tape import OPSET
-from ibisa_onnx.autodiff.types import FLOATS, read_type
+from ibisa_onnx.autodiff.types import FLOATS, OPSET, read_type
 from ibisa_onnx.autodiff.upgrade import Upgrade
 from ibisa_onnx.errors import ModelError
 from ibisa_onnx.model.files import ModelFile

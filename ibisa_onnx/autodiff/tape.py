@@ -16,11 +16,8 @@ from onnx import helper, numpy_helper
 
 from ibisa_onnx.autodiff.graph import Graph
 from ibisa_onnx.autodiff.node import Node
-from ibisa_onnx.autodiff.types import Array, Dimension, TensorType
+from ibisa_onnx.autodiff.types import OPSET, Array, Dimension, TensorType
 from ibisa_onnx.errors import UnsupportedOperatorError
-
-OPSET = 18
-"""The backward graph's own opset: ONNX Runtime has known it since 1.14."""
 
 END = int(np.iinfo(np.int64).max)
 """Where a slice to the end of an axis ends."""

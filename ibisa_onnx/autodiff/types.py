@@ -10,6 +10,9 @@ import numpy.typing as npt
 import onnx
 from onnx import helper
 
+OPSET = 18
+"""The backward graph's own opset: ONNX Runtime has known it since 1.14."""
+
 Array = npt.NDArray[Any]
 Dimension = int | str | None
 

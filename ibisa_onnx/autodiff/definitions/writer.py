@@ -11,11 +11,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from ibisa_onnx.autodiff.node import Node
-from ibisa_onnx.autodiff.types import Array, TensorType
+from ibisa_onnx.autodiff.types import OPSET, Array, TensorType
 from ibisa_onnx.errors import UnsupportedOperatorError
-
-OPSET = 18
-"""What definitions are written in: the backward graph's opset, into which they are copied."""
 
 DOMAIN = "ibisa.definitions"
 """Where the functions belong to, while types are inferred through them."""
