@@ -164,6 +164,8 @@ def _dequantize(walk: _Walk, node: Node) -> None:
 def _dynamic_quantize(walk: _Walk, node: Node) -> None:
     """What it finds for scale and zero point counts as constant."""
     x, (y, scale, zero) = walk.real(node.input(0)), node.outputs
+    if walk.graph.output == scale:
+        raise UnsupportedOperatorError("the gradient of its scale is not covered")
     walk.quantised[y] = (x, scale, zero)
     walk.reals[y] = walk.emit("Add", walk.emit("Div", x, scale), walk.real(zero))
 

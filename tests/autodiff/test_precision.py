@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper, parser
 from onnx.reference import ReferenceEvaluator
 
 from ibisa_onnx.autodiff import differentiate
+from ibisa_onnx.errors import UnsupportedOperatorError
 
 HEAD = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -111,3 +112,16 @@ def test_a_converted_file_has_the_float_files_gradient(keep_types, kept):
     expected = _gradient(_network(x), x)
     found = _gradient(half, x if keep_types else x.astype(np.float16))
     assert np.linalg.norm(found - expected) < 0.01 * np.linalg.norm(expected)
+
+
+def test_bfloat16_is_refused_where_an_operator_has_no_such_version():
+    kind = TensorProto.BFLOAT16
+    graph = helper.make_graph(
+        [helper.make_node("Einsum", ["x"], ["y"], equation="ij->ji")],
+        "turned",
+        [helper.make_tensor_value_info("x", kind, [2, 3])],
+        [helper.make_tensor_value_info("y", kind, [3, 2])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 28)], ir_version=10)
+    with pytest.raises(UnsupportedOperatorError, match="Einsum in bfloat16"):
+        differentiate(model, "x", "y")

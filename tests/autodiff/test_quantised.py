@@ -513,3 +513,10 @@ def test_quantised_weights_in_an_external_file(bytes_, tmp_path):
     feeds = {derivative.cotangent: np.ones((1, 3, 2, 2), np.float32)}
     (dx,) = backward.run(None, feeds | dict(zip(derivative.saved, saved, strict=True)))
     np.testing.assert_allclose(dx, expected, rtol=1e-6)
+
+
+def test_the_scale_that_is_found_at_run_time_is_refused_as_an_output(build):
+    node = helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "y", "zero"])
+    model = build([node], np.array([1.0, -2.0, 3.0], np.float32), {}, 17, None)
+    with pytest.raises(UnsupportedOperatorError, match=r"DynamicQuantizeLinear.*scale"):
+        differentiate(model, "x", "y")
