@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from itertools import product
 
 import numpy as np
+import onnx
 
 from ibisa_onnx.autodiff.node import Node
 from ibisa_onnx.autodiff.tape import END, Operand, Tape
@@ -125,8 +127,8 @@ class Windows:
         steps = (range(0, k * d, d) for k, d in zip(self.kernel, self.dilations, strict=True))
         return list(product(*steps))
 
-    def taps(self, tape: Tape, x: str, fill: str) -> dict[Offset, str]:
-        """For each tap, its values in all windows: tensors of `y`'s shape."""
+    def taps(self, tape: Tape, x: str, fill: str) -> list[str]:
+        """For each tap, in row-major order, its values in all windows: tensors of `y`'s shape."""
         n = len(self.kernel)
         inside = tape.op("Add", self._sides(tape, self.x), tape.ints(*self.before))
         end = tape.op("Sub", self._spans(tape), inside)
@@ -137,8 +139,8 @@ class Windows:
             return self._taps_by_phase(tape, padded, channels)
         axes, steps = tape.ints(*range(2, 2 + n)), tape.ints(*self.strides)
         length = tape.op("Mul", self._sides(tape, self.y), steps)
-        return {
-            offset: tape.op(
+        return [
+            tape.op(
                 "Slice",
                 padded,
                 tape.ints(*offset),
@@ -147,11 +149,11 @@ class Windows:
                 steps,
             )
             for offset in self.offsets
-        }
+        ]
 
-    def _taps_by_phase(self, tape: Tape, padded: str, channels: int) -> dict[Offset, str]:
+    def _taps_by_phase(self, tape: Tape, padded: str, channels: int) -> list[str]:
         """The taps of square strides: SpaceToDepth once, then slices without steps."""
-        size, taps = self.strides[0], dict[Offset, str]()
+        size, taps = self.strides[0], list[str]()
         phases = tape.op("SpaceToDepth", padded, blocksize=size)
         counts = self._sides(tape, self.y)
         for row, column in self.offsets:
@@ -159,34 +161,61 @@ class Windows:
             start = tape.ints(first, row // size, column // size)
             end = tape.op("Add", counts, tape.ints(row // size, column // size))
             end = tape.op("Concat", tape.ints(first + channels), end, axis=0)
-            taps[row, column] = tape.op("Slice", phases, start, end, tape.ints(1, 2, 3))
+            taps.append(tape.op("Slice", phases, start, end, tape.ints(1, 2, 3)))
         return taps
 
-    def untaps(self, tape: Tape, taps: dict[Offset, str]) -> str:
-        """The transpose of `taps`: add tensors of `y`'s shape back to where they came from."""
-        phases: dict[Offset, list[str]] = {p: [] for p in product(*map(range, self.strides))}
-        taps |= self._gaps(tape, taps)
-        for offset, values in taps.items():
-            phase = tuple(o % s for o, s in zip(offset, self.strides, strict=True))
-            shift = [o // s for o, s in zip(offset, self.strides, strict=True)]
-            rest = [m - s for m, s in zip(self._shifts, shift, strict=True)]
-            if any(self._shifts):
-                values = tape.op("Pad", values, tape.ints(0, 0, *shift, 0, 0, *rest))
-            phases[phase].append(values)
-        dense = self._interleave(tape, [_total(tape, parts) for parts in phases.values()])
-        axes = tape.ints(*range(2, 2 + len(self.kernel)))
-        start = tape.ints(*self.before)
-        whole = tape.op("Slice", dense, start, tape.ints(*[END] * len(self.kernel)), axes)
-        return self._fit(tape, whole)
+    def deliver(self, tape: Tape, dy: str, passed: Sequence[str]) -> str:
+        """Add each window's `dy` to one of its taps: `x`'s shape.
 
-    def _gaps(self, tape: Tape, taps: dict[Offset, str]) -> dict[Offset, str]:
-        """Zeros for the residues that no tap falls on: strides longer than the window."""
-        met = {tuple(o % s for o, s in zip(offset, self.strides, strict=True)) for offset in taps}
-        missed = [p for p in product(*map(range, self.strides)) if p not in met]
-        if not missed:
-            return {}
-        any_tap = next(iter(taps.values()))
-        return dict.fromkeys(missed, tape.op("Mul", any_tap, tape.scalar(0.0, self.x)))
+        `passed` are masks of `y`'s shape, one for each tap but the last in row-major order: true
+        as long as the tap meant comes later.
+        """
+        plane, *strides = self._strides_of_planes(tape)
+        index = tape.op("Add", self._moves(tape, passed, strides), self._starts(tape, strides))
+        if any(self.before):  # a window of NaN stops at its first tap, which may be in the padding
+            index = tape.op("Max", index, tape.constant(np.array(0, np.int32)))
+        windows = tape.op("ReduceProd", self._sides(tape, self.y), keepdims=1)
+        rows = [tape.op("Concat", tape.ints(-1), size, axis=0) for size in (windows, plane)]
+        index, dy = (tape.op("Reshape", each, rows[0]) for each in (index, dy))
+        blank = tape.op("Reshape", tape.zeros(self.x), rows[1])
+        dx = tape.op("ScatterElements", blank, index, dy, axis=1, reduction="add")
+        return tape.reshape(dx, like=self.x)
+
+    def _strides_of_planes(self, tape: Tape) -> list[str]:
+        """The size of one plane of `x`, then how far apart neighbours along each axis are in it."""
+        strides = [tape.ints(1)]
+        for axis in reversed(range(len(self.kernel))):
+            side = tape.op("Gather", self._sides(tape, self.x), tape.ints(axis))
+            strides.insert(0, tape.op("Mul", strides[0], side))
+        return strides
+
+    def _starts(self, tape: Tape, strides: Sequence[str]) -> str:
+        """Where in a plane of `x` each window's first tap is; int32."""
+        n, starts = len(self.kernel), list[str]()
+        for axis in range(n):
+            start = tape.op("Mul", self._positions(tape, axis), tape.ints(self.strides[axis]))
+            start = tape.op("Sub", start, tape.ints(self.before[axis]))
+            along = tape.ints(-1, *[1] * (n - 1 - axis))
+            starts.append(tape.op("Reshape", tape.op("Mul", start, strides[axis]), along))
+        return tape.op("Cast", _total(tape, starts), to=onnx.TensorProto.INT32)
+
+    def _moves(self, tape: Tape, passed: Sequence[str], strides: Sequence[str]) -> str:
+        """How far behind its first tap each window's meant one is: a sum over the taps passed."""
+        back, inner, moves = tape.ints(0), 1, list[str]()
+        for axis in reversed(range(len(self.kernel))):
+            size, dilation = self.kernel[axis], self.dilations[axis]
+            # Steps along this axis, which also lead back to the beginning of all axes behind it.
+            steps = [i - 1 for i in range(inner, len(passed) + 1, inner) if i % (inner * size)]
+            if steps:
+                counts = [tape.op("Cast", passed[i], to=onnx.TensorProto.UINT8) for i in steps]
+                count = tape.op("Cast", _total(tape, counts), to=onnx.TensorProto.INT32)
+                length = tape.op("Sub", tape.op("Mul", strides[axis], tape.ints(dilation)), back)
+                length = tape.op("Cast", length, to=onnx.TensorProto.INT32)
+                by_one = dilation == 1 and axis + 1 == len(self.kernel)
+                moves.append(count if by_one else tape.op("Mul", count, length))
+            reach = tape.op("Mul", strides[axis], tape.ints((size - 1) * dilation))
+            back, inner = tape.op("Add", back, reach), inner * size
+        return _total(tape, moves)
 
     @property
     def _shifts(self) -> tuple[int, ...]:
@@ -198,24 +227,6 @@ class Windows:
         counts = tape.op("Add", self._sides(tape, self.y), tape.ints(*self._shifts))
         return tape.op("Mul", counts, tape.ints(*self.strides))
 
-    def _interleave(self, tape: Tape, phases: list[str]) -> str:
-        """From one coarse tensor for each residue modulo the strides to the fine one.
-
-        Axis by axis, joined behind the axis: a Concat is several times as fast as a Transpose.
-        """
-        n, spans = len(self.kernel), self._spans(tape)
-        coarse = tape.op("Div", spans, tape.ints(*self.strides))
-        for axis, size in enumerate(self.strides):
-            if size == 1:
-                continue
-            rest = tape.op("Slice", coarse, tape.ints(axis + 1), tape.ints(n))
-            shape = tape.op("Concat", tape.ints(*[0] * (axis + 2), -1), rest, axis=0)
-            behind, step = tape.ints(axis + 3), len(phases) // size
-            split = [tape.op("Unsqueeze", phase, behind) for phase in phases]
-            joined = [tape.op("Concat", *split[i::step], axis=axis + 3) for i in range(step)]
-            phases = [tape.op("Reshape", phase, shape) for phase in joined]
-        return phases[0]
-
     @staticmethod
     def _sides(tape: Tape, name: str) -> str:
         """The lengths of a tensor's spatial axes."""
@@ -226,8 +237,8 @@ class Windows:
         return tape.op("Slice", tape.op("Shape", name), tape.ints(2), tape.ints(END))
 
 
-def _total(tape: Tape, parts: list[str]) -> str:
-    return parts[0] if len(parts) == 1 else tape.op("Sum", *parts)
+def _total(tape: Tape, parts: Sequence[str]) -> str:
+    return reduce(lambda one, other: tape.op("Add", one, other), parts)
 
 
 def _require_starts_inside(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import onnxruntime as ort
 import pytest
+import torch
 from onnx import helper
 
 from ibisa_onnx.autodiff import differentiate
@@ -130,18 +131,59 @@ def test_refusals(build, spread, attributes, words):
         differentiate(model, "x", "y")
 
 
-def test_ties_of_max_pooling_keep_the_sum(build):
-    x = np.ones((1, 1, 5, 5), np.float32)
-    attributes = {"kernel_shape": [3, 3], "strides": [2, 2]}
+@pytest.mark.parametrize("is_open", [False, True])
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"kernel_shape": [9, 9], "pads": [4, 4, 4, 4]},
+        {"kernel_shape": [5, 13], "strides": [2, 2], "pads": [2, 6, 2, 6]},
+        {"kernel_shape": [9, 8], "strides": [2, 1], "auto_pad": "SAME_LOWER"},
+        {"kernel_shape": [1, 1], "strides": [2, 2]},
+        {"kernel_shape": [1, 3], "strides": [2, 1], "dilations": [1, 2]},
+    ],
+)
+def test_max_pool_of_large_and_of_single_windows(check, spread, attributes, is_open):
+    """Windows of more than 64 taps are sent back by MaxPool's own indices."""
+    node = helper.make_node("MaxPool", ["x"], ["y"], **attributes)
+    check(node, spread(2, 2, 11, 15), opset=12, dims=OPEN if is_open else None, step=1e-3)
+
+
+def _max_pool_gradient(build, x, dy, **attributes):
     model = build([helper.make_node("MaxPool", ["x"], ["y"], **attributes)], x, {}, 12, None)
     derivative = differentiate(model, "x", "y")
     forward = ort.InferenceSession(derivative.forward.SerializeToString())
     backward = ort.InferenceSession(derivative.backward.SerializeToString())
-    y, *saved = forward.run(None, {"x": x})
-    feeds = {derivative.cotangent: y, **dict(zip(derivative.saved, saved, strict=True))}
-    (dx,) = backward.run(None, feeds)
-    assert dx.sum() == y.sum()
-    assert np.all(dx >= 0)
+    _, *saved = forward.run(None, {"x": x})
+    feeds = {derivative.cotangent: dy, **dict(zip(derivative.saved, saved, strict=True))}
+    return backward.run(None, feeds)[0]
+
+
+@pytest.mark.parametrize(("size", "pad"), [(3, 0), (3, 1), (9, 4)])
+def test_the_first_of_equal_taps_takes_all(build, size, pad):
+    """As in PyTorch, in row-major order; small whole numbers give ties everywhere."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 3, (2, 3, 13, 15)).astype(np.float32)
+    leaf = torch.from_numpy(x).requires_grad_()
+    pooled = torch.nn.functional.max_pool2d(leaf, size, 2, pad)
+    dy = rng.integers(-4, 5, pooled.shape).astype(np.float32)
+    (expected,) = torch.autograd.grad(pooled, leaf, torch.from_numpy(dy))
+    window = {"kernel_shape": [size] * 2, "strides": [2] * 2, "pads": [pad] * 4}
+    np.testing.assert_array_equal(_max_pool_gradient(build, x, dy, **window), expected)
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf, np.inf])
+def test_values_that_are_no_numbers_leave_the_other_windows_alone(build, value):
+    """Beside the padding too, where such a window has no place of its own to send to."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1, 1, 9, 9)).astype(np.float32)
+    window = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}
+    dy = rng.normal(size=(1, 1, 5, 5)).astype(np.float32)
+    whole = _max_pool_gradient(build, x, dy, **window)
+    x[..., :2, :2] = value
+    broken = _max_pool_gradient(build, x, dy, **window)
+    np.testing.assert_array_equal(broken[..., 4:, 4:], whole[..., 4:, 4:])
+    assert np.isfinite(broken).all()
+    np.testing.assert_allclose(broken.sum(), dy.sum(), rtol=1e-5)
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -156,6 +198,21 @@ def test_max_pool_of_a_rectified_tensor(check, spread, shared):
         nodes.append(helper.make_node("Add", ["p", "m"], ["y"]))
     else:
         nodes[1].output[0] = "y"
+    check(nodes, spread(1, 2, 6, 6, low=-4.0, high=1.0), step=1e-3)
+
+
+@pytest.mark.parametrize("partly", [False, True])
+def test_max_pool_of_joined_rectified_tensors(check, spread, partly):
+    """Behind a Concat as well, if nothing but ReLUs is joined."""
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"]),
+        helper.make_node("Neg", ["x"], ["n"]),
+        helper.make_node("Relu", ["n"], ["s"]),
+        helper.make_node("Concat", ["r", "n" if partly else "s"], ["c"], axis=1),
+        helper.make_node("MaxPool", ["c"], ["y"], kernel_shape=[2, 2], strides=[2, 2]),
+    ]
+    if partly:
+        del nodes[2]
     check(nodes, spread(1, 2, 6, 6, low=-4.0, high=1.0), step=1e-3)
 
 

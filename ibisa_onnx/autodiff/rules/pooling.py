@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import accumulate
 
 import numpy as np
 
@@ -14,6 +15,9 @@ from ibisa_onnx.autodiff.tape import Tape
 from ibisa_onnx.autodiff.windows import Windows
 
 rules = Rules()
+
+_MOST_TAPS = 64
+"""Windows of more are not compared tap by tap: the graph would grow long."""
 
 
 @rules.add("GlobalAveragePool")
@@ -33,24 +37,44 @@ def _global_max_pool(tape: Tape, node: Node, dy: str) -> Cotangents:
 def _max_pool(tape: Tape, node: Node, dy: str) -> Cotangents:
     """Everything goes to the first tap, in row-major order, that equals the maximum.
 
-    Compared tap by tap: asking MaxPool for its indices makes it ten times slower.
+    The taps are compared one by one: MaxPool's own indices cost more than twice as much, and serve
+    where the windows are large.
     """
     windows = Windows.read(tape, node, node.attribute("kernel_shape"))
     x, y = node.input(0), node.outputs[0]
-    producer = tape.graph.producers.get(x)
-    rectified = producer is not None and producer.op_type == "Relu"
-    # Where ReLU gave 0 nothing is left to be found: its mask, at a quarter of its cost.
-    left = nonzero(tape, y) if rectified else None
-    lowest = tape.constant(np.array(-np.inf, tape.dtype(x)))
-    taps, passed = windows.taps(tape, x, lowest), {}
-    for offset, tap in taps.items():
-        below = tape.op("Less", tap, y)
-        hit = tape.op("Not", below)
-        passed[offset] = tape.masked(dy, hit if left is None else tape.op("And", hit, left), x)
-        left = below if left is None else tape.op("And", left, below)
-    dx = windows.untaps(tape, passed)
+    rectified = _is_rectified(tape, x)
+    if rectified:  # a window of zeros passes nothing on, so the ReLU's own mask can be left out
+        dy = tape.masked(dy, nonzero(tape, y), y)
+    if len(windows.offsets) == 1:
+        dx = windows.spread(tape, dy)
+    elif len(windows.offsets) > _MOST_TAPS:
+        dx = _by_index(tape, node, dy)
+    else:
+        lowest = tape.constant(np.array(-np.inf, tape.dtype(x)))
+        below = [tape.op("Less", tap, y) for tap in windows.taps(tape, x, lowest)[:-1]]
+        passed = accumulate(below, lambda before, tap: tape.op("And", before, tap))
+        dx = windows.deliver(tape, dy, list(passed))
     tape.vanishing.update([dx] if rectified else [])
     return [dx]
+
+
+def _is_rectified(tape: Tape, x: str) -> bool:
+    """Whether all of a tensor comes straight out of ReLUs."""
+    producer = tape.graph.producers.get(x)
+    if producer is not None and producer.op_type == "Concat":
+        return all(_is_rectified(tape, part) for part in producer.inputs)
+    return producer is not None and producer.op_type == "Relu"
+
+
+def _by_index(tape: Tape, node: Node, dy: str) -> str:
+    """MaxPool says where in the whole of `x` each maximum was."""
+    x, flat = node.input(0), tape.ints(-1)
+    attributes = {k: v for k, v in node.attributes.items() if k != "storage_order"}
+    _, indices = tape.ops("MaxPool", 2, x, **attributes)
+    blank = tape.op("Reshape", tape.zeros(x), flat)
+    indices, dy = (tape.op("Reshape", each, flat) for each in (indices, dy))
+    dx = tape.op("ScatterElements", blank, indices, dy, axis=0, reduction="add")
+    return tape.reshape(dx, like=x)
 
 
 @rules.add("AveragePool")

@@ -53,7 +53,9 @@ def _concat(tape: Tape, node: Node, dy: str) -> Cotangents:
     if len(node.inputs) == 1:
         return [dy]
     lengths = tape.op("Concat", *[tape.side(x, axis) for x in node.inputs], axis=0)
-    return tape.ops("Split", len(node.inputs), dy, lengths, axis=axis)
+    parts = tape.ops("Split", len(node.inputs), dy, lengths, axis=axis)
+    tape.vanishing.update(parts if dy in tape.vanishing else ())
+    return parts
 
 
 @rules.add("Split", several=True)
