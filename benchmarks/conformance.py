@@ -31,6 +31,11 @@ network by network. Each table is written by the script that it names.
 <!-- operators -->
 <!-- /operators -->
 
+## CUDA
+
+<!-- cuda -->
+<!-- /cuda -->
+
 ## Networks
 
 <!-- zoo -->
