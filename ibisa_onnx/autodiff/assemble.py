@@ -8,18 +8,16 @@ graph and saved instead: a mask is a quarter of the activation, and is made whil
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper, shape_inference
+from onnx import helper, numpy_helper
 
 from ibisa_onnx.autodiff.graph import Graph
 from ibisa_onnx.autodiff.node import Node, prune
 from ibisa_onnx.autodiff.tape import Tape
 from ibisa_onnx.autodiff.types import OPSET, TensorType, value_info
-from ibisa_onnx.errors import UnsupportedOperatorError
 
 _IR_VERSION = 8
 
@@ -58,23 +56,7 @@ def assemble(
     )
     imports = [helper.make_opsetid("", OPSET)]
     model = helper.make_model(backward, opset_imports=imports, ir_version=_IR_VERSION)
-    _require_known_types(model)
     return forward, model, saved
-
-
-def _require_known_types(backward: onnx.ModelProto) -> None:
-    """Refuse bfloat16 where an operator of the backward graph's opset does not take it yet."""
-    given = (info.type.tensor_type.elem_type for info in backward.graph.input)
-    if onnx.TensorProto.BFLOAT16 not in given:
-        return
-    try:
-        shape_inference.infer_shapes(backward, check_type=True, strict_mode=True)
-    except shape_inference.InferenceError as error:
-        found = re.search(r"op_type:(\w+)", str(error))
-        operator = found[1] if found else "an operator"
-        raise UnsupportedOperatorError(
-            f"the gradient needs {operator} in bfloat16, which opset {OPSET} does not have"
-        ) from error
 
 
 def _unproduced(nodes: Sequence[Node], cotangent: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -9,16 +10,17 @@ from itertools import zip_longest
 
 import numpy as np
 import onnx
+from onnx import helper, shape_inference
 
 from ibisa_onnx.autodiff.assemble import assemble
 from ibisa_onnx.autodiff.dequantise import dequantise
 from ibisa_onnx.autodiff.functions import Body, expand_function, is_function, write_out
 from ibisa_onnx.autodiff.graph import Graph
-from ibisa_onnx.autodiff.node import Node
+from ibisa_onnx.autodiff.node import Node, prune
 from ibisa_onnx.autodiff.registry import FLAT, Cotangents
 from ibisa_onnx.autodiff.rules import RULES
 from ibisa_onnx.autodiff.tape import Tape
-from ibisa_onnx.autodiff.types import FLOATS
+from ibisa_onnx.autodiff.types import FLOATS, OPSET, value_info
 from ibisa_onnx.errors import GradientError, IbisaError, ModelError, UnsupportedOperatorError
 
 # Their slope is infinite somewhere, and 0 times infinity is not the 0 that a mask stands for.
@@ -144,6 +146,7 @@ class _Sweep:
     cotangents: dict[str, list[str]] = field(default_factory=dict)
     missing: list[MissingRule] = field(default_factory=list)
     cotangent: str = ""
+    origins: dict[str, Node] = field(default_factory=dict)  # of the tape's nodes, by their names
 
     def backpropagate(self, nodes: Sequence[Node]) -> None:
         for node in reversed(nodes):
@@ -161,12 +164,14 @@ class _Sweep:
 
     def _apply(self, node: Node, dys: Sequence[str | None]) -> None:
         self.tape.steep |= _is_steep(self.tape, node)
+        begin = len(self.tape.nodes)
         try:
             dxs = self._cotangents(node, dys)
         except UnsupportedOperatorError as refusal:
             self.missing.append(_missing(node, str(refusal)))
             # Go on with any name, to find what else is missing; nothing is built from it.
             dxs = [next(dy for dy in dys if dy)] * len(node.inputs)
+        self.origins |= {written.name: node for written in self.tape.nodes[begin:]}
         for x, dx in zip(node.inputs, dxs, strict=False):
             if x in self.active and dx is not None:
                 self.cotangents.setdefault(x, []).append(dx)
@@ -263,7 +268,37 @@ def _sweep(graph: Graph, input: str) -> _Sweep:
         sweep.backpropagate(twin.graph.nodes)
     if not sweep.missing and not sweep.cotangents.get(twin.input):
         sweep.missing.extend(_blocks(twin.graph, twin.input, active))
+    if not sweep.missing and any(tape.type(x).elem == onnx.TensorProto.BFLOAT16 for x in active):
+        sweep.missing.extend(_without_bfloat16(sweep))
     return sweep
+
+
+def _without_bfloat16(sweep: _Sweep) -> list[MissingRule]:
+    """The first node whose gradient needs an operator that takes bfloat16 in newer opsets only."""
+    tape, gradient = sweep.tape, sweep.total(sweep.source) or ""
+    nodes = prune(tape.nodes, [gradient])
+    written = {name for node in nodes for name in node.outputs}
+    read = dict.fromkeys(x for node in nodes for x in node.uses if x not in written)
+    types = {
+        x: tape.graph.type(tape.graph.output) if x == sweep.cotangent else tape.type(x)
+        for x in read
+    }
+    graph = helper.make_graph(
+        [node.proto for node in nodes],
+        "backward",
+        [value_info(x, kind) for x, kind in types.items()],
+        [helper.make_empty_tensor_value_info(gradient)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
+    try:
+        shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
+    except shape_inference.InferenceError as error:
+        found = re.search(r"op_type:(\w+), node name: ([^)]*)\)", str(error))
+        if found is None or found[2] not in sweep.origins:
+            raise
+        why = f"its gradient needs {found[1]} in bfloat16, which opset {OPSET} does not have"
+        return [_missing(sweep.origins[found[2]], why)]
+    return []
 
 
 def _end(node: Node) -> MissingRule:

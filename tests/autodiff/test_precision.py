@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 from onnx.reference import ReferenceEvaluator
 
-from ibisa_onnx.autodiff import differentiate
+from ibisa_onnx.autodiff import differentiate, missing_rules
 from ibisa_onnx.errors import UnsupportedOperatorError
 
 HEAD = """
@@ -117,11 +117,13 @@ def test_a_converted_file_has_the_float_files_gradient(keep_types, kept):
 def test_bfloat16_is_refused_where_an_operator_has_no_such_version():
     kind = TensorProto.BFLOAT16
     graph = helper.make_graph(
-        [helper.make_node("Einsum", ["x"], ["y"], equation="ij->ji")],
+        [helper.make_node("Einsum", ["x"], ["y"], "turn", equation="ij->ji")],
         "turned",
         [helper.make_tensor_value_info("x", kind, [2, 3])],
         [helper.make_tensor_value_info("y", kind, [3, 2])],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 28)], ir_version=10)
-    with pytest.raises(UnsupportedOperatorError, match="Einsum in bfloat16"):
+    with pytest.raises(UnsupportedOperatorError, match=r"Einsum 'turn'.*Einsum in bfloat16"):
         differentiate(model, "x", "y")
+    (missing,) = missing_rules(model, "x", "y")
+    assert missing.node == "turn"
