@@ -525,6 +525,9 @@ _FLAT = ("its output has no gradient", "does not depend on")
 
 
 def _refused(case: Case, model: onnx.ModelProto, x: str, y: str, error: Exception) -> Verdict:
+    names = [node.name or node.output[0] for node in model.graph.node]
+    if not any(repr(name) in str(error) for name in (*names, y)):
+        return Verdict(FAILS, f"{x} to {y}: refused without naming the node: {error}")
     rules = missing_rules(model, x, y)
     if rules and all(rule.why.startswith(_FLAT) for rule in rules):
         return _flat(case, x, y)
