@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import os
 import secrets
 import shutil
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
     """Write files that appear complete or not at all, making their folders.
 
     All are written under temporary names beside their places before the first is renamed; only a
-    device or a pipe is written into.
+    device or a pipe is written into. A link stays, and what it points to is replaced.
 
     Raises
     ------
@@ -25,6 +26,7 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
     staged: dict[Path, Path] = {}
     path = Path()
     try:
+        contents = {_target(path): data for path, data in contents.items()}
         for path, data in contents.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.is_dir():
@@ -45,9 +47,14 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def _target(path: Path) -> Path:
+    """The file to replace: what a link points to."""
+    return Path(os.path.realpath(path)) if path.is_symlink() and not _is_device(path) else path
+
+
 def _is_device(path: Path) -> bool:
-    """Whether there is something that takes bytes and must stay: a device, a pipe."""
-    return path.exists() and not path.is_file()
+    """Whether there is something that takes bytes and must stay: a device, a pipe, /dev/stdout."""
+    return path.is_relative_to("/dev") or (path.exists() and not path.is_file())
 
 
 def _stage(path: Path, data: bytes) -> Path:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -38,3 +40,27 @@ def test_a_full_device_is_one_line_and_stays() -> None:
     with pytest.raises(ResultError, match="No space left"):
         write_files({Path("/dev/full"): b"bytes"})
     assert Path("/dev/full").is_char_device()
+
+
+def test_a_link_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
+    target, link, loose = (tmp_path / name for name in ("target", "link", "loose"))
+    target.write_bytes(b"old")
+    link.symlink_to(target)
+    loose.symlink_to(tmp_path / "elsewhere" / "new")
+    (tmp_path / "elsewhere").mkdir()
+    write_files({link: b"new", loose: b"first"})
+    assert link.is_symlink()
+    assert target.read_bytes() == b"new"
+    assert (tmp_path / "elsewhere" / "new").read_bytes() == b"first"
+
+
+@pytest.mark.skipif(not Path("/dev/stdout").exists(), reason="needs /dev/stdout")
+def test_standard_output_takes_bytes_wherever_it_leads(tmp_path: Path) -> None:
+    code = "from ibisa_onnx.writing import *; write_files({Path('/dev/stdout'): b'bytes'})"
+    out = tmp_path / "out"
+    with out.open("wb") as file:
+        subprocess.run([sys.executable, "-c", code], check=True, stdout=file)
+    assert out.read_bytes() == b"bytes"
+    assert Path("/dev/stdout").is_symlink()
+    piped = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    assert piped.stdout == b"bytes"
