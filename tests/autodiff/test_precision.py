@@ -127,3 +127,28 @@ def test_bfloat16_is_refused_where_an_operator_has_no_such_version():
         differentiate(model, "x", "y")
     (missing,) = missing_rules(model, "x", "y")
     assert missing.node == "turn"
+
+
+@pytest.mark.parametrize("op_type", ["LayerNormalization", "InstanceNormalization"])
+@pytest.mark.parametrize("size", [1e-3, 1000.0])
+def test_normalisations_of_halves_are_differentiated_in_float32(op_type, size):
+    """Squares of 1000 are infinite in half precision, and so small an epsilon is 0."""
+    inputs = ["x", "s"] if op_type == "LayerNormalization" else ["x", "s", "b"]
+
+    def build(elem, dtype):
+        graph = helper.make_graph(
+            [helper.make_node(op_type, inputs, ["y"], epsilon=1e-12)],
+            "normalised",
+            [helper.make_tensor_value_info("x", elem, [1, 3, 8])],
+            [helper.make_tensor_value_info("y", elem, [1, 3, 8])],
+            [
+                numpy_helper.from_array(np.full(count, 2.0, dtype), name)
+                for name, count in (("s", 8 if len(inputs) == 2 else 3), ("b", 3))
+            ],
+        )
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+    x = (size * np.random.default_rng(0).normal(size=(1, 3, 8))).astype(np.float16)
+    expected = _gradient(build(TensorProto.FLOAT, np.float32), x.astype(np.float32))
+    found = _gradient(build(TensorProto.FLOAT16, np.float16), x)
+    assert np.linalg.norm(found - expected) < 0.01 * np.linalg.norm(expected)

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import onnx
 
 from ibisa_onnx.autodiff.node import Node
 from ibisa_onnx.autodiff.registry import Cotangents, Rules
@@ -76,16 +77,25 @@ def _layer_normalization(tape: Tape, node: Node, dy: str) -> Cotangents:
 
 
 def _standardisation(tape: Tape, x: str, g: str, axes: Sequence[int], epsilon: float) -> str:
-    """With z = (x - mean) / sd: dx = (g - mean(g) - z mean(g z)) / sd."""
-    along = tape.ints(*axes)
+    """With z = (x - mean) / sd: dx = (g - mean(g) - z mean(g z)) / sd.
+
+    In float32 at least, as runtimes compute the operators themselves: in half precision squares of
+    more than 255 are infinite, and an epsilon of 1e-12 is 0.
+    """
+    elem, along = tape.type(x).elem, tape.ints(*axes)
+    narrow = elem in (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+    if narrow:
+        x, g = (tape.op("Cast", each, to=onnx.TensorProto.FLOAT) for each in (x, g))
+    tiny = tape.constant(np.array(epsilon, np.float32 if narrow else tape.dtype(x)))
     centred = tape.op("Sub", x, tape.op("ReduceMean", x, along, keepdims=1))
     variance = tape.op("ReduceMean", tape.op("Mul", centred, centred), along, keepdims=1)
-    deviation = tape.op("Sqrt", tape.op("Add", variance, tape.scalar(epsilon, x)))
+    deviation = tape.op("Sqrt", tape.op("Add", variance, tiny))
     z = tape.op("Div", centred, deviation)
     mean = tape.op("ReduceMean", g, along, keepdims=1)
     slope = tape.op("ReduceMean", tape.op("Mul", g, z), along, keepdims=1)
     flat = tape.op("Sub", tape.op("Sub", g, mean), tape.op("Mul", z, slope))
-    return tape.op("Div", flat, deviation)
+    dx = tape.op("Div", flat, deviation)
+    return tape.op("Cast", dx, to=elem) if narrow else dx
 
 
 @rules.add("LpNormalization")
