@@ -5,12 +5,15 @@
 All are run in turn, so that they see the same machine; times are medians. PyTorch runs the same
 file's operators, with gradients for the image alone; a dash where it lacks one of them. *Saved* is
 what goes from the forward graph to the backward graph, beside what all float tensors of a forward
-pass take.
+pass take. *Peak* is by how much the first forward and backward run raise the memory of a process in
+which both graphs are open (Linux alone tells).
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
@@ -39,25 +42,23 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=40)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    print("| model | forward | with saving | backward | sum | of PyTorch's | saved |")
-    print("|---|---|---|---|---|---|---|", flush=True)
+    print("| model | forward | with saving | backward | sum | of PyTorch's | saved | peak |")
+    print("|---|---|---|---|---|---|---|---|", flush=True)
     for path in args.models:
         print(row(path, args.batch, args.threads, args.repeat), flush=True)
 
 
 def row(path: Path, batch: int, threads: int, repeat: int) -> str:
     """Return a model's line of the table."""
-    model = onnx.load(path)
-    constants = {tensor.name for tensor in model.graph.initializer}
-    image = next(each for each in model.graph.input if each.name not in constants)
-    sides = [side.dim_value for side in image.type.tensor_type.shape.dim]
-    x = np.random.default_rng(0).normal(size=(batch, *sides[1:])).astype(np.float32)
-    derivative = differentiate(model, image.name, model.graph.output[0].name)
+    with multiprocessing.get_context("spawn").Pool(1) as alone:
+        peak = alone.apply(peak_memory, (path, batch, threads)) / 2**20
+    model, x, derivative = read(path, batch)
     plain = session(model, threads)
-    forward, backward, saved = bind(derivative, x, threads)
-    steps: list[Step] = [lambda: plain.run(None, {image.name: x}), forward, backward]
+    sessions = [session(graph, threads) for graph in (derivative.forward, derivative.backward)]
+    forward, backward, saved = bind(derivative, x, *sessions)
+    steps: list[Step] = [lambda: plain.run(None, {derivative.input: x}), forward, backward]
     try:
-        steps.append(in_torch(model, image.name, x))
+        steps.append(in_torch(model, derivative.input, x))
         steps[-1]()
     except (KeyError, NotImplementedError):
         steps = steps[:3]
@@ -69,8 +70,35 @@ def row(path: Path, batch: int, threads: int, repeat: int) -> str:
     return (
         f"| {path.stem} | {1000 * times[0]:.1f} ms | {times[1] / times[0]:.2f} "
         f"| {times[2] / times[0]:.2f} | {both / times[0]:.2f} | {torch_ratio} "
-        f"| {megabytes:.1f} of {whole:.1f} MiB |"
+        f"| {megabytes:.1f} of {whole:.1f} MiB | {peak:.1f} MiB |"
     )
+
+
+def read(path: Path, batch: int) -> tuple[onnx.ModelProto, np.ndarray, Derivative]:
+    """Load a model, draw images for it, and differentiate its first output."""
+    model = onnx.load(path)
+    constants = {tensor.name for tensor in model.graph.initializer}
+    image = next(each for each in model.graph.input if each.name not in constants)
+    sides = [side.dim_value for side in image.type.tensor_type.shape.dim]
+    x = np.random.default_rng(0).normal(size=(batch, *sides[1:])).astype(np.float32)
+    return model, x, differentiate(model, image.name, model.graph.output[0].name)
+
+
+def peak_memory(path: Path, batch: int, threads: int) -> int:
+    """Return the bytes that the first forward and backward run add to this process, at the most."""
+    _, x, derivative = read(path, batch)
+    sessions = [session(graph, threads) for graph in (derivative.forward, derivative.backward)]
+    ctypes.CDLL(None).malloc_trim(0)  # what opening left free would be taken first, unseen
+    Path("/proc/self/clear_refs").write_text("5")  # from here on, VmHWM is the peak
+    before = _status("VmRSS")
+    _, backward, _ = bind(derivative, x, *sessions)
+    backward()
+    return _status("VmHWM") - before
+
+
+def _status(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
 
 
 def medians(steps: list[Step], repeat: int) -> list[float]:
@@ -92,9 +120,13 @@ def session(model: onnx.ModelProto, threads: int) -> ort.InferenceSession:
     return ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
 
 
-def bind(derivative: Derivative, x: np.ndarray, threads: int) -> tuple[Step, Step, int]:
+def bind(
+    derivative: Derivative,
+    x: np.ndarray,
+    one: ort.InferenceSession,
+    other: ort.InferenceSession,
+) -> tuple[Step, Step, int]:
     """Return the forward and the backward run, bound to the same memory, and its size in bytes."""
-    one, other = session(derivative.forward, threads), session(derivative.backward, threads)
     ahead, back = one.io_binding(), other.io_binding()
     ahead.bind_cpu_input(derivative.input, x)
     for output in one.get_outputs():
