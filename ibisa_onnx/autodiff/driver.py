@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from onnx import helper, shape_inference
 
+from ibisa_onnx.autodiff import scan
 from ibisa_onnx.autodiff.assemble import assemble
 from ibisa_onnx.autodiff.dequantise import dequantise
 from ibisa_onnx.autodiff.functions import Body, expand_function, is_function, write_out
@@ -172,11 +173,13 @@ class _Sweep:
             # Go on with any name, to find what else is missing; nothing is built from it.
             dxs = [next(dy for dy in dys if dy)] * len(node.inputs)
         self.origins |= {written.name: node for written in self.tape.nodes[begin:]}
-        for x, dx in zip(node.inputs, dxs, strict=False):
+        for x, dx in zip((*node.inputs, *node.captured), dxs, strict=False):
             if x in self.active and dx is not None:
                 self.cotangents.setdefault(x, []).append(dx)
 
     def _cotangents(self, node: Node, dys: Sequence[str | None]) -> Cotangents:
+        if (node.domain, node.op_type) == ("", "Scan"):
+            return scan.go_back(self.tape, node, dys, self.active, self._within)
         if self.active.intersection(node.captured):
             raise UnsupportedOperatorError("the gradient of what its subgraphs read is not covered")
         expansion = RULES.expansion(node.op_type, node.domain)
@@ -206,18 +209,28 @@ class _Sweep:
 
         An input that gets None does not matter to the outputs asked for.
         """
-        inner = _Sweep(self.tape, _active(self.tape, body.nodes, self.active & set(node.inputs)))
-        self.tape.active |= inner.active
+        seeds: dict[str, list[str]] = {}
         for output, dy in zip(body.outputs, dys, strict=False):
             if dy is not None:
                 if not output:
                     raise UnsupportedOperatorError("only the gradient of some outputs is covered")
-                inner.cotangents[output] = [dy]
-        inner.backpropagate(body.nodes)
+                seeds[output] = [dy]
+        total = self._within(body.nodes, self.active & set(node.inputs), seeds)
+        totals = {x: total(x) for x in node.inputs if x in self.active}
+        return [totals.pop(x, None) for x in node.inputs]  # a tensor given twice counts once
+
+    def _within(
+        self, nodes: Sequence[Node], sources: set[str], seeds: dict[str, list[str]]
+    ) -> Callable[[str], str | None]:
+        """Go back through the nodes that another consists of; what is returned tells gradients."""
+        inner = _Sweep(self.tape, _active(self.tape, nodes, sources), cotangents=seeds)
+        self.tape.active |= inner.active
+        # Where they are a loop's, what comes last in a step is behind it in the next.
+        self.tape.steep |= any(_is_steep(self.tape, node) for node in nodes)
+        inner.backpropagate(nodes)
         if inner.missing:
             raise UnsupportedOperatorError(f"in its definition: {inner.missing[0]}")
-        totals = {x: inner.total(x) for x in node.inputs if x in self.active}
-        return [totals.pop(x, None) for x in node.inputs]  # a tensor given twice counts once
+        return inner.total
 
 
 def _is_steep(tape: Tape, node: Node) -> bool:

@@ -9,7 +9,7 @@ recomputed in the backward graph from the operator's saved inputs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from ibisa_onnx.autodiff.definitions import DEFINITIONS
-from ibisa_onnx.autodiff.inference import infer_types
-from ibisa_onnx.autodiff.node import Node, evaluate, opsets_of
+from ibisa_onnx.autodiff.inference import infer_types, is_vector
+from ibisa_onnx.autodiff.node import Node, evaluate, inner_graphs, opsets_of
 from ibisa_onnx.autodiff.registry import Expansion
 from ibisa_onnx.autodiff.tape import Tape
 from ibisa_onnx.autodiff.types import OPSET, TensorType, value_info
@@ -94,9 +94,9 @@ def _instances(
     opsets = tape.graph.opsets | opsets_of(function.opset_import)
     for proto in function.node:
         child = Node.read(_instantiate(tape, proto, caller, names), opsets)
-        if any(attribute.HasField("g") for attribute in child.proto.attribute):
+        if child.op_type != "Scan" and any(inner_graphs([child.proto])):
             raise UnsupportedOperatorError(f"its definition needs {child.op_type}")
-        if _is_known(child):
+        if is_known(child):
             yield child
             continue
         inner, _ = _definition(tape, child)
@@ -128,6 +128,9 @@ def _from_schema(tape: Tape, node: Node) -> onnx.FunctionProto:
             schema.get_function_with_opset_version(_version(schema.function_opset_versions, node))
         )
     elif schema.has_context_dependent_function:
+        for x in node.inputs:
+            if x and tape.type(x).elem is None:
+                raise UnsupportedOperatorError(f"the type of {x!r} is not known")
         types = [value_info(x, tape.type(x)).type.SerializeToString() for x in node.inputs]
         version = _version(schema.context_dependent_function_opset_versions, node)
         function.ParseFromString(
@@ -156,14 +159,38 @@ def _instantiate(
             names[name] = tape.fresh(name) if name else ""
         node.output.append(names[name])
     node.name = next(name for name in node.output if name)
+    node.attribute.extend(_attributes(child, caller, names))
+    return node
+
+
+def _attributes(
+    child: onnx.NodeProto, caller: Node, names: Mapping[str, str]
+) -> Iterator[onnx.AttributeProto]:
     given = {a.name: a for a in caller.proto.attribute}
     for attribute in child.attribute:
-        if not attribute.ref_attr_name:
-            node.attribute.append(attribute)
+        if attribute.HasField("g"):
+            yield helper.make_attribute(attribute.name, _inside(attribute.g, caller, names))
+        elif not attribute.ref_attr_name:
+            yield attribute
         elif (value := _given(attribute.ref_attr_name, caller, given)) is not None:
-            node.attribute.append(value)
-            node.attribute[-1].name = attribute.name
-    return node
+            renamed = onnx.AttributeProto()
+            renamed.CopyFrom(value)
+            renamed.name = attribute.name
+            yield renamed
+
+
+def _inside(graph: onnx.GraphProto, caller: Node, names: Mapping[str, str]) -> onnx.GraphProto:
+    """A graph that a node of the definition holds, with what it takes from outside put in."""
+    own = {each.name for each in (*graph.input, *graph.initializer)}
+    own |= {name for child in graph.node for name in child.output}
+    outer = {name: tensor for name, tensor in names.items() if name not in own}
+    copy = onnx.GraphProto()
+    copy.CopyFrom(graph)
+    for node, child in zip(copy.node, graph.node, strict=True):
+        node.input[:] = [outer.get(name, name) for name in child.input]
+        del node.attribute[:]
+        node.attribute.extend(_attributes(child, caller, outer))
+    return copy
 
 
 def _given(
@@ -176,7 +203,7 @@ def _given(
     return default if default.type else None
 
 
-def _is_known(child: Node) -> bool:
+def is_known(child: Node) -> bool:
     """Whether the backward graph's opset has this operator, with these attributes.
 
     One written for another opset will do, unless it has attributes that came later or went since.
@@ -191,20 +218,34 @@ def _is_known(child: Node) -> bool:
 def _declare(
     tape: Tape, node: Node, body: Sequence[Node], imports: Iterable[onnx.OperatorSetIdProto]
 ) -> None:
+    known = {name for name in node.outputs if tape.type(name).dims is not None}
+    declare_types(tape, node.inputs, body, imports, known)
+
+
+def declare_types(
+    tape: Tape,
+    given: Iterable[str],
+    body: Sequence[Node],
+    imports: Iterable[onnx.OperatorSetIdProto] = (helper.make_opsetid("", OPSET),),
+    known: Collection[str] = (),
+) -> None:
+    """Declare what nodes compute from given tensors, but for what is known already."""
+    given = set(given) - {""}
     skeleton = onnx.ModelProto(ir_version=10)
     opsets = tape.graph.opsets | opsets_of(imports)
     skeleton.opset_import.extend(helper.make_opsetid(*pair) for pair in opsets.items())
-    skeleton.graph.input.extend(value_info(x, tape.type(x)) for x in node.inputs if x)
-    constants = dict.fromkeys(x for child in body for x in child.uses if x in tape.literals)
+    constants = {x: tape.value(x) for x in given if is_vector(tape.type(x))}
+    used = {x for child in body for x in child.uses}
+    constants |= {x: tape.literals[x] for x in used - given if x in tape.literals}
+    values = {x: value for x, value in constants.items() if value is not None}
     skeleton.graph.initializer.extend(
-        numpy_helper.from_array(np.asarray(tape.literals[x], order="C"), x)
-        for x in constants
-        if x not in node.inputs
+        numpy_helper.from_array(np.asarray(values[x], order="C"), x) for x in sorted(values)
     )
-    types, values = infer_types(skeleton, body)
+    skeleton.graph.input.extend(value_info(x, tape.type(x)) for x in sorted(given - values.keys()))
+    types, found = infer_types(skeleton, body)
     for child in body:
         if child.op_type == "Constant":
-            values[child.outputs[0]] = evaluate(child, {}, {"": child.opset})[0]
+            found[child.outputs[0]] = evaluate(child, {}, {"": child.opset})[0]
         for name in child.outputs:
-            if name not in node.outputs or tape.type(name).dims is None:
-                tape.declare(name, types.get(name, TensorType()), values.get(name))
+            if name not in known:
+                tape.declare(name, types.get(name, TensorType()), found.get(name))

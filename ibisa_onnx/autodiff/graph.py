@@ -21,10 +21,11 @@ from ibisa_onnx.errors import ModelError, UnsupportedOperatorError
 
 # Shapes, axes, pads and scalars are smaller than this; weights are not worth looking into.
 _SMALL = 4096
-_RANDOM = frozenset(
+RANDOM = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
-    | {"Bernoulli", "Multinomial", "Dropout"}
+    | {"Bernoulli", "Multinomial"}
 )
+"""Operators that give something else in each run."""
 
 
 class Graph:
@@ -92,7 +93,9 @@ class Graph:
     def _find_constants(self) -> set[str]:
         constants = {*self.initializers, *self._values}
         for node in self.nodes:
-            if node.op_type not in _RANDOM and all(name in constants for name in node.uses):
+            if node.op_type not in RANDOM | {"Dropout"} and all(
+                name in constants for name in node.uses
+            ):
                 constants.update(name for name in node.outputs if name)
         return constants
 

@@ -14,7 +14,7 @@ import onnx
 from onnx import helper, numpy_helper, shape_inference
 
 from ibisa_onnx.autodiff.definitions import DEFINITIONS
-from ibisa_onnx.autodiff.node import Node, evaluate
+from ibisa_onnx.autodiff.node import Node, evaluate, inner_graphs
 from ibisa_onnx.autodiff.types import Array, Dimension, TensorType, read_type, value_info
 from ibisa_onnx.errors import UnsupportedOperatorError
 
@@ -60,7 +60,7 @@ def _infer(
         node for node in nodes if not produced >= {*node.outputs} and node.outputs[0] not in given
     ]
     for place, node in enumerate(kept):
-        model.graph.node.append(_plain(model, node, place))
+        model.graph.node.append(_with_constants(_plain(model, node, place), node.captured, known))
     model.graph.input.extend(value_info(name, found[name]) for name in sorted(given))
     values = [numpy_helper.from_array(known[name], name) for name in sorted(produced)]
     model.graph.initializer.extend(values)
@@ -73,6 +73,26 @@ def _infer(
     for tensor in [*values, *skeleton.graph.initializer]:
         types[tensor.name] = TensorType(tensor.data_type, tuple(tensor.dims))
     return types
+
+
+def _with_constants(
+    proto: onnx.NodeProto, captured: Iterable[str], known: Mapping[str, Array]
+) -> onnx.NodeProto:
+    """The node with the vectors that its inside captures put there, where ONNX looks for them."""
+    vectors = [numpy_helper.from_array(known[name], name) for name in captured if name in known]
+    if not vectors:
+        return proto
+    copy = onnx.NodeProto()
+    copy.CopyFrom(proto)
+    for graph in inner_graphs([copy]):
+        graph.initializer.extend(vectors)
+    return copy
+
+
+def is_vector(kind: TensorType) -> bool:
+    """Whether a tensor may be one that shapes are computed with."""
+    integer = kind.elem in (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
+    return integer and kind.static is not None and math.prod(kind.static) <= _LONGEST
 
 
 def _plain(model: onnx.ModelProto, node: Node, place: int) -> onnx.NodeProto:

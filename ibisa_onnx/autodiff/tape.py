@@ -6,7 +6,8 @@ settled once, in `assemble`, when everything is written.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,15 @@ class Tape:
     def write(self, proto: onnx.NodeProto) -> None:
         """Append a node as it is."""
         self.nodes.append(Node.read(proto, {"": OPSET}))
+
+    @contextmanager
+    def inside(self) -> Iterator[list[Node]]:
+        """Write to a list of its own what becomes the inside of a node."""
+        outside, self.nodes = self.nodes, []
+        try:
+            yield self.nodes
+        finally:
+            self.nodes = outside
 
     def _operand(self, operand: Operand | None) -> str:
         if operand is None:

@@ -137,3 +137,12 @@ def test_the_zeroth_power_has_no_slope_not_even_at_zero(build, run_gradient, con
         nodes.insert(0, helper.make_node("Abs", ["q"], ["p"]))
     model = build(nodes, x, {"p" if constant else "q": powers}, 17, None)
     np.testing.assert_array_equal(run_gradient(model, x), [0, 0, 0, 1])
+
+
+def test_optional_that_is_there(check, spread):
+    nodes = [
+        helper.make_node("Optional", ["x"], ["maybe"]),
+        helper.make_node("OptionalGetElement", ["maybe"], ["there"]),
+        helper.make_node("Sin", ["there"], ["y"]),
+    ]
+    check(nodes, spread(2, 3), opset=18)

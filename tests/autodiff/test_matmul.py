@@ -66,11 +66,35 @@ def test_einsum(check, spread, equation, left, right):
     check(helper.make_node("Einsum", ["c", "x"], ["y"], equation=equation), b, {"c": a})
 
 
-def test_einsum_takes_no_diagonal(build, spread):
+@pytest.mark.parametrize("is_open", [False, True])
+@pytest.mark.parametrize(
+    ("equation", "shape"),
+    [
+        ("ii->i", (3, 3)),
+        ("ii", (3, 3)),
+        ("...ii->...i", (2, 3, 3)),
+        ("iji->j", (3, 2, 3)),
+        ("iiij->ji", (3, 3, 3, 2)),
+        ("iijj->", (2, 2, 3, 3)),
+    ],
+)
+def test_einsum_of_a_diagonal(check, spread, equation, shape, is_open):
+    node = helper.make_node("Einsum", ["x"], ["y"], equation=equation)
+    check(node, spread(*shape), dims=[None] * len(shape) if is_open else None)
+
+
+def test_einsum_of_a_diagonal_of_halves(build, run_gradient):
     node = helper.make_node("Einsum", ["x"], ["y"], equation="ii->i")
-    model = build([node], spread(3, 3), {}, 17, None)
-    with pytest.raises(UnsupportedOperatorError, match="diagonal"):
-        differentiate(model, "x", "y")
+    x = np.ones((2, 2), np.float16)
+    np.testing.assert_array_equal(run_gradient(build([node], x, {}, 17, None), x), np.eye(2))
+
+
+@pytest.mark.parametrize("wanted", [0, 1])
+def test_einsum_of_a_diagonal_with_another(check, spread, wanted):
+    values = [spread(3, 3, 2), spread(3, 4)]
+    names = ["x" if place == wanted else "c" for place in (0, 1)]
+    node = helper.make_node("Einsum", names, ["y"], equation="iij,ik->jk")
+    check(node, values[wanted], {"c": values[1 - wanted]})
 
 
 @pytest.mark.parametrize("shape", [(2, 2), (2, 3, 3), (4, 4)])
@@ -97,6 +121,30 @@ def test_fourier_transform(check, spread, opset, options, channels, length):
     options = options | ({} if opset >= 20 else {"axis": 1})
     node = helper.make_node("DFT", inputs, ["y"], **options)
     check(node, spread(2, 4, 3, channels), constants, opset=opset, dims=[None, 4, "W", channels])
+
+
+def _half_inverse(opset, length):
+    """Of 4 frequencies."""
+    inputs, constants = ["x", "n" if length else ""], {"n": np.array(length)} if length else {}
+    if opset >= 20:
+        inputs, constants = [*inputs, "axis"], {**constants, "axis": np.array(1)}
+    options = {"inverse": 1, "onesided": 1} | ({} if opset >= 20 else {"axis": 1})
+    return helper.make_node("DFT", inputs, ["y"], **options), constants
+
+
+@pytest.mark.parametrize("length", [None, 6, 7])
+@pytest.mark.parametrize("opset", [17, 20])
+def test_inverse_fourier_transform_of_a_half(check, spread, opset, length):
+    node, constants = _half_inverse(opset, length)
+    check(node, spread(2, 4, 3, 2), constants, opset=opset, dims=[None, 4, "W", 2])
+
+
+@pytest.mark.parametrize("length", [5, 8])
+def test_inverse_of_a_half_of_another_length_is_refused(build, spread, length):
+    node, constants = _half_inverse(20, length)
+    model = build([node], spread(2, 4, 3, 2), constants, 20, None)
+    with pytest.raises(UnsupportedOperatorError, match="one-sided inverse"):
+        differentiate(model, "x", "y")
 
 
 def test_product_with_itself(check, spread):

@@ -55,3 +55,21 @@ def test_reduction_over_no_axes(check, spread):
 def test_cumulative_sum(check, spread, reverse, exclusive):
     node = helper.make_node("CumSum", ["x", "a"], ["y"], reverse=reverse, exclusive=exclusive)
     check(node, spread(3, 4), {"a": np.array(1)})
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+@pytest.mark.parametrize("axis", [0, 1, -1])
+@pytest.mark.parametrize("reverse", [0, 1])
+@pytest.mark.parametrize("exclusive", [0, 1])
+def test_cumulative_product(check, spread, reverse, exclusive, axis, is_open):
+    """Two zeros in a row, one in another, none in the last."""
+    x = spread(3, 4, 2)
+    x[0, 1], x[0, 3, 0], x[2, 2, 1] = 0, 0, 0
+    node = helper.make_node("CumProd", ["x", "a"], ["y"], reverse=reverse, exclusive=exclusive)
+    dims = ["N", None, 2] if is_open else None
+    check(node, x, {"a": np.array(axis)}, opset=26, dims=dims)
+
+
+def test_cumulative_product_of_a_vector(check):
+    node = helper.make_node("CumProd", ["x", "a"], ["y"])
+    check(node, np.array([2.0, 0.0, 3.0, -1.0]), {"a": np.array(0)}, opset=26)

@@ -38,6 +38,13 @@ def test_upsample(check, spread, mode):
     check(node, spread(1, 2, 3, 3), opset=7, step=0.5)
 
 
+def test_nearest_pixels_do_not_depend_on_scales(check, spread):
+    node = helper.make_node("Upsample", ["image", "x"], ["y"], mode="nearest")
+    check(
+        node, np.array([1.2, 1.2, 2.3, 1.6]), {"image": spread(1, 2, 3, 3)}, opset=9, double=False
+    )
+
+
 def test_antialias_and_named_axes(check, spread):
     node = helper.make_node(
         "Resize", ["x", "", "", "s"], ["y"], mode="linear", antialias=1, axes=[2, 3]

@@ -6,7 +6,6 @@ from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
 from ibisa_onnx.autodiff import differentiate
-from ibisa_onnx.errors import UnsupportedOperatorError
 
 
 def ints(*values):
@@ -227,16 +226,67 @@ def test_space_to_depth_in_either_order(build, mode):
     np.testing.assert_array_equal(dx, x)
 
 
-@pytest.mark.parametrize("reduction", ["mul", "max", "min"])
+@pytest.mark.parametrize("which", ["data", "updates"])
+@pytest.mark.parametrize("reduction", ["add", "mul", "max", "min"])
 @pytest.mark.parametrize("op_type", ["ScatterElements", "ScatterND"])
-def test_scatter_that_multiplies_or_compares_is_refused(build, spread, op_type, reduction):
-    node = helper.make_node(op_type, ["x", "i", "u"], ["y"], reduction=reduction)
-    constants = {"i": ints(0, 2).reshape(2, 1), "u": np.ones((2, 1))}
-    if op_type == "ScatterND":
-        constants["u"] = np.ones((2, 3))
-    model = build([node], spread(4, 3), constants, 18, None)
-    with pytest.raises(UnsupportedOperatorError, match=reduction):
-        differentiate(model, "x", "y")
+def test_scatter_that_reduces(check, spread, op_type, reduction, which):
+    """Twice to one place, and for a product with zeros among data and updates."""
+    every = spread(20)
+    values = {"data": every[:12].reshape(4, 3), "updates": every[12:18].reshape(2, 3)}
+    indices = np.array([[3], [3]])
+    if op_type == "ScatterElements":
+        indices = np.array([[3, 1, 0], [3, 1, 2]])
+    if reduction == "mul":
+        values["data"][3] = [0, 0, 2]
+        values["updates"][:] = [[2, 0, 0], [3, 4, 0]]
+    x = values.pop(which)
+    inputs = ["x" if which == "data" else "data", "i", "x" if which == "updates" else "updates"]
+    node = helper.make_node(op_type, inputs, ["y"], reduction=reduction)
+    check(node, x, {"i": indices, **values}, opset=18)
+
+
+@pytest.mark.parametrize("reduction", ["max", "min"])
+def test_scattered_ties_share(build, run_gradient, reduction):
+    """A datum and one of two updates to it are equal, the other one is beaten."""
+    nodes = [
+        helper.make_node("Slice", ["x", "start", "middle"], ["data"]),
+        helper.make_node("Slice", ["x", "middle", "end"], ["updates"]),
+        helper.make_node("ScatterElements", ["data", "i", "updates"], ["y"], reduction=reduction),
+    ]
+    beaten = 1 if reduction == "max" else 5
+    x = np.float32([3, 4, 3, beaten])
+    constants = {"start": ints(0), "middle": ints(2), "end": ints(4), "i": ints(0, 0)}
+    dx = run_gradient(build(nodes, x, constants, 18, None), x)
+    np.testing.assert_allclose(dx, [0.5, 1, 0.5, 0])
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+@pytest.mark.parametrize("mode", ["linear", "circular"])
+@pytest.mark.parametrize("axis", [1, -2])
+@pytest.mark.parametrize("which", ["past", "update"])
+def test_tensor_scatter(check, spread, which, axis, mode, is_open):
+    values = {"past": spread(2, 4, 5, 3), "update": spread(2, 2, 5, 3)}
+    if axis == -2:
+        values = {name: value.swapaxes(1, 2) for name, value in values.items()}
+    x = values.pop(which)
+    inputs = [*("x" if name == which else name for name in ("past", "update")), "start"]
+    node = helper.make_node("TensorScatter", inputs, ["y"], mode=mode, axis=axis)
+    start = ints(1, 3 if mode == "circular" else 2)
+    dims = ["N", None, None, 3] if is_open else None
+    check(node, x, {"start": start, **values}, opset=24, dims=dims)
+
+
+def test_tensor_scatter_from_the_beginning(check, spread):
+    node = helper.make_node("TensorScatter", ["past", "x"], ["y"])
+    check(node, spread(2, 2, 3), {"past": spread(2, 4, 3)}, opset=24)
+
+
+@pytest.mark.parametrize("which", ["start", "delta"])
+def test_range(check, which):
+    values = {"start": np.array(1.3), "limit": np.array(4.0), "delta": np.array(0.8)}
+    x = values.pop(which)
+    inputs = ["x" if name == which else name for name in ("start", "limit", "delta")]
+    check(helper.make_node("Range", inputs, ["y"]), x, values)
 
 
 def test_scatter_of_old_opsets(check, spread):

@@ -205,7 +205,28 @@ class Rotary(nn.Module):
         return x * angles.cos() + torch.cat([-second, first], -1) * angles.sin()
 
 
+class Reader(nn.Module):
+    """CRNN: columns of features, read from both sides by two recurrent layers."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 8, 3, 1, 1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 6, 3, 1, 1)
+        )
+        self.layers = layer(6 * 8, 5, num_layers=2, bidirectional=True)
+        self.head = nn.Linear(10, 4)
+
+    def forward(self, x):
+        columns = self.features(x).flatten(1, 2).permute(2, 0, 1)
+        read, last = self.layers(columns)
+        last = last[1] if isinstance(last, tuple) else last
+        return self.head(read).log_softmax(-1).sum(0) + last.sum((0, 2)).unsqueeze(1)
+
+
 BLOCKS = {
+    "reader-lstm": lambda: Reader(nn.LSTM),
+    "reader-gru": lambda: Reader(nn.GRU),
+    "reader-rnn": lambda: Reader(nn.RNN),
     "residual": Residual,
     "inverted-hardswish": lambda: Inverted(nn.Hardswish),
     "inverted-relu6": lambda: Inverted(nn.ReLU6),

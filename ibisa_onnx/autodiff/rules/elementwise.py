@@ -98,7 +98,7 @@ def _where(tape: Tape, node: Node, dy: str) -> Cotangents:
     return [None, *dxs]
 
 
-@rules.add("Identity", "Dropout")
+@rules.add("Identity", "Dropout", "Optional", "OptionalGetElement")
 def _identity(tape: Tape, node: Node, dy: str) -> Cotangents:
     if node.input(2) and np.any(tape.required(node.input(2), "training mode")):
         raise UnsupportedOperatorError("it is in training mode")

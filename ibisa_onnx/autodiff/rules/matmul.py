@@ -75,14 +75,19 @@ def _unbatch(tape: Tape, dx: str, x: str, other: str, batch: int, vector_axis: i
 
 @rules.add("Einsum")
 def _einsum(tape: Tape, node: Node, dy: str) -> Cotangents:
-    """The gradient of each operand is the product of dy with all other operands."""
+    """The gradient of each operand is the product of dy with all other operands.
+
+    Of a diagonal, "ii", it is one of "ij" with the identity for another operand.
+    """
     terms, result = _einsum_terms(tape, node)
     dxs = []
-    for i, (x, term) in enumerate(zip(node.inputs, terms, strict=True)):
-        if len(set(term)) < len(term):
-            raise UnsupportedOperatorError(f"the diagonal {term!r} is not covered")
+    for i, (x, given) in enumerate(zip(node.inputs, terms, strict=True)):
         others = [result, *(other for j, other in enumerate(terms) if j != i)]
         tensors = [dy, *(other for j, other in enumerate(node.inputs) if j != i)]
+        term, pairs = _distinct(given, "".join([result, *terms]))
+        for axis, pair in pairs.items():
+            others.append(pair)
+            tensors.append(_identity(tape, x, axis))
         for axis, letter in enumerate(term):
             if letter not in "".join(others):  # summed out: every element counts alike
                 others.append(letter)
@@ -91,6 +96,27 @@ def _einsum(tape: Tape, node: Node, dy: str) -> Cotangents:
         stretched = _may_stretch(tape, node, terms, i)
         dxs.append(tape.unbroadcast_at_run_time(dx, x) if stretched else dx)
     return dxs
+
+
+def _distinct(term: str, taken: str) -> tuple[str, dict[int, str]]:
+    """A term in which no letter comes twice, and which of the new ones stand for which, by axis."""
+    written, pairs = "", dict[int, str]()
+    for axis, letter in enumerate(term):
+        if letter in written:
+            spare = next(c for c in _LETTERS if c not in taken + written)
+            pairs[axis] = letter + spare
+            letter = spare
+        written += letter
+    return written, pairs
+
+
+def _identity(tape: Tape, x: str, axis: int) -> str:
+    """In float32 at first: ONNX Runtime has no EyeLike of halves."""
+    side = tape.side(x, axis)
+    square = tape.op("Concat", side, side, axis=0)
+    blank = tape.op("Expand", tape.constant(np.zeros((1, 1), np.float32)), square)
+    identity = tape.op("EyeLike", blank, dtype=onnx.TensorProto.FLOAT)
+    return tape.op("Cast", identity, to=tape.type(x).elem)
 
 
 def _einsum_terms(tape: Tape, node: Node) -> tuple[list[str], str]:
@@ -160,7 +186,7 @@ def _dft(tape: Tape, node: Node, dy: str) -> Cotangents:
     axis = _dft_axis(tape, node)
     channels = tape.dims(x)[-1]
     if inverse and node.attribute("onesided", 0):
-        raise UnsupportedOperatorError("a one-sided inverse is not covered")
+        return [_real_inverse(tape, node, dy, axis)]
     length = tape.side(x, axis)
     if node.input(1):
         length = tape.op("Reshape", node.input(1), tape.ints(1))
@@ -175,6 +201,28 @@ def _dft(tape: Tape, node: Node, dy: str) -> Cotangents:
     if channels != 2:
         raise UnsupportedOperatorError("whether its input is complex is not known")
     return [dx]
+
+
+def _real_inverse(tape: Tape, node: Node, dy: str, axis: int) -> str:
+    """Of the half that makes a real signal: the transform of dy, divided by the length.
+
+    All that comes again in the half left out, mirrored, counts twice.
+    """
+    x, y = node.input(0), node.outputs[0]
+    if node.input(1):
+        frequencies, whole = tape.dims(x)[axis], tape.dims(y)[axis]
+        if not isinstance(whole, int) or whole // 2 + 1 != frequencies:
+            # Where some are cut or missing, ONNX Runtime computes something of its own.
+            raise UnsupportedOperatorError("a one-sided inverse cut or filled up to its length")
+    length = tape.side(y, axis)
+    half = tape.op("DFT", dy, axis=axis, onesided=1)
+    place = tape.count_up(tape.op("Gather", tape.op("Shape", half), tape.ints(axis)))
+    mirrored = tape.op("Mod", tape.op("Neg", place), length)
+    twice = tape.op("Not", tape.op("Equal", place, mirrored))
+    real = [tape.op("Cast", v, to=tape.type(x).elem) for v in (twice, length)]
+    weight = tape.op("Div", tape.op("Add", real[0], tape.scalar(1.0, x)), real[1])
+    weight = tape.op("Reshape", weight, tape.ints(-1, *[1] * (tape.rank(x) - 1 - axis)))
+    return tape.op("Mul", half, weight)
 
 
 def _dft_axis(tape: Tape, node: Node) -> int:

@@ -1,14 +1,15 @@
-"""Reductions over axes."""
+"""Reductions over axes, and what accumulates along them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ibisa_onnx.autodiff.node import Node
 from ibisa_onnx.autodiff.registry import Cotangents, Rules
+from ibisa_onnx.autodiff.scan import Track, write_scan
 from ibisa_onnx.autodiff.tape import Tape
 
 rules = Rules()
@@ -165,3 +166,20 @@ def _cumsum(tape: Tape, node: Node, dy: str) -> Cotangents:
     reverse = 1 - node.attribute("reverse", 0)
     exclusive = node.attribute("exclusive", 0)
     return [tape.op("CumSum", dy, node.input(1), reverse=reverse, exclusive=exclusive)]
+
+
+@rules.expand("CumProd")
+def _cumprod(tape: Tape, node: Node) -> Sequence[str]:
+    """Multiplied on from element to element: exact where there are zeros, which y / x is not."""
+    x, rank = node.input(0), tape.rank(node.input(0))
+    axis = int(tape.required(node.input(1), "axis").item()) % rank
+    others = tape.ints(*(other for other in range(rank) if other != axis))
+    shape = tape.op("Gather", tape.shape(x), others)
+    before, reverse = tape.fresh("product"), node.attribute("reverse", 0)
+    factor = Track(tape.fresh("factor"), axis, reverse)
+    with tape.inside() as nodes:
+        after = tape.op("Mul", before, factor.name)
+        shown = tape.op("Identity", before if node.attribute("exclusive", 0) else after)
+    states = {before: tape.op("Expand", tape.scalar(1.0, x), shape)}
+    result = Track(shown, axis, reverse)
+    return write_scan(tape, nodes, states, {factor: x}, [after], [result])[1:]

@@ -40,7 +40,9 @@ def _resize(tape: Tape, node: Node, dy: str) -> Cotangents:
             scale = tape.op("Slice", scales, tape.ints(place), tape.ints(place + 1))
         matrix = _matrix(tape, (x, y), axis, scale, roi, **_options(node, factor))
         dy = _along(tape, dy, matrix, axis, rank)
-    return [dy]
+    nearest = node.attribute("mode", "nearest") == "nearest"  # piecewise constant in all else
+    others = node.inputs[1:]
+    return [dy, *(tape.zeros(x) if nearest and x in tape.active else None for x in others)]
 
 
 def _same_side(tape: Tape, x: str, y: str, axis: int) -> bool:

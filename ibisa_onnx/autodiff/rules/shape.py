@@ -145,36 +145,99 @@ def _reverse_sequence(tape: Tape, node: Node, dy: str) -> Cotangents:
     return [tape.op("ReverseSequence", dy, node.input(1), **node.attributes)]
 
 
-def _adds(node: Node) -> bool:
-    """Whether a scatter adds to the data instead of replacing them."""
+@rules.add("ScatterND", "ScatterElements", "Scatter")
+def _scatter(tape: Tape, node: Node, dy: str) -> Cotangents:
     reduction = node.attribute("reduction", "none")
-    if reduction not in ("none", "add"):
-        raise UnsupportedOperatorError(f"its reduction {reduction!r} is not covered")
-    return bool(reduction == "add")
-
-
-@rules.add("ScatterND")
-def _scatter_nd(tape: Tape, node: Node, dy: str) -> Cotangents:
-    indices, updates = node.input(1), node.input(2)
+    if reduction == "mul":
+        return _scattered_product(tape, node, dy)
+    if reduction in ("max", "min"):
+        return _scattered_extremum(tape, node, dy)
     kept = dy
-    if not _adds(node):
-        kept = tape.op("ScatterND", dy, indices, tape.zeros(updates))
-    return [kept, None, tape.op("GatherND", dy, indices)]
+    if reduction == "none":
+        kept = _put_at(tape, node, dy, tape.zeros(node.input(2)), "none")
+    return [kept, None, _taken_at(tape, node, dy)]
 
 
-@rules.add("ScatterElements", "Scatter")
-def _scatter_elements(tape: Tape, node: Node, dy: str) -> Cotangents:
-    indices, updates, axis = node.input(1), node.input(2), node.attribute("axis", 0)
-    kept = dy
-    if not _adds(node):
-        kept = tape.op("ScatterElements", dy, indices, tape.zeros(updates), axis=axis)
-    return [kept, None, tape.op("GatherElements", dy, indices, axis=axis)]
+def _scattered_extremum(tape: Tape, node: Node, dy: str) -> Cotangents:
+    """Equal shares for all that attain the extremum, the datum and its updates alike."""
+    x, updates, y = node.input(0), node.input(2), node.outputs[0]
+    elem = tape.type(x).elem
+    hit = tape.op("Cast", tape.op("Equal", x, y), to=elem)
+    hits = tape.op("Cast", tape.op("Equal", updates, _taken_at(tape, node, y)), to=elem)
+    share = tape.op("Div", dy, _put_at(tape, node, hit, hits, "add"))
+    return [tape.op("Mul", hit, share), None, tape.op("Mul", hits, _taken_at(tape, node, share))]
+
+
+def _scattered_product(tape: Tape, node: Node, dy: str) -> Cotangents:
+    """The product of all others: that of all but the zeros, if no other is 0."""
+    x, updates = (_without_zeros(tape, factor) for factor in (node.input(0), node.input(2)))
+    every = _put_at(tape, node, x[0], updates[0], "mul")
+    whole, count = tape.op("Mul", dy, every), _put_at(tape, node, x[1], updates[1], "add")
+    places = (whole, count), tuple(_taken_at(tape, node, v) for v in (whole, count))
+    dxs = []
+    for (product, zeros), (factor, own) in zip(places, (x, updates), strict=True):
+        others, alone = tape.op("Div", product, factor), tape.op("Equal", zeros, own)
+        dxs.append(tape.op("Where", alone, others, tape.scalar(0.0, node.input(0))))
+    return [dxs[0], None, dxs[1]]
+
+
+def _without_zeros(tape: Tape, x: str) -> tuple[str, str]:
+    """The factors with 1 for each 0, and 1 where they were 0."""
+    is_zero = tape.op("Equal", x, tape.scalar(0.0, x))
+    safe = tape.op("Where", is_zero, tape.scalar(1.0, x), x)
+    return safe, tape.op("Cast", is_zero, to=tape.type(x).elem)
+
+
+def _put_at(tape: Tape, node: Node, data: str, updates: str, reduction: str) -> str:
+    """Scatter other tensors to the same places."""
+    if node.op_type == "ScatterND":
+        return tape.op("ScatterND", data, node.input(1), updates, reduction=reduction)
+    axis = node.attribute("axis", 0)
+    return tape.op("ScatterElements", data, node.input(1), updates, axis=axis, reduction=reduction)
+
+
+def _taken_at(tape: Tape, node: Node, data: str) -> str:
+    """Take what is at the places that are scattered to."""
+    if node.op_type == "ScatterND":
+        return tape.op("GatherND", data, node.input(1))
+    return tape.op("GatherElements", data, node.input(1), axis=node.attribute("axis", 0))
+
+
+@rules.expand("TensorScatter")
+def _tensor_scatter(tape: Tape, node: Node) -> Sequence[str]:
+    """A scatter to a run of places along an axis, from a start for each element of the batch."""
+    past, updates, rank = node.input(0), node.input(1), tape.rank(node.input(0))
+    axis = node.attribute("axis", -2) % rank
+    places = tape.count_up(tape.side(updates, axis))
+    if node.input(2):
+        starts = tape.op("Cast", node.input(2), to=onnx.TensorProto.INT64)
+        places = tape.op("Add", places, tape.op("Unsqueeze", starts, tape.ints(1)))
+    else:
+        places = tape.op("Unsqueeze", places, tape.ints(0))
+    if node.attribute("mode", "linear") == "circular":
+        places = tape.op("Mod", places, tape.side(past, axis))
+    between, behind = [1] * (axis - 1), [1] * (rank - 1 - axis)
+    column = tape.op("Reshape", places, tape.ints(0, *between, -1, *behind))
+    indices = tape.op("Expand", column, tape.shape(updates))
+    return [tape.op("ScatterElements", past, indices, updates, axis=axis)]
 
 
 @rules.add("TopK", several=True)
 def _top_k(tape: Tape, node: Node, dys: Sequence[str | None]) -> Cotangents:
     axis, zeros = node.attribute("axis", -1), tape.zeros(node.input(0))
     return [tape.op("ScatterElements", zeros, node.outputs[1], dys[0], axis=axis)]
+
+
+@rules.add("Range", inputs=(0, 2))
+def _counted(tape: Tape, node: Node, dy: str) -> Cotangents:
+    """start + i delta; the limit only says how many there are."""
+    start, _, delta = node.inputs
+    elem = tape.type(start).elem
+    if elem == onnx.TensorProto.BFLOAT16:
+        raise UnsupportedOperatorError("ONNX Runtime has no sum in bfloat16")
+    steps = tape.op("Cast", tape.count_up(tape.op("Shape", dy)), to=elem)
+    sums = [tape.op("ReduceSum", v, keepdims=0) for v in (dy, tape.op("Mul", dy, steps))]
+    return [tape.reshape(sums[0], like=start), None, tape.reshape(sums[1], like=delta)]
 
 
 @rules.add("Trilu")
