@@ -22,6 +22,7 @@ from node_cases import Case, load_cases, variant
 from onnx import TensorProto, helper, shape_inference
 
 from ibisa_onnx.autodiff import differentiate
+from ibisa_onnx.autodiff.node import inner_graphs
 from ibisa_onnx.autodiff.types import OPSET
 from ibisa_onnx.errors import IbisaError
 
@@ -33,6 +34,9 @@ are those that ONNX Runtime documents (docs/OperatorKernels.md, commit 001d12d26
 GPU at hand: `benchmarks/gpu.sh` says where each node of an explanation ran. A node without a kernel
 runs on the CPU, and its tensors are copied there and back.
 """
+
+Use = tuple[str, str, str]
+"""An operator, a type parameter, and an element type that it takes."""
 
 Uses = dict[str, set[tuple[str, str]]]
 """By operator: type parameters and the element types that they take."""
@@ -98,17 +102,22 @@ def backward_of_models(paths: list[Path]) -> Iterator[tuple[str, onnx.ModelProto
         yield path.stem, differentiate(model, image, model.graph.output[0].name).backward
 
 
-def typed_nodes(model: onnx.ModelProto) -> Iterator[tuple[str, str, str]]:
+def typed_nodes(model: onnx.ModelProto) -> Iterator[Use]:
     """Operator, type parameter and element type of each input that is not worked out at load."""
-    graph = shape_inference.infer_shapes(model).graph
+    yield from _typed(shape_inference.infer_shapes(model).graph, {}, {""})
+
+
+def _typed(graph: onnx.GraphProto, outer: dict[str, int], constant: set[str]) -> Iterator[Use]:
     values = [*graph.input, *graph.value_info, *graph.output]
-    elems = {value.name: value.type.tensor_type.elem_type for value in values}
+    elems = outer | {value.name: value.type.tensor_type.elem_type for value in values}
     elems |= {tensor.name: tensor.data_type for tensor in graph.initializer}
-    constant = {"", *(tensor.name for tensor in graph.initializer)}
+    constant = constant | {tensor.name for tensor in graph.initializer}
     for node in graph.node:
-        if constant.issuperset(node.input):
+        if constant.issuperset(node.input) and not any(inner_graphs([node])):
             constant.update(node.output)
             continue
+        for inner in inner_graphs([node]):
+            yield from _typed(inner, elems, constant)
         schema = onnx.defs.get_schema(node.op_type, OPSET, node.domain)
         parameters = {constraint.type_param_str for constraint in schema.type_constraints}
         for place, name in enumerate(node.input):
