@@ -214,6 +214,27 @@ class Tape:
         zero = numpy_helper.from_array(np.zeros(1, self.dtype(like)))
         return self.op("ConstantOfShape", self.shape(like), value=zero)
 
+    def scatter_add(
+        self,
+        blank: str,
+        indices: str,
+        dy: str,
+        *,
+        like: str,
+        op_type: str = "ScatterElements",
+        **attributes: Any,
+    ) -> str:
+        """Add `dy` to zeros at indices, all in the element type of `like`.
+
+        Halves are added in float32: ONNX Runtime's CPU kernels add no others.
+        """
+        elem = self.type(like).elem
+        narrow = elem in (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+        if narrow:
+            blank, dy = (self.op("Cast", each, to=onnx.TensorProto.FLOAT) for each in (blank, dy))
+        total = self.op(op_type, blank, indices, dy, reduction="add", **attributes)
+        return self.op("Cast", total, to=elem) if narrow else total
+
     def unbroadcast(self, dy: str, like: str, result: str) -> str:
         """Sum `dy`, of `result`'s shape, over the axes along which `like` was broadcast."""
         small, large = self.dims(like), self.dims(result)

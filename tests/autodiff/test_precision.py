@@ -152,3 +152,33 @@ def test_normalisations_of_halves_are_differentiated_in_float32(op_type, size):
     expected = _gradient(build(TensorProto.FLOAT, np.float32), x.astype(np.float32))
     found = _gradient(build(TensorProto.FLOAT16, np.float16), x)
     assert np.linalg.norm(found - expected) < 0.01 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize(
+    ("op_type", "operand", "attributes"),
+    [
+        ("Gather", np.array([0, 0, 2]), {"axis": 2}),
+        ("GatherElements", np.zeros((1, 2, 3, 10), np.int64), {"axis": 2}),
+        ("GatherND", np.array([[0], [0]]), {}),
+        ("Compress", np.array([True, False, True]), {"axis": 2}),
+        ("Pad", np.array([0, 0, 2, 1, 0, 0, 1, 2]), {"mode": "reflect"}),
+    ],
+)
+def test_halves_that_meet_in_one_place_are_added(op_type, operand, attributes):
+    """ONNX Runtime's CPU kernels add no halves where a scatter is told to add."""
+
+    def build(elem):
+        inputs = ["x"] if operand is None else ["x", "o"]
+        graph = helper.make_graph(
+            [helper.make_node(op_type, inputs, ["y"], **attributes)],
+            "scattered",
+            [helper.make_tensor_value_info("x", elem, [1, 2, 10, 10])],
+            [helper.make_empty_tensor_value_info("y")],
+            [] if operand is None else [numpy_helper.from_array(operand, "o")],
+        )
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+    x = np.random.default_rng(0).normal(size=(1, 2, 10, 10)).astype(np.float16)
+    expected = _gradient(build(TensorProto.FLOAT), x.astype(np.float32))
+    found = _gradient(build(TensorProto.FLOAT16), x)
+    np.testing.assert_allclose(found, expected, atol=4e-3)

@@ -123,15 +123,16 @@ def _gather(tape: Tape, node: Node, dy: str) -> Cotangents:
 
 @rules.add("GatherElements")
 def _gather_elements(tape: Tape, node: Node, dy: str) -> Cotangents:
-    axis, zeros = node.attribute("axis", 0), tape.zeros(node.input(0))
-    return [tape.op("ScatterElements", zeros, node.input(1), dy, axis=axis, reduction="add")]
+    x, indices, axis = node.input(0), node.input(1), node.attribute("axis", 0)
+    return [tape.scatter_add(tape.zeros(x), indices, dy, like=x, axis=axis)]
 
 
 @rules.add("GatherND")
 def _gather_nd(tape: Tape, node: Node, dy: str) -> Cotangents:
     if node.attribute("batch_dims", 0):
         return [_unselected(tape, node, dy)]
-    return [tape.op("ScatterND", tape.zeros(node.input(0)), node.input(1), dy, reduction="add")]
+    x = node.input(0)
+    return [tape.scatter_add(tape.zeros(x), node.input(1), dy, like=x, op_type="ScatterND")]
 
 
 @rules.add("Compress")
@@ -315,7 +316,7 @@ def _unselected(tape: Tape, node: Node, dy: str) -> str:
     source = tape.op(node.op_type, places, *node.inputs[1:], **attributes)
     blank = tape.op("Reshape", tape.zeros(x), vector)
     flat = [tape.op("Reshape", v, vector) for v in (source, dy)]
-    return tape.reshape(tape.op("ScatterElements", blank, *flat, reduction="add"), like=x)
+    return tape.reshape(tape.scatter_add(blank, *flat, like=x), like=x)
 
 
 def _count(tape: Tape, vector: str) -> int:
@@ -366,4 +367,4 @@ def scatter_add(tape: Tape, dy: str, positions: str, x: str, axis: int) -> str:
     after = tape.op("Slice", sides, tape.ints(axis + 1), tape.ints(END))
     shape = tape.op("Concat", before, tape.side(x, axis), after, axis=0)
     zeros = tape.op("Expand", tape.scalar(0.0, x), shape)
-    return tape.op("ScatterElements", zeros, indices, dy, axis=axis, reduction="add")
+    return tape.scatter_add(zeros, indices, dy, like=x, axis=axis)
