@@ -164,22 +164,71 @@ class Windows:
             taps.append(tape.op("Slice", phases, start, end, tape.ints(1, 2, 3)))
         return taps
 
-    def deliver(self, tape: Tape, dy: str, passed: Sequence[str]) -> str:
-        """Add each window's `dy` to one of its taps: `x`'s shape.
+    def places(self, tape: Tape, passed: Sequence[str]) -> str:
+        """Where in a plane of `x` the tap of each window is that its masks mean; int32.
 
         `passed` are masks of `y`'s shape, one for each tap but the last in row-major order: true
         as long as the tap meant comes later.
         """
-        plane, *strides = self._strides_of_planes(tape)
-        index = tape.op("Add", self._moves(tape, passed, strides), self._starts(tape, strides))
-        if any(self.before):  # a window of NaN stops at its first tap, which may be in the padding
-            index = tape.op("Max", index, tape.constant(np.array(0, np.int32)))
+        _, *strides = self._strides_of_planes(tape)
+        starts = [self._starts(tape, axis) for axis in range(len(self.kernel))]
+        first_taps = self._in_plane(tape, starts, strides)
+        places = tape.op("Add", self._moves(tape, passed, strides), first_taps)
+        return self.on_image(tape, places) if self._overhangs(tape) else places
+
+    def deliver(self, tape: Tape, dy: str, places: str) -> str:
+        """Add each window's `dy` to an element of its plane of `x`, by its place: `x`'s shape."""
         windows = tape.op("ReduceProd", self._sides(tape, self.y), keepdims=1)
-        rows = [tape.op("Concat", tape.ints(-1), size, axis=0) for size in (windows, plane)]
-        index, dy = (tape.op("Reshape", each, rows[0]) for each in (index, dy))
+        sizes = windows, self.plane(tape)
+        rows = [tape.op("Concat", tape.ints(-1), size, axis=0) for size in sizes]
+        index, dy = (tape.op("Reshape", each, rows[0]) for each in (places, dy))
         blank = tape.op("Reshape", tape.zeros(self.x), rows[1])
-        dx = tape.op("ScatterElements", blank, index, dy, axis=1, reduction="add")
+        dx = tape.scatter_add(blank, index, dy, like=self.x, axis=1)
         return tape.reshape(dx, like=self.x)
+
+    def plane(self, tape: Tape) -> str:
+        """The size of a plane of `x`."""
+        return self._strides_of_planes(tape)[0]
+
+    def require_images(self, tape: Tape) -> None:
+        """Refuse windows with no tap on the image: a small one fits between two dilated taps."""
+        sides, counts = tape.dims(self.x)[2:], tape.dims(self.y)[2:]
+        geometry = (sides, counts, self.kernel, self.strides, self.dilations, self.before)
+        for side, count, size, stride, dilation, before in zip(*geometry, strict=True):
+            if isinstance(side, int) and isinstance(count, int):
+                starts = np.arange(count)[:, None] * stride - before
+                taps = starts + np.arange(size) * dilation
+                if not np.all(np.any((taps >= 0) & (taps < side), axis=1)):
+                    raise UnsupportedOperatorError("a window lies in the padding with all its taps")
+
+    def _overhangs(self, tape: Tape) -> bool:
+        """Whether a window may reach into padding."""
+        sides, counts = tape.dims(self.x)[2:], tape.dims(self.y)[2:]
+        geometry = zip(counts, self.strides, self.extents, self.before, sides, strict=True)
+        return any(self.before) or not all(
+            isinstance(n, int) and isinstance(i, int) and (n - 1) * s + e - b <= i
+            for n, s, e, b, i in geometry
+        )
+
+    def on_image(self, tape: Tape, places: str) -> str:
+        """The places, but none before its window's first tap on the image or behind the last.
+
+        Windows without a maximum need this: those of NaN are taken to mean their very first tap,
+        those of -inf their very last.
+        """
+        _, *strides = self._strides_of_planes(tape)
+        zero, firsts, lasts = tape.ints(0), list[str](), list[str]()
+        for axis, (size, dilation) in enumerate(zip(self.kernel, self.dilations, strict=True)):
+            start, step = self._starts(tape, axis), tape.ints(dilation)
+            side = tape.op("Gather", self._sides(tape, self.x), tape.ints(axis))
+            ahead = tape.op("Max", tape.op("Neg", start), zero)
+            skipped = tape.op("Div", tape.op("Add", ahead, tape.ints(dilation - 1)), step)
+            room = tape.op("Div", tape.op("Sub", tape.op("Sub", side, tape.ints(1)), start), step)
+            taken = tape.op("Min", room, tape.ints(size - 1))
+            firsts.append(tape.op("Add", start, tape.op("Mul", skipped, step)))
+            lasts.append(tape.op("Add", start, tape.op("Mul", taken, step)))
+        first, last = (self._in_plane(tape, each, strides) for each in (firsts, lasts))
+        return tape.op("Min", tape.op("Max", places, first), last)
 
     def _strides_of_planes(self, tape: Tape) -> list[str]:
         """The size of one plane of `x`, then how far apart neighbours along each axis are in it."""
@@ -189,15 +238,18 @@ class Windows:
             strides.insert(0, tape.op("Mul", strides[0], side))
         return strides
 
-    def _starts(self, tape: Tape, strides: Sequence[str]) -> str:
-        """Where in a plane of `x` each window's first tap is; int32."""
-        n, starts = len(self.kernel), list[str]()
-        for axis in range(n):
-            start = tape.op("Mul", self._positions(tape, axis), tape.ints(self.strides[axis]))
-            start = tape.op("Sub", start, tape.ints(self.before[axis]))
+    def _starts(self, tape: Tape, axis: int) -> str:
+        """Where along an axis of `x` each window's first tap is."""
+        start = tape.op("Mul", self._positions(tape, axis), tape.ints(self.strides[axis]))
+        return tape.op("Sub", start, tape.ints(self.before[axis]))
+
+    def _in_plane(self, tape: Tape, positions: Sequence[str], strides: Sequence[str]) -> str:
+        """From positions along each axis to those in a plane of `x`, for all windows; int32."""
+        n, places = len(self.kernel), list[str]()
+        for axis, (position, stride) in enumerate(zip(positions, strides, strict=True)):
             along = tape.ints(-1, *[1] * (n - 1 - axis))
-            starts.append(tape.op("Reshape", tape.op("Mul", start, strides[axis]), along))
-        return tape.op("Cast", _total(tape, starts), to=onnx.TensorProto.INT32)
+            places.append(tape.op("Reshape", tape.op("Mul", position, stride), along))
+        return tape.op("Cast", _total(tape, places), to=onnx.TensorProto.INT32)
 
     def _moves(self, tape: Tape, passed: Sequence[str], strides: Sequence[str]) -> str:
         """How far behind its first tap each window's meant one is: a sum over the taps passed."""

@@ -122,6 +122,7 @@ def test_max_unpool(check, spread, sized):
     [
         ({"auto_pad": "SAME_UPPER", "dilations": [2, 2]}, "with dilations"),
         ({"ceil_mode": 1, "strides": [3, 3], "pads": [0, 0, 1, 1]}, "starts in the padding"),
+        ({"dilations": [10, 1], "pads": [1, 0, 1, 0]}, "with all its taps"),
     ],
 )
 def test_refusals(build, spread, attributes, words):
@@ -148,14 +149,15 @@ def test_max_pool_of_large_and_of_single_windows(check, spread, attributes, is_o
     check(node, spread(2, 2, 11, 15), opset=12, dims=OPEN if is_open else None, step=1e-3)
 
 
-def _max_pool_gradient(build, x, dy, **attributes):
+def _max_pool(build, x, **attributes):
+    """The result, and what gives the gradient for a cotangent."""
     model = build([helper.make_node("MaxPool", ["x"], ["y"], **attributes)], x, {}, 12, None)
     derivative = differentiate(model, "x", "y")
     forward = ort.InferenceSession(derivative.forward.SerializeToString())
     backward = ort.InferenceSession(derivative.backward.SerializeToString())
-    _, *saved = forward.run(None, {"x": x})
-    feeds = {derivative.cotangent: dy, **dict(zip(derivative.saved, saved, strict=True))}
-    return backward.run(None, feeds)[0]
+    y, *saved = forward.run(None, {"x": x})
+    feeds = dict(zip(derivative.saved, saved, strict=True))
+    return y, lambda dy: backward.run(None, {derivative.cotangent: dy, **feeds})[0]
 
 
 @pytest.mark.parametrize(("size", "pad"), [(3, 0), (3, 1), (9, 4)])
@@ -168,22 +170,32 @@ def test_the_first_of_equal_taps_takes_all(build, size, pad):
     dy = rng.integers(-4, 5, pooled.shape).astype(np.float32)
     (expected,) = torch.autograd.grad(pooled, leaf, torch.from_numpy(dy))
     window = {"kernel_shape": [size] * 2, "strides": [2] * 2, "pads": [pad] * 4}
-    np.testing.assert_array_equal(_max_pool_gradient(build, x, dy, **window), expected)
+    _, gradient = _max_pool(build, x, **window)
+    np.testing.assert_array_equal(gradient(dy), expected)
 
 
 @pytest.mark.parametrize("value", [np.nan, -np.inf, np.inf])
-def test_values_that_are_no_numbers_leave_the_other_windows_alone(build, value):
-    """Beside the padding too, where such a window has no place of its own to send to."""
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(1, 1, 9, 9)).astype(np.float32)
-    window = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}
-    dy = rng.normal(size=(1, 1, 5, 5)).astype(np.float32)
-    whole = _max_pool_gradient(build, x, dy, **window)
-    x[..., :2, :2] = value
-    broken = _max_pool_gradient(build, x, dy, **window)
-    np.testing.assert_array_equal(broken[..., 4:, 4:], whole[..., 4:, 4:])
-    assert np.isfinite(broken).all()
-    np.testing.assert_allclose(broken.sum(), dy.sum(), rtol=1e-5)
+@pytest.mark.parametrize("corner", [slice(0, 5), slice(4, 9)])
+@pytest.mark.parametrize(
+    ("kernel", "strides", "dilations", "pad"),
+    [((3, 3), (2, 2), (1, 1), 1), ((2, 3), (3, 2), (2, 1), 1), ((9, 8), (3, 3), (1, 1), 6)],
+)
+def test_windows_without_a_maximum_keep_to_themselves(
+    build, kernel, strides, dilations, pad, corner, value
+):
+    """Windows of NaN or -inf beside the padding, too, send to one of their taps on the image."""
+    x = np.random.default_rng(0).normal(size=(1, 2, 9, 9)).astype(np.float32)
+    x[0, 1, corner, corner] = value
+    window = {"kernel_shape": kernel, "strides": strides, "dilations": dilations}
+    y, gradient = _max_pool(build, x, **window, pads=[pad] * 4)
+    for index in np.ndindex(y.shape):
+        dy = np.zeros_like(y)
+        dy[index] = 1.0
+        (place,) = np.argwhere(gradient(dy))
+        assert tuple(place[:2]) == index[:2]
+        for axis in range(2):
+            offset = place[2 + axis] - (index[2 + axis] * strides[axis] - pad)
+            assert offset in range(0, kernel[axis] * dilations[axis], dilations[axis])
 
 
 @pytest.mark.parametrize("shared", [False, True])

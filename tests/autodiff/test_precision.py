@@ -157,6 +157,8 @@ def test_normalisations_of_halves_are_differentiated_in_float32(op_type, size):
 @pytest.mark.parametrize(
     ("op_type", "operand", "attributes"),
     [
+        ("MaxPool", None, {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}),
+        ("MaxPool", None, {"kernel_shape": [9, 9]}),
         ("Gather", np.array([0, 0, 2]), {"axis": 2}),
         ("GatherElements", np.zeros((1, 2, 3, 10), np.int64), {"axis": 2}),
         ("GatherND", np.array([[0], [0]]), {}),

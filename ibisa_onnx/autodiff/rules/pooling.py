@@ -6,6 +6,7 @@ from collections.abc import Callable
 from itertools import accumulate
 
 import numpy as np
+import onnx
 
 from ibisa_onnx.autodiff.node import Node
 from ibisa_onnx.autodiff.registry import Cotangents, Rules
@@ -41,19 +42,17 @@ def _max_pool(tape: Tape, node: Node, dy: str) -> Cotangents:
     where the windows are large.
     """
     windows = Windows.read(tape, node, node.attribute("kernel_shape"))
+    windows.require_images(tape)
     x, y = node.input(0), node.outputs[0]
     rectified = _is_rectified(tape, x)
     if rectified:  # a window of zeros passes nothing on, so the ReLU's own mask can be left out
         dy = tape.masked(dy, nonzero(tape, y), y)
     if len(windows.offsets) == 1:
         dx = windows.spread(tape, dy)
-    elif len(windows.offsets) > _MOST_TAPS:
-        dx = _by_index(tape, node, dy)
     else:
-        lowest = tape.constant(np.array(-np.inf, tape.dtype(x)))
-        below = [tape.op("Less", tap, y) for tap in windows.taps(tape, x, lowest)[:-1]]
-        passed = accumulate(below, lambda before, tap: tape.op("And", before, tap))
-        dx = windows.deliver(tape, dy, list(passed))
+        small = len(windows.offsets) <= _MOST_TAPS
+        places = _compared(tape, windows) if small else _asked(tape, node, windows)
+        dx = windows.deliver(tape, dy, places)
     tape.vanishing.update([dx] if rectified else [])
     return [dx]
 
@@ -66,15 +65,21 @@ def _is_rectified(tape: Tape, x: str) -> bool:
     return producer is not None and producer.op_type == "Relu"
 
 
-def _by_index(tape: Tape, node: Node, dy: str) -> str:
-    """MaxPool says where in the whole of `x` each maximum was."""
-    x, flat = node.input(0), tape.ints(-1)
+def _compared(tape: Tape, windows: Windows) -> str:
+    """Where in its plane each maximum was: taps are passed as long as they are less."""
+    lowest = tape.constant(np.array(-np.inf, tape.dtype(windows.x)))
+    taps = windows.taps(tape, windows.x, lowest)[:-1]
+    below = [tape.op("Less", tap, windows.y) for tap in taps]
+    passed = accumulate(below, lambda before, tap: tape.op("And", before, tap))
+    return windows.places(tape, list(passed))
+
+
+def _asked(tape: Tape, node: Node, windows: Windows) -> str:
+    """The same by MaxPool's own word, which counts through all planes."""
     attributes = {k: v for k, v in node.attributes.items() if k != "storage_order"}
-    _, indices = tape.ops("MaxPool", 2, x, **attributes)
-    blank = tape.op("Reshape", tape.zeros(x), flat)
-    indices, dy = (tape.op("Reshape", each, flat) for each in (indices, dy))
-    dx = tape.op("ScatterElements", blank, indices, dy, axis=0, reduction="add")
-    return tape.reshape(dx, like=x)
+    _, indices = tape.ops("MaxPool", 2, windows.x, **attributes)
+    places = tape.op("Mod", indices, windows.plane(tape))
+    return windows.on_image(tape, tape.op("Cast", places, to=onnx.TensorProto.INT32))
 
 
 @rules.add("AveragePool")
