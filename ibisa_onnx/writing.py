@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import filecmp
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Mapping
@@ -16,7 +17,8 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
     """Write files that appear complete or not at all, making their folders.
 
     All are written under temporary names beside their places before the first is renamed; only a
-    device or a pipe is written into. A link stays, and what it points to is replaced.
+    device, a pipe or an open file (/dev/stdout) is written into, at its end. A link stays, and what
+    it points to is replaced.
 
     Raises
     ------
@@ -26,18 +28,21 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
     staged: dict[Path, Path] = {}
     path = Path()
     try:
-        contents = {_target(path): data for path, data in contents.items()}
+        targets: dict[Path, bytes] = {}
         for path, data in contents.items():
+            targets[_target(path)] = data
+        for path, data in targets.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.is_dir():
                 raise ResultError(f"{path}: cannot write: it is a folder; name a file")
             if not _is_device(path):
                 staged[path] = _stage(path, data)
-        for path, data in contents.items():
+        for path, data in targets.items():
             if path in staged:
                 staged.pop(path).replace(path)
             else:
-                path.write_bytes(data)
+                with path.open("ab") as file:
+                    file.write(data)
     except OSError as error:
         raise ResultError(
             f"{path}: cannot write: {error.strerror}; choose another place with write access"
@@ -48,13 +53,26 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
 
 
 def _target(path: Path) -> Path:
-    """The file to replace: what a link points to."""
-    return Path(os.path.realpath(path)) if path.is_symlink() and not _is_device(path) else path
+    """The file to replace: what links lead to. An open file such as /dev/stdout is no link."""
+    seen = set[Path]()
+    while path.is_symlink() and not _is_open_file(path) and path not in seen:
+        seen.add(path)
+        path = path.parent / path.readlink()
+    return path
 
 
 def _is_device(path: Path) -> bool:
     """Whether there is something that takes bytes and must stay: a device, a pipe, /dev/stdout."""
-    return path.is_relative_to("/dev") or (path.exists() and not path.is_file())
+    return _is_open_file(path) or (path.exists() and not path.is_file())
+
+
+def _is_open_file(path: Path) -> bool:
+    """Whether it is a name for a file that this process has open, or a device's.
+
+    /dev/shm and the like hold ordinary files.
+    """
+    folder = os.path.realpath(path.parent)
+    return bool(re.fullmatch(r"/dev|/dev/fd|/proc/\d+(/task/\d+)?/fd", folder))
 
 
 def _stage(path: Path, data: bytes) -> Path:

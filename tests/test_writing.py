@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -61,6 +62,48 @@ def test_standard_output_takes_bytes_wherever_it_leads(tmp_path: Path) -> None:
     with out.open("wb") as file:
         subprocess.run([sys.executable, "-c", code], check=True, stdout=file)
     assert out.read_bytes() == b"bytes"
+    with out.open("ab") as file:
+        subprocess.run([sys.executable, "-c", code], check=True, stdout=file)
+    assert out.read_bytes() == b"bytesbytes"
     assert Path("/dev/stdout").is_symlink()
     piped = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
     assert piped.stdout == b"bytes"
+
+
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="needs /dev/fd")
+def test_an_open_file_keeps_what_it_has_whatever_leads_to_it(tmp_path: Path) -> None:
+    link, log = tmp_path / "link", tmp_path / "log"
+    with log.open("wb") as file:
+        file.write(b"earlier ")
+        file.flush()
+        link.symlink_to(f"/dev/fd/{file.fileno()}")
+        write_files({link: b"linked "})
+        write_files({Path(f"/proc/self/fd/{file.fileno()}"): b"by number"})
+    assert log.read_bytes() == b"earlier linked by number"
+    assert link.is_symlink()
+
+
+def test_links_in_a_row_and_beside_their_targets(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "first").symlink_to("second")
+    (tmp_path / "second").symlink_to(Path("folder") / "target")
+    write_files({tmp_path / "first": b"bytes"})
+    assert (tmp_path / "folder" / "target").read_bytes() == b"bytes"
+    assert (tmp_path / "first").is_symlink()
+    assert (tmp_path / "second").is_symlink()
+
+
+def test_the_error_names_the_file() -> None:
+    with pytest.raises(ResultError, match=r"^n{300}: cannot write"):
+        write_files({Path("n" * 300): b"bytes"})
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="needs /dev/shm")
+def test_a_file_in_shared_memory_is_replaced_as_a_whole() -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        path = Path(folder) / "file"
+        path.write_bytes(b"old")
+        with path.open("rb") as reader:
+            write_files({path: b"new"})
+            assert reader.read() == b"old"
+        assert path.read_bytes() == b"new"

@@ -60,7 +60,7 @@ def command(
 
 def _destination(model: str, out: str | None) -> Path | None:
     """Return the file to write, None for stdout."""
-    if out == STDIO or (out is None and model == STDIO):
+    if out in (STDIO, "/dev/stdout") or (out is None and model == STDIO):
         if sys.stdout.isatty():
             raise click.UsageError("the graph would go to the terminal; give -o FILE, or redirect")
         return None

@@ -126,9 +126,11 @@ def test_refusals_are_one_line_and_leave_nothing(cli, model, tmp_path):
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_stdin_to_stdout(model):
+@pytest.mark.parametrize("words", [[], ["-o", "-"], ["-o", "/dev/stdout"]])
+def test_stdin_to_stdout(model, words):
+    """Where only the graph goes, and what is told of it goes to stderr."""
     done = subprocess.run(
-        [sys.executable, ROOT / "cli.py", "gradient", "-"],
+        [sys.executable, ROOT / "cli.py", "gradient", "-", *words],
         input=model.read_bytes(),
         capture_output=True,
         check=True,
