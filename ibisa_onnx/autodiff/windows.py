@@ -190,16 +190,16 @@ class Windows:
         """The size of a plane of `x`."""
         return self._strides_of_planes(tape)[0]
 
-    def require_images(self, tape: Tape) -> None:
-        """Refuse windows with no tap on the image: a small one fits between two dilated taps."""
-        sides, counts = tape.dims(self.x)[2:], tape.dims(self.y)[2:]
-        geometry = (sides, counts, self.kernel, self.strides, self.dilations, self.before)
-        for side, count, size, stride, dilation, before in zip(*geometry, strict=True):
-            if isinstance(side, int) and isinstance(count, int):
-                starts = np.arange(count)[:, None] * stride - before
-                taps = starts + np.arange(size) * dilation
-                if not np.all(np.any((taps >= 0) & (taps < side), axis=1)):
-                    raise UnsupportedOperatorError("a window lies in the padding with all its taps")
+    def met(self, tape: Tape) -> str | None:
+        """Which windows have a tap on the image; None if all: a small one fits between two taps."""
+        if all(d == 1 for d in self.dilations) or not any(self.before):
+            return None
+        met = list[str]()
+        for axis in range(len(self.kernel)):
+            first, last = self._reach(tape, axis)
+            along = tape.ints(-1, *[1] * (len(self.kernel) - 1 - axis))
+            met.append(tape.op("Reshape", tape.op("LessOrEqual", first, last), along))
+        return reduce(lambda one, other: tape.op("And", one, other), met)
 
     def _overhangs(self, tape: Tape) -> bool:
         """Whether a window may reach into padding."""
@@ -217,18 +217,23 @@ class Windows:
         those of -inf their very last.
         """
         _, *strides = self._strides_of_planes(tape)
-        zero, firsts, lasts = tape.ints(0), list[str](), list[str]()
-        for axis, (size, dilation) in enumerate(zip(self.kernel, self.dilations, strict=True)):
-            start, step = self._starts(tape, axis), tape.ints(dilation)
-            side = tape.op("Gather", self._sides(tape, self.x), tape.ints(axis))
-            ahead = tape.op("Max", tape.op("Neg", start), zero)
-            skipped = tape.op("Div", tape.op("Add", ahead, tape.ints(dilation - 1)), step)
-            room = tape.op("Div", tape.op("Sub", tape.op("Sub", side, tape.ints(1)), start), step)
-            taken = tape.op("Min", room, tape.ints(size - 1))
-            firsts.append(tape.op("Add", start, tape.op("Mul", skipped, step)))
-            lasts.append(tape.op("Add", start, tape.op("Mul", taken, step)))
-        first, last = (self._in_plane(tape, each, strides) for each in (firsts, lasts))
+        reach = [self._reach(tape, axis) for axis in range(len(self.kernel))]
+        first, last = (self._in_plane(tape, each, strides) for each in zip(*reach, strict=True))
         return tape.op("Min", tape.op("Max", places, first), last)
+
+    def _reach(self, tape: Tape, axis: int) -> tuple[str, str]:
+        """Where along an axis of `x` each window's first and last tap on the image is.
+
+        Where there is none the first is said to be behind the last, which is on the image.
+        """
+        start, step = self._starts(tape, axis), tape.ints(self.dilations[axis])
+        side = tape.op("Gather", self._sides(tape, self.x), tape.ints(axis))
+        ahead = tape.op("Max", tape.op("Neg", start), tape.ints(0))
+        skipped = tape.op("Div", tape.op("Add", ahead, tape.ints(self.dilations[axis] - 1)), step)
+        room = tape.op("Div", tape.op("Sub", tape.op("Sub", side, tape.ints(1)), start), step)
+        taken = tape.op("Min", room, tape.ints(self.kernel[axis] - 1))
+        first, last = (tape.op("Add", start, tape.op("Mul", n, step)) for n in (skipped, taken))
+        return first, tape.op("Max", last, tape.ints(0))
 
     def _strides_of_planes(self, tape: Tape) -> list[str]:
         """The size of one plane of `x`, then how far apart neighbours along each axis are in it."""

@@ -122,7 +122,6 @@ def test_max_unpool(check, spread, sized):
     [
         ({"auto_pad": "SAME_UPPER", "dilations": [2, 2]}, "with dilations"),
         ({"ceil_mode": 1, "strides": [3, 3], "pads": [0, 0, 1, 1]}, "starts in the padding"),
-        ({"dilations": [10, 1], "pads": [1, 0, 1, 0]}, "with all its taps"),
     ],
 )
 def test_refusals(build, spread, attributes, words):
@@ -226,6 +225,15 @@ def test_max_pool_of_joined_rectified_tensors(check, spread, partly):
     if partly:
         del nodes[2]
     check(nodes, spread(1, 2, 6, 6, low=-4.0, high=1.0), step=1e-3)
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+@pytest.mark.parametrize(("dilations", "sides"), [([5, 3], (4, 2)), ([2, 2], (1, 1))])
+def test_max_pool_of_windows_that_miss_the_image(check, spread, dilations, sides, is_open):
+    """With dilation a small image fits between two taps; there is no maximum then."""
+    window = {"kernel_shape": [2, 2], "dilations": dilations, "pads": [1, 1, 1, 1]}
+    node = helper.make_node("MaxPool", ["x"], ["y"], **window)
+    check(node, spread(2, 2, *sides), dims=OPEN if is_open else None, step=1e-3)
 
 
 def test_max_pool_and_its_unpooling(check, spread):

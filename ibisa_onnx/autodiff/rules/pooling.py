@@ -42,8 +42,9 @@ def _max_pool(tape: Tape, node: Node, dy: str) -> Cotangents:
     where the windows are large.
     """
     windows = Windows.read(tape, node, node.attribute("kernel_shape"))
-    windows.require_images(tape)
     x, y = node.input(0), node.outputs[0]
+    if (met := windows.met(tape)) is not None:
+        dy = tape.masked(dy, met, y)
     rectified = _is_rectified(tape, x)
     if rectified:  # a window of zeros passes nothing on, so the ReLU's own mask can be left out
         dy = tape.masked(dy, nonzero(tape, y), y)
