@@ -323,3 +323,18 @@ def test_a_transform_of_the_newest_kind_shares_a_graph_with_older_nodes(build):
     _, dx = session.run(None, {"x": x, "cotangent": dy})
     whole = 6 * np.fft.ifft(dy[..., 0] + 1j * dy[..., 1], axis=1)  # the transform's adjoint
     np.testing.assert_allclose(dx, np.stack([whole.real, whole.imag], -1), atol=1e-5)
+
+
+@pytest.mark.parametrize("op_type", ["Max", "Min"])
+def test_the_greater_of_two_halves_gets_the_gradient(build, op_type):
+    """ONNX Runtime's CPU multiplies halves in float32 and rounds only for Max, not for others."""
+    nodes = [
+        helper.make_node("Mul", ["x", "k"], ["a"]),
+        helper.make_node("Neg", ["a"], ["b"]),
+        helper.make_node(op_type, ["a", "b"], ["y"]),
+    ]
+    x = np.random.default_rng(0).normal(size=100).astype(np.float16)
+    model = build(nodes, x, {"k": np.array(0.7)}, 17, None)
+    _, dx = run(backward_graph(model), x=x, cotangent=np.ones_like(x))
+    sign = 1 if op_type == "Max" else -1
+    np.testing.assert_allclose(dx, sign * np.sign(x) * np.float16(0.7))

@@ -79,12 +79,19 @@ def _pow(tape: Tape, node: Node, dy: str) -> Cotangents:
 
 @rules.add("Max", "Min")
 def _extremum(tape: Tape, node: Node, dy: str) -> Cotangents:
-    """The first of the inputs that attain the extremum gets everything."""
+    """The first of the inputs that attain the extremum gets everything.
+
+    Inputs are compared with each other: y may be rounded where they are not, as ONNX Runtime's CPU
+    kernels compute halves in float32 as far as they can.
+    """
     y, dxs = node.outputs[0], list[str]()
-    for x in node.inputs:
-        dxs.append(tape.masked(dy, tape.op("Equal", x, y), y))
+    compare = "GreaterOrEqual" if node.op_type == "Max" else "LessOrEqual"
+    for place, x in enumerate(node.inputs[:-1], 1):
+        others = node.inputs[place:]
+        rest = others[0] if len(others) == 1 else tape.op(node.op_type, *others)
+        dxs.append(tape.masked(dy, tape.op(compare, x, rest), y))
         dy = tape.op("Sub", dy, dxs[-1])
-    return _reduced(tape, node, *dxs)
+    return _reduced(tape, node, *dxs, dy)
 
 
 @rules.add("Where")
