@@ -154,6 +154,26 @@ def test_normalisations_of_halves_are_differentiated_in_float32(op_type, size):
     assert np.linalg.norm(found - expected) < 0.01 * np.linalg.norm(expected)
 
 
+def test_halves_are_normalised_by_float32_statistics():
+    def build(elem):
+        vectors = {
+            name: np.linspace(i, i + 1, 3, dtype=np.float32) for i, name in enumerate("sbmv")
+        }
+        graph = helper.make_graph(
+            [helper.make_node("BatchNormalization", ["x", *vectors], ["y"])],
+            "normalised",
+            [helper.make_tensor_value_info("x", elem, [1, 3, 8])],
+            [helper.make_tensor_value_info("y", elem, [1, 3, 8])],
+            [numpy_helper.from_array(vector, name) for name, vector in vectors.items()],
+        )
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+    x = np.random.default_rng(0).normal(size=(1, 3, 8)).astype(np.float16)
+    expected = _gradient(build(TensorProto.FLOAT), x.astype(np.float32))
+    found = _gradient(build(TensorProto.FLOAT16), x)
+    np.testing.assert_allclose(found, expected, atol=2e-3)
+
+
 @pytest.mark.parametrize(
     ("op_type", "operand", "attributes"),
     [

@@ -47,10 +47,13 @@ def _batch_normalization(tape: Tape, node: Node, dy: str) -> Cotangents:
     """At inference a fixed affine map of each channel."""
     if not _is_at_inference(node):
         raise UnsupportedOperatorError("training mode and spatial=0 are not covered")
-    scale, variance = node.input(1), node.input(4)
+    x, scale, variance = node.input(0), node.input(1), node.input(4)
     epsilon = tape.scalar(node.attribute("epsilon", 1e-5), variance)
     deviation = tape.op("Sqrt", tape.op("Add", variance, epsilon))
-    factor = _per_channel(tape, tape.op("Div", scale, deviation), tape.rank(node.input(0)))
+    elems = tape.type(x).elem, tape.type(scale).elem, tape.type(variance).elem
+    if len(set(elems)) > 1:  # halves may be normalised by float32 statistics
+        scale, deviation = (tape.op("Cast", each, to=elems[0]) for each in (scale, deviation))
+    factor = _per_channel(tape, tape.op("Div", scale, deviation), tape.rank(x))
     return [tape.op("Mul", dy, factor)]
 
 
