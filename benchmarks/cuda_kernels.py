@@ -28,11 +28,11 @@ from ibisa_onnx.errors import IbisaError
 
 KERNELS = Path(__file__).with_suffix(".txt")
 _HEAD = """Every operator that the backward graphs of the node tests above are written in (those in
-float32 and float16, with fixed shapes), and those of the models of the tests, beside ONNX
-Runtime's CUDA kernels of opset 18, by `python benchmarks/cuda_kernels.py MODEL ...`. The kernels
-are those that ONNX Runtime documents (docs/OperatorKernels.md, commit 001d12d2623f), not those of a
-GPU at hand: `benchmarks/gpu.sh` says where each node of an explanation ran. A node without a kernel
-runs on the CPU, and its tensors are copied there and back.
+float32 and float16, with fixed shapes), and those of {models}, beside ONNX Runtime's CUDA kernels
+of opset 18, by `python benchmarks/cuda_kernels.py MODEL ...`. The kernels are those that ONNX
+Runtime documents (docs/OperatorKernels.md, commit 001d12d2623f), not those of a GPU at hand:
+`benchmarks/gpu.sh` says where each node of an explanation ran. A node without a kernel runs on the
+CPU, and its tensors are copied there and back.
 """
 
 Use = tuple[str, str, str]
@@ -56,7 +56,8 @@ def main() -> None:
         for operator, parameter, elem in typed_nodes(graph):
             uses[operator].add((parameter, elem))
             where[operator].add(name)
-    write(PAGE, "cuda", _HEAD + "\n" + table(uses, where, read_kernels()))
+    head = _HEAD.format(models=", ".join(path.stem for path in args.models) or "no model")
+    write(PAGE, "cuda", head + "\n" + table(uses, where, read_kernels()))
 
 
 def read_kernels() -> Kernels:
