@@ -1,6 +1,7 @@
 """Insertion and deletion of IBISA against RISE-4000, photograph by photograph.
 
     python benchmarks/faithfulness.py ASSETS WORK [--model squeezenet] [--model mobilenetv2]
+        [--gradient forward-only --budget 200]
 
 ASSETS holds `models/` and `images/`; WORK keeps RISE's maps, so that an interrupted run goes
 on where it stopped. Prints one Markdown table: means, the paired difference to RISE with its 95%
@@ -13,6 +14,7 @@ import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.stats import spearmanr
@@ -28,12 +30,14 @@ PRESETS = {"squeezenet": "caffe", "mobilenetv2": "tf", "mobilenetv2_int8": "raw"
 Score = Callable[[np.ndarray], np.ndarray]
 
 
-def explainer_of_crops(assets: Path, model: str, threads: int) -> tuple[Explainer, Explainer]:
+def explainer_of_crops(
+    assets: Path, model: str, threads: int, **options: Any
+) -> tuple[Explainer, Explainer]:
     """Return the explainer of photographs, and the one of pictures that already fit the model."""
     path = assets / "models" / f"{model}.onnx"
     whole = Explainer(path, preprocessing=PRESETS[model], threads=threads)
     fitting = replace(whole.preprocessing.spec, resize="none")
-    return whole, Explainer(whole.model, preprocessing=fitting)
+    return whole, Explainer(whole.model, preprocessing=fitting, **options)
 
 
 def score_of(explainer: Explainer, image: np.ndarray) -> Score:
@@ -64,7 +68,8 @@ def rise_map(file: Path, score: Score, image: np.ndarray, masks: int, seed: int)
 
 def rows(args: argparse.Namespace, model: str) -> Iterator[list[float]]:
     """Yield for each photograph: IBISA's two scores, RISE's two, Spearman of two seeds."""
-    whole, fitted = explainer_of_crops(args.assets, model, args.threads)
+    options = {"gradient": args.gradient, "budget": args.budget}
+    whole, fitted = explainer_of_crops(args.assets, model, args.threads, **options)
     photos = sorted((args.assets / "images").glob("*.JPEG"))
     for number, photo in list(enumerate(photos))[args.first :: args.every]:
         spec = whole.preprocessing.spec
@@ -102,6 +107,8 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("--model", action="append", choices=PRESETS)
     parser.add_argument("--masks", type=int, default=4000)
+    parser.add_argument("--gradient", default="auto")
+    parser.add_argument("--budget", type=int, help="forward passes, when forward-only")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--first", type=int, default=0, help="number of the first photograph")
     parser.add_argument("--every", type=int, default=1, help="take every n-th photograph")

@@ -150,6 +150,7 @@ def _without_gradient(
         rng,
         _ticker(progress, queries),
         batch=-(-_QUERY_BATCH // pair) * pair,
+        multiple=pair // 2,
     )
 
 

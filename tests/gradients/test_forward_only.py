@@ -30,10 +30,22 @@ def blobs(side: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def masks() -> np.ndarray:
-    """90 masks and their complements, on the grid of effects, float64 [180, GRID * GRID]."""
-    (half,) = smooth_masks(np.random.default_rng(0), 90, (SIDE, SIDE), 90)
-    both = torch.from_numpy(np.concatenate([half, 1 - half]))
-    return F.adaptive_avg_pool2d(both, (GRID, GRID)).flatten(1).double().numpy()
+    """90 masks on the grid of effects, float64 [90, GRID, GRID]."""
+    (drawn,) = smooth_masks(np.random.default_rng(0), 90, (SIDE, SIDE), 90)
+    small = F.adaptive_avg_pool2d(torch.from_numpy(drawn), (GRID, GRID))
+    return small[:, 0].double().numpy()
+
+
+def score(masks: np.ndarray, effect: np.ndarray) -> np.ndarray:
+    """What masks and their complements give under a linear model, [N, 2]."""
+    return np.stack([(each * effect).sum((1, 2)) for each in (masks, 1 - masks)], 1)
+
+
+def mean(masks: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """The effects that are found."""
+    posterior = regress(masks, scores)
+    assert posterior is not None
+    return posterior.mean
 
 
 @pytest.mark.parametrize(("noise", "least"), [(0.0, 0.95), (0.2, 0.9), (0.5, 0.8)])
@@ -41,40 +53,75 @@ def test_a_smooth_field_is_recovered_from_noisy_scores(
     masks: np.ndarray, noise: float, least: float
 ) -> None:
     planted = blobs(GRID)
-    assert len(masks) < planted.size / 4
-    signal = masks @ planted.ravel()
-    disturbance = np.random.default_rng(1).normal(0, noise * signal.std(), len(signal))
-    found = regress(masks, signal + disturbance, (GRID, GRID))
+    assert 2 * len(masks) < planted.size / 4
+    signal = score(masks, planted)
+    disturbance = np.random.default_rng(1).normal(0, noise * signal.std(), signal.shape)
+    found = mean(masks, signal + disturbance)
     assert np.corrcoef(found.ravel(), planted.ravel())[0, 1] > least
     near = np.subtract(np.unravel_index(found.argmax(), found.shape), (0.3 * GRID, 0.25 * GRID))
     assert np.abs(near).max() <= 0.08 * GRID
 
 
 def test_noise_alone_stays_small(masks: np.ndarray) -> None:
-    rng = np.random.default_rng(2)
-    signal = masks @ blobs(GRID).ravel()
-    noise = rng.normal(0, signal.std(), len(signal))
-    of_signal, of_noise = (regress(masks, each, (GRID, GRID)) for each in (signal, noise))
+    signal = score(masks, blobs(GRID))
+    noise = np.random.default_rng(2).normal(0, signal.std(), signal.shape)
+    of_signal, of_noise = (mean(masks, each) for each in (signal, noise))
     assert np.abs(of_noise).max() < 0.5 * np.abs(of_signal).max()
 
 
 def test_scores_that_do_not_move_have_no_effect(masks: np.ndarray) -> None:
-    np.testing.assert_allclose(regress(masks, np.full(len(masks), 0.3), (GRID, GRID)), 0, atol=1e-9)
+    assert regress(masks, np.full((len(masks), 2), 0.3)) is None
 
 
-def test_what_is_added_to_all_scores_does_not_matter(masks: np.ndarray) -> None:
-    signal = masks @ blobs(GRID).ravel()
-    one, other = (regress(masks, signal + offset, (GRID, GRID)) for offset in (0, 7))
+@pytest.mark.parametrize("shared", [7.0, "each pair's own"])
+def test_what_a_mask_and_its_complement_share_does_not_matter(
+    masks: np.ndarray, shared: float | str
+) -> None:
+    signal = score(masks, blobs(GRID))
+    rng = np.random.default_rng(4)
+    offset = rng.normal(size=(len(masks), 1)) if isinstance(shared, str) else shared
+    one, other = (mean(masks, signal + added) for added in (0, offset))
     np.testing.assert_allclose(one, other, atol=1e-6 * np.abs(one).max())
 
 
 def test_a_grid_need_not_be_square() -> None:
-    rng = np.random.default_rng(3)
     planted = blobs(GRID)[:, :12]
-    masks = rng.random((150, planted.size))
-    found = regress(masks, masks @ planted.ravel(), planted.shape)
+    masks = np.random.default_rng(3).random((150, *planted.shape))
+    found = mean(masks, score(masks, planted))
     assert found.shape == planted.shape
     assert np.corrcoef(found.ravel(), planted.ravel())[0, 1] > 0.9
+
+
+def test_the_length_of_the_prior_is_the_planted_one(masks: np.ndarray) -> None:
+    """Of two fields, one with features four times as large."""
+    rng = np.random.default_rng(6)
+    fields = [
+        cv2.GaussianBlur(rng.standard_normal((GRID, GRID)), (0, 0), sigma) for sigma in (1, 4)
+    ]
+    fine, coarse = (regress(masks, score(masks, field)) for field in fields)
+    assert fine is not None
+    assert coarse is not None
+    assert fine.length < coarse.length
+
+
+def test_draws_spread_as_the_posterior_does(masks: np.ndarray) -> None:
+    """Mean and variance by equations 2.25 and 2.26 of Rasmussen and Williams, written out."""
+    rng = np.random.default_rng(7)
+    signal = score(masks, blobs(GRID))
+    found = regress(masks, signal + rng.normal(0, 0.2 * signal.std(), signal.shape))
+    assert found is not None
+    prior = found.scale * np.kron(found.rows, found.columns)
+    seen = (masks - 0.5).reshape(len(masks), -1)
+    gain = (
+        prior
+        @ seen.T
+        @ np.linalg.inv(seen @ prior @ seen.T + found.scale * found.noise * np.eye(len(seen)))
+    )
+    np.testing.assert_allclose(found.mean.ravel(), gain @ found.targets, atol=1e-6)
+    deviation = np.sqrt(np.diag(prior - gain @ seen @ prior))
+    draws = found.draw(rng, 4000).reshape(4000, -1)
+    np.testing.assert_allclose(draws.std(0), deviation, rtol=0.08)
+    assert np.abs(draws.mean(0) - found.mean.ravel()).max() < 0.08 * deviation.max()
 
 
 @pytest.fixture
@@ -183,7 +230,39 @@ def test_a_model_that_does_not_care_gives_a_flat_finite_map(bottleneck: Bottlene
     assert found.max() < 0.1
 
 
-def test_scores_that_vary_by_rounding_alone_have_no_effect():
+def test_scores_that_vary_by_rounding_alone_have_no_effect() -> None:
     rng = np.random.default_rng(0)
-    scores = 0.3 + 1e-8 * rng.standard_normal(40)
-    assert not regress(rng.random((40, 16)), scores, (4, 4)).any()
+    scores = 0.3 + 1e-8 * rng.standard_normal((40, 2))
+    assert regress(rng.random((40, 4, 4)), scores) is None
+
+
+def test_later_masks_lean_to_what_matters(square: np.ndarray, bottleneck: Bottleneck) -> None:
+    """And their complements away from it; masks of the first round do neither."""
+    shown: list[np.ndarray] = []
+
+    def watch(images: np.ndarray) -> np.ndarray:
+        shown.append(images[: len(images) // 2, 0])
+        return ask(square)(images)
+
+    run(watch, bottleneck, budget=400)
+    masks = np.concatenate(shown)
+    first, last = masks[:30], masks[-60:]
+    assert abs(first[:, square].mean() - 0.5) < 0.12
+    assert last[:, square].mean() > 0.8
+    assert abs(last[:, ~square].mean() - 0.5) < 0.12
+
+
+@pytest.mark.parametrize("multiple", [1, 4])
+def test_rounds_are_made_of_whole_batches(
+    square: np.ndarray, bottleneck: Bottleneck, multiple: int
+) -> None:
+    """As models of a fixed batch need."""
+    sizes: list[int] = []
+
+    def count(images: np.ndarray) -> np.ndarray:
+        sizes.append(len(images))
+        return ask(square)(images)
+
+    run(count, bottleneck, budget=104, batch=8, multiple=multiple)
+    assert sum(sizes) == 104
+    assert all(size % (2 * multiple) == 0 for size in sizes)
