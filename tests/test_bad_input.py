@@ -336,7 +336,7 @@ def test_interrupted_it_leaves_nothing(tmp_path: Path) -> None:
     endless = ["--gradient", "forward-only", "--budget", "400000"]
     watch = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
     tell = "import ibisa_onnx.gradients.forward_only as f; real = f.smooth_masks; "
-    tell += "f.smooth_masks = lambda *a: print('busy', flush=True) or real(*a); "
+    tell += "f.smooth_masks = lambda *a, **k: print('busy', flush=True) or real(*a, **k); "
     process = subprocess.Popen(
         [sys.executable, "-c", watch + tell + code, *words, *endless],
         cwd=tmp_path,
