@@ -17,7 +17,7 @@ from onnx import helper, numpy_helper
 
 from ibisa_onnx.autodiff.graph import Graph
 from ibisa_onnx.autodiff.node import Node
-from ibisa_onnx.autodiff.types import OPSET, Array, Dimension, TensorType
+from ibisa_onnx.autodiff.types import NARROW, OPSET, Array, Dimension, TensorType
 from ibisa_onnx.errors import UnsupportedOperatorError
 
 END = int(np.iinfo(np.int64).max)
@@ -229,11 +229,10 @@ class Tape:
         Halves are added in float32: ONNX Runtime's CPU kernels add no others.
         """
         elem = self.type(like).elem
-        narrow = elem in (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
-        if narrow:
+        if elem in NARROW:
             blank, dy = (self.op("Cast", each, to=onnx.TensorProto.FLOAT) for each in (blank, dy))
         total = self.op(op_type, blank, indices, dy, reduction="add", **attributes)
-        return self.op("Cast", total, to=elem) if narrow else total
+        return self.op("Cast", total, to=elem) if elem in NARROW else total
 
     def unbroadcast(self, dy: str, like: str, result: str) -> str:
         """Sum `dy`, of `result`'s shape, over the axes along which `like` was broadcast."""

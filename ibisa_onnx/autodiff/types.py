@@ -25,6 +25,9 @@ FLOATS = frozenset(
     }
 )
 
+NARROW = frozenset({onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16})
+"""Halves, in which sums and squares are better taken in float32."""
+
 
 @dataclass(frozen=True)
 class TensorType:

@@ -98,7 +98,7 @@ class Windows:
             steps = np.arange(self.kernel[axis]) * self.dilations[axis] - self.before[axis]
             taps = tape.op("Add", tape.op("Unsqueeze", starts, tape.ints(1)), steps)
             low = tape.ints(-self.before[axis] if padded else 0)
-            side = tape.op("Gather", self._sides(tape, self.x), tape.ints(axis))
+            side = tape.side(self.x, 2 + axis)
             high = tape.op("Add", side, tape.ints(self.after[axis])) if padded else side
             inside = tape.op(
                 "And", tape.op("GreaterOrEqual", taps, low), tape.op("Less", taps, high)
@@ -111,7 +111,7 @@ class Windows:
         return total
 
     def _positions(self, tape: Tape, axis: int) -> str:
-        return tape.count_up(tape.op("Gather", self._sides(tape, self.y), tape.ints(axis)))
+        return tape.count_up(tape.side(self.y, 2 + axis))
 
     def _fit(self, tape: Tape, full: str) -> str:
         """Cut or zero-fill the ends of the spatial axes to `x`'s shape."""
@@ -227,7 +227,7 @@ class Windows:
         Where there is none the first is said to be behind the last, which is on the image.
         """
         start, step = self._starts(tape, axis), tape.ints(self.dilations[axis])
-        side = tape.op("Gather", self._sides(tape, self.x), tape.ints(axis))
+        side = tape.side(self.x, 2 + axis)
         ahead = tape.op("Max", tape.op("Neg", start), tape.ints(0))
         skipped = tape.op("Div", tape.op("Add", ahead, tape.ints(self.dilations[axis] - 1)), step)
         room = tape.op("Div", tape.op("Sub", tape.op("Sub", side, tape.ints(1)), start), step)
@@ -239,7 +239,7 @@ class Windows:
         """The size of one plane of `x`, then how far apart neighbours along each axis are in it."""
         strides = [tape.ints(1)]
         for axis in reversed(range(len(self.kernel))):
-            side = tape.op("Gather", self._sides(tape, self.x), tape.ints(axis))
+            side = tape.side(self.x, 2 + axis)
             strides.insert(0, tape.op("Mul", strides[0], side))
         return strides
 

@@ -127,14 +127,14 @@ def _shrunk(mask: Floats, shape: tuple[int, int]) -> Array:
 class Posterior:
     """What scores tell about the effects of the cells: a Gaussian process, conditioned on them.
 
-    With masks X [n, h * w] (less 1/2), half differences of scores t, the prior's covariance K =
+    With masks X (less 1/2, flattened), half differences of scores t, the prior's covariance K =
     `scale` (rows x columns) and the noise's, mean = K X' (X K X' + noise)^-1 t (Rasmussen and
     Williams, eq. 2.25).
 
     Attributes
     ----------
     masks, targets
-        X and t.
+        X, as [n, h, w], and t, [n].
     rows, columns
         The prior's correlations along each axis, [h, h] and [w, w].
     values, vectors

@@ -129,6 +129,24 @@ def test_bfloat16_is_refused_where_an_operator_has_no_such_version():
     assert missing.node == "turn"
 
 
+def test_mean_variance_normalisation_of_halves_has_a_gradient():
+    """ONNX defines it for halves by operators that mix them with float32."""
+    x = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype(np.float16)
+
+    def build(elem):
+        graph = helper.make_graph(
+            [helper.make_node("MeanVarianceNormalization", ["x"], ["y"])],
+            "normalised",
+            [helper.make_tensor_value_info("x", elem, x.shape)],
+            [helper.make_tensor_value_info("y", elem, x.shape)],
+        )
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+    expected = _gradient(build(TensorProto.FLOAT), x.astype(np.float32))
+    found = _gradient(build(TensorProto.FLOAT16), x)
+    assert np.linalg.norm(found - expected) < 0.01 * np.linalg.norm(expected)
+
+
 @pytest.mark.parametrize("op_type", ["LayerNormalization", "InstanceNormalization"])
 @pytest.mark.parametrize("size", [1e-3, 1000.0])
 def test_normalisations_of_halves_are_differentiated_in_float32(op_type, size):

@@ -12,6 +12,7 @@ import onnx
 from ibisa_onnx.autodiff.node import Node
 from ibisa_onnx.autodiff.registry import Cotangents, Rules
 from ibisa_onnx.autodiff.tape import Tape
+from ibisa_onnx.autodiff.types import NARROW
 from ibisa_onnx.errors import UnsupportedOperatorError
 
 rules = Rules()
@@ -40,6 +41,17 @@ def _with_computed_parameters(tape: Tape, node: Node) -> Sequence[str] | None:
 def _is_at_inference(node: Node) -> bool:
     per_channel = node.opset >= 9 or bool(node.attribute("spatial", 1))
     return per_channel and not node.attribute("training_mode", 0)
+
+
+@rules.expand("MeanVarianceNormalization")
+def _mean_variance_normalization(tape: Tape, node: Node) -> Sequence[str] | None:
+    """Of halves in float32: ONNX's definition mixes the two."""
+    x, axes = node.input(0), node.attribute("axes")
+    if tape.type(x).elem not in NARROW:
+        return None
+    wide = tape.op("Cast", x, to=onnx.TensorProto.FLOAT)
+    y = tape.op("MeanVarianceNormalization", wide, axes=axes)
+    return [tape.op("Cast", y, to=tape.type(x).elem)]
 
 
 @rules.add("BatchNormalization")
@@ -86,7 +98,7 @@ def _standardisation(tape: Tape, x: str, g: str, axes: Sequence[int], epsilon: f
     more than 255 are infinite, and an epsilon of 1e-12 is 0.
     """
     elem, along = tape.type(x).elem, tape.ints(*axes)
-    narrow = elem in (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+    narrow = elem in NARROW
     if narrow:
         x, g = (tape.op("Cast", each, to=onnx.TensorProto.FLOAT) for each in (x, g))
     tiny = tape.constant(np.array(epsilon, np.float32 if narrow else tape.dtype(x)))

@@ -118,7 +118,7 @@ def _gather(tape: Tape, node: Node, dy: str) -> Cotangents:
         positions = (value.reshape(-1) % side).tolist()
         if len(set(positions)) == len(positions):
             return [_put(tape, dy, tape.ints(*positions), x, axis)]
-    return [scatter_add(tape, dy, tape.op("Reshape", indices, tape.ints(-1)), x, axis)]
+    return [_add_slices(tape, dy, tape.op("Reshape", indices, tape.ints(-1)), x, axis)]
 
 
 @rules.add("GatherElements")
@@ -261,7 +261,7 @@ def _pad(tape: Tape, node: Node, dy: str) -> Cotangents:
     axes = tape.option(node, "axes", 3) or range(len(pads) // 2)
     for axis, before, after in zip(axes, pads, pads[len(pads) // 2 :], strict=False):
         if before or after:
-            dy = scatter_add(tape, dy, _reused(tape, x, axis, (before, after), mode), x, axis)
+            dy = _add_slices(tape, dy, _reused(tape, x, axis, (before, after), mode), x, axis)
     return [dy]
 
 
@@ -356,7 +356,7 @@ def _is_run(positions: np.ndarray[Any, Any]) -> bool:
     return positions.size > 0 and bool(np.all(np.diff(positions) == 1))
 
 
-def scatter_add(tape: Tape, dy: str, positions: str, x: str, axis: int) -> str:
+def _add_slices(tape: Tape, dy: str, positions: str, x: str, axis: int) -> str:
     """Add slices to positions, possibly repeated, of an axis of `x`."""
     rank = tape.rank(x)
     axis %= rank
