@@ -6,21 +6,29 @@ prepares the picture and reports the result.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from ibisa_onnx.bottleneck import Bottleneck, Floats, enlarge
 from ibisa_onnx.errors import GradientError, NonFiniteGradientError
-from ibisa_onnx.explanation import Sufficiency
+from ibisa_onnx.explanation import Completion, Sufficiency
 from ibisa_onnx.gradients import forward_only
+from ibisa_onnx.gradients.ascent import pathwise
 from ibisa_onnx.gradients.choice import GradientPath
+from ibisa_onnx.gradients.differences import ESTIMATORS, Asking
+from ibisa_onnx.gradients.precision import rounds_coarsely
 from ibisa_onnx.gradients.vector_jacobian import VectorJacobian
-from ibisa_onnx.ibisa import Options, Progress, optimise
+from ibisa_onnx.ibisa import Options, optimise
+from ibisa_onnx.limits import Limit
 from ibisa_onnx.model.session import DeployedModel
 from ibisa_onnx.targets import ClassOutput, check_scores
+
+Progress = Callable[[int, int], None]
+"""Told how many steps (without a gradient: queries) are done, and how many there will be."""
 
 SUFFICIENCY_AREAS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75)
 """Fractions of the picture that are shown, most needed first, to check a map: a pass each, and one
@@ -29,6 +37,7 @@ for the whole picture, which shows that the images of a batch do not mix."""
 _FEWEST_QUERIES = 4
 _QUERY_BATCH = 8
 _SAME = 0.01  # in probability; more than rounding makes of it, in half precision or in 8 bits
+_CHECK_STEPS = 3.0  # what the check takes at most, in steps of one forward and one backward pass
 
 
 @dataclass(frozen=True)
@@ -62,10 +71,36 @@ class Case:
         return self.output.probabilities(raw)[:, self.index]
 
 
-def keep_probability(
-    case: Case, path: GradientPath, options: Options, seed: int, progress: Progress | None
-) -> Floats:
-    """Return lambda at the size of the model's input, float32 [h, w] in 0..1.
+@dataclass(frozen=True)
+class Found:
+    """What is known after a round.
+
+    Attributes
+    ----------
+    keep
+        float32 [h, w], the size of the model's input: lambda, in 0..1.
+    completion
+        How much of the work was done by then.
+    effect, deviation
+        float32 [h, w]: what showing each pixel of the model's input adds to the probability, and
+        its standard deviation; None where no estimate has them.
+    """
+
+    keep: Floats
+    completion: Completion
+    effect: Floats | None = None
+    deviation: Floats | None = None
+
+
+def search(
+    case: Case,
+    path: GradientPath,
+    options: Options,
+    seed: int,
+    progress: Progress | None,
+    limit: Limit,
+) -> Iterator[Found]:
+    """Look for lambda, round by round; at least one is always done.
 
     Raises
     ------
@@ -75,16 +110,20 @@ def keep_probability(
         The budget is too small for an estimate without gradients.
     """
     rng = np.random.default_rng(seed)
-    if path.source is None:
-        keep = _without_gradient(case, options.budget, rng, progress)
+    if path.source is not None:
+        function = path.source(case.bottleneck)
+        rounds = _by_gradient(case, function, options, rng, progress, limit)
+    elif path.name in ESTIMATORS:
+        rounds = _by_differences(case, path.name, options, rng, progress, limit)
     else:
-        keep = _by_gradient(case, path.source(case.bottleneck), options, rng, progress)
-    if not np.isfinite(keep).all():
-        raise NonFiniteGradientError(
-            f"the {path.name} gradient is NaN or infinite on this image; "
-            "try --gradient forward-only"
-        )
-    return np.asarray(enlarge(keep[None, None], case.bottleneck.size)[0, 0])
+        rounds = _by_regression(case, options.budget, rng, progress, limit)
+    for found in rounds:
+        if not np.isfinite(found.keep).all():
+            raise NonFiniteGradientError(
+                f"the {path.name} gradient is NaN or infinite on this image; "
+                "try --gradient forward-only"
+            )
+        yield found
 
 
 def check_sufficiency(case: Case, keep: Floats) -> Sufficiency:
@@ -113,7 +152,8 @@ def _by_gradient(
     options: Options,
     rng: np.random.Generator,
     progress: Progress | None,
-) -> Floats:
+    limit: Limit,
+) -> Iterator[Found]:
     """Take IBISA's ten steps."""
 
     def slope(mask: Floats) -> Floats:
@@ -121,42 +161,140 @@ def _by_gradient(
         cotangent = case.output.slope(raw, case.index)
         return np.asarray(function.backward(saved, cotangent)[0, 0])
 
-    ticker = _ticker(progress, options.steps)
-    return optimise(slope, case.bottleneck.size, options, rng, ticker)
+    size, steps = case.bottleneck.size, options.steps
+    begin = time.perf_counter()
+    ascent = pathwise(slope, options.temperature)
+    for done, keep in enumerate(optimise(ascent, size, options, rng), 1):
+        if progress is not None:
+            progress(done, steps)
+        pace = (time.perf_counter() - begin) / done
+        over = done < steps and limit.over((1 + _CHECK_STEPS) * pace)
+        yield Found(_enlarged(keep, size), Completion(done, steps, "steps", limit.reason))
+        if over:
+            return
 
 
-def _without_gradient(
-    case: Case, budget: int, rng: np.random.Generator, progress: Progress | None
-) -> Floats:
+def _by_differences(
+    case: Case,
+    name: str,
+    options: Options,
+    rng: np.random.Generator,
+    progress: Progress | None,
+    limit: Limit,
+) -> Iterator[Found]:
+    """Take the ten steps along an ascent that is estimated from forward passes."""
+    estimator = ESTIMATORS[name]
+    _see_whether_images_mix(case)
+    queries = _Queries(case, progress, limit)
+    asking = Asking(
+        queries,
+        case.bottleneck,
+        options.temperature,
+        coarse=rounds_coarsely(case.model, case.output.name),
+        fixed=case.model.image.batch or 1,
+    )
+    plan = estimator.plan(asking, _allowance(case, options.budget), options.steps)
+    shares = [estimator.queries(asking, each) for each in plan]
+    queries.planned = sum(shares)
+    options, size = replace(options, steps=len(plan)), case.bottleneck.size
+    steps = optimise(estimator.ascent(asking, plan, rng), size, options, rng)
+    for keep, following in zip(steps, [*shares[1:], 0], strict=True):
+        over = following > 0 and queries.over(following)
+        yield Found(_enlarged(keep, size), queries.completion)
+        if over:
+            return
+
+
+def _by_regression(
+    case: Case,
+    budget: int,
+    rng: np.random.Generator,
+    progress: Progress | None,
+    limit: Limit,
+) -> Iterator[Found]:
     """Spend what the prediction and the check leave of the budget on queries."""
+    allowance, pair = _allowance(case, budget), _pair(case)
+    _see_whether_images_mix(case)
+    queries = _Queries(case, progress, limit, allowance)
+    size, batch = case.bottleneck.size, -(-_QUERY_BATCH // pair) * pair
+    for estimate in forward_only.estimates(
+        queries,
+        case.bottleneck,
+        allowance,
+        rng,
+        batch=batch,
+        multiple=pair // 2,
+        over=lambda: queries.over(batch),
+    ):
+        share = estimate.keep.size / (size[0] * size[1])  # cells a pixel
+        yield Found(
+            _enlarged(estimate.keep, size),
+            queries.completion,
+            _enlarged((share * estimate.effect).astype(np.float32), size),
+            _enlarged((share * estimate.deviation).astype(np.float32), size),
+        )
+
+
+@dataclass
+class _Queries:
+    """The target's probability, with the queries counted and timed."""
+
+    case: Case
+    progress: Progress | None
+    limit: Limit
+    planned: int = 0
+    done: int = 0
+    seconds: float = 0.0
+
+    def __call__(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        begin = time.perf_counter()
+        probabilities = self.case.probability(images)
+        self.seconds += time.perf_counter() - begin
+        for _ in images:
+            self.done += 1
+            if self.progress is not None:
+                self.progress(self.done, self.planned)
+        return probabilities
+
+    def over(self, more: int) -> bool:
+        """Tell whether there is no time for `more` queries and the check after them."""
+        images = more + len(SUFFICIENCY_AREAS) + 1
+        return self.limit.over(images * self.seconds / max(1, self.done))
+
+    @property
+    def completion(self) -> Completion:
+        """How many there were."""
+        return Completion(self.done, self.planned, "queries", self.limit.reason)
+
+
+def _allowance(case: Case, budget: int) -> int:
+    """Return how many queries the prediction and the check leave of a budget."""
     fixed = case.model.image.batch or 1  # what is run is filled up to whole batches
     reserved = fixed + -(-(len(SUFFICIENCY_AREAS) + 1) // fixed) * fixed
     if case.model.image.batch is None:
         reserved += 2
-    pair = fixed if fixed % 2 == 0 else 2 * fixed
+    pair = _pair(case)
     queries = (budget - reserved) // pair * pair
     if queries < _FEWEST_QUERIES:
         least = reserved + max(pair, -(-_FEWEST_QUERIES // pair) * pair)
         raise GradientError(
             f"a budget of {budget} forward passes is too small; give {least} or more"
         )
+    return queries
+
+
+def _pair(case: Case) -> int:
+    """Return the fewest images that are whole pairs and whole batches."""
+    fixed = case.model.image.batch or 1
+    return fixed if fixed % 2 == 0 else 2 * fixed
+
+
+def _see_whether_images_mix(case: Case) -> None:
+    """Run the untouched picture beside the baseline, where the batch is open."""
     if case.model.image.batch is None and case.model.max_batch > 1:
         ends = np.array([1, 0], np.float32).reshape(2, 1, 1, 1)
         case.mixes(float(case.probability(case.bottleneck.through(ends))[0]))
-    return forward_only.keep_probability(
-        case.probability,
-        case.bottleneck,
-        queries,
-        rng,
-        _ticker(progress, queries),
-        batch=-(-_QUERY_BATCH // pair) * pair,
-        multiple=pair // 2,
-    )
 
 
-def _ticker(progress: Progress | None, total: int) -> Callable[[], None]:
-    """Return what tells the user's `progress` of one more pass."""
-    if progress is None:
-        return lambda: None
-    told, done = progress, iter(range(1, total + 1))
-    return lambda: told(next(done), total)
+def _enlarged(keep: Floats, size: tuple[int, int]) -> Floats:
+    return np.asarray(enlarge(keep[None, None], size)[0, 0])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numbers
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ibisa_onnx.attribution import Case, check_sufficiency, keep_probability
-from ibisa_onnx.bottleneck import Bottleneck, Floats, blurred
+from ibisa_onnx.attribution import Case, Found, Progress, check_sufficiency, search
+from ibisa_onnx.bottleneck import Bottleneck, blurred
 from ibisa_onnx.certification import Certified, certify, without_gradient
 from ibisa_onnx.errors import (
     ModelError,
@@ -34,6 +34,7 @@ from ibisa_onnx.explanation import (
     Explanation,
     Passes,
     Provenance,
+    Sufficiency,
 )
 from ibisa_onnx.gradients.cache import cache_folder
 from ibisa_onnx.gradients.choice import (
@@ -41,7 +42,8 @@ from ibisa_onnx.gradients.choice import (
     check_gradient,
     choose_gradient,
 )
-from ibisa_onnx.ibisa import Options, Progress
+from ibisa_onnx.ibisa import Options
+from ibisa_onnx.limits import DEADLINE, Limit, check_deadline
 from ibisa_onnx.model import (
     DeployedModel,
     Overrides,
@@ -52,6 +54,7 @@ from ibisa_onnx.model import (
     read_picture,
     settle_preprocessing,
 )
+from ibisa_onnx.model.passes import PassCount
 from ibisa_onnx.model.runtime import versions
 from ibisa_onnx.reading import OutputReader
 from ibisa_onnx.targets import (
@@ -85,6 +88,19 @@ class _Question:
     prepared: Prepared
     output: ClassOutput
     probabilities: npt.NDArray[np.float64]
+
+
+@dataclass
+class _Inquiry:
+    """Answers to a picture that are to be explained, and what that took so far."""
+
+    question: _Question
+    indices: list[int]
+    bottleneck: Bottleneck
+    seed: int
+    certified: Certified
+    begin: float
+    spent: PassCount
 
 
 class Explainer:
@@ -214,6 +230,8 @@ class Explainer:
         *,
         seed: int = 0,
         progress: Progress | None = None,
+        deadline: float | None = None,
+        stop: Callable[[], bool] | None = None,
     ) -> Explanation:
         """Say which pixels the model needed for one answer.
 
@@ -227,16 +245,44 @@ class Explainer:
             The same seed gives the same map, bit for bit, on one machine.
         progress
             Called with steps done and steps in all (without a gradient: queries).
+        deadline
+            Seconds, counted from the call, after which the best map so far is checked and
+            returned; its `completion` says so. At least one step (without a gradient: one batch of
+            queries) is always done. None: as long as it takes.
+        stop
+            Asked between two steps (batches of queries); True ends it in the same way.
 
         Raises
         ------
         IbisaError
             Its subclasses say what is wrong: ImageError, TargetError, OutputError ...
         """
-        if count(target) > 1:
-            raise TargetError(f"target {target!r} is several classes; use explain_all")
-        (explanation,) = self.explain_all(image, target, seed=seed, progress=progress)
+        _check_single(target)
+        (explanation,) = self.explain_all(
+            image, target, seed=seed, progress=progress, deadline=deadline, stop=stop
+        )
         return explanation
+
+    def explain_rounds(
+        self,
+        image: Image,
+        target: Target | None = None,
+        *,
+        seed: int = 0,
+        deadline: float | None = None,
+        stop: Callable[[], bool] | None = None,
+    ) -> Iterator[Explanation]:
+        """Explain one answer round by round: a map after each step (without a gradient: round).
+
+        The last is what `explain` returns. Those before it are not checked (their `sufficiency` is
+        None), and cost no pass more. Whoever has seen enough simply stops asking.
+
+        Parameters and errors are those of `explain`.
+        """
+        _check_single(target)
+        inquiry = self._inquire(image, target, seed)
+        limit = _limit(inquiry.begin, check_deadline(deadline), stop)
+        yield from self._rounds(inquiry, inquiry.indices[0], limit, None, each=True)
 
     def explain_all(
         self,
@@ -245,58 +291,98 @@ class Explainer:
         *,
         seed: int = 0,
         progress: Progress | None = None,
+        deadline: float | None = None,
+        stop: Callable[[], bool] | None = None,
     ) -> Iterator[Explanation]:
         """Explain several answers to one picture, one after the other.
 
         The prediction and the certificate are computed once and counted in the first explanation:
-        of 20 forward passes the second needs 18.
+        of 20 forward passes the second needs 18. The deadline is that of each explanation by
+        itself.
 
         Parameters
         ----------
         targets
             Class indices, labels or "top:3", alone or in a sequence; None: the predicted class.
         """
+        seconds = check_deadline(deadline)
+        inquiry = self._inquire(image, targets, seed)
+        for index in inquiry.indices:
+            limit = _limit(inquiry.begin, seconds, stop)
+            yield from self._rounds(inquiry, index, limit, progress, each=False)
+            inquiry.begin, inquiry.spent = time.perf_counter(), self.model.passes.snapshot()
+
+    def _inquire(
+        self, image: Image, targets: Sequence[Target] | Target | None, seed: int
+    ) -> _Inquiry:
+        """Ask the model what it says of a picture, and certify the gradient there."""
         if not isinstance(seed, numbers.Integral) or seed < 0:
             raise OptionError(f"seed is {seed!r}; give a whole number, 0 or more")
         begin, spent = time.perf_counter(), self.model.passes.snapshot()
         question = self._ask(image)
         indices = self._indices(targets, question)
+        tensor = question.prepared.tensor
         certified = certify(
-            self._path,
-            question.prepared.tensor,
-            question.output,
-            question.probabilities,
-            auto=self._auto,
+            self._path, tensor, question.output, question.probabilities, auto=self._auto
         )
-        image = question.prepared.tensor
-        baseline = blurred(image, self.options.blur * max(image.shape[2:]))
-        bottleneck = Bottleneck(image, baseline)
-        for index in indices:
-            opened = time.perf_counter()
-            answer = float(question.probabilities[index])
-            case = Case(self.model, bottleneck, question.output, index, answer)
-            keep, certified = self._search(case, certified, seed, progress)
-            optimised = time.perf_counter()
-            sufficiency = check_sufficiency(case, keep)
-            map = question.prepared.geometry.restore(keep)
-            end = time.perf_counter()
-            yield Explanation(
-                map=map,
-                image=question.picture.pixels,
-                target=self._explained(question, index),
-                sufficiency=sufficiency,
-                passes=Passes(**asdict(self.model.passes.since(spent))),
-                timings={
-                    "open": opened - begin,
-                    "optimise": optimised - opened,
-                    "check": end - optimised,
-                    "total": end - begin,
-                },
-                certificate=certified.certificate,
-                provenance=self._provenance(question, certified.path, seed),
-                warnings=(*self.warnings, *_warnings(keep, certified.certificate)),
-            )
-            begin, spent = time.perf_counter(), self.model.passes.snapshot()
+        bottleneck = Bottleneck(tensor, blurred(tensor, self.options.blur * max(tensor.shape[2:])))
+        return _Inquiry(question, indices, bottleneck, int(seed), certified, begin, spent)
+
+    def _rounds(
+        self,
+        inquiry: _Inquiry,
+        index: int,
+        limit: Limit,
+        progress: Progress | None,
+        *,
+        each: bool,
+    ) -> Iterator[Explanation]:
+        """Explain one answer: the map of each round where `each`, and the last one, checked."""
+        opened = time.perf_counter()
+        question = inquiry.question
+        answer = float(question.probabilities[index])
+        case = Case(self.model, inquiry.bottleneck, question.output, index, answer)
+        for found in self._search(case, inquiry, limit, progress):
+            if each and not found.completion.ended:
+                yield self._explanation(inquiry, index, found, None, {"open": opened})
+        times = {"open": opened, "optimise": time.perf_counter()}
+        sufficiency = check_sufficiency(case, found.keep)
+        yield self._explanation(inquiry, index, found, sufficiency, times)
+
+    def _explanation(
+        self,
+        inquiry: _Inquiry,
+        index: int,
+        found: Found,
+        sufficiency: Sufficiency | None,
+        times: Mapping[str, float],
+    ) -> Explanation:
+        """Bring what was found back to the picture, with all that there is to know about it."""
+        question, certified, now = inquiry.question, inquiry.certified, time.perf_counter()
+        restore = question.prepared.geometry.restore
+        per_pixel = float(np.prod(question.prepared.geometry.scale))  # of the picture
+        timings, since = {}, inquiry.begin
+        for stage, end in {**times, ("check" if sufficiency else "optimise"): now}.items():
+            timings[stage], since = end - since, end
+        effects = (found.effect, found.deviation)
+        effect, uncertainty = (
+            each if each is None else per_pixel * restore(each) for each in effects
+        )
+        certificate = certified.certificate
+        return Explanation(
+            map=restore(found.keep),
+            image=question.picture.pixels,
+            target=self._explained(question, index),
+            sufficiency=sufficiency,
+            completion=found.completion,
+            passes=Passes(**asdict(self.model.passes.since(inquiry.spent))),
+            timings={**timings, "total": now - inquiry.begin},
+            certificate=certificate,
+            provenance=self._provenance(question, certified.path, inquiry.seed),
+            warnings=(*self.warnings, *_warnings(found, certificate)),
+            effect=effect,
+            uncertainty=uncertainty,
+        )
 
     def _ask(self, image: Image) -> _Question:
         """Prepare a picture and push it forward once."""
@@ -330,16 +416,18 @@ class Explainer:
         )
 
     def _search(
-        self, case: Case, certified: Certified, seed: int, progress: Progress | None
-    ) -> tuple[Floats, Certified]:
-        """Find lambda [h, w]; under "auto" without the gradient where that fails."""
+        self, case: Case, inquiry: _Inquiry, limit: Limit, progress: Progress | None
+    ) -> Iterator[Found]:
+        """Find lambda; under "auto" without the gradient where that fails."""
+        path, options, seed = inquiry.certified.path, self.options, inquiry.seed
         try:
-            return keep_probability(case, certified.path, self.options, seed, progress), certified
+            yield from search(case, path, options, seed, progress, limit)
+            return
         except (NonFiniteGradientError, ModelError) as error:
-            if certified.path.source is None:
+            if path.source is None:
                 raise
-            instead = without_gradient(error, auto=self._auto)
-        return keep_probability(case, instead.path, self.options, seed, progress), instead
+            inquiry.certified = without_gradient(error, auto=self._auto)
+        yield from search(case, inquiry.certified.path, options, seed, progress, limit)
 
     def _explained(self, question: _Question, index: int) -> ExplainedTarget:
         return ExplainedTarget(
@@ -389,14 +477,29 @@ def _layout(
     return overrides.layout if overrides else None
 
 
-def _warnings(keep: Floats, certificate: Certificate) -> tuple[str, ...]:
+def _check_single(target: Any) -> None:
+    if count(target) > 1:
+        raise TargetError(f"target {target!r} is several classes; use explain_all")
+
+
+def _limit(begin: float, seconds: float, stop: Callable[[], bool] | None) -> Limit:
+    return Limit(begin + seconds, stop) if stop else Limit(begin + seconds)
+
+
+def _warnings(found: Found, certificate: Certificate) -> tuple[str, ...]:
     """Return what a reader of this map must know."""
-    warnings = []
-    if float(keep.max() - keep.min()) < 1e-3:
+    warnings, completion = [], found.completion
+    if float(np.ptp(found.keep)) < 1e-3:
         warnings.append("the map is flat: no part of the picture is worth its information")
     if not certificate.holds:
         warnings.append(
             f"the {certificate.gradient} path differs from the deployed model by "
             f"{certificate.difference:.1e} on this image: the map may not be true to it"
+        )
+    if completion.cut_short:
+        why = "the deadline" if completion.cut_short == DEADLINE else "an interruption"
+        warnings.append(
+            f"cut short by {why} after {completion.done} of {completion.planned} "
+            f"{completion.unit}: the map is rougher than it would be"
         )
     return tuple(warnings)

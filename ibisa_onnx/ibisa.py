@@ -18,14 +18,14 @@ its own transpose, and g for the model's part, d log p / d s:
     d loss / d a = S (beta lambda (1 - lambda) / cells - g s (1 - s) / temperature)
 
 Here are the steps alone, which know nothing but masks; where z and the gradients come from is in
-`gradients`, what is done with the map in `explainer.py`.
+`gradients`, what is done with the map in `attribution.py`.
 """
 
 from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,17 +34,12 @@ from ibisa_onnx.bottleneck import (
     Floats,
     grid_shape,
     plane_waves,
-    sample,
     sigmoid,
     smooth,
     stratified_noise,
 )
 from ibisa_onnx.errors import OptionError
-
-Slope = Callable[[Floats], Floats]
-"""A mask s, float32 [h, w] in 0..1, to d log p(target | z) / d s, in nats."""
-Progress = Callable[[int, int], None]
-"""Told how many steps (without a gradient: queries) are done, and how many there will be."""
+from ibisa_onnx.gradients.ascent import Ascent
 
 
 @dataclass(frozen=True)
@@ -115,29 +110,23 @@ class Options:
 
 
 def optimise(
-    slope: Slope,
-    size: tuple[int, int],
-    options: Options,
-    rng: np.random.Generator,
-    progress: Callable[[], None],
-) -> Floats:
+    ascent: Ascent, size: tuple[int, int], options: Options, rng: np.random.Generator
+) -> Iterator[Floats]:
     """Take IBISA's steps.
 
     Parameters
     ----------
-    slope
-        Called with one mask a step.
+    ascent
+        Called once a step; `gradients.ascent.pathwise` makes one of a gradient.
     size
         Height and width of the model's input, which give the grid its shape.
     rng
         Draws the masks.
-    progress
-        Called after each step.
 
-    Returns
-    -------
+    Yields
+    ------
     float32 [h, w]
-        The keep-probability lambda, in 0..1; NaN where a slope was not finite.
+        The keep-probability lambda after each step, in 0..1; NaN where a slope was not finite.
     """
     shape = grid_shape(*size, options.grid)
     logits = np.full(shape, options.start, np.float32)
@@ -146,20 +135,18 @@ def optimise(
     noises += np.float32(options.waves) * plane_waves(options.steps, shape, options.frequency)
     for noise, smoothing in zip(noises, smoothings(options), strict=True):
         with np.errstate(invalid="ignore", over="ignore"):  # of slopes that are not finite
-            logits = logits - adam.step(_gradient(slope, logits, noise, smoothing, options))
-        progress()
-    return sigmoid(smooth(logits, options.smoothing))
+            logits = logits - adam.step(_gradient(ascent, logits, noise, smoothing, options))
+        yield sigmoid(smooth(logits, options.smoothing))
 
 
 def _gradient(
-    slope: Slope, logits: Floats, noise: Floats, smoothing: float, options: Options
+    ascent: Ascent, logits: Floats, noise: Floats, smoothing: float, options: Options
 ) -> Floats:
     """Return d loss / d a, [h, w], by the equation at the head of this module."""
     smoothed = smooth(logits, smoothing)
-    keep, mask = sigmoid(smoothed), sample(smoothed, noise, options.temperature)
+    keep = sigmoid(smoothed)
     price = np.float32(options.beta / keep.size) * keep * (1 - keep)
-    gain = np.float32(1 / options.temperature) * mask * (1 - mask)
-    return smooth(price - gain * slope(mask), smoothing)
+    return smooth(price - ascent(smoothed, noise), smoothing)
 
 
 def smoothings(options: Options) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -330,13 +331,19 @@ def test_a_scalar_input_is_given_on_the_command_line(
     assert run(capsys, "inspect", path, *words[:4])[0] == 0
 
 
-def test_interrupted_it_leaves_nothing(tmp_path: Path) -> None:
+def start_without_end(tmp_path: Path, *words: str, patience: bool = True) -> subprocess.Popen[str]:
+    """A run of hundreds of thousands of queries, of which some have been asked.
+
+    Without patience, nothing ends it but an exception.
+    """
     code = "import sys; from ibisa_onnx.commands import main; main(sys.argv[1:])"
-    words = ["run", str(model_path()), str(scene_path()), "-o", "out/", "-q", "--threads", "1"]
+    words = ("run", str(model_path()), str(scene_path()), "-o", "out/", "--threads", "1", *words)
     endless = ["--gradient", "forward-only", "--budget", "400000"]
     watch = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
     tell = "import ibisa_onnx.gradients.forward_only as f; real = f.smooth_masks; "
     tell += "f.smooth_masks = lambda *a, **k: print('busy', flush=True) or real(*a, **k); "
+    if not patience:
+        tell += "from ibisa_onnx.limits import Limit; Limit.over = lambda *_: False; "
     process = subprocess.Popen(
         [sys.executable, "-c", watch + tell + code, *words, *endless],
         cwd=tmp_path,
@@ -347,6 +354,30 @@ def test_interrupted_it_leaves_nothing(tmp_path: Path) -> None:
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "busy\n"
+    return process
+
+
+def test_interrupted_it_ends_with_the_best_map_so_far(tmp_path: Path) -> None:
+    process = start_without_end(tmp_path, "--with-data")
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert "cut short by an interruption" in err
+    record = json.loads(next((tmp_path / "out").glob("*.json")).read_text())
+    completion = record["completion"]
+    assert completion["cut_short"] == "stop"
+    assert 0 < completion["done"] < completion["planned"]
+    assert record["passes"]["forward"] == completion["done"] + 11
+    assert f"after {completion['done']} of {completion['planned']} queries" in out
+    assert len(list((tmp_path / "out").glob("*.png"))) == 1
+
+
+def test_interrupted_twice_it_leaves_nothing(tmp_path: Path) -> None:
+    process = start_without_end(tmp_path, patience=False)
+    process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    assert "Ctrl-C again" in process.stderr.readline()
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -14,6 +14,7 @@ import pytest
 from ibisa_onnx.errors import ResultError
 from ibisa_onnx.explanation import (
     Certificate,
+    Completion,
     ExplainedTarget,
     Explanation,
     Passes,
@@ -33,6 +34,7 @@ def explanation() -> Explanation:
         image=rng.integers(0, 256, (30, 40, 3), dtype=np.uint8),
         target=ExplainedTarget("probabilities", 207, "golden retriever 犬", 0.931, "softmax"),
         sufficiency=Sufficiency((0.0, 0.05), (0.01, 0.9)),
+        completion=Completion(7, 10, "steps", "deadline"),
         passes=Passes(20, 10, 10, 10),
         timings={"load": 0.5, "explain": 1.25},
         certificate=Certificate("exact", "every operator has a rule", 3e-7, 1e-3, True),
@@ -154,6 +156,6 @@ def test_damaged_files_are_reported_in_one_line(explanation, tmp_path, name):
 def test_record_of_another_format_is_refused(explanation, tmp_path):
     explanation.save(tmp_path)
     path = tmp_path / "explanation.json"
-    path.write_text(path.read_text().replace('"format": 1', '"format": 99'))
+    path.write_text(path.read_text().replace('"format": 2', '"format": 99'))
     with pytest.raises(ResultError, match="format is 99"):
         Explanation.load(tmp_path)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from ibisa_onnx.bottleneck import Bottleneck, enlarge, plane_waves, sigmoid, stratified_noise
+from ibisa_onnx.gradients.ascent import pathwise
 from ibisa_onnx.ibisa import Options, PooledAdam, _gradient, optimise, smoothings
 
 SIDE = 56
@@ -52,7 +53,6 @@ def run(
     *,
     seed: int = 0,
     options: Options | None = None,
-    progress: Callable[[], None] = lambda: None,
 ) -> np.ndarray:
     rng, bottleneck = np.random.default_rng(seed), Bottleneck(image, baseline)
 
@@ -60,7 +60,14 @@ def run(
         images = bottleneck.through(mask[None, None])
         return bottleneck.pull(function(images), mask.shape)[0, 0]
 
-    return optimise(slope, bottleneck.size, options or Options(), rng, progress)
+    return last(slope, bottleneck.size, options or Options(), rng)
+
+
+def last(
+    slope: Slope, size: tuple[int, int], options: Options, rng: np.random.Generator
+) -> np.ndarray:
+    """The keep-probability after the last step."""
+    return list(optimise(pathwise(slope, options.temperature), size, options, rng))[-1]
 
 
 @pytest.mark.parametrize(
@@ -103,16 +110,19 @@ def test_dear_information_leaves_a_smaller_map(image: np.ndarray, baseline: np.n
 @pytest.mark.parametrize("steps", [1, 3, 10])
 def test_a_step_asks_for_the_slope_of_one_mask(steps: int) -> None:
     masks: list[np.ndarray] = []
-    ticks: list[int] = []
 
     def watch(mask: np.ndarray) -> np.ndarray:
         masks.append(mask)
         return np.ones_like(mask)
 
     options, rng = replace(Options(), steps=steps), np.random.default_rng(0)
-    keep = optimise(watch, (30, 60), options, rng, lambda: ticks.append(len(masks)))
-    assert ticks == list(range(1, steps + 1))
-    for mask in (*masks, keep):
+    ascent = pathwise(watch, options.temperature)
+    asked = []
+    for keep in optimise(ascent, (30, 60), options, rng):
+        asked.append(len(masks))
+        masks.append(keep)
+    assert asked == list(range(1, 2 * steps, 2))
+    for mask in masks:
         assert (mask.shape, mask.dtype) == ((28, 56), np.float32)
         assert 0 <= mask.min() <= mask.max() <= 1
 
@@ -148,7 +158,7 @@ def test_a_slope_beyond_numbers_is_quiet_and_shows(value: float) -> None:
         return found
 
     with np.errstate(all="raise", under="ignore"):
-        keep = optimise(slope, (8, 8), Options(), np.random.default_rng(0), lambda: None)
+        keep = last(slope, (8, 8), Options(), np.random.default_rng(0))
     assert np.isnan(keep).any()
 
 
@@ -202,7 +212,7 @@ def test_the_gradient_is_the_one_of_torch(
     logits = torch.tensor(values, requires_grad=True)
     torch_loss(logits, noise, smoothing, options).backward()
     assert logits.grad is not None
-    found = _gradient(slope_of_decides, values, noise, smoothing, options)
+    found = _gradient(pathwise(slope_of_decides, temperature), values, noise, smoothing, options)
     # The tails of the Gaussian, which are cut, are all that differs.
     np.testing.assert_allclose(found, logits.grad, atol=1e-3 * float(logits.grad.abs().max()))
 
@@ -217,7 +227,8 @@ def test_the_gradient_agrees_with_central_differences(
         float(torch_loss(torch.from_numpy(logits + step * direction), noise, 1.5, options))
         for step in (1e-4, -1e-4)
     )
-    found = (_gradient(slope_of_decides, logits, noise, 1.5, options) * direction).sum()
+    ascent = pathwise(slope_of_decides, temperature)
+    found = (_gradient(ascent, logits, noise, 1.5, options) * direction).sum()
     assert found == pytest.approx((up - down) / 2e-4, rel=1e-3)
 
 
@@ -236,7 +247,7 @@ def test_ten_steps_are_those_of_torchs_autograd_and_adam(
         torch_loss(logits, noise, smoothing, options).backward()
         adam.step()
     expected = torch.sigmoid(torch_smooth(logits, options.smoothing)).detach()
-    found = optimise(slope_of_decides, (6, 8), options, np.random.default_rng(6), lambda: None)
+    found = last(slope_of_decides, (6, 8), options, np.random.default_rng(6))
     np.testing.assert_allclose(found, expected, atol=1e-3)
     assert float(expected.max() - expected.min()) > 0.1
 

@@ -17,7 +17,7 @@ from typing import NoReturn
 
 import click
 
-from ibisa_onnx.commands.console import echo, report_error
+from ibisa_onnx.commands.console import INTERRUPTED, echo, report_error
 from ibisa_onnx.errors import IbisaError
 
 _NAME = "ibisa-onnx"
@@ -95,7 +95,7 @@ def _run(args: list[str]) -> int:
         return 1
     except (click.Abort, KeyboardInterrupt):
         report_error("interrupted")
-        return 130
+        return INTERRUPTED
     except IbisaError as error:
         report_error(str(error))
         return 1

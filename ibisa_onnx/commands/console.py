@@ -15,6 +15,9 @@ from typing import Any
 
 import click
 
+INTERRUPTED = 130
+"""The exit code of what was ended by Ctrl-C, as shells have it."""
+
 
 class Bar:
     """Progress that nobody sees; a context, which leaves no trace."""

@@ -38,7 +38,7 @@ def command(console: Console, out: str, seed: int) -> None:
     where = Destinations([scene], f"{out}/", several_targets=True)
     where.check()
     explainer = Explainer(model_path())
-    work = Work(console, explainer, where, [f"top:{_OBJECTS_IN_THE_SCENE}"], seed, _name)
+    work = Work(console, explainer, where, [f"top:{_OBJECTS_IN_THE_SCENE}"], seed, name_of=_name)
     work.explain(scene, alone=True)
 
 

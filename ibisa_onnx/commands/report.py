@@ -13,7 +13,7 @@ from ibisa_onnx.commands.console import rows
 _MOST_OF_IT = 0.9
 
 if TYPE_CHECKING:
-    from ibisa_onnx.explanation import Certificate, ExplainedTarget, Explanation
+    from ibisa_onnx.explanation import Certificate, Completion, ExplainedTarget, Explanation
 
 
 def explanation_text(
@@ -32,11 +32,18 @@ def explanation_text(
     head = f"{name}: {target_text(explanation.target)}"
     pairs = [("written", ", ".join(map(str, paths)) or "to stdout")]
     pairs += [("sufficient", _sufficiency_text(explanation))]
+    if explanation.completion.cut_short:
+        pairs += [("cut short", completion_text(explanation.completion))]
     pairs += [("gradient", f"{certificate.gradient}: {certificate.reason}")]
     if certificate.difference is not None:
         pairs += [("certificate", _certificate_text(certificate))]
     pairs += [("cost", f"{cost} on {providers}" if providers else cost)]
     return "\n".join([click.style(head, bold=True), *rows(pairs)])
+
+
+def completion_text(completion: Completion) -> str:
+    """Say how much of the work was done."""
+    return f"after {completion.done} of {completion.planned} {completion.unit}"
 
 
 def _shared_text(certificate: Certificate) -> str:
@@ -86,6 +93,8 @@ def seconds(explanation: Explanation) -> float:
 def _sufficiency_text(explanation: Explanation) -> str:
     """Say how little of the picture gives the answer back, or the most that was reached."""
     sufficiency, whole = explanation.sufficiency, explanation.target.probability
+    if sufficiency is None:
+        return "not checked"
     area = sufficiency.area_for(_MOST_OF_IT * whole)
     if area is not None and area > 0:
         return (

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ibisa_onnx.commands.console import Console, console_options, report_error
+from ibisa_onnx.commands.console import INTERRUPTED, Console, console_options, report_error
+from ibisa_onnx.commands.interruption import Interruption
 from ibisa_onnx.commands.model_options import ModelChoice, model_options
 from ibisa_onnx.commands.outputs import STDIO, Destinations, check_out, expand
 from ibisa_onnx.commands.report import details_text, explanation_text
-from ibisa_onnx.errors import GradientError, ImageError, OutputError
+from ibisa_onnx.errors import GradientError, ImageError, OptionError, OutputError
 from ibisa_onnx.gradients.choice import GRADIENTS
 
 if TYPE_CHECKING:
@@ -57,6 +58,15 @@ if TYPE_CHECKING:
 @click.option(
     "--budget", type=click.IntRange(15), help="At most so many forward passes when forward-only."
 )
+@click.option(
+    "--deadline-ms",
+    type=click.FloatRange(0, min_open=True),
+    metavar="MS",
+    help="End each map by then, with the best so far.",
+)
+@click.option(
+    "--uncertainty", is_flag=True, help="Draw how sure the map is, too (forward-only alone knows)."
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--no-cache", is_flag=True, help="Keep no gradient for the next time, nor use one.")
 @console_options
@@ -70,13 +80,15 @@ def command(
     gradient: str,
     surrogate: str | None,
     budget: int | None,
+    deadline_ms: float | None,
+    uncertainty: bool,
     seed: int,
     no_cache: bool,
 ) -> None:
     """Explain which pixels MODEL needed for its answer on each IMAGE.
 
     An IMAGE is a file, a folder of pictures, or - for stdin. Writes IMAGE.ibisa.png beside each:
-    the picture, and the picture with its map.
+    the picture, and the picture with its map. Ctrl-C ends with the best map so far.
     """
     from ibisa_onnx.targets import count
 
@@ -93,22 +105,38 @@ def command(
     explainer = choice.explainer(
         gradient=gradient, surrogate=surrogate, budget=budget, cache=not no_cache
     )
-    work = Work(console, explainer, where, [_target(each) for each in targets] or None, seed)
-    failed = [each for each in pictures if not work.explain(each, alone=len(pictures) == 1)]
+    deadline = None if deadline_ms is None else deadline_ms / 1000
+    meant = [_target(each) for each in targets] or None
+    with Interruption(console) as interruption:
+        work = Work(
+            console, explainer, where, meant, seed, deadline, uncertainty, stop=interruption
+        )
+        alone, failed = len(pictures) == 1, 0
+        for picture in pictures:
+            failed += not work.explain(picture, alone=alone)
+            if interruption():
+                raise click.exceptions.Exit(INTERRUPTED)
     if failed:
         raise click.exceptions.Exit(1)
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is done to each picture; `name_of` gives the name by which it is spoken of."""
+    """What is done to each picture.
+
+    `deadline` is in seconds; `stop` tells whether someone wants an end; `name_of` gives the name by
+    which a picture is spoken of.
+    """
 
     console: Console
     explainer: Explainer
     where: Destinations
     targets: Sequence[str | int] | None
     seed: int
+    deadline: float | None = None
+    uncertainty: bool = False
     name_of: Callable[[str], str] = str
+    stop: Callable[[], bool] = lambda: False
 
     def explain(self, picture: str, *, alone: bool) -> bool:
         """Explain one picture; of several, report one that cannot be explained and return False."""
@@ -116,11 +144,18 @@ class Work:
             with self.console.progress(Path(picture).name) as bar:
                 source = sys.stdin.buffer.read() if picture == STDIO else picture
                 explanations = self.explainer.explain_all(
-                    source, self.targets, seed=self.seed, progress=bar
+                    source,
+                    self.targets,
+                    seed=self.seed,
+                    progress=bar,
+                    deadline=self.deadline,
+                    stop=self.stop,
                 )
                 for number, explanation in enumerate(explanations):
                     bar.wipe()
                     self._deliver(picture, explanation, first=number == 0)
+                    if self.stop():
+                        break
         except (ImageError, OutputError, GradientError) as error:
             if alone:
                 raise
@@ -135,9 +170,14 @@ class Work:
 
         target = explanation.target
         paths = self.where.of(picture, target.index, target.label)
-        write_files({path: explanation.encode(path.suffix.lower()) for path in paths})
+        if self.uncertainty and explanation.uncertainty is None:
+            raise OptionError(
+                f"the {explanation.certificate.gradient} gradient does not tell how sure the map "
+                "is; leave --uncertainty out, or add --gradient forward-only"
+            )
+        write_files({path: self._encode(explanation, path.suffix.lower()) for path in paths})
         if self.where.to_stdout:
-            sys.stdout.buffer.write(explanation.encode(".png"))
+            sys.stdout.buffer.write(self._encode(explanation, ".png"))
             sys.stdout.buffer.flush()
         # Only now: what fails is told in one line, without warnings before it.
         self.console.warn(explanation.warnings)
@@ -147,6 +187,9 @@ class Work:
             bare="\n".join(map(str, paths)),
         )
         self.console.note(details_text(explanation))
+
+    def _encode(self, explanation: Explanation, suffix: str) -> bytes:
+        return explanation.encode(suffix, uncertainty=self.uncertainty)
 
 
 def _free_stdout(console: Console) -> Console:

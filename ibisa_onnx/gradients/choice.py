@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     Source = Callable[[Bottleneck], VectorJacobian]
 
-GRADIENTS = ("auto", "exact", "surrogate", "forward-only")
+ESTIMATED = ("forward-only", "finite-difference", "spsa", "rloo")
+GRADIENTS = ("auto", "exact", "surrogate", *ESTIMATED)
 _REFUSAL = "no exact gradient: "
 # How far rounding alone may take a probability. In 8 bits a value that falls on the other side is a
 # whole step off, and a step of the logits is about 0.06, of a probability 0.016.
@@ -42,9 +43,9 @@ class GradientPath:
     tolerance: float = 0.0
 
 
-def forward_only(reason: str) -> GradientPath:
-    """Return the path that needs no gradient."""
-    return GradientPath("forward-only", reason, None)
+def forward_only(reason: str, name: str = "forward-only") -> GradientPath:
+    """Return the path that needs no gradient; `name` is one of `ESTIMATED`."""
+    return GradientPath(name, reason, None)
 
 
 def check_gradient(wanted: str, surrogate: object) -> None:
@@ -53,7 +54,7 @@ def check_gradient(wanted: str, surrogate: object) -> None:
         raise GradientError(f"gradient is {wanted!r}; choose from: {', '.join(GRADIENTS)}")
     if wanted == "surrogate" and surrogate is None:
         raise GradientError("gradient surrogate needs a surrogate; give --surrogate FILE")
-    if wanted in ("exact", "forward-only") and surrogate is not None:
+    if wanted in ("exact", *ESTIMATED) and surrogate is not None:
         raise GradientError(f"gradient {wanted} uses no surrogate; leave one of the two out")
 
 
@@ -78,8 +79,8 @@ def choose_gradient(
     check_gradient(wanted, surrogate)
     if surrogate is not None:
         return _surrogate(model, surrogate)
-    if wanted == "forward-only":
-        return forward_only("asked for")
+    if wanted in ESTIMATED:
+        return forward_only("asked for", wanted)
     if wanted == "exact":
         return _exact(model, output, "asked for", cache, quantisation)
     try:

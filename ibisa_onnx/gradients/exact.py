@@ -22,6 +22,7 @@ from ibisa_onnx.errors import (
 )
 from ibisa_onnx.gradients.cache import VARIABLE, GradientCache
 from ibisa_onnx.gradients.masked_graph import Names, insert_bottleneck
+from ibisa_onnx.gradients.precision import is_quantised, uses_half
 from ibisa_onnx.model.files import essence
 from ibisa_onnx.model.providers import import_onnxruntime
 from ibisa_onnx.model.session import DeployedModel
@@ -83,8 +84,8 @@ class ExactGradient:
         self.names = Names.free_in(proto, model.image)
         derivative, weights = _derivative(model, output, proto, self.names, cache)
         del proto
-        self.half = _uses_half(derivative.forward)
-        self.quantised = _is_quantised(derivative.forward, model.image.name)
+        self.half = uses_half(derivative.forward)
+        self.quantised = is_quantised(derivative.forward, model.image.name)
         self.output, self.saved = derivative.output, derivative.saved
         self.cotangent, self.gradient = derivative.cotangent, derivative.gradient
         self.forward = model.new_session(derivative.forward, weights)
@@ -258,30 +259,6 @@ def _differentiate(model: onnx.ModelProto, mask: str, output: str) -> Derivative
         return differentiate(model, mask, output)
     except GradientError as error:
         raise type(error)(f"{error}; use a surrogate or forward-only gradient") from error
-
-
-def _uses_half(model: onnx.ModelProto) -> bool:
-    """Tell whether anything in a graph is computed in half precision."""
-    half = onnx.TensorProto.FLOAT16
-    return (
-        any(tensor.data_type == half for tensor in model.graph.initializer)
-        or any(value.type.tensor_type.elem_type == half for value in model.graph.input)
-        or any(
-            node.op_type == "Cast" and attribute.name == "to" and attribute.i == half
-            for node in model.graph.node
-            for attribute in node.attribute
-        )
-    )
-
-
-def _is_quantised(model: onnx.ModelProto, image: str) -> bool:
-    """Tell whether anything in a graph is rounded to integers, beside the image."""
-    return any(
-        mark in node.op_type
-        for node in model.graph.node
-        if node.op_type != "DequantizeLinear" and image not in node.output
-        for mark in ("QLinear", "QGemm", "QuantizeLinear", "Integer", "DynamicQuantize")
-    )
 
 
 def _inputs(session: onnxruntime.InferenceSession) -> set[str]:

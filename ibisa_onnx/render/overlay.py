@@ -6,6 +6,7 @@ Arrays in, arrays out: no file is read or written here, and nothing is known of 
 from __future__ import annotations
 
 import unicodedata
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,24 +34,50 @@ _DIM, _SATURATION = 0.75, 0.2
 _OPACITY, _ONSET = 0.68, 0.7
 
 
-def overlay(explanation: Explanation) -> Picture:
+def overlay(explanation: Explanation, *, uncertainty: bool = False) -> Picture:
     """Draw an explanation: picture, picture with map, and a caption with what was explained.
+
+    Parameters
+    ----------
+    uncertainty
+        Draw a third panel with the map's uncertainty, in full colour where it is as large as the
+        largest effect.
 
     Returns
     -------
     uint8 [H, W, 3], RGB; see `beside` for the arrangement and the size.
+
+    Raises
+    ------
+    ResultError
+        There is no uncertainty to draw.
     """
     target, passes = explanation.target, explanation.passes
     name = ascii_fold(target.label or "") or f"class {target.index}"
+    cut = "cut short, " if explanation.completion.cut_short else ""
     return beside(
         explanation.image,
         explanation.map,
+        *([_relative_uncertainty(explanation)] if uncertainty else []),
         left=f"{name}  {100 * target.probability:.1f}%",
-        right=f"{passes.forward} forward + {passes.backward} backward",
+        right=f"{cut}{passes.forward} forward + {passes.backward} backward",
     )
 
 
-def beside(image: Picture, map: Floats, *, left: str = "", right: str = "") -> Picture:
+def _relative_uncertainty(explanation: Explanation) -> Floats:
+    """Return the uncertainty over the largest effect, at most 1, [H, W]."""
+    if explanation.uncertainty is None or explanation.effect is None:
+        raise ResultError(
+            f"the {explanation.certificate.gradient} gradient does not tell how sure the map is; "
+            "forward-only does"
+        )
+    relative = explanation.uncertainty / np.float32(scale_of(explanation.effect))
+    return np.asarray(np.clip(relative, 0, 1))
+
+
+def beside(
+    image: Picture, map: Floats, *others: Floats, left: str = "", right: str = ""
+) -> Picture:
     """Draw the picture and the picture with its map, with a strip of text below.
 
     The panels stand side by side, or one above the other where the picture is more than twice as
@@ -62,6 +89,8 @@ def beside(image: Picture, map: Floats, *, left: str = "", right: str = "") -> P
         uint8 [H, W, 3], RGB.
     map
         float32 [H, W], 0 for silence, any unit.
+    others
+        float32 [H, W] in 0..1, each a panel of its own.
     left, right
         ASCII text. What does not fit is left out, the right one first; without text, no strip.
 
@@ -74,12 +103,15 @@ def beside(image: Picture, map: Floats, *, left: str = "", right: str = "") -> P
     ResultError
         The map and the picture differ in size, or the map is not finite.
     """
-    _check(image, map)
+    for each in (map, *others):
+        _check(image, each)
     stacked = image.shape[1] > 2 * image.shape[0]
-    plain, resized = _panels(image, map)
+    plain, *resized = _panels(image, map, *others)
     gap = np.full_like(plain[:_GAP] if stacked else plain[:, :_GAP], _PAPER)
-    blended = _blend(plain, resized, scale_of(map))
-    drawn = np.concatenate([plain, gap, blended], axis=0 if stacked else 1)
+    parts = [plain]
+    for each, scale in zip(resized, (scale_of(map), *(1.0 for _ in others)), strict=True):
+        parts += [gap, _blend(plain, each, scale)]
+    drawn = np.concatenate(parts, axis=0 if stacked else 1)
     return np.concatenate([drawn, _strip(drawn.shape[1], left, right)], axis=0)
 
 
@@ -144,22 +176,20 @@ def _blend(image: Picture, map: Floats, scale: float) -> Picture:
     return np.asarray(np.rint(base + opacity * (heat - base)), dtype=np.uint8)
 
 
-def _panels(image: Picture, map: Floats) -> tuple[Picture, Floats]:
-    """Return picture and map at the size of a panel."""
+def _panels(image: Picture, *maps: Floats) -> tuple[Any, ...]:
+    """Return picture and maps at the size of a panel."""
     import cv2
 
-    height, width = map.shape
+    height, width = image.shape[:2]
     longer = max(height, width)
     factor = min(max(longer, MIN_SIDE), MAX_SIDE) / longer
     if factor == 1.0:
-        return image, map
+        return image, *maps
     size = max(1, round(width * factor)), max(1, round(height * factor))
     # A thumbnail's pixels stay pixels; its map, drawn on a coarse grid anyway, is smoothed.
     ways = (cv2.INTER_NEAREST, cv2.INTER_LINEAR) if factor > 1.0 else (cv2.INTER_AREA,) * 2
-    return (
-        np.asarray(cv2.resize(image, size, interpolation=ways[0]), dtype=np.uint8),
-        np.asarray(cv2.resize(map, size, interpolation=ways[1]), dtype=np.float32),
-    )
+    picture = np.asarray(cv2.resize(image, size, interpolation=ways[0]), dtype=np.uint8)
+    return picture, *(cv2.resize(map, size, interpolation=ways[1]) for map in maps)
 
 
 def _strip(width: int, left: str, right: str) -> Picture:

@@ -14,6 +14,7 @@ from ibisa_onnx.commands import main
 from ibisa_onnx.errors import TargetError
 from ibisa_onnx.explanation import (
     Certificate,
+    Completion,
     ExplainedTarget,
     Explanation,
     Passes,
@@ -67,7 +68,7 @@ class FakeExplainer:
         self.asked = []
         type(self).last = self
 
-    def explain_all(self, image, targets, *, seed, progress=None):
+    def explain_all(self, image, targets, *, seed, progress=None, deadline=None, stop=None):
         picture = read_image(image)
         self.asked.append((image, targets, seed))
         for index in self._indices(targets):
@@ -100,6 +101,7 @@ class FakeExplainer:
             image=picture,
             target=ExplainedTarget("scores", index, LABELS[index], 0.875, "softmax"),
             sufficiency=Sufficiency((0.0, 0.05, 0.5), (0.01, 0.6, 0.9)),
+            completion=Completion(10, 10, "steps"),
             passes=Passes(20, 10, 10, 10),
             timings={"total": 1.5},
             certificate=Certificate("exact", "every operator has a rule", 3e-7, 1e-3, True),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import cv2
 import numpy as np
@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 
 from ibisa_onnx.bottleneck import Bottleneck
-from ibisa_onnx.gradients.forward_only import keep_probability, regress
+from ibisa_onnx.gradients.forward_only import Estimate, estimates
 from ibisa_onnx.gradients.masks import smooth_masks
+from ibisa_onnx.gradients.regression import Posterior, regress
 
 SIDE, GRID = 56, 28
 Query = Callable[[np.ndarray], np.ndarray]
@@ -41,11 +42,17 @@ def score(masks: np.ndarray, effect: np.ndarray) -> np.ndarray:
     return np.stack([(each * effect).sum((1, 2)) for each in (masks, 1 - masks)], 1)
 
 
+def fit(masks: np.ndarray, scores: np.ndarray, contrast: np.ndarray | None = None) -> Posterior:
+    """What is found, under the same contrast everywhere unless one is given."""
+    flat = np.ones(masks.shape[1:])
+    posterior = regress(masks, scores, flat if contrast is None else contrast)
+    assert posterior is not None
+    return posterior
+
+
 def mean(masks: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """The effects that are found."""
-    posterior = regress(masks, scores)
-    assert posterior is not None
-    return posterior.mean
+    return fit(masks, scores).mean
 
 
 @pytest.mark.parametrize(("noise", "least"), [(0.0, 0.95), (0.2, 0.9), (0.5, 0.8)])
@@ -70,7 +77,7 @@ def test_noise_alone_stays_small(masks: np.ndarray) -> None:
 
 
 def test_scores_that_do_not_move_have_no_effect(masks: np.ndarray) -> None:
-    assert regress(masks, np.full((len(masks), 2), 0.3)) is None
+    assert regress(masks, np.full((len(masks), 2), 0.3), np.ones((GRID, GRID))) is None
 
 
 @pytest.mark.parametrize("shared", [7.0, "each pair's own"])
@@ -98,9 +105,7 @@ def test_the_length_of_the_prior_is_the_planted_one(masks: np.ndarray) -> None:
     fields = [
         cv2.GaussianBlur(rng.standard_normal((GRID, GRID)), (0, 0), sigma) for sigma in (1, 4)
     ]
-    fine, coarse = (regress(masks, score(masks, field)) for field in fields)
-    assert fine is not None
-    assert coarse is not None
+    fine, coarse = (fit(masks, score(masks, field)) for field in fields)
     assert fine.length < coarse.length
 
 
@@ -108,9 +113,10 @@ def test_draws_spread_as_the_posterior_does(masks: np.ndarray) -> None:
     """Mean and variance by equations 2.25 and 2.26 of Rasmussen and Williams, written out."""
     rng = np.random.default_rng(7)
     signal = score(masks, blobs(GRID))
-    found = regress(masks, signal + rng.normal(0, 0.2 * signal.std(), signal.shape))
-    assert found is not None
-    prior = found.scale * np.kron(found.rows, found.columns)
+    contrast = rng.uniform(0.2, 2, (GRID, GRID))
+    found = fit(masks, signal + rng.normal(0, 0.2 * signal.std(), signal.shape), contrast)
+    spread = contrast.ravel()
+    prior = found.scale * np.kron(found.rows, found.columns) * np.outer(spread, spread)
     seen = (masks - 0.5).reshape(len(masks), -1)
     gain = (
         prior
@@ -119,9 +125,28 @@ def test_draws_spread_as_the_posterior_does(masks: np.ndarray) -> None:
     )
     np.testing.assert_allclose(found.mean.ravel(), gain @ found.targets, atol=1e-6)
     deviation = np.sqrt(np.diag(prior - gain @ seen @ prior))
+    np.testing.assert_allclose(found.deviation.ravel(), deviation, rtol=1e-4)
     draws = found.draw(rng, 4000).reshape(4000, -1)
     np.testing.assert_allclose(draws.std(0), deviation, rtol=0.08)
     assert np.abs(draws.mean(0) - found.mean.ravel()).max() < 0.08 * deviation.max()
+
+
+def test_the_more_is_asked_the_surer_it_is(masks: np.ndarray) -> None:
+    signal = score(masks, blobs(GRID))
+    few, many = (fit(masks[:count], signal[:count]) for count in (30, 90))
+    assert (many.deviation / many.mean.max()).mean() < 0.7 * (few.deviation / few.mean.max()).mean()
+
+
+def test_contrast_is_where_effects_are_looked_for(masks: np.ndarray) -> None:
+    """Where nothing changes there is no effect, and the rest is found from fewer answers."""
+    planted = np.zeros((GRID, GRID))
+    planted[12:18, 12:20] = 1.0
+    contrast = 0.05 + planted
+    signal = score(masks[:25], planted)
+    plain, helped = (fit(masks[:25], signal, each) for each in (None, contrast))
+    agree = [np.corrcoef(each.mean.ravel(), planted.ravel())[0, 1] for each in (plain, helped)]
+    assert agree[1] > agree[0] + 0.1
+    assert np.abs(helped.mean[contrast < 0.1]).max() < 0.1 * helped.mean.max()
 
 
 @pytest.fixture
@@ -149,7 +174,12 @@ def run(query: Query, bottleneck: Bottleneck, **options: int) -> np.ndarray:
     settings = {"budget": 120, "seed": 0, **options}
     rng = np.random.default_rng(settings.pop("seed"))
     budget = settings.pop("budget")
-    return keep_probability(query, bottleneck, budget, rng, lambda: None, **settings)
+    return last(estimates(query, bottleneck, budget, rng, **settings)).keep
+
+
+def last(rounds: Iterator[Estimate]) -> Estimate:
+    """What is known in the end."""
+    return list(rounds)[-1]
 
 
 def test_the_map_is_high_where_the_model_looks_and_near_zero_elsewhere(
@@ -208,19 +238,18 @@ def test_seeds(square: np.ndarray, bottleneck: Bottleneck) -> None:
 
 
 @pytest.mark.parametrize(("budget", "spent"), [(40, 40), (41, 40), (4, 4), (1, 4)])
-def test_the_budget_is_kept_and_progress_told(
+def test_the_budget_is_kept(
     square: np.ndarray, bottleneck: Bottleneck, budget: int, spent: int
 ) -> None:
     sizes: list[int] = []
-    ticks: list[None] = []
 
     def count(images: np.ndarray) -> np.ndarray:
         sizes.append(len(images))
         return ask(square)(images)
 
     rng = np.random.default_rng(0)
-    keep_probability(count, bottleneck, budget, rng, lambda: ticks.append(None), batch=8)
-    assert sum(sizes) == spent == len(ticks)
+    last(estimates(count, bottleneck, budget, rng, batch=8))
+    assert sum(sizes) == spent
     assert max(sizes) <= 8
 
 
@@ -233,7 +262,7 @@ def test_a_model_that_does_not_care_gives_a_flat_finite_map(bottleneck: Bottlene
 def test_scores_that_vary_by_rounding_alone_have_no_effect() -> None:
     rng = np.random.default_rng(0)
     scores = 0.3 + 1e-8 * rng.standard_normal((40, 2))
-    assert regress(rng.random((40, 4, 4)), scores) is None
+    assert regress(rng.random((40, 4, 4)), scores, np.ones((4, 4))) is None
 
 
 def test_later_masks_lean_to_what_matters(square: np.ndarray, bottleneck: Bottleneck) -> None:

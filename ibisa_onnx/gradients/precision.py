@@ -1,0 +1,47 @@
+"""How finely a model computes: in single precision, in halves, or rounded to a few bits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import onnx
+
+    from ibisa_onnx.model.session import DeployedModel
+
+_FINE = frozenset({"float32", "float64"})
+
+
+def rounds_coarsely(model: DeployedModel, output: str) -> bool:
+    """Tell whether small changes of the image may be lost in an output's rounding."""
+    dtypes = {each.name: each.dtype for each in model.signature.outputs}
+    if dtypes.get(output, "float32") not in _FINE:
+        return True
+    proto = model.proto()
+    return proto is not None and (uses_half(proto) or is_quantised(proto, model.image.name))
+
+
+def uses_half(model: onnx.ModelProto) -> bool:
+    """Tell whether anything in a graph is computed in half precision."""
+    from onnx import TensorProto
+
+    half = TensorProto.FLOAT16
+    return (
+        any(tensor.data_type == half for tensor in model.graph.initializer)
+        or any(value.type.tensor_type.elem_type == half for value in model.graph.input)
+        or any(
+            node.op_type == "Cast" and attribute.name == "to" and attribute.i == half
+            for node in model.graph.node
+            for attribute in node.attribute
+        )
+    )
+
+
+def is_quantised(model: onnx.ModelProto, image: str) -> bool:
+    """Tell whether anything in a graph is rounded to integers, beside the image."""
+    return any(
+        mark in node.op_type
+        for node in model.graph.node
+        if node.op_type != "DequantizeLinear" and image not in node.output
+        for mark in ("QLinear", "QGemm", "QuantizeLinear", "Integer", "DynamicQuantize")
+    )

@@ -1,0 +1,167 @@
+"""What scores of masked images tell about each cell: a Gaussian process, conditioned on them.
+
+Half the difference of the scores of a mask and of its complement is regressed on half the
+difference of the masks: `d = sum of w_i (m_i - 1/2)`, with a Gaussian prior over the effects w.
+What a mask and its complement have in common says nothing about w, and would count as noise.
+
+The prior's covariance falls off with distance (squared exponential), and its standard deviation is
+proportional to the contrast of image and baseline: where these agree, hiding a cell changes
+nothing. Length scale and noise are those of the highest marginal likelihood (Rasmussen and
+Williams, Gaussian Processes for Machine Learning, eq. 2.30).
+
+How masks are chosen is in `forward_only.py`; nothing here asks a model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+
+_LENGTHS = (0.03, 0.05, 0.08, 0.12, 0.2)  # of the prior, as fractions of the longer side
+_NOISES = np.geomspace(1e-3, 10, 17)  # variance of the noise over the mean variance of the signal
+_NOTHING = 1e-4  # of the largest score: masks that change it by no more tell nothing
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """The effects w = contrast v of the cells, as the scores leave them.
+
+    With masks X (less 1/2, times the contrast, flattened), half differences of scores t, the
+    covariance K = `scale` (rows x columns) of v and the noise's, the mean of v is
+    K X' (X K X' + noise)^-1 t, and its covariance K less K X' (X K X' + noise)^-1 X K (Rasmussen
+    and Williams, eq. 2.25 and 2.26).
+
+    Attributes
+    ----------
+    masks, targets
+        X, as [n, h, w], and t, [n].
+    contrast
+        [h, w].
+    rows, columns
+        The prior's correlations along each axis, [h, h] and [w, w].
+    values, vectors
+        Of X K X' / scale.
+    noise
+        Over `scale`.
+    scale
+        The prior's variance, the one of the highest likelihood (in closed form).
+    length
+        Of the prior, as a fraction of the longer side.
+    likelihood
+        The logarithm of the marginal likelihood, in nats, up to a constant.
+    """
+
+    masks: Array
+    targets: Array
+    contrast: Array
+    rows: Array
+    columns: Array
+    values: Array
+    vectors: Array
+    noise: float
+    scale: float
+    length: float
+    likelihood: float
+
+    @property
+    def mean(self) -> Array:
+        """The mean effect of each cell, [h, w]."""
+        return np.asarray(self.contrast * self._given(self.targets[None])[0])
+
+    @property
+    def deviation(self) -> Array:
+        """The standard deviation of each cell's effect, [h, w]."""
+        fields = self.rows @ self.masks @ self.columns
+        seen = np.tensordot(self.vectors.T, fields, 1) ** 2
+        known = np.tensordot(1 / (self.values + self.noise), seen, 1)
+        return np.asarray(self.contrast * np.sqrt(self.scale * np.clip(1 - known, 0, None)))
+
+    def draw(self, rng: np.random.Generator, count: int) -> Array:
+        """Effects as likely as any, [count, h, w]: draws from the prior, corrected by the scores.
+
+        That is Matheron's rule (Wilson et al., arXiv 2002.09309).
+        """
+        white = rng.standard_normal((count, *self.contrast.shape))
+        prior = np.sqrt(self.scale) * (_root(self.rows) @ white @ _root(self.columns).T)
+        noise = rng.standard_normal((count, len(self.masks))) * np.sqrt(self.scale * self.noise)
+        seen = prior.reshape(count, -1) @ self.masks.reshape(len(self.masks), -1).T + noise
+        return np.asarray(self.contrast * (prior + self._given(self.targets - seen)))
+
+    def _given(self, targets: Array) -> Array:
+        """The means of v for several targets [k, n]."""
+        weights = targets @ self.vectors / (self.values + self.noise) @ self.vectors.T
+        fields = np.tensordot(weights, self.masks, 1)
+        return np.asarray(self.rows @ fields @ self.columns)
+
+
+def regress(
+    masks: Array, scores: Array, contrast: Array, length: float | None = None
+) -> Posterior | None:
+    """Regress scores on masks.
+
+    Parameters
+    ----------
+    masks
+        float64 [N, h, w] in 0..1.
+    scores
+        float64 [N, 2]: each mask's, and its complement's.
+    contrast
+        float64 [h, w]: the prior's standard deviation of each cell's effect, in any unit.
+    length
+        Of the prior, as a fraction of the longer side; None: the likeliest of a few.
+
+    Returns
+    -------
+    Posterior or None
+        None where the scores vary by hardly more than rounding.
+    """
+    if np.ptp(scores) <= _NOTHING * np.abs(scores).max():
+        return None
+    targets = (scores[:, 0] - scores[:, 1]) / 2
+    lengths = _LENGTHS if length is None else (length,)
+    fits = [_fit((masks - 0.5) * contrast, targets, contrast, each) for each in lengths]
+    return max(fits, key=lambda fit: fit.likelihood)
+
+
+def _fit(masks: Array, targets: Array, contrast: Array, length: float) -> Posterior:
+    """Condition the prior of one length, at the likeliest noise."""
+    shape = masks.shape[1:]
+    rows, columns = (_covariance(side, length * max(shape)) for side in shape)
+    spread = (rows @ masks @ columns).reshape(len(masks), -1)
+    values, vectors = np.linalg.eigh(spread @ masks.reshape(len(masks), -1).T)
+    values = np.clip(values, 0, None)
+    projected = vectors.T @ targets
+    noises = _NOISES * max(float(values.mean()), 1e-300)
+    likelihoods = [_likelihood(values + noise, projected) for noise in noises]
+    best = int(np.argmax(likelihoods))
+    noise = float(noises[best])
+    scale = _scale(values + noise, projected)
+    found = rows, columns, values, vectors, noise, scale, length, likelihoods[best]
+    return Posterior(masks, targets, contrast, *found)
+
+
+def _likelihood(variances: Array, projected: Array) -> float:
+    """Log marginal likelihood of the projected targets, its scale maximised out."""
+    scale = _scale(variances, projected)
+    return float(-0.5 * (len(projected) * np.log(scale) + np.log(variances).sum()))
+
+
+def _scale(variances: Array, projected: Array) -> float:
+    """The prior's variance of the highest likelihood."""
+    return max(float((projected**2 / variances).mean()), 1e-300)
+
+
+def _root(covariance: Array) -> Array:
+    """A matrix whose product with its transpose is the covariance."""
+    values, vectors = np.linalg.eigh(covariance)
+    return np.asarray(vectors * np.sqrt(np.clip(values, 0, None)))
+
+
+def _covariance(side: int, length: float) -> Array:
+    """Squared exponential over the cells of one axis, [side, side]."""
+    distance = np.subtract.outer(np.arange(side), np.arange(side))
+    return np.asarray(np.exp(-(distance**2) / (2 * length**2)))

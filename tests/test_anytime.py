@@ -1,0 +1,188 @@
+"""A map at any time: round by round, by a deadline, or when someone has seen enough."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import ibisa_onnx as ibisa
+from ibisa_onnx.demo import model_path, scene_path
+from ibisa_onnx.demo.scenes import draw_scene
+from ibisa_onnx.errors import OptionError, ResultError, TargetError
+from ibisa_onnx.explanation import Completion
+from ibisa_onnx.gradients.choice import ESTIMATED
+from ibisa_onnx.model.session import DeployedModel
+from ibisa_onnx.render import overlay
+
+GRADIENTS = ("exact", *ESTIMATED)
+OVERHEAD = 11
+"""Passes beside the queries: the prediction, the check, and the proof that images do not mix."""
+
+
+def explainer(gradient: str, budget: int = 200) -> ibisa.Explainer:
+    return ibisa.Explainer(
+        model_path(), threads=1, providers=["cpu"], gradient=gradient, budget=budget
+    )
+
+
+@pytest.fixture
+def picture() -> np.ndarray:
+    return draw_scene(np.random.default_rng(5), count=2).image
+
+
+class After:
+    """A wish to stop at the n-th time of asking."""
+
+    def __init__(self, times: int) -> None:
+        self.left = times
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left <= 0
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_rounds_end_in_the_explanation(gradient: str, picture: np.ndarray) -> None:
+    explaining = explainer(gradient)
+    *earlier, last = explaining.explain_rounds(picture, seed=3)
+    whole = explaining.explain(picture, seed=3)
+    assert len(earlier) == 9
+    np.testing.assert_array_equal(last.map, whole.map)
+    assert (last.passes, last.completion) == (whole.passes, whole.completion)
+    done = [each.completion.done for each in (*earlier, last)]
+    assert done == sorted(set(done))
+    assert done[-1] == last.completion.planned
+    assert all(each.sufficiency is None for each in earlier)
+    assert last.sufficiency == whole.sufficiency
+    assert all(each.completion.cut_short is None for each in (*earlier, last))
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_an_early_round_counts_what_it_took(gradient: str, picture: np.ndarray) -> None:
+    rounds = explainer(gradient).explain_rounds(picture)
+    first, second = next(rounds), next(rounds)
+    both = first.completion, second.completion
+    if gradient == "exact":
+        assert [each.done for each in both] == [1, 2]
+        assert second.passes.backward == 2
+    else:
+        # Prediction, two to prove an open batch, and queries; no check yet.
+        assert second.passes.forward == 3 + both[1].done
+        assert second.passes.backward == 0
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_a_wish_to_stop_ends_with_the_map_so_far(gradient: str, picture: np.ndarray) -> None:
+    found = explainer(gradient).explain(picture, stop=After(2))
+    completion = found.completion
+    assert completion.cut_short == "stop"
+    assert 0 < completion.done < completion.planned
+    assert found.sufficiency is not None
+    assert any(f"{completion.done} of {completion.planned}" in text for text in found.warnings)
+    if gradient != "exact":
+        assert found.passes.forward == OVERHEAD + completion.done
+
+
+def test_without_a_gradient_it_stops_within_a_round(picture: np.ndarray) -> None:
+    found = explainer("forward-only", 1000).explain(picture, stop=After(1))
+    assert found.completion.done == 8
+    assert np.ptp(found.map) > 0
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_a_deadline_that_has_passed_leaves_the_least(gradient: str, picture: np.ndarray) -> None:
+    found = explainer(gradient).explain(picture, deadline=1e-9)
+    assert found.completion.cut_short == "deadline"
+    assert found.completion.done <= 0.2 * found.completion.planned
+
+
+def test_a_deadline_is_kept_with_the_check_in_it(
+    picture: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock of its own, on which a pass takes a second."""
+    now = [1000.0]
+    real = DeployedModel.run
+
+    def slow(self: DeployedModel, images: np.ndarray, outputs: Any = None) -> dict[str, np.ndarray]:
+        now[0] += len(images)
+        return real(self, images, outputs)
+
+    monkeypatch.setattr(DeployedModel, "run", slow)
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    for seconds in (40, 100):
+        found = explainer("forward-only", 400).explain(picture, deadline=seconds)
+        assert found.completion.cut_short == "deadline"
+        assert seconds - 16 <= found.passes.forward <= seconds
+        assert found.timings["total"] == found.passes.forward
+
+
+def test_time_enough_cuts_nothing(picture: np.ndarray) -> None:
+    found = explainer("forward-only", 60).explain(picture, deadline=1000, stop=lambda: False)
+    assert found.completion == Completion(49 // 2 * 2, 49 // 2 * 2, "queries")
+    assert not any("cut short" in text for text in found.warnings)
+
+
+def test_each_target_has_its_own_deadline(picture: np.ndarray) -> None:
+    *found, _ = explainer("forward-only", 60).explain_all(picture, "top:3", deadline=1000)
+    assert all(each.completion.cut_short is None for each in found)
+
+
+@pytest.mark.parametrize("seconds", [0, -1, "soon"])
+def test_a_deadline_is_some_time(seconds: Any, picture: np.ndarray) -> None:
+    with pytest.raises(OptionError, match="deadline"):
+        explainer("exact").explain(picture, deadline=seconds)
+
+
+def test_rounds_are_of_one_target(picture: np.ndarray) -> None:
+    with pytest.raises(TargetError, match="explain_all"):
+        next(explainer("exact").explain_rounds(picture, "top:2"))
+
+
+# -- effect and uncertainty
+
+
+def test_effects_add_up_to_what_the_picture_adds() -> None:
+    """For a picture larger than the model's input, part of which is cropped away."""
+    scene = draw_scene(np.random.default_rng(8), count=1)
+    large = np.pad(np.repeat(np.repeat(scene.image, 3, 0), 3, 1), ((0, 0), (60, 60), (0, 0)))
+    explaining = explainer("forward-only", 800)
+    found = explaining.explain(large, scene.objects[0].index)
+    assert found.effect is not None
+    assert found.sufficiency is not None
+    gained = found.target.probability - found.sufficiency.probabilities[0]
+    assert found.effect.shape == found.map.shape == large.shape[:2]
+    assert 0.5 * gained < found.effect.sum() < 1.5 * gained
+
+
+def test_every_round_knows_how_sure_it_is(picture: np.ndarray) -> None:
+    for found in explainer("forward-only", 60).explain_rounds(picture):
+        assert found.uncertainty is not None
+        assert found.uncertainty.dtype == np.float32
+        assert found.uncertainty.shape == found.map.shape
+        assert found.uncertainty.min() >= 0
+        assert found.uncertainty.max() > 0
+
+
+def test_uncertainty_is_saved_and_drawn(picture: np.ndarray, tmp_path: Any) -> None:
+    found = explainer("forward-only", 60).explain(picture)
+    found.save(tmp_path)
+    loaded = ibisa.Explanation.load(tmp_path)
+    assert loaded.uncertainty is not None
+    np.testing.assert_array_equal(loaded.uncertainty, found.uncertainty)
+    np.testing.assert_array_equal(loaded.effect, found.effect)
+    two, three = overlay(found), overlay(found, uncertainty=True)
+    assert three.shape[1] > 1.4 * two.shape[1]
+    surer = replace(found, uncertainty=found.uncertainty / 4)
+    assert not np.array_equal(overlay(surer, uncertainty=True), three)
+
+
+def test_a_gradient_does_not_know_how_sure_it_is() -> None:
+    found = explainer("exact").explain(scene_path())
+    assert found.effect is None
+    assert found.uncertainty is None
+    with pytest.raises(ResultError, match="how sure"):
+        overlay(found, uncertainty=True)
