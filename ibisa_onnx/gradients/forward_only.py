@@ -39,6 +39,7 @@ _LEAN = (-2.0, 3.0)  # masks lean by standard deviations of the draw; beyond the
 _ENOUGH = 200  # pairs that settle the length of the prior
 _POOLED = 1.0  # standard deviation, in cells, of the Gaussian over the squared contrast
 _FAINTEST = 0.1  # of the contrast's root mean square: no cell is taken for quite without effect
+_CAUTION = 1.2  # on deviations, for edges that no smooth prior expects: planted truths want it
 _PRIOR_LOGIT = -4.0  # keep-probability of a cell without effect: 0.018
 _STRONGEST = 8.0  # effect over beta of the strongest cell: its keep-probability is 0.982
 
@@ -142,7 +143,7 @@ class _Evidence:
         """Say what is known."""
         nothing = np.zeros(self.shape)
         effect = nothing if self.posterior is None else self.posterior.mean
-        deviation = nothing if self.posterior is None else self.posterior.deviation
+        deviation = nothing if self.posterior is None else _CAUTION * self.posterior.deviation
         logits = _PRIOR_LOGIT + _STRONGEST * effect / max(float(effect.max()), 1e-300)
         return Estimate(sigmoid(logits.astype(np.float32)), effect, deviation)
 

@@ -102,3 +102,54 @@ def test_models_without_class_scores_are_refused_with_their_outputs(cli, assets,
     (line,) = result.err.splitlines()
     assert "--output" in line
     assert "--target" in line
+
+
+def test_a_deadline_ends_with_the_map_so_far_and_says_so(cli, tmp_path):
+    words = ["--gradient", "forward-only", "--budget", 4000, "--deadline-ms", 1, "--threads", 1]
+    result = cli("run", model_path(), scene_path(), "-o", "r.png", "--with-data", *words)
+    assert result.code == 0
+    record = json.loads((tmp_path / "r.json").read_text())
+    assert record["completion"] == {
+        "done": 8,
+        "planned": 3988,
+        "unit": "queries",
+        "cut_short": "deadline",
+    }
+    assert "after 8 of 3988 queries" in result.out
+    assert "cut short by the deadline" in result.err
+    assert (tmp_path / "r.png").exists()
+
+
+@pytest.mark.parametrize("value", ["0", "-5", "soon"])
+def test_a_deadline_is_milliseconds(cli, value):
+    result = cli("run", model_path(), scene_path(), "--deadline-ms", value)
+    assert (result.code, result.out) == (2, "")
+
+
+def test_uncertainty_is_a_third_panel(cli, tmp_path):
+    words = ["--gradient", "forward-only", "--budget", 40, "--threads", 1]
+    plain = cli("run", model_path(), scene_path(), "-o", "two.png", *words)
+    drawn = cli("run", model_path(), scene_path(), "-o", "three.png", "--uncertainty", *words)
+    assert (plain.code, drawn.code) == (0, 0)
+    two, three = (cv2.imread(str(tmp_path / name)) for name in ("two.png", "three.png"))
+    assert three.shape[1] > 1.4 * two.shape[1]
+
+
+def test_uncertainty_of_a_gradient_is_refused(cli, tmp_path):
+    result = cli("run", model_path(), scene_path(), "-o", "r.png", "--uncertainty")
+    assert result.code == 1
+    assert "exact" in result.err
+    assert "--gradient forward-only" in result.err
+    assert not (tmp_path / "r.png").exists()
+
+
+@pytest.mark.parametrize("gradient", ["finite-difference", "spsa", "rloo"])
+def test_the_other_estimators_are_there(cli, tmp_path, gradient):
+    words = ["--gradient", gradient, "--budget", 120, "--threads", 1]
+    result = cli("run", model_path(), scene_path(), "-o", "r.json", *words)
+    assert result.code == 0
+    record = json.loads((tmp_path / "r.json").read_text())
+    assert record["certificate"]["gradient"] == gradient
+    assert record["completion"]["done"] <= 109
+    assert record["passes"]["forward"] == record["completion"]["done"] + 11
+    assert record["passes"]["backward"] == 0
