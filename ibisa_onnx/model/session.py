@@ -1,13 +1,12 @@
-"""The deployed model: a file or a live session that takes float32 images and returns its outputs.
+"""The deployed ONNX model: a file or a live session, and the graphs that are derived from it.
 
-Here the work is fitted to the model (layout, dtype, batch size) and its passes are counted. What
-the images mean is in `preprocessing.py`; what the outputs mean is not known here.
+How images reach it, and what is counted, it shares with other models: `image_model.py`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ibisa_onnx.errors import IbisaError, ModelError, OutputError, PreprocessingError
+from ibisa_onnx.errors import IbisaError, ModelError, OutputError
 from ibisa_onnx.model.files import ModelFile, essence, without_initializer_inputs
+from ibisa_onnx.model.image_model import ImageModel
 from ibisa_onnx.model.opening import ONLY_FATAL, create_session, open_file, serialise
-from ibisa_onnx.model.passes import PassCounter
 from ibisa_onnx.model.providers import (
     CPU,
     CUDA,
@@ -26,7 +25,13 @@ from ibisa_onnx.model.providers import (
     import_onnxruntime,
     resolve_providers,
 )
-from ibisa_onnx.model.signature import ImageInput, Layout, Signature, TensorInfo, find_image
+from ibisa_onnx.model.signature import (
+    Layout,
+    Signature,
+    TensorInfo,
+    find_image,
+    read_layout,
+)
 
 if TYPE_CHECKING:
     import onnx
@@ -38,21 +43,15 @@ _BY_VALUE = frozenset({CPU, CUDA})  # these take weights as values; others may w
 _NUMPY_NAMES = {"float": "float32", "double": "float64"}
 
 
-class DeployedModel:
+class DeployedModel(ImageModel):
     """A model as it is deployed: opened by ONNX Runtime, run on float32 images, passes counted.
 
     Attributes
     ----------
     session
         The `onnxruntime.InferenceSession`.
-    signature
-        All inputs and outputs, and which input takes the image.
-    passes
-        Images and calls so far; whoever runs gradients of this model adds to it.
-    max_batch
-        The most images in one call: the model's own number where its batch is fixed.
-    warnings
-        What a user should know about how this model runs.
+    file
+        Where it comes from, as far as that is known.
     """
 
     def __init__(
@@ -65,12 +64,9 @@ class DeployedModel:
         threads: int | None = None,
         max_batch: int = 8,
     ) -> None:
+        super().__init__(signature, max_batch)
         self.session = session
         self.file = file
-        self.signature = signature
-        self.passes = PassCounter()
-        self.max_batch = signature.image.batch or max_batch
-        self.warnings: list[str] = []
         self._threads = threads
         self._extra = _check_extra_inputs(signature, extra_inputs or {}, file.label)
 
@@ -114,8 +110,6 @@ class DeployedModel:
         ProviderError
             A provider that was asked for did not come up.
         """
-        if max_batch < 1:
-            raise ModelError(f"max_batch is {max_batch}; give 1 or more")
         warnings = []
         if isinstance(providers, str):
             providers = [providers]
@@ -134,10 +128,11 @@ class DeployedModel:
         else:
             raise ModelError(
                 f"the model is a {type(source).__name__}; "
-                "give a path, bytes or an onnxruntime.InferenceSession"
+                "give a path, bytes or an onnxruntime.InferenceSession "
+                "(or, to an Explainer, a function with its InputSpec)"
             )
         check_providers(providers, session.get_providers())
-        signature = _read_signature(session, file.label, input, _layout(layout))
+        signature = _read_signature(session, file.label, input, read_layout(layout))
         model = cls(
             session,
             file,
@@ -165,11 +160,6 @@ class DeployedModel:
         return [_tensor_info(each) for each in inputs], [_tensor_info(each) for each in outputs]
 
     @property
-    def image(self) -> ImageInput:
-        """The input that takes the image."""
-        return self.signature.image
-
-    @property
     def providers(self) -> tuple[str, ...]:
         """The execution providers truly in use, highest priority first."""
         return tuple(self.session.get_providers())
@@ -178,6 +168,11 @@ class DeployedModel:
     def name(self) -> str | None:
         """The file's name, None for bytes."""
         return self.file.name
+
+    @property
+    def label(self) -> str:
+        """The file's name, or "the model"."""
+        return self.file.label
 
     @property
     def folder(self) -> Path | None:
@@ -201,52 +196,6 @@ class DeployedModel:
         ONNX Runtime's own format.
         """
         return self.file.load_proto()
-
-    def run(
-        self, images: npt.NDArray[np.float32], outputs: Sequence[str] | None = None
-    ) -> dict[str, npt.NDArray[Any]]:
-        """Push images forward.
-
-        Parameters
-        ----------
-        images
-            float32 [N, C, H, W] in model space. For an integer input they are rounded and clipped
-            to its range.
-        outputs
-            Names of the outputs to return; None: all.
-
-        Returns
-        -------
-        dict of str to ndarray
-            For each output its values [N, ...], in the model's own dtype.
-
-        Raises
-        ------
-        PreprocessingError
-            The images do not have the shape that the model takes.
-        ModelError
-            There is no such output, or ONNX Runtime failed.
-        OutputError
-            An output has no leading batch axis.
-        """
-        self._check_images(images)
-        names = self._check_outputs(outputs)
-        batch_is_open = self.image.batch is None and self.max_batch > 1 and len(images) > 1
-        if not batch_is_open:
-            return self._run_chunks(images, names, self.max_batch)
-        try:
-            return self._run_chunks(images, names, self.max_batch)
-        except IbisaError:
-            results = self._run_chunks(images, names, 1)  # raises where the batch is not to blame
-            self.run_one_by_one("fails on more than one image at once")
-            return results
-
-    def run_one_by_one(self, why: str) -> None:
-        """Put one image in a call from here on, with a warning; `why` says what a batch does."""
-        self.warnings.append(
-            f"{self.file.label} declares an open batch but {why}, so images run one by one"
-        )
-        self.max_batch = 1
 
     def extra_feed(self, batch: int) -> dict[str, npt.NDArray[Any]]:
         """Return the values of all inputs but the image, by name.
@@ -282,13 +231,13 @@ class DeployedModel:
             The graph cannot be serialised or opened.
         """
         given = self._weights_for(model, weights or {})
-        data = serialise(without_initializer_inputs(model), self.file.label)
+        data = serialise(without_initializer_inputs(model), self.label)
         del model  # so that only one copy of its weights is there while the session is made
         try:
             return create_session(data, self._providers(), self._threads, self.folder, given)
         except Exception as error:
             raise ModelError(
-                f"ONNX Runtime cannot open a graph made from {self.file.label}: {essence(error)}"
+                f"ONNX Runtime cannot open a graph made from {self.label}: {essence(error)}"
             ) from error
 
     def _providers(self) -> list[tuple[str, dict[str, str]]]:
@@ -307,91 +256,36 @@ class DeployedModel:
         give_weights(model, weights)
         return {}
 
-    def _check_images(self, images: npt.NDArray[np.float32]) -> None:
-        """Raise where shape or dtype are not what `run` promises to take."""
-        if images.ndim != 4 or images.dtype != np.float32:
-            raise PreprocessingError(
-                f"images are {images.dtype} {list(images.shape)}; give float32 [N, C, H, W]"
-            )
-        wanted = (None, self.image.channels, self.image.height, self.image.width)
-        fits = all(want in (None, got) for want, got in zip(wanted, images.shape, strict=True))
-        if not fits or len(images) == 0:
-            sides = ", ".join("any" if side is None else str(side) for side in wanted)
-            raise PreprocessingError(
-                f"images are {list(images.shape)}; {self.file.label} takes [{sides}]"
-            )
-
-    def _check_outputs(self, outputs: Sequence[str] | None) -> list[str]:
-        """Return the names of the outputs to compute."""
-        known = [output.name for output in self.signature.outputs]
-        for name in outputs or ():
-            if name not in known:
-                raise ModelError(
-                    f"{self.file.label} has no output {name!r}; its outputs are: {', '.join(known)}"
-                )
-        return known if outputs is None else list(outputs)
-
-    def _run_chunks(
-        self, images: npt.NDArray[np.float32], names: list[str], most: int
+    def _run(
+        self, images: npt.NDArray[np.float32], names: list[str]
     ) -> dict[str, npt.NDArray[Any]]:
-        """Run in calls of at most `most` images, and put the results together."""
-        parts = [self._run_once(chunk, kept, names) for chunk, kept in self._chunks(images, most)]
-        return {name: np.concatenate([part[name] for part in parts]) for name in names}
+        """Run; a file may declare an open batch and still take one image only."""
+        batch_is_open = self.image.batch is None and self.max_batch > 1 and len(images) > 1
+        try:
+            return super()._run(images, names)
+        except IbisaError:
+            if not batch_is_open:
+                raise
+            results = self._run_chunks(images, names, 1)  # raises where the batch is not to blame
+            self.run_one_by_one("fails on more than one image at once")
+            return results
 
-    def _chunks(
-        self, images: npt.NDArray[np.float32], most: int
-    ) -> Iterator[tuple[npt.NDArray[np.float32], int]]:
-        """Yield chunks of images and how many of each count; a fixed batch is filled up."""
-        for start in range(0, len(images), most):
-            chunk = images[start : start + most]
-            kept = len(chunk)
-            if self.image.batch and kept < self.image.batch:
-                padding = np.repeat(chunk[-1:], self.image.batch - kept, axis=0)
-                chunk = np.concatenate([chunk, padding])
-            yield chunk, kept
-
-    def _run_once(
-        self, chunk: npt.NDArray[np.float32], kept: int, names: list[str]
-    ) -> dict[str, npt.NDArray[Any]]:
-        """Make one call, count it, and drop the padding."""
-        feed = {self.image.name: to_input(chunk, self.image), **self.extra_feed(len(chunk))}
+    def _call(self, batch: npt.NDArray[Any], names: list[str]) -> list[npt.NDArray[Any]]:
+        feed = {self.image.name: batch, **self.extra_feed(len(batch))}
         options = import_onnxruntime().RunOptions()
         options.log_severity_level = ONLY_FATAL
         try:
-            values = self.session.run(names, feed, options)
+            values: list[npt.NDArray[Any]] = self.session.run(names, feed, options)
         except Exception as error:
-            raise ModelError(f"{self.file.label} failed to run: {essence(error)}") from error
-        self.passes.count_forward(len(chunk))
+            raise ModelError(f"{self.label} failed to run: {essence(error)}") from error
+        self.passes.count_forward(len(batch))
         for name, value in zip(names, values, strict=True):
-            if np.ndim(value) == 0 or len(value) != len(chunk):
+            if np.ndim(value) == 0 or len(value) != len(batch):
                 raise OutputError(
-                    f"output {name} of {self.file.label} has shape {list(np.shape(value))} for "
-                    f"{len(chunk)} image(s): no leading batch axis; choose another with --output"
+                    f"output {name} of {self.label} has shape {list(np.shape(value))} for "
+                    f"{len(batch)} image(s): no leading batch axis; choose another with --output"
                 )
-        return {name: value[:kept] for name, value in zip(names, values, strict=True)}
-
-
-def to_input(images: npt.NDArray[np.float32], image: ImageInput) -> npt.NDArray[Any]:
-    """Convert images to what the model's input takes.
-
-    Parameters
-    ----------
-    images
-        float32 [N, C, H, W], model space.
-    image
-        The input: its layout and dtype. Integers are rounded to the nearest and clipped.
-
-    Returns
-    -------
-    ndarray
-        [N, C, H, W] or [N, H, W, C], of the input's dtype, contiguous.
-    """
-    values = images.transpose(0, 2, 3, 1) if image.layout is Layout.NHWC else images
-    dtype = np.dtype(image.dtype)
-    if dtype.kind in "iu":
-        limits = np.iinfo(dtype)
-        values = np.clip(np.rint(values), limits.min, limits.max)
-    return np.ascontiguousarray(values, dtype=dtype)
+        return values
 
 
 def _unused(session: onnxruntime.InferenceSession) -> set[str]:
@@ -413,16 +307,6 @@ def _tensor_info(argument: Any) -> TensorInfo:
     inner = argument.type.removeprefix("tensor(").removesuffix(")")
     name = _NUMPY_NAMES.get(inner, inner) if argument.type.startswith("tensor(") else argument.type
     return TensorInfo(argument.name, name, tuple(argument.shape or ()))
-
-
-def _layout(name: str | None) -> Layout | None:
-    """Read a layout's name."""
-    if name is None:
-        return None
-    try:
-        return Layout(name.upper())
-    except ValueError:
-        raise ModelError(f"layout {name!r} is neither NCHW nor NHWC") from None
 
 
 def _check_extra_inputs(

@@ -20,6 +20,16 @@ class Layout(StrEnum):
     NHWC = "NHWC"
 
 
+def read_layout(name: str | None) -> Layout | None:
+    """Read a layout's name, of any case; None where nothing is said, ModelError if it is none."""
+    if name is None:
+        return None
+    try:
+        return Layout(name.upper())
+    except (AttributeError, ValueError):
+        raise ModelError(f"layout {name!r} is neither NCHW nor NHWC") from None
+
+
 @dataclass(frozen=True)
 class TensorInfo:
     """One input or output: name, NumPy dtype name, and shape (int, symbol, or None: unknown)."""
