@@ -18,13 +18,21 @@ if TYPE_CHECKING:
     from ibisa_onnx.explainer import Explainer, Prediction
     from ibisa_onnx.explanation import Explanation
     from ibisa_onnx.ibisa import Options
-    from ibisa_onnx.model import DeployedModel, Overrides, Preprocessing
+    from ibisa_onnx.model import (
+        DeployedModel,
+        FunctionModel,
+        InputSpec,
+        Overrides,
+        Preprocessing,
+    )
 
 _HOME = {
     "DeployedModel": "model",
     "Explainer": "explainer",
     "Explanation": "explanation",
+    "FunctionModel": "model",
     "IbisaError": "errors",
+    "InputSpec": "model",
     "Options": "ibisa",
     "Overrides": "model",
     "Prediction": "explainer",
@@ -35,7 +43,9 @@ __all__ = [
     "DeployedModel",
     "Explainer",
     "Explanation",
+    "FunctionModel",
     "IbisaError",
+    "InputSpec",
     "Options",
     "Overrides",
     "Prediction",

@@ -46,6 +46,9 @@ from ibisa_onnx.ibisa import Options
 from ibisa_onnx.limits import DEADLINE, Limit, check_deadline
 from ibisa_onnx.model import (
     DeployedModel,
+    FunctionModel,
+    ImageModel,
+    InputSpec,
     Overrides,
     Picture,
     Prepared,
@@ -54,6 +57,7 @@ from ibisa_onnx.model import (
     read_picture,
     settle_preprocessing,
 )
+from ibisa_onnx.model.function import name_of
 from ibisa_onnx.model.passes import PassCount
 from ibisa_onnx.model.runtime import versions
 from ibisa_onnx.reading import OutputReader
@@ -109,8 +113,11 @@ class Explainer:
     Parameters
     ----------
     model
-        The path or the bytes of an ONNX file, a live `onnxruntime.InferenceSession`, or a
-        `DeployedModel`.
+        The path or the bytes of an ONNX file, a live `onnxruntime.InferenceSession`, or a function
+        from a batch of images to scores; or one that is opened, a `DeployedModel` or a
+        `FunctionModel`.
+    input_spec
+        What a function takes; None for all else.
     providers
         Execution providers, by ONNX Runtime's names or their short forms; strict. Empty: CUDA where
         it works, else the CPU.
@@ -151,7 +158,13 @@ class Explainer:
 
     def __init__(
         self,
-        model: str | os.PathLike[str] | bytes | onnxruntime.InferenceSession | DeployedModel,
+        model: str
+        | os.PathLike[str]
+        | bytes
+        | onnxruntime.InferenceSession
+        | Callable[[npt.NDArray[Any]], Any]
+        | ImageModel,
+        input_spec: InputSpec | None = None,
         *,
         providers: Sequence[str] = (),
         input: str | None = None,
@@ -168,30 +181,24 @@ class Explainer:
         extra_inputs: Mapping[str, npt.NDArray[Any]] | None = None,
         cache: bool | str | os.PathLike[str] = True,
     ) -> None:
-        if isinstance(model, DeployedModel):
-            if providers or input or threads or extra_inputs:
-                raise ModelError(
-                    "providers, input, threads and extra_inputs belong to an open DeployedModel; "
-                    "give them to DeployedModel.open"
-                )
-        else:
-            model = DeployedModel.open(
-                model,
-                providers=providers,
-                input=input,
-                layout=_layout(preprocessing, overrides),
-                threads=threads,
-                extra_inputs=extra_inputs,
-            )
-        self.model = model
+        self.model = _open_model(
+            model,
+            input_spec,
+            layout=_layout(preprocessing, overrides),
+            output=output,
+            providers=providers,
+            input=input,
+            threads=threads,
+            extra_inputs=extra_inputs,
+        )
         self.preprocessing = settle_preprocessing(
-            model.signature, model.metadata, preprocessing, overrides or Overrides()
+            self.model.signature, self.model.metadata, preprocessing, overrides or Overrides()
         )
         self.options = options or Options()
         if budget is not None:
             self.options = replace(self.options, budget=budget)
         check_gradient(gradient, surrogate)
-        self._reader = OutputReader(model, output, activation, labels)
+        self._reader = OutputReader(self.model, output, activation, labels)
         self._wanted_gradient, self._surrogate = gradient, surrogate
         self._cache = cache_folder(cache)
         self._auto = gradient == "auto"
@@ -466,6 +473,40 @@ def _name_of(surrogate: str | os.PathLike[str] | torch.nn.Module | None) -> str 
     if surrogate is None or isinstance(surrogate, str | os.PathLike):
         return None if surrogate is None else Path(surrogate).name
     return type(surrogate).__name__
+
+
+def _open_model(
+    model: Any,
+    input_spec: InputSpec | None,
+    *,
+    layout: str | None,
+    output: str | None,
+    **opening: Any,
+) -> ImageModel:
+    """Open what is to be explained: a file or a session, a function, or nothing more to open.
+
+    `opening` are the other arguments of `DeployedModel.open`.
+    """
+    given = [name for name, value in opening.items() if value]
+    if isinstance(model, ImageModel):
+        given += ["input_spec"] if input_spec is not None else []
+        if given:
+            raise ModelError(
+                f"{', '.join(given)} cannot be given with an open model; say it where it is opened"
+            )
+        return model
+    function = callable(model) and not hasattr(model, "get_providers")
+    if input_spec is None and not function:
+        return DeployedModel.open(model, layout=layout, **opening)
+    if input_spec is None:
+        raise ModelError(
+            f"{name_of(model)} is a function; say what it takes, as in "
+            "Explainer(function, InputSpec((None, 3, 224, 224)))"
+        )
+    given += ["output"] if output else []
+    if function and given:
+        raise ModelError(f"{', '.join(given)} cannot be given with a function; leave it out")
+    return FunctionModel(model, input_spec)
 
 
 def _layout(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy.typing as npt
 
 from ibisa_onnx.errors import TargetError
-from ibisa_onnx.model import DeployedModel, check_labels, labels_from_metadata, read_labels
+from ibisa_onnx.model import ImageModel, check_labels, labels_from_metadata, read_labels
 from ibisa_onnx.scores import candidates, find_scores
 from ibisa_onnx.targets import ClassOutput, check_scores, read_activation, read_output
 
@@ -45,7 +45,7 @@ class OutputReader:
 
     def __init__(
         self,
-        model: DeployedModel,
+        model: ImageModel,
         output: str | None,
         activation: str | None,
         labels: Labels | None,

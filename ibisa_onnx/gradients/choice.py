@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from ibisa_onnx.bottleneck import Bottleneck
     from ibisa_onnx.gradients.vector_jacobian import VectorJacobian
-    from ibisa_onnx.model.session import DeployedModel
+    from ibisa_onnx.model.image_model import ImageModel
     from ibisa_onnx.targets import Quantisation
 
     Source = Callable[[Bottleneck], VectorJacobian]
@@ -60,7 +60,7 @@ def check_gradient(wanted: str, surrogate: object) -> None:
 
 def choose_gradient(
     wanted: str,
-    model: DeployedModel,
+    model: ImageModel,
     output: str,
     surrogate: str | os.PathLike[str] | torch.nn.Module | None,
     cache: Path | None = None,
@@ -94,9 +94,7 @@ def _reason(error: IbisaError) -> str:
     return str(error).removeprefix(_REFUSAL).split("; use ")[0]
 
 
-def _surrogate(
-    model: DeployedModel, source: str | os.PathLike[str] | torch.nn.Module
-) -> GradientPath:
+def _surrogate(model: ImageModel, source: str | os.PathLike[str] | torch.nn.Module) -> GradientPath:
     from ibisa_onnx.gradients.surrogate import SurrogateGradient
 
     opened = SurrogateGradient(source, model.passes)
@@ -104,7 +102,7 @@ def _surrogate(
 
 
 def _exact(
-    model: DeployedModel,
+    model: ImageModel,
     output: str,
     reason: str,
     cache: Path | None,
@@ -113,7 +111,12 @@ def _exact(
     from ibisa_onnx.gradients.cache import GradientCache
     from ibisa_onnx.gradients.exact import ExactGradient
     from ibisa_onnx.gradients.masked_graph import BYTES
+    from ibisa_onnx.model.session import DeployedModel
 
+    if not isinstance(model, DeployedModel):
+        raise GradientError(
+            f"{_REFUSAL}a function has no gradient; use a surrogate or forward-only"
+        )
     dtype = model.image.dtype
     if not dtype.startswith(("float", "bfloat")) and dtype not in BYTES:
         raise GradientError(

@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ibisa_onnx.model.function import FunctionModel, InputSpec
+    from ibisa_onnx.model.image_model import ImageModel
     from ibisa_onnx.model.images import Picture, image_sha256, read_image, read_picture
     from ibisa_onnx.model.labels import check_labels, find_label, labels_from_metadata, read_labels
     from ibisa_onnx.model.passes import PassCounter
@@ -28,8 +30,11 @@ if TYPE_CHECKING:
 _HOME = {
     "Belief": "resolution",
     "DeployedModel": "session",
+    "FunctionModel": "function",
     "Geometry": "preprocessing",
     "ImageInput": "signature",
+    "ImageModel": "image_model",
+    "InputSpec": "function",
     "Layout": "signature",
     "Overrides": "resolution",
     "PRESETS": "preprocessing",
@@ -60,8 +65,11 @@ __all__ = [
     "PRESETS",
     "Belief",
     "DeployedModel",
+    "FunctionModel",
     "Geometry",
     "ImageInput",
+    "ImageModel",
+    "InputSpec",
     "Layout",
     "Overrides",
     "PassCounter",
