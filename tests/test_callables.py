@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -148,6 +150,20 @@ def test_predictions_and_labels(file: ibisa.Explainer, explainer_of: Open) -> No
     assert [each.label for each in unnamed] == [None] * 3
     with pytest.raises(TargetError):
         explainer_of(Client(), labels=LABELS[:3]).predict(scene_path())
+
+
+def test_no_onnx_runtime_is_loaded_for_a_function() -> None:
+    code = (
+        "import sys, numpy as np, ibisa_onnx as ibisa\n"
+        "spec = ibisa.InputSpec((None, 3, 16, 16))\n"
+        "explainer = ibisa.Explainer(lambda images: images.mean((2, 3)), spec, budget=40)\n"
+        "explainer.explain(np.eye(16, dtype=np.uint8))\n"
+        "print({'onnx', 'onnxruntime', 'torch'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "set()"
 
 
 def test_what_is_recorded(explainer_of: Open, tmp_path: Path) -> None:

@@ -108,15 +108,16 @@ def _exact(
     cache: Path | None,
     quantisation: Quantisation | None,
 ) -> GradientPath:
-    from ibisa_onnx.gradients.cache import GradientCache
-    from ibisa_onnx.gradients.exact import ExactGradient
-    from ibisa_onnx.gradients.masked_graph import BYTES
     from ibisa_onnx.model.session import DeployedModel
 
     if not isinstance(model, DeployedModel):
         raise GradientError(
             f"{_REFUSAL}a function has no gradient; use a surrogate or forward-only"
         )
+    from ibisa_onnx.gradients.cache import GradientCache
+    from ibisa_onnx.gradients.exact import ExactGradient
+    from ibisa_onnx.gradients.masked_graph import BYTES
+
     dtype = model.image.dtype
     if not dtype.startswith(("float", "bfloat")) and dtype not in BYTES:
         raise GradientError(
