@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,7 +25,7 @@ from ibisa_onnx.gradients.precision import rounds_coarsely
 from ibisa_onnx.gradients.vector_jacobian import VectorJacobian
 from ibisa_onnx.ibisa import Options, optimise
 from ibisa_onnx.limits import Limit
-from ibisa_onnx.model.session import DeployedModel
+from ibisa_onnx.model import ImageModel
 from ibisa_onnx.targets import ClassOutput, check_scores
 
 Progress = Callable[[int, int], None]
@@ -44,7 +45,7 @@ _CHECK_STEPS = 3.0  # what the check takes at most, in steps of one forward and 
 class Case:
     """An answer to be explained: of which model, to which picture, read off which output."""
 
-    model: DeployedModel
+    model: ImageModel
     bottleneck: Bottleneck
     output: ClassOutput
     index: int
@@ -183,9 +184,7 @@ def _by_differences(
     limit: Limit,
 ) -> Iterator[Found]:
     """Take the ten steps along an ascent that is estimated from forward passes."""
-    estimator = ESTIMATORS[name]
-    _see_whether_images_mix(case)
-    queries = _Queries(case, progress, limit)
+    estimator, queries = ESTIMATORS[name], _Queries(case, progress, limit)
     asking = Asking(
         queries,
         case.bottleneck,
@@ -193,7 +192,8 @@ def _by_differences(
         coarse=rounds_coarsely(case.model, case.output.name),
         fixed=case.model.image.batch or 1,
     )
-    plan = estimator.plan(asking, _allowance(case, options.budget), options.steps)
+    allowance = _allowance(case, options.budget, _see_whether_images_mix(case))
+    plan = estimator.plan(asking, allowance, options.steps)
     shares = [estimator.queries(asking, each) for each in plan]
     queries.planned = sum(shares)
     options, size = replace(options, steps=len(plan)), case.bottleneck.size
@@ -213,14 +213,21 @@ def _by_regression(
     limit: Limit,
 ) -> Iterator[Found]:
     """Spend what the prediction and the check leave of the budget on queries."""
-    allowance, pair = _allowance(case, budget), _pair(case)
-    _see_whether_images_mix(case)
-    queries = _Queries(case, progress, limit, allowance)
+    unused = deepcopy(rng)
+    try:
+        yield from _estimated(_queries(case, budget, 0, progress, limit), rng)
+    except _ImagesMixError as found:  # at the first query; what it told is worth nothing
+        yield from _estimated(_queries(case, budget, found.spent, progress, limit), unused)
+
+
+def _estimated(queries: _Queries, rng: np.random.Generator) -> Iterator[Found]:
+    """Make all queries, and say after each round what they tell."""
+    case, pair = queries.case, _pair(queries.case)
     size, batch = case.bottleneck.size, -(-_QUERY_BATCH // pair) * pair
     for estimate in forward_only.estimates(
         queries,
         case.bottleneck,
-        allowance,
+        queries.planned,
         rng,
         batch=batch,
         multiple=pair // 2,
@@ -235,20 +242,34 @@ def _by_regression(
         )
 
 
+class _ImagesMixError(Exception):
+    """The images of a batch mix, which `spent` passes have shown; the model runs one by one now."""
+
+    def __init__(self, spent: int) -> None:
+        self.spent = spent
+
+
 @dataclass
 class _Queries:
-    """The target's probability, with the queries counted and timed."""
+    """The target's probability, with the queries counted and timed.
+
+    `whole_first` tells that the first image of all is the untouched picture, which shows whether
+    the images of a batch mix: then the first query raises `_ImagesMixError`.
+    """
 
     case: Case
     progress: Progress | None
     limit: Limit
     planned: int = 0
+    whole_first: bool = False
     done: int = 0
     seconds: float = 0.0
 
     def __call__(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         begin = time.perf_counter()
         probabilities = self.case.probability(images)
+        if self.done == 0 and self.whole_first and self.case.mixes(float(probabilities[0])):
+            raise _ImagesMixError(len(images))
         self.seconds += time.perf_counter() - begin
         for _ in images:
             self.done += 1
@@ -267,12 +288,17 @@ class _Queries:
         return Completion(self.done, self.planned, "queries", self.limit.reason)
 
 
-def _allowance(case: Case, budget: int) -> int:
-    """Return how many queries the prediction and the check leave of a budget."""
+def _queries(
+    case: Case, budget: int, spent: int, progress: Progress | None, limit: Limit
+) -> _Queries:
+    """Return the queries that a budget allows, of which the first has the untouched picture."""
+    return _Queries(case, progress, limit, _allowance(case, budget, spent), whole_first=True)
+
+
+def _allowance(case: Case, budget: int, spent: int = 0) -> int:
+    """Return how many queries the prediction, the check and what is spent leave of a budget."""
     fixed = case.model.image.batch or 1  # what is run is filled up to whole batches
-    reserved = fixed + -(-(len(SUFFICIENCY_AREAS) + 1) // fixed) * fixed
-    if case.model.image.batch is None:
-        reserved += 2
+    reserved = spent + fixed + -(-(len(SUFFICIENCY_AREAS) + 1) // fixed) * fixed
     pair = _pair(case)
     queries = (budget - reserved) // pair * pair
     if queries < _FEWEST_QUERIES:
@@ -289,11 +315,16 @@ def _pair(case: Case) -> int:
     return fixed if fixed % 2 == 0 else 2 * fixed
 
 
-def _see_whether_images_mix(case: Case) -> None:
-    """Run the untouched picture beside the baseline, where the batch is open."""
-    if case.model.image.batch is None and case.model.max_batch > 1:
-        ends = np.array([1, 0], np.float32).reshape(2, 1, 1, 1)
-        case.mixes(float(case.probability(case.bottleneck.through(ends))[0]))
+def _see_whether_images_mix(case: Case) -> int:
+    """Run the untouched picture beside the baseline, where the batch is open.
+
+    Returns the passes that took.
+    """
+    if case.model.image.batch is not None or case.model.max_batch == 1:
+        return 0
+    ends = np.array([1, 0], np.float32).reshape(2, 1, 1, 1)
+    case.mixes(float(case.probability(case.bottleneck.through(ends))[0]))
+    return len(ends)
 
 
 def _enlarged(keep: Floats, size: tuple[int, int]) -> Floats:

@@ -7,7 +7,6 @@ elsewhere.
 
 from __future__ import annotations
 
-import numbers
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -323,7 +322,7 @@ class Explainer:
         self, image: Image, targets: Sequence[Target] | Target | None, seed: int
     ) -> _Inquiry:
         """Ask the model what it says of a picture, and certify the gradient there."""
-        if not isinstance(seed, numbers.Integral) or seed < 0:
+        if not isinstance(seed, int | np.integer) or seed < 0:
             raise OptionError(f"seed is {seed!r}; give a whole number, 0 or more")
         begin, spent = time.perf_counter(), self.model.passes.snapshot()
         question = self._ask(image)

@@ -203,9 +203,9 @@ def test_forward_only_keeps_its_budget_whatever_the_batch(batch: Any) -> None:
 
 
 def test_a_budget_too_small_is_refused_with_the_least() -> None:
-    with pytest.raises(GradientError, match=r"budget of 14 .* give 15 or more"):
-        explain(make_model(), gradient="forward-only", budget=14)
-    assert explain(make_model(), gradient="forward-only", budget=15).passes.forward == 15
+    with pytest.raises(GradientError, match=r"budget of 12 .* give 13 or more"):
+        explain(make_model(), gradient="forward-only", budget=12)
+    assert explain(make_model(), gradient="forward-only", budget=13).passes.forward == 13
 
 
 def test_an_ort_file_goes_forward_only_and_says_which_file_would_do(tmp_path: Path) -> None:
@@ -368,7 +368,7 @@ def test_interrupted_it_ends_with_the_best_map_so_far(tmp_path: Path) -> None:
     completion = record["completion"]
     assert completion["cut_short"] == "stop"
     assert 0 < completion["done"] < completion["planned"]
-    assert record["passes"]["forward"] == completion["done"] + 11
+    assert record["passes"]["forward"] == completion["done"] + 9
     assert f"after {completion['done']} of {completion['planned']} queries" in out
     assert len(list((tmp_path / "out").glob("*.png"))) == 1
 

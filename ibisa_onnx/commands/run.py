@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     help="A differentiable twin of the model (.pt2).",
 )
 @click.option(
-    "--budget", type=click.IntRange(15), help="At most so many forward passes when forward-only."
+    "--budget", type=click.IntRange(13), help="At most so many forward passes when forward-only."
 )
 @click.option(
     "--deadline-ms",

@@ -1,11 +1,11 @@
 """`forward-only`: what each cell does to the score, estimated from forward passes alone.
 
-The model is asked about smooth random masks, each with its complement, and the scores are regressed
-on the masks (`regression.py`). Masks are drawn in ten rounds, from coarse to fine. From the second
-round on each leans towards a draw from the posterior of the effects w (Thompson sampling): where
-much is known, towards what matters, so that a mask shows most of it and its complement most of the
-rest, and whether a part is needed is asked where the others are there; where little is known,
-anywhere.
+The model is asked about the whole picture and about none of it, and then about smooth random masks,
+each with its complement; the scores are regressed on the masks (`regression.py`). Masks are drawn
+in ten rounds, from coarse to fine. From the second round on each leans towards a draw from the
+posterior of the effects w (Thompson sampling): where much is known, towards what matters, so that a
+mask shows most of it and its complement most of the rest, and whether a part is needed is asked
+where the others are there; where little is known, anywhere.
 
 The fitted surrogate is differentiable, and linear, so that the minimum of IBISA's objective is
 known in closed form:
@@ -41,6 +41,7 @@ _POOLED = 1.0  # standard deviation, in cells, of the Gaussian over the squared 
 _FAINTEST = 0.1  # of the contrast's root mean square: no cell is taken for quite without effect
 _CAUTION = 1.2  # on deviations, for edges that no smooth prior expects: planted truths want it
 _PRIOR_LOGIT = -4.0  # keep-probability of a cell without effect: 0.018
+_LEAST = -10.0  # times the strongest: what speaks against the target is hidden, no more
 _STRONGEST = 8.0  # effect over beta of the strongest cell: its keep-probability is 0.982
 
 
@@ -127,6 +128,8 @@ class _Evidence:
         tilts = None if self.posterior is None else _leaning(self.posterior.draw(rng, count))
         asked, size = 0, self.bottleneck.size
         for mask in smooth_masks(rng, count, size, self.pairs, cells=cells, tilts=tilts):
+            if not self.masks:
+                mask[0] = 1  # the whole picture, and none of it: what all effects add up to
             answers = self.query(self.bottleneck.through(np.concatenate([mask, 1 - mask])))
             self.scores.append(np.asarray(answers, np.float64).reshape(2, -1).T)
             self.masks += [_shrunk(each, self.shape) for each in mask[:, 0]]
@@ -144,7 +147,8 @@ class _Evidence:
         nothing = np.zeros(self.shape)
         effect = nothing if self.posterior is None else self.posterior.mean
         deviation = nothing if self.posterior is None else _CAUTION * self.posterior.deviation
-        logits = _PRIOR_LOGIT + _STRONGEST * effect / max(float(effect.max()), 1e-300)
+        strongest = max(float(effect.max()), 1e-300)
+        logits = _PRIOR_LOGIT + _STRONGEST * np.maximum(effect / strongest, _LEAST)
         return Estimate(sigmoid(logits.astype(np.float32)), effect, deviation)
 
 

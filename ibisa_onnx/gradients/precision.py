@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import onnx
 
-    from ibisa_onnx.model.session import DeployedModel
+    from ibisa_onnx.model.image_model import ImageModel
 
 _FINE = frozenset({"float32", "float64"})
 
 
-def rounds_coarsely(model: DeployedModel, output: str) -> bool:
+def rounds_coarsely(model: ImageModel, output: str) -> bool:
     """Tell whether small changes of the image may be lost in an output's rounding."""
     dtypes = {each.name: each.dtype for each in model.signature.outputs}
     if dtypes.get(output, "float32") not in _FINE:

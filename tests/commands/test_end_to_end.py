@@ -111,11 +111,11 @@ def test_a_deadline_ends_with_the_map_so_far_and_says_so(cli, tmp_path):
     record = json.loads((tmp_path / "r.json").read_text())
     assert record["completion"] == {
         "done": 8,
-        "planned": 3988,
+        "planned": 3990,
         "unit": "queries",
         "cut_short": "deadline",
     }
-    assert "after 8 of 3988 queries" in result.out
+    assert "after 8 of 3990 queries" in result.out
     assert "cut short by the deadline" in result.err
     assert (tmp_path / "r.png").exists()
 
