@@ -131,6 +131,7 @@ def read(file: Path) -> dict[Key, float]:
 def fill(args: argparse.Namespace, wanted: list[tuple[str, int]], every: int) -> None:
     """Measure what is missing of `wanted` methods and passes."""
     file = args.work / f"forward-only-{args.model}.csv"
+    wanted = [each for each in wanted if args.only is None or each[0] in args.only]
     for photo in list(photographs(args.assets, args.work, args.model))[::every]:
         for method, passes in wanted:
             if (photo.path.stem, method, passes) in read(file):
@@ -243,6 +244,7 @@ def main() -> None:
     parser.add_argument("assets", type=Path)
     parser.add_argument("work", type=Path)
     parser.add_argument("--model", choices=PRESETS, default=MODELS[0])
+    parser.add_argument("--only", action="append", help="measure this method alone; repeatable")
     args = parser.parse_args()
     if args.what == "measure":
         wanted = [("rise-4000", MASKS), *(("aise", passes) for passes in AISE)]

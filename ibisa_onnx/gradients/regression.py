@@ -6,15 +6,18 @@ What a mask and its complement have in common says nothing about w, and would co
 
 The prior's covariance falls off with distance (squared exponential), and its standard deviation is
 proportional to the contrast of image and baseline: where these agree, hiding a cell changes
-nothing. Length scale and noise are those of the highest marginal likelihood (Rasmussen and
-Williams, Gaussian Processes for Machine Learning, eq. 2.30).
+nothing. Noise and strength are those of the highest marginal likelihood (Rasmussen and Williams,
+Gaussian Processes for Machine Learning, eq. 2.30), and several lengths are averaged by theirs: few
+answers hardly tell them apart.
 
 How masks are chosen is in `forward_only.py`; nothing here asks a model.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -23,12 +26,52 @@ Array = npt.NDArray[np.float64]
 
 _LENGTHS = (0.03, 0.05, 0.08, 0.12, 0.2)  # of the prior, as fractions of the longer side
 _NOISES = np.geomspace(1e-3, 10, 17)  # variance of the noise over the mean variance of the signal
+_UNLIKELY = 0.01  # of the likeliest length's likelihood: lengths below are left out
 _NOTHING = 1e-4  # of the largest score: masks that change it by no more tell nothing
 
 
-@dataclass(frozen=True)
 class Posterior:
-    """The effects w = contrast v of the cells, as the scores leave them.
+    """The effects w of the cells, as the scores leave them: a mixture over the prior's lengths.
+
+    Parameters
+    ----------
+    fits
+        One for each length, under the same masks and scores.
+    """
+
+    def __init__(self, fits: Sequence[Fit]) -> None:
+        likelihoods = np.array([fit.likelihood for fit in fits])
+        weights = np.exp(likelihoods - likelihoods.max())
+        likely = weights > _UNLIKELY
+        self.fits = [fit for fit, kept in zip(fits, likely, strict=True) if kept]
+        self.weights = weights[likely] / weights[likely].sum()
+
+    @property
+    def length(self) -> float:
+        """The likeliest length, as a fraction of the longer side."""
+        return self.fits[int(self.weights.argmax())].length
+
+    @cached_property
+    def mean(self) -> Array:
+        """The mean effect of each cell, [h, w]."""
+        return np.asarray(np.tensordot(self.weights, [fit.mean for fit in self.fits], 1))
+
+    @cached_property
+    def deviation(self) -> Array:
+        """The standard deviation of each cell's effect, [h, w]."""
+        squares = [fit.variance + (fit.mean - self.mean) ** 2 for fit in self.fits]
+        return np.asarray(np.sqrt(np.tensordot(self.weights, squares, 1)))
+
+    def draw(self, rng: np.random.Generator, count: int) -> Array:
+        """Effects as likely as any, [count, h, w]."""
+        counts = rng.multinomial(count, self.weights)
+        draws = [fit.draw(rng, each) for fit, each in zip(self.fits, counts, strict=True)]
+        return np.asarray(rng.permutation(np.concatenate(draws)))
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The effects w = contrast v of the cells under a prior of one length.
 
     With masks X (less 1/2, times the contrast, flattened), half differences of scores t, the
     covariance K = `scale` (rows x columns) of v and the noise's, the mean of v is
@@ -67,18 +110,18 @@ class Posterior:
     length: float
     likelihood: float
 
-    @property
+    @cached_property
     def mean(self) -> Array:
         """The mean effect of each cell, [h, w]."""
         return np.asarray(self.contrast * self._given(self.targets[None])[0])
 
     @property
-    def deviation(self) -> Array:
-        """The standard deviation of each cell's effect, [h, w]."""
+    def variance(self) -> Array:
+        """The variance of each cell's effect, [h, w]."""
         fields = self.rows @ self.masks @ self.columns
         seen = np.tensordot(self.vectors.T, fields, 1) ** 2
         known = np.tensordot(1 / (self.values + self.noise), seen, 1)
-        return np.asarray(self.contrast * np.sqrt(self.scale * np.clip(1 - known, 0, None)))
+        return np.asarray(self.contrast**2 * self.scale * np.clip(1 - known, 0, None))
 
     def draw(self, rng: np.random.Generator, count: int) -> Array:
         """Effects as likely as any, [count, h, w]: draws from the prior, corrected by the scores.
@@ -88,7 +131,7 @@ class Posterior:
         white = rng.standard_normal((count, *self.contrast.shape))
         prior = np.sqrt(self.scale) * (_root(self.rows) @ white @ _root(self.columns).T)
         noise = rng.standard_normal((count, len(self.masks))) * np.sqrt(self.scale * self.noise)
-        seen = prior.reshape(count, -1) @ self.masks.reshape(len(self.masks), -1).T + noise
+        seen = np.tensordot(prior, self.masks, ([1, 2], [1, 2])) + noise
         return np.asarray(self.contrast * (prior + self._given(self.targets - seen)))
 
     def _given(self, targets: Array) -> Array:
@@ -112,7 +155,7 @@ def regress(
     contrast
         float64 [h, w]: the prior's standard deviation of each cell's effect, in any unit.
     length
-        Of the prior, as a fraction of the longer side; None: the likeliest of a few.
+        Of the prior, as a fraction of the longer side; None: a few, by their likelihoods.
 
     Returns
     -------
@@ -123,11 +166,10 @@ def regress(
         return None
     targets = (scores[:, 0] - scores[:, 1]) / 2
     lengths = _LENGTHS if length is None else (length,)
-    fits = [_fit((masks - 0.5) * contrast, targets, contrast, each) for each in lengths]
-    return max(fits, key=lambda fit: fit.likelihood)
+    return Posterior([_fit((masks - 0.5) * contrast, targets, contrast, each) for each in lengths])
 
 
-def _fit(masks: Array, targets: Array, contrast: Array, length: float) -> Posterior:
+def _fit(masks: Array, targets: Array, contrast: Array, length: float) -> Fit:
     """Condition the prior of one length, at the likeliest noise."""
     shape = masks.shape[1:]
     rows, columns = (_covariance(side, length * max(shape)) for side in shape)
@@ -141,7 +183,7 @@ def _fit(masks: Array, targets: Array, contrast: Array, length: float) -> Poster
     noise = float(noises[best])
     scale = _scale(values + noise, projected)
     found = rows, columns, values, vectors, noise, scale, length, likelihoods[best]
-    return Posterior(masks, targets, contrast, *found)
+    return Fit(masks, targets, contrast, *found)
 
 
 def _likelihood(variances: Array, projected: Array) -> float:

@@ -61,7 +61,7 @@ def textured(rng: np.random.Generator) -> np.ndarray:
 
 def planted() -> Iterator[tuple[Bottleneck, np.ndarray, float, np.random.Generator]]:
     """Yield what is seen, each pixel's effect in it, and the noise of the scores."""
-    for seed in range(4):
+    for seed in range(10, 14):
         for effect in (boxes, blobs, clouds):
             for picture in (plain, textured):
                 for noise in (0.0, 0.005):

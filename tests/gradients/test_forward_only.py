@@ -114,7 +114,10 @@ def test_draws_spread_as_the_posterior_does(masks: np.ndarray) -> None:
     rng = np.random.default_rng(7)
     signal = score(masks, blobs(GRID))
     contrast = rng.uniform(0.2, 2, (GRID, GRID))
-    found = fit(masks, signal + rng.normal(0, 0.2 * signal.std(), signal.shape), contrast)
+    noisy = signal + rng.normal(0, 0.2 * signal.std(), signal.shape)
+    posterior = regress(masks, noisy, contrast, 0.12)
+    assert posterior is not None
+    (found,) = posterior.fits
     spread = contrast.ravel()
     prior = found.scale * np.kron(found.rows, found.columns) * np.outer(spread, spread)
     seen = (masks - 0.5).reshape(len(masks), -1)
@@ -125,10 +128,21 @@ def test_draws_spread_as_the_posterior_does(masks: np.ndarray) -> None:
     )
     np.testing.assert_allclose(found.mean.ravel(), gain @ found.targets, atol=1e-6)
     deviation = np.sqrt(np.diag(prior - gain @ seen @ prior))
-    np.testing.assert_allclose(found.deviation.ravel(), deviation, rtol=1e-4)
-    draws = found.draw(rng, 4000).reshape(4000, -1)
+    np.testing.assert_allclose(posterior.deviation.ravel(), deviation, rtol=1e-4)
+    draws = posterior.draw(rng, 4000).reshape(4000, -1)
     np.testing.assert_allclose(draws.std(0), deviation, rtol=0.08)
     assert np.abs(draws.mean(0) - found.mean.ravel()).max() < 0.08 * deviation.max()
+
+
+def test_lengths_that_fit_as_well_are_averaged(masks: np.ndarray) -> None:
+    few, scores = masks[:12], score(masks[:12], blobs(GRID))
+    found = fit(few, scores)
+    assert len(found.fits) > 1
+    assert found.weights.sum() == pytest.approx(1)
+    expected = sum(w * each.mean for w, each in zip(found.weights, found.fits, strict=True))
+    np.testing.assert_allclose(found.mean, expected)
+    draws = found.draw(np.random.default_rng(0), 4000)
+    np.testing.assert_allclose(draws.std(0).mean(), found.deviation.mean(), rtol=0.05)
 
 
 def test_the_more_is_asked_the_surer_it_is(masks: np.ndarray) -> None:
