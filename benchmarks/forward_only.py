@@ -8,7 +8,7 @@
     python benchmarks/forward_only.py report ASSETS WORK
 
 `measure` scores forward-only and centred RISE on all photographs, and AISE's maps where
-`benchmarks/aise.py` has left them in WORK; `curves` scores every estimator on a third of the
+`benchmarks/aise.py` has left them in WORK; `curves` scores every estimator on a sixth of the
 photographs, from 25 to 2000 forward passes; `twins` compares the maps of an 8-bit model with those
 of the float model it was made from. What is measured is appended to files in WORK, so that an
 interrupted run goes on where it stopped and several may run side by side. `report` prints the
@@ -39,12 +39,12 @@ from ibisa_onnx.model.preprocessing import unprepare
 
 FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "forward-only.png"
 MODELS = ("squeezenet", "mobilenetv2")
-AISE = (150, 300, 680)
-BUDGETS = (100, 150, 200, 300, 400, 680)
+AISES, AISE = ("aise", "aise-centred"), (150, 300, 680)
+TARGETS = (100, 200, 400)
 CURVE = (25, 50, 100, 200, 400, 800, 2000)
 OURS = ("forward-only", "finite-difference", "spsa", "rloo")
 RISES = ("rise", "centred rise")
-EVERY = 3  # of the photographs, for the curves
+EVERY = 6  # of the photographs, for the curves
 MASKS = 4000  # of the RISE that all are held against
 TWINS, TWIN_BUDGET = ("mobilenetv2", "mobilenetv2_int8"), 400
 
@@ -91,8 +91,8 @@ class Photograph:
         if method in RISES:
             rng, centred = np.random.default_rng(self.number), method == "centred rise"
             return rise(self.score, self.image, rng=rng, masks=passes, centred=centred)
-        if method == "aise":
-            return np.load(self.work / f"aise-{passes}-{self.model}" / f"{self.path.stem}.npy")
+        if method in AISES:
+            return np.load(self.work / f"{method}-{passes}-{self.model}" / f"{self.path.stem}.npy")
         return explain(self.fitted, self.crop, method, passes)
 
 
@@ -136,7 +136,7 @@ def fill(args: argparse.Namespace, wanted: list[tuple[str, int]], every: int) ->
         for method, passes in wanted:
             if (photo.path.stem, method, passes) in read(file):
                 continue
-            if method == "aise" and not (args.work / f"aise-{passes}-{args.model}").exists():
+            if method in AISES and not (args.work / f"{method}-{passes}-{args.model}").exists():
                 continue
             scores = measure(photo.score, photo.image, photo.map(method, passes))
             with file.open("a", newline="") as lines:
@@ -170,12 +170,12 @@ def twins(args: argparse.Namespace) -> None:
         print(one.path.stem, f"{agreement:.3f}", flush=True)
 
 
-def gap(values: dict[Key, float], method: str, passes: int, other: tuple[str, int]) -> str:
-    """Return the paired difference to another method with its 95% interval."""
+def gap(values: dict[Key, float], passes: int, other: tuple[str, int]) -> str:
+    """Return forward-only's paired difference to another method with its 95% interval."""
     found = [
         value - values[photo, *other]
         for (photo, *key), value in values.items()
-        if tuple(key) == (method, passes) and (photo, *other) in values
+        if tuple(key) == ("forward-only", passes) and (photo, *other) in values
     ]
     if len(found) < 2:
         return "not measured"
@@ -185,20 +185,25 @@ def gap(values: dict[Key, float], method: str, passes: int, other: tuple[str, in
 
 def tables(args: argparse.Namespace) -> None:
     """Print the tables."""
-    print("| model | forward passes | to RISE-4000 | to centred RISE, as many | to AISE |")
-    print("|---|---|---|---|---|")
-    for model in MODELS:
-        values = read(args.work / f"forward-only-{model}.csv")
-        for passes in BUDGETS:
-            rivals = [("rise-4000", MASKS), ("centred rise", passes), ("aise", passes)]
-            gaps = [gap(values, "forward-only", passes, rival) for rival in rivals]
-            if passes not in AISE:
-                gaps[-1] = ""
-            print(f"| {model} | {passes} | {' | '.join(gaps)} |")
+    for heads, budgets, rivals in (
+        (("RISE-4000", "centred RISE, as many"), TARGETS, ("rise-4000", "centred rise")),
+        (("RISE-4000", "AISE", "AISE, centred"), AISE, ("rise-4000", *AISES)),
+    ):
+        print(f"| model | forward passes | gap to {' | to '.join(heads)} |")
+        print("|---|---|" + "---|" * len(heads))
+        for model in MODELS:
+            values = read(args.work / f"forward-only-{model}.csv")
+            for passes in budgets:
+                gaps = [
+                    gap(values, passes, (rival, MASKS if rival == "rise-4000" else passes))
+                    for rival in rivals
+                ]
+                print(f"| {model} | {passes} | {' | '.join(gaps)} |")
+        print()
     found = read(args.work / "forward-only-twins.csv").values()
     if found:
         print(
-            f"\n8-bit twin, {len(found)} photographs, {TWIN_BUDGET} passes: "
+            f"8-bit twin, {len(found)} photographs, {TWIN_BUDGET} passes: "
             f"Spearman {np.mean(list(found)):.3f} in the mean, {min(found):.3f} at the least"
         )
 
@@ -213,17 +218,17 @@ def plot(args: argparse.Namespace) -> None:
     figure, axes = plt.subplots(1, len(MODELS), figsize=(11, 4.2), sharey=True)
     for axis, model in zip(axes, MODELS, strict=True):
         values = read(args.work / f"forward-only-{model}.csv")
-        third = {
+        some = {
             photo.path.stem for photo in list(photographs(args.assets, args.work, model))[::EVERY]
         }
-        for method in (*OURS, *RISES, "aise"):
-            passes = AISE if method == "aise" else CURVE
+        for method in (*OURS, *RISES, *AISES):
+            passes = AISE if method in AISES else CURVE
             means = [
-                np.mean([values.get((photo, method, each), np.nan) for photo in third])
+                np.mean([values.get((photo, method, each), np.nan) for photo in some])
                 for each in passes
             ]
             axis.plot(passes, means, marker="o", markersize=3, label=method)
-        level = np.mean([values.get((photo, "rise-4000", MASKS), np.nan) for photo in third])
+        level = np.mean([values.get((photo, "rise-4000", MASKS), np.nan) for photo in some])
         axis.axhline(level, color="grey", linestyle=":", label="rise, 4000 passes")
         axis.set(xscale="log", title=model, xlabel="forward passes")
         axis.set_xticks(CURVE, map(str, CURVE))
@@ -247,8 +252,9 @@ def main() -> None:
     parser.add_argument("--only", action="append", help="measure this method alone; repeatable")
     args = parser.parse_args()
     if args.what == "measure":
-        wanted = [("rise-4000", MASKS), *(("aise", passes) for passes in AISE)]
-        wanted += [(method, n) for n in BUDGETS for method in ("forward-only", "centred rise")]
+        wanted = [("rise-4000", MASKS)]
+        wanted += [(method, n) for n in TARGETS for method in ("forward-only", "centred rise")]
+        wanted += [(method, n) for n in AISE for method in ("forward-only", *AISES)]
         fill(args, wanted, 1)
     elif args.what == "curves":
         fill(args, [(method, n) for n in CURVE for method in (*OURS, *RISES)], EVERY)

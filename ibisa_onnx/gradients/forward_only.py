@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from ibisa_onnx.bottleneck import Bottleneck, Floats, grid_shape, sigmoid
 from ibisa_onnx.gradients.masks import smooth_masks
-from ibisa_onnx.gradients.regression import Array, Posterior, regress
+from ibisa_onnx.gradients.regression import PRIORS, Array, Posterior, regress
 
 Query = Callable[[npt.NDArray[np.float32]], Array]
 """Images float32 [N, C, H, W] in model space to the target's probability [N]."""
@@ -36,7 +36,7 @@ _ROUNDS = 10
 _FIRST = 0.15  # of the budget: before anything is known
 _COARSEST, _FINEST = 5, 9  # cells of the masks' own grids, in the first and in the last round
 _LEAN = (-2.0, 3.0)  # masks lean by standard deviations of the draw; beyond these no more
-_ENOUGH = 200  # pairs that settle the length of the prior
+_ENOUGH = 200  # pairs that settle the prior
 _POOLED = 1.0  # standard deviation, in cells, of the Gaussian over the squared contrast
 _FAINTEST = 0.1  # of the contrast's root mean square: no cell is taken for quite without effect
 _CAUTION = 1.4  # on deviations, for edges that no smooth prior expects: planted truths want it
@@ -136,9 +136,10 @@ class _Evidence:
             asked += len(mask)
             if asked < count and over():
                 break
-        known = self.posterior.length if self.posterior and len(self.masks) > _ENOUGH else None
+        priors = PRIORS if self.posterior is None else self.posterior.priors
+        priors = priors[:1] if len(self.masks) > _ENOUGH else priors
         self.posterior = regress(
-            np.stack(self.masks), np.concatenate(self.scores), self.contrast, known
+            np.stack(self.masks), np.concatenate(self.scores), self.contrast, priors
         )
         return asked == count
 

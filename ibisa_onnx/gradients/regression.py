@@ -5,10 +5,10 @@ difference of the masks: `d = sum of w_i (m_i - 1/2)`, with a Gaussian prior ove
 What a mask and its complement have in common says nothing about w, and would count as noise.
 
 The prior's covariance falls off with distance (squared exponential), and its standard deviation is
-proportional to the contrast of image and baseline: where these agree, hiding a cell changes
-nothing. Noise and strength are those of the highest marginal likelihood (Rasmussen and Williams,
-Gaussian Processes for Machine Learning, eq. 2.30), and several lengths are averaged by theirs: few
-answers hardly tell them apart.
+a power of the contrast of image and baseline: where these agree, hiding a cell changes nothing.
+Noise and strength are those of the highest marginal likelihood (Rasmussen and Williams, Gaussian
+Processes for Machine Learning, eq. 2.30); lengths and powers are averaged, weighted by theirs,
+because few answers hardly tell them apart.
 
 How masks are chosen is in `forward_only.py`; nothing here asks a model.
 """
@@ -18,25 +18,42 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 
-_LENGTHS = (0.03, 0.05, 0.08, 0.12, 0.2)  # of the prior, as fractions of the longer side
+_LENGTHS = (0.03, 0.05, 0.08, 0.12, 0.2)
+_POWERS = (0.0, 0.5, 1.0)
 _NOISES = np.geomspace(1e-3, 10, 17)  # variance of the noise over the mean variance of the signal
-_UNLIKELY = 0.01  # of the likeliest length's likelihood: lengths below are left out
+_UNLIKELY = 1e-3  # of the likeliest prior's likelihood: those below are left out
 _NOTHING = 1e-4  # of the largest score: masks that change it by no more tell nothing
 
 
+@dataclass(frozen=True)
+class Prior:
+    """What is believed of the effects beforehand.
+
+    `length` is how far they stay alike, as a fraction of the longer side; `power` that of the
+    contrast to which they are proportional.
+    """
+
+    length: float
+    power: float
+
+
+PRIORS = tuple(Prior(*each) for each in product(_LENGTHS, _POWERS))
+
+
 class Posterior:
-    """The effects w of the cells, as the scores leave them: a mixture over the prior's lengths.
+    """The effects w of the cells, as the scores leave them: a mixture over priors.
 
     Parameters
     ----------
     fits
-        One for each length, under the same masks and scores.
+        One for each prior, under the same masks and scores.
     """
 
     def __init__(self, fits: Sequence[Fit]) -> None:
@@ -47,9 +64,9 @@ class Posterior:
         self.weights = weights[likely] / weights[likely].sum()
 
     @property
-    def length(self) -> float:
-        """The likeliest length, as a fraction of the longer side."""
-        return self.fits[int(self.weights.argmax())].length
+    def priors(self) -> tuple[Prior, ...]:
+        """Those that are not left out, the likeliest first."""
+        return tuple(self.fits[place].prior for place in np.argsort(-self.weights))
 
     @cached_property
     def mean(self) -> Array:
@@ -71,7 +88,7 @@ class Posterior:
 
 @dataclass(frozen=True)
 class Fit:
-    """The effects w = contrast v of the cells under a prior of one length.
+    """The effects w = contrast v of the cells under one prior.
 
     With masks X (less 1/2, times the contrast, flattened), half differences of scores t, the
     covariance K = `scale` (rows x columns) of v and the noise's, the mean of v is
@@ -83,7 +100,7 @@ class Fit:
     masks, targets
         X, as [n, h, w], and t, [n].
     contrast
-        [h, w].
+        [h, w], raised to the prior's power.
     rows, columns
         The prior's correlations along each axis, [h, h] and [w, w].
     values, vectors
@@ -92,8 +109,8 @@ class Fit:
         Over `scale`.
     scale
         The prior's variance, the one of the highest likelihood (in closed form).
-    length
-        Of the prior, as a fraction of the longer side.
+    prior
+        The prior.
     likelihood
         The logarithm of the marginal likelihood, in nats, up to a constant.
     """
@@ -107,7 +124,7 @@ class Fit:
     vectors: Array
     noise: float
     scale: float
-    length: float
+    prior: Prior
     likelihood: float
 
     @cached_property
@@ -142,7 +159,7 @@ class Fit:
 
 
 def regress(
-    masks: Array, scores: Array, contrast: Array, length: float | None = None
+    masks: Array, scores: Array, contrast: Array, priors: Sequence[Prior] = PRIORS
 ) -> Posterior | None:
     """Regress scores on masks.
 
@@ -153,9 +170,9 @@ def regress(
     scores
         float64 [N, 2]: each mask's, and its complement's.
     contrast
-        float64 [h, w]: the prior's standard deviation of each cell's effect, in any unit.
-    length
-        Of the prior, as a fraction of the longer side; None: a few, by their likelihoods.
+        float64 [h, w], above 0 and about 1 in the mean: how much hiding each cell changes.
+    priors
+        Those to be averaged.
 
     Returns
     -------
@@ -165,14 +182,13 @@ def regress(
     if np.ptp(scores) <= _NOTHING * np.abs(scores).max():
         return None
     targets = (scores[:, 0] - scores[:, 1]) / 2
-    lengths = _LENGTHS if length is None else (length,)
-    return Posterior([_fit((masks - 0.5) * contrast, targets, contrast, each) for each in lengths])
+    return Posterior([_fit(masks - 0.5, targets, contrast**each.power, each) for each in priors])
 
 
-def _fit(masks: Array, targets: Array, contrast: Array, length: float) -> Fit:
-    """Condition the prior of one length, at the likeliest noise."""
-    shape = masks.shape[1:]
-    rows, columns = (_covariance(side, length * max(shape)) for side in shape)
+def _fit(masks: Array, targets: Array, contrast: Array, prior: Prior) -> Fit:
+    """Condition one prior, at the likeliest noise."""
+    masks, shape = masks * contrast, contrast.shape
+    rows, columns = (_covariance(side, prior.length * max(shape)) for side in shape)
     spread = (rows @ masks @ columns).reshape(len(masks), -1)
     values, vectors = np.linalg.eigh(spread @ masks.reshape(len(masks), -1).T)
     values = np.clip(values, 0, None)
@@ -182,7 +198,7 @@ def _fit(masks: Array, targets: Array, contrast: Array, length: float) -> Fit:
     best = int(np.argmax(likelihoods))
     noise = float(noises[best])
     scale = _scale(values + noise, projected)
-    found = rows, columns, values, vectors, noise, scale, length, likelihoods[best]
+    found = rows, columns, values, vectors, noise, scale, prior, likelihoods[best]
     return Fit(masks, targets, contrast, *found)
 
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from ibisa_onnx.bottleneck import Bottleneck
 from ibisa_onnx.gradients.forward_only import Estimate, estimates
 from ibisa_onnx.gradients.masks import smooth_masks
-from ibisa_onnx.gradients.regression import Posterior, regress
+from ibisa_onnx.gradients.regression import Posterior, Prior, regress
 
 SIDE, GRID = 56, 28
 Query = Callable[[np.ndarray], np.ndarray]
@@ -106,7 +106,7 @@ def test_the_length_of_the_prior_is_the_planted_one(masks: np.ndarray) -> None:
         cv2.GaussianBlur(rng.standard_normal((GRID, GRID)), (0, 0), sigma) for sigma in (1, 4)
     ]
     fine, coarse = (fit(masks, score(masks, field)) for field in fields)
-    assert fine.length < coarse.length
+    assert fine.priors[0].length < coarse.priors[0].length
 
 
 def test_draws_spread_as_the_posterior_does(masks: np.ndarray) -> None:
@@ -115,7 +115,7 @@ def test_draws_spread_as_the_posterior_does(masks: np.ndarray) -> None:
     signal = score(masks, blobs(GRID))
     contrast = rng.uniform(0.2, 2, (GRID, GRID))
     noisy = signal + rng.normal(0, 0.2 * signal.std(), signal.shape)
-    posterior = regress(masks, noisy, contrast, 0.12)
+    posterior = regress(masks, noisy, contrast, [Prior(0.12, 1.0)])
     assert posterior is not None
     (found,) = posterior.fits
     spread = contrast.ravel()
@@ -134,7 +134,7 @@ def test_draws_spread_as_the_posterior_does(masks: np.ndarray) -> None:
     assert np.abs(draws.mean(0) - found.mean.ravel()).max() < 0.08 * deviation.max()
 
 
-def test_lengths_that_fit_as_well_are_averaged(masks: np.ndarray) -> None:
+def test_priors_that_fit_as_well_are_averaged(masks: np.ndarray) -> None:
     few, scores = masks[:12], score(masks[:12], blobs(GRID))
     found = fit(few, scores)
     assert len(found.fits) > 1
