@@ -233,6 +233,8 @@ def _estimated(queries: _Queries, rng: np.random.Generator) -> Iterator[Found]:
         multiple=pair // 2,
         over=lambda: queries.over(batch),
     ):
+        queries.learned()
+        over = queries.done < queries.planned and queries.over(batch)
         share = estimate.keep.size / (size[0] * size[1])  # cells a pixel
         yield Found(
             _enlarged(estimate.keep, size),
@@ -240,6 +242,8 @@ def _estimated(queries: _Queries, rng: np.random.Generator) -> Iterator[Found]:
             _enlarged((share * estimate.effect).astype(np.float32), size),
             _enlarged((share * estimate.deviation).astype(np.float32), size),
         )
+        if over:
+            return
 
 
 class _ImagesMixError(Exception):
@@ -264,23 +268,30 @@ class _Queries:
     whole_first: bool = False
     done: int = 0
     seconds: float = 0.0
+    learning: float = 0.0
+    answered: float = 0.0
 
     def __call__(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         begin = time.perf_counter()
         probabilities = self.case.probability(images)
         if self.done == 0 and self.whole_first and self.case.mixes(float(probabilities[0])):
             raise _ImagesMixError(len(images))
-        self.seconds += time.perf_counter() - begin
+        self.answered = time.perf_counter()
+        self.seconds += self.answered - begin
         for _ in images:
             self.done += 1
             if self.progress is not None:
                 self.progress(self.done, self.planned)
         return probabilities
 
+    def learned(self) -> None:
+        """Note how long it takes to draw conclusions, which came after the last answer."""
+        self.learning = max(self.learning, time.perf_counter() - self.answered)
+
     def over(self, more: int) -> bool:
-        """Tell whether there is no time for `more` queries and the check after them."""
-        images = more + len(SUFFICIENCY_AREAS) + 1
-        return self.limit.over(images * self.seconds / max(1, self.done))
+        """Tell whether there is no time for `more` queries, to learn from them, and the check."""
+        images = more + _filled(self.case, len(SUFFICIENCY_AREAS) + 1)
+        return self.limit.over(self.learning + images * self.seconds / max(1, self.done))
 
     @property
     def completion(self) -> Completion:
@@ -297,8 +308,7 @@ def _queries(
 
 def _allowance(case: Case, budget: int, spent: int = 0) -> int:
     """Return how many queries the prediction, the check and what is spent leave of a budget."""
-    fixed = case.model.image.batch or 1  # what is run is filled up to whole batches
-    reserved = spent + fixed + -(-(len(SUFFICIENCY_AREAS) + 1) // fixed) * fixed
+    reserved = spent + _filled(case, 1) + _filled(case, len(SUFFICIENCY_AREAS) + 1)
     pair = _pair(case)
     queries = (budget - reserved) // pair * pair
     if queries < _FEWEST_QUERIES:
@@ -313,6 +323,12 @@ def _pair(case: Case) -> int:
     """Return the fewest images that are whole pairs and whole batches."""
     fixed = case.model.image.batch or 1
     return fixed if fixed % 2 == 0 else 2 * fixed
+
+
+def _filled(case: Case, images: int) -> int:
+    """Return how many passes so many images take: a fixed batch is filled up."""
+    fixed = case.model.image.batch or 1
+    return -(-images // fixed) * fixed
 
 
 def _see_whether_images_mix(case: Case) -> int:

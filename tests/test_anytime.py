@@ -14,6 +14,7 @@ from ibisa_onnx.demo import model_path, scene_path
 from ibisa_onnx.demo.scenes import draw_scene
 from ibisa_onnx.errors import OptionError, ResultError, TargetError
 from ibisa_onnx.explanation import Completion
+from ibisa_onnx.gradients import forward_only
 from ibisa_onnx.gradients.choice import ESTIMATED
 from ibisa_onnx.model.session import DeployedModel
 from ibisa_onnx.render import overlay
@@ -97,6 +98,13 @@ def test_without_a_gradient_it_stops_within_a_round(picture: np.ndarray) -> None
     assert np.ptp(found.map) > 0
 
 
+@pytest.mark.parametrize("budget", [30, 60])
+def test_rounds_of_a_single_query_end_too(budget: int, picture: np.ndarray) -> None:
+    found = explainer("forward-only", budget).explain(picture, stop=After(1))
+    assert found.completion.cut_short == "stop"
+    assert found.completion.done <= 8
+
+
 @pytest.mark.parametrize("gradient", GRADIENTS)
 def test_a_deadline_that_has_passed_leaves_the_least(gradient: str, picture: np.ndarray) -> None:
     found = explainer(gradient).explain(picture, deadline=1e-9)
@@ -122,6 +130,40 @@ def test_a_deadline_is_kept_with_the_check_in_it(
         assert found.completion.cut_short == "deadline"
         assert seconds - 16 <= found.passes.forward <= seconds
         assert found.timings["total"] == found.passes.forward
+
+
+def test_a_deadline_is_kept_where_to_learn_takes_longer_than_to_ask(
+    picture: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock on which a round's regression takes twenty seconds, and a query none."""
+    now = [1000.0]
+    real = forward_only.regress
+
+    def slow(*arguments: Any) -> Any:
+        now[0] += 20
+        return real(*arguments)
+
+    monkeypatch.setattr(forward_only, "regress", slow)
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    found = explainer("forward-only", 400).explain(picture, deadline=70)
+    assert found.completion.cut_short == "deadline"
+    assert found.timings["total"] == 60
+
+
+def test_a_deadline_is_kept_where_the_check_fills_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock on which a call of sixteen images takes sixteen seconds."""
+    now = [1000.0]
+
+    def scores(images: np.ndarray) -> np.ndarray:
+        now[0] += len(images)
+        return np.stack([images.mean((1, 2, 3)), np.ones(len(images))], 1)
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    spec = ibisa.InputSpec((16, 3, 16, 16))
+    explaining = ibisa.Explainer(scores, spec, preprocessing="unit", activation="softmax")
+    found = explaining.explain(scene_path(), 0, deadline=75)
+    assert found.completion.cut_short == "deadline"
+    assert found.timings["total"] == found.passes.forward == 64
 
 
 def test_time_enough_cuts_nothing(picture: np.ndarray) -> None:
