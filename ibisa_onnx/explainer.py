@@ -95,7 +95,10 @@ class _Question:
 
 @dataclass
 class _Inquiry:
-    """Answers to a picture that are to be explained, and what that took so far."""
+    """Answers to a picture that are to be explained, and what that took so far.
+
+    `begin` is when the work on the answer of the moment began, `spent` the passes it has taken.
+    """
 
     question: _Question
     indices: list[int]
@@ -134,7 +137,7 @@ class Explainer:
         How raw scores become probabilities ("softmax", "probability", "sigmoid", ...), where that
         is read wrongly (see `targets.Activation`).
     gradient
-        "auto", "exact", "surrogate" or "forward-only".
+        "auto", "exact", "surrogate", "forward-only", "finite-difference", "spsa" or "rloo".
     surrogate
         A `.pt2` file or an `nn.Module` that takes the model's input and returns its raw output.
     options
@@ -252,9 +255,9 @@ class Explainer:
         progress
             Called with steps done and steps in all (without a gradient: queries).
         deadline
-            Seconds, counted from the call, after which the best map so far is checked and
-            returned; its `completion` says so. At least one step (without a gradient: one batch of
-            queries) is always done. None: as long as it takes.
+            Seconds, counted from the call, by which the best map so far is checked and returned;
+            its `completion` says so. At least one step ("forward-only": one batch of queries) is
+            always done. None: as long as it takes.
         stop
             Asked between two steps (batches of queries); True ends it in the same way.
 
@@ -283,11 +286,13 @@ class Explainer:
         The last is what `explain` returns. Those before it are not checked (their `sufficiency` is
         None), and cost no pass more. Whoever has seen enough simply stops asking.
 
-        Parameters and errors are those of `explain`.
+        Parameters and errors are those of `explain`; the work, and the deadline's time, begin when
+        the first map is asked for, and go on while nobody asks for the next.
         """
         _check_single(target)
+        seconds = check_deadline(deadline)
         inquiry = self._inquire(image, target, seed)
-        limit = _limit(inquiry.begin, check_deadline(deadline), stop)
+        limit = _limit(inquiry.begin, seconds, stop)
         yield from self._rounds(inquiry, inquiry.indices[0], limit, None, each=True)
 
     def explain_all(
@@ -316,7 +321,7 @@ class Explainer:
         for index in inquiry.indices:
             limit = _limit(inquiry.begin, seconds, stop)
             yield from self._rounds(inquiry, index, limit, progress, each=False)
-            inquiry.begin, inquiry.spent = time.perf_counter(), self.model.passes.snapshot()
+            inquiry.begin, inquiry.spent = time.perf_counter(), PassCount()
 
     def _inquire(
         self, image: Image, targets: Sequence[Target] | Target | None, seed: int
@@ -324,7 +329,7 @@ class Explainer:
         """Ask the model what it says of a picture, and certify the gradient there."""
         if not isinstance(seed, int | np.integer) or seed < 0:
             raise OptionError(f"seed is {seed!r}; give a whole number, 0 or more")
-        begin, spent = time.perf_counter(), self.model.passes.snapshot()
+        begin, before = time.perf_counter(), self.model.passes.snapshot()
         question = self._ask(image)
         indices = self._indices(targets, question)
         tensor = question.prepared.tensor
@@ -332,6 +337,7 @@ class Explainer:
             self._path, tensor, question.output, question.probabilities, auto=self._auto
         )
         bottleneck = Bottleneck(tensor, blurred(tensor, self.options.blur * max(tensor.shape[2:])))
+        spent = self.model.passes.since(before)
         return _Inquiry(question, indices, bottleneck, int(seed), certified, begin, spent)
 
     def _rounds(
@@ -348,12 +354,24 @@ class Explainer:
         question = inquiry.question
         answer = float(question.probabilities[index])
         case = Case(self.model, inquiry.bottleneck, question.output, index, answer)
-        for found in self._search(case, inquiry, limit, progress):
+        for found in self._counted(inquiry, self._search(case, inquiry, limit, progress)):
             if each and not found.completion.ended:
                 yield self._explanation(inquiry, index, found, None, {"open": opened})
         times = {"open": opened, "optimise": time.perf_counter()}
+        before = self.model.passes.snapshot()
         sufficiency = check_sufficiency(case, found.keep)
+        inquiry.spent += self.model.passes.since(before)
         yield self._explanation(inquiry, index, found, sufficiency, times)
+
+    def _counted(self, inquiry: _Inquiry, rounds: Iterator[Found]) -> Iterator[Found]:
+        """Count what each round takes, in whichever thread, and nothing that is run in between."""
+        while True:
+            before = self.model.passes.snapshot()
+            found = next(rounds, None)
+            inquiry.spent += self.model.passes.since(before)
+            if found is None:
+                return
+            yield found
 
     def _explanation(
         self,
@@ -381,7 +399,7 @@ class Explainer:
             target=self._explained(question, index),
             sufficiency=sufficiency,
             completion=found.completion,
-            passes=Passes(**asdict(self.model.passes.since(inquiry.spent))),
+            passes=Passes(**asdict(inquiry.spent)),
             timings={**timings, "total": now - inquiry.begin},
             certificate=certificate,
             provenance=self._provenance(question, certified.path, inquiry.seed),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -78,6 +79,20 @@ def test_an_early_round_counts_what_it_took(gradient: str, picture: np.ndarray) 
     else:
         assert second.passes.forward == overhead(gradient) + both[1].done
         assert second.passes.backward == 0
+
+
+@pytest.mark.parametrize("gradient", ["exact", "forward-only"])
+def test_rounds_count_their_own_passes_alone(gradient: str, picture: np.ndarray) -> None:
+    """Whatever is explained between two of them, and whichever thread asks for the next."""
+    explaining = explainer(gradient, 60)
+    rounds = explaining.explain_rounds(picture)
+    with ThreadPoolExecutor(2) as threads:  # a server's, say
+        found = [next(rounds)]
+        explaining.explain(picture, seed=1)
+        found += [threads.submit(next, rounds).result(), next(rounds)]
+        found += threads.submit(list, rounds).result()
+    alone = [each.passes for each in explaining.explain_rounds(picture)]
+    assert [each.passes for each in found] == alone
 
 
 @pytest.mark.parametrize("gradient", GRADIENTS)
@@ -179,8 +194,12 @@ def test_each_target_has_its_own_deadline(picture: np.ndarray) -> None:
 
 @pytest.mark.parametrize("seconds", [0, -1, "soon"])
 def test_a_deadline_is_some_time(seconds: Any, picture: np.ndarray) -> None:
+    explaining = explainer("exact")
     with pytest.raises(OptionError, match="deadline"):
-        explainer("exact").explain(picture, deadline=seconds)
+        explaining.explain(picture, deadline=seconds)
+    with pytest.raises(OptionError, match="deadline"):
+        next(explaining.explain_rounds(picture, deadline=seconds))
+    assert explaining.model.passes.forward == 0
 
 
 def test_rounds_are_of_one_target(picture: np.ndarray) -> None:

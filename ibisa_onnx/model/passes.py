@@ -19,6 +19,14 @@ class PassCount:
     forward_calls: int = 0
     backward_calls: int = 0
 
+    def __add__(self, other: PassCount) -> PassCount:
+        return PassCount(
+            self.forward + other.forward,
+            self.backward + other.backward,
+            self.forward_calls + other.forward_calls,
+            self.backward_calls + other.backward_calls,
+        )
+
 
 class PassCounter(threading.local):
     """Counts for each thread by itself, so that explanations side by side count only their own."""
