@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import sys
 from types import FrameType
 from typing import Any
 
-from ibisa_onnx.commands.console import Console
+from ibisa_onnx.commands.console import Console, echo
 
 
 class Interruption:
     """A context in which the first Ctrl-C is only a wish, to be asked for by calling this.
 
-    Outside the main thread, where signals are not ours, it changes nothing.
+    Where Ctrl-C is ignored (a job in the background), and outside the main thread, where signals
+    are not ours, it changes nothing.
     """
 
     def __init__(self, console: Console) -> None:
@@ -25,10 +28,10 @@ class Interruption:
         return self.wished
 
     def __enter__(self) -> Interruption:
-        try:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            return self
+        with contextlib.suppress(ValueError):  # not the main thread
             self._previous = signal.signal(signal.SIGINT, self._wish)
-        except ValueError:  # not the main thread
-            self._previous = None
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -39,4 +42,6 @@ class Interruption:
         if self.wished:
             raise KeyboardInterrupt
         self.wished = True
+        if sys.stderr.isatty() and not self._console.quiet:
+            echo("", err=True)  # off the line on which the bar is, and what the terminal echoed
         self._console.warn(["ending with the best map so far; Ctrl-C again ends without"])

@@ -112,9 +112,10 @@ def command(
             console, explainer, where, meant, seed, deadline, uncertainty, stop=interruption
         )
         alone, failed = len(pictures) == 1, 0
-        for picture in pictures:
+        for number, picture in enumerate(pictures, 1):
             failed += not work.explain(picture, alone=alone)
             if interruption():
+                console.warn(_left_out(len(pictures) - number, len(pictures)))
                 raise click.exceptions.Exit(INTERRUPTED)
     if failed:
         raise click.exceptions.Exit(1)
@@ -197,6 +198,11 @@ def _free_stdout(console: Console) -> Console:
     if sys.stdout.isatty():
         raise click.UsageError("the picture would go to the terminal; give -o FILE, or redirect")
     return console.on_stderr()
+
+
+def _left_out(left: int, pictures: int) -> list[str]:
+    """Say how many pictures an interruption leaves out, if any."""
+    return [f"{left} of {pictures} pictures are left out"] if left else []
 
 
 def _target(text: str) -> str | int:
