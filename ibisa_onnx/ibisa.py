@@ -96,7 +96,8 @@ class Options:
     def __post_init__(self) -> None:
         """Raise `OptionError` where a value is out of its range."""
         for name in ("steps", "grid", "budget"):
-            self._check(name, "1 or more", lambda value: value >= 1 and value == int(value))
+            self._check(name, "1 or more", lambda value: value >= 1 and value.is_integer())
+            object.__setattr__(self, name, int(getattr(self, name)))  # 200.0 and NumPy's are meant
         for name in ("temperature", "learning_rate", "smoothing", "first_smoothing"):
             self._check(name, "a number above 0", lambda value: 0 < value < math.inf)
         for name in ("waves", "frequency", "noise", "beta", "pooling", "blur"):

@@ -672,6 +672,7 @@ MEANINGLESS: dict[str, Callable[[ibisa.Explainer], object]] = {
         for name, value in [
             ("steps", 0),
             ("steps", 2.5),
+            ("budget", float("inf")),
             ("grid", -1),
             ("temperature", 0.0),
             ("smoothing", 0.0),

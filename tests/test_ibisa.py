@@ -291,3 +291,9 @@ def test_pooled_a_cell_is_measured_against_its_neighbours() -> None:
 def test_where_all_cells_agree_pooling_changes_nothing() -> None:
     gradient = np.full((6, 9), -0.25, np.float32)
     np.testing.assert_allclose(PooledAdam(0.5, 3).step(gradient), -0.5, rtol=1e-6)
+
+
+def test_a_whole_number_of_any_type_is_meant() -> None:
+    options = Options(steps=5.0, budget=np.float32(200))  # type: ignore[arg-type]
+    assert options == Options(steps=5, budget=200)
+    assert (type(options.steps), type(options.budget)) == (int, int)
