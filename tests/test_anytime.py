@@ -245,6 +245,19 @@ def test_uncertainty_is_saved_and_drawn(picture: np.ndarray, tmp_path: Any) -> N
     assert not np.array_equal(overlay(surer, uncertainty=True), three)
 
 
+def test_uncertainty_is_drawn_alike_however_large_the_picture(picture: np.ndarray) -> None:
+    """An effect of a pixel in millions is next to nothing, and no less sure for that."""
+    found = explainer("forward-only", 60).explain(picture)
+    assert found.effect is not None
+    assert found.uncertainty is not None
+    of_a_large_one = replace(found, effect=found.effect / 1e4, uncertainty=found.uncertainty / 1e4)
+    np.testing.assert_allclose(
+        overlay(of_a_large_one, uncertainty=True).astype(float),
+        overlay(found, uncertainty=True),
+        atol=1,
+    )
+
+
 def test_a_gradient_does_not_know_how_sure_it_is() -> None:
     found = explainer("exact").explain(scene_path())
     assert found.effect is None

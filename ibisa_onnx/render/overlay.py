@@ -71,7 +71,9 @@ def _relative_uncertainty(explanation: Explanation) -> Floats:
             f"the {explanation.certificate.gradient} gradient does not tell how sure the map is; "
             "forward-only does"
         )
-    relative = explanation.uncertainty / np.float32(scale_of(explanation.effect))
+    pixels = np.float32(explanation.effect.size)  # a pixel of a large picture does next to nothing
+    scale = np.float32(scale_of(pixels * explanation.effect))
+    relative = pixels * explanation.uncertainty / scale
     return np.asarray(np.clip(relative, 0, 1))
 
 
