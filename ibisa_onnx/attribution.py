@@ -191,6 +191,7 @@ def _by_differences(
         options.temperature,
         coarse=rounds_coarsely(case.model, case.output.name),
         fixed=case.model.image.batch or 1,
+        grid=options.grid,
     )
     allowance = _allowance(case, options.budget, _see_whether_images_mix(case))
     plan = estimator.plan(asking, allowance, options.steps)

@@ -16,7 +16,7 @@ holds them against it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -50,6 +50,8 @@ class Asking:
         Whether the model's rounding hides small changes: steps are then large and central.
     fixed
         Images in a call of the model, where it takes no other number; else 1.
+    grid
+        Cells on the longer side of the logits: shifts of finer ones would be lost.
     """
 
     query: Query
@@ -57,6 +59,7 @@ class Asking:
     temperature: float
     coarse: bool = False
     fixed: int = 1
+    grid: int = 56
 
     def shape(self, cells: int) -> tuple[int, int]:
         """Return rows and columns of a grid of so many cells on the longer side."""
@@ -68,15 +71,22 @@ class Asking:
 
     def log_p(self, masks: Floats) -> Array:
         """Return log p [N] of masks [N, h, w]."""
-        size = -(-_BATCH // self.fixed) * self.fixed
-        blocks = (masks[begin : begin + size, None] for begin in range(0, len(masks), size))
-        answers = [self.query(self.bottleneck.through(block)) for block in blocks]
+        through = self.bottleneck.through
+        answers = [self.query(through(block[:, None])) for block in self._blocks(masks)]
         return np.asarray(np.log(np.maximum(np.concatenate(answers), _SMALLEST)))
 
     def at(self, logits: Floats, noise: Floats, shifts: Floats) -> Array:
         """Return log p [N] of the mask sampled at the logits [h, w], each shifted by [N, r, c]."""
-        moved = logits + np.stack([_spread(shift, logits.shape) for shift in shifts])
-        return self.log_p(sample(moved, noise, self.temperature))
+        answers = []
+        for block in self._blocks(shifts):
+            moved = logits + np.stack([_spread(shift, logits.shape) for shift in block])
+            answers.append(self.log_p(sample(moved, noise, self.temperature)))
+        return np.concatenate(answers)
+
+    def _blocks(self, masks: Floats) -> Iterator[Floats]:
+        """Yield as many at once as are asked about in one query."""
+        size = self.cost(_BATCH)
+        yield from (masks[begin : begin + size] for begin in range(0, len(masks), size))
 
 
 @dataclass(frozen=True)
@@ -112,7 +122,8 @@ def _growing_sides(asking: Asking, queries: int, steps: int) -> list[int]:
     if passes(_COARSEST) > queries:
         return [1]
     finest = _COARSEST
-    while sum(map(passes, sides(finest + 1))) <= queries and finest < max(asking.bottleneck.size):
+    most = min(asking.grid, max(asking.bottleneck.size))
+    while finest < most and sum(map(passes, sides(finest + 1))) <= queries:
         finest += 1
     return sides(finest)
 

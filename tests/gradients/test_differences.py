@@ -169,6 +169,13 @@ def test_no_more_is_asked_than_allowed(
     assert len(plan) == 10 or allowance < 89
 
 
+@pytest.mark.parametrize("queries", [10**4, 10**7])
+def test_no_cell_is_finer_than_the_logits(bottleneck: Bottleneck, queries: int) -> None:
+    asking = Asking(lambda _: np.empty(0), bottleneck, TEMPERATURE, grid=GRID)
+    plan = ESTIMATORS["finite-difference"].plan(asking, queries, 10)
+    assert (plan[0], plan[-1], len(plan)) == (2, GRID, 10)
+
+
 @pytest.mark.parametrize("name", sorted(ESTIMATORS))
 def test_its_maps_show_where_a_model_looks(name: str, bottleneck: Bottleneck) -> None:
     inside = np.zeros((SIDE, SIDE), bool)
