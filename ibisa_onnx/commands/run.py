@@ -107,9 +107,10 @@ def command(
     )
     deadline = None if deadline_ms is None else deadline_ms / 1000
     meant = [_target(each) for each in targets] or None
+    piped = sys.stdin.buffer.read() if STDIO in pictures else b""  # Ctrl-C ends the wait for it
     with Interruption(console) as interruption:
         work = Work(
-            console, explainer, where, meant, seed, deadline, uncertainty, stop=interruption
+            console, explainer, where, meant, seed, deadline, uncertainty, piped, stop=interruption
         )
         alone, failed = len(pictures) == 1, 0
         for number, picture in enumerate(pictures, 1):
@@ -125,8 +126,8 @@ def command(
 class Work:
     """What is done to each picture.
 
-    `deadline` is in seconds; `stop` tells whether someone wants an end; `name_of` gives the name by
-    which a picture is spoken of.
+    `deadline` is in seconds; `piped` is the picture on stdin; `stop` tells whether someone wants an
+    end; `name_of` gives the name by which a picture is spoken of.
     """
 
     console: Console
@@ -136,6 +137,7 @@ class Work:
     seed: int
     deadline: float | None = None
     uncertainty: bool = False
+    piped: bytes = b""
     name_of: Callable[[str], str] = str
     stop: Callable[[], bool] = lambda: False
 
@@ -143,7 +145,7 @@ class Work:
         """Explain one picture; of several, report one that cannot be explained and return False."""
         try:
             with self.console.progress(Path(picture).name) as bar:
-                source = sys.stdin.buffer.read() if picture == STDIO else picture
+                source = self.piped if picture == STDIO else picture
                 explanations = self.explainer.explain_all(
                     source,
                     self.targets,

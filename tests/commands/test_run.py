@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -220,6 +221,42 @@ def test_an_unknown_label_stops_at_once(cli, fake, photo):
     assert result.code == 1
     (line,) = result.err.splitlines()
     assert "nearest is 'goat'" in line
+
+
+def test_interrupted_while_it_waits_for_a_picture_it_ends(cli, fake, monkeypatch):
+    class Waiting(io.BytesIO):
+        def read(self, *_):
+            signal.raise_signal(signal.SIGINT)
+            return b""
+
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(Waiting()))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    result = cli("run", "m.onnx", "-")
+    signal.signal(signal.SIGINT, before)
+    assert (result.code, result.out) == (130, "")
+    assert result.err.strip() == "ibisa-onnx: error: interrupted"
+
+
+def test_interrupted_among_several_it_says_how_many_are_left_out(
+    cli, fake, photo, tmp_path, monkeypatch
+):
+    for name in "abc":
+        photo(f"{name}.jpg")
+    real = fake.explain_all
+
+    def interrupted(self, image, *args, **options):
+        if image == "b.jpg":
+            signal.raise_signal(signal.SIGINT)
+        return real(self, image, *args, **options)
+
+    monkeypatch.setattr(fake, "explain_all", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    result = cli("run", "m.onnx", "a.jpg", "b.jpg", "c.jpg", "--json")
+    assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
+    assert result.code == 130
+    assert [json.loads(line)["image"] for line in result.out.splitlines()] == ["a.jpg", "b.jpg"]
+    assert files(tmp_path) == {"a.jpg", "b.jpg", "c.jpg", "a.ibisa.png", "b.ibisa.png"}
+    assert "1 of 3 pictures are left out" in result.err
 
 
 def test_missing_picture_and_empty_folder(cli, fake, tmp_path):
