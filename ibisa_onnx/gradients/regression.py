@@ -98,7 +98,7 @@ class Fit:
     Attributes
     ----------
     masks, targets
-        X, as [n, h, w], and t, [n].
+        X, as [n, h, w], and t, [n]; n is at most the number of cells (`_condensed`).
     contrast
         [h, w], raised to the prior's power.
     rows, columns
@@ -181,23 +181,40 @@ def regress(
     """
     if np.ptp(scores) <= _NOTHING * np.abs(scores).max():
         return None
-    targets = (scores[:, 0] - scores[:, 1]) / 2
-    return Posterior([_fit(masks - 0.5, targets, contrast**each.power, each) for each in priors])
+    data = _condensed(masks - 0.5, (scores[:, 0] - scores[:, 1]) / 2)
+    return Posterior([_fit(*data, contrast**each.power, each) for each in priors])
 
 
-def _fit(masks: Array, targets: Array, contrast: Array, prior: Prior) -> Fit:
+def _condensed(masks: Array, targets: Array) -> tuple[Array, Array, Array]:
+    """Return no more masks than there are cells, which tell the same, and what they leave.
+
+    That is X = Q R and Q' t in place of X and t: what of t is beyond the columns of X is noise
+    alone, and is returned as so many equal values.
+    """
+    count, *shape = masks.shape
+    cells = shape[0] * shape[1]
+    if count <= cells:
+        return masks, targets, np.empty(0)
+    basis, condensed = np.linalg.qr(masks.reshape(count, cells))
+    projected = basis.T @ targets
+    left = max(float(targets @ targets - projected @ projected), 0.0) / (count - cells)
+    return condensed.reshape(cells, *shape), projected, np.full(count - cells, np.sqrt(left))
+
+
+def _fit(masks: Array, targets: Array, left: Array, contrast: Array, prior: Prior) -> Fit:
     """Condition one prior, at the likeliest noise."""
     masks, shape = masks * contrast, contrast.shape
     rows, columns = (_covariance(side, prior.length * max(shape)) for side in shape)
     spread = (rows @ masks @ columns).reshape(len(masks), -1)
     values, vectors = np.linalg.eigh(spread @ masks.reshape(len(masks), -1).T)
     values = np.clip(values, 0, None)
-    projected = vectors.T @ targets
-    noises = _NOISES * max(float(values.mean()), 1e-300)
-    likelihoods = [_likelihood(values + noise, projected) for noise in noises]
+    signal = np.append(values, np.zeros_like(left))
+    projected = np.append(vectors.T @ targets, left)
+    noises = _NOISES * max(float(signal.mean()), 1e-300)
+    likelihoods = [_likelihood(signal + noise, projected) for noise in noises]
     best = int(np.argmax(likelihoods))
     noise = float(noises[best])
-    scale = _scale(values + noise, projected)
+    scale = _scale(signal + noise, projected)
     found = rows, columns, values, vectors, noise, scale, prior, likelihoods[best]
     return Fit(masks, targets, contrast, *found)
 

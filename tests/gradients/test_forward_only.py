@@ -134,6 +134,26 @@ def test_draws_spread_as_the_posterior_does(masks: np.ndarray) -> None:
     assert np.abs(draws.mean(0) - found.mean.ravel()).max() < 0.08 * deviation.max()
 
 
+def test_more_masks_than_cells_tell_what_all_of_them_would() -> None:
+    """By the equations written out for every mask (Rasmussen and Williams, 2.25, 2.26, 2.30)."""
+    rng = np.random.default_rng(3)
+    masks = rng.random((200, 6, 8))
+    scores = score(masks, rng.standard_normal((6, 8))) + rng.standard_normal((200, 2))
+    posterior = regress(masks, scores, np.ones((6, 8)), [Prior(0.2, 0.0)])
+    assert posterior is not None
+    (found,) = posterior.fits
+    seen, targets = (masks - 0.5).reshape(200, -1), (scores[:, 0] - scores[:, 1]) / 2
+    prior = found.scale * np.kron(found.rows, found.columns)
+    total = seen @ prior @ seen.T + found.scale * found.noise * np.eye(200)
+    gain = prior @ seen.T @ np.linalg.inv(total)
+    np.testing.assert_allclose(found.mean.ravel(), gain @ targets, atol=1e-9)
+    np.testing.assert_allclose(found.variance.ravel(), np.diag(prior - gain @ seen @ prior))
+    # The scale is the likeliest, so that t' total^-1 t is the number of answers.
+    assert targets @ np.linalg.solve(total, targets) == pytest.approx(200)
+    expected = -(np.linalg.slogdet(total)[1]) / 2
+    assert found.likelihood == pytest.approx(expected)
+
+
 def test_priors_that_fit_as_well_are_averaged(masks: np.ndarray) -> None:
     few, scores = masks[:12], score(masks[:12], blobs(GRID))
     found = fit(few, scores)
