@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -78,19 +79,39 @@ class Found:
 
     Attributes
     ----------
-    keep
-        float32 [h, w], the size of the model's input: lambda, in 0..1.
+    cells
+        float32 [r, c]: lambda, in 0..1, of a grid of cells.
+    size
+        Height and width of the model's input.
     completion
         How much of the work was done by then.
-    effect, deviation
-        float32 [h, w]: what showing each pixel of the model's input adds to the probability, and
-        its standard deviation; None where no estimate has them.
+    estimate
+        What it comes from, where that is a regression.
     """
 
-    keep: Floats
+    cells: Floats
+    size: tuple[int, int]
     completion: Completion
-    effect: Floats | None = None
-    deviation: Floats | None = None
+    estimate: forward_only.Estimate | None = None
+
+    @cached_property
+    def keep(self) -> Floats:
+        """Lambda of each pixel, float32 [h, w]."""
+        return _enlarged(self.cells, self.size)
+
+    @property
+    def effect(self) -> Floats | None:
+        """What showing each pixel adds to the probability, float32 [h, w], where that is known."""
+        return None if self.estimate is None else self._per_pixel(self.estimate.effect)
+
+    @property
+    def deviation(self) -> Floats | None:
+        """The standard deviation of the effect, float32 [h, w]."""
+        return None if self.estimate is None else self._per_pixel(self.estimate.deviation)
+
+    def _per_pixel(self, of_cells: npt.NDArray[np.float64]) -> Floats:
+        share = self.cells.size / (self.size[0] * self.size[1])  # cells a pixel
+        return _enlarged((share * of_cells).astype(np.float32), self.size)
 
 
 def search(
@@ -119,7 +140,7 @@ def search(
     else:
         rounds = _by_regression(case, options.budget, rng, progress, limit)
     for found in rounds:
-        if not np.isfinite(found.keep).all():
+        if not np.isfinite(found.cells).all():
             raise NonFiniteGradientError(
                 f"the {path.name} gradient is NaN or infinite on this image; "
                 "try --gradient forward-only"
@@ -170,7 +191,7 @@ def _by_gradient(
             progress(done, steps)
         pace = (time.perf_counter() - begin) / done
         over = done < steps and limit.over((1 + _CHECK_STEPS) * pace)
-        yield Found(_enlarged(keep, size), Completion(done, steps, "steps", limit.reason))
+        yield Found(keep, size, Completion(done, steps, "steps", limit.reason))
         if over:
             return
 
@@ -201,7 +222,7 @@ def _by_differences(
     steps = optimise(estimator.ascent(asking, plan, rng), size, options, rng)
     for keep, following in zip(steps, [*shares[1:], 0], strict=True):
         over = following > 0 and queries.over(following)
-        yield Found(_enlarged(keep, size), queries.completion)
+        yield Found(keep, size, queries.completion)
         if over:
             return
 
@@ -236,13 +257,7 @@ def _estimated(queries: _Queries, rng: np.random.Generator) -> Iterator[Found]:
     ):
         queries.learned()
         over = queries.done < queries.planned and queries.over(batch)
-        share = estimate.keep.size / (size[0] * size[1])  # cells a pixel
-        yield Found(
-            _enlarged(estimate.keep, size),
-            queries.completion,
-            _enlarged((share * estimate.effect).astype(np.float32), size),
-            _enlarged((share * estimate.deviation).astype(np.float32), size),
-        )
+        yield Found(estimate.keep, size, queries.completion, estimate)
         if over:
             return
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -47,19 +48,32 @@ _STRONGEST = 8.0  # effect over beta of the strongest cell: its keep-probability
 
 @dataclass(frozen=True)
 class Estimate:
-    """What the queries so far tell.
+    """What the queries so far tell of the cells of a grid of `shape`.
 
-    Attributes
-    ----------
-    keep
-        float32 [h, w]: the keep-probability lambda, in 0..1.
-    effect, deviation
-        float64 [h, w]: what showing each cell adds to the score, and its standard deviation.
+    `posterior` is None where they tell nothing: the scores did not move.
     """
 
-    keep: Floats
-    effect: Array
-    deviation: Array
+    posterior: Posterior | None
+    shape: tuple[int, int]
+
+    @cached_property
+    def effect(self) -> Array:
+        """What showing each cell adds to the score, float64 [h, w]."""
+        return np.zeros(self.shape) if self.posterior is None else self.posterior.mean
+
+    @cached_property
+    def deviation(self) -> Array:
+        """The standard deviation of the effect, float64 [h, w]."""
+        if self.posterior is None:
+            return np.zeros(self.shape)
+        return np.asarray(_CAUTION * self.posterior.deviation)
+
+    @cached_property
+    def keep(self) -> Floats:
+        """The keep-probability lambda, float32 [h, w] in 0..1."""
+        relative = self.effect / max(float(self.effect.max()), 1e-300)
+        logits = _PRIOR_LOGIT + _STRONGEST * np.maximum(relative, _LEAST)
+        return sigmoid(logits.astype(np.float32))
 
 
 def estimates(
@@ -101,7 +115,7 @@ def estimates(
     for place, units in enumerate(rounds):
         cells = round(_COARSEST + (_FINEST - _COARSEST) * place / max(1, len(rounds) - 1))
         whole = evidence.gather(rng, units * multiple, cells, over)
-        yield evidence.estimate()
+        yield Estimate(evidence.posterior, evidence.shape)
         if not whole:
             return
 
@@ -113,7 +127,7 @@ class _Evidence:
     query: Query
     bottleneck: Bottleneck
     pairs: int
-    masks: list[Array] = field(default_factory=list)
+    masks: list[Floats] = field(default_factory=list)
     scores: list[Array] = field(default_factory=list)
     posterior: Posterior | None = None
 
@@ -143,20 +157,11 @@ class _Evidence:
         )
         return asked == count
 
-    def estimate(self) -> Estimate:
-        """Say what is known."""
-        nothing = np.zeros(self.shape)
-        effect = nothing if self.posterior is None else self.posterior.mean
-        deviation = nothing if self.posterior is None else _CAUTION * self.posterior.deviation
-        strongest = max(float(effect.max()), 1e-300)
-        logits = _PRIOR_LOGIT + _STRONGEST * np.maximum(effect / strongest, _LEAST)
-        return Estimate(sigmoid(logits.astype(np.float32)), effect, deviation)
-
 
 def _contrast(bottleneck: Bottleneck, shape: tuple[int, int]) -> Array:
     """Root mean square of image less baseline around each cell, over that of all cells, [h, w]."""
-    squared = ((bottleneck.image - bottleneck.baseline)[0].astype(np.float64) ** 2).mean(0)
-    around = cv2.GaussianBlur(_shrunk(squared, shape), (0, 0), _POOLED)
+    squared = ((bottleneck.image - bottleneck.baseline)[0] ** 2).mean(0)
+    around = cv2.GaussianBlur(_shrunk(squared, shape).astype(np.float64), (0, 0), _POOLED)
     mean = float(around.mean())
     return np.sqrt(around / mean) + _FAINTEST if mean > 0 else np.ones(shape)
 
@@ -175,5 +180,5 @@ def _leaning(fields: Array) -> Floats:
     return np.asarray(np.clip(centred / scale, *_LEAN), np.float32)
 
 
-def _shrunk(field: npt.NDArray[np.floating], shape: tuple[int, int]) -> Array:
-    return np.asarray(cv2.resize(field, shape[::-1], interpolation=cv2.INTER_AREA), np.float64)
+def _shrunk(field: Floats, shape: tuple[int, int]) -> Floats:
+    return np.asarray(cv2.resize(field, shape[::-1], interpolation=cv2.INTER_AREA))

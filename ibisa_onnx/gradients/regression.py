@@ -17,18 +17,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import product
 
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
+Fields = npt.NDArray[np.floating]
+"""In whichever precision they come."""
 
 _LENGTHS = (0.03, 0.05, 0.08, 0.12, 0.2)
 _POWERS = (0.0, 0.5, 1.0)
 _NOISES = np.geomspace(1e-3, 10, 17)  # variance of the noise over the mean variance of the signal
-_UNLIKELY = 1e-3  # of the likeliest prior's likelihood: those below are left out
+_UNLIKELY = 0.01  # of the likeliest prior's likelihood: those below are left out
 _NOTHING = 1e-4  # of the largest score: masks that change it by no more tell nothing
 
 
@@ -115,7 +117,7 @@ class Fit:
         The logarithm of the marginal likelihood, in nats, up to a constant.
     """
 
-    masks: Array
+    masks: Fields
     targets: Array
     contrast: Array
     rows: Array
@@ -135,7 +137,7 @@ class Fit:
     @property
     def variance(self) -> Array:
         """The variance of each cell's effect, [h, w]."""
-        fields = self.rows @ self.masks @ self.columns
+        fields = _both_ways(self.masks, self.rows, self.columns)
         seen = np.tensordot(self.vectors.T, fields, 1) ** 2
         known = np.tensordot(1 / (self.values + self.noise), seen, 1)
         return np.asarray(self.contrast**2 * self.scale * np.clip(1 - known, 0, None))
@@ -146,7 +148,8 @@ class Fit:
         That is Matheron's rule (Wilson et al., arXiv 2002.09309).
         """
         white = rng.standard_normal((count, *self.contrast.shape))
-        prior = np.sqrt(self.scale) * (_root(self.rows) @ white @ _root(self.columns).T)
+        rows, columns = _roots(self.contrast.shape, self.prior)
+        prior = np.sqrt(self.scale) * (rows @ white @ columns.T)
         noise = rng.standard_normal((count, len(self.masks))) * np.sqrt(self.scale * self.noise)
         seen = np.tensordot(prior, self.masks, ([1, 2], [1, 2])) + noise
         return np.asarray(self.contrast * (prior + self._given(self.targets - seen)))
@@ -159,14 +162,14 @@ class Fit:
 
 
 def regress(
-    masks: Array, scores: Array, contrast: Array, priors: Sequence[Prior] = PRIORS
+    masks: Fields, scores: Array, contrast: Array, priors: Sequence[Prior] = PRIORS
 ) -> Posterior | None:
     """Regress scores on masks.
 
     Parameters
     ----------
     masks
-        float64 [N, h, w] in 0..1.
+        [N, h, w] in 0..1, float64 or, in half the time, float32: as exact as noisy scores need.
     scores
         float64 [N, 2]: each mask's, and its complement's.
     contrast
@@ -185,7 +188,7 @@ def regress(
     return Posterior([_fit(*data, contrast**each.power, each) for each in priors])
 
 
-def _condensed(masks: Array, targets: Array) -> tuple[Array, Array, Array]:
+def _condensed(masks: Fields, targets: Array) -> tuple[Fields, Array, Array]:
     """Return no more masks than there are cells, which tell the same, and what they leave.
 
     That is X = Q R and Q' t in place of X and t: what of t is beyond the columns of X is noise
@@ -201,12 +204,14 @@ def _condensed(masks: Array, targets: Array) -> tuple[Array, Array, Array]:
     return condensed.reshape(cells, *shape), projected, np.full(count - cells, np.sqrt(left))
 
 
-def _fit(masks: Array, targets: Array, left: Array, contrast: Array, prior: Prior) -> Fit:
+def _fit(masks: Fields, targets: Array, left: Array, contrast: Array, prior: Prior) -> Fit:
     """Condition one prior, at the likeliest noise."""
-    masks, shape = masks * contrast, contrast.shape
+    shape, precision = contrast.shape, masks.dtype
+    masks = masks * contrast.astype(precision)
     rows, columns = (_covariance(side, prior.length * max(shape)) for side in shape)
-    spread = (rows @ masks @ columns).reshape(len(masks), -1)
-    values, vectors = np.linalg.eigh(spread @ masks.reshape(len(masks), -1).T)
+    roots = (root.astype(precision) for root in _roots(shape, prior))
+    white = _both_ways(masks, *roots).reshape(len(masks), -1)
+    values, vectors = np.linalg.eigh((white @ white.T).astype(np.float64))
     values = np.clip(values, 0, None)
     signal = np.append(values, np.zeros_like(left))
     projected = np.append(vectors.T @ targets, left)
@@ -230,12 +235,24 @@ def _scale(variances: Array, projected: Array) -> float:
     return max(float((projected**2 / variances).mean()), 1e-300)
 
 
-def _root(covariance: Array) -> Array:
-    """A matrix whose product with its transpose is the covariance."""
-    values, vectors = np.linalg.eigh(covariance)
+def _both_ways(fields: Fields, rows: Fields, columns: Fields) -> Fields:
+    """Return rows' f columns for each of the fields [n, h, w], as two large products."""
+    across = (fields.reshape(-1, len(columns)) @ columns).reshape(fields.shape)
+    return np.asarray((across.transpose(0, 2, 1) @ rows).transpose(0, 2, 1))
+
+
+def _roots(shape: tuple[int, ...], prior: Prior) -> list[Array]:
+    """Return for each axis a matrix whose product with its transpose is the covariance."""
+    return [_root(side, prior.length * max(shape)) for side in shape]
+
+
+@lru_cache(maxsize=64)  # pure functions of numbers, asked for in every round
+def _root(side: int, length: float) -> Array:
+    values, vectors = np.linalg.eigh(_covariance(side, length))
     return np.asarray(vectors * np.sqrt(np.clip(values, 0, None)))
 
 
+@lru_cache(maxsize=64)
 def _covariance(side: int, length: float) -> Array:
     """Squared exponential over the cells of one axis, [side, side]."""
     distance = np.subtract.outer(np.arange(side), np.arange(side))
