@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ibisa_onnx.attribution import Case, Found, Progress, check_sufficiency, search
+from ibisa_onnx.attribution import Found, search
 from ibisa_onnx.bottleneck import Bottleneck, blurred
+from ibisa_onnx.case import Case
 from ibisa_onnx.certification import Certified, certify, without_gradient
 from ibisa_onnx.errors import (
     ModelError,
@@ -44,8 +45,6 @@ from ibisa_onnx.gradients.choice import (
 from ibisa_onnx.ibisa import Options
 from ibisa_onnx.limits import DEADLINE, Limit, check_deadline
 from ibisa_onnx.model import (
-    DeployedModel,
-    FunctionModel,
     ImageModel,
     InputSpec,
     Overrides,
@@ -56,10 +55,12 @@ from ibisa_onnx.model import (
     read_picture,
     settle_preprocessing,
 )
-from ibisa_onnx.model.function import name_of
 from ibisa_onnx.model.passes import PassCount
 from ibisa_onnx.model.runtime import versions
+from ibisa_onnx.model.source import open_model
+from ibisa_onnx.queries import Progress
 from ibisa_onnx.reading import OutputReader
+from ibisa_onnx.sufficiency import check_sufficiency
 from ibisa_onnx.targets import (
     ClassOutput,
     choose,
@@ -183,7 +184,7 @@ class Explainer:
         extra_inputs: Mapping[str, npt.NDArray[Any]] | None = None,
         cache: bool | str | os.PathLike[str] = True,
     ) -> None:
-        self.model = _open_model(
+        self.model = open_model(
             model,
             input_spec,
             layout=_layout(preprocessing, overrides),
@@ -490,40 +491,6 @@ def _name_of(surrogate: str | os.PathLike[str] | torch.nn.Module | None) -> str 
     if surrogate is None or isinstance(surrogate, str | os.PathLike):
         return None if surrogate is None else Path(surrogate).name
     return type(surrogate).__name__
-
-
-def _open_model(
-    model: Any,
-    input_spec: InputSpec | None,
-    *,
-    layout: str | None,
-    output: str | None,
-    **opening: Any,
-) -> ImageModel:
-    """Open what is to be explained: a file or a session, a function, or nothing more to open.
-
-    `opening` are the other arguments of `DeployedModel.open`.
-    """
-    given = [name for name, value in opening.items() if value]
-    if isinstance(model, ImageModel):
-        given += ["input_spec"] if input_spec is not None else []
-        if given:
-            raise ModelError(
-                f"{', '.join(given)} cannot be given with an open model; say it where it is opened"
-            )
-        return model
-    function = callable(model) and not hasattr(model, "get_providers")
-    if input_spec is None and not function:
-        return DeployedModel.open(model, layout=layout, **opening)
-    if input_spec is None:
-        raise ModelError(
-            f"{name_of(model)} is a function; say what it takes, as in "
-            "Explainer(function, InputSpec((None, 3, 224, 224)))"
-        )
-    given += ["output"] if output else []
-    if function and given:
-        raise ModelError(f"{', '.join(given)} cannot be given with a function; leave it out")
-    return FunctionModel(model, input_spec)
 
 
 def _layout(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ibisa_onnx.errors import GradientError, IbisaError
+from ibisa_onnx.gradients.precision import rounds_coarsely
 
 if TYPE_CHECKING:
     import torch
@@ -34,18 +35,20 @@ class GradientPath:
 
     `source` gives for a bottleneck the function from masks [N, 1, h, w] to raw outputs, which can
     be pulled back through; None where there is no gradient. `tolerance` is how far its
-    probabilities may be from the deployed model's.
+    probabilities may be from the deployed model's; `coarse` whether small changes of the image may
+    be lost in its rounding, where that matters.
     """
 
     name: str
     reason: str
     source: Source | None
     tolerance: float = 0.0
+    coarse: bool = False
 
 
-def forward_only(reason: str, name: str = "forward-only") -> GradientPath:
-    """Return the path that needs no gradient; `name` is one of `ESTIMATED`."""
-    return GradientPath(name, reason, None)
+def forward_only(reason: str) -> GradientPath:
+    """Return the path that needs no gradient."""
+    return GradientPath("forward-only", reason, None)
 
 
 def check_gradient(wanted: str, surrogate: object) -> None:
@@ -79,8 +82,10 @@ def choose_gradient(
     check_gradient(wanted, surrogate)
     if surrogate is not None:
         return _surrogate(model, surrogate)
+    if wanted == "forward-only":
+        return forward_only("asked for")
     if wanted in ESTIMATED:
-        return forward_only("asked for", wanted)
+        return GradientPath(wanted, "asked for", None, coarse=rounds_coarsely(model, output))
     if wanted == "exact":
         return _exact(model, output, "asked for", cache, quantisation)
     try:
