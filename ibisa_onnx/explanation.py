@@ -160,6 +160,12 @@ class Explanation:
             f"{self.certificate.gradient}, {passes.forward} forward + {passes.backward} backward>"
         )
 
+    @property
+    def maps(self) -> dict[str, npt.NDArray[np.float32]]:
+        """Those of map, effect and uncertainty that there are, float32 [H, W], by name."""
+        found = {name: getattr(self, name) for name in _MAPS}
+        return {name: each for name, each in found.items() if each is not None}
+
     def record(self) -> dict[str, Any]:
         """Return all but the arrays as plain JSON data; NaN and infinity become None."""
         plain = {
@@ -167,8 +173,7 @@ class Explanation:
             for item in fields(self)
             if item.name not in ("image", *_MAPS)
         }
-        maps = [name for name in _MAPS if getattr(self, name) is not None]
-        return {"format": _FORMAT, "maps": maps, **_jsonable(plain)}
+        return {"format": _FORMAT, "maps": list(self.maps), **_jsonable(plain)}
 
     def encode(self, suffix: str, *, uncertainty: bool = False) -> bytes:
         """Return the contents of a result file of that kind.
@@ -191,7 +196,7 @@ class Explanation:
 
             return encode_png(overlay(self, uncertainty=uncertainty))
         if suffix == ".npy":
-            return _encode_npy(self.map)
+            return encode_npy(self.map)
         if suffix == ".json":
             text = json.dumps(self.record(), indent=2, ensure_ascii=False, allow_nan=False)
             return f"{text}\n".encode()
@@ -214,8 +219,7 @@ class Explanation:
             "image.png": encode_png(self.image),
             "explanation.json": self.encode(".json"),
         }
-        maps = {name: getattr(self, name) for name in self.record()["maps"]}
-        contents |= {f"{name}.npy": _encode_npy(each) for name, each in maps.items()}
+        contents |= {f"{name}.npy": encode_npy(each) for name, each in self.maps.items()}
         write_files({folder / name: data for name, data in contents.items()})
 
     @staticmethod
@@ -248,7 +252,8 @@ class Explanation:
             ) from error
 
 
-def _encode_npy(map: npt.NDArray[np.float32]) -> bytes:
+def encode_npy(map: npt.NDArray[np.float32]) -> bytes:
+    """Return a map as the bytes of a .npy file."""
     buffer = io.BytesIO()
     np.save(buffer, map, allow_pickle=False)
     return buffer.getvalue()

@@ -129,8 +129,17 @@ class Destinations:
         for folder in dict.fromkeys(folders):
             _check_folder(folder)
 
-    def of(self, image: str, index: int, label: str | None) -> list[Path]:
+    def of(
+        self, image: str, index: int, label: str | None, extra: Sequence[str] = ()
+    ) -> dict[Path, str]:
         """Name the files for one explanation of a picture; none where stdout takes it.
+
+        `extra` are the names of further maps, which go with the data.
+
+        Returns
+        -------
+        dict of Path to str
+            What is written into each: a suffix, or the name of a further map.
 
         Raises
         ------
@@ -138,11 +147,13 @@ class Destinations:
             One of them is a file that was given.
         """
         if self.to_stdout:
-            return []
+            return {}
         main = self._file or self._beside(image, index, label)
-        paths = [main]
+        paths = {main: main.suffix.lower()}
         if self._with_data:
-            paths += [main.with_suffix(kind) for kind in _KINDS if kind != main.suffix.lower()]
+            others = [kind for kind in _KINDS if kind != main.suffix.lower()]
+            paths |= {main.with_suffix(kind): kind for kind in others}
+            paths |= {main.with_suffix(f".{name}.npy"): name for name in extra}
         for path in paths:
             if path.resolve() in self._given:
                 raise ResultError(f"{path}: was given as input and is not overwritten; change -o")

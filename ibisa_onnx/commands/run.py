@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     metavar="PATH",
     help="A .png, .npy or .json file, a folder, or - for stdout. Default: beside the image.",
 )
-@click.option("--with-data", is_flag=True, help="Write the map (.npy) and the record (.json) too.")
+@click.option("--with-data", is_flag=True, help="Write the maps (.npy) and the record (.json) too.")
 @model_options
 @click.option(
     "--gradient",
@@ -172,13 +172,15 @@ class Work:
         from ibisa_onnx.writing import write_files
 
         target = explanation.target
-        paths = self.where.of(picture, target.index, target.label)
+        extra = [name for name in explanation.maps if name != "map"]
+        contents = self.where.of(picture, target.index, target.label, extra)
+        paths = list(contents)
         if self.uncertainty and explanation.uncertainty is None:
             raise OptionError(
                 f"the {explanation.certificate.gradient} gradient does not tell how sure the map "
                 "is; leave --uncertainty out, or add --gradient forward-only"
             )
-        write_files({path: self._encode(explanation, path.suffix.lower()) for path in paths})
+        write_files({path: self._encode(explanation, what) for path, what in contents.items()})
         if self.where.to_stdout:
             sys.stdout.buffer.write(self._encode(explanation, ".png"))
             sys.stdout.buffer.flush()
@@ -191,8 +193,13 @@ class Work:
         )
         self.console.note(details_text(explanation))
 
-    def _encode(self, explanation: Explanation, suffix: str) -> bytes:
-        return explanation.encode(suffix, uncertainty=self.uncertainty)
+    def _encode(self, explanation: Explanation, what: str) -> bytes:
+        """Return what belongs into a file: by a suffix, or by the name of a map."""
+        from ibisa_onnx.explanation import encode_npy
+
+        if what in explanation.maps:
+            return encode_npy(explanation.maps[what])
+        return explanation.encode(what, uncertainty=self.uncertainty)
 
 
 def _free_stdout(console: Console) -> Console:

@@ -55,12 +55,13 @@ def overlay(explanation: Explanation, *, uncertainty: bool = False) -> Picture:
     target, passes = explanation.target, explanation.passes
     name = ascii_fold(target.label or "") or f"class {target.index}"
     cut = "cut short, " if explanation.completion.cut_short else ""
+    last = "last panel: uncertainty, " if uncertainty else ""
     return beside(
         explanation.image,
         explanation.map,
         *([_relative_uncertainty(explanation)] if uncertainty else []),
         left=f"{name}  {100 * target.probability:.1f}%",
-        right=f"{cut}{passes.forward} forward + {passes.backward} backward",
+        right=f"{last}{cut}{passes.forward} forward + {passes.backward} backward",
     )
 
 

@@ -131,6 +131,14 @@ def test_uncertainty_is_a_third_panel(cli, tmp_path):
     plain = cli("run", model_path(), scene_path(), "-o", "two.png", *words)
     drawn = cli("run", model_path(), scene_path(), "-o", "three.png", "--uncertainty", *words)
     assert (plain.code, drawn.code) == (0, 0)
+    words += ["--with-data"]
+    assert cli("run", model_path(), scene_path(), "-o", "data.png", *words).code == 0
+    record = json.loads((tmp_path / "data.json").read_text())
+    assert record["maps"] == ["map", "effect", "uncertainty"]
+    effect, map = np.load(tmp_path / "data.effect.npy"), np.load(tmp_path / "data.npy")
+    assert effect.shape == map.shape == np.load(tmp_path / "data.uncertainty.npy").shape
+    assert effect.argmax() == map.argmax()
+    assert (effect != map).any()
     two, three = (cv2.imread(str(tmp_path / name)) for name in ("two.png", "three.png"))
     assert three.shape[1] > 1.4 * two.shape[1]
 
