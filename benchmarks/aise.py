@@ -29,13 +29,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from faithfulness import PRESETS, Score, explainer_of_crops, score_of
+from faithfulness import PRESETS, Score, explainer_of_crops, photographs
 from openvino_xai.methods.black_box.aise.classification import AISEClassification
 from openvino_xai.methods.black_box.base import Preset
-
-from ibisa_onnx import Explainer
-from ibisa_onnx.model import prepare, read_image
-from ibisa_onnx.model.preprocessing import unprepare
 
 # Each iteration takes two forward passes, for each of 3 kernels or (quality) 5, and the prediction
 # takes one. Iterations are a floor: DIRECT ends only when a round is through, and AISE leaves the
@@ -80,32 +76,24 @@ def save(file: Path, values: np.ndarray) -> None:
     temporary.replace(file)
 
 
-def crop_of(photo: Path, whole: Explainer, fitted: Explainer) -> np.ndarray:
-    """Return what the model sees of a photograph, rounded to pixels, [C, H, W] in model space."""
-    spec = whole.preprocessing.spec
-    crop = unprepare(prepare(read_image(photo), spec).tensor, spec)
-    return prepare(crop, fitted.preprocessing.spec).tensor[0]
-
-
 def write_maps(args: argparse.Namespace, model: str) -> None:
     """Write what is missing of a model's maps."""
     whole, fitted = explainer_of_crops(args.assets, model, args.threads)
-    for photo in sorted((args.assets / "images").glob("*.JPEG")):
-        image = crop_of(photo, whole, fitted)
+    for photo in photographs(args.assets, whole, fitted):
         for forwards, settings in SETTINGS.items():
             shipped, centred = (
-                args.work / f"{kind}-{forwards}-{model}" / f"{photo.stem}.npy"
+                args.work / f"{kind}-{forwards}-{model}" / f"{photo.path.stem}.npy"
                 for kind in ("aise", "aise-centred")
             )
             if shipped.exists() and centred.exists():
                 continue
-            aise = Aise(score=score_of(fitted, image))
+            aise = Aise(score=photo.score)
             before, start = fitted.model.passes.snapshot(), time.perf_counter()
-            save(shipped, aise.map(image, settings))
+            save(shipped, aise.map(photo.image, settings))
             seconds = time.perf_counter() - start
             spent = fitted.model.passes.since(before).forward
             save(centred, aise.centred_map())
-            print(model, photo.stem, forwards, spent, f"{seconds:.2f} s", flush=True)
+            print(model, photo.path.stem, forwards, spent, f"{seconds:.2f} s", flush=True)
 
 
 def main() -> None:

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,38 @@ def explainer_of_crops(
     whole = Explainer(path, preprocessing=PRESETS[model], threads=threads)
     fitting = replace(whole.preprocessing.spec, resize="none")
     return whole, Explainer(whole.model, preprocessing=fitting, **options)
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """A photograph as a model sees it: `fitted` explains the crop, which is what it sees of it."""
+
+    number: int
+    path: Path
+    whole: Explainer
+    fitted: Explainer
+
+    @cached_property
+    def crop(self) -> np.ndarray:
+        """The part that the model sees, rounded to pixels, uint8 [H, W, 3]."""
+        spec = self.whole.preprocessing.spec
+        return unprepare(prepare(read_image(self.path), spec).tensor, spec)
+
+    @cached_property
+    def image(self) -> np.ndarray:
+        """The same in model space, float32 [C, H, W]."""
+        return prepare(self.crop, self.fitted.preprocessing.spec).tensor[0]
+
+    @cached_property
+    def score(self) -> Score:
+        """The probability of the class that is predicted for it."""
+        return score_of(self.fitted, self.image)
+
+
+def photographs(assets: Path, whole: Explainer, fitted: Explainer) -> list[Photograph]:
+    """Return all of them, in order."""
+    paths = sorted((assets / "images").glob("*.JPEG"))
+    return [Photograph(number, path, whole, fitted) for number, path in enumerate(paths)]
 
 
 def score_of(explainer: Explainer, image: np.ndarray) -> Score:
@@ -70,20 +103,16 @@ def rows(args: argparse.Namespace, model: str) -> Iterator[list[float]]:
     """Yield for each photograph: IBISA's two scores, RISE's two, Spearman of two seeds."""
     options = {"gradient": args.gradient, "budget": args.budget}
     whole, fitted = explainer_of_crops(args.assets, model, args.threads, **options)
-    photos = sorted((args.assets / "images").glob("*.JPEG"))
-    for number, photo in list(enumerate(photos))[args.first :: args.every]:
-        spec = whole.preprocessing.spec
-        crop = unprepare(prepare(read_image(photo), spec).tensor, spec)
-        image = prepare(crop, fitted.preprocessing.spec).tensor[0]
-        score = score_of(fitted, image)
-        file = args.work / f"rise-{args.masks}-{model}" / f"{photo.stem}.npy"
-        theirs = rise_map(file, score, image, args.masks, number)
+    for photo in photographs(args.assets, whole, fitted)[args.first :: args.every]:
+        image, score = photo.image, photo.score
+        file = args.work / f"rise-{args.masks}-{model}" / f"{photo.path.stem}.npy"
+        theirs = rise_map(file, score, image, args.masks, photo.number)
         if args.only_rise:
             continue
-        maps = [fitted.explain(crop, seed=seed).map for seed in (0, 1)]
+        maps = [fitted.explain(photo.crop, seed=seed).map for seed in (0, 1)]
         agreement = spearmanr(maps[0].ravel(), maps[1].ravel()).statistic
         row = [*measure(score, image, maps[0]), *measure(score, image, theirs), agreement]
-        print(model, photo.stem, *(f"{value:.3f}" for value in row), flush=True)
+        print(model, photo.path.stem, *(f"{value:.3f}" for value in row), flush=True)
         yield row
 
 

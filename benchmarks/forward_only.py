@@ -22,20 +22,22 @@ from __future__ import annotations
 
 import argparse
 import csv
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import cv2
 import numpy as np
-from faithfulness import PRESETS, explainer_of_crops, measure, rise_map, score_of
+from faithfulness import (
+    PRESETS,
+    Photograph,
+    explainer_of_crops,
+    measure,
+    photographs,
+    rise_map,
+)
 from scipy.stats import spearmanr
 
 from ibisa_onnx import Explainer
 from ibisa_onnx.baselines import rise
-from ibisa_onnx.model import prepare, read_image
-from ibisa_onnx.model.preprocessing import unprepare
 
 FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "forward-only.png"
 MODELS = ("squeezenet", "mobilenetv2")
@@ -52,71 +54,30 @@ Key = tuple[str, str, int]
 """Photograph, method and forward passes."""
 
 
-@dataclass(frozen=True)
-class Photograph:
-    """A photograph as a model sees it."""
-
-    assets: Path
-    work: Path
-    model: str
-    number: int
-    path: Path
-
-    @cached_property
-    def crop(self) -> np.ndarray:
-        """The part that the model sees, uint8 [H, W, 3]."""
-        spec = explainers(self.assets, self.model)[0].preprocessing.spec
-        return unprepare(prepare(read_image(self.path), spec).tensor, spec)
-
-    @cached_property
-    def image(self) -> np.ndarray:
-        """The same in model space, float32 [C, H, W]."""
-        return prepare(self.crop, self.fitted.preprocessing.spec).tensor[0]
-
-    @property
-    def fitted(self) -> Explainer:
-        """An explainer that takes the crop as it is."""
-        return explainers(self.assets, self.model)[1]
-
-    @cached_property
-    def score(self) -> Callable[[np.ndarray], np.ndarray]:
-        """The predicted class's probability."""
-        return score_of(self.fitted, self.image)
-
-    def map(self, method: str, passes: int) -> np.ndarray:
-        """Return a method's map, float32 [H, W]."""
-        if method == "rise-4000":
-            file = self.work / f"rise-{MASKS}-{self.model}" / f"{self.path.stem}.npy"
-            return rise_map(file, self.score, self.image, MASKS, self.number)
-        if method in RISES:
-            rng, centred = np.random.default_rng(self.number), method == "centred rise"
-            return rise(self.score, self.image, rng=rng, masks=passes, centred=centred)
-        if method in AISES:
-            return np.load(self.work / f"{method}-{passes}-{self.model}" / f"{self.path.stem}.npy")
-        return explain(self.fitted, self.crop, method, passes)
+def map_of(photo: Photograph, work: Path, model: str, method: str, passes: int) -> np.ndarray:
+    """Return a method's map, float32 [H, W]."""
+    name = f"{photo.path.stem}.npy"
+    if method == "rise-4000":
+        file = work / f"rise-{MASKS}-{model}" / name
+        return rise_map(file, photo.score, photo.image, MASKS, photo.number)
+    if method in RISES:
+        rng, centred = np.random.default_rng(photo.number), method == "centred rise"
+        return rise(photo.score, photo.image, rng=rng, masks=passes, centred=centred)
+    if method in AISES:
+        return np.load(work / f"{method}-{passes}-{model}" / name)
+    return explain(photo, method, passes)
 
 
-_opened: dict[str, tuple[Explainer, Explainer]] = {}
-
-
-def explainers(assets: Path, model: str) -> tuple[Explainer, Explainer]:
-    """Return the explainers of whole photographs and of crops, opened once."""
-    if model not in _opened:
-        _opened[model] = explainer_of_crops(assets, model, 1)
-    return _opened[model]
-
-
-def explain(fitted: Explainer, crop: np.ndarray, gradient: str, budget: int) -> np.ndarray:
+def explain(photo: Photograph, gradient: str, budget: int, target: int | None = None) -> np.ndarray:
     """Return our map."""
-    spec = fitted.preprocessing.spec
-    explainer = Explainer(fitted.model, preprocessing=spec, gradient=gradient, budget=budget)
-    return explainer.explain(crop).map
+    spec = photo.fitted.preprocessing.spec
+    explainer = Explainer(photo.fitted.model, preprocessing=spec, gradient=gradient, budget=budget)
+    return explainer.explain(photo.crop, target).map
 
 
-def photographs(assets: Path, work: Path, model: str) -> Iterator[Photograph]:
-    """Yield all of them."""
-    for number, path in enumerate(sorted((assets / "images").glob("*.JPEG"))):
-        yield Photograph(assets, work, model, number, path)
+def photographs_of(assets: Path, model: str) -> list[Photograph]:
+    """Return all photographs as a model sees them."""
+    return photographs(assets, *explainer_of_crops(assets, model, 1))
 
 
 def read(file: Path) -> dict[Key, float]:
@@ -132,13 +93,15 @@ def fill(args: argparse.Namespace, wanted: list[tuple[str, int]], every: int) ->
     """Measure what is missing of `wanted` methods and passes."""
     file = args.work / f"forward-only-{args.model}.csv"
     wanted = [each for each in wanted if args.only is None or each[0] in args.only]
-    for photo in list(photographs(args.assets, args.work, args.model))[::every]:
+    for photo in photographs_of(args.assets, args.model)[::every]:
         for method, passes in wanted:
             if (photo.path.stem, method, passes) in read(file):
                 continue
             if method in AISES and not (args.work / f"{method}-{passes}-{args.model}").exists():
                 continue
-            scores = measure(photo.score, photo.image, photo.map(method, passes))
+            scores = measure(
+                photo.score, photo.image, map_of(photo, args.work, args.model, method, passes)
+            )
             with file.open("a", newline="") as lines:
                 csv.writer(lines).writerow([photo.path.stem, method, passes, *scores])
         print(args.model, photo.path.stem, flush=True)
@@ -147,23 +110,12 @@ def fill(args: argparse.Namespace, wanted: list[tuple[str, int]], every: int) ->
 def twins(args: argparse.Namespace) -> None:
     """Measure how alike the maps of the float and of the 8-bit model are."""
     file = args.work / "forward-only-twins.csv"
-    for one, other in zip(
-        *(photographs(args.assets, args.work, model) for model in TWINS), strict=True
-    ):
-        done = {key[0] for key in read(file)}
-        if one.path.stem in done:
+    seen = (photographs_of(args.assets, model) for model in TWINS)
+    for one, other in zip(*seen, strict=True):
+        if one.path.stem in {key[0] for key in read(file)}:
             continue
         index = one.fitted.predict(one.crop, 1)[0].index
-        maps = []
-        for photo in (one, other):
-            spec = photo.fitted.preprocessing.spec
-            explainer = Explainer(
-                photo.fitted.model,
-                preprocessing=spec,
-                gradient="forward-only",
-                budget=TWIN_BUDGET,
-            )
-            maps.append(explainer.explain(photo.crop, index).map)
+        maps = [explain(photo, "forward-only", TWIN_BUDGET, index) for photo in (one, other)]
         agreement = spearmanr(*(each.ravel() for each in maps)).statistic
         with file.open("a", newline="") as lines:
             csv.writer(lines).writerow([one.path.stem, "twins", TWIN_BUDGET, agreement, 0])
@@ -218,9 +170,7 @@ def plot(args: argparse.Namespace) -> None:
     figure, axes = plt.subplots(1, len(MODELS), figsize=(11, 4.2), sharey=True)
     for axis, model in zip(axes, MODELS, strict=True):
         values = read(args.work / f"forward-only-{model}.csv")
-        some = {
-            photo.path.stem for photo in list(photographs(args.assets, args.work, model))[::EVERY]
-        }
+        some = {photo.path.stem for photo in photographs_of(args.assets, model)[::EVERY]}
         for method in (*OURS, *RISES, *AISES):
             passes = AISE if method in AISES else CURVE
             means = [
