@@ -159,11 +159,16 @@ class _Evidence:
 
 
 def _contrast(bottleneck: Bottleneck, shape: tuple[int, int]) -> Array:
-    """Root mean square of image less baseline around each cell, over that of all cells, [h, w]."""
+    """How much hiding each cell changes the image, [h, w] in 0..1.4, about 1 where as usual.
+
+    That is the root mean square of image less baseline around it, over that of all cells, but
+    levelled off: what stands out most is not needed most.
+    """
     squared = ((bottleneck.image - bottleneck.baseline)[0] ** 2).mean(0)
     around = cv2.GaussianBlur(_shrunk(squared, shape).astype(np.float64), (0, 0), _POOLED)
     mean = float(around.mean())
-    return np.sqrt(around / mean) + _FAINTEST if mean > 0 else np.ones(shape)
+    relative = np.sqrt(around / mean) + _FAINTEST if mean > 0 else np.ones(shape)
+    return np.asarray(np.sqrt(2) * relative / np.sqrt(relative**2 + 1))
 
 
 def _rounds(units: int) -> list[int]:
