@@ -167,7 +167,7 @@ def plot(args: argparse.Namespace) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, len(MODELS), figsize=(11, 4.2), sharey=True)
+    figure, axes = plt.subplots(1, len(MODELS), figsize=(12.5, 4.2), sharey=True)
     for axis, model in zip(axes, MODELS, strict=True):
         values = read(args.work / f"forward-only-{model}.csv")
         some = {photo.path.stem for photo in photographs_of(args.assets, model)[::EVERY]}
@@ -185,7 +185,7 @@ def plot(args: argparse.Namespace) -> None:
         axis.minorticks_off()
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("insertion minus deletion")
-    axes[-1].legend(fontsize=8)
+    axes[-1].legend(fontsize=8, bbox_to_anchor=(1.02, 1), loc="upper left")
     figure.tight_layout()
     figure.savefig(FIGURE, dpi=110)
     image = cv2.imread(str(FIGURE))

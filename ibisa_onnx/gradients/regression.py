@@ -34,7 +34,7 @@ _UNLIKELY = 0.01  # of the likeliest prior's likelihood: those below are left ou
 _NOTHING = 1e-4  # of the largest score: masks that change it by no more tell nothing
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Prior:
     """What is believed of the effects beforehand.
 
@@ -59,6 +59,7 @@ class Posterior:
     """
 
     def __init__(self, fits: Sequence[Fit]) -> None:
+        fits = sorted(fits, key=lambda fit: fit.prior)
         likelihoods = np.array([fit.likelihood for fit in fits])
         weights = np.exp(likelihoods - likelihoods.max())
         likely = weights > _UNLIKELY
@@ -82,10 +83,18 @@ class Posterior:
         return np.asarray(np.sqrt(np.tensordot(self.weights, squares, 1)))
 
     def draw(self, rng: np.random.Generator, count: int) -> Array:
-        """Effects as likely as any, [count, h, w]."""
-        counts = rng.multinomial(count, self.weights)
-        draws = [fit.draw(rng, each) for fit, each in zip(self.fits, counts, strict=True)]
-        return np.asarray(rng.permutation(np.concatenate(draws)))
+        """Effects as likely as any, [count, h, w].
+
+        The same numbers are drawn whatever the scores are: where these differ by little, as those
+        of another batch or of an 8-bit twin, so do the effects.
+        """
+        shares, white = rng.random(count), rng.standard_normal((count, *self.mean.shape))
+        noise = rng.standard_normal((count, len(self.fits[0].masks)))
+        places, draws = np.searchsorted(np.cumsum(self.weights[:-1]), shares), np.empty_like(white)
+        for place, fit in enumerate(self.fits):
+            drawn = places == place
+            draws[drawn] = fit.draw(white[drawn], noise[drawn])
+        return draws
 
 
 @dataclass(frozen=True)
@@ -142,16 +151,16 @@ class Fit:
         known = np.tensordot(1 / (self.values + self.noise), seen, 1)
         return np.asarray(self.contrast**2 * self.scale * np.clip(1 - known, 0, None))
 
-    def draw(self, rng: np.random.Generator, count: int) -> Array:
-        """Effects as likely as any, [count, h, w]: draws from the prior, corrected by the scores.
+    def draw(self, white: Array, noise: Array) -> Array:
+        """Make effects of standard normal numbers, [k, h, w] and, for the scores' noise, [k, n].
 
-        That is Matheron's rule (Wilson et al., arXiv 2002.09309).
+        They are draws from the prior, corrected by the scores: Matheron's rule (Wilson et al.,
+        arXiv 2002.09309).
         """
-        white = rng.standard_normal((count, *self.contrast.shape))
         rows, columns = _roots(self.contrast.shape, self.prior)
         prior = np.sqrt(self.scale) * (rows @ white @ columns.T)
-        noise = rng.standard_normal((count, len(self.masks))) * np.sqrt(self.scale * self.noise)
-        seen = np.tensordot(prior, self.masks, ([1, 2], [1, 2])) + noise
+        seen = np.tensordot(prior, self.masks, ([1, 2], [1, 2]))
+        seen += noise * np.sqrt(self.scale * self.noise)
         return np.asarray(self.contrast * (prior + self._given(self.targets - seen)))
 
     def _given(self, targets: Array) -> Array:

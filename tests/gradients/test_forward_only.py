@@ -165,6 +165,18 @@ def test_priors_that_fit_as_well_are_averaged(masks: np.ndarray) -> None:
     np.testing.assert_allclose(draws.std(0).mean(), found.deviation.mean(), rtol=0.05)
 
 
+def test_scores_that_differ_by_little_give_draws_that_do(masks: np.ndarray) -> None:
+    """Also where their likeliest priors are others."""
+    few, scores = masks[:20], score(masks[:20], blobs(GRID))
+    noise = np.random.default_rng(1).normal(0, 0.01 * scores.std(), scores.shape)
+    one, other = (
+        fit(few, each).draw(np.random.default_rng(2), 50) for each in (scores, scores + noise)
+    )
+    pairs = zip(one.reshape(50, -1), other.reshape(50, -1), strict=True)
+    alike = [np.corrcoef(*pair)[0, 1] > 0.9 for pair in pairs]
+    assert np.mean(alike) > 0.8
+
+
 def test_the_more_is_asked_the_surer_it_is(masks: np.ndarray) -> None:
     signal = score(masks, blobs(GRID))
     few, many = (fit(masks[:count], signal[:count]) for count in (30, 90))
