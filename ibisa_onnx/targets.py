@@ -135,7 +135,8 @@ class ClassOutput:
         ----------
         raw
             Float values [N, K, 1 ...], with respect to which it is. Where a probability is beyond
-            what can be (below 1e-12, or above 1) the gradient is 0.
+            what can be (below 1e-12, or above 1) the gradient is 0. One that an 8-bit output has
+            rounded to 0 counts as half a step.
         """
         scores = raw.reshape(len(raw), self.classes).astype(np.float32)
         slope = np.zeros_like(scores)
@@ -150,8 +151,9 @@ class ClassOutput:
             with np.errstate(over="ignore"):
                 slope[:, index] = 1 / (1 + np.exp(score))
         else:
-            possible = (score >= _SMALLEST) & (score <= 1)
-            slope[:, index] = possible / np.maximum(score, _SMALLEST)
+            least = _SMALLEST if self.quantisation is None else self.quantisation.scale / 2
+            possible = (score >= _SMALLEST) & (score <= 1) | (self.quantisation is not None)
+            slope[:, index] = possible / np.maximum(score, least)
         return slope
 
 

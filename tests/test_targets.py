@@ -214,6 +214,12 @@ def test_a_quantised_softmax_is_read_by_its_scale_and_zero_point(graph: GraphMak
     np.testing.assert_allclose(output.probabilities(raw), SOFTMAX, atol=scale / 2 + 1e-9)
 
 
+def test_a_probability_that_rounds_to_zero_still_has_a_slope() -> None:
+    output = ClassOutput("y", 2, Activation.PROBABILITY, Quantisation(1 / 256))
+    slope = output.slope(np.array([[0, 255 / 256], [1 / 256, 1]], np.float32), 0)
+    np.testing.assert_allclose(slope, [[512, 0], [256, 0]])  # half a step stands for zero
+
+
 def test_quantised_logits_are_no_probabilities(graph: GraphMaker) -> None:
     raw = np.round(LOGITS / 0.02 + 100).astype(np.uint8)
     output = read(raw, graph=graph("Gemm", "QuantizeLinear", scale=0.02, zero_point=100))
