@@ -14,7 +14,14 @@ if TYPE_CHECKING:
     from ibisa_onnx.model.images import Picture, image_sha256, read_image, read_picture
     from ibisa_onnx.model.labels import check_labels, find_label, labels_from_metadata, read_labels
     from ibisa_onnx.model.passes import PassCounter
-    from ibisa_onnx.model.preprocessing import PRESETS, Geometry, Prepared, Preprocessing, prepare
+    from ibisa_onnx.model.preprocessing import (
+        PRESETS,
+        Geometry,
+        Prepared,
+        Preprocessing,
+        mean_colour,
+        prepare,
+    )
     from ibisa_onnx.model.providers import resolve_providers
     from ibisa_onnx.model.resolution import (
         Belief,
@@ -51,6 +58,7 @@ _HOME = {
     "find_label": "labels",
     "image_sha256": "images",
     "labels_from_metadata": "labels",
+    "mean_colour": "preprocessing",
     "prepare": "preprocessing",
     "read_image": "images",
     "read_labels": "labels",
@@ -85,6 +93,7 @@ __all__ = [
     "find_label",
     "image_sha256",
     "labels_from_metadata",
+    "mean_colour",
     "prepare",
     "read_image",
     "read_labels",

@@ -52,6 +52,9 @@ CHANNEL_ORDERS: Mapping[str, ChannelOrder] = MappingProxyType(
 )
 
 
+_MEAN_COLOUR = (124, 116, 104)  # of ImageNet's photographs, RGB
+
+
 @dataclass(frozen=True)
 class Preset:
     """A usual way from pixels to model space: `(pixel * scale - mean) / std`."""
@@ -279,6 +282,41 @@ class Geometry:
         rows, columns = (self._seen(axis) for axis in (0, 1))
         return restored * (rows[:, None] & columns)
 
+    def project(self, values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Bring a map of the picture to the model's input, the other way than `restore`.
+
+        Parameters
+        ----------
+        values
+            [H, W], the size of the picture.
+
+        Returns
+        -------
+        ndarray
+            float32 [h, w], the size of the model's input; margins, which show nothing of the
+            picture, have the map's least value.
+
+        Raises
+        ------
+        PreprocessingError
+            The map does not have the size of the picture.
+        """
+        if values.shape != self.picture:
+            raise PreprocessingError(f"map is {list(values.shape)}, expected {list(self.picture)}")
+        (top, left), (high, wide) = self.offset, self.scale
+        height, width = self.model
+        box = (-top / high, -left / wide, (height - top) / high, (width - left) / wide)
+        rows, columns = (self._covered(axis) for axis in (0, 1))
+        seen = (self._seen(0)[:, None] & self._seen(1)).astype(np.float32)
+        weights = resample(seen, self.model, box=box)  # what was cropped away says nothing
+        projected = resample(values * seen, self.model, box=box) / np.maximum(weights, 1e-6)
+        return np.where(rows[:, None] & columns, projected, np.float32(values.min()))
+
+    def _covered(self, axis: int) -> npt.NDArray[np.bool_]:
+        """Tell for each row or column of the model's input whether it shows the picture."""
+        middles = (np.arange(self.model[axis]) + 0.5 - self.offset[axis]) / self.scale[axis]
+        return (middles >= 0) & (middles <= self.picture[axis])
+
     def _seen(self, axis: int) -> npt.NDArray[np.bool_]:
         """Tell for each row or column of the picture whether its middle is in the model's input."""
         middles = self.offset[axis] + (np.arange(self.picture[axis]) + 0.5) * self.scale[axis]
@@ -346,6 +384,18 @@ def unprepare(tensor: npt.NDArray[Any], spec: Preprocessing) -> npt.NDArray[np.u
     pixels = (values * np.asarray(spec.std) + np.asarray(spec.mean)) / spec.scale
     pixels = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
     return np.ascontiguousarray(CHANNEL_ORDERS[spec.channel_order].to_rgb(pixels))
+
+
+def mean_colour(spec: Preprocessing) -> npt.NDArray[np.float32]:
+    """Return what stands for nothing in model space: the mean colour, float32 [C, 1, 1].
+
+    That is zero where the preprocessing subtracts a mean, as in RISE's protocol; else the usual
+    mean of ImageNet's photographs.
+    """
+    if any(spec.mean):
+        return np.zeros((spec.channels, 1, 1), np.float32)
+    rgb = np.array(_MEAN_COLOUR, np.uint8)[None, None]
+    return _to_model_space(CHANNEL_ORDERS[spec.channel_order].from_rgb(rgb), spec)
 
 
 def _to_model_space(pixels: npt.NDArray[np.uint8], spec: Preprocessing) -> npt.NDArray[np.float32]:
