@@ -46,12 +46,16 @@ class Found:
         How much of the work was done by then.
     estimate
         What it comes from, where that is a regression.
+    difference
+        How far the probabilities of the path that was differentiated are from the deployed
+        model's, where that is known only now (see `Certificate`).
     """
 
     cells: Floats
     size: tuple[int, int]
     completion: Completion
     estimate: forward_only.Estimate | None = None
+    difference: float | None = None
 
     @cached_property
     def keep(self) -> Floats:

@@ -44,13 +44,16 @@ from ibisa_onnx.gradients.choice import (
 )
 from ibisa_onnx.ibisa import Options
 from ibisa_onnx.limits import DEADLINE, Limit, check_deadline
+from ibisa_onnx.method import Attribution, Method
 from ibisa_onnx.model import (
+    Geometry,
     ImageModel,
     InputSpec,
     Overrides,
     Picture,
     Prepared,
     Preprocessing,
+    mean_colour,
     prepare,
     read_picture,
     settle_preprocessing,
@@ -85,7 +88,29 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class _Question:
+class Question:
+    """An answer of the model to one picture, to be asked more about.
+
+    Attributes
+    ----------
+    case
+        The picture in model space, the answer, and the model to be asked.
+    target
+        Which answer.
+    geometry
+        Where each pixel of the picture fell in the model's input.
+    blank
+        float32 [C, 1, 1]: the usual mean colour in model space.
+    """
+
+    case: Case
+    target: ExplainedTarget
+    geometry: Geometry
+    blank: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class _Asked:
     """A picture as the model sees it, and what the model answered."""
 
     picture: Picture
@@ -101,13 +126,14 @@ class _Inquiry:
     `begin` is when the work on the answer of the moment began, `spent` the passes it has taken.
     """
 
-    question: _Question
+    question: _Asked
     indices: list[int]
     bottleneck: Bottleneck
     seed: int
     certified: Certified
     begin: float
     spent: PassCount
+    method: Method | None = None
 
 
 class Explainer:
@@ -205,6 +231,7 @@ class Explainer:
         self._wanted_gradient, self._surrogate = gradient, surrogate
         self._cache = cache_folder(cache)
         self._auto = gradient == "auto"
+        self._opened: dict[Method, Attribution] = {}
 
     @property
     def labels(self) -> tuple[str, ...] | None:
@@ -242,6 +269,7 @@ class Explainer:
         progress: Progress | None = None,
         deadline: float | None = None,
         stop: Callable[[], bool] | None = None,
+        method: Method | None = None,
     ) -> Explanation:
         """Say which pixels the model needed for one answer.
 
@@ -261,6 +289,8 @@ class Explainer:
             always done. None: as long as it takes.
         stop
             Asked between two steps (batches of queries); True ends it in the same way.
+        method
+            Another method than IBISA, one of `ibisa_onnx.baselines`.
 
         Raises
         ------
@@ -269,7 +299,13 @@ class Explainer:
         """
         _check_single(target)
         (explanation,) = self.explain_all(
-            image, target, seed=seed, progress=progress, deadline=deadline, stop=stop
+            image,
+            target,
+            seed=seed,
+            progress=progress,
+            deadline=deadline,
+            stop=stop,
+            method=method,
         )
         return explanation
 
@@ -305,6 +341,7 @@ class Explainer:
         progress: Progress | None = None,
         deadline: float | None = None,
         stop: Callable[[], bool] | None = None,
+        method: Method | None = None,
     ) -> Iterator[Explanation]:
         """Explain several answers to one picture, one after the other.
 
@@ -318,14 +355,42 @@ class Explainer:
             Class indices, labels or "top:3", alone or in a sequence; None: the predicted class.
         """
         seconds = check_deadline(deadline)
-        inquiry = self._inquire(image, targets, seed)
+        inquiry = self._inquire(image, targets, seed, method)
         for index in inquiry.indices:
             limit = _limit(inquiry.begin, seconds, stop)
             yield from self._rounds(inquiry, index, limit, progress, each=False)
             inquiry.begin, inquiry.spent = time.perf_counter(), PassCount()
 
+    def question(self, image: Image, target: Target | None = None) -> Question:
+        """Ask the model about a picture, for one forward pass, so as to ask more about one answer.
+
+        Parameters and errors are those of `explain`.
+        """
+        _check_single(target)
+        asked = self._ask(image)
+        (index,) = self._indices(target, asked)
+        bottleneck = self._bottleneck(asked)
+        return Question(
+            case=self._case(asked, bottleneck, index),
+            target=self._explained(asked, index),
+            geometry=asked.prepared.geometry,
+            blank=mean_colour(self.preprocessing.spec),
+        )
+
+    def _bottleneck(self, asked: _Asked) -> Bottleneck:
+        tensor = asked.prepared.tensor
+        return Bottleneck(tensor, blurred(tensor, self.options.blur * max(tensor.shape[2:])))
+
+    def _case(self, asked: _Asked, bottleneck: Bottleneck, index: int) -> Case:
+        answer = float(asked.probabilities[index])
+        return Case(self.model, bottleneck, asked.output, index, answer)
+
     def _inquire(
-        self, image: Image, targets: Sequence[Target] | Target | None, seed: int
+        self,
+        image: Image,
+        targets: Sequence[Target] | Target | None,
+        seed: int,
+        method: Method | None = None,
     ) -> _Inquiry:
         """Ask the model what it says of a picture, and certify the gradient there."""
         if not isinstance(seed, int | np.integer) or seed < 0:
@@ -333,13 +398,23 @@ class Explainer:
         begin, before = time.perf_counter(), self.model.passes.snapshot()
         question = self._ask(image)
         indices = self._indices(targets, question)
-        tensor = question.prepared.tensor
-        certified = certify(
-            self._path, tensor, question.output, question.probabilities, auto=self._auto
-        )
-        bottleneck = Bottleneck(tensor, blurred(tensor, self.options.blur * max(tensor.shape[2:])))
+        certified = self._certified(question, method)
         spent = self.model.passes.since(before)
-        return _Inquiry(question, indices, bottleneck, int(seed), certified, begin, spent)
+        bottleneck = self._bottleneck(question)
+        return _Inquiry(question, indices, bottleneck, int(seed), certified, begin, spent, method)
+
+    def _certified(self, asked: _Asked, method: Method | None) -> Certified:
+        """Hold the source of gradients against the model; other methods do so on their way."""
+        if method is not None:
+            return Certified(self._attribution(method, asked.output).path)
+        tensor, auto = asked.prepared.tensor, self._auto
+        return certify(self._path, tensor, asked.output, asked.probabilities, auto=auto)
+
+    def _attribution(self, method: Method, output: ClassOutput) -> Attribution:
+        """Open another method, once."""
+        if method not in self._opened:
+            self._opened[method] = method.open(self, output)
+        return self._opened[method]
 
     def _rounds(
         self,
@@ -352,14 +427,15 @@ class Explainer:
     ) -> Iterator[Explanation]:
         """Explain one answer: the map of each round where `each`, and the last one, checked."""
         opened = time.perf_counter()
-        question = inquiry.question
-        answer = float(question.probabilities[index])
-        case = Case(self.model, inquiry.bottleneck, question.output, index, answer)
+        case = self._case(inquiry.question, inquiry.bottleneck, index)
         for found in self._counted(inquiry, self._search(case, inquiry, limit, progress)):
             if each and not found.completion.ended:
                 yield self._explanation(inquiry, index, found, None, {"open": opened})
         times = {"open": opened, "optimise": time.perf_counter()}
         before = self.model.passes.snapshot()
+        if inquiry.method is not None:  # whose maps are no keep-probabilities
+            yield self._explanation(inquiry, index, found, None, times)
+            return
         sufficiency = check_sufficiency(case, found.keep)
         inquiry.spent += self.model.passes.since(before)
         yield self._explanation(inquiry, index, found, sufficiency, times)
@@ -393,7 +469,9 @@ class Explainer:
         effect, uncertainty = (
             each if each is None else per_pixel * restore(each) for each in effects
         )
-        certificate = certified.certificate
+        if found.difference is not None:
+            certified = replace(certified, difference=found.difference)
+        certificate, method = certified.certificate, inquiry.method
         return Explanation(
             map=restore(found.keep),
             image=question.picture.pixels,
@@ -403,21 +481,22 @@ class Explainer:
             passes=Passes(**asdict(inquiry.spent)),
             timings={**timings, "total": now - inquiry.begin},
             certificate=certificate,
-            provenance=self._provenance(question, certified.path, inquiry.seed),
+            provenance=self._provenance(question, certified.path, inquiry.seed, method),
             warnings=(*self.warnings, *_warnings(found, certificate)),
             effect=effect,
             uncertainty=uncertainty,
+            method="ibisa" if method is None else method.name,
         )
 
-    def _ask(self, image: Image) -> _Question:
+    def _ask(self, image: Image) -> _Asked:
         """Prepare a picture and push it forward once."""
         picture = read_picture(image)
         prepared = prepare(picture.pixels, self.preprocessing.spec)
         raws = self.model.run(prepared.tensor, self._reader.candidates())
         output = self._reader.read(raws)
-        return _Question(picture, prepared, output, output.probabilities(raws[output.name])[0])
+        return _Asked(picture, prepared, output, output.probabilities(raws[output.name])[0])
 
-    def _indices(self, targets: Sequence[Target] | Target | None, question: _Question) -> list[int]:
+    def _indices(self, targets: Sequence[Target] | Target | None, question: _Asked) -> list[int]:
         """Return the classes that are meant, each once."""
         several = isinstance(targets, Sequence | np.ndarray) and not isinstance(targets, str)
         words: list[Any] = list(targets) if several else [targets]  # type: ignore[arg-type]
@@ -445,6 +524,10 @@ class Explainer:
     ) -> Iterator[Found]:
         """Find lambda; under "auto" without the gradient where that fails."""
         path, options, seed = inquiry.certified.path, self.options, inquiry.seed
+        if inquiry.method is not None:
+            rng = np.random.default_rng(seed)
+            yield from self._attribution(inquiry.method, case.output)(case, rng, progress, limit)
+            return
         try:
             yield from search(case, path, options, seed, progress, limit)
             return
@@ -454,7 +537,7 @@ class Explainer:
             inquiry.certified = without_gradient(error, auto=self._auto)
         yield from search(case, inquiry.certified.path, options, seed, progress, limit)
 
-    def _explained(self, question: _Question, index: int) -> ExplainedTarget:
+    def _explained(self, question: _Asked, index: int) -> ExplainedTarget:
         return ExplainedTarget(
             output=question.output.name,
             index=index,
@@ -463,7 +546,9 @@ class Explainer:
             activation=str(question.output.activation),
         )
 
-    def _provenance(self, question: _Question, path: GradientPath, seed: int) -> Provenance:
+    def _provenance(
+        self, question: _Asked, path: GradientPath, seed: int, method: Method | None
+    ) -> Provenance:
         return Provenance(
             model=self.model.name,
             model_sha256=self.model.sha256,
@@ -476,7 +561,7 @@ class Explainer:
             options={
                 "gradient": path.name,
                 "surrogate": _name_of(self._surrogate),
-                **asdict(self.options),
+                **(asdict(self.options) if method is None else method.settings),
             },
         )
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from ibisa_onnx.errors import ResultError
 from ibisa_onnx.writing import write_files
 
-_FORMAT = 2
+_FORMAT = 3
 _MAPS = ("map", "effect", "uncertainty")
 
 
@@ -89,10 +89,11 @@ class Completion:
 class Certificate:
     """How the map was obtained and how far that path is from the deployed model.
 
-    `gradient` is one of `gradients.choice.GRADIENTS`, never "auto"; `reason` says why that one;
-    `difference` is the largest absolute difference between the differentiable path's probabilities
-    and ONNX Runtime's on this image, to be held against `tolerance`. Without a gradient there is no
-    other path than the model itself: `difference` is None, and it holds.
+    `gradient` is one of `gradients.choice.GRADIENTS`, never "auto", or "none" for methods that need
+    none; `reason` says why that one; `difference` is the largest absolute difference between the
+    differentiable path's probabilities and ONNX Runtime's on this image, to be held against
+    `tolerance`. Without a gradient there is no other path than the model itself: `difference` is
+    None, and it holds.
     """
 
     gradient: str
@@ -125,11 +126,12 @@ class Explanation:
     ----------
     map
         float32 [H, W], at the size of the picture given: the keep-probability lambda, 0..1, near 0
-        where the model never needed the pixel (and 0 where it never saw it: cropped away).
+        where the model never needed the pixel (and 0 where it never saw it: cropped away). Other
+        methods than IBISA have saliencies of their own, here between 0 and 1 as well.
     image
         uint8 [H, W, 3] RGB, the picture explained.
     sufficiency
-        None for a map on the way to another, which is not checked.
+        None where it is not checked: for a map on the way to another, or of another method.
     timings
         Seconds by stage.
     effect, uncertainty
@@ -151,6 +153,7 @@ class Explanation:
     warnings: tuple[str, ...] = field(default=())
     effect: npt.NDArray[np.float32] | None = None
     uncertainty: npt.NDArray[np.float32] | None = None
+    method: str = "ibisa"
 
     def __repr__(self) -> str:
         target, passes = self.target, self.passes
@@ -284,6 +287,7 @@ def _from_record(
         certificate=Certificate(**record["certificate"]),
         provenance=Provenance(**provenance),
         warnings=tuple(record["warnings"]),
+        method=record["method"],
     )
 
 

@@ -1,7 +1,11 @@
-"""The methods that IBISA is compared with."""
+"""The methods that IBISA is compared with: `Explainer.explain(..., method=GradCam())`."""
 
 from __future__ import annotations
 
-from ibisa_onnx.baselines.rise import rise
+from ibisa_onnx.baselines.grad_cam import GradCam
+from ibisa_onnx.baselines.iba import Iba
+from ibisa_onnx.baselines.occlusion import Occlusion
+from ibisa_onnx.baselines.random_map import RandomMap
+from ibisa_onnx.baselines.rise import Rise, rise
 
-__all__ = ["rise"]
+__all__ = ["GradCam", "Iba", "Occlusion", "RandomMap", "Rise", "rise"]

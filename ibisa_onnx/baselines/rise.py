@@ -5,12 +5,94 @@ Masks are drawn, used and forgotten a batch at a time, so memory does not grow w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
+from ibisa_onnx.attribution import Found
+from ibisa_onnx.baselines.scaling import between_ends
+from ibisa_onnx.case import Case
+from ibisa_onnx.errors import OptionError
+from ibisa_onnx.explainer import Explainer
+from ibisa_onnx.gradients.choice import GradientPath
+from ibisa_onnx.limits import Limit
 from ibisa_onnx.metrics.insertion_deletion import FloatArray, Score
+from ibisa_onnx.model import mean_colour
+from ibisa_onnx.queries import Progress, Queries
+from ibisa_onnx.targets import ClassOutput
+
+
+@dataclass(frozen=True)
+class Rise:
+    """RISE, for as many forward passes as there are masks.
+
+    Attributes
+    ----------
+    masks, grid, keep, centred
+        As in `rise`. The paper takes 4000 masks for VGG-16 and 8000 for ResNet-50.
+    """
+
+    masks: int = 4000
+    grid: int = 7
+    keep: float = 0.5
+    centred: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise `OptionError` where a value is out of its range."""
+        if self.masks < 1 or self.grid < 1 or not 0 < self.keep < 1:
+            raise OptionError(
+                f"RISE with {self.masks} masks of {self.grid} cells a side, kept with probability "
+                f"{self.keep}: give 1 mask or more, 1 cell or more, and a probability in 0..1"
+            )
+
+    @property
+    def name(self) -> str:
+        """Plain or centred."""
+        return "centred rise" if self.centred else "rise"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings by name."""
+        return asdict(self)
+
+    def open(self, explainer: Explainer, output: ClassOutput) -> OpenedRise:
+        """Take the mean colour of the model's preprocessing, which hides what is masked."""
+        return OpenedRise(self, mean_colour(explainer.preprocessing.spec))
+
+
+@dataclass(frozen=True)
+class OpenedRise:
+    """RISE for one model."""
+
+    method: Rise
+    blank: FloatArray
+    path: ClassVar[GradientPath] = GradientPath("none", "RISE asks forward passes alone", None)
+
+    def __call__(
+        self, case: Case, rng: np.random.Generator, progress: Progress | None, limit: Limit
+    ) -> Iterator[Found]:
+        """Ask about all masks, or about as many as there is time for."""
+        case.see_whether_images_mix()
+        method, image = self.method, case.bottleneck.image[0]
+        queries = Queries(case, progress, limit, method.masks)
+        saliency = rise(
+            queries,
+            image,
+            rng=rng,
+            masks=method.masks,
+            grid=method.grid,
+            keep=method.keep,
+            centred=method.centred,
+            blank=self.blank,
+            over=lambda: queries.over(_BATCH),
+        )
+        yield Found(between_ends(saliency), case.bottleneck.size, queries.completion)
+
+
+_BATCH = 8
 
 
 def rise(
@@ -22,7 +104,9 @@ def rise(
     grid: int = 7,
     keep: float = 0.5,
     centred: bool = False,
-    batch: int = 8,
+    batch: int = _BATCH,
+    blank: FloatArray | None = None,
+    over: Callable[[], bool] = lambda: False,
 ) -> npt.NDArray[np.float32]:
     """RISE's saliency map.
 
@@ -31,7 +115,7 @@ def rise(
     score
         Takes float32 [N, C, H, W] in model space, gives [N].
     image
-        float32 [C, H, W] in model space; masked pixels become zero there.
+        float32 [C, H, W] in model space.
     rng
         Draws the masks.
     masks, grid, keep
@@ -42,6 +126,11 @@ def rise(
         expectation up to a constant, at far smaller variance. The paper's estimator does not.
     batch
         Masks in one call of `score`.
+    blank
+        What masked pixels become, float32 [C, 1, 1]; zeros in model space, as in the paper, unless
+        given.
+    over
+        Asked between two batches: True ends it.
 
     Returns
     -------
@@ -51,16 +140,21 @@ def rise(
     height, width = image.shape[1:]
     weighted = np.zeros((height, width))
     total = np.zeros((height, width))
-    score_sum = 0.0
+    score_sum, used = 0.0, 0
+    hidden = np.zeros((1, 1, 1), np.float32) if blank is None else blank
     for block in _masks(rng, masks, grid, keep, height, width, batch):
-        scores = np.asarray(score(block[:, None] * image[None]), np.float64)
+        shown = block[:, None]
+        scores = np.asarray(score(shown * image + (1 - shown) * hidden), np.float64)
         for mask, one in zip(block, scores, strict=True):  # this order, whatever the batch
             weighted += one * mask
             total += mask
             score_sum += float(one)
+        used += len(block)
+        if used < masks and over():
+            break
     if centred:
-        weighted -= total * score_sum / masks
-    return (weighted / (masks * keep)).astype(np.float32)
+        weighted -= total * score_sum / used
+    return (weighted / (used * keep)).astype(np.float32)
 
 
 def _masks(

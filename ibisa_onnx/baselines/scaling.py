@@ -1,0 +1,26 @@
+"""Saliencies of any unit, brought to 0..1 without changing their order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+
+
+def between_ends(saliency: npt.NDArray[Any]) -> Floats:
+    """Return it scaled from its least to its largest value; zeros where it is constant."""
+    low, high = float(saliency.min()), float(saliency.max())
+    if not high > low:
+        return np.zeros(saliency.shape, np.float32)
+    return np.asarray((saliency - low) / (high - low), np.float32)
+
+
+def above_zero(saliency: npt.NDArray[Any]) -> Floats:
+    """Return what is above zero, over its largest value; zeros where nothing is."""
+    high = float(saliency.max())
+    if not high > 0:
+        return np.zeros(saliency.shape, np.float32)
+    return np.asarray(np.maximum(saliency, 0) / high, np.float32)
