@@ -51,6 +51,10 @@ class OptionError(IbisaError):
     """A setting is out of its range, or not one of those there are."""
 
 
+class MetricError(IbisaError, ValueError):
+    """A map, a region or scores that a metric cannot use."""
+
+
 class ResultError(IbisaError):
     """A result cannot be written or read back."""
 

@@ -19,10 +19,12 @@ from ibisa_onnx.errors import OptionError
 from ibisa_onnx.explainer import Explainer
 from ibisa_onnx.gradients.choice import GradientPath
 from ibisa_onnx.limits import Limit
-from ibisa_onnx.metrics.insertion_deletion import FloatArray, Score
+from ibisa_onnx.metrics.subject import FloatArray, Score
 from ibisa_onnx.model import mean_colour
 from ibisa_onnx.queries import Progress, Queries
 from ibisa_onnx.targets import ClassOutput
+
+_BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -90,9 +92,6 @@ class OpenedRise:
             over=lambda: queries.over(_BATCH),
         )
         yield Found(between_ends(saliency), case.bottleneck.size, queries.completion)
-
-
-_BATCH = 8
 
 
 def rise(

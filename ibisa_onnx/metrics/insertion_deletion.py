@@ -1,22 +1,74 @@
 """Insertion and deletion: the model's score as pixels appear, or vanish, by falling saliency.
 
 The protocol is that of RISE (Petsiuk et al., arXiv 1806.07421, section 4.3, and its published
-code): insertion starts from a blurred picture, deletion ends at zeros in normalised space, 224 * 8
-pixels a step at 224 x 224, and the area under the curve by the trapezoidal rule. Here live only
-these two measures; they know a score function and arrays, no model and no file.
+code): insertion starts from a blurred picture, deletion ends at zeros in normalised space, 28
+steps of 224 * 8 pixels at 224 x 224, and the area under the curve by the trapezoidal rule. Here
+live only these two measures; they know a score function and arrays, no model and no file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float32]
-Score = Callable[[FloatArray], npt.NDArray[np.floating]]
-"""Images float32 [N, C, H, W] in model space to scores [N]."""
+from ibisa_onnx.errors import OptionError
+from ibisa_onnx.metrics.maps import Saliency, checked_map, falling_order, ranks
+from ibisa_onnx.metrics.subject import FloatArray, Score, score_all
+
+__all__ = [
+    "RISE",
+    "Curve",
+    "FloatArray",
+    "Protocol",
+    "Score",
+    "blurred",
+    "deletion",
+    "insertion",
+    "replaced",
+]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How pixels come and go.
+
+    Attributes
+    ----------
+    kernel, sigma
+        The Gaussian that blurs the picture from which insertion starts, in pixels; `kernel` is
+        odd.
+    steps
+        Into how many steps the pixels are divided. The last one takes what is left.
+
+    Raises
+    ------
+    OptionError
+        One of them is out of its range.
+    """
+
+    kernel: int = 11
+    sigma: float = 5.0
+    steps: int = 28
+
+    def __post_init__(self) -> None:
+        if self.kernel < 1 or self.kernel % 2 == 0:
+            raise OptionError(f"the blur's kernel is {self.kernel}; give an odd number of pixels")
+        if not self.sigma > 0:
+            raise OptionError(f"the blur's sigma is {self.sigma}; give more than 0 pixels")
+        if self.steps < 1:
+            raise OptionError(f"there are {self.steps} steps; give 1 or more")
+
+    def step(self, height: int, width: int) -> int:
+        """Return how many pixels come or go in a step."""
+        return -(-height * width // self.steps)
+
+
+RISE = Protocol()
+"""RISE's: a blur of 11 pixels and sigma 5, and 28 steps, which at 224 x 224 are its 224 * 8 pixels.
+RISE knows no other size; with 28 steps at every size an area is as fine, and costs as much."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +85,7 @@ class Curve:
 
     @property
     def auc(self) -> float:
-        """Area under the curve on a unit axis, by the trapezoidal rule."""
+        """Area under the curve on a unit axis, by the trapezoidal rule, all steps alike."""
         ends = (self.scores[0] + self.scores[-1]) / 2
         return float((self.scores.sum() - ends) / (len(self.scores) - 1))
 
@@ -62,11 +114,12 @@ def blurred(image: FloatArray, *, kernel: int = 11, sigma: float = 5.0) -> Float
 def insertion(
     score: Score,
     image: FloatArray,
-    saliency: npt.NDArray[np.floating],
+    saliency: Saliency,
     *,
     start: FloatArray | None = None,
     step: int | None = None,
     batch: int = 8,
+    protocol: Protocol = RISE,
 ) -> Curve:
     """Score as the most salient pixels are put into a blurred picture first. Higher is better.
 
@@ -77,26 +130,39 @@ def insertion(
     image
         float32 [C, H, W] in model space.
     saliency
-        [H, W]; ties are broken by position, row by row, the same way everywhere.
+        [H, W], any real type; ties are broken by position, row by row, the same way everywhere.
     start
-        float32 [C, H, W], the picture before the first pixel; `blurred(image)` unless given.
+        float32 [C, H, W], the picture before the first pixel; the image, blurred by the protocol,
+        unless given.
     step
-        Pixels a step; 8 rows of pixels unless given.
+        Pixels a step; the protocol's unless given.
     batch
         Images in one call of `score`.
+    protocol
+        Blur and steps; RISE's unless given.
+
+    Raises
+    ------
+    MetricError
+        The map does not fit the image, or has NaN values.
+    OutputError
+        The model's scores are not finite.
     """
-    first = blurred(image) if start is None else start
-    return _replace(score, first, image, saliency, step, batch)
+    if start is None:
+        start = blurred(image, kernel=protocol.kernel, sigma=protocol.sigma)
+    pixels = protocol.step(*image.shape[1:]) if step is None else step
+    return _curve(score, start, image, saliency, pixels, batch)
 
 
 def deletion(
     score: Score,
     image: FloatArray,
-    saliency: npt.NDArray[np.floating],
+    saliency: Saliency,
     *,
     end: FloatArray | None = None,
     step: int | None = None,
     batch: int = 8,
+    protocol: Protocol = RISE,
 ) -> Curve:
     """Score as the most salient pixels are taken out of the picture first. Lower is better.
 
@@ -104,33 +170,33 @@ def deletion(
     model space unless given.
     """
     last = np.zeros_like(image) if end is None else end
-    return _replace(score, image, last, saliency, step, batch)
+    pixels = protocol.step(*image.shape[1:]) if step is None else step
+    return _curve(score, image, last, saliency, pixels, batch)
 
 
-def _replace(
+def replaced(
+    first: FloatArray,
+    last: FloatArray,
+    rank: npt.NDArray[np.int64],
+    counts: npt.NDArray[np.int64],
+) -> Iterator[FloatArray]:
+    """Yield `first` with those pixels from `last` whose rank [H, W] is below each of `counts`."""
+    for count in counts:
+        yield np.where(rank < count, last, first).astype(np.float32, copy=False)
+
+
+def _curve(
     score: Score,
     first: FloatArray,
     last: FloatArray,
-    saliency: npt.NDArray[np.floating],
-    step: int | None,
+    saliency: Saliency,
+    step: int,
     batch: int,
 ) -> Curve:
     """Scores while pixels of `first` give way to those of `last`, most salient first."""
-    channels, height, width = first.shape
-    if saliency.shape != (height, width):
-        raise ValueError(f"saliency is {saliency.shape}, the image is {(height, width)}")
-    if np.isnan(saliency).any():
-        raise ValueError("saliency has NaN values: it ranks no pixels")
-    pixels = 8 * width if step is None else step
-    if pixels < 1:
-        raise ValueError(f"step is {step}; give 1 pixel or more")
-    order = np.argsort(-saliency.ravel().astype(np.float64), kind="stable")
-    counts = np.minimum(np.arange(0, order.size + pixels, pixels), order.size)
-    rank = np.empty(order.size, np.int64)
-    rank[order] = np.arange(order.size)
-    scores = []
-    for begin in range(0, len(counts), batch):
-        replaced = rank[None, None] < counts[begin : begin + batch, None, None]
-        images = np.where(replaced, last.reshape(1, channels, -1), first.reshape(1, channels, -1))
-        scores.append(score(images.reshape(-1, channels, height, width).astype(np.float32)))
-    return Curve(np.concatenate(scores).astype(np.float64))
+    if step < 1:
+        raise OptionError(f"step is {step}; give 1 pixel or more")
+    values = checked_map(saliency, first.shape[1:])
+    rank = ranks(falling_order(values)).reshape(values.shape)
+    counts = np.minimum(np.arange(0, values.size + step, step), values.size)
+    return Curve(score_all(score, replaced(first, last, rank, counts), batch))

@@ -7,7 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from ibisa_onnx.metrics import Curve, blurred, deletion, insertion
+from ibisa_onnx.errors import IbisaError
+from ibisa_onnx.metrics import RISE, Curve, Protocol, blurred, deletion, insertion
 
 SIDE = 12
 SQUARE = np.zeros((SIDE, SIDE), bool)
@@ -86,10 +87,42 @@ def test_the_last_step_takes_what_is_left(image: np.ndarray) -> None:
     assert curve.scores[-1] == 1
 
 
-def test_a_step_is_eight_rows_unless_given() -> None:
-    image = np.ones((3, 32, 16), np.float32)
-    curve = deletion(lambda images: images.mean((1, 2, 3)), image, np.zeros((32, 16)))
-    np.testing.assert_allclose(curve.scores, [1, 0.75, 0.5, 0.25, 0], atol=1e-6)
+def test_rise_takes_its_own_steps_at_its_own_size() -> None:
+    assert RISE.step(224, 224) == 224 * 8
+    assert (RISE.kernel, RISE.sigma) == (11, 5)
+
+
+@pytest.mark.parametrize("size", [(8, 7), (32, 32), (64, 48), (299, 299), (224, 320)])
+def test_rise_takes_28_steps_at_any_size(size: tuple[int, int]) -> None:
+    image = np.ones((1, *size), np.float32)
+    curve = deletion(lambda images: images.mean((1, 2, 3)), image, np.zeros(size))
+    assert 27 <= len(curve.scores) - 1 <= 28
+    step = -(-size[0] * size[1] // 28) / (size[0] * size[1])
+    np.testing.assert_allclose(np.diff(curve.scores)[:-1], -step, atol=1e-6)
+    assert curve.scores[-1] == 0
+
+
+def test_another_protocol_blurs_and_steps_otherwise() -> None:
+    rng = np.random.default_rng(4)
+    image = rng.random((3, 20, 20)).astype(np.float32)
+    seen: list[np.ndarray] = []
+
+    def watch(images: np.ndarray) -> np.ndarray:
+        seen.extend(images)
+        return images.mean((1, 2, 3))
+
+    other = Protocol(kernel=5, sigma=1.0, steps=4)
+    curve = insertion(watch, image, rng.random((20, 20)), protocol=other)
+    assert len(curve.scores) == 5
+    np.testing.assert_array_equal(seen[0], blurred(image, kernel=5, sigma=1.0))
+    assert not np.array_equal(seen[0], blurred(image))
+    assert len(deletion(watch, image, np.zeros((20, 20)), protocol=other).scores) == 5
+
+
+@pytest.mark.parametrize("wrong", [{"kernel": 4}, {"kernel": 0}, {"sigma": 0.0}, {"steps": 0}])
+def test_a_protocol_without_sense_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(IbisaError, match="give"):
+        Protocol(**wrong)
 
 
 def test_ties_go_by_position(image: np.ndarray) -> None:
@@ -150,7 +183,7 @@ def test_area_by_hand() -> None:
 @pytest.mark.parametrize(
     ("saliency", "step", "says"),
     [
-        (np.zeros((SIDE, SIDE + 1)), 1, "saliency is"),
+        (np.zeros((SIDE, SIDE + 1)), 1, "the map is"),
         (np.full((SIDE, SIDE), np.nan), 1, "NaN"),
         (np.zeros((SIDE, SIDE)), 0, "1 pixel or more"),
     ],
@@ -158,5 +191,5 @@ def test_area_by_hand() -> None:
 def test_wrong_wishes_are_refused(
     image: np.ndarray, saliency: np.ndarray, step: int, says: str
 ) -> None:
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(IbisaError, match=says):
         deletion(score, image, saliency, step=step)
