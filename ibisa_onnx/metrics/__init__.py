@@ -29,6 +29,17 @@ from ibisa_onnx.metrics.insertion_deletion import (
     deletion,
     insertion,
 )
+from ibisa_onnx.metrics.localisation import (
+    BOX_RATIO,
+    EHR,
+    ENERGY,
+    LOCALISATION,
+    POINTING_GAME,
+    LocalisationMetric,
+    effective_heat_ratio,
+    pointing_game,
+)
+from ibisa_onnx.metrics.maps import box_region
 from ibisa_onnx.metrics.metric import Interval, Metric, Scores
 from ibisa_onnx.metrics.sensitivity import Sensitivity, sensitivity_n
 from ibisa_onnx.metrics.subject import Score, Subject
@@ -36,17 +47,23 @@ from ibisa_onnx.metrics.subject import Score, Subject
 __all__ = [
     "AVERAGE_DROP",
     "AVERAGE_INCREASE",
+    "BOX_RATIO",
     "DEGRADATION",
     "DELETION",
+    "EHR",
+    "ENERGY",
     "FAITHFULNESS",
     "INSERTION",
     "INSERTION_MINUS_DELETION",
+    "LOCALISATION",
+    "POINTING_GAME",
     "RISE",
     "SENSITIVITY_N",
     "Curve",
     "Degradation",
     "FaithfulnessMetric",
     "Interval",
+    "LocalisationMetric",
     "Metric",
     "Protocol",
     "Score",
@@ -54,15 +71,18 @@ __all__ = [
     "Sensitivity",
     "Subject",
     "blurred",
+    "box_region",
     "degradation",
     "degradation_metric",
     "deletion",
     "deletion_metric",
     "difference_metric",
+    "effective_heat_ratio",
     "faithfulness",
     "insertion",
     "insertion_metric",
     "metric_named",
+    "pointing_game",
     "sensitivity_metric",
     "sensitivity_n",
 ]
