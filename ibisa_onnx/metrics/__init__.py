@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+from ibisa_onnx.metrics.agreement import (
+    RANDOMISATION,
+    SEED_STABILITY,
+    AgreementMetric,
+    randomisation,
+    seed_stability,
+    spearman,
+)
 from ibisa_onnx.metrics.degradation import Degradation, degradation
 from ibisa_onnx.metrics.faithfulness import (
     AVERAGE_DROP,
@@ -42,6 +50,7 @@ from ibisa_onnx.metrics.localisation import (
 from ibisa_onnx.metrics.maps import box_region
 from ibisa_onnx.metrics.metric import Interval, Metric, Scores
 from ibisa_onnx.metrics.sensitivity import Sensitivity, sensitivity_n
+from ibisa_onnx.metrics.shuffling import shuffled
 from ibisa_onnx.metrics.subject import Score, Subject
 
 __all__ = [
@@ -57,8 +66,11 @@ __all__ = [
     "INSERTION_MINUS_DELETION",
     "LOCALISATION",
     "POINTING_GAME",
+    "RANDOMISATION",
     "RISE",
+    "SEED_STABILITY",
     "SENSITIVITY_N",
+    "AgreementMetric",
     "Curve",
     "Degradation",
     "FaithfulnessMetric",
@@ -83,6 +95,10 @@ __all__ = [
     "insertion_metric",
     "metric_named",
     "pointing_game",
+    "randomisation",
+    "seed_stability",
     "sensitivity_metric",
     "sensitivity_n",
+    "shuffled",
+    "spearman",
 ]
