@@ -165,7 +165,7 @@ def _deleted(subject: Subject, values: Map, protocol: Protocol) -> float:
 
 
 def _whole_and_shown(subject: Subject, values: Map) -> tuple[float, float]:
-    """The scores of the whole picture, and of the picture weighted by the map (equation 25)."""
+    """The scores of the whole picture, and of the picture weighted by the map."""
     whole, shown = subject.scores([subject.image, subject.masked(stretched(values))])
     return float(whole), float(shown)
 

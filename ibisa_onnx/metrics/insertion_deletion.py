@@ -96,7 +96,9 @@ def blurred(image: FloatArray, *, kernel: int = 11, sigma: float = 5.0) -> Float
     Parameters
     ----------
     image
-        float32 [C, H, W]. Pixels beyond the border count as zero, as in RISE's code.
+        float32 [C, H, W]. Pixels beyond the border count as zero, as in RISE's code. (There the
+        tails of the Gaussian are folded back into the kernel, which makes it all but a box; here
+        they are cut off.)
 
     Returns
     -------

@@ -101,8 +101,11 @@ def test_the_model_is_not_asked_more_than_told(noise: Subject) -> None:
         passes.append(len(images))
         return noise.score(images)
 
-    degradation(Subject(count, noise.image, noise.blank), np.zeros((13, 18)), steps=6)
+    watched = Subject(count, noise.image, noise.blank)
+    degradation(watched, np.zeros((13, 18)), steps=6)
     assert sum(passes) == 2 * 7
+    degradation(watched, np.zeros((13, 18)))
+    assert sum(passes) == 2 * 7 + 2 * 29
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,8 @@ def test_a_box_holds_the_pixels_whose_centres_it_holds() -> None:
     np.testing.assert_array_equal(box_region((2, 1, 6, 3), (5, 6)), expected)
     np.testing.assert_array_equal(box_region((1.6, 0.6, 99, 2.6), (5, 6)), expected)
     np.testing.assert_array_equal(box_region((2.5, 1.5, 5.6, 2.6), (5, 6)), expected)
+    expected[2] = expected[:, 5] = False
+    np.testing.assert_array_equal(box_region((2.5, 1.5, 5.5, 2.5), (5, 6)), expected)
 
 
 @pytest.mark.parametrize(

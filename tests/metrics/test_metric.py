@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -40,7 +41,9 @@ def test_nineteen_of_twenty_intervals_hold_the_truth() -> None:
 
 
 def test_one_image_has_no_spread() -> None:
-    interval = scores(0.4).interval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        interval = scores(0.4).interval()
     assert interval.mean == 0.4
     assert math.isnan(interval.half)
 

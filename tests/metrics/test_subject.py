@@ -34,6 +34,10 @@ def test_no_call_has_more_than_a_batch(batch: int) -> None:
     assert sum(calls) == 7
 
 
+def test_a_batch_is_of_eight_unless_given() -> None:
+    assert Subject(mean, IMAGE).batch == 8
+
+
 @pytest.mark.parametrize("batch", [1, 2, 8])
 def test_each_picture_is_asked_about_once(batch: int) -> None:
     asked: list[float] = []
