@@ -29,6 +29,7 @@ from ibisa_onnx.metrics import (
     insertion_metric,
     metric_named,
     sensitivity_metric,
+    sensitivity_n,
 )
 
 SIDE = 12
@@ -329,10 +330,30 @@ def test_a_constant_map_has_a_value(metric: FaithfulnessMetric, photograph: Subj
     assert math.isfinite(values.pop())
 
 
+@every_metric
+def test_no_call_of_the_model_has_more_than_a_batch(
+    metric: FaithfulnessMetric, photograph: Subject
+) -> None:
+    passes: list[int] = []
+
+    def count(images: np.ndarray) -> np.ndarray:
+        passes.append(len(images))
+        return photograph.score(images)
+
+    metric(replace(photograph, score=count, batch=3), np.ones(photograph.size))
+    assert 1 <= max(passes) <= 3
+
+
 def test_sizes_and_tiles_may_be_chosen(photograph: Subject) -> None:
     saliency = np.random.default_rng(10).random(photograph.size)
-    coarse = sensitivity_metric(sizes=(2, 5), subsets=30, tile=4)
-    assert coarse(photograph, saliency) != SENSITIVITY_N(photograph, saliency)
+    wishes = {"sizes": (2, 5), "subsets": 30, "tile": 4}
+    chosen = sensitivity_metric(**wishes)(photograph, saliency)
+    rng = np.random.default_rng((1711, 6104))
+    assert chosen == sensitivity_n(photograph, saliency, rng, **wishes).mean
+    for wish, value in wishes.items():
+        alone = sensitivity_metric(**{wish: value})(photograph, saliency)
+        assert alone != SENSITIVITY_N(photograph, saliency)
     assert degradation_metric(tile=4)(photograph, saliency) != DEGRADATION(photograph, saliency)
+    assert degradation_metric(steps=4)(photograph, saliency) != DEGRADATION(photograph, saliency)
     few = difference_metric(Protocol(steps=3))
     assert few(photograph, saliency) != INSERTION_MINUS_DELETION(photograph, saliency)

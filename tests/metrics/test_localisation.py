@@ -91,6 +91,7 @@ def test_energy_is_a_share_of_what_is_positive() -> None:
     saliency = np.zeros(SHAPE)
     saliency[15, 25], saliency[0, 0], saliency[0, 1], saliency[16, 25] = 3, 1, -7, -7
     assert ENERGY(saliency, BOX) == pytest.approx(0.75)
+    assert ENERGY(np.full(SHAPE, 1e308), BOX) == pytest.approx(SHARE)  # a sum past all floats
     assert ENERGY(-np.ones(SHAPE), BOX) == 0
     assert EHR(-np.ones(SHAPE), BOX) == 0
 

@@ -113,6 +113,17 @@ def test_sizes_go_from_one_tile_to_four_fifths(white: Subject) -> None:
     assert found.sizes.tolist() == [1, 3, 10, 33, 104]  # of 130
 
 
+def test_there_are_twenty_sets_of_a_size_unless_told(white: Subject) -> None:
+    passes: list[int] = []
+
+    def count(images: np.ndarray) -> np.ndarray:
+        passes.append(len(images))
+        return linear(images)
+
+    sensitivity_n(Subject(count, white.image), PARTS, np.random.default_rng(8))
+    assert sum(passes) == 1 + 5 * 20
+
+
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [

@@ -38,6 +38,10 @@ def test_a_batch_is_of_eight_unless_given() -> None:
     assert Subject(mean, IMAGE).batch == 8
 
 
+def test_what_is_taken_away_is_zero_unless_given() -> None:
+    np.testing.assert_array_equal(Subject(mean, IMAGE).masked(np.zeros((2, 2))), 0)
+
+
 @pytest.mark.parametrize("batch", [1, 2, 8])
 def test_each_picture_is_asked_about_once(batch: int) -> None:
     asked: list[float] = []
