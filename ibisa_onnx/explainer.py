@@ -239,6 +239,11 @@ class Explainer:
         return self._reader.labels
 
     @property
+    def wanted_gradient(self) -> str:
+        """The source of gradients that was asked for."""
+        return self._wanted_gradient
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """What a user should know about this model, in any explanation."""
         return (*self.model.warnings, *self.preprocessing.warnings, *self._reader.warnings)

@@ -21,7 +21,7 @@ from ibisa_onnx.commands.console import INTERRUPTED, echo, report_error
 from ibisa_onnx.errors import IbisaError
 
 _NAME = "ibisa-onnx"
-_VERBS = ("run", "inspect", "gradient", "demo", "doctor")
+_VERBS = ("run", "inspect", "eval", "bench", "gradient", "demo", "doctor")
 
 
 class _Verbs(click.Group):
@@ -60,6 +60,8 @@ def group() -> None:
     \b
       ibisa-onnx run model.onnx photo.jpg       writes photo.ibisa.png
       ibisa-onnx inspect model.onnx photo.jpg   what goes in and out, and the top five
+      ibisa-onnx eval model.onnx photo.jpg      how true the map is to the model
+      ibisa-onnx bench model.onnx photos/       IBISA against RISE, Grad-CAM, IBA …
       ibisa-onnx gradient model.onnx            writes model.grad.onnx: output and gradient
       ibisa-onnx demo                           the same without a file of yours
     """

@@ -22,8 +22,8 @@ INTERRUPTED = 130
 class Bar:
     """Progress that nobody sees; a context, which leaves no trace."""
 
-    def __call__(self, done: int, total: int) -> None:
-        """Show that `done` of `total` steps are done."""
+    def __call__(self, done: int, total: int, seconds_left: float | None = None) -> None:
+        """Show that `done` of `total` steps are done, and about how long the rest takes."""
 
     def wipe(self) -> None:
         """Make room for a line of text."""
@@ -44,10 +44,11 @@ class _DrawnBar(Bar):
         self._label = label
         self._drawn = 0
 
-    def __call__(self, done: int, total: int) -> None:
+    def __call__(self, done: int, total: int, seconds_left: float | None = None) -> None:
         filled = self._WIDTH * done // max(total, 1)
         bar = "#" * filled + "-" * (self._WIDTH - filled)
-        line = f"{self._label}  [{bar}] {done}/{total}"
+        left = "" if seconds_left is None else f", about {duration(seconds_left)} left"
+        line = f"{self._label}  [{bar}] {done}/{total}{left}"
         echo(f"\r{line:{self._drawn}}", err=True, nl=False)
         self._drawn = len(line)
 
@@ -139,6 +140,15 @@ def report_error(message: str) -> None:
     """Say on stderr, in one line, what went wrong."""
     line = " ".join(message.split())
     echo(f"{click.style('ibisa-onnx: error:', fg='red')} {line}", err=True)
+
+
+def duration(seconds: float) -> str:
+    """Return a time in its two largest units: 1 h 5 min, 3 min 20 s, 12 s."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def rows(pairs: Sequence[tuple[str, str]], indent: int = 2) -> list[str]:

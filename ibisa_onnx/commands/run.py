@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ibisa_onnx.commands.console import INTERRUPTED, Console, console_options, report_error
+from ibisa_onnx.commands.explaining import explaining_options, parse_target
 from ibisa_onnx.commands.interruption import Interruption
 from ibisa_onnx.commands.model_options import ModelChoice, model_options
 from ibisa_onnx.commands.outputs import STDIO, Destinations, check_out, expand
 from ibisa_onnx.commands.report import details_text, explanation_text
 from ibisa_onnx.errors import GradientError, ImageError, OptionError, OutputError
-from ibisa_onnx.gradients.choice import GRADIENTS
 
 if TYPE_CHECKING:
     from ibisa_onnx import Explainer, Explanation
@@ -42,22 +41,7 @@ if TYPE_CHECKING:
 )
 @click.option("--with-data", is_flag=True, help="Write the maps (.npy) and the record (.json) too.")
 @model_options
-@click.option(
-    "--gradient",
-    type=click.Choice(GRADIENTS),
-    default="auto",
-    show_default=True,
-    help="Where the backward steps come from.",
-)
-@click.option(
-    "--surrogate",
-    type=click.Path(exists=True, dir_okay=False),
-    metavar="FILE",
-    help="A differentiable twin of the model (.pt2).",
-)
-@click.option(
-    "--budget", type=click.IntRange(13), help="At most so many forward passes when forward-only."
-)
+@explaining_options
 @click.option(
     "--deadline-ms",
     type=click.FloatRange(0, min_open=True),
@@ -67,8 +51,6 @@ if TYPE_CHECKING:
 @click.option(
     "--uncertainty", is_flag=True, help="Draw how sure the map is, too (forward-only alone knows)."
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--no-cache", is_flag=True, help="Keep no gradient for the next time, nor use one.")
 @console_options
 def command(
     console: Console,
@@ -77,13 +59,10 @@ def command(
     out: str | None,
     with_data: bool,
     choice: ModelChoice,
-    gradient: str,
-    surrogate: str | None,
-    budget: int | None,
     deadline_ms: float | None,
     uncertainty: bool,
     seed: int,
-    no_cache: bool,
+    **options: Any,
 ) -> None:
     """Explain which pixels MODEL needed for its answer on each IMAGE.
 
@@ -102,11 +81,9 @@ def command(
     )
     console = _free_stdout(console) if where.to_stdout else console
     where.check()
-    explainer = choice.explainer(
-        gradient=gradient, surrogate=surrogate, budget=budget, cache=not no_cache
-    )
+    explainer = choice.explainer(**options)
     deadline = None if deadline_ms is None else deadline_ms / 1000
-    meant = [_target(each) for each in targets] or None
+    meant = [parse_target(each) for each in targets] or None
     piped = sys.stdin.buffer.read() if STDIO in pictures else b""  # Ctrl-C ends the wait for it
     with Interruption(console) as interruption:
         work = Work(
@@ -212,8 +189,3 @@ def _free_stdout(console: Console) -> Console:
 def _left_out(left: int, pictures: int) -> list[str]:
     """Say how many pictures an interruption leaves out, if any."""
     return [f"{left} of {pictures} pictures are left out"] if left else []
-
-
-def _target(text: str) -> str | int:
-    """Tell a class index from a label or top:N."""
-    return int(text) if re.fullmatch(r"[+-]?\d+", text) else text

@@ -1,0 +1,54 @@
+"""The options that say how a map is made, and how a target is read; shared by several verbs."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from ibisa_onnx.gradients.choice import GRADIENTS
+
+_OPTIONS = (
+    click.option(
+        "--gradient",
+        type=click.Choice(GRADIENTS),
+        default="auto",
+        show_default=True,
+        help="Where the backward steps come from.",
+    ),
+    click.option(
+        "--surrogate",
+        type=click.Path(exists=True, dir_okay=False),
+        metavar="FILE",
+        help="A differentiable twin of the model (.pt2).",
+    ),
+    click.option(
+        "--budget",
+        type=click.IntRange(13),
+        help="At most so many forward passes when forward-only.",
+    ),
+    click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
+    click.option(
+        "--no-cache", is_flag=True, help="Keep no gradient for the next time, nor use one."
+    ),
+)
+
+
+def explaining_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a verb `seed`, and other options on how a map is made as `Explainer` takes them."""
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, no_cache: bool, **options: Any) -> None:
+        function(*args, cache=not no_cache, **options)
+
+    for option in reversed(_OPTIONS):
+        wrapped = option(wrapped)
+    return wrapped
+
+
+def parse_target(text: str) -> str | int:
+    """Tell a class index from a label or top:N."""
+    return int(text) if re.fullmatch(r"[+-]?\d+", text) else text
