@@ -126,7 +126,7 @@ def _by_gradient(
         cotangent = case.output.slope(raw, case.index)
         return np.asarray(function.backward(saved, cotangent)[0, 0])
 
-    size, steps = case.bottleneck.size, options.steps
+    size, steps = case.bottleneck.size, options.steps * options.rounds
     begin = time.perf_counter()
     ascent = pathwise(slope, options.temperature)
     for done, keep in enumerate(optimise(ascent, size, options, rng), 1):
@@ -161,7 +161,7 @@ def _by_differences(
     plan = estimator.plan(asking, allowance(case, options.budget, spent), options.steps)
     shares = [estimator.queries(asking, each) for each in plan]
     queries.planned = sum(shares)
-    options, size = replace(options, steps=len(plan)), case.bottleneck.size
+    options, size = replace(options, steps=len(plan), rounds=1), case.bottleneck.size
     steps = optimise(estimator.ascent(asking, plan, rng), size, options, rng)
     for keep, following in zip(steps, [*shares[1:], 0], strict=True):
         over = following > 0 and queries.over(following)

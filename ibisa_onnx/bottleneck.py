@@ -19,7 +19,6 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
 
-_TILT = 0.3  # radians; keeps the stripes off the axes, along which much of the world is aligned
 _REACH = 4.0  # of a Gaussian's tails, in standard deviations
 _MIRRORED = cv2.BORDER_REFLECT
 _CLIP = 1e-4  # of a uniform draw, so that its logit stays within +-9.2
@@ -167,7 +166,7 @@ def stratified_noise(rng: np.random.Generator, draws: int, shape: tuple[int, int
 
 
 @lru_cache(maxsize=8)
-def plane_waves(draws: int, shape: tuple[int, int], frequency: float) -> Floats:
+def plane_waves(draws: int, shape: tuple[int, int], frequency: float, tilt: float = 0.3) -> Floats:
     """Cosines of unit variance that show broad stripes and hide those between them.
 
     A fixed design, the quasi-random part of the noise: directions are spread evenly over the half
@@ -182,6 +181,9 @@ def plane_waves(draws: int, shape: tuple[int, int], frequency: float) -> Floats:
         Rows and columns of the grid.
     frequency
         Of the coarsest waves, in cycles on the longer side; others have 1.5 and 2 times that.
+    tilt
+        Direction of the first wave, in radians; not 0, for much of the world is aligned along the
+        axes.
 
     Returns
     -------
@@ -190,7 +192,7 @@ def plane_waves(draws: int, shape: tuple[int, int], frequency: float) -> Floats:
     pairs = -(-draws // 2)
     down, across = ((np.arange(side) + 0.5 - side / 2) / max(shape) for side in shape)
     number = np.arange(pairs)[:, None, None]
-    angle = math.pi * number / pairs + _TILT
+    angle = math.pi * number / pairs + tilt
     cycles = frequency * (1 + 0.5 * (number % 3))
     along = across[None, None, :] * np.cos(angle) + down[None, :, None] * np.sin(angle)
     wave = math.sqrt(2) * np.cos(2 * math.pi * cycles * along + math.pi / 2 * number)

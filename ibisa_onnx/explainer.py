@@ -438,7 +438,7 @@ class Explainer:
                 yield self._explanation(inquiry, index, found, None, {"open": opened})
         times = {"open": opened, "optimise": time.perf_counter()}
         before = self.model.passes.snapshot()
-        if inquiry.method is not None:  # whose maps are no keep-probabilities
+        if inquiry.method is not None or not self.options.check:
             yield self._explanation(inquiry, index, found, None, times)
             return
         sufficiency = check_sufficiency(case, found.keep)

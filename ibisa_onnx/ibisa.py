@@ -10,7 +10,9 @@ in as few bits as possible:
     loss = -log p(target | z) + beta mean(lambda)   the decision kept, information squeezed
 
 The steps go from coarse to fine: the smoothing shrinks from one to the next, so that the first
-settle which object is needed, and the last which parts of it.
+settle which object is needed, and the last which parts of it. Finer than that is the evidence: the
+mean of all steps' gradients, each over its own root mean square, smoothed, and of it what is above
+zero, brought to lambda's scale. The map is the weighted mean of lambda and evidence.
 
 All but the model is simple enough to be differentiated by hand, with S for the smoothing, which is
 its own transpose, and g for the model's part, d log p / d s:
@@ -72,6 +74,15 @@ class Options:
         Standard deviation, in cells, of the Gaussian over Adam's second moment. Pooled, a cell
         that the decision ignores is measured against its neighbours' gradients and not against
         its own noise, which plain Adam blows up to full steps.
+    tilt
+        Direction of the first of the waves, in radians (`bottleneck.plane_waves`).
+    evidence, evidence_smoothing
+        Weight of the evidence in the map, 0 to 1, and the Gaussian over it, in cells.
+    rounds
+        How often the steps are taken, each time with waves of other directions; lambda and evidence
+        are those of all rounds, averaged.
+    check
+        Whether the finished map is checked by the model itself, for 8 forward passes.
     blur
         Standard deviation of the baseline's blur, as a fraction of the image's longer side.
     budget
@@ -85,24 +96,39 @@ class Options:
     temperature: float = 1.0
     waves: float = 2.0
     frequency: float = 3.0
-    noise: float = 0.2
+    tilt: float = 0.3
+    noise: float = 0.0
     start: float = 2.0
     beta: float = 10.0
     learning_rate: float = 1.0
     pooling: float = 4.0
+    evidence: float = 0.5
+    evidence_smoothing: float = 1.5
+    rounds: int = 1
+    check: bool = True
     blur: float = 10 / 224
     budget: int = 200
 
     def __post_init__(self) -> None:
         """Raise `OptionError` where a value is out of its range."""
-        for name in ("steps", "grid", "budget"):
+        for name in ("steps", "grid", "rounds", "budget"):
             self._check(name, "1 or more", lambda value: value >= 1 and value.is_integer())
             object.__setattr__(self, name, int(getattr(self, name)))  # 200.0 and NumPy's are meant
         for name in ("temperature", "learning_rate", "smoothing", "first_smoothing"):
             self._check(name, "a number above 0", lambda value: 0 < value < math.inf)
-        for name in ("waves", "frequency", "noise", "beta", "pooling", "blur"):
+        for name in (
+            "waves",
+            "frequency",
+            "noise",
+            "beta",
+            "pooling",
+            "evidence_smoothing",
+            "blur",
+        ):
             self._check(name, "0 or more", lambda value: 0 <= value < math.inf)
-        self._check("start", "a number", math.isfinite)
+        self._check("evidence", "0 to 1", lambda value: 0 <= value <= 1)
+        for name in ("start", "tilt"):
+            self._check(name, "a number", math.isfinite)
 
     def _check(self, name: str, wanted: str, fits: Callable[[float], bool]) -> None:
         value = getattr(self, name)
@@ -127,27 +153,65 @@ def optimise(
     Yields
     ------
     float32 [h, w]
-        The keep-probability lambda after each step, in 0..1; NaN where a slope was not finite.
+        The map after each step, in 0..1; NaN where a slope was not finite.
     """
     shape = grid_shape(*size, options.grid)
-    logits = np.full(shape, options.start, np.float32)
+    finished = np.zeros(shape, np.float32)
+    pulls: list[Floats] = []
+    for number in range(options.rounds):
+        steps = _steps(ascent, _noises(options, shape, number, rng), options)
+        for keep, pull in steps:
+            pulls.append(_over_its_size(pull))
+            yield _map((finished + keep) / np.float32(number + 1), np.mean(pulls, 0), options)
+        finished = finished + keep
+
+
+def _steps(ascent: Ascent, noises: Floats, options: Options) -> Iterator[tuple[Floats, Floats]]:
+    """Yield lambda after each step of a round, and d log p / d logits at that step, [h, w]."""
+    logits = np.full(noises.shape[1:], options.start, np.float32)
     adam = PooledAdam(options.learning_rate, options.pooling)
-    noises = np.float32(options.noise) * stratified_noise(rng, options.steps, shape)
-    noises += np.float32(options.waves) * plane_waves(options.steps, shape, options.frequency)
     for noise, smoothing in zip(noises, smoothings(options), strict=True):
         with np.errstate(invalid="ignore", over="ignore"):  # of slopes that are not finite
-            logits = logits - adam.step(_gradient(ascent, logits, noise, smoothing, options))
-        yield sigmoid(smooth(logits, options.smoothing))
+            pull = ascent(smooth(logits, smoothing), noise)
+            logits = logits - adam.step(_gradient(pull, logits, smoothing, options))
+        yield sigmoid(smooth(logits, options.smoothing)), pull
 
 
-def _gradient(
-    ascent: Ascent, logits: Floats, noise: Floats, smoothing: float, options: Options
+def _noises(
+    options: Options, shape: tuple[int, int], number: int, rng: np.random.Generator
 ) -> Floats:
-    """Return d loss / d a, [h, w], by the equation at the head of this module."""
-    smoothed = smooth(logits, smoothing)
-    keep = sigmoid(smoothed)
+    """Return the noise of each step of a round, [steps, h, w]."""
+    turn = math.pi * number / (options.rounds * max(1, options.steps // 2))
+    noises = np.float32(options.noise) * stratified_noise(rng, options.steps, shape)
+    waves = plane_waves(options.steps, shape, options.frequency, options.tilt + turn)
+    return np.asarray(noises + np.float32(options.waves) * waves)
+
+
+def _over_its_size(gradient: Floats) -> Floats:
+    """Return it over its root mean square, so that each step counts alike."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        size = np.sqrt(np.mean(gradient * gradient))
+        return np.asarray(gradient / size if size != 0 else gradient)
+
+
+def _map(keep: Floats, gathered: Floats, options: Options) -> Floats:
+    """Return the weighted mean of lambda and evidence, [h, w]."""
+    if not options.evidence:
+        return keep
+    above = np.maximum(smooth(gathered, options.evidence_smoothing), 0)
+    scale = keep.max() / max(float(above.max()), 1e-30)  # where nothing is kept, nothing is shown
+    share = np.float32(options.evidence)
+    return np.asarray((1 - share) * keep + share * scale * above, np.float32)
+
+
+def _gradient(pull: Floats, logits: Floats, smoothing: float, options: Options) -> Floats:
+    """Return d loss / d a, [h, w], by the equation at the head of this module.
+
+    `pull` is d log p / d of the smoothed logits.
+    """
+    keep = sigmoid(smooth(logits, smoothing))
     price = np.float32(options.beta / keep.size) * keep * (1 - keep)
-    return smooth(price - ascent(smoothed, noise), smoothing)
+    return smooth(price - pull, smoothing)
 
 
 def smoothings(options: Options) -> list[float]:

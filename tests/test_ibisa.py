@@ -10,7 +10,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ibisa_onnx.bottleneck import Bottleneck, enlarge, plane_waves, sigmoid, stratified_noise
+from ibisa_onnx.bottleneck import (
+    Bottleneck,
+    enlarge,
+    plane_waves,
+    sigmoid,
+    smooth,
+    stratified_noise,
+)
 from ibisa_onnx.gradients.ascent import pathwise
 from ibisa_onnx.ibisa import Options, PooledAdam, _gradient, optimise, smoothings
 
@@ -93,7 +100,7 @@ def test_what_nobody_needs_is_squeezed_out(image: np.ndarray, baseline: np.ndarr
 def test_without_a_price_on_information_what_helps_is_kept(
     image: np.ndarray, baseline: np.ndarray
 ) -> None:
-    free = replace(Options(), beta=0.0)
+    free = replace(Options(), beta=0.0, evidence=0.0)
     function = looks_at(slice(0, SIDE), slice(0, SIDE))
     assert run(function, image, baseline, options=free).min() > 0.9
 
@@ -129,7 +136,10 @@ def test_a_step_asks_for_the_slope_of_one_mask(steps: int) -> None:
 
 def test_same_seed_same_map(image: np.ndarray, baseline: np.ndarray) -> None:
     function = looks_at(slice(20, 40), slice(20, 40))
-    one, same, other = (run(function, image, baseline, seed=seed) for seed in (7, 7, 8))
+    noisy = Options(noise=0.2)
+    one, same, other = (
+        run(function, image, baseline, seed=seed, options=noisy) for seed in (7, 7, 8)
+    )
     np.testing.assert_array_equal(one, same)
     assert not np.array_equal(one, other)
 
@@ -212,7 +222,8 @@ def test_the_gradient_is_the_one_of_torch(
     logits = torch.tensor(values, requires_grad=True)
     torch_loss(logits, noise, smoothing, options).backward()
     assert logits.grad is not None
-    found = _gradient(pathwise(slope_of_decides, temperature), values, noise, smoothing, options)
+    pull = pathwise(slope_of_decides, temperature)(smooth(values, smoothing), noise)
+    found = _gradient(pull, values, smoothing, options)
     # The tails of the Gaussian, which are cut, are all that differs.
     np.testing.assert_allclose(found, logits.grad, atol=1e-3 * float(logits.grad.abs().max()))
 
@@ -227,8 +238,8 @@ def test_the_gradient_agrees_with_central_differences(
         float(torch_loss(torch.from_numpy(logits + step * direction), noise, 1.5, options))
         for step in (1e-4, -1e-4)
     )
-    ascent = pathwise(slope_of_decides, temperature)
-    found = (_gradient(ascent, logits, noise, 1.5, options) * direction).sum()
+    pull = pathwise(slope_of_decides, temperature)(smooth(logits, 1.5), noise)
+    found = (_gradient(pull, logits, 1.5, options) * direction).sum()
     assert found == pytest.approx((up - down) / 2e-4, rel=1e-3)
 
 
@@ -236,7 +247,9 @@ def test_the_gradient_agrees_with_central_differences(
 def test_ten_steps_are_those_of_torchs_autograd_and_adam(
     torch_loss: Callable[..., torch.Tensor], torch_smooth: TorchSmooth, temperature: float
 ) -> None:
-    options = Options(temperature=temperature, pooling=0.0, first_smoothing=3.0, beta=1.0)
+    options = Options(
+        temperature=temperature, pooling=0.0, first_smoothing=3.0, beta=1.0, noise=0.2, evidence=0.0
+    )
     rng = np.random.default_rng(6)
     noises = options.noise * stratified_noise(rng, options.steps, (6, 8)).astype(float)
     noises += options.waves * plane_waves(options.steps, (6, 8), options.frequency)
@@ -250,6 +263,59 @@ def test_ten_steps_are_those_of_torchs_autograd_and_adam(
     found = last(slope_of_decides, (6, 8), options, np.random.default_rng(6))
     np.testing.assert_allclose(found, expected, atol=1e-3)
     assert float(expected.max() - expected.min()) > 0.1
+
+
+# -- evidence and rounds
+
+
+def test_the_map_is_a_mean_of_lambda_and_evidence() -> None:
+    pulls: list[np.ndarray] = []
+    ascent = pathwise(slope_of_decides, 1.0)
+
+    def watch(smoothed: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        pulls.append(ascent(smoothed, noise))
+        return pulls[-1]
+
+    def maps(share: float, ascent: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
+        options = Options(evidence=share, evidence_smoothing=0.7, beta=1.0)
+        return np.array(list(optimise(ascent, (6, 8), options, np.random.default_rng(0))))
+
+    lambdas, mixed = maps(0.0, watch), maps(0.25, ascent)
+    relative = np.array([pull / np.sqrt((pull**2).mean()) for pull in pulls])
+    for done, (keep, found) in enumerate(zip(lambdas, mixed, strict=True), 1):
+        above = np.maximum(smooth(relative[:done].mean(0), 0.7), 0)
+        expected = 0.75 * keep + 0.25 * keep.max() * above / above.max()
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_evidence_alone_shows_nothing_where_nothing_is_kept() -> None:
+    """Gradients are brought to one size, and however small ones must not be seen."""
+    tiny = np.random.default_rng(1).random((8, 8)).astype(np.float32) * 1e-6
+    keep = last(lambda _: tiny, (8, 8), Options(evidence=1.0), np.random.default_rng(0))
+    assert keep.max() < 0.1
+
+
+def test_rounds_take_the_steps_again_with_waves_of_other_directions() -> None:
+    masks: list[np.ndarray] = []
+
+    def watch(mask: np.ndarray) -> np.ndarray:
+        masks.append(mask)
+        return slope_of_decides(mask)
+
+    options = Options(rounds=3, steps=4, evidence=0.0)
+    keeps = list(optimise(pathwise(watch, 1.0), (6, 8), options, np.random.default_rng(0)))
+    assert len(keeps) == len(masks) == 12
+    assert not np.allclose(masks[0], masks[4])
+    ends = [
+        last(
+            slope_of_decides,
+            (6, 8),
+            replace(options, rounds=1, tilt=tilt),
+            np.random.default_rng(0),
+        )
+        for tilt in options.tilt + np.pi * np.arange(3) / 6
+    ]
+    np.testing.assert_allclose(keeps[-1], np.mean(ends, 0), atol=1e-6)
 
 
 # -- Adam
