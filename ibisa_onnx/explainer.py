@@ -231,7 +231,7 @@ class Explainer:
         self._wanted_gradient, self._surrogate = gradient, surrogate
         self._cache = cache_folder(cache)
         self._auto = gradient == "auto"
-        self._opened: dict[Method, Attribution] = {}
+        self._opened: dict[tuple[Method, ClassOutput], Attribution] = {}
 
     @property
     def labels(self) -> tuple[str, ...] | None:
@@ -398,6 +398,10 @@ class Explainer:
         method: Method | None = None,
     ) -> _Inquiry:
         """Ask the model what it says of a picture, and certify the gradient there."""
+        if isinstance(method, type) or not (method is None or hasattr(method, "open")):
+            raise OptionError(
+                f"method is {method!r}; give one of ibisa_onnx.baselines, such as GradCam()"
+            )
         if not isinstance(seed, int | np.integer) or seed < 0:
             raise OptionError(f"seed is {seed!r}; give a whole number, 0 or more")
         begin, before = time.perf_counter(), self.model.passes.snapshot()
@@ -417,9 +421,9 @@ class Explainer:
 
     def _attribution(self, method: Method, output: ClassOutput) -> Attribution:
         """Open another method, once."""
-        if method not in self._opened:
-            self._opened[method] = method.open(self, output)
-        return self._opened[method]
+        if (method, output) not in self._opened:
+            self._opened[method, output] = method.open(self, output)
+        return self._opened[method, output]
 
     def _rounds(
         self,

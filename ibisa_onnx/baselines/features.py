@@ -12,10 +12,11 @@ from ibisa_onnx.case import Case
 from ibisa_onnx.errors import GradientError
 from ibisa_onnx.explainer import Explainer
 from ibisa_onnx.gradients.choice import GradientPath
+from ibisa_onnx.gradients.precision import rounds_coarsely
 from ibisa_onnx.gradients.tail import SpatialTensor, Tail, deployed, spatial_tensors
 from ibisa_onnx.targets import ClassOutput
 
-_TOLERANCE = 2e-2  # in probability: what rounding makes of it where the model computes in 8 bits
+_IN_SINGLE, _IN_FEWER_BITS = 1e-3, 2e-2  # what rounding makes of a probability
 
 Choice = Callable[[tuple[SpatialTensor, ...]], SpatialTensor | None]
 
@@ -57,7 +58,8 @@ def open_layer(
     if chosen is None:
         raise GradientError(f"{method}: no tensor of the model has the shape [N, C, h, w]")
     reason = f"at {chosen.name}, {chosen.channels} x {chosen.height} x {chosen.width}"
-    path = GradientPath("exact", reason, None, tolerance=_TOLERANCE)
+    tolerance = _IN_FEWER_BITS if rounds_coarsely(model, output.name) else _IN_SINGLE
+    path = GradientPath("exact", reason, None, tolerance=tolerance)
     return Layer(chosen, Tail(model, chosen.name, output.name), output, path)
 
 

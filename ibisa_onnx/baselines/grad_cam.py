@@ -74,4 +74,6 @@ class OpenedGradCam:
         saliency = above_zero(np.tensordot(weights, features[0].astype(np.float64), 1))
         difference = self.layer.difference(case, raw)
         done = Completion(1, 1, "steps")
+        if progress is not None:
+            progress(1, 1)
         yield Found(saliency, case.bottleneck.size, done, difference=difference)

@@ -1,12 +1,13 @@
 """IBA: an information bottleneck at a tensor inside the model (Schulz et al., arXiv 2001.00396).
 
-The per-sample bottleneck of the paper's section 3.1, with the settings of its section 4 and of its
-published code. Features R are mixed with noise of their own mean and deviation,
+The information bottleneck of the paper's section 3.1, optimised for one picture as in its section
+3.2, with the settings of the authors' code. Features R are mixed with noise of their own mean and
+deviation,
 
-    Z = lambda R + (1 - lambda) eps,  eps ~ N(mu, sigma^2)                            (eq. 3)
-    loss = -log p(target | Z) + beta mean KL(P(Z|R) || N(mu, sigma^2))             (eq. 4 and 6)
+    Z = lambda R + (1 - lambda) eps,  eps ~ N(mu, sigma^2)
+    loss = -log p(target | Z) + beta mean KL(P(Z|R) || N(mu, sigma^2))
 
-where with r = (R - mu) / sigma the divergence of each feature is, in nats,
+where with r = (R - mu) / sigma the divergence of each feature is, in nats (bits are for the map),
 
     KL = -1/2 (1 + log (1 - lambda)^2 - (lambda r)^2 - (1 - lambda)^2)
 
@@ -18,7 +19,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -29,6 +31,7 @@ import numpy.typing as npt
 from ibisa_onnx.attribution import Found
 from ibisa_onnx.baselines.features import Layer, open_layer
 from ibisa_onnx.baselines.scaling import above_zero
+from ibisa_onnx.baselines.settings import is_whole
 from ibisa_onnx.bottleneck import Floats, sigmoid, smooth
 from ibisa_onnx.case import Case
 from ibisa_onnx.errors import OptionError
@@ -65,7 +68,7 @@ class Iba:
         Of Adam; noise draws a step; the first parameters; the Gaussian over lambda, in features.
     """
 
-    images: tuple[str | os.PathLike[str], ...]
+    images: Sequence[str | os.PathLike[str]]
     layer: str | None = None
     beta: float = 10.0
     steps: int = 10
@@ -76,9 +79,18 @@ class Iba:
     name: ClassVar[str] = "iba"
 
     def __post_init__(self) -> None:
-        """Raise `OptionError` where it has too few images to estimate from."""
+        """Raise `OptionError` where it has too few images, or a value is out of its range."""
+        if isinstance(self.images, str | bytes | os.PathLike):
+            raise OptionError(f"iba's images are {self.images!r}; give a sequence of pictures")
+        object.__setattr__(self, "images", tuple(self.images))  # a list is meant, too
         if len(self.images) < 2:
             raise OptionError(f"iba has {len(self.images)} images to estimate from; give 2 or more")
+        for name in ("steps", "draws"):
+            if not is_whole(getattr(self, name), 1):
+                raise OptionError(f"iba's {name} are {getattr(self, name)!r}; give 1 or more")
+        for name in ("beta", "learning_rate", "smoothing"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise OptionError(f"iba's {name} is {getattr(self, name)!r}; give 0 or more")
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -147,18 +159,20 @@ class OpenedIba:
     ) -> Iterator[Found]:
         """Optimise lambda; the map is the information of each place, summed over channels."""
         method, size = self.method, case.bottleneck.size
+        case.see_whether_images_mix()
         features = self.layer.tail.features(case.bottleneck.image)
         raw, _ = self.layer.tail.forward(case.bottleneck.image, features)
         difference = self.layer.difference(case, raw)
         relative = (features[0] - self.statistics.mean) / self.statistics.deviation
         parameters = np.full(relative.shape, method.start, np.float32)
         adam = PooledAdam(method.learning_rate, pooling=0)
+        begin = time.perf_counter()
         for done in range(1, method.steps + 1):
             slope = self._slope(case, parameters, relative, rng)
             parameters = parameters - adam.step(slope)
             if progress is not None:
                 progress(done, method.steps)
-            if done < method.steps and limit.over(0):
+            if done < method.steps and limit.over((time.perf_counter() - begin) / done):
                 break
         keep = smooth(sigmoid(parameters), method.smoothing)
         information = np.where(self.statistics.active, divergence(keep, relative), 0)
@@ -185,11 +199,17 @@ class OpenedIba:
 
     def _pull(self, case: Case, mixed: Floats) -> Floats:
         """Return d log p / d features for each of the mixtures [N, C, h, w]."""
+        most = case.model.max_batch
+        blocks = (mixed[begin : begin + most] for begin in range(0, len(mixed), most))
+        return np.concatenate([self._pull_once(case, block) for block in blocks])
+
+    def _pull_once(self, case: Case, mixed: Floats) -> Floats:
+        """Do so for as many as the model takes at once."""
         raw, saved = self.layer.tail.forward(case.bottleneck.image, mixed)
         slope = case.output.slope(case.output.scores(raw).astype(np.float32), case.index)
         quantisation = case.output.quantisation
         slope = slope if quantisation is None else slope * np.float32(quantisation.scale)
-        return np.asarray(self.layer.tail.backward(saved, slope.reshape(raw.shape)), np.float32)
+        return self.layer.tail.backward(saved, slope.reshape(raw.shape))
 
 
 def divergence(keep: Floats, relative: Floats) -> Floats:

@@ -13,6 +13,7 @@ import numpy as np
 
 from ibisa_onnx.attribution import Found
 from ibisa_onnx.baselines.scaling import above_zero
+from ibisa_onnx.baselines.settings import is_whole
 from ibisa_onnx.case import Case
 from ibisa_onnx.errors import OptionError
 from ibisa_onnx.explainer import Explainer
@@ -47,7 +48,7 @@ class Occlusion:
         """Raise `OptionError` where a value is out of its range."""
         if not 0 < self.window < 1:
             raise OptionError(f"occlusion's window is {self.window!r}; give a fraction in 0..1")
-        if self.places < 2:
+        if not is_whole(self.places, 2):
             raise OptionError(f"occlusion's places are {self.places!r}; give 2 or more")
 
     @property

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from ibisa_onnx.attribution import Found
 from ibisa_onnx.baselines.scaling import between_ends
+from ibisa_onnx.baselines.settings import is_whole
 from ibisa_onnx.case import Case
 from ibisa_onnx.errors import OptionError
 from ibisa_onnx.explainer import Explainer
@@ -44,7 +45,8 @@ class Rise:
 
     def __post_init__(self) -> None:
         """Raise `OptionError` where a value is out of its range."""
-        if self.masks < 1 or self.grid < 1 or not 0 < self.keep < 1:
+        whole = is_whole(self.masks, 1) and is_whole(self.grid, 1)
+        if not whole or not 0 < self.keep < 1:
             raise OptionError(
                 f"RISE with {self.masks} masks of {self.grid} cells a side, kept with probability "
                 f"{self.keep}: give 1 mask or more, 1 cell or more, and a probability in 0..1"

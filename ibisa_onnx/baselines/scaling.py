@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ibisa_onnx.errors import NonFiniteGradientError
+
 Floats = npt.NDArray[np.float32]
 
 
 def between_ends(saliency: npt.NDArray[Any]) -> Floats:
     """Return it scaled from its least to its largest value; zeros where it is constant."""
+    _check(saliency)
     low, high = float(saliency.min()), float(saliency.max())
     if not high > low:
         return np.zeros(saliency.shape, np.float32)
@@ -20,7 +23,13 @@ def between_ends(saliency: npt.NDArray[Any]) -> Floats:
 
 def above_zero(saliency: npt.NDArray[Any]) -> Floats:
     """Return what is above zero, over its largest value; zeros where nothing is."""
+    _check(saliency)
     high = float(saliency.max())
     if not high > 0:
         return np.zeros(saliency.shape, np.float32)
     return np.asarray(np.maximum(saliency, 0) / high, np.float32)
+
+
+def _check(saliency: npt.NDArray[Any]) -> None:
+    if not np.isfinite(saliency).all():
+        raise NonFiniteGradientError("the map has NaN or infinite values on this image")

@@ -7,7 +7,7 @@ and run by the same ONNX Runtime; paths around the tensor keep the image as it i
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,10 +15,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper, shape_inference
+from onnx import TensorProto, helper
 
 from ibisa_onnx.autodiff import differentiate
-from ibisa_onnx.errors import GradientError, IbisaError, ModelError
+from ibisa_onnx.autodiff.graph import Graph
+from ibisa_onnx.autodiff.node import Node, in_order, prune
+from ibisa_onnx.autodiff.types import TensorType, read_type
+from ibisa_onnx.errors import GradientError, IbisaError, ModelError, NonFiniteGradientError
+from ibisa_onnx.gradients.precision import is_quantised
 from ibisa_onnx.model.files import essence
 from ibisa_onnx.model.image_model import ImageModel, to_input
 from ibisa_onnx.model.session import DeployedModel
@@ -27,7 +31,15 @@ from ibisa_onnx.model.weights import missing_weights, read_weights, take_weights
 Array = npt.NDArray[Any]
 
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE})
+_DTYPES = {"tensor(float16)": np.float16, "tensor(double)": np.float64}
 _POOLS = frozenset({"MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool"})
+_PLANES = _POOLS | {"Conv", "ConvTranspose", "FusedConv"}
+"""What these give is [N, C, h, w] by definition."""
+_REARRANGING = frozenset(
+    {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Gather", "GatherND", "Gemm", "Einsum"}
+    | {"If", "Loop", "Scan"}
+)
+"""After these nobody knows which axis is which."""
 _TRANSPARENT = frozenset(
     {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Dropout", "Cast"}
     | {"QuantizeLinear", "DequantizeLinear"}
@@ -38,7 +50,7 @@ _TRANSPARENT = frozenset(
 class SpatialTensor:
     """A float tensor [N, C, h, w] on the way from the image to the scores.
 
-    `operator` is what makes it.
+    `operator` is what makes it, apart from those that only hand it on.
     """
 
     name: str
@@ -62,32 +74,73 @@ def spatial_tensors(
 ) -> tuple[SpatialTensor, ...]:
     """Return all float tensors [N, C, h, w] between an image and an output, in order.
 
-    `size` is the image's height and width.
+    Four axes do not make one: attention has four, too. So the order of the image's axes is followed
+    through the graph. `size` is the image's height and width.
 
     Raises
     ------
     GradientError
         The graph cannot be read.
     """
-    graph = _inferred(model, size).graph
-    after, wanted = {model.image.name}, {output}
-    for node in graph.node:
-        if after.intersection(node.input):
-            after.update(node.output)
-    for node in reversed(graph.node):
-        if wanted.intersection(node.output):
-            wanted.update(node.input)
-    producers = {name: node for node in graph.node for name in node.output}
-    found = {}
-    for value in graph.value_info:
-        kind = value.type.tensor_type
-        sides = [axis.dim_value for axis in kind.shape.dim]
-        if value.name not in after & wanted or value.name not in producers:
+    proto = _for_image(model, size)
+    own = {name for node in proto.graph.node for name in node.output}
+    declared = {each.name: read_type(each) for each in proto.graph.value_info}
+    makers: dict[str, str] = {}
+    layouts, found = {model.image.name: str(model.image.layout)}, []
+    graph = _read(proto, output)
+    for node in graph.nodes:
+        layout = _layout(node, layouts)
+        if layout is None:
             continue
-        if kind.elem_type in _FLOATS and len(sides) == 4 and min(sides[2:]) > 1:
-            operator = producers[value.name].op_type
-            found[value.name] = SpatialTensor(value.name, sides[1], sides[2], sides[3], operator)
-    return tuple(found[name] for node in graph.node for name in node.output if name in found)
+        handed_on = node.op_type in _TRANSPARENT and node.input(0) in makers
+        maker = makers[node.input(0)] if handed_on else node.op_type
+        for name in node.outputs:
+            layouts[name], makers[name] = layout, maker
+            kind = graph.type(name)
+            sides = _plane(kind if kind.dims else declared.get(name, kind))
+            if sides and layout == "NCHW" and name in own:
+                found.append(SpatialTensor(name, *sides, operator=maker))
+    return tuple(found)
+
+
+def _read(proto: onnx.ModelProto, output: str) -> Graph:
+    try:
+        return Graph(proto, output, weights=False)
+    except IbisaError as error:
+        raise GradientError(str(error)) from error
+    except Exception as error:
+        raise GradientError(f"the graph's shapes cannot be told ({essence(error)})") from error
+
+
+def _plane(kind: TensorType) -> tuple[int, int, int] | None:
+    """Return channels, height and width of float maps of more than one place, if they are known."""
+    sides = [side for side in (kind.dims or ())[1:] if isinstance(side, int)]
+    if kind.elem not in _FLOATS or len(kind.dims or ()) != 4 or len(sides) != 3:
+        return None
+    channels, height, width = sides
+    return (channels, height, width) if min(height, width) > 1 else None
+
+
+def _layout(node: Node, layouts: Mapping[str, str]) -> str | None:
+    """Return the order of the axes of what a node gives, by those of what it is given.
+
+    Empty where that is not known any more; None where nothing comes from the image.
+    """
+    given = [layouts[name] for name in node.uses if name in layouts]
+    known = next(filter(None, given), "")
+    if not given:
+        return None
+    if node.op_type in _PLANES:
+        return "NCHW"
+    if node.op_type in _REARRANGING or "Attention" in node.op_type:
+        return ""
+    if node.op_type == "Transpose":
+        order = node.attribute("perm", (3, 2, 1, 0))
+        return "".join(known[axis] for axis in order) if known and len(order) == 4 else ""
+    if "MatMul" in node.op_type:  # by weights from the right it mixes the last axis alone
+        weighs = node.input(0) in layouts and len(given) == 1
+        return known if weighs and known.endswith("C") else ""
+    return known
 
 
 def last_spatial(tensors: Sequence[SpatialTensor]) -> SpatialTensor | None:
@@ -128,8 +181,9 @@ class Tail:
     Parameters
     ----------
     model
-        The model; its passes are counted there. A run through the tail counts as a whole pass, the
-        run to the tensor that came before as none.
+        The model; its passes are counted there. A run through the tail counts as a whole pass (two
+        where the model computes in 8 bits, and its float twin beside it), the run to the tensor
+        that came before as none.
     tensor
         Where it is cut: the name of a float tensor.
     output
@@ -149,6 +203,7 @@ class Tail:
             raise GradientError(f"the model has no tensor {tensor!r} inside")
         self.model, self.tensor, self.output = model, tensor, output
         self._opened: tuple[Any, Any] | None = None
+        self._runs = 1
 
     @cached_property
     def _head(self) -> Any:
@@ -157,7 +212,10 @@ class Tail:
         assert proto is not None
         del proto.graph.output[:]
         proto.graph.output.append(onnx.ValueInfoProto(name=self.tensor))
-        _keep_what(proto.graph, {self.tensor})
+        nodes = in_order([Node.read(each, {}) for each in proto.graph.node])
+        needed = [node.proto for node in prune(nodes, [self.tensor])]
+        del proto.graph.node[:]
+        proto.graph.node.extend(needed)
         return self.model.new_session(proto)
 
     def features(self, image: npt.NDArray[np.float32]) -> Array:
@@ -174,23 +232,38 @@ class Tail:
         names, raws, saved = [derivative.output, *derivative.saved], [], []
         for block in self._blocks(features):
             feed = self._feed(session, np.repeat(image, len(block), axis=0))
-            raw, *rest = _run(session, names, {**feed, self.tensor: block})
-            self.model.passes.count_forward(len(block))
+            feed[self.tensor] = _cast(block, session, self.tensor)
+            raw, *rest = _run(session, names, feed)
+            self.model.passes.count_forward(self._runs * len(block))
             raws.append(raw)
             saved.append(dict(zip(derivative.saved, rest, strict=True)))
         return np.concatenate(raws)[: len(features)], saved
 
-    def backward(self, saved: Any, cotangent: Array) -> Array:
-        """Return the cotangent of the features, [N, ...], from the output's, in its raw shape."""
+    def backward(self, saved: Any, cotangent: Array) -> npt.NDArray[np.float32]:
+        """Return the cotangent of the features, [N, ...], from the output's, in its raw shape.
+
+        Raises
+        ------
+        NonFiniteGradientError
+            It is NaN or infinite.
+        """
         assert self._opened is not None
         derivative, (_, session) = self._opened
         names, gradients = [each.name for each in session.get_inputs()], []
-        for activations, block in zip(saved, self._blocks(cotangent), strict=True):
+        scale = _power_of_two(cotangent)  # half precision would lose what is small
+        for activations, block in zip(saved, self._blocks(cotangent / scale), strict=True):
+            block = _cast(block, session, derivative.cotangent)
             given = {**activations, derivative.cotangent: block}
             feed = {name: given[name] for name in names}
             gradients.append(_one(_run(session, [derivative.gradient], feed)))
             self.model.passes.count_backward(len(block))
-        return np.concatenate(gradients)[: len(cotangent)]
+        gradient = np.concatenate(gradients)[: len(cotangent)].astype(np.float32) * scale
+        if not np.isfinite(gradient).all():
+            raise NonFiniteGradientError(
+                f"the gradient at {self.tensor} is NaN or infinite on this image; "
+                "choose another tensor"
+            )
+        return gradient
 
     @property
     def _batch(self) -> int | None:
@@ -220,6 +293,7 @@ class Tail:
                 take_weights(graph, known)
             weights = read_weights(proto, set().union(*map(missing_weights, graphs)))
             sessions = tuple(self.model.new_session(graph, weights) for graph in graphs)
+            self._runs = 2 if is_quantised(derivative.forward, self.tensor) else 1
             self._opened = derivative, sessions
         return self._opened
 
@@ -231,21 +305,18 @@ class Tail:
         return {name: value for name, value in feed.items() if name in needed}
 
 
-def _inferred(model: DeployedModel, size: tuple[int, int]) -> onnx.ModelProto:
-    """Return the graph with the shapes of its tensors for one image."""
+def _for_image(model: DeployedModel, size: tuple[int, int]) -> onnx.ModelProto:
+    """Return the graph, its image declared to be of that size."""
     proto, image = model.proto(), model.image
-    assert proto is not None
+    if proto is None:
+        raise GradientError(model.file.why_no_graph)
     one = np.zeros((1, image.channels, *size), np.float32)
     sides = (image.batch or 1, *to_input(one, image).shape[1:])
     for each in proto.graph.input:
         if each.name == image.name:
             for axis, side in zip(each.type.tensor_type.shape.dim, sides, strict=True):
                 axis.dim_value = side
-    del proto.graph.value_info[:]
-    try:
-        return shape_inference.infer_shapes(proto, data_prop=True)
-    except Exception as error:
-        raise GradientError(f"the graph's shapes cannot be told ({essence(error)})") from error
+    return proto
 
 
 def _cut(graph: onnx.GraphProto, tensor: str, features: Array, batch: int | None) -> None:
@@ -262,24 +333,16 @@ def _cut(graph: onnx.GraphProto, tensor: str, features: Array, batch: int | None
             graph.output.remove(each)
 
 
-def _keep_what(graph: onnx.GraphProto, wanted: set[str]) -> None:
-    """Remove, in place, nodes that nothing wanted depends on."""
-    kept = []
-    for node in reversed(graph.node):
-        if wanted.intersection(node.output):
-            wanted |= set(_uses(node))
-            kept.append(node)
-    del graph.node[:]
-    graph.node.extend(reversed(kept))
+def _cast(values: Array, session: Any, name: str) -> Array:
+    """Return values as a session's input takes them."""
+    kinds = {each.name: each.type for each in session.get_inputs()}
+    return values.astype(_DTYPES.get(kinds.get(name, ""), np.float32), copy=False)
 
 
-def _uses(node: onnx.NodeProto) -> Iterator[str]:
-    """Yield what a node reads, those inside its subgraphs included."""
-    yield from node.input
-    for attribute in node.attribute:
-        for graph in [attribute.g, *attribute.graphs]:
-            for inner in graph.node:
-                yield from _uses(inner)
+def _power_of_two(values: Array) -> np.float32:
+    """Return the one below the largest value; 1 where all are 0."""
+    largest = float(np.abs(values).max())
+    return np.float32(2.0 ** math.floor(math.log2(largest))) if largest > 0 else np.float32(1)
 
 
 def _run(session: Any, names: Sequence[str], feed: dict[str, Array]) -> Sequence[Any]:
