@@ -31,7 +31,6 @@ from ibisa_onnx.model.weights import missing_weights, read_weights, take_weights
 Array = npt.NDArray[Any]
 
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE})
-_DTYPES = {"tensor(float16)": np.float16, "tensor(double)": np.float64}
 _POOLS = frozenset({"MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool"})
 _PLANES = _POOLS | {"Conv", "ConvTranspose", "FusedConv"}
 """What these give is [N, C, h, w] by definition."""
@@ -283,7 +282,10 @@ class Tail:
             proto = self.model.proto()
             assert proto is not None
             known = {each.name for each in proto.graph.initializer}
-            _cut(proto.graph, self.tensor, features, self._batch)
+            dtype = _dtype(self._head.get_outputs()[0].type)
+            _cut(
+                proto.graph, self.tensor, dtype, [self._batch or "ibisa_batch", *features.shape[1:]]
+            )
             try:
                 derivative = differentiate(proto, self.tensor, self.output)
             except IbisaError as error:
@@ -319,14 +321,13 @@ def _for_image(model: DeployedModel, size: tuple[int, int]) -> onnx.ModelProto:
     return proto
 
 
-def _cut(graph: onnx.GraphProto, tensor: str, features: Array, batch: int | None) -> None:
+def _cut(graph: onnx.GraphProto, tensor: str, dtype: np.dtype[Any], shape: Sequence[Any]) -> None:
     """Make a tensor an input, in place."""
     for node in graph.node:
         for place, name in enumerate(node.output):
             if name == tensor:
                 node.output[place] = f"{tensor}/cut"
-    kind = helper.np_dtype_to_tensor_dtype(features.dtype)
-    shape = [batch or "ibisa_batch", *features.shape[1:]]
+    kind = helper.np_dtype_to_tensor_dtype(dtype)
     graph.input.append(helper.make_tensor_value_info(tensor, kind, shape))
     for each in list(graph.output):
         if each.name == tensor:
@@ -336,7 +337,14 @@ def _cut(graph: onnx.GraphProto, tensor: str, features: Array, batch: int | None
 def _cast(values: Array, session: Any, name: str) -> Array:
     """Return values as a session's input takes them."""
     kinds = {each.name: each.type for each in session.get_inputs()}
-    return values.astype(_DTYPES.get(kinds.get(name, ""), np.float32), copy=False)
+    return values.astype(_dtype(kinds.get(name, "")), copy=False)
+
+
+def _dtype(kind: str) -> np.dtype[Any]:
+    """Return the dtype of floats by ONNX Runtime's name for their type."""
+    return np.dtype(
+        {"tensor(float16)": "float16", "tensor(double)": "float64"}.get(kind, "float32")
+    )
 
 
 def _power_of_two(values: Array) -> np.float32:
