@@ -39,4 +39,6 @@ class RandomMap:
     ) -> Iterator[Found]:
         """Draw the map."""
         size = case.bottleneck.size
+        if progress is not None:
+            progress(1, 1)
         yield Found(rng.random(size, np.float32), size, Completion(1, 1, "steps"))

@@ -329,9 +329,6 @@ def _cut(graph: onnx.GraphProto, tensor: str, dtype: np.dtype[Any], shape: Seque
                 node.output[place] = f"{tensor}/cut"
     kind = helper.np_dtype_to_tensor_dtype(dtype)
     graph.input.append(helper.make_tensor_value_info(tensor, kind, shape))
-    for each in list(graph.output):
-        if each.name == tensor:
-            graph.output.remove(each)
 
 
 def _cast(values: Array, session: Any, name: str) -> Array:

@@ -350,12 +350,20 @@ def test_the_axes_are_followed_through_transpositions() -> None:
         node("Transpose", "c1", "last", perm=[0, 2, 3, 1]),
         node("MatMul", "last mix", "mixed"),
         node("Relu", "mixed", "r"),
+        node("MatMul", "among r", "columns"),
+        node("Transpose", "columns", "mingled", perm=[0, 3, 1, 2]),
         node("Transpose", "r", "back", perm=[0, 3, 1, 2]),
-        node("GlobalAveragePool", "back", "g"),
+        node("Reshape", "c1 other", "reshaped"),
+        node("Conv", "reshaped k3", "again"),
+        node("Sum", "back again mingled", "sum"),
+        node("GlobalAveragePool", "sum", "g"),
         node("Flatten", "g", "scores"),
     ]
     constants = {"k1": weights()["k1"], "mix": np.eye(CHANNELS, CLASSES, dtype=np.float32)}
-    assert names(build(nodes, constants)) == ["c1", "back"]
+    constants["among"] = np.eye(SIDE, dtype=np.float32)
+    constants["other"] = np.array([0, 2, 2 * SIDE, SIDE])
+    constants["k3"] = np.ones((CLASSES, 2, SIDE + 1, 1), np.float32)
+    assert names(build(nodes, constants)) == ["c1", "back", "again", "sum"]
     assert names(skipping(nhwc=True))[:2] == ["planes", "c1"]
 
 
@@ -392,6 +400,15 @@ def test_shapes_that_onnx_cannot_tell_are_taken_from_the_file() -> None:
     told = helper.make_tensor_value_info("r", FLOAT, ["n", CHANNELS, SIDE, SIDE])
     model.graph.value_info.append(told)
     assert names(model) == ["c1", "r"]
+
+
+def test_nodes_in_any_order(image: np.ndarray) -> None:
+    model = skipping()
+    nodes = [onnx.NodeProto.FromString(each.SerializeToString()) for each in model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes[::-1])
+    assert set(names(model)) == set(names(skipping()))
+    check(Tail(opened(model), "features", "scores"), image, 1, 1e-5)
 
 
 def test_old_models() -> None:
@@ -522,7 +539,7 @@ def test_an_operator_without_a_rule_behind_the_tensor(image: np.ndarray) -> None
     ]
     model = opened(build(nodes, {"k1": weights()["k1"]}))
     tail = Tail(model, "c1", "scores")
-    with pytest.raises(UnsupportedOperatorError, match="SampleOp.*; choose another tensor"):
+    with pytest.raises(UnsupportedOperatorError, match=r"SampleOp.*; choose another tensor"):
         tail.forward(image, tail.features(image))
     behind = Tail(model, "r", "scores")
     raw, saved = behind.forward(image, behind.features(image))
