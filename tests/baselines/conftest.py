@@ -67,8 +67,8 @@ def torch_network(image: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.
     """First features, deep features and scores of a picture uint8 [H, W, 3]."""
     w = {name: torch.from_numpy(value).double() for name, value in network_weights().items()}
     x = torch.from_numpy(image).double().permute(2, 0, 1)[None] / 255
-    features = F.relu(F.conv2d(x, w["k1"], padding=1))
-    deep = F.softplus(F.conv2d(features, w["k2"], padding=1, stride=2)).requires_grad_()
+    features = F.relu(F.conv2d(x, w["k1"], padding=1)).requires_grad_()
+    deep = F.softplus(F.conv2d(features, w["k2"], padding=1, stride=2))
     return features, deep, deep.mean((2, 3)) @ w["w"]
 
 

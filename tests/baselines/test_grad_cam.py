@@ -35,7 +35,7 @@ def test_the_closed_form_where_a_mean_and_a_matrix_follow(
 ) -> None:
     features, _, _ = torch_network(picture)
     alpha = network_weights["w"][:, target] / SIDE**2
-    saliency = np.tensordot(alpha, features[0].numpy(), 1)
+    saliency = np.tensordot(alpha, features[0].detach().numpy(), 1)
     assert saliency.min() < 0  # or the ReLU would not be seen
     assert (saliency.max() > 0) == (target > 0)
     found = explainer().explain(picture, target, method=GradCam())
@@ -55,10 +55,14 @@ def test_of_the_score_before_the_softmax(
     assert found.certificate.reason == f"at deep, {CHANNELS} x {SIDE // 2} x {SIDE // 2}"
 
 
-def test_at_a_named_layer(explainer: Open, picture: np.ndarray) -> None:
-    found = explainer(deep=True).explain(picture, 1, method=GradCam("c1"))
-    assert found.certificate.reason == f"at c1, {CHANNELS} x {SIDE} x {SIDE}"
-    assert found.provenance.options["layer"] == "c1"
+def test_at_a_named_layer(explainer: Open, picture: np.ndarray, torch_network: Network) -> None:
+    features, _, scores = torch_network(picture)
+    (slope,) = torch.autograd.grad(scores[0, 1], features)  # not the same everywhere
+    saliency = (slope.mean((2, 3), keepdim=True) * features).sum(1)[0].detach().numpy()
+    found = explainer(deep=True).explain(picture, 1, method=GradCam("features"))
+    np.testing.assert_allclose(found.map, scaled(saliency), atol=1e-5)
+    assert found.certificate.reason == f"at features, {CHANNELS} x {SIDE} x {SIDE}"
+    assert found.provenance.options["layer"] == "features"
     with pytest.raises(GradientError, match=r"no float tensor 'g' .* there are c1, features"):
         explainer().explain(picture, method=GradCam("g"))
 

@@ -137,11 +137,20 @@ def test_scaling_keeps_the_order_and_tells_what_is_not_finite() -> None:
     np.testing.assert_allclose(between_ends(values), [[0, 0.25], [0.375, 1]])
     np.testing.assert_allclose(above_zero(values), [[0, 0], [1 / 6, 1]])
     assert not between_ends(np.full((2, 2), 7.0)).any()
-    assert not above_zero(-np.ones((2, 2))).any()
+    for value in (-1, 0):
+        np.testing.assert_array_equal(above_zero(np.full((2, 2), value)), np.zeros((2, 2)))
     for scaling in (between_ends, above_zero):
         for value in (np.nan, np.inf):
             with pytest.raises(NonFiniteGradientError, match="NaN or infinite"):
                 scaling(np.array([[value, 1.0]]))
+
+
+def test_what_is_hidden_becomes_the_mean_colour(explainer: Open, picture: np.ndarray) -> None:
+    model = explainer()  # whose preprocessing subtracts no mean
+    output = model.question(picture).case.output
+    for method in (Rise(), Occlusion()):
+        colour = method.open(model, output).blank[:, 0, 0]
+        np.testing.assert_allclose(colour, np.array([124, 116, 104]) / 255, atol=1e-6)
 
 
 # -- occlusion
