@@ -11,6 +11,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 
 import ibisa_onnx as ibisa
 from ibisa_onnx.baselines import Iba
@@ -19,6 +21,7 @@ from ibisa_onnx.bottleneck import sigmoid, smooth
 from ibisa_onnx.demo import model_path
 from ibisa_onnx.demo.scenes import draw_scene
 from ibisa_onnx.errors import ImageError, OptionError
+from ibisa_onnx.limits import Limit
 from ibisa_onnx.model import DeployedModel
 
 Open = Callable[..., ibisa.Explainer]
@@ -131,6 +134,44 @@ def test_the_map_is_the_information_of_each_place(
     nats = np.where(iba.statistics.active, divergence(np.float64(keep), relative), 0).sum(0)
     found = explainer().explain(picture, 1, method=method)
     np.testing.assert_allclose(found.map, nats / nats.max(), atol=1e-5)
+
+
+def test_the_steps_are_those_of_pytorch(
+    explainer: Open,
+    picture: np.ndarray,
+    pictures: list[Path],
+    network_weights: dict[str, np.ndarray],
+    torch_smooth: Callable[[torch.Tensor, float], torch.Tensor],
+) -> None:
+    method = Iba(pictures, layer="features", steps=6, draws=5, learning_rate=0.7, start=1.5)
+    iba, case = opened(explainer(deep=True), method, picture)
+    features = iba.layer.tail.features(case.bottleneck.image)
+    noise = np.random.default_rng(3).standard_normal((5, *features.shape[1:])).astype(np.float32)
+    (found,) = iba(case, Same(noise), None, Limit())  # type: ignore[arg-type]
+
+    def double(values: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.asarray(values, np.float64))
+
+    kernel, matrix = double(network_weights["k2"]), double(network_weights["w"])
+    mean, deviation = double(iba.statistics.mean), double(iba.statistics.deviation)
+    active, relative = double(iba.statistics.active), (double(features[0]) - mean) / deviation
+
+    def nats(keep: torch.Tensor) -> torch.Tensor:
+        left = 1 - keep
+        return -0.5 * (1 + torch.log(left**2) - (keep * relative) ** 2 - left**2) * active
+
+    alpha = torch.full(relative.shape, 1.5, dtype=torch.float64, requires_grad=True)
+    adam = torch.optim.Adam([alpha], lr=0.7)
+    for _ in range(6):
+        keep = torch_smooth(torch.sigmoid(alpha), 1.0)
+        z = ((keep * relative + (1 - keep) * double(noise)) * deviation + mean) * active
+        deep = F.softplus(F.conv2d(z, kernel, padding=1, stride=2))
+        log = torch.log_softmax(deep.mean((2, 3)) @ matrix, 1)[:, case.index]
+        adam.zero_grad()
+        (-log.mean() + 10 * nats(keep).mean()).backward()
+        adam.step()
+    bits = nats(torch_smooth(torch.sigmoid(alpha), 1.0)).sum(0).detach().numpy()
+    np.testing.assert_allclose(found.cells, np.maximum(bits, 0) / bits.max(), atol=1e-3)
 
 
 def test_the_peak_is_on_the_object(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from ibisa_onnx.baselines.occlusion import OpenedOcclusion
 from ibisa_onnx.baselines.rise import OpenedRise
 from ibisa_onnx.baselines.scaling import above_zero, between_ends
 from ibisa_onnx.errors import GradientError, NonFiniteGradientError, OptionError
+from ibisa_onnx.gradients.tail import Tail
 from ibisa_onnx.limits import Limit
 
 Open = Callable[..., ibisa.Explainer]
@@ -124,6 +125,28 @@ def test_functions(methods: dict[str, Any], picture: np.ndarray, name: str) -> N
         assert "\n" not in str(caught.value)
     else:
         assert explainer.explain(picture, 1, method=methods[name]).map.max() > 0.9
+
+
+@pytest.mark.parametrize("name", LOOKS_INSIDE)
+def test_the_certificate_tells_how_far_the_tail_is_off(
+    explainer: Open,
+    picture: np.ndarray,
+    methods: dict[str, Any],
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    honest = explainer(deep=True).explain(picture, 1, method=methods[name]).certificate
+    assert honest.difference == pytest.approx(0, abs=1e-6)
+    forward = Tail.forward
+
+    def wrong(self: Tail, *values: Any) -> Any:
+        raw, saved = forward(self, *values)
+        return raw + np.array([[0, 0.1, 0]], np.float32), saved
+
+    monkeypatch.setattr(Tail, "forward", wrong)
+    certificate = explainer(deep=True).explain(picture, 1, method=methods[name]).certificate
+    assert 0.01 < certificate.difference < 0.026  # p (1 - p) / 10, at most a fortieth
+    assert not certificate.holds
 
 
 @pytest.mark.parametrize("method", ["gradcam", GradCam, 3])

@@ -54,9 +54,9 @@ def test_margins_have_the_least_value() -> None:
 
 
 def test_what_was_cropped_away_does_not_shine_in() -> None:
-    place = geometry((40, 80), (40, 40), "shortest")  # the middle 40 columns
-    values = np.ones((40, 80))
-    values[:, :20] = values[:, 60:] = 100
+    place = geometry((80, 160), (40, 40), "shortest")  # the middle 80 columns, at half the size
+    values = np.ones((80, 160))
+    values[:, :40] = values[:, 120:] = 100
     np.testing.assert_allclose(place.project(values), 1, atol=1e-5)
 
 
