@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ibisa_onnx.attribution import Found, search
-from ibisa_onnx.bottleneck import Bottleneck, blurred
+from ibisa_onnx.bottleneck import BASELINES, Bottleneck
 from ibisa_onnx.case import Case
 from ibisa_onnx.certification import Certified, certify, without_gradient
 from ibisa_onnx.errors import (
@@ -384,7 +384,8 @@ class Explainer:
 
     def _bottleneck(self, asked: _Asked) -> Bottleneck:
         tensor = asked.prepared.tensor
-        return Bottleneck(tensor, blurred(tensor, self.options.blur * max(tensor.shape[2:])))
+        hidden = BASELINES[self.options.baseline]
+        return Bottleneck(tensor, hidden(tensor, self.options.blur * max(tensor.shape[2:])))
 
     def _case(self, asked: _Asked, bottleneck: Bottleneck, index: int) -> Case:
         answer = float(asked.probabilities[index])

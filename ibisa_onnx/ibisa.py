@@ -7,7 +7,8 @@ in as few bits as possible:
     lambda = sigmoid(smooth(a))                     keep-probability of each cell
     s ~ relaxed Bernoulli(lambda)                   a sampled mask
     z = m x + (1 - m) b,  m = upsample(s)           the bottleneck, right after the image
-    loss = -log p(target | z) + beta mean(lambda)   the decision kept, information squeezed
+    loss = -log p(target | z) + beta I(lambda)      the decision kept, information squeezed
+    I = mean(lambda), or mean KL(Bernoulli(lambda) || Bernoulli(prior))
 
 The steps go from coarse to fine: the smoothing shrinks from one to the next, so that the first
 settle which object is needed, and the last which parts of it. Finer than that is the evidence: the
@@ -17,7 +18,9 @@ zero, brought to lambda's scale. The map is the weighted mean of lambda and evid
 All but the model is simple enough to be differentiated by hand, with S for the smoothing, which is
 its own transpose, and g for the model's part, d log p / d s:
 
-    d loss / d a = S (beta lambda (1 - lambda) / cells - g s (1 - s) / temperature)
+    d loss / d a = S (beta lambda (1 - lambda) I' / cells - g s (1 - s) / temperature)
+
+where I' is 1, or logit(lambda) - logit(prior).
 
 Here are the steps alone, which know nothing but masks; where z and the gradients come from is in
 `gradients`, what is done with the map in `attribution.py`.
@@ -27,12 +30,13 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from ibisa_onnx.bottleneck import (
+    BASELINES,
     Floats,
     grid_shape,
     plane_waves,
@@ -42,6 +46,12 @@ from ibisa_onnx.bottleneck import (
 )
 from ibisa_onnx.errors import OptionError
 from ibisa_onnx.gradients.ascent import Ascent
+
+_PRICES: dict[str, Callable[[Floats, float], Floats | float]] = {
+    "mean": lambda logits, prior: 1.0,
+    "kl": lambda logits, prior: logits - np.float32(math.log(prior / (1 - prior))),
+}
+"""The derivative I' of each information term, from logits of lambda and the prior."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,8 @@ class Options:
         The first logits: everything is let through, then squeezed.
     beta
         Weight of the information term, in nats for a mask that keeps everything.
+    information, prior
+        "mean" or "kl", and the keep-probability that costs nothing under "kl".
     learning_rate
         Step size, in logits.
     pooling
@@ -83,6 +95,9 @@ class Options:
         are those of all rounds, averaged.
     check
         Whether the finished map is checked by the model itself, for 8 forward passes.
+    baseline
+        What is seen where the image is masked, one of `bottleneck.BASELINES`: the image "blur"red,
+        its "mean" colour, or that with "noise" as strong as the image varies.
     blur
         Standard deviation of the baseline's blur, as a fraction of the image's longer side.
     budget
@@ -100,12 +115,15 @@ class Options:
     noise: float = 0.0
     start: float = 2.0
     beta: float = 10.0
+    information: str = "mean"
+    prior: float = 0.05
     learning_rate: float = 1.0
     pooling: float = 4.0
     evidence: float = 0.5
     evidence_smoothing: float = 1.5
     rounds: int = 1
     check: bool = True
+    baseline: str = "blur"
     blur: float = 10 / 224
     budget: int = 200
 
@@ -127,8 +145,16 @@ class Options:
         ):
             self._check(name, "0 or more", lambda value: 0 <= value < math.inf)
         self._check("evidence", "0 to 1", lambda value: 0 <= value <= 1)
+        self._check("prior", "a probability in 0..1", lambda value: 0 < value < 1)
+        self._check_choice("information", _PRICES)
+        self._check_choice("baseline", BASELINES)
         for name in ("start", "tilt"):
             self._check(name, "a number", math.isfinite)
+
+    def _check_choice(self, name: str, choices: Iterable[str]) -> None:
+        if getattr(self, name) not in choices:
+            value, wanted = getattr(self, name), ", ".join(choices)
+            raise OptionError(f"option {name} is {value!r}; choose from: {wanted}")
 
     def _check(self, name: str, wanted: str, fits: Callable[[float], bool]) -> None:
         value = getattr(self, name)
@@ -209,8 +235,10 @@ def _gradient(pull: Floats, logits: Floats, smoothing: float, options: Options) 
 
     `pull` is d log p / d of the smoothed logits.
     """
-    keep = sigmoid(smooth(logits, smoothing))
+    smoothed = smooth(logits, smoothing)
+    keep = sigmoid(smoothed)
     price = np.float32(options.beta / keep.size) * keep * (1 - keep)
+    price = price * _PRICES[options.information](smoothed, options.prior)
     return smooth(price - pull, smoothing)
 
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from ibisa_onnx.bottleneck import (
+    BASELINES,
     Bottleneck,
     blurred,
     enlarge,
@@ -280,3 +281,12 @@ def test_certain_cells_are_quietly_all_or_nothing(value: float) -> None:
     with np.errstate(over="raise", invalid="raise", divide="raise"):
         masks = sample(logits, np.zeros((2, 2), np.float32), 0.5)
     np.testing.assert_array_equal(masks, float(value > 0))
+
+
+def test_baselines_hide_the_image() -> None:
+    image = np.random.default_rng(0).random((1, 3, 20, 30)).astype(np.float32)
+    mean, blur, noise = (BASELINES[name](image, 3.0) for name in ("mean", "blur", "noise"))
+    np.testing.assert_allclose(mean, image.mean((2, 3), keepdims=True) * np.ones_like(image))
+    np.testing.assert_array_equal(blur, smooth(image, 3.0))
+    np.testing.assert_allclose((noise - mean).std((2, 3)), image.std((2, 3)), rtol=0.15)
+    np.testing.assert_array_equal(noise, BASELINES["noise"](image, 3.0))

@@ -206,18 +206,31 @@ def torch_loss(torch_smooth: TorchSmooth) -> Callable[..., torch.Tensor]:
     ) -> torch.Tensor:
         smoothed = torch_smooth(logits, smoothing)
         mask = torch.sigmoid((smoothed + torch.from_numpy(noise)) / options.temperature)
-        return options.beta * torch.sigmoid(smoothed).mean() - decides(mask)
+        keep, prior = torch.sigmoid(smoothed), options.prior
+        information = keep.mean()
+        if options.information == "kl":
+            kept, hidden = (
+                keep * (keep / prior).log(),
+                (1 - keep) * ((1 - keep) / (1 - prior)).log(),
+            )
+            information = (kept + hidden).mean()
+        return options.beta * information - decides(mask)
 
     return loss
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0])
 @pytest.mark.parametrize("smoothing", [0.5, 3.0])
-@pytest.mark.parametrize("beta", [0.0, 10.0])
+@pytest.mark.parametrize(("beta", "information"), [(0.0, "mean"), (10.0, "mean"), (10.0, "kl")])
 def test_the_gradient_is_the_one_of_torch(
-    torch_loss: Callable[..., torch.Tensor], temperature: float, smoothing: float, beta: float
+    torch_loss: Callable[..., torch.Tensor],
+    temperature: float,
+    smoothing: float,
+    beta: float,
+    information: str,
 ) -> None:
-    rng, options = np.random.default_rng(4), Options(temperature=temperature, beta=beta)
+    rng = np.random.default_rng(4)
+    options = Options(temperature=temperature, beta=beta, information=information, prior=0.1)
     values, noise = rng.normal(size=(2, 6, 8))
     logits = torch.tensor(values, requires_grad=True)
     torch_loss(logits, noise, smoothing, options).backward()
