@@ -30,8 +30,9 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
@@ -160,6 +161,16 @@ class Options:
         value = getattr(self, name)
         if not isinstance(value, numbers.Real) or not fits(float(value)):
             raise OptionError(f"option {name} is {value!r}; give {wanted}")
+
+
+PRESETS: Mapping[str, Options] = MappingProxyType(
+    {
+        "paper": Options(),
+        "fast": Options(steps=6, check=False),
+        "quality": Options(rounds=9),
+    }
+)
+"""Settings by name: 20 + 10 passes as in the paper, 8 + 6, and 100 + 90 (forward + backward)."""
 
 
 def optimise(
