@@ -330,7 +330,7 @@ def plot(benches: list[Bench]) -> None:
 
 
 def gallery(benches: list[Bench]) -> None:
-    """Draw twenty photographs with the maps of IBISA, RISE, Grad-CAM and IBA, half of each model."""
+    """Draw twenty photographs with maps of IBISA, RISE, Grad-CAM and IBA, ten of each model."""
     from ibisa_onnx.model import read_image
     from ibisa_onnx.render.overlay import blend
 

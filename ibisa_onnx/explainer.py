@@ -42,7 +42,7 @@ from ibisa_onnx.gradients.choice import (
     check_gradient,
     choose_gradient,
 )
-from ibisa_onnx.ibisa import Options
+from ibisa_onnx.ibisa import PRESETS, Options
 from ibisa_onnx.limits import DEADLINE, Limit, check_deadline
 from ibisa_onnx.method import Attribution, Method
 from ibisa_onnx.model import (
@@ -168,7 +168,7 @@ class Explainer:
     surrogate
         A `.pt2` file or an `nn.Module` that takes the model's input and returns its raw output.
     options
-        IBISA's settings.
+        IBISA's settings, or one of their presets: "paper" (the default), "fast" or "quality".
     budget
         Forward passes for each explanation where no gradient exists; goes before `options`.
     threads
@@ -204,7 +204,7 @@ class Explainer:
         activation: str | None = None,
         gradient: str = "auto",
         surrogate: str | os.PathLike[str] | torch.nn.Module | None = None,
-        options: Options | None = None,
+        options: Options | str | None = None,
         budget: int | None = None,
         threads: int | None = None,
         extra_inputs: Mapping[str, npt.NDArray[Any]] | None = None,
@@ -223,7 +223,7 @@ class Explainer:
         self.preprocessing = settle_preprocessing(
             self.model.signature, self.model.metadata, preprocessing, overrides or Overrides()
         )
-        self.options = options or Options()
+        self.options = _settle_options(options)
         if budget is not None:
             self.options = replace(self.options, budget=budget)
         check_gradient(gradient, surrogate)
@@ -579,6 +579,16 @@ class Explainer:
     def _versions(self) -> dict[str, str]:
         """Of Python and packages; looked up once, for that takes as long as some models."""
         return versions()
+
+
+def _settle_options(options: Options | str | None) -> Options:
+    """Return settings that were given, by their preset's name, or not at all."""
+    if isinstance(options, Options):
+        return options
+    name = "paper" if options is None else options
+    if name not in PRESETS:
+        raise OptionError(f"there is no preset {name!r}; choose from: {', '.join(PRESETS)}")
+    return PRESETS[name]
 
 
 def _name_of(surrogate: str | os.PathLike[str] | torch.nn.Module | None) -> str | None:

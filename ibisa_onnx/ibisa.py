@@ -166,11 +166,11 @@ class Options:
 PRESETS: Mapping[str, Options] = MappingProxyType(
     {
         "paper": Options(),
-        "fast": Options(steps=6, check=False),
-        "quality": Options(rounds=9),
+        "fast": Options(steps=6, check=False, budget=100),
+        "quality": Options(rounds=9, budget=400),
     }
 )
-"""Settings by name: 20 + 10 passes as in the paper, 8 + 6, and 100 + 90 (forward + backward)."""
+"""Settings by name: 20 + 10 passes (forward + backward) as in the paper, 8 + 6, and 100 + 90."""
 
 
 def optimise(

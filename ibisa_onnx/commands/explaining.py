@@ -11,7 +11,17 @@ import click
 
 from ibisa_onnx.gradients.choice import GRADIENTS
 
+# Said here again, so that `--help` need not load what they are keys of; a test holds them equal.
+PRESETS = ("paper", "fast", "quality")
+
 _OPTIONS = (
+    click.option(
+        "--preset",
+        type=click.Choice(PRESETS),
+        default=PRESETS[0],
+        show_default=True,
+        help="20 forward + 10 backward passes; 8 + 6, unchecked; or 100 + 90.",
+    ),
     click.option(
         "--gradient",
         type=click.Choice(GRADIENTS),
@@ -41,8 +51,8 @@ def explaining_options(function: Callable[..., None]) -> Callable[..., None]:
     """Give a verb `seed`, and other options on how a map is made as `Explainer` takes them."""
 
     @functools.wraps(function)
-    def wrapped(*args: Any, no_cache: bool, **options: Any) -> None:
-        function(*args, cache=not no_cache, **options)
+    def wrapped(*args: Any, preset: str, no_cache: bool, **options: Any) -> None:
+        function(*args, options=preset, cache=not no_cache, **options)
 
     for option in reversed(_OPTIONS):
         wrapped = option(wrapped)
