@@ -13,7 +13,8 @@ in as few bits as possible:
 The steps go from coarse to fine: the smoothing shrinks from one to the next, so that the first
 settle which object is needed, and the last which parts of it. Finer than that is the evidence: the
 mean of all steps' gradients, each over its own root mean square, smoothed, and of it what is above
-zero, brought to lambda's scale. The map is the weighted mean of lambda and evidence.
+zero, brought to lambda's scale. The map is their geometric mean, with a little of lambda alone:
+high where both are, and in order where the evidence is silent.
 
 All but the model is simple enough to be differentiated by hand, with S for the smoothing, which is
 its own transpose, and g for the model's part, d log p / d s:
@@ -90,7 +91,8 @@ class Options:
     tilt
         Direction of the first of the waves, in radians (`bottleneck.plane_waves`).
     evidence, evidence_smoothing
-        Weight of the evidence in the map, 0 to 1, and the Gaussian over it, in cells.
+        Share of the geometric mean in the map, 0 to 1, the rest being lambda alone; and the
+        Gaussian over the evidence, in cells.
     rounds
         How often the steps are taken, each time with waves of other directions; lambda and evidence
         are those of all rounds, averaged.
@@ -120,7 +122,7 @@ class Options:
     prior: float = 0.05
     learning_rate: float = 1.0
     pooling: float = 4.0
-    evidence: float = 0.5
+    evidence: float = 0.9
     evidence_smoothing: float = 1.5
     rounds: int = 1
     check: bool = True
@@ -232,13 +234,13 @@ def _over_its_size(gradient: Floats) -> Floats:
 
 
 def _map(keep: Floats, gathered: Floats, options: Options) -> Floats:
-    """Return the weighted mean of lambda and evidence, [h, w]."""
+    """Return lambda, and its geometric mean with the evidence, mixed, [h, w]."""
     if not options.evidence:
         return keep
     above = np.maximum(smooth(gathered, options.evidence_smoothing), 0)
-    scale = keep.max() / max(float(above.max()), 1e-30)  # where nothing is kept, nothing is shown
+    evidence = keep.max() * above / max(float(above.max()), 1e-30)
     share = np.float32(options.evidence)
-    return np.asarray((1 - share) * keep + share * scale * above, np.float32)
+    return np.asarray((1 - share) * keep + share * np.sqrt(keep * evidence), np.float32)
 
 
 def _gradient(pull: Floats, logits: Floats, smoothing: float, options: Options) -> Floats:

@@ -281,7 +281,7 @@ def test_ten_steps_are_those_of_torchs_autograd_and_adam(
 # -- evidence and rounds
 
 
-def test_the_map_is_a_mean_of_lambda_and_evidence() -> None:
+def test_the_map_mixes_lambda_with_its_mean_with_the_evidence() -> None:
     pulls: list[np.ndarray] = []
     ascent = pathwise(slope_of_decides, 1.0)
 
@@ -297,7 +297,8 @@ def test_the_map_is_a_mean_of_lambda_and_evidence() -> None:
     relative = np.array([pull / np.sqrt((pull**2).mean()) for pull in pulls])
     for done, (keep, found) in enumerate(zip(lambdas, mixed, strict=True), 1):
         above = np.maximum(smooth(relative[:done].mean(0), 0.7), 0)
-        expected = 0.75 * keep + 0.25 * keep.max() * above / above.max()
+        evidence = keep.max() * above / above.max()
+        expected = 0.75 * keep + 0.25 * np.sqrt(keep * evidence)
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
