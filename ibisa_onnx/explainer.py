@@ -7,6 +7,7 @@ elsewhere.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -232,6 +233,15 @@ class Explainer:
         self._cache = cache_folder(cache)
         self._auto = gradient == "auto"
         self._opened: dict[tuple[Method, ClassOutput], Attribution] = {}
+        self._said = {
+            "output": output,
+            "activation": activation,
+            "gradient": gradient,
+            "threads": threads,
+            "extra_inputs": {
+                name: np.asarray(value).tolist() for name, value in (extra_inputs or {}).items()
+            },
+        }
 
     @property
     def labels(self) -> tuple[str, ...] | None:
@@ -239,9 +249,19 @@ class Explainer:
         return self._reader.labels
 
     @property
-    def wanted_gradient(self) -> str:
-        """The source of gradients that was asked for."""
-        return self._wanted_gradient
+    def settings(self) -> dict[str, Any]:
+        """All that maps and their cost depend on, beside picture, seed and method.
+
+        Plain data, but for a surrogate that is a module: of it the type's name.
+        """
+        return {
+            **self._said,
+            "model": self.model.sha256 or self.model.name,
+            "providers": self.model.providers,
+            "preprocessing": self.preprocessing.spec.to_dict(),
+            "surrogate": _identity(self._surrogate),
+            "options": asdict(self.options),
+        }
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -381,6 +401,26 @@ class Explainer:
             geometry=asked.prepared.geometry,
             blank=mean_colour(self.preprocessing.spec),
         )
+
+    def open(self, question: Question, method: Method | None = None) -> None:
+        """Prepare a method for this model, once, before it is first asked for a map.
+
+        Parameters
+        ----------
+        question
+            To any picture.
+        method
+            None: IBISA, whose gradient is built.
+
+        Raises
+        ------
+        IbisaError
+            The method cannot explain this model; the message says why.
+        """
+        if method is None:
+            _ = self._path
+        else:
+            self._attribution(method, question.case.output)
 
     def _bottleneck(self, asked: _Asked) -> Bottleneck:
         tensor = asked.prepared.tensor
@@ -596,6 +636,14 @@ def _name_of(surrogate: str | os.PathLike[str] | torch.nn.Module | None) -> str 
     if surrogate is None or isinstance(surrogate, str | os.PathLike):
         return None if surrogate is None else Path(surrogate).name
     return type(surrogate).__name__
+
+
+def _identity(surrogate: str | os.PathLike[str] | torch.nn.Module | None) -> str | None:
+    """Return what tells a surrogate from others: of a file the SHA-256."""
+    if not isinstance(surrogate, str | os.PathLike):
+        return _name_of(surrogate)
+    with Path(surrogate).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _layout(

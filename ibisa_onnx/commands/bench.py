@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ibisa_onnx.commands.console import Console, console_options, report_error
-from ibisa_onnx.commands.explaining import explaining_options
+from ibisa_onnx.commands.console import (
+    INTERRUPTED,
+    Bar,
+    Console,
+    console_options,
+    duration,
+    report_error,
+)
+from ibisa_onnx.commands.explaining import explaining_options, method_names
 from ibisa_onnx.commands.model_options import ModelChoice, model_options
-from ibisa_onnx.commands.outputs import STDIO, expand
+from ibisa_onnx.commands.outputs import STDIO, check_folder, check_out, expand
 
 if TYPE_CHECKING:
-    from ibisa_onnx.comparison import Entry, Table
-    from ibisa_onnx.explanation import Explanation
+    from ibisa_onnx.baselines import Settings
+    from ibisa_onnx.comparison import Contest, Entry, Row, Table
+    from ibisa_onnx.metrics import Interval
 
 _OURS = "ibisa"
 _METRICS = ("insertion", "deletion", "insertion - deletion")
@@ -29,7 +39,7 @@ _METRICS = ("insertion", "deletion", "insertion - deletion")
     default="rise,gradcam,iba,occlusion",
     show_default=True,
     metavar="METHODS",
-    help="Of: rise, centred-rise, gradcam, iba, occlusion, random.",
+    help="With commas, of: rise, centred-rise, gradcam, iba, occlusion, random.",
 )
 @click.option(
     "-o", "--out", metavar="FOLDER", help="Where results go. Default: MODEL.bench beside the model."
@@ -83,87 +93,152 @@ def command(
     table.md, table.csv, plot.png and scores.csv, a line for each picture and method, from which an
     interrupted run goes on.
     """
-    from ibisa_onnx.baselines import Settings, method_named
-    from ibisa_onnx.comparison import Contest, Entry, Store, Table, draw
+    from ibisa_onnx.baselines import Settings
+    from ibisa_onnx.comparison import Contest, MapFolder, Store, Table, check_extra
     from ibisa_onnx.metrics import metric_named
-    from ibisa_onnx.writing import write_files
 
     if STDIO in (choice.model, *images):
         raise click.UsageError("- is read once, and a benchmark reads everything again; give files")
-    found = [Path(each) for each in expand(images)]
-    pictures = found[::every][:limit]
+    check_out(out)
+    check_extra()
+    wanted = list({metric.name: metric for metric in map(metric_named, metrics)}.values())
+    pictures = [Path(each) for each in expand(images)]
+    learnt = [Path(each) for each in expand([iba_images])] if iba_images else pictures
     folder = Path(out) if out else Path(choice.model).with_suffix(".bench")
-    settings = Settings(
-        masks=masks,
-        gradcam_layer=gradcam_layer,
-        iba_layer=iba_layer,
-        images=[Path(each) for each in expand([iba_images])] if iba_images else found,
-    )
-    rivals = [name.strip() for name in against.split(",") if name.strip()]
-    entries = [Entry(_OURS), *(Entry(name, method_named(name, settings)) for name in rivals)]
-    wanted = [metric_named(name) for name in metrics]
     store = Store(folder / "scores.csv", [metric.name for metric in wanted])
-    failed: list[Path] = []
-
-    def fail(image: Path, error: Exception) -> None:
-        failed.append(image)
-        text = str(error)
-        report_error(text if str(image) in text else f"{image}: {text}")
-
-    contest = Contest(
-        explainer=choice.explainer(**options),
-        entries=entries,
-        images=pictures,
-        metrics=wanted,
-        store=store,
-        seed=seed,
-        keep=_keeper(folder) if keep_maps else lambda *_: None,
-        failed=fail,
-    )
     with console.progress("bench") as bar:
-        rows = list(contest.run(bar))
-    console.warn(contest.explainer.warnings)
+        watcher = _Watcher(console, bar)
+        settings = Settings(masks, gradcam_layer, iba_layer, learnt)
+        explainer = choice.explainer(**options)
+        check_folder(folder)
+        entries = _entries(method_names(against), settings, watcher)
+        contest = Contest(
+            explainer=explainer,
+            entries=entries,
+            images=pictures[::every][:limit],
+            metrics=wanted,
+            store=store,
+            seed=seed,
+            maps=MapFolder(folder / "maps") if keep_maps else None,
+            watcher=watcher,
+        )
+        known = len(store.rows)
+        rows = _measure(contest, watcher)
+    console.warn(explainer.warnings)
     table = Table(rows, [entry.name for entry in entries], wanted)
-    files = {
-        folder / "table.md": f"{table.markdown()}\n".encode(),
-        folder / "table.csv": table.csv().encode(),
-        folder / "plot.png": draw(table, Path(choice.model).stem),
-    }
-    write_files(files)
-    console.result(
-        _text(table, [*files, store.path]),
-        _record(table, [*files, store.path]),
-        bare=table.markdown(),
-    )
-    if failed:
-        console.warn([f"{len(failed)} of {len(pictures)} pictures are left out"])
+    paths = [*_write(table, folder, Path(choice.model).stem), store.path]
+    old = len(rows) - (len(store.rows) - known)
+    console.result(_text(table, paths, old), _record(table, paths, watcher), bare=table.markdown())
+    if watcher.left_out:
+        console.warn([f"{len(watcher.left_out)} of {len(contest.images)} pictures are left out"])
         raise click.exceptions.Exit(1)
 
 
-def _keeper(folder: Path) -> Any:
-    """Return what writes each map to a file of its own."""
-    from ibisa_onnx.explanation import encode_npy
+@dataclass
+class _Watcher:
+    """Says what befalls single pictures, past the bar."""
+
+    console: Console
+    bar: Bar
+    left_out: list[Path] = field(default_factory=list)
+
+    def failed(self, image: Path, error: Exception) -> None:
+        """Report a picture that is left out."""
+        self.left_out.append(image)
+        self.bar.wipe()
+        report_error(str(error) if str(image) in str(error) else f"{image}: {error}")
+
+    def warned(self, image: Path, text: str) -> None:
+        """Say what there is to know of a picture."""
+        self.bar.wipe()
+        self.console.warn([f"{image}: {text}"])
+
+    def measured(self, row: Row) -> None:
+        """Say the scores of a map, where details are wanted."""
+        if self.console.verbose:
+            self.bar.wipe()
+        scores = ", ".join(f"{name} {value:.3f}" for name, value in row.scores.items())
+        cost = f"{row.forward} + {row.backward} passes, {duration(row.seconds)}"
+        self.console.note(f"{row.image}, {row.method}: {scores}; {cost}")
+
+
+def _entries(names: Sequence[str], settings: Settings, watcher: _Watcher) -> list[Entry]:
+    """Return IBISA and the methods it is held against."""
+    from ibisa_onnx.baselines import method_named
+    from ibisa_onnx.comparison import Entry
+
+    entries = [Entry(_OURS)]
+    for name in names:
+        files: Sequence[Path] = ()
+        if name == "iba":  # which alone looks at other pictures
+            files = _readable(settings.images, watcher)
+            settings = replace(settings, images=files)
+        entries.append(Entry(name, method_named(name, settings), files))
+    return entries
+
+
+def _readable(images: Sequence[Path], watcher: _Watcher) -> list[Path]:
+    """Return the pictures from which something can be learnt."""
+    from ibisa_onnx.errors import ImageError
+    from ibisa_onnx.model import read_image
+
+    found = []
+    for image in images:
+        try:
+            read_image(image)
+            found.append(image)
+        except ImageError:
+            watcher.warned(image, "cannot be read; iba learns nothing from it")
+    return found
+
+
+def _measure(contest: Contest, watcher: _Watcher) -> list[Row]:
+    """Measure all that is missing; when that is interrupted, say how to go on."""
+    rows: list[Row] = []
+    try:
+        for row in contest.run(watcher.bar):
+            rows.append(row)
+            watcher.measured(row)
+    except KeyboardInterrupt:
+        watcher.bar.wipe()
+        report_error(
+            f"interrupted with {len(rows)} of {len(contest.images) * len(contest.entries)} maps "
+            f"measured; the same command goes on from {contest.store.path}"
+        )
+        raise click.exceptions.Exit(INTERRUPTED) from None
+    return rows
+
+
+def _write(table: Table, folder: Path, title: str) -> list[Path]:
+    """Write the table and the plot; return where they are."""
+    from ibisa_onnx.comparison import draw
     from ibisa_onnx.writing import write_files
 
-    def keep(image: Path, entry: Entry, explanation: Explanation) -> None:
-        path = folder / "maps" / entry.name / f"{image.stem}.npy"
-        write_files({path: encode_npy(explanation.map)})
+    files = {
+        folder / "table.md": f"{table.markdown()}\n".encode(),
+        folder / "table.csv": table.csv().encode(),
+        folder / "plot.png": draw(table, title),
+    }
+    write_files(files)
+    return list(files)
 
-    return keep
 
-
-def _text(table: Table, paths: Sequence[Path]) -> str:
+def _text(table: Table, paths: Sequence[Path], old: int) -> str:
     """Return what people read: the table, on how many pictures, and where it is."""
-    pictures = f"{table.pictures} picture{'' if table.pictures == 1 else 's'}"
-    how = "means with 95% intervals, differences paired picture by picture"
+    if table.pictures == 1:
+        how = "1 picture, so no intervals"
+    else:
+        how = f"{table.pictures} pictures: means with 95% intervals, paired in the lead"
+    before = f"{old} maps were measured before. " if old else ""
     where = ", ".join(path.name for path in paths)
-    return f"{table.markdown()}\n\n{pictures}; {how}. Written to {paths[0].parent}: {where}"
+    return f"{table.markdown()}\n\n{how}. {before}Written to {paths[0].parent}: {where}"
 
 
-def _record(table: Table, paths: Sequence[Path]) -> dict[str, Any]:
+def _record(table: Table, paths: Sequence[Path], watcher: _Watcher) -> dict[str, Any]:
     """Return the same as plain data; what is not known is null."""
     return {
         "pictures": table.pictures,
+        "left_out": [str(path) for path in watcher.left_out],
         "methods": [
             {
                 "method": line.method,
@@ -180,6 +255,5 @@ def _record(table: Table, paths: Sequence[Path]) -> dict[str, Any]:
     }
 
 
-def _plain(interval: Any) -> dict[str, float | None]:
-    half = interval.half
-    return {"mean": interval.mean, "half": None if half != half else half}
+def _plain(interval: Interval) -> dict[str, float | None]:
+    return {"mean": interval.mean, "half": None if math.isnan(interval.half) else interval.half}

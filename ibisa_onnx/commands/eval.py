@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ibisa_onnx.commands.console import Console, console_options, rows
-from ibisa_onnx.commands.explaining import explaining_options, parse_target
+from ibisa_onnx.commands.explaining import explaining_options, method_names, parse_target
 from ibisa_onnx.commands.model_options import ModelChoice, model_options
-from ibisa_onnx.commands.report import target_text
+from ibisa_onnx.commands.outputs import STDIO
+from ibisa_onnx.commands.report import details_text, target_text
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from ibisa_onnx.metrics import Metric
+    from ibisa_onnx import Explainer
+    from ibisa_onnx.comparison import Checklist
+    from ibisa_onnx.explainer import Question
+    from ibisa_onnx.explanation import Passes
+    from ibisa_onnx.method import Method
 
 _THIS, _RANDOM = "this map", "random"
-_BOX = "box"
 
 
 class _Floor(click.ParamType[tuple[str, float]]):
@@ -30,8 +37,8 @@ class _Floor(click.ParamType[tuple[str, float]]):
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, float]:
         name, separator, number = value.rpartition("=")
         try:
-            if not (separator and name):
-                raise ValueError("no name")
+            if not (separator and name and math.isfinite(float(number))):
+                raise ValueError("no name, or no number")
             return name, float(number)
         except ValueError:
             self.fail(f"{value!r} is not METRIC=NUMBER: insertion=0.6")
@@ -40,7 +47,7 @@ class _Floor(click.ParamType[tuple[str, float]]):
 class _Box(click.ParamType[tuple[int, int, int, int]]):
     """A box in pixels of the picture."""
 
-    name = _BOX
+    name = "box"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int, int, int]:
         try:
@@ -59,8 +66,9 @@ class _Box(click.ParamType[tuple[int, int, int, int]]):
 )
 @click.option(
     "--against",
+    default="",
     metavar="METHODS",
-    help="Score these too, beside a random map: rise, centred-rise, gradcam, occlusion.",
+    help="Score these too, beside a random map: rise,centred-rise,gradcam,occlusion.",
 )
 @click.option("--masks", type=click.IntRange(1), default=4000, show_default=True, help="Of RISE.")
 @click.option("--metric", "metrics", multiple=True, metavar="NAME", help="Only these. Repeatable.")
@@ -86,7 +94,7 @@ def command(
     image: str,
     map_file: str | None,
     target: str | None,
-    against: str | None,
+    against: str,
     masks: int,
     metrics: tuple[str, ...],
     box: tuple[int, int, int, int] | None,
@@ -100,138 +108,142 @@ def command(
     MAP.npy is a map of the picture's or of the model's input's size; without one the picture is
     explained first. A random map is scored beside it, for what the figures are worth.
     """
-    from ibisa_onnx.baselines import RandomMap, Settings, method_named
-    from ibisa_onnx.comparison import subject_of
-    from ibisa_onnx.metrics import FAITHFULNESS, metric_named
+    from ibisa_onnx.comparison import Checklist, Examiner
 
-    given = None if map_file is None else _read_map(map_file)
-    wanted = [metric_named(name) for name in metrics] or list(FAITHFULNESS)
-    wanted += [each for name, _ in floors if (each := _known(name)) and each not in wanted]
-    rivals = [name.strip() for name in (against or "").split(",") if name.strip()]
-    settings = Settings(masks=masks)
-    methods = {_RANDOM: RandomMap(), **{name: method_named(name, settings) for name in rivals}}
+    if [choice.model, image, map_file].count(STDIO) > 1:
+        raise click.UsageError("only one of MODEL, IMAGE and MAP can be -, stdin is read once")
+    checklist = Checklist(metrics, floors, box)
+    makers = _makers(against, masks, ours=map_file is None)
+    given = _read(map_file)
     explainer = choice.explainer(**options)
-    question = explainer.question(image, None if target is None else parse_target(target))
-    maps, costs = {_THIS: given}, {}
-    index = question.case.index
-    with console.progress(Path(image).name) as bar:
-        if given is None:
-            found = explainer.explain(image, index, seed=seed, progress=bar)
-            console.warn(found.warnings)
-            maps[_THIS], costs[_THIS] = found.map, found.passes
-        for name, method in methods.items():
-            found = explainer.explain(image, index, seed=seed, progress=bar, method=method)
-            maps[name], costs[name] = found.map, found.passes
+    picture = sys.stdin.buffer.read() if image == STDIO else image
+    question = explainer.question(picture, None if target is None else parse_target(target))
+    examiner = Examiner(question, checklist)
+    if given is not None:
+        examiner.check(given)
+    work = _Work(console, explainer, picture, question, seed)
+    maps = ({} if given is None else {_THIS: given}) | work.explain(makers)
+    console.warn(explainer.warnings)
     before = explainer.model.passes.snapshot()
-    subject, scores = subject_of(question), {}
-    for name, each in maps.items():
-        assert each is not None
-        scores[name] = _scores(subject, question, each, wanted, box)
+    with console.progress("checking") as bar:
+        scores = {}
+        for done, (name, each) in enumerate(maps.items()):
+            bar(done, len(maps))
+            scores[name] = examiner(each)
     spent = explainer.model.passes.since(before).forward
-    measured = [*wanted, *(_localisation() if box else [])]
-    failed = [text for name, value in floors if (text := _failure(scores[_THIS], name, value))]
+    misses = checklist.misses(scores[_THIS])
     console.result(
-        _text(image, target_text(question.target), measured, scores, spent),
-        {
-            "image": image,
-            "map": map_file,
-            "target": {"index": index, "label": question.target.label},
-            "scores": scores,
-            "passes": {name: [each.forward, each.backward] for name, each in costs.items()},
-            "checking_passes": spent,
-            "failed": failed,
-        },
+        _text(image, question, checklist, scores, work.costs, spent),
+        _record(image, map_file, question, scores, work.costs, spent, misses),
         bare="\n".join(f"{name} {value:.4f}" for name, value in scores[_THIS].items()),
     )
-    if failed:
-        raise click.ClickException("; ".join(failed))
+    if misses:
+        raise click.ClickException("; ".join(misses))
 
 
-def _read_map(file: str) -> npt.NDArray[Any]:
-    """Read a map, or say in one line why that cannot be."""
-    import numpy as np
+def _makers(against: str, masks: int, *, ours: bool) -> dict[str, Method | None]:
+    """Return what makes the maps that nobody gave, by name; None: IBISA."""
+    from ibisa_onnx.baselines import Settings, method_named
 
-    from ibisa_onnx.errors import MetricError
-
-    try:
-        values = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise MetricError(f"{file} cannot be read as a map ({error}); give a .npy file") from error
-    if not isinstance(values, np.ndarray) or values.ndim != 2 or values.dtype.kind not in "fiub":
-        raise MetricError(f"{file} holds no map: give an array [H, W] of numbers")
-    return values
+    names = method_names(against)
+    if "iba" in names:
+        raise click.UsageError("iba estimates from many pictures; compare it by ibisa-onnx bench")
+    rivals = {name: method_named(name, Settings(masks=masks)) for name in (_RANDOM, *names)}
+    return {_THIS: None, **rivals} if ours else {**rivals}
 
 
-def _scores(
-    subject: Any,
-    question: Any,
-    map: npt.NDArray[Any],
-    metrics: Sequence[Any],
-    box: tuple[int, int, int, int] | None,
-) -> dict[str, float]:
-    """Measure one map."""
-    from ibisa_onnx.comparison import evaluate
-    from ibisa_onnx.metrics import box_region
+def _read(map_file: str | None) -> npt.NDArray[Any] | None:
+    """Read the map that was given, if one was."""
+    from ibisa_onnx.comparison import read_map
 
-    scores = evaluate(subject, question, map, metrics)
-    if box is None:
-        return scores
-    whole = question.geometry
-    full = map if map.shape == whole.picture else whole.restore(map)
-    region = box_region(box, whole.picture)
-    return scores | {metric.name: metric(full, region) for metric in _localisation()}
-
-
-def _localisation() -> Sequence[Any]:
-    from ibisa_onnx.metrics import LOCALISATION
-
-    return LOCALISATION
-
-
-def _all_metrics() -> Sequence[Metric]:
-    from ibisa_onnx.metrics import FAITHFULNESS
-
-    return [*FAITHFULNESS, *_localisation()]
-
-
-def _known(name: str) -> Any:
-    """Return the faithfulness metric that is meant; None where it is one of localisation."""
-    from ibisa_onnx.metrics import metric_named
-
-    if any(_same(name, each.name) for each in _localisation()):
+    if map_file is None:
         return None
-    return metric_named(name)
+    return read_map(sys.stdin.buffer.read() if map_file == STDIO else Path(map_file))
 
 
-def _same(one: str, other: str) -> bool:
-    plain = [text.lower().replace("-", "").replace(" ", "") for text in (one, other)]
-    return plain[0] == plain[1]
+@dataclass
+class _Work:
+    """The maps that are made here, and what they cost."""
+
+    console: Console
+    explainer: Explainer
+    picture: str | bytes
+    question: Question
+    seed: int
+
+    def __post_init__(self) -> None:
+        self.costs: dict[str, Passes] = {}
+
+    def explain(self, makers: Mapping[str, Method | None]) -> dict[str, npt.NDArray[Any]]:
+        """Make the maps; what cannot be made is said before any of them is."""
+        for method in makers.values():
+            self.explainer.open(self.question, method)
+        return {name: self._map(name, method) for name, method in makers.items()}
+
+    def _map(self, name: str, method: Method | None) -> npt.NDArray[Any]:
+        with self.console.progress(name) as bar:
+            found = self.explainer.explain(
+                self.picture,
+                self.question.case.index,
+                seed=self.seed,
+                progress=bar,
+                method=method,
+            )
+        if method is None:
+            self.console.note(details_text(found))
+        prefix = "" if method is None else f"{name}: "
+        known = self.explainer.warnings
+        self.console.warn([f"{prefix}{text}" for text in found.warnings if text not in known])
+        self.costs[name] = found.passes
+        return found.map
 
 
-def _failure(scores: Mapping[str, float], name: str, value: float) -> str:
-    """Say how a score misses what was asked for; empty where it does not."""
-    metric = next(each for each in _all_metrics() if _same(each.name, name))
-    if metric.name not in scores:
-        raise click.UsageError(f"{metric.name} needs --box")
-    score = scores[metric.name]
-    worse = score < value if metric.higher_is_better else score > value
-    relation = "under" if metric.higher_is_better else "over"
-    return f"{metric.name} is {score:.3f}, {relation} {value:g}" if worse else ""
+def _record(
+    image: str,
+    map_file: str | None,
+    question: Question,
+    scores: Mapping[str, Mapping[str, float]],
+    costs: Mapping[str, Passes],
+    spent: int,
+    misses: Sequence[str],
+) -> dict[str, Any]:
+    """Return the result as plain data."""
+    target = question.target
+    return {
+        "image": image,
+        "map": map_file,
+        "target": {
+            "index": target.index,
+            "label": target.label,
+            "probability": target.probability,
+        },
+        "scores": scores,
+        "passes": {name: [each.forward, each.backward] for name, each in costs.items()},
+        "checking_passes": spent,
+        "failed": misses,
+    }
 
 
 def _text(
     image: str,
-    target: str,
-    metrics: Sequence[Any],
+    question: Question,
+    checklist: Checklist,
     scores: Mapping[str, Mapping[str, float]],
+    costs: Mapping[str, Passes],
     spent: int,
 ) -> str:
     """Return the table that people read."""
-    heads = list(scores)
-    width = max(len(head) for head in heads)
-    pairs = [("", "  ".join(f"{head:>{width}}" for head in heads))]
-    for metric in metrics:
-        values = "  ".join(f"{scores[head][metric.name]:{width}.3f}" for head in heads)
-        pairs.append((f"{metric.name} {metric.arrow}", values))
-    pairs.append(("cost", f"{spent} forward passes to check"))
-    return "\n".join([click.style(f"{image}: {target}", bold=True), *rows(pairs)])
+    passes = {name: f"{each.forward} + {each.backward}" for name, each in costs.items()}
+    width = max(len(text) for text in (*scores, *passes.values()))
+    pairs = [("", _line(scores, width))]
+    for metric in checklist.metrics:
+        values = [f"{each[metric.name]:.3f}" for each in scores.values()]
+        pairs.append((f"{metric.name} {metric.arrow}", _line(values, width)))
+    pairs.append(("passes", _line([passes.get(name, "") for name in scores], width)))
+    pairs.append(("checked by", f"{spent} forward passes"))
+    head = f"{image}: {target_text(question.target)}"
+    return "\n".join([click.style(head, bold=True), *rows(pairs)])
+
+
+def _line(cells: Sequence[str] | Mapping[str, object], width: int) -> str:
+    return "  ".join(f"{cell:>{width}}" for cell in cells)

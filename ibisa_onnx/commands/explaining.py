@@ -62,3 +62,8 @@ def explaining_options(function: Callable[..., None]) -> Callable[..., None]:
 def parse_target(text: str) -> str | int:
     """Tell a class index from a label or top:N."""
     return int(text) if re.fullmatch(r"[+-]?\d+", text) else text
+
+
+def method_names(text: str) -> list[str]:
+    """Return the methods that `--against` names, each once."""
+    return list(dict.fromkeys(name.strip().lower() for name in text.split(",") if name.strip()))

@@ -127,7 +127,7 @@ class Destinations:
             return
         folders = [self._folder] if self._folder else [stem.parent for stem in self._stems.values()]
         for folder in dict.fromkeys(folders):
-            _check_folder(folder)
+            check_folder(folder)
 
     def of(
         self, image: str, index: int, label: str | None, extra: Sequence[str] = ()
@@ -172,8 +172,14 @@ class Destinations:
         return path
 
 
-def _check_folder(folder: Path) -> None:
-    """Make a folder and take it away again; that it is writable is not said by rights alone."""
+def check_folder(folder: Path) -> None:
+    """Make a folder and take it away again; that it is writable is not said by rights alone.
+
+    Raises
+    ------
+    ResultError
+        It cannot be made or written to.
+    """
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     made: list[Path] = []
     try:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import threading
-from typing import Any
 
-from ibisa_onnx.errors import MissingDependencyError
+from ibisa_onnx.comparison.extra import import_extra
 
 _EVERY = 0.005  # seconds
 
@@ -15,15 +13,16 @@ class PeakMemory:
     """The most memory that this process had in use while the context was open.
 
     That is its resident set, the model and all libraries included, looked at 200 times a second.
+    What earlier work has left and the system was not given back is in it.
+
+    Raises
+    ------
+    MissingDependencyError
+        psutil is not installed.
     """
 
     def __init__(self) -> None:
-        try:
-            self._process: Any = importlib.import_module("psutil").Process()
-        except ImportError as error:
-            raise MissingDependencyError(
-                f"psutil cannot be imported ({error}); pip install 'ibisa-onnx[bench]'"
-            ) from error
+        self._process = import_extra("psutil").Process()
         self.bytes = 0
 
     def __enter__(self) -> PeakMemory:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import io
-from typing import Any
 
+from ibisa_onnx.comparison.extra import import_extra
 from ibisa_onnx.comparison.table import Table
-from ibisa_onnx.errors import MissingDependencyError
 
 _SIZE = (6.4, 4.0)  # inches
 _DPI = 150
@@ -21,13 +19,7 @@ def draw(table: Table, title: str = "") -> bytes:
     MissingDependencyError
         matplotlib is not installed.
     """
-    try:
-        figure_module: Any = importlib.import_module("matplotlib.figure")
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"matplotlib cannot be imported ({error}); pip install 'ibisa-onnx[bench]'"
-        ) from error
-    figure = figure_module.Figure(figsize=_SIZE, layout="constrained")
+    figure = import_extra("matplotlib.figure").Figure(figsize=_SIZE, layout="constrained")
     axes, metric = figure.subplots(), table.metrics[-1]
     for number, line in enumerate(table.lines):
         score, passes = line.scores[metric.name], line.forward + line.backward

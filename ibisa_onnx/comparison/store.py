@@ -6,18 +6,13 @@ import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from ibisa_onnx.comparison.row import Key, Row
 from ibisa_onnx.errors import ResultError
-
-if TYPE_CHECKING:
-    from ibisa_onnx.comparison.contest import Row
+from ibisa_onnx.writing import write_files
 
 _HEAD = ("image", "image_sha256", "method", "settings", "target")
 _COST = ("forward", "backward", "seconds", "peak_bytes")
-
-Key = tuple[str, str, str]
-"""SHA-256 of the picture; the method; a digest of its settings, the model and the metrics."""
 
 
 class Store:
@@ -57,8 +52,8 @@ class Store:
             if not self.path.exists() or not self.path.stat().st_size:
                 lines.writerow(self._columns)
             lines.writerow(self._cells(row))
-            with self.path.open("a", newline="", encoding="utf-8") as file:
-                file.write(text.getvalue())
+            with self.path.open("ab") as file:
+                file.write(text.getvalue().encode(errors="backslashreplace"))
         except OSError as error:
             raise ResultError(f"{self.path}: cannot write: {error.strerror}") from error
 
@@ -72,22 +67,24 @@ class Store:
         if not self.path.exists():
             return []
         try:
-            text = self.path.read_text(encoding="utf-8")
-            whole = text[: text.rfind("\n") + 1]
-            if whole != text:
-                self.path.write_text(whole, encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ResultError(f"{self.path}: cannot read: {error}") from error
-        lines = list(csv.reader(io.StringIO(whole)))
-        if lines and tuple(lines[0]) != self._columns:
+            data = self.path.read_bytes()
+            whole = data[: data.rfind(b"\n") + 1]
+            lines = list(csv.reader(io.StringIO(whole.decode(), newline="")))
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            why = getattr(error, "strerror", None) or "this is no table of scores"
+            raise ResultError(f"{self.path}: cannot read: {why}; give another -o") from error
+        head = ",".join(self._columns).encode()
+        if (lines and tuple(lines[0]) != self._columns) or not head.startswith(data[: len(head)]):
             raise ResultError(
-                f"{self.path} holds other columns: it is of another benchmark; give another -o"
+                f"{self.path} holds other columns than {', '.join(self.metrics)}: it is of another "
+                "benchmark; give another -o"
             )
-        return [self._row(line) for line in lines[1:]]
+        rows = [self._row(line) for line in lines[1:] if line]
+        if whole != data:
+            write_files({self.path: whole})
+        return rows
 
     def _row(self, line: Sequence[str]) -> Row:
-        from ibisa_onnx.comparison.contest import Row
-
         try:
             cells = dict(zip(self._columns, line, strict=True))
             return Row(

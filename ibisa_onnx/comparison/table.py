@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from ibisa_onnx.comparison.contest import Row
+from ibisa_onnx.comparison.row import Row
 from ibisa_onnx.errors import MetricError
 from ibisa_onnx.metrics import Interval, Metric, Scores
 
@@ -92,18 +93,11 @@ class Table:
         return Scores(metric, np.array([row.scores[metric.name] for row in self.rows[method]]))
 
     def markdown(self) -> str:
-        """Return it in Markdown."""
+        """Return it in Markdown, in columns that are aligned as plain text too."""
         first, last = self.lines[0].method, self.metrics[-1]
         heads = [f"{each.name} {each.arrow}" for each in self.metrics]
         heads = ["method", *heads, f"{first}'s lead in {last.name}", "passes", "seconds", "MiB"]
-        lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-        for line in self.lines:
-            cells = [line.method, *(f"{each:.3f}" for each in line.scores.values())]
-            passes = f"{line.forward:.0f} + {line.backward:.0f}"
-            lead = "" if line.lead is None else str(line.lead)
-            cells += [lead, passes, f"{line.seconds:.2f}", f"{line.mebibytes:.0f}"]
-            lines.append(f"| {' | '.join(cells)} |")
-        return "\n".join(lines)
+        return _aligned([heads, *(_cells(line) for line in self.lines)])
 
     def csv(self) -> str:
         """Return it as CSV, a mean and half an interval's width in columns of their own."""
@@ -115,11 +109,38 @@ class Table:
         out.writerow(["method", "pictures", *spread, *cost])
         for line in self.lines:
             intervals = [*line.scores.values(), line.lead]
-            cells = [
-                cell
-                for each in intervals
-                for cell in (("", "") if each is None else (each.mean, each.half))
-            ]
+            cells = [cell for each in intervals for cell in _numbers(each)]
             means = (line.forward, line.backward, line.seconds, line.mebibytes)
             out.writerow([line.method, self.pictures, *cells, *means])
         return text.getvalue()
+
+
+def _cells(line: Line) -> list[str]:
+    """Return what the table for people has of a method."""
+    scores = [_interval_text(each, ".3f") for each in line.scores.values()]
+    lead = "" if line.lead is None else _interval_text(line.lead, "+.3f")
+    passes = f"{line.forward:.0f} + {line.backward:.0f}"
+    return [line.method, *scores, lead, passes, f"{line.seconds:.2f}", f"{line.mebibytes:.0f}"]
+
+
+def _interval_text(interval: Interval, spec: str) -> str:
+    """Return an interval; its mean alone where nothing is known of the spread."""
+    return format(interval.mean, spec) if math.isnan(interval.half) else format(interval, spec)
+
+
+def _numbers(interval: Interval | None) -> tuple[float | None, float | None]:
+    """Return mean and half width; None, in CSV an empty cell, for what is not known."""
+    if interval is None:
+        return None, None
+    return interval.mean, None if math.isnan(interval.half) else interval.half
+
+
+def _aligned(cells: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table; the first row is the head, numbers stand to the right."""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    rows = [
+        [row[0].ljust(widths[0]), *(map(str.rjust, row[1:], widths[1:]))]
+        for row in (cells[0], rule, *cells[1:])
+    ]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

@@ -48,7 +48,7 @@ from ibisa_onnx.metrics.localisation import (
     pointing_game,
 )
 from ibisa_onnx.metrics.maps import box_region
-from ibisa_onnx.metrics.metric import Interval, Metric, Scores
+from ibisa_onnx.metrics.metric import Interval, Metric, Scores, named
 from ibisa_onnx.metrics.sensitivity import Sensitivity, sensitivity_n
 from ibisa_onnx.metrics.shuffling import shuffled
 from ibisa_onnx.metrics.subject import Score, Subject
@@ -94,6 +94,7 @@ __all__ = [
     "insertion",
     "insertion_metric",
     "metric_named",
+    "named",
     "pointing_game",
     "randomisation",
     "seed_stability",

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ibisa_onnx.errors import MetricError, OptionError
+from ibisa_onnx.errors import MetricError
 from ibisa_onnx.metrics.degradation import degradation
 from ibisa_onnx.metrics.insertion_deletion import RISE, Protocol, deletion, insertion
 from ibisa_onnx.metrics.maps import Map, Saliency, checked_map, stretched
-from ibisa_onnx.metrics.metric import Metric
+from ibisa_onnx.metrics.metric import Metric, named
 from ibisa_onnx.metrics.sensitivity import sensitivity_n
 from ibisa_onnx.metrics.subject import Subject, remembering
 
@@ -226,11 +226,7 @@ def metric_named(name: str) -> FaithfulnessMetric:
     OptionError
         There is none of that name.
     """
-    for metric in FAITHFULNESS:
-        if _letters(metric.name) == _letters(name):
-            return metric
-    names = ", ".join(f"'{metric.name}'" for metric in FAITHFULNESS)
-    raise OptionError(f"there is no metric '{name}'; choose among {names}")
+    return named(name, FAITHFULNESS)
 
 
 def faithfulness(
@@ -246,7 +242,3 @@ def faithfulness(
     """
     asked = remembering(subject)
     return {metric.name: metric(asked, saliency, rng) for metric in metrics}
-
-
-def _letters(name: str) -> str:
-    return "".join(filter(str.isalnum, name.lower()))

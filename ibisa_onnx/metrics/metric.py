@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import importlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +45,28 @@ class Metric:
     def arrow(self) -> str:
         """`↑` where higher is better, `↓` where lower is."""
         return "↑" if self.higher_is_better else "↓"
+
+
+AnyMetric = TypeVar("AnyMetric", bound=Metric)
+
+
+def named(name: str, metrics: Sequence[AnyMetric]) -> AnyMetric:
+    """Return the metric of a name; case, spaces and dashes do not matter.
+
+    Raises
+    ------
+    OptionError
+        There is none of that name.
+    """
+    for metric in metrics:
+        if _letters(metric.name) == _letters(name):
+            return metric
+    names = ", ".join(f"'{metric.name}'" for metric in metrics)
+    raise OptionError(f"there is no metric '{name}'; choose among {names}")
+
+
+def _letters(name: str) -> str:
+    return "".join(filter(str.isalnum, name.lower()))
 
 
 @dataclass(frozen=True)
