@@ -130,7 +130,7 @@ def command(
     old = len(rows) - (len(store.rows) - known)
     console.result(_text(table, paths, old), _record(table, paths, watcher), bare=table.markdown())
     if watcher.left_out:
-        console.warn([f"{len(watcher.left_out)} of {len(contest.images)} pictures are left out"])
+        console.warn([f"left out: {len(watcher.left_out)} of {len(contest.images)} pictures"])
         raise click.exceptions.Exit(1)
 
 
@@ -173,6 +173,11 @@ def _entries(names: Sequence[str], settings: Settings, watcher: _Watcher) -> lis
         if name == "iba":  # which alone looks at other pictures
             files = _readable(settings.images, watcher)
             settings = replace(settings, images=files)
+            if len(files) < 2:
+                raise click.UsageError(
+                    f"iba estimates from 2 pictures or more, and {len(files)} can be read; give "
+                    "--iba-images FOLDER, or --against without iba"
+                )
         entries.append(Entry(name, method_named(name, settings), files))
     return entries
 
@@ -188,7 +193,7 @@ def _readable(images: Sequence[Path], watcher: _Watcher) -> list[Path]:
             read_image(image)
             found.append(image)
         except ImageError:
-            watcher.warned(image, "cannot be read; iba learns nothing from it")
+            watcher.warned(image, "cannot be read; iba estimates without it")
     return found
 
 
@@ -202,8 +207,8 @@ def _measure(contest: Contest, watcher: _Watcher) -> list[Row]:
     except KeyboardInterrupt:
         watcher.bar.wipe()
         report_error(
-            f"interrupted with {len(rows)} of {len(contest.images) * len(contest.entries)} maps "
-            f"measured; the same command goes on from {contest.store.path}"
+            f"interrupted after {len(rows)} maps; the same command goes on from there, by "
+            f"{contest.store.path}"
         )
         raise click.exceptions.Exit(INTERRUPTED) from None
     return rows

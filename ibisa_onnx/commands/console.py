@@ -42,19 +42,21 @@ class _DrawnBar(Bar):
 
     def __init__(self, label: str) -> None:
         self._label = label
-        self._drawn = 0
+        self._drawn = ""
 
     def __call__(self, done: int, total: int, seconds_left: float | None = None) -> None:
         filled = self._WIDTH * done // max(total, 1)
         bar = "#" * filled + "-" * (self._WIDTH - filled)
         left = "" if seconds_left is None else f", about {duration(seconds_left)} left"
         line = f"{self._label}  [{bar}] {done}/{total}{left}"
-        echo(f"\r{line:{self._drawn}}", err=True, nl=False)
-        self._drawn = len(line)
+        if line != self._drawn:
+            echo(f"\r{line:{len(self._drawn)}}", err=True, nl=False)
+        self._drawn = line
 
     def wipe(self) -> None:
-        echo(f"\r{'':{self._drawn}}\r", err=True, nl=False)  # no escape codes: not all terminals
-        self._drawn = 0
+        blank = " " * len(self._drawn)  # no escape codes: not all terminals
+        echo(f"\r{blank}\r", err=True, nl=False)
+        self._drawn = ""
 
 
 @dataclass(frozen=True)

@@ -172,7 +172,9 @@ class Examiner:
         MetricError
             The map has another size, or is not finite; a metric is not defined here.
         """
-        scores = evaluate(self._subject, self.question, map, self.checklist.faithfulness)
+        scores = {}
+        if self.checklist.faithfulness:
+            scores = evaluate(self._subject, self.question, map, self.checklist.faithfulness)
         if self._region is None:
             return scores
         geometry = self.question.geometry

@@ -1,36 +1,54 @@
-"""A comparison as a picture: quality against passes."""
+"""A comparison as a picture: what each method reaches, and by how much the first one leads."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
+from typing import Any
 
 from ibisa_onnx.comparison.extra import import_extra
-from ibisa_onnx.comparison.table import Table
+from ibisa_onnx.comparison.table import Line, Table
+from ibisa_onnx.metrics import Interval
 
-_SIZE = (6.4, 4.0)  # inches
+_WIDTH, _FRAME, _ROW = 7.2, 1.2, 0.45  # inches
 _DPI = 150
+_FIRST, _OTHER = "tab:red", "dimgray"
 
 
 def draw(table: Table, title: str = "") -> bytes:
-    """Draw the last metric of each method over its passes, with intervals, as a PNG file.
+    """Draw the last metric of each method, and the first one's lead, with intervals, as a PNG file.
 
     Raises
     ------
     MissingDependencyError
         matplotlib is not installed.
     """
-    figure = import_extra("matplotlib.figure").Figure(figsize=_SIZE, layout="constrained")
-    axes, metric = figure.subplots(), table.metrics[-1]
-    for number, line in enumerate(table.lines):
-        score, passes = line.scores[metric.name], line.forward + line.backward
-        colour = "tab:red" if number == 0 else "tab:gray"
-        axes.errorbar([passes], [score.mean], [score.half], fmt="o", capsize=3, color=colour)
-        place = {"xytext": (6, 4), "textcoords": "offset points", "color": colour}
-        axes.annotate(line.method, (passes, score.mean), **place)
-    axes.set(xscale="log", xlabel="forward + backward passes for a map", title=title)
-    axes.set_ylabel(f"{metric.name} ({'higher' if metric.higher_is_better else 'lower'} is better)")
-    axes.margins(x=0.15)
-    axes.grid(alpha=0.3)
+    size = (_WIDTH, _FRAME + _ROW * len(table.lines))
+    figure = import_extra("matplotlib.figure").Figure(figsize=size, layout="constrained")
+    scores, leads = figure.subplots(1, 2, sharey=True)
+    metric, first = table.metrics[-1], table.lines[0].method
+    direction = "higher" if metric.higher_is_better else "lower"
+    _rows(scores, [line.scores[metric.name] for line in table.lines])
+    scores.set_xlabel(f"{metric.name} ({direction} is better)")
+    scores.set_yticks(range(len(table.lines)), [_label(line) for line in table.lines])
+    scores.set_ylim(len(table.lines) - 0.5, -0.5)  # the first one on top
+    _rows(leads, [line.lead for line in table.lines])
+    leads.axvline(0, color="black", linewidth=1)
+    leads.set_xlabel(f"{first}'s lead, picture by picture")
+    figure.suptitle(title)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
     return buffer.getvalue()
+
+
+def _rows(axes: Any, intervals: Sequence[Interval | None]) -> None:
+    """Draw intervals below each other."""
+    for row, each in enumerate(intervals):
+        if each is not None:
+            colour = _OTHER if row else _FIRST
+            axes.errorbar([each.mean], [row], xerr=[each.half], fmt="o", capsize=3, color=colour)
+    axes.grid(axis="x", alpha=0.3)
+
+
+def _label(line: Line) -> str:
+    return f"{line.method}\n{line.forward:.0f} + {line.backward:.0f} passes"
