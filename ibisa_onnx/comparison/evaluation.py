@@ -93,7 +93,7 @@ class Floor:
         score, higher = scores[self.metric.name], self.metric.higher_is_better
         if score >= self.value if higher else score <= self.value:
             return ""
-        return f"{self.metric.name} is {score:.4g}, {'under' if higher else 'over'} {self.value:g}"
+        return f"{self.metric.name} is {score:.6g}, {'under' if higher else 'over'} {self.value:g}"
 
 
 class Checklist:
