@@ -48,6 +48,20 @@ def test_bytes_measure_as_floats(question, perfect):
         assert deletion(question, bytes_) == deletion(question, bytes_.astype(np.float64))
 
 
+def test_what_is_deleted_becomes_the_mean_colour(model, picture, perfect):
+    explainer = ibisa.Explainer(
+        model,
+        ibisa.InputSpec((None, 3, SIDE, SIDE)),
+        preprocessing="unit",
+        activation="probability",
+    )
+    question = explainer.question(picture(), 0)
+    grey = float(question.blank[0, 0, 0])
+    assert 0.4 < grey < 0.6
+    area = (1 + (1 + grey) / 2 + 25 * grey) / 26 - (1 + grey) / 2 / 26
+    assert deletion(question, perfect) == pytest.approx(area, abs=1e-6)
+
+
 @pytest.mark.parametrize("shape", [(5, 5), (SIDE, 2 * SIDE), (1, SIDE, SIDE)])
 def test_a_map_of_another_size_is_refused(question, shape):
     with pytest.raises(MetricError, match=r"picture's size \[32, 32\].*input \[16, 16\]"):
