@@ -108,7 +108,12 @@ class Contest:
             A method cannot explain this model; a result cannot be written.
         """
         pictures = self._pictures()
-        digests = {entry.name: self._digest(entry) for entry in self.entries}
+        shared = {
+            "version": ibisa_onnx.__version__,
+            "explainer": self.explainer.settings,
+            "seed": self.seed,
+        }
+        digests = {entry.name: _digest(entry, shared) for entry in self.entries}
         work = _Work(self, digests, pictures, progress)
         for image, sha256 in pictures.items():
             yield from work.rows(image, sha256)
@@ -127,17 +132,16 @@ class Contest:
             found.setdefault(sha256, image)
         return {image: sha256 for sha256, image in found.items()}
 
-    def _digest(self, entry: Entry) -> str:
-        """Return a digest of all but the picture that the scores depend on."""
-        facts = {
-            "version": ibisa_onnx.__version__,
-            "explainer": self.explainer.settings,
-            "method": {} if entry.method is None else dict(entry.method.settings),
-            "files": [image_sha256(file) for file in entry.files],
-            "seed": self.seed,
-        }
-        text = json.dumps(facts, sort_keys=True, default=str)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+def _digest(entry: Entry, shared: Mapping[str, object]) -> str:
+    """Return a digest of all but the picture that the scores depend on."""
+    facts = {
+        **shared,
+        "method": {} if entry.method is None else dict(entry.method.settings),
+        "files": [image_sha256(file) for file in entry.files],
+    }
+    text = json.dumps(facts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 class _Work:

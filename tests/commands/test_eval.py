@@ -34,6 +34,16 @@ def given(ball_map, tmp_path):
     return tmp_path / "ball.npy"
 
 
+@pytest.fixture
+def no_explanation(monkeypatch):
+    """Whoever explains anything fails."""
+
+    def explain(*_, **__):
+        raise AssertionError("explained")
+
+    monkeypatch.setattr("ibisa_onnx.explainer.Explainer.explain", explain)
+
+
 def scores(result, name: str = "this map") -> dict[str, float]:
     assert result.code == 0, result.err
     return json.loads(result.out)["scores"][name]
@@ -164,12 +174,8 @@ def test_fail_under_decides_the_exit_code_after_the_scores(cli, given, floors, c
     ],
 )
 def test_what_cannot_be_scored_is_said_before_any_explanation(
-    cli, given, monkeypatch, words, code, match
+    cli, given, no_explanation, words, code, match
 ):
-    def explain(*_, **__):
-        raise AssertionError("explained")
-
-    monkeypatch.setattr("ibisa_onnx.explainer.Explainer.explain", explain)
     result = cli("eval", MODEL, SCENE, given, *words)
     assert result.code == code
     assert match in one_line(result)
@@ -193,7 +199,9 @@ def test_a_method_that_cannot_explain_the_model_is_said_before_others_work(cli, 
         (np.zeros((3, 480, 480)), "(3, 480, 480)"),
     ],
 )
-def test_a_map_that_is_none_is_refused(cli, tmp_path, values, match):
+def test_a_map_that_is_none_is_refused_before_any_explanation(
+    cli, tmp_path, no_explanation, values, match
+):
     np.save(tmp_path / "map.npy", values)
     assert match in one_line(cli("eval", MODEL, SCENE, "map.npy"))
 

@@ -98,6 +98,13 @@ def test_a_new_method_and_a_new_picture_alone_are_measured(contest, pictures):
     ]
 
 
+def test_another_version_has_rows_of_its_own(contest, picture, monkeypatch):
+    (old,) = contest([picture()], ("perfect",)).run()
+    monkeypatch.setattr(ibisa, "__version__", "99")
+    (new,) = contest([picture()], ("perfect",)).run()
+    assert old.settings != new.settings
+
+
 def test_other_settings_have_rows_of_their_own(contest, open_explainer, planted, pictures, picture):
     def digest(**words: Any) -> str:
         words = {"entries": [Entry("perfect", planted())], **words}
