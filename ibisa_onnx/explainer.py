@@ -75,6 +75,8 @@ if TYPE_CHECKING:
     import onnxruntime
     import torch
 
+_FLAT = 0.01  # a map that goes up to no more
+
 Image = str | os.PathLike[str] | bytes | npt.NDArray[Any]
 Target = str | int | np.integer[Any]
 
@@ -667,7 +669,7 @@ def _limit(begin: float, seconds: float, stop: Callable[[], bool] | None) -> Lim
 def _warnings(found: Found, certificate: Certificate) -> tuple[str, ...]:
     """Return what a reader of this map must know."""
     warnings, completion = [], found.completion
-    if float(np.ptp(found.keep)) < 1e-3:
+    if float(np.ptp(found.keep)) < _FLAT:
         warnings.append("the map is flat: no part of the picture is worth its information")
     if not certificate.holds:
         warnings.append(
