@@ -12,7 +12,7 @@ run goes on where it stopped. Printed are the forward passes and the seconds tha
 AISE puts a Gaussian window on the picture, once keeping and once deleting what lies in it, and sums
 the windows, each times the difference between the two scores; an optimiser (DIRECT) says where the
 next window goes. It gets the same file in the same ONNX Runtime, the same crop and the same score,
-the probability of the predicted class, as in `faithfulness.py`. It multiplies what it gets by the
+the probability of the predicted class, as in `photographs.py`. It multiplies what it gets by the
 window: here that is model space, so what is deleted becomes the mean colour (mobilenetv2: grey).
 
 AISE divides its sum by the largest value. Where the sum is below 0 at every pixel that turns the
@@ -29,9 +29,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from faithfulness import PRESETS, Score, explainer_of_crops, photographs
 from openvino_xai.methods.black_box.aise.classification import AISEClassification
 from openvino_xai.methods.black_box.base import Preset
+from photographs import PRESETS, Score, explainer_of_crops, photographs
 
 # Each iteration takes two forward passes, for each of 3 kernels or (quality) 5, and the prediction
 # takes one. Iterations are a floor: DIRECT ends only when a round is through, and AISE leaves the

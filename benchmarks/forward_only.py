@@ -14,7 +14,7 @@ of the float model it was made from. What is measured is appended to files in WO
 interrupted run goes on where it stopped and several may run side by side. `report` prints the
 tables and draws docs/figures/forward-only.png.
 
-A map is scored as in `faithfulness.py`: insertion minus deletion. Passes are all that is spent for
+A map is scored by RISE's protocol: insertion minus deletion. Passes are all that is spent for
 a map, also those for prediction, check and proof of an open batch; RISE and AISE have no such.
 """
 
@@ -26,7 +26,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from faithfulness import (
+from photographs import (
     PRESETS,
     Photograph,
     explainer_of_crops,

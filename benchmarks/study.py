@@ -14,7 +14,7 @@ where it stopped; `show` prints the tables and draws the figures of docs/results
 everything, one after the other.
 
 A map is scored as by `ibisa-onnx bench`: insertion minus deletion of the predicted class, at what
-the model sees of the photograph. RISE's maps are those of `faithfulness.py`, if WORK has them.
+the model sees of the photograph. RISE's maps are those of `photographs.py`, if WORK has them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from faithfulness import PRESETS, rise_map
+from photographs import PRESETS, rise_map
 from planted import hull
 from scipy.stats import spearmanr
 

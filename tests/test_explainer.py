@@ -146,6 +146,25 @@ def test_same_seed_same_map_bit_for_bit(explainer: ibisa.Explainer) -> None:
     assert one.provenance.seed == 3
 
 
+@pytest.mark.parametrize(
+    ("preset", "passes", "checked"),
+    [("paper", (20, 10), True), ("fast", (8, 6), False), ("quality", (100, 90), True)],
+)
+def test_a_preset_takes_the_passes_that_it_promises(
+    preset: str, passes: tuple[int, int], checked: bool
+) -> None:
+    explainer = ibisa.Explainer(model_path(), providers=["cpu"], threads=1, options=preset)
+    found = explainer.explain(scene(1, count=2).image)
+    assert (found.passes.forward, found.passes.backward) == passes
+    assert (found.sufficiency is not None) == checked
+    assert found.completion.done == found.completion.planned == passes[1]
+
+
+def test_an_unknown_preset_is_refused_by_the_names_of_those_there_are() -> None:
+    with pytest.raises(ibisa.IbisaError, match="'slow'; choose from: paper, fast, quality"):
+        ibisa.Explainer(model_path(), options="slow")
+
+
 def test_without_noise_the_masks_are_fixed_and_so_is_the_map(explainer: ibisa.Explainer) -> None:
     image = scene(1, count=2).image
     one, other = (explainer.explain(image, seed=seed).map for seed in (3, 4))

@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 import pytest
 
-from ibisa_onnx.commands import main, model_options
+from ibisa_onnx import ibisa
+from ibisa_onnx.commands import explaining, main, model_options
 from ibisa_onnx.model import Overrides, preprocessing, resampling
 from ibisa_onnx.targets import Activation
 
@@ -354,6 +355,7 @@ def test_flags_and_a_spec_file_both_reach_the_explainer(cli, fake, photo, tmp_pa
 def test_choices_offered_are_those_there_are():
     assert set(model_options.ACTIVATIONS) == set(Activation)
     assert set(model_options.PRESETS) == set(preprocessing.PRESETS)
+    assert tuple(explaining.PRESETS) == tuple(ibisa.PRESETS)
     assert set(model_options.CHANNEL_ORDERS) == set(preprocessing.CHANNEL_ORDERS)
     assert set(model_options.RESIZES) == set(preprocessing.RESIZES)
     assert set(model_options.INTERPOLATIONS) == set(resampling.KERNELS)
