@@ -50,7 +50,7 @@ VARIANTS: dict[str, Options] = {
     "smoothing 0.5": replace(DEFAULT, smoothing=0.5),
     "smoothing 2": replace(DEFAULT, smoothing=2.0),
     "first smoothing 4": replace(DEFAULT, first_smoothing=4.0),
-    "first smoothing 8": replace(DEFAULT, first_smoothing=8.0),
+    "first smoothing 6": replace(DEFAULT, first_smoothing=6.0),
     "temperature 0.5": replace(DEFAULT, temperature=0.5),
     "temperature 1.5": replace(DEFAULT, temperature=1.5),
     "KL to prior 0.05, beta 4": replace(DEFAULT, information="kl", beta=4.0),

@@ -110,7 +110,7 @@ class Options:
     steps: int = 10
     grid: int = 56
     smoothing: float = 1.0
-    first_smoothing: float = 6.0
+    first_smoothing: float = 8.0
     temperature: float = 1.0
     waves: float = 2.0
     frequency: float = 3.0
