@@ -20,7 +20,9 @@ _OPTIONS = (
         type=click.Choice(PRESETS),
         default=PRESETS[0],
         show_default=True,
-        help="20 forward + 10 backward passes; 8 + 6, unchecked; or 100 + 90.",
+        help="paper: 20 forward + 10 backward passes; fast: 8 + 6, unchecked; quality: 100 + 90. "
+        "Lead over RISE-4000 in insertion minus deletion, on SqueezeNet and MobileNetV2: "
+        "+.10 and .00, +.07 and .00, +.15 and +.07.",
     ),
     click.option(
         "--gradient",
