@@ -125,9 +125,10 @@ class Explanation:
     Attributes
     ----------
     map
-        float32 [H, W], at the size of the picture given: the keep-probability lambda, 0..1, near 0
-        where the model never needed the pixel (and 0 where it never saw it: cropped away). Other
-        methods than IBISA have saliencies of their own, here between 0 and 1 as well.
+        float32 [H, W], at the size of the picture given, in 0..1: how much the model needed each
+        pixel, near 0 where it never did (and 0 where it never saw it: cropped away). That is the
+        keep-probability lambda, joined with the evidence of the steps where there is a gradient
+        (see `ibisa`). Other methods than IBISA have saliencies of their own.
     image
         uint8 [H, W, 3] RGB, the picture explained.
     sufficiency
