@@ -38,6 +38,7 @@ from scipy.stats import spearmanr
 
 from ibisa_onnx import Explainer
 from ibisa_onnx.baselines import rise
+from ibisa_onnx.metrics import INSERTION_MINUS_DELETION, Scores
 
 FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "forward-only.png"
 MODELS = ("squeezenet", "mobilenetv2")
@@ -131,8 +132,7 @@ def gap(values: dict[Key, float], passes: int, other: tuple[str, int]) -> str:
     ]
     if len(found) < 2:
         return "not measured"
-    half = 1.96 * np.std(found, ddof=1) / np.sqrt(len(found))
-    return f"{np.mean(found):+.3f} ± {half:.3f}"
+    return str(Scores(INSERTION_MINUS_DELETION, np.array(found)).interval())
 
 
 def tables(args: argparse.Namespace) -> None:

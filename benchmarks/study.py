@@ -38,7 +38,7 @@ from ibisa_onnx.comparison import evaluate, subject_of
 from ibisa_onnx.demo import model_path
 from ibisa_onnx.demo.scenes import draw_scene
 from ibisa_onnx.ibisa import PRESETS as IBISA
-from ibisa_onnx.metrics import DELETION, INSERTION
+from ibisa_onnx.metrics import DELETION, INSERTION, INSERTION_MINUS_DELETION, Interval, Scores
 
 MODELS = ("squeezenet", "mobilenetv2")
 FIGURES = Path(__file__).parents[1] / "docs" / "figures"
@@ -223,16 +223,16 @@ def two_dogs(
 # -- what is shown
 
 
-def interval(values: np.ndarray) -> str:
-    half = 1.96 * values.std(ddof=1) / np.sqrt(len(values))
-    return f"{values.mean():+.3f} ± {half:.3f}"
+def scores(bench: Bench, half: int, name: str) -> Scores:
+    """Return insertion minus deletion of a method on one half of the photographs."""
+    rows = bench.rows()
+    found = [rows[photo.stem, name] for photo in bench.photos[half::2]]
+    return Scores(INSERTION_MINUS_DELETION, np.array([row[0] - row[1] for row in found]))
 
 
-def differences(bench: Bench, half: int, name: str, other: str) -> np.ndarray:
-    """Return insertion minus deletion of a method less another's, photograph by photograph."""
-    rows, stems = bench.rows(), [photo.stem for photo in bench.photos[half::2]]
-    pairs = [(rows.get((stem, name)), rows.get((stem, other))) for stem in stems]
-    return np.array([a[0] - a[1] - b[0] + b[1] for a, b in pairs if a and b])
+def lead(bench: Bench, half: int, name: str, other: str) -> Interval:
+    """Return the mean lead of a method over another, photograph by photograph."""
+    return scores(bench, half, name).minus(scores(bench, half, other))
 
 
 def tuning_lines(benches: list[Bench], found: dict[str, list[float]]) -> Iterator[str]:
@@ -244,9 +244,9 @@ def tuning_lines(benches: list[Bench], found: dict[str, list[float]]) -> Iterato
     for name in VARIANTS:
         cells = []
         for bench in benches:
-            gap = differences(bench, 0, name, "rise-4000")
-            lead = differences(bench, 0, name, "default")
-            cells += [f"{gap.mean():+.3f}", "" if name == "default" else interval(lead)]
+            gap = lead(bench, 0, name, "rise-4000").mean
+            change = "" if name == "default" else str(lead(bench, 0, name, "default"))
+            cells += [f"{gap:+.3f}", change]
         yield f"| {name} | {' | '.join([*cells, *place_cells(found.get(name))])} |"
 
 
@@ -268,10 +268,7 @@ def report_lines(bench: Bench, found: dict[str, list[float]]) -> Iterator[str]:
     for name in (*IBISA, *RIVALS):
         values = np.array([rows[stem, name] for stem in stems if (stem, name) in rows])
         means = values.mean(0)
-        leads = [
-            "" if name in RIVALS else interval(differences(bench, 1, name, rival))
-            for rival in RIVALS
-        ]
+        leads = ["" if name in RIVALS else str(lead(bench, 1, name, rival)) for rival in RIVALS]
         seconds = "" if np.isnan(means[4]) else f"{means[4]:.2f}"
         yield (
             f"| {name} | {means[0]:.3f} | {means[1]:.3f} | {means[0] - means[1]:.3f} "
@@ -316,12 +313,11 @@ def plot(benches: list[Bench]) -> None:
         rows, stems = bench.rows(), [photo.stem for photo in bench.photos[1::2]]
         for name in (*IBISA, *RIVALS):
             values = np.array([rows[stem, name] for stem in stems if (stem, name) in rows])
-            score, passes = values[:, 0] - values[:, 1], values[:, 2:4].sum(1).mean()
-            half = 1.96 * score.std(ddof=1) / np.sqrt(len(score))
+            score, passes = scores(bench, 1, name).interval(), values[:, 2:4].sum(1).mean()
             colour = "tab:gray" if name in RIVALS else "tab:red"
-            axes.errorbar([passes], [score.mean()], [half], fmt="o", capsize=3, color=colour)
+            axes.errorbar([passes], [score.mean], [score.half], fmt="o", capsize=3, color=colour)
             place = {"xytext": (6, 4), "textcoords": "offset points", "color": colour}
-            axes.annotate(name, (passes, score.mean()), **place)
+            axes.annotate(name, (passes, score.mean), **place)
         axes.set(xscale="log", title=bench.model, xlabel="forward + backward passes for a map")
         axes.margins(x=0.2)
         axes.grid(alpha=0.3)

@@ -133,7 +133,8 @@ def _by_gradient(
         if progress is not None:
             progress(done, steps)
         pace = (time.perf_counter() - begin) / done
-        over = done < steps and limit.over((1 + _CHECK) * pace)
+        ahead = 1 + (_CHECK if case.check else 0)
+        over = done < steps and limit.over(ahead * pace)
         yield Found(keep, size, Completion(done, steps, "steps", limit.reason))
         if over:
             return

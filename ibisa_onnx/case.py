@@ -26,6 +26,8 @@ class Case:
     index: int
     answer: float
     """The class's probability for the untouched picture, run alone."""
+    check: int = 0
+    """Images by which the finished map will be checked, for which passes and time are kept."""
 
     @property
     def fixed(self) -> int:

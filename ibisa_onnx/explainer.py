@@ -64,7 +64,7 @@ from ibisa_onnx.model.runtime import versions
 from ibisa_onnx.model.source import open_model
 from ibisa_onnx.queries import Progress
 from ibisa_onnx.reading import OutputReader
-from ibisa_onnx.sufficiency import check_sufficiency
+from ibisa_onnx.sufficiency import IMAGES, check_sufficiency
 from ibisa_onnx.targets import (
     ClassOutput,
     choose,
@@ -429,9 +429,9 @@ class Explainer:
         hidden = BASELINES[self.options.baseline]
         return Bottleneck(tensor, hidden(tensor, self.options.blur * max(tensor.shape[2:])))
 
-    def _case(self, asked: _Asked, bottleneck: Bottleneck, index: int) -> Case:
+    def _case(self, asked: _Asked, bottleneck: Bottleneck, index: int, check: int = 0) -> Case:
         answer = float(asked.probabilities[index])
-        return Case(self.model, bottleneck, asked.output, index, answer)
+        return Case(self.model, bottleneck, asked.output, index, answer, check)
 
     def _inquire(
         self,
@@ -479,16 +479,15 @@ class Explainer:
     ) -> Iterator[Explanation]:
         """Explain one answer: the map of each round where `each`, and the last one, checked."""
         opened = time.perf_counter()
-        case = self._case(inquiry.question, inquiry.bottleneck, index)
+        checked = inquiry.method is None and self.options.check
+        check = IMAGES if checked else 0  # maps of other methods are no keep-probabilities
+        case = self._case(inquiry.question, inquiry.bottleneck, index, check)
         for found in self._counted(inquiry, self._search(case, inquiry, limit, progress)):
             if each and not found.completion.ended:
                 yield self._explanation(inquiry, index, found, None, {"open": opened})
         times = {"open": opened, "optimise": time.perf_counter()}
         before = self.model.passes.snapshot()
-        if inquiry.method is not None or not self.options.check:
-            yield self._explanation(inquiry, index, found, None, times)
-            return
-        sufficiency = check_sufficiency(case, found.keep)
+        sufficiency = check_sufficiency(case, found.keep) if checked else None
         inquiry.spent += self.model.passes.since(before)
         yield self._explanation(inquiry, index, found, sufficiency, times)
 

@@ -13,7 +13,6 @@ from ibisa_onnx.case import Case
 from ibisa_onnx.errors import GradientError
 from ibisa_onnx.explanation import Completion
 from ibisa_onnx.limits import Limit
-from ibisa_onnx.sufficiency import IMAGES
 
 Progress = Callable[[int, int], None]
 """Told how many steps (without a gradient: queries) are done, and how many there will be."""
@@ -29,7 +28,7 @@ def allowance(case: Case, budget: int, spent: int = 0) -> int:
     GradientError
         Too few for an estimate.
     """
-    reserved = spent + case.filled(1) + case.filled(IMAGES)
+    reserved = spent + case.filled(1) + case.filled(case.check)
     queries = (budget - reserved) // case.pair * case.pair
     if queries < _FEWEST:
         least = reserved + max(case.pair, -(-_FEWEST // case.pair) * case.pair)
@@ -84,7 +83,7 @@ class Queries:
 
     def over(self, more: int) -> bool:
         """Tell whether there is no time for `more` queries, to learn from them, and the check."""
-        images = more + self.case.filled(IMAGES)
+        images = more + self.case.filled(self.case.check)
         return self.limit.over(self.learning + images * self.seconds / max(1, self.done))
 
     @property

@@ -160,6 +160,20 @@ def test_a_preset_takes_the_passes_that_it_promises(
     assert found.completion.done == found.completion.planned == passes[1]
 
 
+def test_what_is_not_checked_keeps_no_passes_for_a_check() -> None:
+    """Of 100 passes one is the prediction; the check would take eight more."""
+    spent = []
+    for check in (True, False):
+        options = ibisa.Options(check=check, budget=100)
+        explainer = ibisa.Explainer(
+            model_path(), providers=["cpu"], gradient="forward-only", options=options
+        )
+        found = explainer.explain(scene(1, count=2).image)
+        assert (found.sufficiency is not None) == check
+        spent.append((found.completion.planned, found.passes.forward))
+    assert spent == [(90, 99), (98, 99)]
+
+
 def test_an_unknown_preset_is_refused_by_the_names_of_those_there_are() -> None:
     with pytest.raises(ibisa.IbisaError, match="'slow'; choose from: paper, fast, quality"):
         ibisa.Explainer(model_path(), options="slow")
