@@ -30,10 +30,8 @@ from ibisa_onnx.errors import (
     TargetError,
 )
 from ibisa_onnx.explanation import (
-    Certificate,
     ExplainedTarget,
     Explanation,
-    Passes,
     Provenance,
     Sufficiency,
 )
@@ -44,15 +42,13 @@ from ibisa_onnx.gradients.choice import (
     choose_gradient,
 )
 from ibisa_onnx.ibisa import PRESETS, Options
-from ibisa_onnx.limits import DEADLINE, Limit, check_deadline
+from ibisa_onnx.inquiry import Asked, Inquiry, Question
+from ibisa_onnx.limits import Limit, check_deadline
 from ibisa_onnx.method import Attribution, Method
 from ibisa_onnx.model import (
-    Geometry,
     ImageModel,
     InputSpec,
     Overrides,
-    Picture,
-    Prepared,
     Preprocessing,
     mean_colour,
     prepare,
@@ -64,6 +60,7 @@ from ibisa_onnx.model.runtime import versions
 from ibisa_onnx.model.source import open_model
 from ibisa_onnx.queries import Progress
 from ibisa_onnx.reading import OutputReader
+from ibisa_onnx.reporting import report
 from ibisa_onnx.sufficiency import IMAGES, check_sufficiency
 from ibisa_onnx.targets import (
     ClassOutput,
@@ -74,8 +71,6 @@ from ibisa_onnx.targets import (
 if TYPE_CHECKING:
     import onnxruntime
     import torch
-
-_FLAT = 0.01  # a map that goes up to no more
 
 Image = str | os.PathLike[str] | bytes | npt.NDArray[Any]
 Target = str | int | np.integer[Any]
@@ -88,55 +83,6 @@ class Prediction:
     index: int
     label: str | None
     probability: float
-
-
-@dataclass(frozen=True)
-class Question:
-    """An answer of the model to one picture, to be asked more about.
-
-    Attributes
-    ----------
-    case
-        The picture in model space, the answer, and the model to be asked.
-    target
-        Which answer.
-    geometry
-        Where each pixel of the picture fell in the model's input.
-    blank
-        float32 [C, 1, 1]: the usual mean colour in model space.
-    """
-
-    case: Case
-    target: ExplainedTarget
-    geometry: Geometry
-    blank: npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """A picture as the model sees it, and what the model answered."""
-
-    picture: Picture
-    prepared: Prepared
-    output: ClassOutput
-    probabilities: npt.NDArray[np.float64]
-
-
-@dataclass
-class _Inquiry:
-    """Answers to a picture that are to be explained, and what that took so far.
-
-    `begin` is when the work on the answer of the moment began, `spent` the passes it has taken.
-    """
-
-    question: _Asked
-    indices: list[int]
-    bottleneck: Bottleneck
-    seed: int
-    certified: Certified
-    begin: float
-    spent: PassCount
-    method: Method | None = None
 
 
 class Explainer:
@@ -424,12 +370,12 @@ class Explainer:
         else:
             self._attribution(method, question.case.output)
 
-    def _bottleneck(self, asked: _Asked) -> Bottleneck:
+    def _bottleneck(self, asked: Asked) -> Bottleneck:
         tensor = asked.prepared.tensor
         hidden = BASELINES[self.options.baseline]
         return Bottleneck(tensor, hidden(tensor, self.options.blur * max(tensor.shape[2:])))
 
-    def _case(self, asked: _Asked, bottleneck: Bottleneck, index: int, check: int = 0) -> Case:
+    def _case(self, asked: Asked, bottleneck: Bottleneck, index: int, check: int = 0) -> Case:
         answer = float(asked.probabilities[index])
         return Case(self.model, bottleneck, asked.output, index, answer, check)
 
@@ -439,7 +385,7 @@ class Explainer:
         targets: Sequence[Target] | Target | None,
         seed: int,
         method: Method | None = None,
-    ) -> _Inquiry:
+    ) -> Inquiry:
         """Ask the model what it says of a picture, and certify the gradient there."""
         if isinstance(method, type) or not (method is None or hasattr(method, "open")):
             raise OptionError(
@@ -453,9 +399,9 @@ class Explainer:
         certified = self._certified(question, method)
         spent = self.model.passes.since(before)
         bottleneck = self._bottleneck(question)
-        return _Inquiry(question, indices, bottleneck, int(seed), certified, begin, spent, method)
+        return Inquiry(question, indices, bottleneck, int(seed), certified, begin, spent, method)
 
-    def _certified(self, asked: _Asked, method: Method | None) -> Certified:
+    def _certified(self, asked: Asked, method: Method | None) -> Certified:
         """Hold the source of gradients against the model; other methods do so on their way."""
         if method is not None:
             return Certified(self._attribution(method, asked.output).path)
@@ -470,7 +416,7 @@ class Explainer:
 
     def _rounds(
         self,
-        inquiry: _Inquiry,
+        inquiry: Inquiry,
         index: int,
         limit: Limit,
         progress: Progress | None,
@@ -484,14 +430,14 @@ class Explainer:
         case = self._case(inquiry.question, inquiry.bottleneck, index, check)
         for found in self._counted(inquiry, self._search(case, inquiry, limit, progress)):
             if each and not found.completion.ended:
-                yield self._explanation(inquiry, index, found, None, {"open": opened})
+                yield self._report(inquiry, index, found, None, {"open": opened})
         times = {"open": opened, "optimise": time.perf_counter()}
         before = self.model.passes.snapshot()
         sufficiency = check_sufficiency(case, found.keep) if checked else None
         inquiry.spent += self.model.passes.since(before)
-        yield self._explanation(inquiry, index, found, sufficiency, times)
+        yield self._report(inquiry, index, found, sufficiency, times)
 
-    def _counted(self, inquiry: _Inquiry, rounds: Iterator[Found]) -> Iterator[Found]:
+    def _counted(self, inquiry: Inquiry, rounds: Iterator[Found]) -> Iterator[Found]:
         """Count what each round takes, in whichever thread, and nothing that is run in between."""
         while True:
             before = self.model.passes.snapshot()
@@ -501,53 +447,37 @@ class Explainer:
                 return
             yield found
 
-    def _explanation(
+    def _report(
         self,
-        inquiry: _Inquiry,
+        inquiry: Inquiry,
         index: int,
         found: Found,
         sufficiency: Sufficiency | None,
         times: Mapping[str, float],
     ) -> Explanation:
-        """Bring what was found back to the picture, with all that there is to know about it."""
-        question, certified, now = inquiry.question, inquiry.certified, time.perf_counter()
-        restore = question.prepared.geometry.restore
-        per_pixel = float(np.prod(question.prepared.geometry.scale))  # of the picture
-        timings, since = {}, inquiry.begin
-        for stage, end in {**times, ("check" if sufficiency else "optimise"): now}.items():
-            timings[stage], since = end - since, end
-        effects = (found.effect, found.deviation)
-        effect, uncertainty = (
-            each if each is None else per_pixel * restore(each) for each in effects
-        )
-        if found.difference is not None:
-            certified = replace(certified, difference=found.difference)
-        certificate, method = certified.certificate, inquiry.method
-        return Explanation(
-            map=restore(found.keep),
-            image=question.picture.pixels,
-            target=self._explained(question, index),
-            sufficiency=sufficiency,
-            completion=found.completion,
-            passes=Passes(**asdict(inquiry.spent)),
-            timings={**timings, "total": now - inquiry.begin},
-            certificate=certificate,
-            provenance=self._provenance(question, certified.path, inquiry.seed, method),
-            warnings=(*self.warnings, *_warnings(found, certificate)),
-            effect=effect,
-            uncertainty=uncertainty,
-            method="ibisa" if method is None else method.name,
+        """Say what was found, with all that there is to know about it."""
+        method = inquiry.method
+        return report(
+            inquiry,
+            found,
+            sufficiency,
+            times,
+            target=self._explained(inquiry.question, index),
+            provenance=self._provenance(
+                inquiry.question, inquiry.certified.path, inquiry.seed, method
+            ),
+            warnings=self.warnings,
         )
 
-    def _ask(self, image: Image) -> _Asked:
+    def _ask(self, image: Image) -> Asked:
         """Prepare a picture and push it forward once."""
         picture = read_picture(image)
         prepared = prepare(picture.pixels, self.preprocessing.spec)
         raws = self.model.run(prepared.tensor, self._reader.candidates())
         output = self._reader.read(raws)
-        return _Asked(picture, prepared, output, output.probabilities(raws[output.name])[0])
+        return Asked(picture, prepared, output, output.probabilities(raws[output.name])[0])
 
-    def _indices(self, targets: Sequence[Target] | Target | None, question: _Asked) -> list[int]:
+    def _indices(self, targets: Sequence[Target] | Target | None, question: Asked) -> list[int]:
         """Return the classes that are meant, each once."""
         several = isinstance(targets, Sequence | np.ndarray) and not isinstance(targets, str)
         words: list[Any] = list(targets) if several else [targets]  # type: ignore[arg-type]
@@ -571,7 +501,7 @@ class Explainer:
         )
 
     def _search(
-        self, case: Case, inquiry: _Inquiry, limit: Limit, progress: Progress | None
+        self, case: Case, inquiry: Inquiry, limit: Limit, progress: Progress | None
     ) -> Iterator[Found]:
         """Find lambda; under "auto" without the gradient where that fails."""
         path, options, seed = inquiry.certified.path, self.options, inquiry.seed
@@ -588,7 +518,7 @@ class Explainer:
             inquiry.certified = without_gradient(error, auto=self._auto)
         yield from search(case, inquiry.certified.path, options, seed, progress, limit)
 
-    def _explained(self, question: _Asked, index: int) -> ExplainedTarget:
+    def _explained(self, question: Asked, index: int) -> ExplainedTarget:
         return ExplainedTarget(
             output=question.output.name,
             index=index,
@@ -598,7 +528,7 @@ class Explainer:
         )
 
     def _provenance(
-        self, question: _Asked, path: GradientPath, seed: int, method: Method | None
+        self, question: Asked, path: GradientPath, seed: int, method: Method | None
     ) -> Provenance:
         return Provenance(
             model=self.model.name,
@@ -663,22 +593,3 @@ def _check_single(target: Any) -> None:
 
 def _limit(begin: float, seconds: float, stop: Callable[[], bool] | None) -> Limit:
     return Limit(begin + seconds, stop) if stop else Limit(begin + seconds)
-
-
-def _warnings(found: Found, certificate: Certificate) -> tuple[str, ...]:
-    """Return what a reader of this map must know."""
-    warnings, completion = [], found.completion
-    if float(np.ptp(found.keep)) < _FLAT:
-        warnings.append("the map is flat: no part of the picture is worth its information")
-    if not certificate.holds:
-        warnings.append(
-            f"the {certificate.gradient} path differs from the deployed model by "
-            f"{certificate.difference:.1e} on this image: the map may not be true to it"
-        )
-    if completion.cut_short:
-        why = "the deadline" if completion.cut_short == DEADLINE else "an interruption"
-        warnings.append(
-            f"cut short by {why} after {completion.done} of {completion.planned} "
-            f"{completion.unit}: the map is rougher than it would be"
-        )
-    return tuple(warnings)

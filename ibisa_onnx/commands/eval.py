@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from ibisa_onnx import Explainer
     from ibisa_onnx.comparison import Checklist
-    from ibisa_onnx.explainer import Question
     from ibisa_onnx.explanation import Passes
+    from ibisa_onnx.inquiry import Question
     from ibisa_onnx.method import Method
 
 _THIS, _RANDOM = "this map", "random"

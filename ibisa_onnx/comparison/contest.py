@@ -19,8 +19,9 @@ from ibisa_onnx.comparison.memory import PeakMemory
 from ibisa_onnx.comparison.row import Key, Row
 from ibisa_onnx.comparison.store import Store
 from ibisa_onnx.errors import GradientError, ImageError, MetricError, OutputError
-from ibisa_onnx.explainer import Explainer, Question
+from ibisa_onnx.explainer import Explainer
 from ibisa_onnx.explanation import Explanation
+from ibisa_onnx.inquiry import Question
 from ibisa_onnx.method import Method
 from ibisa_onnx.metrics import FaithfulnessMetric
 from ibisa_onnx.model import image_sha256

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ibisa_onnx.errors import MetricError, OptionError
-from ibisa_onnx.explainer import Question
+from ibisa_onnx.inquiry import Question
 from ibisa_onnx.metrics import (
     FAITHFULNESS,
     LOCALISATION,
