@@ -123,7 +123,7 @@ class Options:
     learning_rate: float = 1.0
     pooling: float = 4.0
     evidence: float = 0.9
-    evidence_smoothing: float = 1.0
+    evidence_smoothing: float = 1.5
     rounds: int = 1
     check: bool = True
     baseline: str = "blur"
@@ -169,7 +169,7 @@ PRESETS: Mapping[str, Options] = MappingProxyType(
     {
         "paper": Options(),
         "fast": Options(steps=6, check=False, budget=100),
-        "quality": Options(rounds=9, budget=400),
+        "quality": Options(rounds=9, evidence_smoothing=1.0, budget=400),
     }
 )
 """Settings by name: 20 + 10 passes (forward + backward) as in the paper, 8 + 6, and 100 + 90."""
