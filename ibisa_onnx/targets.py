@@ -66,10 +66,11 @@ _SCALE_AND_ZERO_POINT = {
     "QLinearSoftmax": (3, 4),
 }
 """Where the operators that give integers for reals take the output's scale and zero point."""
-_TRANSPARENT = frozenset(
+TRANSPARENT = frozenset(
     {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast", "Transpose", "Dropout"}
     | {"QuantizeLinear", "DequantizeLinear"}
 )
+"""What hands values on, in another shape, order or dtype."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,8 @@ def read_output(
         The values are no class scores, or NaN or infinite; there is no such activation.
     """
     classes = check_scores(name, raw)
-    operator = _producer(name, graph) if graph is not None else ""
+    maker = maker_of(name, graph) if graph is not None else None
+    operator = "" if maker is None else str(maker.op_type)
     quantisation, guess = None, ""
     if operator in ("ArgMax", "ArgMin", "TopK"):
         raise OutputError(_indices(name, raw.dtype))
@@ -257,11 +259,12 @@ def _by_values(scores: npt.NDArray[np.float64]) -> Activation:
     return Activation.SOFTMAX
 
 
-def _producer(name: str, graph: onnx.GraphProto) -> str:
+def maker_of(name: str, graph: onnx.GraphProto) -> onnx.NodeProto | None:
+    """Return the node that makes a tensor, apart from those that only hand it on, if one does."""
     producers = {output: node for node in graph.node for output in node.output}
-    while name in producers and producers[name].op_type in _TRANSPARENT:
+    while name in producers and producers[name].op_type in TRANSPARENT:
         name = producers[name].input[0]
-    return str(producers[name].op_type) if name in producers else ""
+    return producers.get(name)
 
 
 def _quantisation(
@@ -276,7 +279,7 @@ def _quantisation(
     """
     producers = {} if graph is None else {out: node for node in graph.node for out in node.output}
     node = producers.get(name)
-    while node is not None and node.op_type in _TRANSPARENT - {"QuantizeLinear"}:
+    while node is not None and node.op_type in TRANSPARENT - {"QuantizeLinear"}:
         node = producers.get(node.input[0])
     if graph is not None and node is not None and node.op_type in _SCALE_AND_ZERO_POINT:
         from onnx import numpy_helper

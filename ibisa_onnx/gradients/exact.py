@@ -23,10 +23,11 @@ from ibisa_onnx.errors import (
 from ibisa_onnx.gradients.cache import VARIABLE, GradientCache
 from ibisa_onnx.gradients.masked_graph import Names, insert_bottleneck
 from ibisa_onnx.gradients.precision import is_quantised, uses_half
+from ibisa_onnx.gradients.vector_jacobian import power_of_two
 from ibisa_onnx.model.files import essence
 from ibisa_onnx.model.providers import import_onnxruntime
 from ibisa_onnx.model.session import DeployedModel
-from ibisa_onnx.model.weights import Weights, missing_weights, read_weights, take_weights
+from ibisa_onnx.model.weights import Weights, read_missing, take_weights
 from ibisa_onnx.targets import Quantisation
 
 if TYPE_CHECKING:
@@ -37,8 +38,6 @@ _DEVICES = {
     "TensorrtExecutionProvider": "cuda",
     "NvTensorRTRTXExecutionProvider": "cuda",
 }
-
-_SMALL = 1e-6  # of a cotangent, whose largest value is about 1 where a model is not yet certain
 
 Shape = tuple[int, ...]
 
@@ -211,7 +210,7 @@ class _Buffers:
     def _whole(self, cotangent: npt.NDArray[np.float32]) -> tuple[npt.NDArray[Any], np.float32]:
         """Return the cotangent in the output's shape and dtype, and what it was divided by."""
         raw = self._outputs[0].numpy()
-        scale = np.float32(_scale(cotangent, self._source.half))
+        scale = np.float32(power_of_two(cotangent, half=self._source.half))
         if scale == 1 and len(cotangent) == len(raw) and raw.dtype == np.float32:
             return cotangent.reshape(raw.shape), scale
         dtype = raw.dtype if raw.dtype.kind == "f" else np.float32
@@ -231,7 +230,7 @@ def _derivative(
     made_from = (model.sha256 or "", repr(model.image), output) if cache else ()
     derivative = cache.load(*made_from) if cache else None
     if derivative is not None:
-        return derivative, _weights(derivative, proto)
+        return derivative, read_missing(proto, derivative.forward, derivative.backward)
     known = {tensor.name for tensor in proto.graph.initializer}
     insert_bottleneck(proto, model.image, names)
     derivative = _differentiate(proto, names.mask, output)
@@ -244,13 +243,7 @@ def _derivative(
             model.warnings.append(
                 f"the gradient is not kept for the next time: {error}, or {VARIABLE}=off"
             )
-    return derivative, _weights(derivative, proto)
-
-
-def _weights(derivative: Derivative, proto: onnx.ModelProto) -> Weights:
-    """Return those of a model's weights that the graphs need."""
-    graphs = (derivative.forward, derivative.backward)
-    return read_weights(proto, set().union(*map(missing_weights, graphs)))
+    return derivative, read_missing(proto, derivative.forward, derivative.backward)
 
 
 def _differentiate(model: onnx.ModelProto, mask: str, output: str) -> Derivative:
@@ -279,19 +272,6 @@ def _fill(masks: npt.NDArray[np.float32], batch: int | None) -> npt.NDArray[np.f
     if missing <= 0:
         return np.ascontiguousarray(masks)
     return np.concatenate([masks, np.repeat(masks[-1:], missing, axis=0)])
-
-
-def _scale(cotangent: npt.NDArray[np.float32], half: bool) -> float:
-    """Return a power of two near the largest value, where that is too small to be computed with.
-
-    Half precision loses small values, and in single precision denormal numbers, which come from a
-    softmax that is all but certain, are slow. Derivatives are linear in the cotangent, and a power
-    of two rounds nothing.
-    """
-    largest = float(np.abs(cotangent).max())
-    if not 0 < largest < (np.inf if half else _SMALL):
-        return 1.0
-    return float(2 ** np.floor(np.log2(largest)))
 
 
 def _run(session: onnxruntime.InferenceSession, binding: Any) -> None:

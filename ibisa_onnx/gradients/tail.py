@@ -23,10 +23,12 @@ from ibisa_onnx.autodiff.node import Node, in_order, prune
 from ibisa_onnx.autodiff.types import TensorType, read_type
 from ibisa_onnx.errors import GradientError, IbisaError, ModelError, NonFiniteGradientError
 from ibisa_onnx.gradients.precision import is_quantised
+from ibisa_onnx.gradients.vector_jacobian import power_of_two
 from ibisa_onnx.model.files import essence
 from ibisa_onnx.model.image_model import ImageModel, to_input
 from ibisa_onnx.model.session import DeployedModel
-from ibisa_onnx.model.weights import missing_weights, read_weights, take_weights
+from ibisa_onnx.model.weights import read_missing, take_weights
+from ibisa_onnx.targets import TRANSPARENT, maker_of
 
 Array = npt.NDArray[Any]
 
@@ -39,10 +41,6 @@ _REARRANGING = frozenset(
     | {"If", "Loop", "Scan"}
 )
 """After these nobody knows which axis is which."""
-_TRANSPARENT = frozenset(
-    {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Dropout", "Cast"}
-    | {"QuantizeLinear", "DequantizeLinear"}
-)
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ def spatial_tensors(
         layout = _layout(node, layouts)
         if layout is None:
             continue
-        handed_on = node.op_type in _TRANSPARENT and node.input(0) in makers
+        handed_on = node.op_type in TRANSPARENT - {"Transpose"} and node.input(0) in makers
         maker = makers[node.input(0)] if handed_on else node.op_type
         for name in node.outputs:
             layouts[name], makers[name] = layout, maker
@@ -162,16 +160,9 @@ def before_softmax(model: DeployedModel, output: str) -> str:
     """Return the tensor that a softmax makes the output of; the output's own name if none does."""
     proto = model.proto()
     assert proto is not None
-    producers = {name: node for node in proto.graph.node for name in node.output}
-    name = output
-    while name in producers:
-        node = producers[name]
-        if node.op_type in ("Softmax", "LogSoftmax"):
-            return str(node.input[0])
-        if node.op_type not in _TRANSPARENT:
-            break
-        name = node.input[0]
-    return output
+    maker = maker_of(output, proto.graph)
+    by_softmax = maker is not None and maker.op_type in ("Softmax", "LogSoftmax")
+    return str(maker.input[0]) if maker is not None and by_softmax else output
 
 
 class Tail:
@@ -249,7 +240,7 @@ class Tail:
         assert self._opened is not None
         derivative, (_, session) = self._opened
         names, gradients = [each.name for each in session.get_inputs()], []
-        scale = _power_of_two(cotangent)  # half precision would lose what is small
+        scale = np.float32(power_of_two(cotangent, half=True))
         for activations, block in zip(saved, self._blocks(cotangent / scale), strict=True):
             block = _cast(block, session, derivative.cotangent)
             given = {**activations, derivative.cotangent: block}
@@ -293,7 +284,7 @@ class Tail:
             graphs = (derivative.forward, derivative.backward)
             for graph in graphs:
                 take_weights(graph, known)
-            weights = read_weights(proto, set().union(*map(missing_weights, graphs)))
+            weights = read_missing(proto, *graphs)
             sessions = tuple(self.model.new_session(graph, weights) for graph in graphs)
             self._runs = 2 if is_quantised(derivative.forward, self.tensor) else 1
             self._opened = derivative, sessions
@@ -342,12 +333,6 @@ def _dtype(kind: str) -> np.dtype[Any]:
     return np.dtype(
         {"tensor(float16)": "float16", "tensor(double)": "float64"}.get(kind, "float32")
     )
-
-
-def _power_of_two(values: Array) -> np.float32:
-    """Return the one below the largest value; 1 where all are 0."""
-    largest = float(np.abs(values).max())
-    return np.float32(2.0 ** math.floor(math.log2(largest))) if largest > 0 else np.float32(1)
 
 
 def _run(session: Any, names: Sequence[str], feed: dict[str, Array]) -> Sequence[Any]:

@@ -55,6 +55,11 @@ def read_weights(model: onnx.ModelProto, names: Collection[str]) -> Weights:
     }
 
 
+def read_missing(model: onnx.ModelProto, *graphs: onnx.ModelProto) -> Weights:
+    """Return those of a model's weights that were taken out of graphs made from it."""
+    return read_weights(model, set().union(*map(missing_weights, graphs)))
+
+
 def _is_large(tensor: onnx.TensorProto) -> bool:
     external = tensor.data_location == TensorProto.EXTERNAL
     return tensor.data_type in _TYPES and not external and tensor.ByteSize() > _SMALLEST
