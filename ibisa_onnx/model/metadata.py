@@ -16,14 +16,26 @@ from ibisa_onnx.errors import PreprocessingError
 from ibisa_onnx.model.layers import Layer, parse_layer
 
 IBISA_KEY = "ibisa"
-_PIXEL_FORMATS: Mapping[str, str] = MappingProxyType(
-    {"gray8": "GRAY", "rgb8": "RGB", "bgr8": "BGR", "rgba8": "RGBA", "bgra8": "BGRA"}
+PIXEL_FORMATS: Mapping[str, str] = MappingProxyType(
+    {"Gray8": "GRAY", "Rgb8": "RGB", "Bgr8": "BGR", "Rgba8": "RGBA", "Bgra8": "BGRA"}
 )
-_PIXEL_RANGES: Mapping[str, dict[str, Any]] = MappingProxyType(
+"""Channel orders by their names in ONNX's standard metadata."""
+PIXEL_RANGES: Mapping[str, tuple[float, float]] = MappingProxyType(
     {
-        "nominalrange_0_255": {"scale": 1.0, "mean": (0.0,), "std": (1.0,)},
-        "normalized_0_1": {"scale": 1 / 255, "mean": (0.0,), "std": (1.0,)},
-        "normalized_1_1": {"scale": 1 / 127.5, "mean": (1.0,), "std": (1.0,)},
+        "NominalRange_0_255": (0.0, 255.0),
+        "Normalized_0_1": (0.0, 1.0),
+        "Normalized_1_1": (-1.0, 1.0),
+    }
+)
+"""What pixels 0 and 255 become, by the range's name in ONNX's standard metadata."""
+MODEL_API_RESIZES: Mapping[str, str] = MappingProxyType(
+    {"standard": "stretch", "fit_to_window_letterbox": "letterbox", "crop": "shortest"}
+)
+"""Ways to resize by their names in OpenVINO's Model API."""
+_RANGE_FIELDS: Mapping[str, dict[str, Any]] = MappingProxyType(
+    {
+        name: {"scale": (high - low) / 255, "mean": (-low,), "std": (1.0,)}
+        for name, (low, high) in PIXEL_RANGES.items()
     }
 )
 
@@ -67,6 +79,11 @@ def parse_literal(text: str) -> Any:
     return None
 
 
+def model_api_key(name: str) -> str:
+    """Return where an ONNX file keeps a value of OpenVINO's Model API."""
+    return f"model_info {name}"
+
+
 def _ibisa_layer(metadata: Mapping[str, str]) -> Layer | None:
     source = f"metadata key {IBISA_KEY}"
     try:
@@ -81,21 +98,22 @@ def _ibisa_layer(metadata: Mapping[str, str]) -> Layer | None:
 
 def _onnx_layer(metadata: Mapping[str, str]) -> Layer | None:
     """Read ONNX's standard keys for image models."""
-    keys = [
-        key for key in ("Image.BitmapPixelFormat", "Image.NominalPixelRange") if key in metadata
-    ]
+    known: dict[str, dict[str, dict[str, Any]]] = {
+        "Image.BitmapPixelFormat": {n: {"channel_order": v} for n, v in PIXEL_FORMATS.items()},
+        "Image.NominalPixelRange": dict(_RANGE_FIELDS),
+    }
+    said = {key.lower(): value for key, value in metadata.items()}  # their case does not matter
+    keys = [key for key in known if key.lower() in said]
     if not keys:
         return None
     fields: dict[str, Any] = {}
     warnings = []
     for key in keys:
-        value = metadata[key].strip().lower()
-        if value in _PIXEL_FORMATS:
-            fields["channel_order"] = _PIXEL_FORMATS[value]
-        elif value in _PIXEL_RANGES:
-            fields |= _PIXEL_RANGES[value]
-        else:
-            warnings.append(f"ignored: metadata key {key} is {metadata[key]!r}, which is not known")
+        value = said[key.lower()]
+        meanings = {name.lower(): meaning for name, meaning in known[key].items()}
+        fields |= meanings.get(value.strip().lower(), {})
+        if value.strip().lower() not in meanings:
+            warnings.append(f"ignored: metadata key {key} is {value!r}, which is not known")
     return Layer(f"metadata keys {', '.join(keys)}", fields, None, tuple(warnings))
 
 
