@@ -103,12 +103,13 @@ class Explainer:
         Names of the input that takes the image and of the output that holds class scores, where
         that is not plain.
     preprocessing
-        A whole spec, the name of a preset, or a spec file; None: from the model's metadata, its
-        input's type and shape, and ImageNet's usual values (see `warnings`).
+        A whole spec, the name of a preset, or a spec file; None: from the model's metadata, files
+        beside it, its input's type and shape, and ImageNet's usual values (see `warnings`).
     overrides
         Single values of the preprocessing, which go before all else.
     labels
-        Names of the classes by index, or a file of them; None: from the model's metadata.
+        Names of the classes by index, or a file of them; None: from the model's metadata, or a
+        `config.json` beside it.
     activation
         How raw scores become probabilities ("softmax", "probability", "sigmoid", ...), where that
         is read wrongly (see `targets.Activation`).
@@ -170,7 +171,11 @@ class Explainer:
             extra_inputs=extra_inputs,
         )
         self.preprocessing = settle_preprocessing(
-            self.model.signature, self.model.metadata, preprocessing, overrides or Overrides()
+            self.model.signature,
+            self.model.metadata,
+            preprocessing,
+            overrides or Overrides(),
+            self.model.folder,
         )
         self.options = _settle_options(options)
         if budget is not None:

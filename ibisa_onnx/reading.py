@@ -12,8 +12,13 @@ from typing import Any
 
 import numpy.typing as npt
 
-from ibisa_onnx.errors import TargetError
-from ibisa_onnx.model import ImageModel, check_labels, labels_from_metadata, read_labels
+from ibisa_onnx.model import (
+    ImageModel,
+    check_labels,
+    choose_labels,
+    known_labels,
+    read_labels,
+)
 from ibisa_onnx.scores import candidates, find_scores
 from ibisa_onnx.targets import ClassOutput, check_scores, read_activation, read_output
 
@@ -33,7 +38,7 @@ class OutputReader:
     activation
         What the user says that the values are; None: to be told apart.
     labels
-        None: from the model's metadata.
+        None: from the model's metadata, or a file beside it.
 
     Raises
     ------
@@ -53,8 +58,10 @@ class OutputReader:
         if activation is not None:
             read_activation(activation)
         self._model, self._wanted, self._activation = model, output, activation
-        self._labels_are_given = labels is not None
-        self.labels = labels_from_metadata(model.metadata) if labels is None else _as_labels(labels)
+        self._given = None if labels is None else _as_labels(labels)
+        self._known = known_labels(model.metadata, model.folder) if labels is None else []
+        first, _ = choose_labels(self._known, None)
+        self.labels = first.labels if first else self._given
         self.output: ClassOutput | None = None
         self.warnings: list[str] = []
 
@@ -94,16 +101,13 @@ class OutputReader:
         return self.labels[index] if self.labels else None
 
     def _settle_labels(self, classes: int) -> None:
-        """Refuse labels that do not fit, if the user gave them; else do without."""
-        if self.labels is None:
+        """Refuse labels that do not fit, if the user gave them; else take the first that do."""
+        if self._given is not None:
+            check_labels(self._given, classes)
             return
-        try:
-            check_labels(self.labels, classes)
-        except TargetError as error:
-            if self._labels_are_given:
-                raise
-            self.warnings.append(f"the labels in the model's metadata are not used: {error}")
-            self.labels = None
+        chosen, warnings = choose_labels(self._known, classes)
+        self.warnings += warnings
+        self.labels = chosen.labels if chosen else None
 
 
 def _as_labels(labels: Labels) -> tuple[str, ...]:

@@ -63,6 +63,16 @@ def find_scores(raws: Values, outputs: Sequence[TensorInfo], wanted: str | None)
     return fitting[0]
 
 
+def class_count(outputs: Sequence[TensorInfo], wanted: str | None) -> int | None:
+    """Tell by the shapes how many classes a model has, None where they do not say."""
+    fitting = [each for each in outputs if each.name == wanted or _may_hold_scores(each, outputs)]
+    named = [each for each in fitting if each.name == wanted] or fitting
+    if len(named) != 1:
+        return None
+    sides = [side for side in named[0].shape[1:] if side != 1]
+    return sides[0] if len(sides) == 1 and isinstance(sides[0], int) else None
+
+
 def _may_hold_scores(output: TensorInfo, outputs: Sequence[TensorInfo]) -> bool:
     """Tell by the shapes whether an output may be one score for each class."""
     if not output.shape:

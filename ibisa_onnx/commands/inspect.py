@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ibisa_onnx.commands.beliefs import belief_rows, label_rows, labels_data, sections_text
 from ibisa_onnx.commands.console import Console, console_options, rows
 from ibisa_onnx.commands.model_options import ModelChoice, model_options
 from ibisa_onnx.commands.outputs import STDIO
@@ -17,7 +18,7 @@ from ibisa_onnx.errors import IbisaError, ModelError
 
 if TYPE_CHECKING:
     from ibisa_onnx import Prediction
-    from ibisa_onnx.model import DeployedModel, ResolvedPreprocessing, TensorInfo
+    from ibisa_onnx.model import DeployedModel, KnownLabels, ResolvedPreprocessing, TensorInfo
 
 _MOST_OBSTACLES = 6
 
@@ -50,8 +51,10 @@ def command(console: Console, image: str | None, choice: ModelChoice) -> None:
             _list_tensors(console, choice.model)
         raise
     resolved = choice.resolve(model)
+    labels, doubts = choice.find_labels(model)
     gradients = [_gradient_of(model, output) for output in model.signature.outputs]
-    console.warn([*model.warnings, *resolved.warnings])
+    warnings = [*model.warnings, *resolved.warnings, *doubts]
+    console.warn(warnings)
     predictions: Sequence[Prediction] = ()
     failure: IbisaError | None = None
     if image is not None:
@@ -60,8 +63,8 @@ def command(console: Console, image: str | None, choice: ModelChoice) -> None:
             predictions = choice.explainer(model).predict(picture, top=5)
         except IbisaError as error:
             failure = error
-    data = _data(model, resolved, gradients, predictions)
-    console.result(_text(choice, model, resolved, gradients, predictions), data)
+    data = _data(model, resolved, labels, gradients, predictions) | {"warnings": warnings}
+    console.result(_text(choice, model, resolved, labels, gradients, predictions), data)
     if failure:  # all that is known is worth saying first
         raise failure
 
@@ -79,14 +82,7 @@ def _list_tensors(console: Console, path: str) -> None:
         "outputs": [f"  {each}" for each in outputs],
     }
     data = {"inputs": list(map(asdict, inputs)), "outputs": list(map(asdict, outputs))}
-    console.result(_sections_text(path, sections), data)
-
-
-def _sections_text(title: str, sections: Mapping[str, Sequence[str]]) -> str:
-    lines = [click.style(title, bold=True)]
-    for name, body in sections.items():
-        lines += ["", click.style(name, bold=True), *body]
-    return "\n".join(lines)
+    console.result(sections_text(path, sections), data)
 
 
 def _gradient_of(model: DeployedModel, output: TensorInfo) -> _Gradient:
@@ -107,6 +103,7 @@ def _gradient_of(model: DeployedModel, output: TensorInfo) -> _Gradient:
 def _data(
     model: DeployedModel,
     resolved: ResolvedPreprocessing,
+    labels: KnownLabels | None,
     gradients: Sequence[_Gradient],
     predictions: Sequence[Prediction],
 ) -> dict[str, Any]:
@@ -117,9 +114,9 @@ def _data(
         "outputs": [asdict(each) for each in model.signature.outputs],
         "image_input": model.image.name,
         "preprocessing": [asdict(belief) for belief in resolved.beliefs],
+        "labels": labels_data(labels),
         "gradients": [asdict(each) for each in gradients],
         "providers": list(model.providers),
-        "warnings": [*model.warnings, *resolved.warnings],
         "predictions": [asdict(each) for each in predictions],
     }
 
@@ -128,6 +125,7 @@ def _text(
     choice: ModelChoice,
     model: DeployedModel,
     resolved: ResolvedPreprocessing,
+    labels: KnownLabels | None,
     gradients: Sequence[_Gradient],
     predictions: Sequence[Prediction],
 ) -> str:
@@ -136,22 +134,18 @@ def _text(
         (str(each), f"takes the image, {model.image.layout}" if each == model.image.tensor else "")
         for each in model.signature.inputs
     ]
-    beliefs = [
-        (belief.field.replace("_", " "), _value_text(belief.value), belief.source)
-        for belief in resolved.beliefs
-    ]
-    wide = max(len(value) for _, value, _ in beliefs)
     sections = {
         "inputs": rows(inputs),
         "outputs": [f"  {each}" for each in model.signature.outputs],
-        "preprocessing": rows([(name, f"{value:{wide}}  {why}") for name, value, why in beliefs]),
+        "preprocessing": belief_rows(resolved.beliefs),
+        "labels": label_rows(labels),
         "exact gradient": rows([pair for each in gradients for pair in _gradient_rows(each)]),
         "providers": [f"  {name}" for name in model.providers],
     }
     if predictions:
         sections["top five"] = [_prediction_text(each) for each in predictions]
     title = "model from stdin" if choice.model == STDIO else choice.model
-    return _sections_text(title, sections)
+    return sections_text(title, sections)
 
 
 def _gradient_rows(gradient: _Gradient) -> list[tuple[str, str]]:
@@ -167,11 +161,3 @@ def _gradient_rows(gradient: _Gradient) -> list[tuple[str, str]]:
 def _prediction_text(prediction: Prediction) -> str:
     name = class_text(prediction.index, prediction.label)
     return f"  {100 * prediction.probability:5.1f}%  {name}"
-
-
-def _value_text(value: Any) -> str:
-    """Write a value as a person would: 0.00392157, 103.53 116.28 123.675, 224 x 224."""
-    if isinstance(value, tuple | list):
-        between = " x " if all(isinstance(each, int) for each in value) else " "
-        return between.join(_value_text(each) for each in value)
-    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from ibisa_onnx import Explainer
-    from ibisa_onnx.model import DeployedModel, Overrides, ResolvedPreprocessing
+    from ibisa_onnx.model import DeployedModel, KnownLabels, Overrides, ResolvedPreprocessing
 
 # Said here again, so that `--help` need not load what they are keys of; a test holds them equal.
 PRESETS = ("imagenet", "caffe", "tf", "unit", "raw")
@@ -131,8 +131,33 @@ class ModelChoice:
         from ibisa_onnx.model import settle_preprocessing
 
         return settle_preprocessing(
-            model.signature, model.metadata, self.preprocess, self._overrides()
+            model.signature, model.metadata, self.preprocess, self._overrides(), model.folder
         )
+
+    def find_labels(self, model: DeployedModel) -> tuple[KnownLabels | None, list[str]]:
+        """Return the labels of an open model, and warnings of those that do not fit it.
+
+        Raises
+        ------
+        TargetError
+            Those that were given cannot be read, or do not fit.
+        """
+        from ibisa_onnx.model import (
+            KnownLabels,
+            check_labels,
+            choose_labels,
+            known_labels,
+            read_labels,
+        )
+        from ibisa_onnx.scores import class_count
+
+        classes = class_count(model.signature.outputs, self.output)
+        if self.labels is None:
+            return choose_labels(known_labels(model.metadata, model.folder), classes)
+        given = KnownLabels(f"flag --labels {self.labels}", read_labels(self.labels))
+        if classes is not None:
+            check_labels(given.labels, classes)
+        return given, []
 
     def _overrides(self) -> Overrides:
         from ibisa_onnx.model import Overrides
@@ -177,7 +202,7 @@ _OPTIONS = (
         "--preprocess",
         metavar="PRESET|FILE",
         callback=_check_preprocess,
-        help=f"{', '.join(PRESETS)}, or a file: TOML, JSON, or Hugging Face's.",
+        help=f"{', '.join(PRESETS)}, or a file: TOML, JSON, or a framework's.",
     ),
     *_FLAGS,
     click.option(

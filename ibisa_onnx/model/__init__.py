@@ -9,10 +9,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ibisa_onnx.model.annotation import annotate
     from ibisa_onnx.model.function import FunctionModel, InputSpec
     from ibisa_onnx.model.image_model import ImageModel
     from ibisa_onnx.model.images import Picture, image_sha256, read_image, read_picture
-    from ibisa_onnx.model.labels import check_labels, find_label, labels_from_metadata, read_labels
+    from ibisa_onnx.model.labels import (
+        KnownLabels,
+        check_labels,
+        choose_labels,
+        find_label,
+        known_labels,
+        read_labels,
+    )
     from ibisa_onnx.model.passes import PassCounter
     from ibisa_onnx.model.preprocessing import (
         PRESETS,
@@ -42,6 +50,7 @@ _HOME = {
     "ImageInput": "signature",
     "ImageModel": "image_model",
     "InputSpec": "function",
+    "KnownLabels": "labels",
     "Layout": "signature",
     "Overrides": "resolution",
     "PRESETS": "preprocessing",
@@ -53,11 +62,13 @@ _HOME = {
     "RuntimeReport": "runtime",
     "Signature": "signature",
     "TensorInfo": "signature",
+    "annotate": "annotation",
     "check_labels": "labels",
+    "choose_labels": "labels",
     "cuda_runs_a_node": "runtime",
     "find_label": "labels",
     "image_sha256": "images",
-    "labels_from_metadata": "labels",
+    "known_labels": "labels",
     "mean_colour": "preprocessing",
     "prepare": "preprocessing",
     "read_image": "images",
@@ -78,6 +89,7 @@ __all__ = [
     "ImageInput",
     "ImageModel",
     "InputSpec",
+    "KnownLabels",
     "Layout",
     "Overrides",
     "PassCounter",
@@ -88,11 +100,13 @@ __all__ = [
     "RuntimeReport",
     "Signature",
     "TensorInfo",
+    "annotate",
     "check_labels",
+    "choose_labels",
     "cuda_runs_a_node",
     "find_label",
     "image_sha256",
-    "labels_from_metadata",
+    "known_labels",
     "mean_colour",
     "prepare",
     "read_image",

@@ -67,7 +67,9 @@ def annotate(
         Names of the classes by index; None: nothing is said of them.
     """
     said: dict[str, str] = {}
-    stale = {IBISA_KEY, *written_keys(proto)}
+    before = {each.key: each.value for each in proto.metadata_props}
+    ours = written_keys(before)
+    stale = {IBISA_KEY, *ours}
     content: dict[str, Any] = {"version": 1}
     if preprocessing is not None:
         stale.update(_ON_PREPROCESSING)
@@ -78,17 +80,17 @@ def annotate(
         stale.update(_ON_LABELS)
         said |= _label_keys(labels)
         content["labels"] = list(labels)
-        if _is_classifier(proto, len(labels)) and not _says(proto, model_api_key("model_type")):
-            said[model_api_key("model_type")] = "Classification"
+        kind = model_api_key("model_type")
+        if _is_classifier(proto, len(labels)) and (kind in ours or kind not in before):
+            said[kind] = "Classification"
     if said:
         content["written"] = sorted(said)
         said[IBISA_KEY] = json.dumps(content, ensure_ascii=False)
     _replace(proto, stale, said)
 
 
-def written_keys(proto: onnx.ModelProto) -> tuple[str, ...]:
-    """Return the keys beside `ibisa` that an earlier `annotate` wrote into a model."""
-    metadata = {each.key: each.value for each in proto.metadata_props}
+def written_keys(metadata: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the keys beside `ibisa` that an earlier `annotate` wrote."""
     try:
         written = read_ibisa(metadata).get("written", [])
     except PreprocessingError:
@@ -105,11 +107,6 @@ def _replace(proto: onnx.ModelProto, stale: set[str], said: Mapping[str, str]) -
     del proto.metadata_props[:]
     for key, value in (*kept, *said.items()):
         proto.metadata_props.add(key=key, value=value)
-
-
-def _says(proto: onnx.ModelProto, key: str) -> bool:
-    """Tell whether the model has a key that is not of an earlier `annotate`."""
-    return key not in written_keys(proto) and any(each.key == key for each in proto.metadata_props)
 
 
 def _image_keys(spec: Preprocessing) -> dict[str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -76,6 +77,11 @@ class ImageModel(ABC):
     @abstractmethod
     def metadata(self) -> Mapping[str, str]:
         """What the model says of itself."""
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the model's file lies; None where there is none."""
+        return None
 
     @abstractmethod
     def proto(self) -> onnx.ModelProto | None:

@@ -1,4 +1,4 @@
-"""The names of the classes: read from a file or the model's metadata, found by name."""
+"""The names of the classes: read from files or the model's metadata, chosen, found by name."""
 
 from __future__ import annotations
 
@@ -7,13 +7,30 @@ import difflib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ibisa_onnx.errors import PreprocessingError, TargetError
-from ibisa_onnx.model.metadata import parse_literal, read_ibisa
+from ibisa_onnx.model.metadata import (
+    IBISA_KEY,
+    model_api_key,
+    model_api_values,
+    parse_literal,
+    read_ibisa,
+)
+from ibisa_onnx.model.spec_files import companions
 
 _MOST_CLASSES = 1_000_000
+
+
+@dataclass(frozen=True)
+class KnownLabels:
+    """Names of the classes by index, and where they come from; or a warning, and no names."""
+
+    source: str
+    labels: tuple[str, ...]
+    warning: str | None = None
 
 
 def read_labels(path: str | os.PathLike[str]) -> tuple[str, ...]:
@@ -23,8 +40,8 @@ def read_labels(path: str | os.PathLike[str]) -> tuple[str, ...]:
     ----------
     path
         A text file with one name a line, a JSON file with a list or a table from index to name
-        (also under `id2label`, as in Hugging Face's `config.json`), or a CSV file of index and
-        name. UTF-8. An index that is left out becomes "class 7".
+        (also as in Hugging Face's and timm's `config.json`), or a CSV file of index and name.
+        UTF-8. An index that is left out becomes "class 7".
 
     Raises
     ------
@@ -45,19 +62,48 @@ def read_labels(path: str | os.PathLike[str]) -> tuple[str, ...]:
     return labels
 
 
-def labels_from_metadata(metadata: Mapping[str, str]) -> tuple[str, ...] | None:
-    """Return the names of the classes in a model's metadata (`ibisa`, or Ultralytics' `names`).
+def known_labels(metadata: Mapping[str, str], folder: Path | None = None) -> list[KnownLabels]:
+    """Return what a model says of its classes, the most trusted first.
 
-    None where there are none, or none that can be read.
+    Parameters
+    ----------
+    metadata
+        Those in its file: `ibisa`, Ultralytics' `names`, and OpenVINO's Model API are read.
+    folder
+        Where it lies: a `config.json` of Hugging Face or timm beside it is read. None: nowhere.
     """
-    try:
-        content = read_ibisa(metadata)
-    except PreprocessingError:
-        content = {}  # resolving the preprocessing warns of it
-    labels = _as_labels(content.get("labels"))
-    if labels is None and "names" in metadata:
+    found = [_from_ibisa(metadata)]
+    if "names" in metadata:
         labels = _as_labels(parse_literal(metadata["names"]))
-    return labels or None
+        found.append(_known("metadata key names", labels, metadata["names"]))
+    words = model_api_values(metadata).get("labels")
+    if words is not None:
+        source = f"metadata key {model_api_key('labels')}"
+        found.append(_known(source, tuple(words.split()), words))
+    found += [_from_companion(path, source) for path, source in companions(folder)]
+    return [each for each in found if each is not None]
+
+
+def choose_labels(
+    known: Sequence[KnownLabels], classes: int | None
+) -> tuple[KnownLabels | None, list[str]]:
+    """Return the first labels that fit, and warnings of those before them that do not.
+
+    `classes` is the model's number of classes, None where it is not known.
+    """
+    warnings: list[str] = []
+    for each in known:
+        if each.warning:
+            warnings.append(each.warning)
+            continue
+        try:
+            if classes is not None:
+                check_labels(each.labels, classes)
+        except TargetError as error:
+            warnings.append(f"the labels of {each.source} are not used: {error}")
+            continue
+        return each, warnings
+    return None, warnings
 
 
 def find_label(labels: Sequence[str], text: str) -> int:
@@ -116,11 +162,54 @@ def _from_lines(text: str) -> tuple[str, ...]:
 def _from_json(text: str) -> tuple[str, ...] | None:
     try:
         content = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    if isinstance(content, dict) and "id2label" in content:
-        content = content["id2label"]
-    return _as_labels(content)
+    said = _in_config(content) if isinstance(content, dict) else None
+    return _as_labels(content if said is None else said)
+
+
+def _in_config(config: Mapping[str, Any]) -> Any:
+    """Return the labels in Hugging Face's or timm's `config.json`, None where there are none."""
+    inner = config.get("pretrained_cfg")
+    for table in (config, inner if isinstance(inner, dict) else {}):
+        if "label_names" in table:  # timm's are often the names of synsets, described beside them
+            names, words = _as_labels(table["label_names"]), table.get("label_descriptions")
+            words = words if isinstance(words, dict) else {}
+            return [str(words.get(name, name)) for name in names or ()]
+    return config.get("id2label")
+
+
+def _from_ibisa(metadata: Mapping[str, str]) -> KnownLabels | None:
+    try:
+        said = read_ibisa(metadata).get("labels")
+    except PreprocessingError:
+        return None  # resolving the preprocessing warns of it
+    if said is None:
+        return None
+    return _known(f"metadata key {IBISA_KEY}", _as_labels(said), said)
+
+
+def _from_companion(path: Path, source: str) -> KnownLabels | None:
+    """Read a file beside the model; one that says nothing of labels is none of ours."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None  # resolving the preprocessing warns of it
+    said = _in_config(content) if isinstance(content, dict) else None
+    if said is None:
+        return None
+    labels = _as_labels(said)
+    if labels and labels == tuple(f"LABEL_{i}" for i in range(len(labels))):
+        return None  # Hugging Face's stand-ins, where nobody named the classes
+    return _known(source, labels, said)
+
+
+def _known(source: str, labels: tuple[str, ...] | None, said: Any) -> KnownLabels:
+    """Return labels, or a warning that what is said is none."""
+    if labels:
+        return KnownLabels(source, labels)
+    shown = str(said) if len(str(said)) <= 60 else f"{str(said)[:60]}…"
+    return KnownLabels(source, (), f"ignored: {source} holds no names of classes: {shown!r}")
 
 
 def _from_csv(text: str) -> tuple[str, ...] | None:

@@ -1,7 +1,8 @@
 """What is believed about a model's preprocessing, and why.
 
 Each field of the spec is taken from the first source that says something on it: flags, a spec file,
-the model's metadata, its input's type and shape, and last ImageNet's usual values, with a warning.
+the model's metadata, files beside it, its input's type and shape, and last ImageNet's usual values,
+with a warning.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from ibisa_onnx.model.layers import Layer, check_preset
 from ibisa_onnx.model.metadata import metadata_layers
 from ibisa_onnx.model.preprocessing import CHANNEL_ORDERS, PRESETS, Preprocessing
 from ibisa_onnx.model.signature import ImageInput, Signature
-from ibisa_onnx.model.spec_files import read_spec_file
+from ibisa_onnx.model.spec_files import companion_layers, read_spec_file
 
 DEFAULT_SIZE = 224
 _GUESS = "ImageNet's usual values (a guess)"
+_GREY_GUESS = "0..1, usual for one channel (a guess)"
 _VALUES = ("scale", "mean", "std")
 _NOT_KNOWN = (
     "how pixels become this model's input is not known, so ImageNet's usual values are taken; if "
@@ -70,6 +72,11 @@ class ResolvedPreprocessing:
     beliefs: tuple[Belief, ...]
     warnings: tuple[str, ...]
 
+    @property
+    def values_are_guessed(self) -> bool:
+        """Whether nothing says how pixels become the input, so that the usual is taken."""
+        return any(belief.source in (_GUESS, _GREY_GUESS) for belief in self.beliefs)
+
 
 def resolve_preprocessing(
     signature: Signature,
@@ -77,6 +84,7 @@ def resolve_preprocessing(
     *,
     overrides: Overrides | None = None,
     file: Path | None = None,
+    folder: Path | None = None,
 ) -> ResolvedPreprocessing:
     """Settle how a picture becomes the model's input.
 
@@ -89,7 +97,9 @@ def resolve_preprocessing(
     overrides
         What the user said; goes before all else.
     file
-        A preprocessing file: TOML, JSON, or Hugging Face's `preprocessor_config.json`.
+        A preprocessing file: TOML, JSON, or the configuration of a training framework.
+    folder
+        The model's, where such configurations may lie beside it; None: there is none.
 
     Raises
     ------
@@ -101,7 +111,9 @@ def resolve_preprocessing(
     layers += [read_spec_file(file)] if file is not None else []
     for layer in layers:
         _check_against_input(layer, image)
-    layers += [_unless_contradicted(layer, image) for layer in metadata_layers(metadata)]
+    fixed = (image.height, image.width) if image.height and image.width else None
+    unasked = [*metadata_layers(metadata, fixed), *companion_layers(folder)]
+    layers += [_unless_contradicted(layer, image) for layer in unasked]
     beliefs = _facts(image)
     for layer in layers:
         _add(beliefs, _fields(layer, image.channels, beliefs), layer.source)
@@ -117,6 +129,7 @@ def settle_preprocessing(
     metadata: Mapping[str, str],
     wanted: Preprocessing | str | os.PathLike[str] | None,
     overrides: Overrides,
+    folder: Path | None = None,
 ) -> ResolvedPreprocessing:
     """Settle the preprocessing from what a user gave for it: a whole spec, a preset, or a file.
 
@@ -126,6 +139,8 @@ def settle_preprocessing(
         A spec, which is taken as it is; the name of a preset; the path of a spec file; or None.
     overrides
         Single values, which go before a preset or a file.
+    folder
+        The model's, where files may say something of it.
 
     Raises
     ------
@@ -147,7 +162,7 @@ def settle_preprocessing(
     file = None if wanted is None else Path(wanted)
     if isinstance(wanted, str) and _is_preset(wanted):
         overrides, file = dataclasses.replace(overrides, preset=wanted), None
-    return resolve_preprocessing(signature, metadata, overrides=overrides, file=file)
+    return resolve_preprocessing(signature, metadata, overrides=overrides, file=file, folder=folder)
 
 
 def _is_preset(word: str) -> bool:
@@ -195,13 +210,37 @@ def _check_against_input(layer: Layer, image: ImageInput) -> None:
         )
 
 
-def _unless_contradicted(layer: Layer, image: ImageInput) -> Layer:
-    """Return a layer of the metadata, emptied with a warning where the input contradicts it.
+def _check_possible(layer: Layer, image: ImageInput) -> None:
+    """Raise where no spec of this input can have what a source says."""
+    usual = {
+        "size": (image.height or 1, image.width or 1),
+        "channel_order": {1: "GRAY", 3: "RGB", 4: "RGBA"}[image.channels],
+        "dtype": image.dtype,
+    }
+    try:
+        spec = Preprocessing(**(usual | _fields(layer, image.channels, {})))
+    except PreprocessingError as error:
+        raise PreprocessingError(f"{layer.source}: {error}") from error
+    _check_shorter_side(spec, layer.source)
 
-    Not an error: the owner of an image can seldom mend the model's file.
+
+def _check_shorter_side(spec: Preprocessing, source: str) -> None:
+    """Raise where cropping would need more than there is."""
+    if spec.shorter_side is not None and spec.shorter_side < min(spec.size):
+        raise PreprocessingError(
+            f"shorter side {spec.shorter_side} ({source}) is less than "
+            f"the model's {min(spec.size)}; give at least that"
+        )
+
+
+def _unless_contradicted(layer: Layer, image: ImageInput) -> Layer:
+    """Return a layer that nobody asked for, emptied with a warning where it cannot be true.
+
+    Not an error: the owner of an image can seldom mend the model's file, or what lies beside it.
     """
     try:
         _check_against_input(layer, image)
+        _check_possible(layer, image)
     except PreprocessingError as error:
         return Layer(layer.source, {}, None, (*layer.warnings, f"ignored: {error}"))
     return layer
@@ -267,7 +306,7 @@ def _guess_values(beliefs: dict[str, Belief], channels: int) -> list[str]:
     said = [field for field in _VALUES if field in beliefs]
     if not said:
         preset = "unit" if channels == 1 else "imagenet"
-        source = "0..1, usual for one channel (a guess)" if channels == 1 else _GUESS
+        source = _GREY_GUESS if channels == 1 else _GUESS
         _add(beliefs, _spell_out(preset, _value(beliefs, "channel_order"), channels), source)
         return [_NOT_KNOWN if channels != 1 else _GREY_NOT_KNOWN]
     missing = [field for field in (*_VALUES, "channel_order") if field not in beliefs]
@@ -330,9 +369,6 @@ def _conclude(beliefs: dict[str, Belief], warnings: Sequence[str]) -> ResolvedPr
     except PreprocessingError as error:
         sources = dict.fromkeys(beliefs[field].source for field in (*_VALUES, "channel_order"))
         raise PreprocessingError(f"{error} (values from: {'; '.join(sources)})") from error
-    if spec.shorter_side is not None and spec.shorter_side < min(spec.size):
-        raise PreprocessingError(
-            f"shorter side {spec.shorter_side} ({beliefs['shorter_side'].source}) is less than "
-            f"the model's {min(spec.size)}; give at least that"
-        )
+    if "shorter_side" in beliefs:
+        _check_shorter_side(spec, beliefs["shorter_side"].source)
     return ResolvedPreprocessing(spec, tuple(beliefs[field] for field in order), tuple(warnings))

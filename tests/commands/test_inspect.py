@@ -133,3 +133,27 @@ def test_a_model_that_takes_no_picture_still_shows_its_names(cli, tmp_path):
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"not a model")
     assert cli("inspect", str(broken)).out == ""
+
+
+def test_labels_are_told_with_their_source(cli, model, tmp_path):
+    path = model()
+    assert "not known" in cli("inspect", path, "--preprocess", "tf").out
+    (tmp_path / "config.json").write_text(json.dumps({"id2label": dict(enumerate("abcde"))}))
+    result = cli("inspect", path, "--preprocess", "tf")
+    assert "5 names  a; b; c …" in result.out
+    assert "config.json beside the model" in result.out
+    assert result.err == ""
+    data = json.loads(cli("inspect", path, "--preprocess", "tf", "--json").out)
+    assert data["labels"] == {"count": 5, "source": "config.json beside the model"}
+
+
+def test_labels_that_do_not_fit_are_told_and_those_given_refused(cli, model, tmp_path):
+    path = model()
+    (tmp_path / "config.json").write_text(json.dumps({"id2label": dict(enumerate("abc"))}))
+    result = cli("inspect", path, "--preprocess", "tf", "--json")
+    assert json.loads(result.out)["labels"] is None
+    assert "labels of config.json beside the model are not used" in result.err
+    (tmp_path / "mine.txt").write_text("a\nb\n")
+    result = cli("inspect", path, "--preprocess", "tf", "--labels", "mine.txt")
+    assert result.code == 1
+    assert "2 labels for the model's 5 classes" in result.err

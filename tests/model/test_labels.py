@@ -7,7 +7,7 @@ import json
 import pytest
 
 from ibisa_onnx.errors import TargetError
-from ibisa_onnx.model import check_labels, find_label, labels_from_metadata, read_labels
+from ibisa_onnx.model import check_labels, choose_labels, find_label, known_labels, read_labels
 
 NAMES = ("tench", "great white shark, white shark", "crane", "golden retriever", "crane", "bulldog")
 
@@ -69,12 +69,85 @@ def test_a_missing_file(tmp_path):
     ],
 )
 def test_metadata(metadata):
-    assert labels_from_metadata(metadata) == ("cat", "dog")
+    assert choose_labels(known_labels(metadata), 2)[0].labels == ("cat", "dog")
 
 
-@pytest.mark.parametrize("metadata", [{}, {"names": "cat, dog"}, {"ibisa": '{"version": 1}'}])
+@pytest.mark.parametrize("metadata", [{}, {"ibisa": '{"version": 1}'}, {"author": "me"}])
 def test_metadata_without_labels(metadata):
-    assert labels_from_metadata(metadata) is None
+    assert known_labels(metadata) == []
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"names": "cat, dog"},
+        {"names": "{'cat': 'dog'}"},
+        {"names": "[" * 5000},
+        {"names": "{" + "0:{" * 300},
+        {"ibisa": json.dumps({"version": 1, "labels": 3})},
+        {"model_info labels": " "},
+    ],
+)
+def test_damaged_labels_are_a_warning_that_names_the_key(metadata):
+    chosen, (warning,) = choose_labels(known_labels(metadata), 2)
+    assert chosen is None
+    assert warning.startswith(f"ignored: metadata key {next(iter(metadata))} holds no names")
+    assert len(warning) < 200
+
+
+def test_model_api_separates_by_spaces():
+    (known,) = known_labels({"model_info  labels": "cat great_white_shark  dog"})
+    assert known.labels == ("cat", "great_white_shark", "dog")
+    assert known.source == "metadata key model_info labels"
+
+
+TIMM = {"architecture": "resnet18", "label_names": ["n1", "n2"]}
+
+
+@pytest.mark.parametrize(
+    ("config", "labels"),
+    [
+        ({"id2label": {"0": "cat", "1": "dog"}, "label2id": {"cat": 0, "dog": 1}}, ("cat", "dog")),
+        (TIMM, ("n1", "n2")),
+        (TIMM | {"label_descriptions": {"n1": "cat", "n2": "dog"}}, ("cat", "dog")),
+        ({"pretrained_cfg": {"label_names": ["cat", "dog"]}}, ("cat", "dog")),
+        ({"pretrained_cfg": TIMM, "id2label": {"0": "x", "1": "y"}}, ("n1", "n2")),
+    ],
+)
+def test_a_config_beside_the_model(tmp_path, config, labels):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config))
+    (known,) = known_labels({}, tmp_path)
+    assert (known.labels, known.source) == (labels, "config.json beside the model")
+    assert read_labels(path) == labels
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[1]", "{}", '{"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}', "[" * 9000]
+)
+def test_a_config_that_names_no_classes(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    assert known_labels({}, tmp_path) == []
+
+
+def test_the_first_that_fits_is_chosen_and_those_before_are_told(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"id2label": {"0": "a", "1": "b"}}))
+    metadata = {
+        "ibisa": json.dumps({"version": 1, "labels": ["one"]}),
+        "names": "['x', 'y', 'z', 'w']",
+        "model_info labels": "x y z",
+    }
+    known = known_labels(metadata, tmp_path)
+    chosen, warnings = choose_labels(known, 2)
+    assert chosen.labels == ("a", "b")
+    assert [warning.split(" are not used")[0] for warning in warnings] == [
+        "the labels of metadata key ibisa",
+        "the labels of metadata key names",
+        "the labels of metadata key model_info labels",
+    ]
+    assert choose_labels(known, 3)[0].labels == ("x", "y", "z")
+    assert choose_labels(known, None) == (known[0], [])
+    assert choose_labels(known, 7)[0] is None
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,57 @@
+"""How what is believed of a model reads on a terminal: preprocessing and labels, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ibisa_onnx.commands.console import rows
+
+if TYPE_CHECKING:
+    from ibisa_onnx.model import Belief, KnownLabels
+
+_SHOWN_LABELS = 3
+
+
+def sections_text(title: str, sections: Mapping[str, Sequence[str]]) -> str:
+    """Put a heading over each of several lists of lines."""
+    lines = [click.style(title, bold=True)]
+    for name, body in sections.items():
+        lines += ["", click.style(name, bold=True), *body]
+    return "\n".join(lines)
+
+
+def belief_rows(beliefs: Sequence[Belief]) -> list[str]:
+    """Say what is believed of preprocessing: a row for each field, its value and its source."""
+    said = [
+        (each.field.replace("_", " "), _value_text(each.value), each.source) for each in beliefs
+    ]
+    wide = max(len(value) for _, value, _ in said)
+    return rows([(name, f"{value:{wide}}  {source}") for name, value, source in said])
+
+
+def label_rows(known: KnownLabels | None) -> list[str]:
+    """Say how many labels there are, the first of them, and their source."""
+    if known is None:
+        return ["  not known"]
+    count = len(known.labels)
+    more = " …" if count > _SHOWN_LABELS else ""
+    first = "; ".join(known.labels[:_SHOWN_LABELS])
+    return rows(
+        [(f"{count} {'name' if count == 1 else 'names'}", first + more), ("", known.source)]
+    )
+
+
+def labels_data(known: KnownLabels | None) -> dict[str, Any] | None:
+    """Return the labels as plain data."""
+    return None if known is None else {"count": len(known.labels), "source": known.source}
+
+
+def _value_text(value: Any) -> str:
+    """Write a value as a person would: 0.00392157, 103.53 116.28 123.675, 224 x 224."""
+    if isinstance(value, tuple | list):
+        between = " x " if all(isinstance(each, int) for each in value) else " "
+        return between.join(_value_text(each) for each in value)
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
