@@ -18,6 +18,7 @@ from typing import Any
 
 from ibisa_onnx.errors import PreprocessingError
 from ibisa_onnx.model.layers import Layer, parse_layer
+from ibisa_onnx.model.signature import Layout, read_layout
 
 IBISA_KEY = "ibisa"
 PIXEL_FORMATS: Mapping[str, str] = MappingProxyType(
@@ -87,6 +88,12 @@ def read_ibisa(metadata: Mapping[str, str]) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("version") != 1:
         raise PreprocessingError(f"metadata key {IBISA_KEY} is not of version 1")
     return content
+
+
+def layout_hint(metadata: Mapping[str, str]) -> Layout | None:
+    """Return the layout that the `ibisa` key says, for inputs whose shape does not tell."""
+    layer = _ibisa_layer(metadata)
+    return None if layer is None else read_layout(layer.fields.get("layout"))
 
 
 def parse_literal(text: str) -> Any:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from ibisa_onnx.errors import IbisaError, ModelError, OutputError
 from ibisa_onnx.model.files import ModelFile, essence, without_initializer_inputs
 from ibisa_onnx.model.image_model import ImageModel
+from ibisa_onnx.model.metadata import layout_hint
 from ibisa_onnx.model.opening import ONLY_FATAL, create_session, open_file, serialise
 from ibisa_onnx.model.providers import (
     CPU,
@@ -299,7 +300,9 @@ def _read_signature(
     """Read inputs and outputs off a session, and find the image."""
     inputs = tuple(_tensor_info(each) for each in session.get_inputs())
     outputs = tuple(_tensor_info(each) for each in session.get_outputs())
-    return Signature(inputs, outputs, find_image(inputs, name=input, layout=layout, model=label))
+    hint = layout_hint(session.get_modelmeta().custom_metadata_map)
+    image = find_image(inputs, name=input, layout=layout, hint=hint, model=label)
+    return Signature(inputs, outputs, image)
 
 
 def _tensor_info(argument: Any) -> TensorInfo:

@@ -88,6 +88,7 @@ def find_image(
     *,
     name: str | None = None,
     layout: Layout | None = None,
+    hint: Layout | None = None,
     model: str = "the model",
 ) -> ImageInput:
     """Find the input that takes the image.
@@ -100,6 +101,8 @@ def find_image(
         The input to take; None: the only one with four axes and 1, 3 or 4 channels.
     layout
         The order of the axes; None: read from the shape.
+    hint
+        The order to take where the shape does not tell.
     model
         What to call the model in an error.
 
@@ -113,10 +116,10 @@ def find_image(
         tensor = next((each for each in inputs if each.name == name), None)
         if tensor is None:
             raise ModelError(f"{model} has no input {name!r}; its inputs are: {listed}")
-        return _as_image(tensor, layout, model)
+        return _as_image(tensor, layout, hint, model)
     candidates = [each for each in inputs if _may_be_image(each)]
     if len(candidates) == 1:
-        return _as_image(candidates[0], layout, model)
+        return _as_image(candidates[0], layout, hint, model)
     if candidates:
         raise ModelError(
             f"{model} has several inputs that may be the image: {listed}; name it with --input"
@@ -148,14 +151,21 @@ def _is_open(tensor: TensorInfo, axis: int) -> bool:
     return not isinstance(tensor.shape[axis], int)
 
 
-def _as_image(tensor: TensorInfo, layout: Layout | None, model: str) -> ImageInput:
+def _as_image(
+    tensor: TensorInfo, layout: Layout | None, hint: Layout | None, model: str
+) -> ImageInput:
     """Read batch, channels, height and width off the shape of `tensor`."""
     if not _may_be_image(tensor):
         raise ModelError(
             f"{model}: input {tensor} is not a picture; "
             "an image input has four axes, one of them 1, 3 or 4 channels"
         )
-    layout = layout or _guess_layout(tensor, model)
+    layout = layout or _guess_layout(tensor) or hint
+    if layout is None:
+        raise ModelError(
+            f"{model}: the shape of input {tensor} does not tell where the channels are; "
+            "say --layout NCHW or --layout NHWC"
+        )
     n, *rest = (side if isinstance(side, int) else None for side in tensor.shape)
     channels, height, width = rest if layout is Layout.NCHW else (rest[2], rest[0], rest[1])
     if channels is not None and channels not in IMAGE_CHANNELS:
@@ -163,16 +173,15 @@ def _as_image(tensor: TensorInfo, layout: Layout | None, model: str) -> ImageInp
     return ImageInput(tensor, layout, channels or 3, height, width, n)
 
 
-def _guess_layout(tensor: TensorInfo, model: str) -> Layout:
-    """Tell the layout from which axis holds 1, 3 or 4 channels, or refuse."""
+def _guess_layout(tensor: TensorInfo) -> Layout | None:
+    """Tell the layout from which axis holds 1, 3 or 4 channels, or is called so."""
     first, last = (axis in _channel_axes(tensor, (1, 3)) for axis in (1, 3))
     if first and last:
         # A picture a few pixels wide: a square one is likelier than 3 x 4.
         _, one, two, three = tensor.shape
         first, last = two == three, one == two
+    elif not first and not last:
+        first, last = ("channel" in str(tensor.shape[axis]).lower() for axis in (1, 3))
     if first == last:
-        raise ModelError(
-            f"{model}: the shape of input {tensor} does not tell where the channels are; "
-            "say --layout NCHW or --layout NHWC"
-        )
+        return None
     return Layout.NCHW if first else Layout.NHWC

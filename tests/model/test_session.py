@@ -349,6 +349,13 @@ class TestInputs:
         with pytest.raises(ModelError, match="--layout"):
             _open(self._model(("x", 1, ["n", 3, 3, 3])))
 
+    def test_an_axis_that_is_called_channels_tells_the_layout(self):
+        """As in exports of Hugging Face's models, which leave every side open."""
+        sides = ["batch_size", "num_channels", "height", "width"]
+        image = _open(self._model(("x", 1, sides))).image
+        assert (image.layout, image.channels, image.height) == ("NCHW", 3, None)
+        assert _open(self._model(("x", 1, ["b", "h", "w", "channels"]))).image.layout == "NHWC"
+
     def test_layout_against_the_channels_is_refused(self):
         with pytest.raises(ModelError, match="as NHWC"):
             _open(self._model(("x", TensorProto.FLOAT, ["n", 3, 30, 30])), layout="NHWC")
