@@ -103,6 +103,8 @@ def copy_files(places: Mapping[Path, Path]) -> None:
     for source, path in places.items():
         try:
             if path.exists():
+                if path.samefile(source):  # then there is nothing to compare, however large
+                    continue
                 if not filecmp.cmp(source, path, shallow=False):
                     raise ResultError(f"{path} is there and is not {source}; choose another folder")
                 continue

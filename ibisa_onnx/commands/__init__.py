@@ -21,7 +21,7 @@ from ibisa_onnx.commands.console import INTERRUPTED, echo, report_error
 from ibisa_onnx.errors import IbisaError
 
 _NAME = "ibisa-onnx"
-_VERBS = ("run", "inspect", "eval", "bench", "gradient", "demo", "doctor")
+_VERBS = ("run", "inspect", "eval", "bench", "gradient", "annotate", "demo", "doctor")
 
 
 class _Verbs(click.Group):
@@ -63,6 +63,7 @@ def group() -> None:
       ibisa-onnx eval model.onnx photo.jpg      how true the map is to the model
       ibisa-onnx bench model.onnx photos/       IBISA against RISE, Grad-CAM, IBA …
       ibisa-onnx gradient model.onnx            writes model.grad.onnx: output and gradient
+      ibisa-onnx annotate model.onnx --labels … puts preprocessing and labels into the file
       ibisa-onnx demo                           the same without a file of yours
     """
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import click
 
 from ibisa_onnx.commands.console import Console, console_options
+from ibisa_onnx.commands.model_output import model_destination, write_model
 from ibisa_onnx.commands.outputs import STDIO, check_out
-from ibisa_onnx.errors import ResultError
 
 if TYPE_CHECKING:
     import onnx
@@ -47,37 +47,15 @@ def command(
     check_out(out)
     source = sys.stdin.buffer.read() if model == STDIO else model
     graph = backward_graph(source, input=input, output=output)
-    path = _destination(model, out)
+    path = model_destination(model, out, ".grad.onnx")
     data = check_opens(graph, model, None if model == STDIO else Path(model).parent)
     if path is None:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
         console = console.on_stderr()
     else:
-        _write(path, data, graph, Path(model).parent)
+        write_model(path, data, graph, None if model == STDIO else Path(model).parent)
     _tell(console, model, path, graph)
-
-
-def _destination(model: str, out: str | None) -> Path | None:
-    """Return the file to write, None for stdout."""
-    if out in (STDIO, "/dev/stdout") or (out is None and model == STDIO):
-        if sys.stdout.isatty():
-            raise click.UsageError("the graph would go to the terminal; give -o FILE, or redirect")
-        return None
-    path = Path(model).with_suffix(".grad.onnx") if out is None else Path(out)
-    if model != STDIO and path.resolve() == Path(model).resolve():
-        raise ResultError(f"{path}: was given as input and is not overwritten; change -o")
-    return path
-
-
-def _write(path: Path, data: bytes, graph: onnx.ModelProto, source: Path) -> None:
-    """Write the file, and beside it the external weights, if they are not there already."""
-    from ibisa_onnx.model.files import external_tensors
-    from ibisa_onnx.writing import copy_files, write_files
-
-    locations = sorted({tensor.location for tensor in external_tensors(graph)})
-    copy_files({source / each: path.parent / each for each in locations})
-    write_files({path: data})
 
 
 def _tell(console: Console, model: str, path: Path | None, graph: onnx.ModelProto) -> None:

@@ -92,6 +92,14 @@ class ModelFile:
     def load_proto(self) -> onnx.ModelProto | None:
         """Parse the model without external weights, its initializers not listed as inputs.
 
+        None where there is none to parse, as for `parse`.
+        """
+        model = self.parse()
+        return None if model is None else without_initializer_inputs(model)
+
+    def parse(self) -> onnx.ModelProto | None:
+        """Parse the model as it is, without external weights.
+
         None where there is no ONNX protobuf to read: a live session that does not remember its
         file, or a file in ONNX Runtime's own format.
         """
@@ -101,14 +109,12 @@ class ModelFile:
         self.check_unchanged()
         try:
             if self.data is not None:
-                model = onnx.load_model_from_string(self.data)
-            elif self.path is not None and self.path.exists():
-                model = onnx.load(str(self.path), format="protobuf", load_external_data=False)
-            else:
-                return None
+                return onnx.load_model_from_string(self.data)
+            if self.path is not None and self.path.exists():
+                return onnx.load(str(self.path), format="protobuf", load_external_data=False)
         except DecodeError:
-            return None
-        return without_initializer_inputs(model)
+            pass
+        return None
 
     @property
     def why_no_graph(self) -> str:

@@ -1,0 +1,224 @@
+"""`ibisa-onnx annotate`: preprocessing and labels written into the model's file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ibisa_onnx.commands.beliefs import belief_rows, label_rows, labels_data, sections_text
+from ibisa_onnx.commands.console import Console, console_options, rows
+from ibisa_onnx.commands.model_options import ModelChoice, model_options
+from ibisa_onnx.commands.model_output import model_destination, write_model
+from ibisa_onnx.commands.outputs import check_out
+from ibisa_onnx.errors import ModelError, OutputError, PreprocessingError, ResultError
+
+if TYPE_CHECKING:
+    import onnx
+
+    from ibisa_onnx.model import DeployedModel, KnownLabels, ResolvedPreprocessing, Signature
+    from ibisa_onnx.model.files import ModelFile
+
+_LONGEST = 60
+_NOT_KNOWN = (
+    "how pixels become this model's input is not known, and a guess is not written into a file; "
+    "say --preprocess imagenet, caffe, tf, unit or raw, or give --mean, --std, --scale and "
+    "--channel-order"
+)
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What is to be written, and what it was read from."""
+
+    signature: Signature
+    resolved: ResolvedPreprocessing
+    labels: KnownLabels | None
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """The labels alone."""
+        return self.labels.labels if self.labels else None
+
+
+@click.command("annotate", short_help="Write preprocessing and labels into a model's file.")
+@click.argument("model")
+@click.option(
+    "-o",
+    "--out",
+    metavar="FILE",
+    help="The file to write, MODEL itself too, or - for stdout. "
+    "Default: MODEL.annotated.onnx beside MODEL (with --remove: MODEL.plain.onnx).",
+)
+@click.option("--remove", is_flag=True, help="Take out what an earlier annotate wrote.")
+@model_options
+@console_options
+def command(console: Console, out: str | None, remove: bool, choice: ModelChoice) -> None:
+    """Write into MODEL's metadata how pictures become its input, and what its classes are called.
+
+    What is said here counts first, then what the file or files beside it say already. The new file
+    then needs no flag, and others can read it: see docs/preprocessing.md.
+    """
+    check_out(out)
+    if remove:
+        _remove(console, out, choice)
+        return
+    path = model_destination(choice.model, out, ".annotated.onnx", in_place=True)
+    model = choice.open()
+    facts, file = _settle(console, choice, model), model.file
+    del model  # its weights are not needed twice
+    from ibisa_onnx.model import annotate
+
+    proto = _parse(file)
+    annotate(proto, facts.resolved.spec, facts.names)
+    metadata = _write(path, proto, file)
+    _check_says(facts, metadata, None if path is None else path.parent)
+    console = console.on_stderr() if path is None else console
+    _tell(console, choice.model, path, facts, metadata)
+
+
+def _settle(console: Console, choice: ModelChoice, model: DeployedModel) -> _Facts:
+    """Settle what is to be written, and see that it fits the model.
+
+    Raises
+    ------
+    PreprocessingError
+        How pixels become the model's input could only be guessed.
+    TargetError
+        The labels are not as many as the classes.
+    """
+    resolved = choice.resolve(model)
+    labels, doubts = choice.find_labels(model)
+    if resolved.values_are_guessed:
+        raise PreprocessingError(_NOT_KNOWN)
+    console.warn([*model.warnings, *resolved.warnings, *doubts])
+    if labels is not None:
+        console.warn(_unchecked(choice, model, resolved))
+    return _Facts(model.signature, resolved, labels)
+
+
+def _unchecked(
+    choice: ModelChoice, model: DeployedModel, resolved: ResolvedPreprocessing
+) -> list[str]:
+    """Count the classes by a run where no shape tells; warn where there are none to count."""
+    import numpy as np
+
+    from ibisa_onnx.scores import class_count
+
+    if class_count(model.signature.outputs, choice.output) is not None:
+        return []
+    black = np.zeros((*resolved.spec.size, 3), np.uint8)
+    try:
+        choice.explainer(model).predict(black)
+    except OutputError as error:
+        return [f"the number of labels could not be checked: {error}"]
+    return []
+
+
+def _parse(file: ModelFile) -> onnx.ModelProto:
+    """Return the model's graph, its weights in other files left there."""
+    proto = file.parse()
+    if proto is None:
+        raise ModelError(f"nothing can be written into {file.label}: {file.why_no_graph}")
+    return proto
+
+
+def _write(path: Path | None, proto: onnx.ModelProto, file: ModelFile) -> dict[str, str]:
+    """Write the model once ONNX Runtime has opened it; return its metadata."""
+    from ibisa_onnx.model.opening import check_opens
+
+    data = check_opens(proto, file.label, file.folder)
+    if path is None:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    else:
+        write_model(path, data, proto, file.folder)
+    return {each.key: each.value for each in proto.metadata_props}
+
+
+def _check_says(facts: _Facts, metadata: Mapping[str, str], folder: Path | None) -> None:
+    """See that a reader of the new file believes what was to be written."""
+    from ibisa_onnx.model import choose_labels, known_labels, resolve_preprocessing
+
+    spec = resolve_preprocessing(facts.signature, metadata, folder=folder).spec
+    first, _ = choose_labels(known_labels(metadata, folder), None)
+    misread = facts.labels is not None and (first is None or first.labels != facts.names)
+    if spec != facts.resolved.spec or misread:
+        raise ResultError(
+            "the new file is read otherwise than was written: "
+            f"{spec} for {facts.resolved.spec}; this is a bug, please report it"
+        )
+
+
+def _remove(console: Console, out: str | None, choice: ModelChoice) -> None:
+    """Take out what an earlier `annotate` wrote."""
+    from ibisa_onnx.model import annotate
+    from ibisa_onnx.model.annotation import written_keys
+    from ibisa_onnx.model.files import ModelFile
+    from ibisa_onnx.model.metadata import IBISA_KEY
+
+    if choice.preprocess or choice.flags or choice.labels:
+        raise click.UsageError(
+            "--remove takes out, the other options put in; give one or the other"
+        )
+    path = model_destination(choice.model, out, ".plain.onnx", in_place=True)
+    file = ModelFile.of(choice.source())
+    file.check_readable()
+    proto = _parse(file)
+    metadata = {each.key: each.value for each in proto.metadata_props}
+    keys = [IBISA_KEY, *written_keys(metadata)]
+    if IBISA_KEY not in metadata:
+        raise ModelError(
+            f"{file.label} has no metadata key {IBISA_KEY}: there is nothing to remove"
+        )
+    annotate(proto, None, None)
+    left = _write(path, proto, file)
+    console = console.on_stderr() if path is None else console
+    data = {"model": choice.model, "file": path and str(path), "removed": keys, "metadata": left}
+    text = sections_text(_title(path), {"removed": [f"  {key}" for key in keys]})
+    console.result(text, data, bare=str(path) if path else "")
+
+
+def _tell(
+    console: Console, model: str, path: Path | None, facts: _Facts, metadata: Mapping[str, str]
+) -> None:
+    """Say what was written, where, and from which sources."""
+    from ibisa_onnx.model.annotation import written_keys
+    from ibisa_onnx.model.metadata import IBISA_KEY
+
+    written = {key: metadata[key] for key in (IBISA_KEY, *written_keys(metadata))}
+    beliefs = facts.resolved.beliefs
+    data: dict[str, Any] = {
+        "model": model,
+        "file": path and str(path),
+        "written": written,
+        "preprocessing": [asdict(belief) for belief in beliefs],
+        "labels": labels_data(facts.labels),
+    }
+    sections = {
+        "written": _written_rows(written, facts.names),
+        "preprocessing": belief_rows(beliefs),
+        "labels": label_rows(facts.labels),
+        "checked": ["  it opens, and says all of this itself: run it without flags"],
+    }
+    console.result(sections_text(_title(path), sections), data, bare=str(path) if path else "")
+
+
+def _title(path: Path | None) -> str:
+    return f"wrote {path}" if path else "wrote to stdout"
+
+
+def _written_rows(written: Mapping[str, str], labels: Sequence[str] | None) -> list[str]:
+    """Show each key that was written and the beginning of its value."""
+    from ibisa_onnx.model.metadata import IBISA_KEY
+
+    whole = "preprocessing" + (f" and {len(labels)} labels" if labels else "")
+    shown = {
+        key: value if len(value) <= _LONGEST else f"{value[:_LONGEST]}…"
+        for key, value in written.items()
+    }
+    return rows(list((shown | {IBISA_KEY: f"JSON: {whole}"}).items()))
