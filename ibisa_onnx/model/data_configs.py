@@ -34,6 +34,8 @@ _RESAMPLE: Mapping[Any, str] = MappingProxyType(
 )
 # What timm takes where its configuration is silent.
 _TIMM_CROP = 0.875
+# What Hugging Face's processor of LeViT takes, and does not say.
+_LEVIT_CROP = 224 / 256
 _BYTES_TO_UNIT = 1 / 255
 _CROPS_STRETCHED = "it stretches and then crops; the shorter side is resized here instead"
 
@@ -86,7 +88,10 @@ def _hugging_face_values(config: Config) -> _Fields:
     if config.get("do_normalize", "image_mean" in config):
         mean = config["image_mean"]
         mean = [each + shift for each in mean] if isinstance(mean, list) else mean + shift
-        fields |= {"mean": mean, "std": config["image_std"]}
+        std = config["image_std"]
+        if config.get("include_top"):  # EfficientNet's divides twice
+            std = [each**2 for each in std] if isinstance(std, list) else std**2
+        fields |= {"mean": mean, "std": std}
     return fields
 
 
@@ -104,11 +109,13 @@ def _hugging_face_geometry(config: Config) -> _Said:
         geometry, warnings = _stretched(_sides(size), crop)
         return fields | geometry, warnings
     shorter = size["shortest_edge"]
+    kind = str(config.get("image_processor_type", config.get("feature_extractor_type", "")))
     if crop is None and "crop_pct" in config:  # ConvNeXt: small ones are resized larger and cropped
         if shorter >= 384:
             return fields | _stretched([shorter, shorter], None)[0], []
-        crop, shorter = [shorter, shorter], int(shorter / config["crop_pct"])
-    return fields | _shortest(shorter, crop), []
+        crop = [shorter, shorter]
+    larger = _LEVIT_CROP if kind.startswith("Levit") else config.get("crop_pct", 1)
+    return fields | _shortest(int(shorter / larger), crop), []
 
 
 def _timm(config: Config) -> _Said:

@@ -743,6 +743,30 @@ def test_hugging_face_with_an_offset(tmp_path):
     np.testing.assert_allclose(white, (1 - 0.5) / 0.5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("said", "shorter"),
+    [
+        ({"image_processor_type": "LevitImageProcessor"}, 256),
+        ({"feature_extractor_type": "LevitFeatureExtractor"}, 256),
+        ({"image_processor_type": "PoolFormerImageProcessor", "crop_pct": 0.9}, 248),
+    ],
+)
+def test_hugging_face_processors_that_resize_larger_than_they_say(tmp_path, said, shorter):
+    crop = {"do_center_crop": True, "crop_size": {"height": 224, "width": 224}}
+    file = tmp_path / "preprocessor_config.json"
+    file.write_text(
+        json.dumps(TestHuggingFace.VIT | {"size": {"shortest_edge": 224}} | crop | said)
+    )
+    spec = _resolve(file=file).spec
+    assert (spec.shorter_side, spec.size) == (shorter, (224, 224))
+
+
+def test_hugging_face_efficientnet_divides_twice(tmp_path):
+    file = tmp_path / "preprocessor_config.json"
+    file.write_text(json.dumps(TestHuggingFace.VIT | {"include_top": True}))
+    assert _resolve(file=file).spec.std == (0.25,) * 3
+
+
 def test_hugging_face_convnext_of_384_is_not_cropped(tmp_path):
     config = TestHuggingFace.VIT | {"size": {"shortest_edge": 384}, "crop_pct": 0.875}
     file = tmp_path / "preprocessor_config.json"
