@@ -95,10 +95,22 @@ def _settle(console: Console, choice: ModelChoice, model: DeployedModel) -> _Fac
     labels, doubts = choice.find_labels(model)
     if resolved.values_are_guessed:
         raise PreprocessingError(_NOT_KNOWN)
-    console.warn([*model.warnings, *resolved.warnings, *doubts])
+    console.warn([*model.warnings, *resolved.warnings, *doubts, *_guesses(resolved)])
     if labels is not None:
         console.warn(_unchecked(choice, model, resolved))
     return _Facts(model.signature, resolved, labels)
+
+
+def _guesses(resolved: ResolvedPreprocessing) -> list[str]:
+    """Warn of what nobody said, for the file will say it from now on."""
+    fields = [belief.field for belief in resolved.beliefs if belief.is_guess]
+    if not fields:
+        return []
+    named = ", ".join(f"{field} = {getattr(resolved.spec, field)}" for field in fields)
+    flags = ", ".join(f"--{field.replace('_', '-')}" for field in fields)
+    return [
+        f"not said, and written as is usual: {named}; if the model was made for others: {flags}"
+    ]
 
 
 def _unchecked(

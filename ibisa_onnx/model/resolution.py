@@ -63,6 +63,11 @@ class Belief:
     value: Any
     source: str
 
+    @property
+    def is_guess(self) -> bool:
+        """Whether nothing says it, so that the usual is taken."""
+        return self.source.endswith("(a guess)")
+
 
 @dataclass(frozen=True)
 class ResolvedPreprocessing:
