@@ -74,8 +74,7 @@ def annotate(
     if preprocessing is not None:
         stale.update(_ON_PREPROCESSING)
         said |= _image_keys(preprocessing) | _model_api_keys(preprocessing)
-        values = preprocessing.to_dict()
-        content["preprocessing"] = {key: v for key, v in values.items() if v is not None}
+        content["preprocessing"] = _own_fields(preprocessing)
     if labels is not None:
         stale.update(_ON_LABELS)
         said |= _label_keys(labels)
@@ -107,6 +106,14 @@ def _replace(proto: onnx.ModelProto, stale: set[str], said: Mapping[str, str]) -
     del proto.metadata_props[:]
     for key, value in (*kept, *said.items()):
         proto.metadata_props.add(key=key, value=value)
+
+
+def _own_fields(spec: Preprocessing) -> dict[str, Any]:
+    """Say it in the project's own words, leaving nothing to be guessed."""
+    fields = spec.to_dict()
+    if spec.resize == "shortest":
+        return fields | {"shorter_side": spec.shorter_side or min(spec.size)}
+    return {key: value for key, value in fields.items() if key != "shorter_side"}
 
 
 def _image_keys(spec: Preprocessing) -> dict[str, str]:

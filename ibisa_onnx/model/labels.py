@@ -92,15 +92,20 @@ def choose_labels(
     `classes` is the model's number of classes, None where it is not known.
     """
     warnings: list[str] = []
+    refused: list[list[str]] = []
     for each in known:
+        names = [_plain(label) for label in each.labels]
         if each.warning:
             warnings.append(each.warning)
+            continue
+        if names in refused:  # the same in another's words
             continue
         try:
             if classes is not None:
                 check_labels(each.labels, classes)
         except TargetError as error:
             warnings.append(f"the labels of {each.source} are not used: {error}")
+            refused.append(names)
             continue
         return each, warnings
     return None, warnings

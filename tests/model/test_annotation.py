@@ -56,6 +56,15 @@ def test_the_own_key_holds_all_of_it():
 
 
 @pytest.mark.parametrize(
+    ("fields", "shorter"),
+    [({}, 224), ({"shorter_side": 240}, 240), ({"resize": "stretch", "shorter_side": 9}, None)],
+)
+def test_the_shorter_side_is_said_where_it_counts(fields, shorter):
+    content = json.loads(_said(_preset("tf", **fields))["ibisa"])
+    assert content["preprocessing"].get("shorter_side") == shorter
+
+
+@pytest.mark.parametrize(
     ("preset", "range_"),
     [
         ("raw", "NominalRange_0_255"),

@@ -101,6 +101,16 @@ def test_model_api_separates_by_spaces():
     assert known.source == "metadata key model_info labels"
 
 
+def test_what_annotate_wrote_and_does_not_fit_is_told_once():
+    metadata = {
+        "ibisa": json.dumps({"version": 1, "labels": ["great white", "cat"]}),
+        "names": "{0: 'great white', 1: 'cat'}",
+        "model_info labels": "great_white cat",
+    }
+    chosen, warnings = choose_labels(known_labels(metadata), 3)
+    assert (chosen, len(warnings)) == (None, 1)
+
+
 TIMM = {"architecture": "resnet18", "label_names": ["n1", "n2"]}
 
 
