@@ -36,7 +36,7 @@ from photographs import (
 )
 from scipy.stats import spearmanr
 
-from ibisa_onnx import Explainer
+from ibisa_onnx import Explainer, Options
 from ibisa_onnx.baselines import rise
 from ibisa_onnx.metrics import INSERTION_MINUS_DELETION, Scores
 
@@ -50,6 +50,16 @@ RISES = ("rise", "centred rise")
 EVERY = 6  # of the photographs, for the curves
 MASKS = 4000  # of the RISE that all are held against
 TWINS, TWIN_BUDGET = ("mobilenetv2", "mobilenetv2_int8"), 400
+# Of the estimators that take IBISA's steps; the defaults when the curves were drawn.
+STEPS = Options(
+    first_smoothing=8.0,
+    waves=2.0,
+    first_waves=1.0,
+    beta=20.0,
+    first_beta=1.0,
+    relief=0.0,
+    evidence_smoothing=1.5,
+)
 
 Key = tuple[str, str, int]
 """Photograph, method and forward passes."""
@@ -72,7 +82,13 @@ def map_of(photo: Photograph, work: Path, model: str, method: str, passes: int) 
 def explain(photo: Photograph, gradient: str, budget: int, target: int | None = None) -> np.ndarray:
     """Return our map."""
     spec = photo.fitted.preprocessing.spec
-    explainer = Explainer(photo.fitted.model, preprocessing=spec, gradient=gradient, budget=budget)
+    explainer = Explainer(
+        photo.fitted.model,
+        preprocessing=spec,
+        gradient=gradient,
+        options=STEPS,
+        budget=budget,
+    )
     return explainer.explain(photo.crop, target).map
 
 

@@ -20,7 +20,7 @@ from ibisa_onnx.case import Case
 from ibisa_onnx.errors import NonFiniteGradientError
 from ibisa_onnx.explanation import Completion
 from ibisa_onnx.gradients import forward_only
-from ibisa_onnx.gradients.ascent import pathwise
+from ibisa_onnx.gradients.ascent import Pull, pathwise
 from ibisa_onnx.gradients.choice import GradientPath
 from ibisa_onnx.gradients.differences import ESTIMATORS, Asking
 from ibisa_onnx.gradients.vector_jacobian import VectorJacobian
@@ -121,10 +121,13 @@ def _by_gradient(
 ) -> Iterator[Found]:
     """Take IBISA's ten steps."""
 
-    def slope(mask: Floats) -> Floats:
+    reals = replace(case.output, quantisation=None)  # which is what the function returns
+
+    def slope(mask: Floats) -> Pull:
         raw, saved = function.forward(mask[None, None])
-        cotangent = case.output.slope(raw, case.index)
-        return np.asarray(function.backward(saved, cotangent)[0, 0])
+        gradient = function.backward(saved, case.output.slope(raw, case.index))[0, 0]
+        probability = float(reals.probabilities(raw)[0, case.index])
+        return Pull(gradient, probability / case.answer if case.answer > 0 else 1.0)
 
     size, steps = case.bottleneck.size, options.steps * options.rounds
     begin = time.perf_counter()

@@ -10,8 +10,10 @@ in as few bits as possible:
     loss = -log p(target | z) + beta I(lambda)      the decision kept, information squeezed
     I = mean(lambda), or mean KL(Bernoulli(lambda) || Bernoulli(prior))
 
-The steps go from coarse to fine: the smoothing shrinks from one to the next, so that the first
-settle which object is needed, and the last which parts of it. Finer than that is the evidence: the
+The steps go from coarse to fine: from one to the next the smoothing shrinks, beta grows and the
+masks differ less, so that the first settle which object is needed, while nearly all is let through,
+and the last which parts of it. beta is paid only as far as the answer stands: it is multiplied by
+p(target | z) / p(target | x) of the step's mask, up to 2. Finer than that is the evidence: the
 mean of all steps' gradients, each over its own root mean square, smoothed, and of it what is above
 zero, brought to lambda's scale. The map is their geometric mean, with a little of lambda alone:
 high where both are, and in order where the evidence is silent.
@@ -49,6 +51,7 @@ from ibisa_onnx.bottleneck import (
 from ibisa_onnx.errors import OptionError
 from ibisa_onnx.gradients.ascent import Ascent
 
+_MOST_KEPT = 2.0  # times the image's own probability; a rare target may gain a thousandfold
 _PRICES: dict[str, Callable[[Floats, float], Floats | float]] = {
     "mean": lambda logits, prior: 1.0,
     "kl": lambda logits, prior: logits - np.float32(math.log(prior / (1 - prior))),
@@ -72,14 +75,19 @@ class Options:
     temperature
         Of the sampled masks (`bottleneck.sample`).
     waves, frequency
-        Amplitude, in logits, and coarsest frequency of the fixed part of the masks' noise
-        (`bottleneck.plane_waves`).
+        Amplitude, in logits, at the last step, and coarsest frequency of the fixed part of the
+        masks' noise (`bottleneck.plane_waves`).
     noise
         Scale of its random part, logistic (`bottleneck.stratified_noise`).
     start
         The first logits: everything is let through, then squeezed.
     beta
-        Weight of the information term, in nats for a mask that keeps everything.
+        Weight of the information term at the last step, in nats for a mask that keeps everything.
+    first_waves, first_beta
+        What `waves` and `beta` are multiplied by at the first step; in between it changes evenly.
+    relief
+        Power of the kept share of the answer, p(target | z) / p(target | x) and at most 2, by which
+        beta is multiplied; 0: always all of it.
     information, prior
         "mean" or "kl", and the keep-probability that costs nothing under "kl".
     learning_rate
@@ -110,20 +118,23 @@ class Options:
     steps: int = 10
     grid: int = 56
     smoothing: float = 1.0
-    first_smoothing: float = 8.0
+    first_smoothing: float = 6.0
     temperature: float = 1.0
-    waves: float = 2.0
+    waves: float = 1.0
+    first_waves: float = 2.0
     frequency: float = 3.0
     tilt: float = 0.3
     noise: float = 0.0
     start: float = 2.0
-    beta: float = 20.0
+    beta: float = 40.0
+    first_beta: float = 0.25
+    relief: float = 1.0
     information: str = "mean"
     prior: float = 0.05
     learning_rate: float = 1.0
     pooling: float = 4.0
     evidence: float = 0.9
-    evidence_smoothing: float = 1.5
+    evidence_smoothing: float = 1.0
     rounds: int = 1
     check: bool = True
     baseline: str = "blur"
@@ -139,9 +150,12 @@ class Options:
             self._check(name, "a number above 0", lambda value: 0 < value < math.inf)
         for name in (
             "waves",
+            "first_waves",
             "frequency",
             "noise",
             "beta",
+            "first_beta",
+            "relief",
             "pooling",
             "evidence_smoothing",
             "blur",
@@ -169,7 +183,7 @@ PRESETS: Mapping[str, Options] = MappingProxyType(
     {
         "paper": Options(),
         "fast": Options(steps=6, check=False, budget=100),
-        "quality": Options(rounds=9, evidence_smoothing=1.0, budget=400),
+        "quality": Options(rounds=9, budget=400),
     }
 )
 """Settings by name: 20 + 10 passes (forward + backward) as in the paper, 8 + 6, and 100 + 90."""
@@ -209,11 +223,17 @@ def _steps(ascent: Ascent, noises: Floats, options: Options) -> Iterator[tuple[F
     """Yield lambda after each step of a round, and d log p / d logits at that step, [h, w]."""
     logits = np.full(noises.shape[1:], options.start, np.float32)
     adam = PooledAdam(options.learning_rate, options.pooling)
-    for noise, smoothing in zip(noises, smoothings(options), strict=True):
+    for noise, smoothing, beta in zip(noises, smoothings(options), betas(options), strict=True):
         with np.errstate(invalid="ignore", over="ignore"):  # of slopes that are not finite
             pull = ascent(smooth(logits, smoothing), noise)
-            logits = logits - adam.step(_gradient(pull, logits, smoothing, options))
-        yield sigmoid(smooth(logits, options.smoothing)), pull
+            price = beta * _relieved(pull.kept, options.relief)
+            logits = logits - adam.step(_gradient(pull.gradient, logits, smoothing, price, options))
+        yield sigmoid(smooth(logits, options.smoothing)), pull.gradient
+
+
+def _relieved(kept: float, relief: float) -> float:
+    """Return what beta is multiplied by; a target that gains by the mask pays at most twice."""
+    return float(np.clip(kept, 0, _MOST_KEPT) ** relief) if math.isfinite(kept) else 1.0
 
 
 def _noises(
@@ -223,7 +243,8 @@ def _noises(
     turn = math.pi * number / (options.rounds * max(1, options.steps // 2))
     noises = np.float32(options.noise) * stratified_noise(rng, options.steps, shape)
     waves = plane_waves(options.steps, shape, options.frequency, options.tilt + turn)
-    return np.asarray(noises + np.float32(options.waves) * waves)
+    growth = np.array(_ramp(options.first_waves, 1, options.steps), np.float32)[:, None, None]
+    return np.asarray(noises + np.float32(options.waves) * growth * waves)
 
 
 def _over_its_size(gradient: Floats) -> Floats:
@@ -243,25 +264,34 @@ def _map(keep: Floats, gathered: Floats, options: Options) -> Floats:
     return np.asarray((1 - share) * keep + share * np.sqrt(keep * evidence), np.float32)
 
 
-def _gradient(pull: Floats, logits: Floats, smoothing: float, options: Options) -> Floats:
+def _gradient(
+    pull: Floats, logits: Floats, smoothing: float, beta: float, options: Options
+) -> Floats:
     """Return d loss / d a, [h, w], by the equation at the head of this module.
 
     `pull` is d log p / d of the smoothed logits.
     """
     smoothed = smooth(logits, smoothing)
     keep = sigmoid(smoothed)
-    price = np.float32(options.beta / keep.size) * keep * (1 - keep)
+    price = np.float32(beta / keep.size) * keep * (1 - keep)
     price = price * _PRICES[options.information](smoothed, options.prior)
     return smooth(price - pull, smoothing)
 
 
 def smoothings(options: Options) -> list[float]:
     """Return the smoothing of each step, in cells, from coarse to fine."""
-    if options.steps == 1:
-        return [options.smoothing]
-    return [
-        float(s) for s in np.geomspace(options.first_smoothing, options.smoothing, options.steps)
-    ]
+    logs = _ramp(math.log(options.first_smoothing), math.log(options.smoothing), options.steps)
+    return [math.exp(each) for each in logs]
+
+
+def betas(options: Options) -> list[float]:
+    """Return the information term's weight at each step."""
+    return [options.beta * each for each in _ramp(options.first_beta, 1, options.steps)]
+
+
+def _ramp(first: float, last: float, steps: int) -> list[float]:
+    """Return evenly spaced values; of one step the last."""
+    return [float(each) for each in np.linspace(last, first, steps)[::-1]]
 
 
 class PooledAdam:

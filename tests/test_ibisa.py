@@ -18,8 +18,8 @@ from ibisa_onnx.bottleneck import (
     smooth,
     stratified_noise,
 )
-from ibisa_onnx.gradients.ascent import pathwise
-from ibisa_onnx.ibisa import Options, PooledAdam, _gradient, optimise, smoothings
+from ibisa_onnx.gradients.ascent import Ascent, Pull, pathwise
+from ibisa_onnx.ibisa import Options, PooledAdam, _gradient, betas, optimise, smoothings
 
 SIDE = 56
 Slope = Callable[[np.ndarray], np.ndarray]
@@ -70,11 +70,16 @@ def run(
     return last(slope, bottleneck.size, options or Options(), rng)
 
 
+def _along(slope: Slope, temperature: float) -> Ascent:
+    """The ascent along a function's slope by the mask, the answer kept whole."""
+    return pathwise(lambda mask: Pull(slope(mask)), temperature)
+
+
 def last(
     slope: Slope, size: tuple[int, int], options: Options, rng: np.random.Generator
 ) -> np.ndarray:
     """The keep-probability after the last step."""
-    return list(optimise(pathwise(slope, options.temperature), size, options, rng))[-1]
+    return list(optimise(_along(slope, options.temperature), size, options, rng))[-1]
 
 
 @pytest.mark.parametrize(
@@ -123,7 +128,7 @@ def test_a_step_asks_for_the_slope_of_one_mask(steps: int) -> None:
         return np.ones_like(mask)
 
     options, rng = replace(Options(), steps=steps), np.random.default_rng(0)
-    ascent = pathwise(watch, options.temperature)
+    ascent = _along(watch, options.temperature)
     asked = []
     for keep in optimise(ascent, (30, 60), options, rng):
         asked.append(len(masks))
@@ -194,7 +199,12 @@ def test_smoothing_goes_from_coarse_to_fine() -> None:
     assert sigmas[0] == pytest.approx(9)
     assert sigmas[-1] == pytest.approx(1.5)
     assert sigmas == sorted(sigmas, reverse=True)
-    assert smoothings(Options(steps=1, first_smoothing=9.0, smoothing=1.5)) == [1.5]
+    assert smoothings(Options(steps=1, smoothing=1.5)) == pytest.approx([1.5])
+
+
+def test_the_price_grows_evenly() -> None:
+    assert betas(Options(steps=4, first_beta=0.25, beta=20.0)) == pytest.approx([5, 10, 15, 20])
+    assert betas(Options(steps=1, beta=20.0)) == [20.0]
 
 
 @pytest.fixture
@@ -235,8 +245,8 @@ def test_the_gradient_is_the_one_of_torch(
     logits = torch.tensor(values, requires_grad=True)
     torch_loss(logits, noise, smoothing, options).backward()
     assert logits.grad is not None
-    pull = pathwise(slope_of_decides, temperature)(smooth(values, smoothing), noise)
-    found = _gradient(pull, values, smoothing, options)
+    pull = _along(slope_of_decides, temperature)(smooth(values, smoothing), noise).gradient
+    found = _gradient(pull, values, smoothing, beta, options)
     # The tails of the Gaussian, which are cut, are all that differs.
     np.testing.assert_allclose(found, logits.grad, atol=1e-3 * float(logits.grad.abs().max()))
 
@@ -251,8 +261,8 @@ def test_the_gradient_agrees_with_central_differences(
         float(torch_loss(torch.from_numpy(logits + step * direction), noise, 1.5, options))
         for step in (1e-4, -1e-4)
     )
-    pull = pathwise(slope_of_decides, temperature)(smooth(logits, 1.5), noise)
-    found = (_gradient(pull, logits, 1.5, options) * direction).sum()
+    pull = _along(slope_of_decides, temperature)(smooth(logits, 1.5), noise).gradient
+    found = (_gradient(pull, logits, 1.5, options.beta, options) * direction).sum()
     assert found == pytest.approx((up - down) / 2e-4, rel=1e-3)
 
 
@@ -261,16 +271,25 @@ def test_ten_steps_are_those_of_torchs_autograd_and_adam(
     torch_loss: Callable[..., torch.Tensor], torch_smooth: TorchSmooth, temperature: float
 ) -> None:
     options = Options(
-        temperature=temperature, pooling=0.0, first_smoothing=3.0, beta=1.0, noise=0.2, evidence=0.0
+        temperature=temperature,
+        pooling=0.0,
+        first_smoothing=3.0,
+        first_beta=0.5,
+        beta=1.0,
+        first_waves=3.0,
+        noise=0.2,
+        evidence=0.0,
     )
     rng = np.random.default_rng(6)
     noises = options.noise * stratified_noise(rng, options.steps, (6, 8)).astype(float)
-    noises += options.waves * plane_waves(options.steps, (6, 8), options.frequency)
+    amplitudes = np.linspace(3, 1, options.steps)[:, None, None]
+    noises += amplitudes * plane_waves(options.steps, (6, 8), options.frequency)
     logits = torch.full((6, 8), options.start, dtype=torch.float64, requires_grad=True)
     adam = torch.optim.Adam([logits], lr=options.learning_rate)
-    for noise, smoothing in zip(noises, smoothings(options), strict=True):
+    prices = np.linspace(0.5, 1, options.steps)
+    for noise, smoothing, beta in zip(noises, smoothings(options), prices, strict=True):
         adam.zero_grad()
-        torch_loss(logits, noise, smoothing, options).backward()
+        torch_loss(logits, noise, smoothing, replace(options, beta=float(beta))).backward()
         adam.step()
     expected = torch.sigmoid(torch_smooth(logits, options.smoothing)).detach()
     found = last(slope_of_decides, (6, 8), options, np.random.default_rng(6))
@@ -278,18 +297,41 @@ def test_ten_steps_are_those_of_torchs_autograd_and_adam(
     assert float(expected.max() - expected.min()) > 0.1
 
 
+@pytest.mark.parametrize(
+    ("kept", "relief", "share"),
+    [(1.0, 1.0, 1.0), (0.25, 1.0, 0.25), (0.25, 0.5, 0.5), (0.25, 0.0, 1.0), (9.0, 1.0, 2.0)],
+)
+def test_beta_is_paid_as_far_as_the_answer_stands(kept: float, relief: float, share: float) -> None:
+    def keep(kept: float, options: Options) -> np.ndarray:
+        """Lambda after a step of two functions at once: cells on the left help, all cost."""
+
+        def slope(mask: np.ndarray) -> Pull:
+            helps = np.where(np.arange(8) < 4, np.float32(0.02), 0) * np.ones_like(mask)
+            return Pull(helps, kept)
+
+        steps = optimise(pathwise(slope, 1.0), (6, 8), options, np.random.default_rng(0))
+        return list(steps)[-1]
+
+    options = Options(steps=3, evidence=0.0, first_beta=1.0, beta=2.0)
+    expected = keep(1.0, replace(options, beta=2.0 * share))
+    np.testing.assert_allclose(keep(kept, replace(options, relief=relief)), expected, rtol=1e-5)
+    if share != 1:
+        assert abs(expected - keep(1.0, options)).max() > 0.01
+
+
 # -- evidence and rounds
 
 
 def test_the_map_mixes_lambda_with_its_mean_with_the_evidence() -> None:
     pulls: list[np.ndarray] = []
-    ascent = pathwise(slope_of_decides, 1.0)
+    ascent = _along(slope_of_decides, 1.0)
 
-    def watch(smoothed: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        pulls.append(ascent(smoothed, noise))
-        return pulls[-1]
+    def watch(smoothed: np.ndarray, noise: np.ndarray) -> Pull:
+        pull = ascent(smoothed, noise)
+        pulls.append(pull.gradient)
+        return pull
 
-    def maps(share: float, ascent: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
+    def maps(share: float, ascent: Ascent) -> np.ndarray:
         options = Options(evidence=share, evidence_smoothing=0.7, beta=1.0)
         return np.array(list(optimise(ascent, (6, 8), options, np.random.default_rng(0))))
 
@@ -317,7 +359,7 @@ def test_rounds_take_the_steps_again_with_waves_of_other_directions() -> None:
         return slope_of_decides(mask)
 
     options = Options(rounds=3, steps=4, evidence=0.0)
-    keeps = list(optimise(pathwise(watch, 1.0), (6, 8), options, np.random.default_rng(0)))
+    keeps = list(optimise(_along(watch, 1.0), (6, 8), options, np.random.default_rng(0)))
     assert len(keeps) == len(masks) == 12
     assert not np.allclose(masks[0], masks[4])
     ends = [

@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 
 from ibisa_onnx.bottleneck import Bottleneck, Floats, enlarge, grid_shape, sample, sigmoid
-from ibisa_onnx.gradients.ascent import Ascent
+from ibisa_onnx.gradients.ascent import Ascent, Pull
 from ibisa_onnx.gradients.forward_only import Query
 from ibisa_onnx.gradients.regression import Array
 
@@ -141,7 +141,7 @@ def _finite_differences(asking: Asking, plan: Sequence[int], rng: np.random.Gene
     """
     sides = iter(plan)
 
-    def ascent(logits: Floats, noise: Floats) -> Floats:
+    def ascent(logits: Floats, noise: Floats) -> Pull:
         shape = asking.shape(next(sides))
         count = shape[0] * shape[1]
         turned = np.linalg.qr(rng.standard_normal((count, count)))[0] * np.sqrt(count)
@@ -184,7 +184,7 @@ def _spsa(asking: Asking, plan: Sequence[int], rng: np.random.Generator) -> Asce
     """Average the slopes along random signs, each times its signs."""
     shares = iter(plan)
 
-    def ascent(logits: Floats, noise: Floats) -> Floats:
+    def ascent(logits: Floats, noise: Floats) -> Pull:
         shape, pairs = asking.shape(_CELLS), next(shares) // 2
         signs = rng.choice([-1.0, 1.0], (pairs, *shape))
         slopes = _central(asking, logits, noise, signs)
@@ -197,7 +197,7 @@ def _rloo(asking: Asking, plan: Sequence[int], rng: np.random.Generator) -> Asce
     """Correlate log p with Bernoulli masks, whose log-likelihood has the slope s - lambda."""
     shares = iter(plan)
 
-    def ascent(logits: Floats, _: Floats) -> Floats:
+    def ascent(logits: Floats, _: Floats) -> Pull:
         shape, count = asking.shape(_CELLS), next(shares)
         keep = sigmoid(cv2.resize(logits, shape[::-1], interpolation=cv2.INTER_AREA))
         masks = (rng.random((count, *shape)) < keep).astype(np.float32)
@@ -221,7 +221,7 @@ def _spread(shift: Floats, shape: tuple[int, ...]) -> Floats:
     return np.asarray(enlarge(shift[None, None], (shape[0], shape[1]))[0, 0])
 
 
-def _shared(gradient: Array, shape: tuple[int, ...]) -> Floats:
+def _shared(gradient: Array, shape: tuple[int, ...]) -> Pull:
     """Return a gradient of coarse cells as one of the logits: each has its share."""
     share = gradient.size / (shape[0] * shape[1])
-    return _spread((share * gradient).astype(np.float32), shape)
+    return Pull(_spread((share * gradient).astype(np.float32), shape))

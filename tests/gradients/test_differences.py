@@ -11,7 +11,7 @@ import pytest
 
 from ibisa_onnx.bottleneck import Bottleneck, enlarge, sigmoid
 from ibisa_onnx.gradients import differences
-from ibisa_onnx.gradients.ascent import pathwise
+from ibisa_onnx.gradients.ascent import Pull, pathwise
 from ibisa_onnx.gradients.differences import ESTIMATORS, Asking
 from ibisa_onnx.ibisa import Options, optimise
 
@@ -40,10 +40,11 @@ def linear(weights: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
 def truth(bottleneck: Bottleneck, weights: np.ndarray) -> Callable[..., np.ndarray]:
     """Its ascent, by the gradient."""
 
-    def slope(mask: np.ndarray) -> np.ndarray:
-        return bottleneck.pull(weights[None, None].astype(np.float32), mask.shape)[0, 0]
+    def slope(mask: np.ndarray) -> Pull:
+        return Pull(bottleneck.pull(weights[None, None].astype(np.float32), mask.shape)[0, 0])
 
-    return pathwise(slope, TEMPERATURE)
+    ascent = pathwise(slope, TEMPERATURE)
+    return lambda *at: ascent(*at).gradient
 
 
 def by_cell(ascent: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -76,7 +77,7 @@ def test_differences_are_the_gradient_seen_by_the_cells(
 ) -> None:
     asking = Asking(linear(weights), bottleneck, TEMPERATURE, coarse=coarse)
     ascent = ESTIMATORS["finite-difference"].ascent(asking, [side], np.random.default_rng(0))
-    found, shape = ascent(*at), (side, side)
+    found, shape = ascent(*at).gradient, (side, side)
     expected = by_cell(truth(bottleneck, weights)(*at), shape)
     share = side * side / GRID**2
     coarse_cells = cv2.resize(found, shape, interpolation=cv2.INTER_AREA).ravel() / share
@@ -99,7 +100,7 @@ def test_large_central_steps_see_what_rounding_hides(
     def ascent(*, coarse: bool) -> np.ndarray:
         asking = Asking(rounded, bottleneck, TEMPERATURE, coarse=coarse)
         estimator = ESTIMATORS["finite-difference"]
-        return estimator.ascent(asking, [5], np.random.default_rng(0))(*at)
+        return estimator.ascent(asking, [5], np.random.default_rng(0))(*at).gradient
 
     assert not ascent(coarse=False).any()
     assert cosine(ascent(coarse=True), expected) > 0.9
@@ -110,10 +111,10 @@ def test_many_random_directions_give_the_gradient(
 ) -> None:
     asking = Asking(linear(weights), bottleneck, TEMPERATURE)
     expected = truth(bottleneck, weights)(*at)
-    few, many = (
-        cosine(ESTIMATORS["spsa"].ascent(asking, [count], np.random.default_rng(0))(*at), expected)
-        for count in (20, 2000)
+    ascents = (
+        ESTIMATORS["spsa"].ascent(asking, [count], np.random.default_rng(0)) for count in (20, 2000)
     )
+    few, many = (cosine(ascent(*at).gradient, expected) for ascent in ascents)
     assert many > 0.9
     assert few < many
 
@@ -134,7 +135,8 @@ def test_the_score_function_has_the_gradient_of_the_expectation(
 
     steps = 1e-3 * np.eye(4).reshape(4, 2, 2)
     slopes = [(expectation(logits + s) - expectation(logits - s)) / 2e-3 for s in steps]
-    found = ESTIMATORS["rloo"].ascent(asking, [20000], np.random.default_rng(0))(logits, logits)
+    ascent = ESTIMATORS["rloo"].ascent(asking, [20000], np.random.default_rng(0))
+    found = ascent(logits, logits).gradient
     np.testing.assert_allclose(found.ravel(), slopes, atol=0.1 * np.abs(slopes).max())
 
 
