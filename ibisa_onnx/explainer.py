@@ -219,7 +219,13 @@ class Explainer:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What a user should know about this model, in any explanation."""
-        return (*self.model.warnings, *self.preprocessing.warnings, *self._reader.warnings)
+        path = self.__dict__.get("_path")  # which warns only once it is opened
+        return (
+            *self.model.warnings,
+            *self.preprocessing.warnings,
+            *self._reader.warnings,
+            *(path.warnings if path else ()),
+        )
 
     def predict(self, image: Image, top: int = 5) -> list[Prediction]:
         """Return the likeliest classes of a picture, likeliest first, for one forward pass.

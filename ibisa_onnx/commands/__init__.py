@@ -21,7 +21,17 @@ from ibisa_onnx.commands.console import INTERRUPTED, echo, report_error
 from ibisa_onnx.errors import IbisaError
 
 _NAME = "ibisa-onnx"
-_VERBS = ("run", "inspect", "eval", "bench", "gradient", "annotate", "demo", "doctor")
+_VERBS = (
+    "run",
+    "inspect",
+    "eval",
+    "bench",
+    "gradient",
+    "annotate",
+    "distill",
+    "demo",
+    "doctor",
+)
 
 
 class _Verbs(click.Group):
@@ -64,6 +74,7 @@ def group() -> None:
       ibisa-onnx bench model.onnx photos/       IBISA against RISE, Grad-CAM, IBA …
       ibisa-onnx gradient model.onnx            writes model.grad.onnx: output and gradient
       ibisa-onnx annotate model.onnx --labels … puts preprocessing and labels into the file
+      ibisa-onnx distill model.onnx photos/     a differentiable surrogate, for opaque models
       ibisa-onnx demo                           the same without a file of yours
     """
 

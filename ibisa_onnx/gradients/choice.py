@@ -36,7 +36,7 @@ class GradientPath:
     `source` gives for a bottleneck the function from masks [N, 1, h, w] to raw outputs, which can
     be pulled back through; None where there is no gradient. `tolerance` is how far its
     probabilities may be from the deployed model's; `coarse` whether small changes of the image may
-    be lost in its rounding, where that matters.
+    be lost in its rounding, where that matters; `warnings` what a user should know of it.
     """
 
     name: str
@@ -44,6 +44,7 @@ class GradientPath:
     source: Source | None
     tolerance: float = 0.0
     coarse: bool = False
+    warnings: tuple[str, ...] = ()
 
 
 def forward_only(reason: str) -> GradientPath:
@@ -103,7 +104,13 @@ def _surrogate(model: ImageModel, source: str | os.PathLike[str] | torch.nn.Modu
     from ibisa_onnx.gradients.surrogate import SurrogateGradient
 
     opened = SurrogateGradient(source, model.passes)
-    return GradientPath("surrogate", "a surrogate was given", opened, tolerance=0.05)
+    return GradientPath(
+        "surrogate",
+        "a surrogate was given",
+        opened,
+        tolerance=0.05,
+        warnings=opened.warnings(model.sha256),
+    )
 
 
 def _exact(

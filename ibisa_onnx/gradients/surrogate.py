@@ -2,10 +2,15 @@
 
 It takes the model's input, float32 [N, C, H, W] in model space, and returns its raw class scores,
 [N, K] (axes of size 1 may follow). How close it is to the model is measured by the certificate.
+
+A file may carry facts about itself, JSON under the name `FACTS` among the extra files of
+`torch.export.save`: `model_sha256` and `model`, the digest and the name of the deployed model that
+it stands for, and `certified`, false where it agrees too little with that model.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from pathlib import Path
@@ -19,6 +24,9 @@ from ibisa_onnx.bottleneck import Bottleneck
 from ibisa_onnx.errors import GradientError
 from ibisa_onnx.gradients.shell import Differentiated
 from ibisa_onnx.model.passes import PassCounter
+
+FACTS = "ibisa.json"
+"""The name of the facts among a `.pt2` file's extra files."""
 
 
 class SurrogateGradient:
@@ -41,10 +49,26 @@ class SurrogateGradient:
         self, source: str | os.PathLike[str] | torch.nn.Module, passes: PassCounter
     ) -> None:
         self._passes = passes
-        module = source if isinstance(source, torch.nn.Module) else _load(Path(source))
+        self.facts: dict[str, Any] = {}
+        if isinstance(source, torch.nn.Module):
+            module = source
+        else:
+            module, self.facts = _load(Path(source))
         _check_at_rest(module)
         self._module = module
         self._device = next((each.device for each in module.parameters()), torch.device("cpu"))
+
+    def warnings(self, sha256: str | None) -> tuple[str, ...]:
+        """Say what speaks against it as a surrogate of a deployed model with that digest."""
+        known, found = self.facts.get("model_sha256"), []
+        if known and sha256 and known != sha256:
+            found.append(
+                f"the surrogate was made for another model, {self.facts.get('model') or 'unnamed'} "
+                f"(sha256 {known[:12]}, this one has {sha256[:12]}): make one for this file"
+            )
+        if self.facts.get("certified") is False:
+            found.append("the surrogate is not certified: it agrees too little with its model")
+        return tuple(found)
 
     def __call__(self, bottleneck: Bottleneck) -> _MaskedSurrogate:
         """Return the function from masks [N, 1, h, w] to raw scores of one bottleneck."""
@@ -101,8 +125,8 @@ def _check_at_rest(module: torch.nn.Module) -> None:
             )
 
 
-def _load(path: Path) -> torch.nn.Module:
-    """Return the program in a `.pt2` file."""
+def _load(path: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
+    """Return the program in a `.pt2` file, and the facts about it."""
     if not path.is_file():
         raise GradientError(f"there is no surrogate file {path}; give one of torch.export.save")
     causes: list[BaseException] = []
@@ -116,7 +140,8 @@ def _load(path: Path) -> torch.nn.Module:
     log = logging.getLogger("torch.export")
     log.addFilter(keep_cause)
     try:
-        return torch.export.load(path).module()
+        extra = {FACTS: ""}
+        return torch.export.load(path, extra_files=extra).module(), _read_facts(extra[FACTS])
     except Exception as error:
         cause = _first_line(causes[0] if causes else error).split(". ")[0]
         raise GradientError(
@@ -125,6 +150,15 @@ def _load(path: Path) -> torch.nn.Module:
         ) from error
     finally:
         log.removeFilter(keep_cause)
+
+
+def _read_facts(text: str | bytes) -> dict[str, Any]:
+    """Return what a file says of itself; nothing where it says nothing that can be read."""
+    try:
+        facts = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return facts if isinstance(facts, dict) else {}
 
 
 def _first_line(error: BaseException) -> str:

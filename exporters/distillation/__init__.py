@@ -1,0 +1,12 @@
+"""A differentiable student of a deployed model, fitted to the model's own answers.
+
+For models that have no gradient of their own: `distil` asks a model about masked pictures, by
+forward passes alone, fits a student in PyTorch, and measures on other masks and other pictures how
+far the two agree. What it gives is a surrogate for `ibisa_onnx`.
+"""
+
+from exporters.distillation.agreement import Agreement
+from exporters.distillation.distil import STUDENTS, Distilled, Settings, distil
+from exporters.distillation.fitting import Progress
+
+__all__ = ["STUDENTS", "Agreement", "Distilled", "Progress", "Settings", "distil"]

@@ -1,0 +1,171 @@
+"""`ibisa-onnx distill`: a differentiable surrogate, fitted to a deployed model's own answers."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ibisa_onnx.commands.console import Bar, Console, console_options, duration, rows
+from ibisa_onnx.commands.model_options import ModelChoice, model_options
+from ibisa_onnx.commands.outputs import STDIO, check_folder, check_out, expand
+from ibisa_onnx.errors import ResultError
+
+if TYPE_CHECKING:
+    from exporters.distillation import Distilled, Progress
+
+# Said here again, so that `--help` need not load torch; a test holds them equal.
+STUDENTS = ("auto", "own", "small")
+
+
+@click.command("distill", short_help="Fit a differentiable surrogate to a model's answers.")
+@click.argument("model")
+@click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
+@click.option(
+    "-o",
+    "--out",
+    metavar="FILE",
+    help="The file to write. Default: MODEL.surrogate.pt2 beside MODEL.",
+)
+@click.option(
+    "--student",
+    type=click.Choice(STUDENTS),
+    default="auto",
+    show_default=True,
+    help="own: the graph in MODEL, in torch; small: a small network that knows nothing yet; auto: "
+    "own where it can be had.",
+)
+@click.option(
+    "--masks",
+    type=click.IntRange(1),
+    default=128,
+    show_default=True,
+    help="Questions about each picture.",
+)
+@click.option(
+    "--held-out",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.2,
+    show_default=True,
+    metavar="SHARE",
+    help="Of the pictures, to judge by. 0: for these very pictures alone.",
+)
+@click.option(
+    "--epochs",
+    type=click.IntRange(0),
+    help="Times over all answers. Default: 12 for small, 0 for own.",
+)
+@click.option(
+    "--minutes", type=click.FloatRange(0, min_open=True), help="End the fit by then, annealed."
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--force", is_flag=True, help="Write a surrogate that is not certified, too.")
+@model_options
+@console_options
+def command(
+    console: Console,
+    images: tuple[str, ...],
+    out: str | None,
+    force: bool,
+    choice: ModelChoice,
+    **settings: Any,
+) -> None:
+    """Fit a differentiable surrogate to what MODEL answers on each IMAGE under masks.
+
+    For a model without a gradient of its own. An IMAGE is a file or a folder of pictures; give such
+    as will be explained. Writes a torch.export program for `run --surrogate FILE`, if it agrees
+    well enough with MODEL on masks and on pictures that it was not fitted to.
+    """
+    from ibisa_onnx.writing import write_files
+
+    if STDIO in images:
+        raise click.UsageError("pictures are read from files; name some, or a folder")
+    check_out(out)
+    path = _destination(choice.model, out)
+    check_folder(path.parent)
+    pictures = [Path(each) for each in expand(images)]
+    if choice.threads:
+        _use_threads(choice.threads)
+    begin = time.perf_counter()
+    explainer = choice.explainer()
+    with _Bars(console) as bars:
+        distilled = _distil(explainer, pictures, settings, bars)
+    console.warn(explainer.warnings)
+    if distilled.reason:
+        console.note(f"a small network, because: {distilled.reason}")
+    if force and not distilled.certified:
+        console.warn([f"not certified: {distilled.figures}"])
+    elif not distilled.certified:
+        distilled.check()
+    write_files({path: distilled.to_bytes()})
+    seconds = time.perf_counter() - begin
+    data = {"file": str(path), "seconds": seconds, **distilled.facts}
+    console.result(_text(path, distilled, seconds), data, bare=str(path))
+
+
+def _distil(
+    explainer: Any, pictures: list[Path], settings: dict[str, Any], progress: Progress
+) -> Distilled:
+    from exporters.distillation import Settings, distil
+
+    return distil(explainer, pictures, Settings(**settings), progress=progress)
+
+
+def _use_threads(count: int) -> None:
+    """Give torch, in this process, as many threads as the model has."""
+    import torch
+
+    torch.set_num_threads(count)
+
+
+def _destination(model: str, out: str | None) -> Path:
+    """Return the file to write."""
+    if out is None and model == STDIO:
+        raise click.UsageError("give -o FILE, for MODEL has no name")
+    path = Path(model).with_suffix(".surrogate.pt2") if out is None else Path(out)
+    if out == STDIO or path.is_dir():
+        raise click.UsageError(f"-o {out}: name a file")
+    if model != STDIO and path.resolve() == Path(model).resolve():
+        raise ResultError(f"{path}: was given as input and is not overwritten; change -o")
+    return path
+
+
+@dataclass
+class _Bars:
+    """A bar for each piece of work, one after the other, with the time that is left."""
+
+    console: Console
+    what: str = ""
+    bar: Bar | None = None
+    begin: float = 0.0
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        now = time.perf_counter()
+        if what != self.what or self.bar is None:
+            self.__exit__()
+            self.what, self.begin, self.bar = what, now, self.console.progress(what)
+            return
+        self.bar(done, total, (now - self.begin) / max(1, done - 1) * (total - done))
+
+    def __enter__(self) -> _Bars:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.wipe()
+
+
+def _text(path: Path, distilled: Distilled, seconds: float) -> str:
+    """Return what people read: how well it agrees, and what that took."""
+    kind = {"own": "the model's own graph", "small": "a small network"}[distilled.kind]
+    pairs = [
+        ("student", kind),
+        ("seen", f"{distilled.seen}"),
+        ("unseen", f"{distilled.unseen or 'no pictures were held out'}"),
+        ("queries", f"{distilled.queries}, {distilled.steps} steps, {duration(seconds)}"),
+        ("use it", f"ibisa-onnx run MODEL IMAGE --gradient surrogate --surrogate {path}"),
+    ]
+    return "\n".join([click.style(f"wrote {path}", bold=True), *rows(pairs)])
