@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -210,13 +210,10 @@ def _cases(explainer: Explainer, images: Sequence[Image], progress: Progress) ->
     for number, image in enumerate(images, 1):
         cases.append(explainer.question(image).case)
         progress("reading", number, len(images))
-    for case in cases[1:]:
-        if case.output != cases[0].output or _shape(case) != _shape(cases[0]):
-            raise OptionError(
-                "the pictures reach the model in several sizes, or its output is read in several "
-                "ways; say which with --size, --output and --activation"
-            )
-    return cases
+    if len({_shape(case) for case in cases}) > 1:
+        raise OptionError("the pictures reach the model in several sizes; give one with --size")
+    # How the output is read may have been guessed from the first, and corrected by a later one.
+    return [replace(case, output=cases[-1].output) for case in cases]
 
 
 def _shape(case: Case) -> tuple[int, int, int]:
@@ -229,7 +226,7 @@ def _student(case: Case, settings: Settings) -> tuple[str, str, nn.Module]:
     why = "a small network was asked for"
     if settings.student != "small":
         try:
-            return "own", "", OwnGraph(case.model, case.output)
+            return "own", "", OwnGraph(case)
         except UnsupportedOperatorError as error:
             if settings.student == "own":
                 raise

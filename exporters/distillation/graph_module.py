@@ -49,7 +49,6 @@ class GraphModule(nn.Module):
         if twin.refused or (twin.graph.output == output and twin.input != input):
             raise UnsupportedOperatorError(f"{output} has no real counterpart")
         self._input, self._output = twin.input, twin.graph.output
-        self._weights = nn.ParameterDict()
         self._names: dict[str, str] = {}
         graph = twin.graph
         nodes = [n for n in graph.nodes if not graph.constants.issuperset(filter(None, n.outputs))]
@@ -69,7 +68,7 @@ class GraphModule(nn.Module):
         return values[self._output]
 
     def _weight(self, name: str) -> Tensor | None:
-        return self._weights[self._names[name]] if name in self._names else None
+        return self.get_parameter(self._names[name]) if name in self._names else None
 
     def _step(self, node: Node, graph: Graph, known: set[str]) -> Step:
         """Return a node, what it reads of constants, and what computes it."""
@@ -84,7 +83,8 @@ class GraphModule(nn.Module):
                 value = graph.value(name)
                 if value is None:
                     raise UnsupportedOperatorError(f"the weight {name!r} is not in the file")
-                if node.op_type in _LEARNING and value.dtype.kind == "f":
+                frozen = node.op_type == "BatchNormalization" and name in node.inputs[3:]
+                if node.op_type in _LEARNING and value.dtype.kind == "f" and not frozen:
                     self._learn(name, value)
                 else:
                     constants[name] = value
@@ -94,7 +94,7 @@ class GraphModule(nn.Module):
         if name not in self._names:
             self._names[name] = f"weight_{len(self._names)}"
             parameter = nn.Parameter(torch.tensor(value, dtype=torch.float32))
-            self._weights[self._names[name]] = parameter
+            self.register_parameter(self._names[name], parameter)
 
 
 Operator = Callable[[Node, list[Any]], Tensor]
@@ -191,7 +191,7 @@ def _gemm(node: Node, x: list[Any]) -> Tensor:
 
 def _batch_norm(node: Node, x: list[Any]) -> Tensor:
     _refuse(node, "training_mode")
-    scale, bias, mean, variance = x[1:5]
+    scale, bias, mean, variance = (_tensor(each, x[0]) for each in x[1:5])
     return functional.batch_norm(
         x[0], mean, variance, scale, bias, False, 0.0, node.attribute("epsilon", 1e-5)
     )

@@ -17,20 +17,30 @@ from torch.nn import functional
 from exporters.distillation.answers import Answers
 from exporters.distillation.graph_module import GraphModule
 from exporters.distillation.scores import from_logits, log_probabilities, usual_logits
+from ibisa_onnx.case import Case
 from ibisa_onnx.errors import UnsupportedOperatorError
-from ibisa_onnx.model import DeployedModel, ImageModel, Layout
+from ibisa_onnx.model import DeployedModel, Layout
 from ibisa_onnx.targets import ClassOutput
 
 _LEAST_STD = 1e-6
 _PLANES, _MOST_PLANES = 32, 128
+_POOLS = 3  # weighted means over the picture, of each feature
 _CELLS = 14  # on the shorter side of the small network's last features
 
 
 class OwnGraph(nn.Module):
     """The deployed graph: images float32 [N, C, H, W] to the output's reals [N, K]."""
 
-    def __init__(self, model: ImageModel, output: ClassOutput) -> None:
+    def __init__(self, case: Case) -> None:
+        """Read the graph, and run it once on the case's image.
+
+        Raises
+        ------
+        UnsupportedOperatorError
+            There is no graph, or something in it has no counterpart in torch.
+        """
         super().__init__()
+        model, output = case.model, case.output
         from onnx.external_data_helper import load_external_data_for_model
 
         proto = model.proto()
@@ -38,13 +48,20 @@ class OwnGraph(nn.Module):
             raise UnsupportedOperatorError(f"{model.label} has no graph to read")
         if model.folder is not None:
             load_external_data_for_model(proto, str(model.folder))
-        self.graph = GraphModule(proto, model.image.name, output.name)
+        # Not `graph`, which torch.export's own modules have.
+        self.network = GraphModule(proto, model.image.name, output.name)
         self._last = model.image.layout is Layout.NHWC
         self._quantisation = output.quantisation
+        try:
+            with torch.inference_mode():
+                self(torch.from_numpy(case.bottleneck.image))
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            reason = str(error).splitlines()[0]
+            raise UnsupportedOperatorError(f"its graph does not run in torch: {reason}") from error
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the output's reals [N, K] of images [N, C, H, W]."""
-        raw: Tensor = self.graph(images.permute(0, 2, 3, 1) if self._last else images)
+        raw: Tensor = self.network(images.permute(0, 2, 3, 1) if self._last else images)
         scores = raw.reshape(images.shape[0], -1)
         if self._quantisation is None:
             return scores
@@ -79,8 +96,11 @@ class SmallNet(nn.Module):
         with torch.no_grad():
             grid = self.features(torch.zeros(1, *shape)).shape[2:]
         self.place = nn.Parameter(0.1 * torch.randn(1, planes, *grid))
+        self.gain = nn.Parameter(torch.ones(1, planes, *grid))
+        cells = grid[0] * grid[1]
+        self.pool = nn.Parameter((1 + torch.randn(planes, cells, _POOLS)) / cells)
         self.mix = nn.ModuleList([_Mix(planes) for _ in range(3)])
-        self.classify = nn.Linear(2 * planes, output.classes)
+        self.classify = nn.Linear(_POOLS * planes, output.classes)
 
     def prepare(self, answers: Sequence[Answers], output: ClassOutput) -> None:
         """Take over what is usual: the colours of pictures, and the mean of answers."""
@@ -97,11 +117,11 @@ class SmallNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the output's reals [N, K] of images [N, C, H, W]."""
-        cells = self.features((images - self.mean) / self.std) + self.place
+        cells = self.features((images - self.mean) / self.std) * self.gain + self.place
         for mix in self.mix:
             cells = mix(cells)
-        pooled = torch.cat([cells.mean((2, 3)), torch.logsumexp(cells.flatten(2), 2)], 1)
-        return from_logits(self.classify(pooled), self._activation)
+        pooled = torch.einsum("npc,pcm->npm", cells.flatten(2), self.pool)
+        return from_logits(self.classify(pooled.flatten(1)), self._activation)
 
 
 class _Mix(nn.Module):

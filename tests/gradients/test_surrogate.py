@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from ibisa_onnx.bottleneck import Bottleneck
 from ibisa_onnx.errors import GradientError
 from ibisa_onnx.gradients.exact import ExactGradient
-from ibisa_onnx.gradients.surrogate import SurrogateGradient
+from ibisa_onnx.gradients.surrogate import FACTS, SurrogateGradient
 from ibisa_onnx.gradients.vector_jacobian import VectorJacobian
 from ibisa_onnx.model import DeployedModel, PassCounter
 
@@ -229,3 +229,29 @@ def test_the_wrong_program_is_one_line(
         SurrogateGradient(module, passes)(bottleneck).forward(masks)
     assert "\n" not in str(caught.value)
     assert passes.forward == 0
+
+
+def with_facts(network: torch.nn.Module, images: np.ndarray, path: Path, facts: str) -> Path:
+    exported = torch.export.export(network, (torch.from_numpy(images),))
+    torch.export.save(exported, path, extra_files={FACTS: facts})
+    return path
+
+
+def test_a_file_says_of_which_model_it_is(
+    network: torch.nn.Module, images: np.ndarray, tmp_path: Path
+) -> None:
+    facts = '{"model": "m.onnx", "model_sha256": "abc", "certified": true}'
+    path = with_facts(network, images, tmp_path / "s.pt2", facts)
+    surrogate = SurrogateGradient(path, PassCounter())
+    assert surrogate.warnings("abc") == ()
+    assert surrogate.warnings(None) == ()  # a function has no digest
+    (warning,) = surrogate.warnings("def")
+    assert "another model, m.onnx" in warning
+
+
+@pytest.mark.parametrize("facts", ["{}", "[]", "nonsense", '{"model_sha256": null}'])
+def test_a_file_need_not_say_anything(
+    network: torch.nn.Module, images: np.ndarray, tmp_path: Path, facts: str
+) -> None:
+    path = with_facts(network, images, tmp_path / "s.pt2", facts)
+    assert SurrogateGradient(path, PassCounter()).warnings("abc") == ()

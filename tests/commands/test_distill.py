@@ -1,0 +1,142 @@
+"""`distill` writes a surrogate that `run` takes, or nothing at all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from exporters import distillation
+from ibisa_onnx.commands import distill
+
+SIDE = 12
+
+
+def model(seed: int = 0) -> bytes:
+    """A convolution and a mean of each feature, in an opset that is known all over."""
+    rng = np.random.default_rng(seed)
+    kernel = rng.normal(0, 0.5, (4, 3, 3, 3)).astype(np.float32)
+    nodes = [
+        helper.make_node("Conv", ["image", "kernel"], ["c"]),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("GlobalAveragePool", ["r"], ["g"]),
+        helper.make_node("Flatten", ["g"], ["scores"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "small",
+        [helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, ["n", 3, SIDE, SIDE])],
+        [helper.make_tensor_value_info("scores", onnx.TensorProto.FLOAT, ["n", 4])],
+        [numpy_helper.from_array(kernel, "kernel")],
+    )
+    opsets = [helper.make_opsetid("", 17)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
+
+
+@pytest.fixture
+def files(tmp_path):
+    """`m.onnx`, and three pictures in `pictures`."""
+    (tmp_path / "m.onnx").write_bytes(model())
+    (tmp_path / "pictures").mkdir()
+    rng = np.random.default_rng(1)
+    for number in range(3):
+        picture = rng.integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+        cv2.imwrite(str(tmp_path / "pictures" / f"{number}.png"), picture)
+    return tmp_path
+
+
+FIT = ("m.onnx", "pictures", "--preprocess", "imagenet", "--threads", 1)
+POOR = (*FIT, "--student", "small", "--epochs", 0)
+"""A student that was taught nothing."""
+
+
+def left(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_it_writes_what_run_takes(cli, files):
+    done = cli("distill", *FIT)
+    assert done.code == 0
+    assert "Pearson 1.00" in done.out
+    assert left(files) == {"m.onnx", "pictures", "m.surrogate.pt2"}
+    options = ("--gradient", "surrogate", "--surrogate", "m.surrogate.pt2", "--json")
+    said = cli("run", "m.onnx", "pictures/0.png", "--preprocess", "imagenet", *options)
+    assert said.code == 0
+    assert json.loads(said.out)["certificate"]["gradient"] == "surrogate"
+    assert "another model" not in said.err
+
+
+def test_run_warns_of_a_surrogate_of_another_model(cli, files):
+    cli("distill", *FIT, "-o", "s.pt2")
+    (files / "other.onnx").write_bytes(model(seed=7))
+    options = ("--preprocess", "imagenet", "--surrogate", "s.pt2")
+    said = cli("run", "other.onnx", "pictures/0.png", *options)
+    assert "the surrogate was made for another model, m.onnx" in said.err
+
+
+def test_the_figures_as_json(cli, files):
+    done = cli("distill", *FIT, "-o", "s.pt2", "--json")
+    record = json.loads(done.out)
+    assert record["file"] == "s.pt2"
+    assert record["certified"] is True
+    assert record["unseen"]["pictures"] == 1
+    assert record["queries"] == 3 + 3 * 24
+    assert cli("distill", *FIT, "-o", "s.pt2", "-q").out == "s.pt2\n"
+
+
+def test_a_poor_one_is_refused_in_one_line_and_not_written(cli, files):
+    done = cli("distill", *POOR)
+    assert done.code == 1
+    assert done.out == ""
+    assert (
+        len(done.err.strip().splitlines())
+        == len([line for line in done.err.splitlines() if "warning" in line]) + 1
+    )
+    assert "agrees too little with m.onnx: on pictures it was fitted to top-1" in done.err
+    assert left(files) == {"m.onnx", "pictures"}
+
+
+def test_force_writes_a_poor_one_and_run_says_so(cli, files):
+    done = cli("distill", *POOR, "--force", "-o", "s.pt2")
+    assert done.code == 0
+    assert "not certified" in done.err
+    options = ("--preprocess", "imagenet", "--surrogate", "s.pt2")
+    said = cli("run", "m.onnx", "pictures/0.png", *options, "--gradient", "surrogate")
+    assert "the surrogate is not certified" in said.err
+
+
+def test_an_interrupted_fit_leaves_nothing(cli, files, monkeypatch):
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(distillation.Distilled, "to_bytes", interrupted)
+    assert cli("distill", *FIT).code == 130
+    assert left(files) == {"m.onnx", "pictures"}
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "says"),
+    [
+        (("none.onnx", "pictures"), 1, "none.onnx"),
+        (("m.onnx", "none.png"), 1, "none.png"),
+        ((*FIT, "-o", "m.onnx"), 1, "not overwritten"),
+        ((*FIT, "-o", "pictures"), 2, "name a file"),
+        (("m.onnx", "-"), 2, "read from files"),
+        (("m.onnx", "pictures/0.png", "--preprocess", "imagenet"), 1, "too few to hold 1 out"),
+        ((*FIT, "--held-out", "1"), 2, "held-out"),
+    ],
+)
+def test_errors(cli, files, args, code, says):
+    done = cli("distill", *args)
+    assert done.code == code
+    assert says in done.err
+    assert left(files) == {"m.onnx", "pictures"}
+
+
+def test_students_are_the_exporters():
+    assert distill.STUDENTS == distillation.STUDENTS

@@ -1,0 +1,178 @@
+"""A student learns what a model answers to masked pictures, and says how well it does."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from onnx.reference import ReferenceEvaluator
+
+from exporters.distillation import Agreement, Settings, distil
+from ibisa_onnx import Explainer, InputSpec
+from ibisa_onnx.errors import GradientError, ImageError, OptionError, UnsupportedOperatorError
+from ibisa_onnx.ibisa import Options
+from ibisa_onnx.metrics.agreement import spearman
+
+SIDE, CLASSES = 12, 3
+MEAN = Options(baseline="mean")  # of soft pictures a blur hides nothing
+SHORT = Settings(student="small", masks=32, epochs=12, held_out=0)
+"""A fit of a few seconds."""
+
+
+def explainer(model, **options) -> Explainer:
+    return Explainer(model, preprocessing="unit", threads=1, options=MEAN, **options)
+
+
+@pytest.fixture(scope="module")
+def learned(planted_onnx, pictures):
+    """A small student of the model as an opaque function."""
+    session = ReferenceEvaluator(planted_onnx())
+    opaque = Explainer(
+        lambda images: session.run(None, {"image": images})[0],
+        InputSpec((None, 3, SIDE, SIDE)),
+        preprocessing="unit",
+        options=MEAN,
+    )
+    torch.set_num_threads(1)
+    return distil(opaque, pictures, SHORT)
+
+
+def test_a_small_student_of_a_function_gives_the_exact_gradients_map(
+    learned, planted, pictures, tmp_path
+) -> None:
+    assert learned.kind == "small"
+    assert learned.certified
+    assert learned.sha256 is None
+    file = tmp_path / "surrogate.pt2"
+    file.write_bytes(learned.to_bytes())
+    by_student = explainer(planted, gradient="surrogate", surrogate=file)
+    exact = explainer(planted, gradient="exact")
+    agreement = [
+        spearman(by_student.explain(each).map, exact.explain(each).map) for each in pictures[:4]
+    ]
+    assert np.mean(agreement) > 0.7
+
+
+def test_queries_are_counted(learned, pictures) -> None:
+    """The whole picture once, 24 masks to judge by, 32 and a quarter more for the fit."""
+    assert learned.queries == len(pictures) * (1 + 24 + 32 + 8)
+    assert learned.facts["queries"] == learned.queries
+
+
+def test_the_models_own_graph_needs_no_fit(planted, pictures) -> None:
+    found = distil(explainer(planted), pictures[:3], Settings(held_out=0))
+    assert (found.kind, found.steps) == ("own", 0)
+    assert found.seen.pearson > 0.999
+    assert found.seen.top1 == 1
+    assert found.certified
+    digest = hashlib.sha256(planted.read_bytes()).hexdigest()
+    assert found.facts["model_sha256"] == digest
+
+
+@pytest.mark.parametrize("last", ["Softmax", "Sigmoid"])
+def test_every_kind_of_output_can_be_learned(planted_onnx, pictures, last) -> None:
+    model = explainer(planted_onnx(last).SerializeToString())
+    found = distil(model, pictures, replace(SHORT, epochs=6))
+    assert found.seen.pearson > 0.75
+
+
+def test_a_graph_with_an_unknown_operator_gets_a_small_student(planted_onnx, pictures) -> None:
+    model = explainer(planted_onnx("Softplus").SerializeToString())
+    found = distil(model, pictures[:3], Settings(epochs=0, held_out=0))
+    assert found.kind == "small"
+    assert "Softplus" in found.reason
+    with pytest.raises(UnsupportedOperatorError, match="Softplus"):
+        distil(model, pictures[:3], Settings(student="own"))
+
+
+def test_a_student_that_learned_nothing_is_refused(planted, pictures) -> None:
+    found = distil(explainer(planted), pictures, Settings(student="small", epochs=0))
+    assert not found.certified
+    assert found.unseen.pictures == 2
+    assert found.seen.pictures == 10
+    with pytest.raises(GradientError, match=r"agrees too little with planted\.onnx.*Pearson") as no:
+        found.check()
+    assert "\n" not in str(no.value)
+
+
+def test_a_student_that_knows_its_pictures_alone_is_refused(planted, pictures) -> None:
+    """Where pictures are held out, they count."""
+    good = Agreement(8, 24, 1.0, 0.99, 0.99)
+    poor = Agreement(2, 24, 0.9, 0.3, 0.3)
+    found = distil(explainer(planted), pictures[:3], Settings(held_out=0))
+    assert type(found)(**{**vars(found), "seen": good, "unseen": None}).certified
+    assert not type(found)(**{**vars(found), "seen": good, "unseen": poor}).certified
+
+
+def test_answers_that_no_mask_changes_are_no_agreement(pictures) -> None:
+    still = Explainer(
+        lambda images: np.tile(np.float32([3, 0, 0]), (len(images), 1)),
+        InputSpec((None, 3, SIDE, SIDE)),
+        preprocessing="unit",
+    )
+    found = distil(still, pictures[:3], Settings(epochs=1, masks=8, held_out=0))
+    assert np.isnan(found.seen.pearson)
+    assert found.facts["seen"]["pearson"] is None
+    assert not found.certified
+
+
+def test_the_same_seed_gives_the_same_file(planted, pictures) -> None:
+    def made(seed: int) -> bytes:
+        settings = Settings(student="small", masks=8, epochs=2, seed=seed)
+        return distil(explainer(planted), pictures[:4], settings).to_bytes()
+
+    first = made(0)
+    assert made(0) == first
+    assert made(1) != first
+
+
+def test_time_ends_a_fit(planted, pictures) -> None:
+    settings = Settings(student="small", masks=8, epochs=10_000, minutes=1e-4, held_out=0)
+    assert distil(explainer(planted), pictures[:3], settings).steps < 1000
+
+
+def test_progress_counts_to_the_end(planted, pictures) -> None:
+    told: dict[str, list[tuple[int, int]]] = {}
+    settings = Settings(student="small", masks=8, epochs=2, held_out=0)
+    distil(
+        explainer(planted),
+        pictures[:3],
+        settings,
+        progress=lambda what, done, total: told.setdefault(what, []).append((done, total)),
+    )
+    assert list(told) == ["reading", "asking", "fitting"]
+    for counts in told.values():
+        assert counts == sorted(counts)
+        assert counts[-1][0] == counts[-1][1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"student": "large"}, "student is 'large'"),
+        ({"masks": 0}, "masks is 0"),
+        ({"epochs": 1.5}, "epochs is 1.5"),
+        ({"held_out": 1.0}, "held_out is 1.0"),
+        ({"minutes": 0}, "minutes is 0"),
+    ],
+)
+def test_settings_out_of_range(settings, says) -> None:
+    with pytest.raises(OptionError, match=says):
+        Settings(**settings)
+
+
+def test_too_few_pictures(planted, pictures) -> None:
+    with pytest.raises(OptionError, match="no picture"):
+        distil(explainer(planted), [])
+    with pytest.raises(OptionError, match="too few to hold 1 out"):
+        distil(explainer(planted), pictures[:1])
+    with pytest.raises(ImageError):
+        distil(explainer(planted), [Path("nowhere.png")])
+
+
+def test_scores_are_as_many_as_the_models(learned) -> None:
+    assert learned.student(torch.zeros(2, 3, SIDE, SIDE)).shape == (2, CLASSES)
