@@ -2,19 +2,17 @@
 
     python benchmarks/distillation.py fit ASSETS WORK --which own
     python benchmarks/distillation.py fit ASSETS WORK --which own-fitted
-    python benchmarks/distillation.py fit ASSETS WORK --which small
     python benchmarks/distillation.py fit ASSETS WORK --which small-even
     python benchmarks/distillation.py measure ASSETS WORK
     python benchmarks/distillation.py report ASSETS WORK
     python benchmarks/distillation.py scenes --count 100
 
-`fit` distils WORK/WHICH.pt2 from all photographs, or from every second one, with nothing held out,
-so that what is known of other photographs is measured here and not there; `measure` scores the maps
-by each surrogate there is, by the exact gradient and by forward passes alone, on all photographs;
-`report` prints the table. What is measured is appended to a file in WORK, so that an interrupted
-run goes on. `scenes` is the case of an opaque model of a narrow world: the demo's classifier as a
-function, and as many drawn scenes as one likes; it prints the agreement on other scenes, and the
-maps' scores there.
+`fit` distils WORK/WHICH.pt2 from all photographs, or ("-even") from every second one, and none is
+held out: `measure` scores the maps by each surrogate there is, by the exact gradient and by forward
+passes alone, on all photographs; `report` prints the table. What is measured is appended to a file
+in WORK, so that an interrupted run goes on. `scenes` is the case of an opaque model of a narrow
+world: the demo's classifier as a function, and as many drawn scenes as one likes; it prints the
+agreement on other scenes, and the maps' scores there.
 
 A map is scored by RISE's protocol: insertion minus deletion, of the deployed model.
 """
@@ -45,8 +43,7 @@ RIVAL = f"forward-only {BUDGET}"
 FITS = {
     "own": Settings(student="own", held_out=0),
     "own-fitted": Settings(student="own", held_out=0, masks=16, epochs=2),
-    "small": Settings(student="small", held_out=0, masks=64, epochs=12),
-    "small-even": Settings(student="small", held_out=0, masks=64, epochs=12),
+    "small-even": Settings(student="small", held_out=0, masks=64, epochs=8),
 }
 SCENES = Settings(student="small", masks=32, epochs=15)
 SIDE = 128

@@ -6,7 +6,6 @@ far the two agree. What it gives is a surrogate for `ibisa_onnx`.
 """
 
 from exporters.distillation.agreement import Agreement
-from exporters.distillation.distil import STUDENTS, Distilled, Settings, distil
-from exporters.distillation.fitting import Progress
+from exporters.distillation.distil import STUDENTS, Distilled, Progress, Settings, distil
 
 __all__ = ["STUDENTS", "Agreement", "Distilled", "Progress", "Settings", "distil"]

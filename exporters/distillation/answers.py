@@ -7,7 +7,7 @@ of `forward-only` with their complements. Only forward passes are made here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,13 +88,12 @@ def _step_mask(rng: np.random.Generator, shape: tuple[int, int], options: Option
 _TILTS = np.linspace(0, np.pi / 5, 8, endpoint=False)  # few, for the designs are kept
 
 
-def ask(case: Case, masks: Floats, told: Callable[[int], None]) -> Answers:
-    """Ask the deployed model about a picture under masks; `told` hears of each call's images."""
+def ask(case: Case, masks: Floats) -> Answers:
+    """Ask the deployed model about a picture under masks [M, 1, h, w]."""
     scores = []
     for begin in range(0, len(masks), _BATCH):
         block = masks[begin : begin + _BATCH]
         raw = case.model.run(case.bottleneck.through(block), [case.output.name])[case.output.name]
         check_scores(case.output.name, raw)
         scores.append(case.output.scores(raw).astype(np.float32))
-        told(len(block))
     return Answers(case.bottleneck, case.index, masks.astype(np.float16), np.concatenate(scores))

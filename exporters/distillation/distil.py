@@ -12,16 +12,23 @@ import torch
 from torch import nn
 
 from exporters.distillation.agreement import Agreement, agreement
-from exporters.distillation.fitting import Budget, Progress, fit
+from exporters.distillation.answers import Answers, ask
+from exporters.distillation.fitting import Budget, fit
+from exporters.distillation.practice import practise
 from exporters.distillation.program import program_bytes
-from exporters.distillation.questions import Course, answer, plan
+from exporters.distillation.questions import Course, Question, plan
 from exporters.distillation.students import OwnGraph, SmallNet
 from ibisa_onnx.case import Case
 from ibisa_onnx.errors import GradientError, OptionError, UnsupportedOperatorError
+from ibisa_onnx.ibisa import Options
+from ibisa_onnx.targets import ClassOutput
 
 if TYPE_CHECKING:
     from ibisa_onnx import Explainer
     from ibisa_onnx.explainer import Image
+
+Progress = Callable[[str, int, int], None]
+"""Told what is being done, how much of it is done, and how much there will be."""
 
 STUDENTS = ("auto", "own", "small")
 _RATES = {"own": 1e-5, "small": 2e-3}
@@ -187,7 +194,14 @@ def distil(
         held_out=settings.held_out,
         seed=settings.seed,
     )
-    steps, (seen, unseen) = _teach(student, kind, course, epochs, settings, progress)
+    rng = np.random.default_rng(settings.seed)
+    task = _Task(cases[0].output, explainer.options, settings, progress, rng)
+    student.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    steps = _teach(student, kind, course, epochs, task) if epochs else 0
+    student.eval()
+    seen = agreement(student, task.ask("judging", course.seen), task.output)
+    others = task.ask("judging by others", course.unseen)
+    unseen = agreement(student, others, task.output) if others else None
     return Distilled(
         student=student,
         shape=_shape(cases[0]),
@@ -236,49 +250,52 @@ def _student(case: Case, settings: Settings) -> tuple[str, str, nn.Module]:
         return "small", why, SmallNet(_shape(case), case.output)
 
 
-def _teach(
-    student: nn.Module,
-    kind: str,
-    course: Course,
-    epochs: int,
-    settings: Settings,
-    progress: Progress,
-) -> tuple[int, tuple[Agreement, Agreement | None]]:
-    """Ask, fit and examine; return the steps taken and the agreement, seen and unseen."""
-    told = _Told(course.images, progress)
-    lessons, seen, unseen = (
-        answer(questions, told) for questions in (course.lessons, course.seen, course.unseen)
-    )
-    output = course.seen[0].case.output
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    student.to(device)
-    steps = 0
-    if lessons:
-        if isinstance(student, SmallNet):
-            student.prepare(lessons, output)
-        steps = fit(
+def _teach(student: nn.Module, kind: str, course: Course, epochs: int, task: _Task) -> int:
+    """Fit a student in two parts, by lessons and by practice; return the steps that took."""
+    lessons = task.ask("asking", course.lessons)
+    if isinstance(student, SmallNet):
+        student.prepare(lessons, task.output)
+    first = epochs - epochs // 2
+    steps = task.fit("fitting", student, lessons, kind, first)
+    if epochs > first:
+        cases = [question.case for question in course.lessons]
+        practice = practise(student, cases, task.options)
+        lessons += task.ask("asking again", practice)
+        steps += task.fit("fitting again", student, lessons, kind, epochs - first)
+    return steps
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What all parts of the work need to know."""
+
+    output: ClassOutput
+    options: Options
+    settings: Settings
+    progress: Progress
+    rng: np.random.Generator
+
+    def ask(self, what: str, questions: Sequence[Question]) -> list[Answers]:
+        """Ask the deployed model."""
+        total, done = sum(len(question.masks) for question in questions), 0
+        answers = []
+        for question in questions:
+            answers.append(ask(question.case, question.masks))
+            done += len(question.masks)
+            self.progress(what, done, total)
+        return answers
+
+    def fit(
+        self, what: str, student: nn.Module, lessons: Sequence[Answers], kind: str, epochs: int
+    ) -> int:
+        """Fit a student; each of two parts has half of the time."""
+        minutes = self.settings.minutes
+        return fit(
             student,
             lessons,
-            output,
+            self.output,
             rate=_RATES[kind],
-            budget=Budget(epochs, 60 * settings.minutes if settings.minutes else math.inf),
-            rng=np.random.default_rng(settings.seed),
-            device=device,
-            progress=progress,
+            budget=Budget(epochs, 30 * minutes if minutes else math.inf),
+            rng=self.rng,
+            progress=lambda done, total: self.progress(what, done, total),
         )
-    student.eval()
-    found = agreement(student, seen, output)
-    return steps, (found, agreement(student, unseen, output) if unseen else None)
-
-
-@dataclass
-class _Told:
-    """Adds up the images of calls, and says how many there were."""
-
-    total: int
-    progress: Callable[[str, int, int], None]
-    done: int = 0
-
-    def __call__(self, images: int) -> None:
-        self.done += images
-        self.progress("asking", self.done, self.total)

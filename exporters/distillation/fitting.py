@@ -21,9 +21,6 @@ from exporters.distillation.answers import Answers
 from exporters.distillation.scores import cross_entropy, floored, log_probabilities
 from ibisa_onnx.targets import ClassOutput
 
-Progress = Callable[[str, int, int], None]
-"""Told what is being done, how much of it is done, and how much there will be."""
-
 _PICTURES, _MASKS = 4, 8  # in a batch
 _WARM_UP = 0.1  # of the fit
 _STEEPEST = 1.0  # norm of the gradient
@@ -46,14 +43,14 @@ def fit(
     rate: float,
     budget: Budget,
     rng: np.random.Generator,
-    device: torch.device,
-    progress: Progress,
+    progress: Callable[[int, int], None],
 ) -> int:
     """Fit a student in place; returns the steps that were taken.
 
     The rate rises, and falls to zero by the end of the budget, be it epochs or seconds.
     """
     steps = budget.epochs * math.ceil(sum(len(a.masks) for a in answers) / (_PICTURES * _MASKS))
+    device = next(each.device for each in student.parameters())
     objective = _Objective(answers, output, device)
     optimiser = torch.optim.AdamW(student.parameters(), rate, weight_decay=1e-2)
     begin = time.perf_counter()
@@ -69,7 +66,7 @@ def fit(
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(student.parameters(), _STEEPEST)
         optimiser.step()
-        progress("fitting", step + 1, steps)
+        progress(step + 1, steps)
     return steps
 
 
@@ -87,6 +84,8 @@ class _Objective:
         self, answers: Sequence[Answers], output: ClassOutput, device: torch.device
     ) -> None:
         self._answers, self._output, self._device = answers, output, device
+        counts = np.array([len(each.masks) for each in answers])
+        self._weights = counts / counts.sum()
         of_class = [
             floored(self._logs(each), output)[:, each.index].var(correction=0) for each in answers
         ]
@@ -100,7 +99,7 @@ class _Objective:
     def _batch(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Draw images [N, C, H, W], log-probabilities [N, K], and each picture's class [P]."""
         count = min(_PICTURES, len(self._answers))
-        pictures = rng.choice(len(self._answers), count, replace=False)
+        pictures = rng.choice(len(self._answers), count, replace=False, p=self._weights)
         images, logs = [], []
         for picture in pictures:
             every = self._answers[picture]

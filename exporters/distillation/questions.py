@@ -5,12 +5,12 @@ Some pictures are held out of the lessons; of the others, other masks are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from exporters.distillation.answers import Answers, ask, draw_masks
+from exporters.distillation.answers import draw_masks
 from ibisa_onnx.bottleneck import Bottleneck, Floats
 from ibisa_onnx.case import Case
 from ibisa_onnx.errors import OptionError
@@ -39,12 +39,6 @@ class Course:
     seen: list[Question]
     unseen: list[Question]
 
-    @property
-    def images(self) -> int:
-        """How many images the deployed model is asked about."""
-        every = (*self.lessons, *self.seen, *self.unseen)
-        return sum(len(question.masks) for question in every)
-
 
 def plan(
     cases: Sequence[Case], options: Options, *, masks: int, held_out: float, seed: int
@@ -70,11 +64,6 @@ def plan(
             course.lessons.append(draw(case, masks))
             course.lessons.append(draw(_mirrored(case), max(1, masks // _MIRRORED)))
     return course
-
-
-def answer(questions: Sequence[Question], told: Callable[[int], None]) -> list[Answers]:
-    """Ask them all; `told` hears of each call's images."""
-    return [ask(question.case, question.masks, told) for question in questions]
 
 
 def _held_out(pictures: int, share: float, seed: int) -> set[int]:

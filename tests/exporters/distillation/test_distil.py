@@ -58,8 +58,11 @@ def test_a_small_student_of_a_function_gives_the_exact_gradients_map(
 
 
 def test_queries_are_counted(learned, pictures) -> None:
-    """The whole picture once, 24 masks to judge by, 32 and a quarter more for the fit."""
-    assert learned.queries == len(pictures) * (1 + 24 + 32 + 8)
+    """The whole picture, 24 masks to judge by; 32 for the fit, and of two explanations 20 more.
+
+    A quarter as many are of the mirror image, which is explained as well.
+    """
+    assert learned.queries == len(pictures) * (1 + 24 + 32 + 8 + 20 + 20)
     assert learned.facts["queries"] == learned.queries
 
 
@@ -144,7 +147,8 @@ def test_progress_counts_to_the_end(planted, pictures) -> None:
         settings,
         progress=lambda what, done, total: told.setdefault(what, []).append((done, total)),
     )
-    assert list(told) == ["reading", "asking", "fitting"]
+    parts = ["reading", "asking", "fitting", "asking again", "fitting again", "judging"]
+    assert list(told) == parts
     for counts in told.values():
         assert counts == sorted(counts)
         assert counts[-1][0] == counts[-1][1]

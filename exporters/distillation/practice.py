@@ -1,0 +1,53 @@
+"""The masks that explanations by a student do ask about, for the deployed model to correct.
+
+A student that is a little wrong leads IBISA's steps to masks at which it was never taught; these
+are the ones that it is taught in a second part (as in DAgger, Ross et al., arXiv 1011.0686).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from torch import nn
+
+from exporters.distillation.questions import Question
+from ibisa_onnx.bottleneck import Floats
+from ibisa_onnx.case import Case
+from ibisa_onnx.gradients.ascent import pathwise
+from ibisa_onnx.gradients.surrogate import SurrogateGradient
+from ibisa_onnx.ibisa import Options, optimise
+from ibisa_onnx.model.passes import PassCounter
+
+_TURNS = (0.0, 0.3)  # of the waves' direction: as `run` has them, and once between those
+
+
+def practise(student: nn.Module, cases: Sequence[Case], options: Options) -> list[Question]:
+    """Explain each case by the student, and return all masks on the way there."""
+    student.eval()
+    source, turned = SurrogateGradient(student, PassCounter()), replace(options, rounds=1)
+    questions = []
+    for case in cases:
+        masks: list[Floats] = []
+        for turn in _TURNS:
+            steps = replace(turned, tilt=options.tilt + turn)
+            masks += _asked(source, case, steps)
+        questions.append(Question(case, np.stack(masks)[:, None]))
+    return questions
+
+
+def _asked(source: SurrogateGradient, case: Case, options: Options) -> list[Floats]:
+    """Take IBISA's steps by the student's gradient; return the masks [h, w] they ask about."""
+    function, masks = source(case.bottleneck), list[Floats]()
+
+    def slope(mask: Floats) -> Floats:
+        masks.append(mask)
+        raw, saved = function.forward(mask[None, None])
+        cotangent = case.output.slope(raw, case.index)
+        return np.asarray(function.backward(saved, cotangent)[0, 0])
+
+    rng = np.random.default_rng(0)
+    for _ in optimise(pathwise(slope, options.temperature), case.bottleneck.size, options, rng):
+        pass
+    return masks
