@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
@@ -74,6 +75,23 @@ def test_the_models_own_graph_needs_no_fit(planted, pictures) -> None:
     assert found.certified
     digest = hashlib.sha256(planted.read_bytes()).hexdigest()
     assert found.facts["model_sha256"] == digest
+
+
+def test_the_own_graph_of_a_model_of_bytes_channels_last(bytes_onnx, pictures) -> None:
+    model = Explainer(bytes_onnx.SerializeToString(), preprocessing="raw", options=MEAN)
+    found = distil(model, pictures[:4], Settings(student="own", held_out=0))
+    assert found.shape == (3, SIDE, SIDE)
+    assert found.student(torch.zeros(1, 3, SIDE, SIDE)).sum().item() == pytest.approx(1)  # reals
+    assert found.seen.top1 == 1
+
+
+def test_weights_in_external_files_are_found(planted_onnx, pictures, tmp_path) -> None:
+    path = tmp_path / "big" / "model.onnx"
+    path.parent.mkdir()
+    options = {"save_as_external_data": True, "location": "model.data", "size_threshold": 0}
+    onnx.save(planted_onnx(), path, **options)
+    found = distil(explainer(path), pictures[:3], Settings(student="own", held_out=0))
+    assert found.seen.pearson > 0.999
 
 
 @pytest.mark.parametrize("last", ["Softmax", "Sigmoid"])

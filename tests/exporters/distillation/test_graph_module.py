@@ -7,7 +7,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
 from exporters.distillation.graph_module import GraphModule
 from ibisa_onnx.errors import UnsupportedOperatorError
@@ -112,41 +112,8 @@ def test_softmax_of_old_files_flattens() -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-def quantised() -> onnx.ModelProto:
-    """Bytes, channels last, through a quantised convolution to a quantised softmax, batch 1."""
-    rng = np.random.default_rng(4)
-    arrays = {
-        "w": rng.integers(-127, 128, (5, 3, 3, 3)).astype(np.int8),
-        "ws": rng.uniform(0.001, 0.004, 5).astype(np.float32),
-        "wz": np.zeros(5, np.int8),
-        "xs": np.float32(1 / 255),
-        "xz": np.uint8(0),
-        "ps": np.float32(1 / 256),
-    }
-    nodes = [
-        helper.make_node("Transpose", ["image"], ["t"], perm=[0, 3, 1, 2]),
-        helper.make_node("DequantizeLinear", ["t", "xs", "xz"], ["x"]),
-        helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["wr"], axis=0),
-        helper.make_node("Conv", ["x", "wr"], ["c"], strides=[2, 2]),
-        helper.make_node("Relu", ["c"], ["r"]),
-        helper.make_node("GlobalAveragePool", ["r"], ["g"]),
-        helper.make_node("Flatten", ["g"], ["f"]),
-        helper.make_node("Softmax", ["f"], ["p"]),
-        helper.make_node("QuantizeLinear", ["p", "ps", "xz"], ["scores"]),
-    ]
-    byte = onnx.TensorProto.UINT8
-    graph = helper.make_graph(
-        nodes,
-        "bytes",
-        [helper.make_tensor_value_info("image", byte, [1, 12, 12, 3])],
-        [helper.make_tensor_value_info("scores", byte, [1, 5])],
-        [numpy_helper.from_array(np.asarray(v), k) for k, v in arrays.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-
-
-def test_a_quantised_graph_is_the_real_function_it_approximates() -> None:
-    proto = quantised()
+def test_a_quantised_graph_is_the_real_function_it_approximates(bytes_onnx) -> None:
+    proto = bytes_onnx
     module = GraphModule(proto, "image", "scores")
     session = ort.InferenceSession(proto.SerializeToString())
     images = np.random.default_rng(1).integers(0, 256, (4, 12, 12, 3)).astype(np.uint8)
