@@ -14,7 +14,7 @@ from torch import nn
 from exporters.distillation.agreement import Agreement, agreement
 from exporters.distillation.answers import Answers, ask
 from exporters.distillation.fitting import Budget, fit
-from exporters.distillation.practice import practise
+from exporters.distillation.practice import practice_masks, practise
 from exporters.distillation.program import program_bytes
 from exporters.distillation.questions import Course, Question, plan
 from exporters.distillation.students import OwnGraph, SmallNet
@@ -258,8 +258,7 @@ def _teach(student: nn.Module, kind: str, course: Course, epochs: int, task: _Ta
     first = epochs - epochs // 2
     steps = task.fit("fitting", student, lessons, kind, first)
     if epochs > first:
-        cases = [question.case for question in course.lessons]
-        practice = practise(student, cases, task.options)
+        practice = practise(student, task.some(course.lessons), task.options)
         lessons += task.ask("asking again", practice)
         steps += task.fit("fitting again", student, lessons, kind, epochs - first)
     return steps
@@ -284,6 +283,13 @@ class _Task:
             done += len(question.masks)
             self.progress(what, done, total)
         return answers
+
+    def some(self, lessons: Sequence[Question]) -> list[Case]:
+        """Choose what to practise by, so that it is a fifth of all that is taught."""
+        images = sum(len(question.masks) for question in lessons)
+        count = math.ceil(images / 4 / practice_masks(self.options))
+        chosen = self.rng.permutation(len(lessons))[:count]
+        return [lessons[number].case for number in sorted(chosen)]
 
     def fit(
         self, what: str, student: nn.Module, lessons: Sequence[Answers], kind: str, epochs: int

@@ -23,6 +23,11 @@ from ibisa_onnx.model.passes import PassCounter
 _TURNS = (0.0, 0.3)  # of the waves' direction: as `run` has them, and once between those
 
 
+def practice_masks(options: Options) -> int:
+    """Return how many masks each case is practised by."""
+    return options.steps * len(_TURNS)
+
+
 def practise(student: nn.Module, cases: Sequence[Case], options: Options) -> list[Question]:
     """Explain each case by the student, and return all masks on the way there."""
     student.eval()

@@ -25,6 +25,7 @@ from ibisa_onnx.targets import ClassOutput
 _LEAST_STD = 1e-6
 _PLANES, _MOST_PLANES = 32, 128
 _POOLS = 3  # weighted means over the picture, of each feature
+_UNEVEN = 0.1  # how far these weights lie apart at first
 _CELLS = 14  # on the shorter side of the small network's last features
 
 
@@ -98,7 +99,7 @@ class SmallNet(nn.Module):
         self.place = nn.Parameter(0.1 * torch.randn(1, planes, *grid))
         self.gain = nn.Parameter(torch.ones(1, planes, *grid))
         cells = grid[0] * grid[1]
-        self.pool = nn.Parameter((1 + torch.randn(planes, cells, _POOLS)) / cells)
+        self.pool = nn.Parameter((1 + _UNEVEN * torch.randn(planes, cells, _POOLS)) / cells)
         self.mix = nn.ModuleList([_Mix(planes) for _ in range(3)])
         self.classify = nn.Linear(_POOLS * planes, output.classes)
 
