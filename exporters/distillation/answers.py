@@ -22,6 +22,7 @@ from ibisa_onnx.targets import check_scores
 _BATCH = 8
 _CELLS = (5, 7, 9)  # of the random masks' own grids, as forward-only has them
 _DEEPEST, _HIGHEST = -4.0, 3.0  # logits on the whole, from all but hidden to all but whole
+_LEAST = 1e-6  # deviation, of a field of one cell
 _CONTRAST = 2.5  # how far logits of one mask lie apart, in standard deviations
 
 
@@ -78,7 +79,9 @@ def _step_mask(rng: np.random.Generator, shape: tuple[int, int], options: Option
     """Draw what one of IBISA's steps might sample, [h, w]."""
     spread = np.geomspace(options.smoothing, options.first_smoothing, 4)
     field = smooth(rng.standard_normal(shape).astype(np.float32), float(rng.choice(spread)))
-    logits = rng.uniform(_DEEPEST, _HIGHEST) + rng.uniform(0, _CONTRAST) * field / field.std()
+    logits = rng.uniform(_DEEPEST, _HIGHEST) + rng.uniform(0, _CONTRAST) * field / (
+        field.std() + _LEAST
+    )
     waves = plane_waves(options.steps, shape, options.frequency, float(rng.choice(_TILTS)))
     noise = options.waves * waves[rng.integers(len(waves))]
     noise = noise + options.noise * rng.logistic(size=shape)

@@ -126,7 +126,8 @@ class Distilled:
     @property
     def figures(self) -> str:
         """Its agreement in words."""
-        seen = f"on pictures it was fitted to {self.seen}"
+        known = "on pictures it was fitted to" if self.steps else "unfitted,"
+        seen = f"{known} {self.seen}"
         return seen if self.unseen is None else f"{seen}; on others {self.unseen}"
 
     @property
@@ -224,6 +225,7 @@ def _cases(explainer: Explainer, images: Sequence[Image], progress: Progress) ->
     for number, image in enumerate(images, 1):
         cases.append(explainer.question(image).case)
         progress("reading", number, len(images))
+    cases[0].see_whether_images_mix()
     if len({_shape(case) for case in cases}) > 1:
         raise OptionError("the pictures reach the model in several sizes; give one with --size")
     # How the output is read may have been guessed from the first, and corrected by a later one.
