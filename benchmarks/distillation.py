@@ -114,23 +114,26 @@ def gap(values: dict[Key, float], name: str, stems: Sequence[str]) -> str:
 
 
 def report(args: argparse.Namespace) -> None:
-    """Print the table."""
+    """Print the table: costs, means, and paired leads over the rival."""
     values = read(args.work / "distillation.csv")
     stems = sorted({stem for stem, _ in values})
-    print("| maps by | fitted to | queries | minutes | Pearson, other masks | score |")
-    print(f"lead over {RIVAL}: all | odd |")
+    parts = {"all": stems, "even": stems[::2], "odd": stems[1::2]}
+    heads = ("maps by", "queries", "minutes", "Pearson", "Spearman", "score")
+    heads += tuple(f"lead, {name} {len(part)}" for name, part in parts.items())
+    print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
     for name in dict.fromkeys(name for _, name in values):
         mean = np.mean([values[stem, name] for stem in stems if (stem, name) in values])
-        file = args.work / f"{name}.json"
-        facts = json.loads(file.read_text()) if file.exists() else None
-        cost = (
-            f"{facts['seen']['pictures']} | {facts['queries']} | {facts['seconds'] / 60:.1f} | "
-            f"{facts['seen']['pearson']:.2f}"
-            if facts
-            else " |  |  | "
-        )
-        leads = f"{gap(values, name, stems)} | {gap(values, name, stems[1::2])}"
-        print(f"| {name} | {cost} | {mean:.3f} | {leads} |")
+        leads = [gap(values, name, part) for part in parts.values()]
+        print(f"| {' | '.join([name, *cost(args.work / f'{name}.json'), f'{mean:.3f}', *leads])} |")
+
+
+def cost(file: Path) -> list[str]:
+    """Return queries, minutes and agreement of a surrogate; nothing of what is none."""
+    if not file.exists():
+        return [""] * 4
+    facts = json.loads(file.read_text())
+    agreement = (f"{facts['seen'][name]:.2f}" for name in ("pearson", "spearman"))
+    return [str(facts["queries"]), f"{facts['seconds'] / 60:.1f}", *agreement]
 
 
 def scenes(args: argparse.Namespace) -> None:
