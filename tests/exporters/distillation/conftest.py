@@ -70,9 +70,9 @@ def planted(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def pictures() -> list[np.ndarray]:
-    """Twelve pictures of soft colours, uint8 [H, W, 3]."""
+    """Pictures of soft colours, uint8 [H, W, 3]."""
     rng = np.random.default_rng(3)
-    fields = rng.normal(size=(12, 5, 5, 3)).astype(np.float32)
+    fields = rng.normal(size=(24, 5, 5, 3)).astype(np.float32)
     large = [cv2.resize(each, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC) for each in fields]
     return [np.clip(127 + 70 * each, 0, 255).astype(np.uint8) for each in large]
 

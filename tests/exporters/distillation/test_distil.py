@@ -21,7 +21,7 @@ from ibisa_onnx.metrics.agreement import spearman
 
 SIDE, CLASSES = 12, 3
 MEAN = Options(baseline="mean")  # of soft pictures a blur hides nothing
-SHORT = Settings(student="small", masks=32, epochs=12, held_out=0)
+SHORT = Settings(student="small", masks=48, epochs=8, held_out=0)
 """A fit of a few seconds."""
 
 
@@ -56,15 +56,15 @@ def test_a_small_student_of_a_function_gives_the_exact_gradients_map(
     agreement = [
         spearman(by_student.explain(each).map, exact.explain(each).map) for each in pictures[:4]
     ]
-    assert np.mean(agreement) > 0.7
+    assert np.mean(agreement) > 0.85
 
 
 def test_queries_are_counted(learned, pictures) -> None:
-    """The whole picture, 24 masks to judge by, 32 and a quarter more for the fit; 2 for the batch.
+    """The whole picture, 24 masks to judge by, 48 and a quarter more for the fit; 2 for the batch.
 
     A quarter of these once more, for practice: the 20 masks of two explanations each time.
     """
-    lessons = len(pictures) * (32 + 8)
+    lessons = len(pictures) * (48 + 12)
     practice = 20 * math.ceil(lessons / 4 / 20)
     assert learned.queries == len(pictures) * (1 + 24) + lessons + practice + 2
     assert learned.facts["queries"] == learned.queries
@@ -100,7 +100,7 @@ def test_weights_in_external_files_are_found(planted_onnx, pictures, tmp_path) -
 @pytest.mark.parametrize("last", ["Softmax", "Sigmoid"])
 def test_every_kind_of_output_can_be_learned(planted_onnx, pictures, last) -> None:
     model = explainer(planted_onnx(last).SerializeToString())
-    found = distil(model, pictures, replace(SHORT, epochs=6))
+    found = distil(model, pictures[:12], replace(SHORT, epochs=4))
     assert found.seen.pearson > 0.75
 
 
@@ -114,7 +114,7 @@ def test_a_graph_with_an_unknown_operator_gets_a_small_student(planted_onnx, pic
 
 
 def test_a_student_that_learned_nothing_is_refused(planted, pictures) -> None:
-    found = distil(explainer(planted), pictures, Settings(student="small", epochs=0))
+    found = distil(explainer(planted), pictures[:12], Settings(student="small", epochs=0))
     assert not found.certified
     assert found.unseen.pictures == 2
     assert found.seen.pictures == 10
