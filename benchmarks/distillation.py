@@ -5,7 +5,7 @@
     python benchmarks/distillation.py fit ASSETS WORK --which small-even
     python benchmarks/distillation.py measure ASSETS WORK
     python benchmarks/distillation.py report ASSETS WORK
-    python benchmarks/distillation.py scenes --count 600
+    python benchmarks/distillation.py scenes --count 300
 
 `fit` distils WORK/WHICH.pt2 from all photographs, or ("-even") from every second one, and none is
 held out: `measure` scores the maps by each surrogate there is, by the exact gradient and by forward
@@ -45,7 +45,7 @@ FITS = {
     "own-fitted": Settings(student="own", held_out=0, masks=16, epochs=2),
     "small-even": Settings(student="small", held_out=0, masks=64, epochs=8),
 }
-SCENES = Settings(student="small", masks=8, epochs=10)
+SCENES = Settings(student="small", masks=8, epochs=8)
 SIDE = 128
 
 Key = tuple[str, str]
@@ -183,8 +183,8 @@ def main() -> None:
         if name == "fit":
             command.add_argument("--which", choices=FITS, required=True)
     command = commands.add_parser("scenes")
-    command.add_argument("--count", type=int, default=600, help="scenes to fit to")
-    command.add_argument("--others", type=int, default=40, help="scenes to explain")
+    command.add_argument("--count", type=int, default=300, help="scenes to fit to")
+    command.add_argument("--others", type=int, default=25, help="scenes to explain")
     command.set_defaults(function=scenes)
     args = parser.parse_args()
     torch.set_num_threads(1)
