@@ -20,7 +20,7 @@ from ibisa_onnx.case import Case
 from ibisa_onnx.errors import NonFiniteGradientError
 from ibisa_onnx.explanation import Completion
 from ibisa_onnx.gradients import forward_only
-from ibisa_onnx.gradients.ascent import Pull, pathwise
+from ibisa_onnx.gradients.ascent import Pull, Slope, pathwise
 from ibisa_onnx.gradients.choice import GradientPath
 from ibisa_onnx.gradients.differences import ESTIMATORS, Asking
 from ibisa_onnx.gradients.vector_jacobian import VectorJacobian
@@ -111,6 +111,19 @@ def search(
         yield found
 
 
+def slope_of(case: Case, function: VectorJacobian) -> Slope:
+    """Return d log p / d mask of a case, by the gradient of raw scores by masks."""
+    reals = replace(case.output, quantisation=None)  # which is what the function returns
+
+    def slope(mask: Floats) -> Pull:
+        raw, saved = function.forward(mask[None, None])
+        gradient = function.backward(saved, case.output.slope(raw, case.index))[0, 0]
+        probability = float(reals.probabilities(raw)[0, case.index])
+        return Pull(gradient, probability / case.answer if case.answer > 0 else 1.0)
+
+    return slope
+
+
 def _by_gradient(
     case: Case,
     function: VectorJacobian,
@@ -121,17 +134,9 @@ def _by_gradient(
 ) -> Iterator[Found]:
     """Take IBISA's ten steps."""
 
-    reals = replace(case.output, quantisation=None)  # which is what the function returns
-
-    def slope(mask: Floats) -> Pull:
-        raw, saved = function.forward(mask[None, None])
-        gradient = function.backward(saved, case.output.slope(raw, case.index))[0, 0]
-        probability = float(reals.probabilities(raw)[0, case.index])
-        return Pull(gradient, probability / case.answer if case.answer > 0 else 1.0)
-
     size, steps = case.bottleneck.size, options.steps * options.rounds
     begin = time.perf_counter()
-    ascent = pathwise(slope, options.temperature)
+    ascent = pathwise(slope_of(case, function), options.temperature)
     for done, keep in enumerate(optimise(ascent, size, options, rng), 1):
         if progress is not None:
             progress(done, steps)

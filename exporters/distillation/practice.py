@@ -13,9 +13,10 @@ import numpy as np
 from torch import nn
 
 from exporters.distillation.questions import Question
+from ibisa_onnx.attribution import slope_of
 from ibisa_onnx.bottleneck import Floats
 from ibisa_onnx.case import Case
-from ibisa_onnx.gradients.ascent import pathwise
+from ibisa_onnx.gradients.ascent import Pull, pathwise
 from ibisa_onnx.gradients.surrogate import SurrogateGradient
 from ibisa_onnx.ibisa import Options, optimise
 from ibisa_onnx.model.passes import PassCounter
@@ -44,15 +45,13 @@ def practise(student: nn.Module, cases: Sequence[Case], options: Options) -> lis
 
 def _asked(source: SurrogateGradient, case: Case, options: Options) -> list[Floats]:
     """Take IBISA's steps by the student's gradient; return the masks [h, w] they ask about."""
-    function, masks = source(case.bottleneck), list[Floats]()
+    slope, masks = slope_of(case, source(case.bottleneck)), list[Floats]()
 
-    def slope(mask: Floats) -> Floats:
+    def noted(mask: Floats) -> Pull:
         masks.append(mask)
-        raw, saved = function.forward(mask[None, None])
-        cotangent = case.output.slope(raw, case.index)
-        return np.asarray(function.backward(saved, cotangent)[0, 0])
+        return slope(mask)
 
     rng = np.random.default_rng(0)
-    for _ in optimise(pathwise(slope, options.temperature), case.bottleneck.size, options, rng):
+    for _ in optimise(pathwise(noted, options.temperature), case.bottleneck.size, options, rng):
         pass
     return masks
