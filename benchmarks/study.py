@@ -127,11 +127,11 @@ class Bench:
         return {"gradcam": GradCam(), "iba": Iba(tuple(map(str, self.photos)))}
 
     def rows(self) -> dict[Key, list[float]]:
-        """Return insertion, deletion, forward, backward and seconds of all that was measured."""
+        """Return insertion, deletion, forward and backward passes of all that was measured."""
         if not self.file.exists():
             return {}
         with self.file.open(newline="") as lines:
-            return {(row[0], row[1]): [float(x) for x in row[2:]] for row in csv.reader(lines)}
+            return {(row[0], row[1]): [float(x) for x in row[2:6]] for row in csv.reader(lines)}
 
     def fill(self, names: dict[str, Options | None], half: int) -> None:
         """Measure what is missing of the methods, on the photographs of even or odd number."""
@@ -152,9 +152,9 @@ class Bench:
     def map_of(
         self, name: str, number: int, photo: Path, index: int, options: Options | None
     ) -> tuple[np.ndarray, list[float]]:
-        """Return a method's map, kept in WORK, and its passes and seconds."""
+        """Return a method's map, kept in WORK, and its passes."""
         if name == "rise-4000":
-            return self.rise(number, photo), [4000, 0, float("nan")]
+            return self.rise(number, photo), [4000, 0]
         method = self.methods[name] if options is None else None
         self.plain.options = options or BASE
         found = self.plain.explain(photo, index, method=method)
@@ -162,7 +162,7 @@ class Bench:
             file = self.work / "study-maps" / self.model / name / f"{photo.stem}.npy"
             file.parent.mkdir(parents=True, exist_ok=True)
             np.save(file, found.map)
-        return found.map, [found.passes.forward, found.passes.backward, found.timings["total"]]
+        return found.map, [found.passes.forward, found.passes.backward]
 
     def rise(self, number: int, photo: Path) -> np.ndarray:
         """Return RISE's map of what the model sees, [h, w]."""
@@ -281,17 +281,16 @@ def report_lines(bench: Bench, found: dict[str, list[float]]) -> Iterator[str]:
     stems = [photo.stem for photo in bench.photos[1::2]]
     yield (
         "| method | insertion ↑ | deletion ↓ | difference ↑ | to RISE-4000 | to Grad-CAM | to IBA "
-        "| passes | seconds |"
+        "| passes |"
     )
-    yield "|---" * 9 + "|"
+    yield "|---" * 8 + "|"
     for name in (*IBISA, *RIVALS):
         values = np.array([rows[stem, name] for stem in stems if (stem, name) in rows])
         means = values.mean(0)
         leads = ["" if name in RIVALS else str(lead(bench, 1, name, rival)) for rival in RIVALS]
-        seconds = "" if np.isnan(means[4]) else f"{means[4]:.2f}"
         yield (
             f"| {name} | {means[0]:.3f} | {means[1]:.3f} | {means[0] - means[1]:.3f} "
-            f"| {' | '.join(leads)} | {means[2]:.0f} + {means[3]:.0f} | {seconds} |"
+            f"| {' | '.join(leads)} | {means[2]:.0f} + {means[3]:.0f} |"
         )
 
 

@@ -182,7 +182,7 @@ class Options:
 PRESETS: Mapping[str, Options] = MappingProxyType(
     {
         "paper": Options(),
-        "fast": Options(steps=6, check=False, budget=100),
+        "fast": Options(steps=6, beta=60.0, check=False, budget=100),
         "quality": Options(rounds=9, budget=400),
     }
 )
