@@ -59,5 +59,9 @@ class ResultError(IbisaError):
     """A result cannot be written or read back."""
 
 
+class ExportError(IbisaError):
+    """A trained model cannot be exported, or the exported file answers otherwise than it does."""
+
+
 class MissingDependencyError(IbisaError):
     """A feature needs a package that is not installed; the message names the extra."""

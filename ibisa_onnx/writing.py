@@ -7,7 +7,9 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from ibisa_onnx.errors import ResultError
@@ -117,3 +119,36 @@ def copy_files(places: Mapping[Path, Path]) -> None:
                 temporary.unlink(missing_ok=True)
         except OSError as error:
             raise ResultError(f"{path}: cannot copy {source} to it: {error.strerror}") from error
+
+
+@contextmanager
+def staged_folder(folder: Path) -> Iterator[Path]:
+    """Lend an empty folder inside `folder`, which is made; its files move there at the end.
+
+    For files that are too large to be held in memory, or must be tried first. After an error none
+    moves, and nothing stays behind.
+
+    Raises
+    ------
+    ResultError
+        The folder cannot be made, or a file not moved.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        stage = tempfile.TemporaryDirectory(dir=folder, prefix=".ibisa-onnx.")
+    except OSError as error:
+        raise ResultError(
+            f"{folder}: cannot write: {error.strerror}; choose another place with write access"
+        ) from error
+    with stage as name:
+        yield Path(name)
+        for file in sorted(Path(name).iterdir()):
+            _move(file, _target(folder / file.name))
+
+
+def _move(file: Path, path: Path) -> None:
+    """Move a file into its place, with the rights any new file gets."""
+    try:
+        file.replace(path)
+    except OSError as error:
+        raise ResultError(f"{path}: cannot write: {error.strerror}; choose another name") from error

@@ -27,6 +27,7 @@ _VERBS = (
     "eval",
     "bench",
     "gradient",
+    "export",
     "annotate",
     "distill",
     "demo",
@@ -73,6 +74,7 @@ def group() -> None:
       ibisa-onnx eval model.onnx photo.jpg      how true the map is to the model
       ibisa-onnx bench model.onnx photos/       IBISA against RISE, Grad-CAM, IBA …
       ibisa-onnx gradient model.onnx            writes model.grad.onnx: output and gradient
+      ibisa-onnx export torchvision:resnet50    writes resnet50.onnx, checked and annotated
       ibisa-onnx annotate model.onnx --labels … puts preprocessing and labels into the file
       ibisa-onnx distill model.onnx photos/     a differentiable surrogate, for opaque models
       ibisa-onnx demo                           the same without a file of yours

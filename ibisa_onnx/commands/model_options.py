@@ -174,8 +174,15 @@ def _check_preprocess(_: click.Context, __: click.Parameter, value: str | None) 
     return value
 
 
+SIZE = _Size()
+PREPROCESS = click.option(
+    "--preprocess",
+    metavar="PRESET|FILE",
+    callback=_check_preprocess,
+    help=f"{', '.join(PRESETS)}, or a file: TOML, JSON, or a framework's.",
+)
 _FLAGS = (
-    click.option("--size", type=_Size(), help="Of the model's input: 224, or 240x320 (height)."),
+    click.option("--size", type=SIZE, help="Of the model's input: 224, or 240x320 (height)."),
     click.option("--resize", type=click.Choice(RESIZES), help="How a picture is brought to it."),
     click.option("--shorter-side", type=click.IntRange(1), help="Before the crop of 'shortest'."),
     click.option("--interpolation", type=click.Choice(INTERPOLATIONS)),
@@ -198,12 +205,7 @@ _FLAG_NAMES = (
 )
 _OPTIONS = (
     click.option("--labels", metavar="FILE", help="Names of the classes, one a line."),
-    click.option(
-        "--preprocess",
-        metavar="PRESET|FILE",
-        callback=_check_preprocess,
-        help=f"{', '.join(PRESETS)}, or a file: TOML, JSON, or a framework's.",
-    ),
+    PREPROCESS,
     *_FLAGS,
     click.option(
         "--provider",

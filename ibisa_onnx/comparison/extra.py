@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
-from ibisa_onnx.errors import MissingDependencyError
+from ibisa_onnx import extras
 from ibisa_onnx.metrics.metric import import_stats
 
 
 def import_extra(module: str) -> Any:
-    """Import a module, or say which extra brings it.
-
-    Raises
-    ------
-    MissingDependencyError
-        It is not installed, or broken.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"{module.split('.')[0]} cannot be imported ({error}); pip install 'ibisa-onnx[bench]'"
-        ) from error
+    """Import a module of the extra `bench`; the error is that of `extras.import_extra`."""
+    return extras.import_extra(module, "bench")
 
 
 def check_extra() -> None:

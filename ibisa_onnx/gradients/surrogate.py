@@ -53,7 +53,9 @@ class SurrogateGradient:
         if isinstance(source, torch.nn.Module):
             module = source
         else:
-            module, self.facts = _load(Path(source))
+            extra = {FACTS: ""}
+            module = load_program(Path(source), "surrogate", extra).module()
+            self.facts = _read_facts(extra[FACTS])
         _check_at_rest(module)
         self._module = module
         self._device = next((each.device for each in module.parameters()), torch.device("cpu"))
@@ -125,10 +127,27 @@ def _check_at_rest(module: torch.nn.Module) -> None:
             )
 
 
-def _load(path: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
-    """Return the program in a `.pt2` file, and the facts about it."""
+def load_program(
+    path: Path, what: str, extra_files: dict[str, str] | None = None
+) -> torch.export.ExportedProgram:
+    """Return what `torch.export.save` wrote into a file.
+
+    Parameters
+    ----------
+    path
+        The file.
+    what
+        What a message calls it.
+    extra_files
+        Filled with the contents of the files in it that are named here.
+
+    Raises
+    ------
+    GradientError
+        There is no such file, or torch cannot load it.
+    """
     if not path.is_file():
-        raise GradientError(f"there is no surrogate file {path}; give one of torch.export.save")
+        raise GradientError(f"there is no {what} file {path}; give one of torch.export.save")
     causes: list[BaseException] = []
 
     def keep_cause(record: logging.LogRecord) -> bool:
@@ -140,12 +159,11 @@ def _load(path: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
     log = logging.getLogger("torch.export")
     log.addFilter(keep_cause)
     try:
-        extra = {FACTS: ""}
-        return torch.export.load(path, extra_files=extra).module(), _read_facts(extra[FACTS])
+        return torch.export.load(path, extra_files=extra_files)
     except Exception as error:
         cause = _first_line(causes[0] if causes else error).split(". ")[0]
         raise GradientError(
-            f"{path} is no surrogate that torch can load ({cause}); "
+            f"{path} is no {what} that torch can load ({cause}); "
             "write one with torch.export.save, or give an nn.Module"
         ) from error
     finally:

@@ -1,0 +1,162 @@
+"""One export from end to end: load, write, annotate, verify, and only then keep the files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from exporters.onnx_export import Form, save, to_onnx
+from exporters.source import load_source, source_file
+from exporters.surrogate import write_surrogate
+from exporters.trained import Request, TrainedModel
+from exporters.verification import TOLERANCE, TOLERANCE_HALF, Agreement, check, verify
+from ibisa_onnx.errors import ResultError, TargetError
+from ibisa_onnx.model import Preprocessing, ResolvedPreprocessing, check_labels
+from ibisa_onnx.model.annotation import annotate
+from ibisa_onnx.writing import staged_folder
+
+_NOT_KNOWN = (
+    "the source does not say how pixels become its input, so the file does not either; say it with "
+    "--preprocess"
+)
+_CONSTANT = (
+    "the source gives the same scores to every input, so the check says little; are these weights "
+    "trained?"
+)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How the files shall be.
+
+    Attributes
+    ----------
+    form
+        Of the ONNX file.
+    tolerance
+        The largest relative difference from the source; None: as the dtype allows.
+    preprocess
+        A preset or a spec file that goes before what the source says.
+    labels
+        Names of the classes that go before the source's.
+    surrogate
+        Also write a differentiable twin.
+    """
+
+    form: Form = field(default_factory=Form)
+    tolerance: float | None = None
+    preprocess: str | None = None
+    labels: tuple[str, ...] | None = None
+    surrogate: bool = False
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written: the model first; how it agrees with its source, and what to know."""
+
+    files: tuple[Path, ...]
+    preprocessing: Preprocessing | None
+    labels: int
+    agreements: tuple[Agreement, ...]
+    warnings: tuple[str, ...]
+
+
+def export(
+    source: str,
+    path: Path,
+    request: Request,
+    wish: Wish,
+    pictures: Sequence[npt.NDArray[np.uint8]],
+) -> Exported:
+    """Export a source to an ONNX file that says how it is used, checked against the source.
+
+    Parameters
+    ----------
+    source
+        As `source.load_source` reads it.
+    path
+        The file to write; a surrogate goes beside it.
+    pictures
+        uint8 [H, W, 3], RGB, on which the file is tried, beside random input.
+
+    Raises
+    ------
+    ExportError
+        The source cannot be loaded or exported, or the file differs from it; nothing is written.
+    MissingDependencyError
+        A framework is not installed.
+    ResultError
+        The files cannot be written.
+    """
+    twin = path.with_suffix(".surrogate.pt2")
+    _check_place(source_file(source), path, twin)
+    model = load_source(source, request)
+    known, resolved = _preprocessing(model, wish)
+    proto = to_onnx(model, wish.form)
+    labels, warnings = _labels(model, wish, proto)
+    annotate(proto, known, labels)
+    with staged_folder(path.parent) as stage:
+        save(proto, stage / path.name)
+        del proto
+        found = verify(stage / path.name, model, wish.form, resolved.spec, pictures)
+        check(found, _tolerance(wish))
+        if wish.surrogate:
+            write_surrogate(model, stage / twin.name)
+        written = {each.name for each in stage.iterdir()}
+    files = [path, path.with_name(f"{path.name}.data"), twin]
+    warnings += resolved.warnings if known else [_NOT_KNOWN]
+    warnings += [] if any(each.varies for each in found) else [_CONSTANT]
+    return Exported(
+        tuple(each for each in files if each.name in written),
+        known,
+        len(labels or ()),
+        tuple(found),
+        (*model.warnings, *warnings),
+    )
+
+
+def _check_place(given: Path | None, *paths: Path) -> None:
+    """See that no source is written over."""
+    for path in paths:
+        if given is not None and path.resolve() == given.resolve():
+            raise ResultError(f"{path}: was given as input and is not overwritten; change -o")
+        if path.is_dir():
+            raise ResultError(f"{path}: cannot write: it is a folder; name a file")
+
+
+def _tolerance(wish: Wish) -> float:
+    if wish.tolerance is not None:
+        return wish.tolerance
+    return TOLERANCE_HALF if wish.form.half else TOLERANCE
+
+
+def _preprocessing(
+    model: TrainedModel, wish: Wish
+) -> tuple[Preprocessing | None, ResolvedPreprocessing]:
+    """Return what is known of the preprocessing, and what the pictures are prepared by."""
+    wanted = wish.preprocess or model.preprocessing
+    resolved = model.settle(wanted, wish.form.dtype)
+    return (None if wanted is None else resolved.spec), resolved
+
+
+def _labels(
+    model: TrainedModel, wish: Wish, proto: onnx.ModelProto
+) -> tuple[tuple[str, ...] | None, list[str]]:
+    """Return the names of the classes; those that do not fit are an error if the user gave them."""
+    labels = wish.labels or model.labels
+    shape = proto.graph.output[0].type.tensor_type.shape.dim
+    classes = shape[1].dim_value if len(shape) > 1 else 0
+    if labels is None or not classes:
+        return labels, []
+    try:
+        check_labels(labels, classes)
+    except TargetError as error:
+        if wish.labels:
+            raise
+        return None, [f"labels are left out: {error}"]
+    return labels, []

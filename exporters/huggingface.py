@@ -1,0 +1,115 @@
+"""`hf:NAME` or `hf:FOLDER`: image classifiers of transformers, from the hub or as they were saved.
+
+A folder holds config.json, preprocessor_config.json and model.safetensors, as `save_pretrained`
+writes them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from exporters.hub import fetch_from_hub
+from exporters.trained import SIDE, Request, TrainedModel, spec_of
+from exporters.weights import load_weights, seeded
+from ibisa_onnx.errors import ExportError
+from ibisa_onnx.extras import import_extra
+from ibisa_onnx.model.spec_files import read_spec_file
+
+_CONFIG, _PROCESSOR = "config.json", "preprocessor_config.json"
+
+
+class Logits(nn.Module):
+    """A classifier of transformers, reduced to its logits [N, K]."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Give the logits of images [N, C, H, W]."""
+        logits: Tensor = self.net(pixel_values=images).logits
+        return logits
+
+
+def load(name: str, request: Request) -> TrainedModel:
+    """Build an image classifier of transformers."""
+    transformers = import_extra("transformers", "transformers")
+    if (Path(name) / _CONFIG).is_file() or Path(name).is_absolute() or name.startswith("."):
+        return _load(transformers, name, Path(name), request)
+    wanted = _CONFIG if request.weights != "default" else "model.safetensors"
+    advice = "or give hf:FOLDER with that, config.json and preprocessor_config.json in it"
+    return fetch_from_hub(
+        name, wanted, lambda: _load(transformers, name, _snapshot(name), request), advice
+    )
+
+
+def _snapshot(name: str) -> Path:
+    """Return the folder of the hub's cache that holds the small files, fetched if need be."""
+    hub = import_extra("huggingface_hub", "transformers")
+    config = hub.hf_hub_download(name, _CONFIG)
+    with contextlib.suppress(OSError):  # it has none, or the cache has not; `_load` warns
+        hub.hf_hub_download(name, _PROCESSOR)
+    return Path(config).parent
+
+
+def _load(transformers: Any, name: str, folder: Path, request: Request) -> TrainedModel:
+    if not (folder / _CONFIG).is_file():
+        raise ExportError(f"{folder} holds no {_CONFIG}; give a folder that save_pretrained wrote")
+    config = _config(transformers, name, request)
+    module = Logits(_network(transformers, name, config, request)).eval()
+    model = Path(name).name
+    labels, size = _labels(config), request.size or _sides(getattr(config, "image_size", None))
+    channels = getattr(config, "num_channels", 3)
+    if not (folder / _PROCESSOR).is_file():
+        example = torch.zeros(1, channels, *(size or (SIDE, SIDE)))
+        return TrainedModel(model, module, example, labels=labels)
+    layer = read_spec_file(folder / _PROCESSOR)
+    spec = spec_of(layer, size)
+    example = torch.zeros(1, channels, *spec.size)
+    return TrainedModel(model, module, example, spec, labels, warnings=layer.warnings)
+
+
+def _config(transformers: Any, name: str, request: Request) -> Any:
+    try:
+        config = transformers.AutoConfig.from_pretrained(name)
+    except (OSError, ValueError, KeyError) as error:
+        raise ExportError(f"transformers cannot read the config of {name}: {error}") from error
+    if request.classes is not None and request.classes != config.num_labels:
+        config.num_labels = request.classes
+    if request.size is not None and hasattr(config, "image_size"):
+        config.image_size = request.size[0] if request.size[0] == request.size[1] else request.size
+    return config
+
+
+def _network(transformers: Any, name: str, config: Any, request: Request) -> nn.Module:
+    """Build the classifier that a config describes, with the weights that were asked for."""
+    auto = transformers.AutoModelForImageClassification
+    try:
+        if request.weights == "default":
+            net: nn.Module = auto.from_pretrained(name, config=config, dtype=torch.float32)
+            return net
+        with seeded(request.seed):
+            net = auto.from_config(config)
+    except (OSError, ValueError, RuntimeError) as error:
+        said = " ".join(str(error).split())[:300]
+        raise ExportError(f"transformers cannot build a classifier of {name}: {said}") from error
+    if request.file is not None:
+        load_weights(net, request.file, "say --classes N if it tells another number apart")
+    return net
+
+
+def _sides(size: Any) -> tuple[int, int] | None:
+    if isinstance(size, int):
+        return size, size
+    return (size[0], size[1]) if isinstance(size, list | tuple) and len(size) == 2 else None
+
+
+def _labels(config: Any) -> tuple[str, ...] | None:
+    """Return the names of the classes; LABEL_0 and the like are none."""
+    names = tuple(str(config.id2label[each]) for each in sorted(config.id2label))
+    return None if all(name == f"LABEL_{each}" for each, name in enumerate(names)) else names

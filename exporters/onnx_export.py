@@ -1,0 +1,208 @@
+"""From a network to an ONNX file: traced once, its batch open or fixed, tidied, and saved.
+
+Operator sets from 18 on are written from a `torch.export` program; earlier ones, which that way
+does not reach, by torch's older tracer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from exporters.trained import TrainedModel
+from ibisa_onnx.errors import ExportError
+from ibisa_onnx.extras import import_extra
+
+INPUT, OUTPUT, BATCH = "image", "scores", "batch"
+OPSET = 18
+"""The default: the earliest that torch writes by itself."""
+_MOST_IMAGES = 4096
+_LARGEST = 1 << 30  # bytes of weights in the .onnx itself; 2 GB is what the format holds
+
+
+@dataclass(frozen=True)
+class Form:
+    """How the file shall be.
+
+    Attributes
+    ----------
+    opset
+        Of its operators.
+    half
+        Weights, input and output are float16.
+    batch
+        How many images a call takes; None: any number.
+    """
+
+    opset: int = OPSET
+    half: bool = False
+    batch: int | None = None
+
+    @property
+    def dtype(self) -> str:
+        """The NumPy dtype name of input and output."""
+        return "float16" if self.half else "float32"
+
+
+def to_onnx(model: TrainedModel, form: Form) -> onnx.ModelProto:
+    """Write a network as an ONNX graph: input `image`, output `scores`.
+
+    Raises
+    ------
+    ExportError
+        torch cannot, or not so.
+    """
+    module = model.module
+    if form.half:
+        module = copy.deepcopy(module).half()
+    example = model.example.to(torch.float16 if form.half else torch.float32)
+    example = example.expand(form.batch or 2, *example.shape[1:]).contiguous()
+    with _quietly():
+        if form.opset < OPSET:
+            proto = _from_tracer(module, example, form)
+        else:
+            proto = _from_program(trace(module, example, form.batch is None), form)
+    if (written := proto.opset_import[0].version) != form.opset:
+        raise ExportError(f"torch writes opset {written}, not {form.opset}; choose another --opset")
+    _tidy(proto)
+    return proto
+
+
+def trace(module: nn.Module, example: Tensor, open_batch: bool) -> torch.export.ExportedProgram:
+    """Trace a network on images, with any number of them or with just as many.
+
+    Raises
+    ------
+    ExportError
+        torch cannot.
+    """
+    batch = {0: torch.export.Dim(BATCH, min=1, max=_MOST_IMAGES)}
+    shapes = (batch if open_batch else {},)
+    try:
+        with _quietly():
+            program = torch.export.export(module, (example,), dynamic_shapes=shapes)
+    except Exception as error:
+        hint = "--fixed-batch 1 may help" if open_batch else "torch.export says more with -v"
+        raise ExportError(f"torch cannot trace the network: {_essence(error)}; {hint}") from error
+    _forget_sources(program)
+    return program
+
+
+def save(proto: onnx.ModelProto, path: Path) -> None:
+    """Save a graph; weights that are too large for it go into one file beside it, PATH.data."""
+    if sum(len(tensor.raw_data) for tensor in proto.graph.initializer) > _LARGEST:
+        onnx.save_model(
+            proto,
+            path,
+            save_as_external_data=True,
+            location=f"{path.name}.data",
+            size_threshold=1024,
+        )
+    else:
+        onnx.save_model(proto, path)
+
+
+def _from_program(program: torch.export.ExportedProgram, form: Form) -> onnx.ModelProto:
+    import_extra("onnxscript", "export")
+    try:
+        written = torch.onnx.export(
+            program,
+            dynamo=True,
+            opset_version=form.opset,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            verbose=False,
+        )
+    except Exception as error:
+        raise ExportError(f"torch cannot write the network as ONNX: {_essence(error)}") from error
+    if written is None:
+        raise ExportError("torch wrote nothing; try another --opset")
+    proto: onnx.ModelProto = written.model_proto
+    return proto
+
+
+def _from_tracer(module: nn.Module, example: Tensor, form: Form) -> onnx.ModelProto:
+    buffer = io.BytesIO()
+    axes = {INPUT: {0: BATCH}, OUTPUT: {0: BATCH}} if form.batch is None else None
+    try:
+        torch.onnx.export(
+            module,
+            (example,),
+            buffer,  # type: ignore[arg-type]
+            dynamo=False,
+            opset_version=form.opset,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_axes=axes,
+        )
+    except Exception as error:
+        raise ExportError(
+            f"torch cannot write opset {form.opset} of this network: {_essence(error)}; "
+            f"leave --opset out ({OPSET})"
+        ) from error
+    return onnx.load_model_from_string(buffer.getvalue())
+
+
+def _tidy(proto: onnx.ModelProto) -> None:
+    """Take out where the network's code lay, and give the batch its name."""
+    graph = proto.graph
+    first = graph.input[0].type.tensor_type.shape.dim[0]
+    symbol = first.dim_param
+    for node in [*graph.node, *(node for function in proto.functions for node in function.node)]:
+        node.ClearField("metadata_props")
+        node.ClearField("doc_string")
+    for value in [*graph.input, *graph.output, *graph.value_info]:
+        value.ClearField("metadata_props")
+        for side in value.type.tensor_type.shape.dim:
+            if symbol and side.dim_param == symbol:
+                side.dim_param = BATCH
+    for tensor in graph.initializer:
+        tensor.ClearField("metadata_props")
+        tensor.ClearField("doc_string")
+    graph.ClearField("metadata_props")
+    graph.ClearField("doc_string")
+
+
+def _forget_sources(program: torch.export.ExportedProgram) -> None:
+    """Take out the lines of code and the paths that torch notes beside every operation."""
+    for module in program.graph_module.modules():
+        if isinstance(module, torch.fx.GraphModule):
+            for node in module.graph.nodes:
+                node.meta.pop("stack_trace", None)
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Hold back what torch says while it exports, and its fused attention, which has no operator.
+
+    What matters of it comes as an error.
+    """
+    fast = torch.backends.mha.get_fastpath_enabled()
+    level = logging.root.manager.disable
+    torch.backends.mha.set_fastpath_enabled(False)
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _essence(error: BaseException) -> str:
+    """Return what was at the root of an error, on one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text[:300]

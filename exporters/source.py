@@ -1,0 +1,66 @@
+"""SOURCE, as a user writes it: which exporter reads it, and what it is called."""
+
+from __future__ import annotations
+
+import re
+from importlib import import_module
+from pathlib import Path
+
+from exporters.trained import Request, TrainedModel
+from ibisa_onnx.errors import ExportError
+
+# By the word before the colon, and by the end of a file's name: the module that has `load`.
+_FRAMEWORKS = {"torchvision": "torchvision", "timm": "timm", "hf": "huggingface"}
+_FILES = {".pt2": "program", ".keras": "keras", ".h5": "keras"}
+_FACTORY = re.compile(r".+\.py:\w+")
+_KINDS = (
+    "torchvision:NAME, timm:NAME, hf:NAME, hf:FOLDER, path/module.py:factory, model.pt2 "
+    "or model.keras"
+)
+
+
+def load_source(source: str, request: Request) -> TrainedModel:
+    """Load what SOURCE names.
+
+    Raises
+    ------
+    ExportError
+        It is no source, or cannot be loaded.
+    MissingDependencyError
+        Its framework is not installed.
+    """
+    exporter, name = _choose(source)
+    model: TrainedModel = import_module(f"exporters.{exporter}").load(name, request)
+    return model
+
+
+def default_file(source: str) -> Path:
+    """Name the file to write: beside a file, else in the folder one is in."""
+    exporter, name = _choose(source)
+    if exporter in _FILES.values():
+        return Path(name).with_suffix(".onnx")
+    if exporter == "factory":
+        path, _, function = name.rpartition(":")
+        return Path(path).with_name(f"{function}.onnx")
+    return Path(f"{Path(name).name}.onnx")
+
+
+def source_file(source: str) -> Path | None:
+    """Return the file that SOURCE names, which must not be overwritten."""
+    exporter, name = _choose(source)
+    return Path(name) if exporter in _FILES.values() else None
+
+
+def _choose(source: str) -> tuple[str, str]:
+    """Return the exporter's module, and what it shall load."""
+    kind, colon, name = source.partition(":")
+    if colon and kind in _FRAMEWORKS:
+        if not name:
+            raise ExportError(f"{source!r} names no model; give {kind}:NAME")
+        return _FRAMEWORKS[kind], name
+    if _FACTORY.fullmatch(source):
+        return "factory", source
+    if Path(source).suffix in _FILES:
+        return _FILES[Path(source).suffix], source
+    hint = "name the function that returns the network: " if source.endswith(".py") else ""
+    raise ExportError(f"{source!r} is no source; {hint}give {_KINDS}")

@@ -1,0 +1,159 @@
+"""What a framework gives: a network ready to be exported, and what is known of its pictures.
+
+The one interface of all exporters: each is a function from a name and a `Request` to a
+`TrainedModel`, a file a framework. `source.py` chooses among them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from ibisa_onnx.errors import ExportError
+from ibisa_onnx.model import (
+    PRESETS,
+    Layout,
+    Preprocessing,
+    ResolvedPreprocessing,
+    Signature,
+    TensorInfo,
+    settle_preprocessing,
+)
+from ibisa_onnx.model.data_configs import config_layer
+from ibisa_onnx.model.layers import Layer, check_preset
+from ibisa_onnx.model.resolution import DEFAULT_SIZE, Overrides
+from ibisa_onnx.model.signature import find_image
+
+SIDE = DEFAULT_SIZE
+"""Height and width, in pixels, of an input on which nothing else says anything."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is wanted of a source.
+
+    Attributes
+    ----------
+    weights
+        "default" (those the source has or publishes), "none" (random), or a file of weights.
+    seed
+        Of random weights, and of whatever a factory draws.
+    classes
+        How many the network tells apart; None: as many as its default weights do.
+    size
+        Height and width of the input; None: the source's own.
+    """
+
+    weights: str = "default"
+    seed: int = 0
+    classes: int | None = None
+    size: tuple[int, int] | None = None
+
+    @property
+    def file(self) -> Path | None:
+        """The file of weights, if one was named."""
+        return None if self.weights in ("default", "none") else Path(self.weights)
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A network and what its framework says of it.
+
+    Attributes
+    ----------
+    name
+        What to call it in messages and file names.
+    module
+        In evaluation mode, on the CPU, float32; takes one tensor of images, gives one tensor.
+    example
+        float32 [1, C, H, W], or [1, H, W, C] where `layout` is NHWC; values are of no matter.
+    preprocessing
+        How a picture becomes its input; None: not known.
+    labels
+        The names of its classes, in index order; None: not known.
+    layout
+        Of `example`.
+    warnings
+        What a user should know.
+    """
+
+    name: str
+    module: nn.Module
+    example: Tensor
+    preprocessing: Preprocessing | None = None
+    labels: tuple[str, ...] | None = None
+    layout: Layout = Layout.NCHW
+    warnings: tuple[str, ...] = ()
+
+    def settle(self, wanted: Preprocessing | str | None, dtype: str) -> ResolvedPreprocessing:
+        """Settle the preprocessing for an exported input of a dtype.
+
+        Parameters
+        ----------
+        wanted
+            A spec, the name of a preset, or the path of a spec file; None: nothing is said, so
+            what comes back is a guess.
+        """
+        if isinstance(wanted, Preprocessing):
+            spec = dataclasses.replace(wanted, dtype=dtype, layout=str(self.layout))
+            return ResolvedPreprocessing(spec, (), ())
+        image = TensorInfo("image", dtype, tuple(self.example.shape))
+        signature = Signature((image,), (), find_image([image], layout=self.layout))
+        return settle_preprocessing(signature, {}, wanted, Overrides())
+
+
+Exporter = Callable[[str, Request], TrainedModel]
+
+
+def as_spec(value: Any, model: TrainedModel) -> Preprocessing:
+    """Read a preprocessing that a user's code states: a spec, its fields, a preset or a file."""
+    if isinstance(value, Preprocessing):
+        return value
+    if isinstance(value, str | Path):
+        return model.settle(str(value), "float32").spec
+    if not isinstance(value, Mapping):
+        raise ExportError(
+            f"{model.name}: preprocessing is a {type(value).__name__}; "
+            "give a Preprocessing, a dict of its fields, a preset's name or a file"
+        )
+    fields = {key: list(v) if isinstance(v, tuple) else v for key, v in value.items()}
+    preset = fields.pop("preset", None)
+    usual = {} if preset is None else dataclasses.asdict(PRESETS[check_preset(str(preset))])
+    size = model.settle(None, "float32").spec.size
+    return Preprocessing.from_dict({"size": size, **usual, **fields})
+
+
+def read_config(
+    config: Mapping[str, Any], framework: str, size: tuple[int, int] | None
+) -> tuple[Preprocessing, tuple[str, ...]]:
+    """Translate a framework's data configuration, for another size of input where one is wanted.
+
+    Returns
+    -------
+    Preprocessing, tuple of str
+        The spec, and in what it differs from what the framework does.
+    """
+    layer = config_layer(config, f"{framework}'s configuration")
+    if layer is None:
+        raise ExportError(f"{framework}'s configuration is not known: {', '.join(config)}")
+    return spec_of(layer, size), layer.warnings
+
+
+def spec_of(layer: Layer, size: tuple[int, int] | None) -> Preprocessing:
+    """Return what a configuration says as a whole spec."""
+    fields = {"size": size or (SIDE, SIDE), **layer.fields}
+    return of_size(Preprocessing(**fields), size)
+
+
+def of_size(spec: Preprocessing, size: tuple[int, int] | None) -> Preprocessing:
+    """Return a spec for another size of input; what is cropped away stays the same share."""
+    if size is None or size == spec.size:
+        return spec
+    side = spec.shorter_side
+    shorter = None if side is None else round(side * min(size) / min(spec.size))
+    return dataclasses.replace(spec, size=size, shorter_side=shorter)
