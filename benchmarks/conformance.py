@@ -19,6 +19,7 @@ from pathlib import Path
 import onnx
 import onnxruntime as ort
 from node_cases import FAILS, NO_DERIVATIVE, VERDICTS, Case, Verdict, judge, load_cases
+from pages import put
 
 PAGE = Path(__file__).parents[1] / "docs" / "conformance.md"
 _INTRODUCTION = """# Conformance of the gradients
@@ -72,7 +73,7 @@ def main() -> int:
     if args.no_write or args.match:
         print(text)
     else:
-        write(PAGE, "operators", text)
+        put(PAGE, "operators", text, _INTRODUCTION)
     failing = [(case, verdict) for case, verdict in judged if verdict.kind == FAILS]
     for case, verdict in failing:
         print(f"{case.name}: {verdict.reason}", file=sys.stderr)
@@ -83,15 +84,6 @@ def _judged(case: Case, number: int, total: int) -> Verdict:
     if sys.stderr.isatty():
         print(f"\r\033[K{number + 1}/{total} {case.name}", end="", file=sys.stderr, flush=True)
     return judge(case)
-
-
-def write(page: Path, name: str, text: str) -> None:
-    """Put a generated part between its markers."""
-    whole = page.read_text() if page.exists() else _INTRODUCTION
-    start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    before, rest = whole.split(start)
-    after = rest.split(end)[1]
-    page.write_text(f"{before}{start}\n\n{text}\n{end}{after}")
 
 
 # -- tables

@@ -17,9 +17,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
-from conformance import PAGE, write
+from conformance import PAGE
 from node_cases import Case, load_cases, variant
 from onnx import TensorProto, helper, shape_inference
+from pages import put
 
 from ibisa_onnx.autodiff import differentiate
 from ibisa_onnx.autodiff.node import inner_graphs
@@ -57,7 +58,7 @@ def main() -> None:
             uses[operator].add((parameter, elem))
             where[operator].add(name)
     head = _HEAD.format(models=", ".join(path.stem for path in args.models) or "no model")
-    write(PAGE, "cuda", head + "\n" + table(uses, where, read_kernels()))
+    put(PAGE, "cuda", head + "\n" + table(uses, where, read_kernels()))
 
 
 def read_kernels() -> Kernels:

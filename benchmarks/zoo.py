@@ -35,6 +35,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import torch
+from pages import put
 from torch import nn
 
 from ibisa_onnx.autodiff import Derivative, differentiate, missing_rules
@@ -42,7 +43,6 @@ from ibisa_onnx.autodiff import Derivative, differentiate, missing_rules
 TOLERANCE = 1e-4
 DRAWS = 40
 EXPORTERS = ("torchscript", "dynamo")
-OPEN, CLOSE = "<!-- zoo -->", "<!-- /zoo -->"
 
 # What each source builds, at which side of the image, with which options. Sides are small, so that
 # the whole takes minutes; transformers' configurations are cut to few layers of the usual kind.
@@ -469,15 +469,6 @@ def _notes(name: str, found: dict[str, Result]) -> Iterator[str]:
             yield f"{name}, {exporter}: {text[:160]}"
 
 
-def write(page: Path, text: str) -> None:
-    """Put the table between its marks; a page without them gets them at its end."""
-    old = page.read_text() if page.exists() else "# Conformance\n"
-    if OPEN not in old:
-        old = f"{old}\n## End to end\n\n{OPEN}\n{CLOSE}\n"
-    before, rest = old.split(OPEN, 1)
-    page.write_text(f"{before}{OPEN}\n\n{text}\n{CLOSE}{rest.split(CLOSE, 1)[1]}")
-
-
 # -- running
 
 
@@ -524,7 +515,7 @@ def main() -> None:
     run(names, chosen, arguments.results)
     text = table(json.loads(arguments.results.read_text()))
     if arguments.write:
-        write(arguments.write, text)
+        put(arguments.write, "zoo", text)
     print(text)
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+
+from ibisa_onnx.commands import main
 
 
 @pytest.fixture(autouse=True)
@@ -42,3 +45,27 @@ def torch_smooth() -> Callable[[torch.Tensor, float], torch.Tensor]:
         return field
 
     return convolve
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(capsys, monkeypatch, tmp_path):
+    """Run a command in an empty folder: `cli("run", "m.onnx", ...)` gives code, out and err."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args: object) -> Result:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            main([str(arg) for arg in args])
+        out, err = capsys.readouterr()
+        return Result(int(exit_.value.code), out, err)
+
+    return run

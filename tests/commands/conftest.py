@@ -1,4 +1,4 @@
-"""The command line in this process, and an explainer that costs nothing."""
+"""An explainer that costs nothing, and pictures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import cv2
 import numpy as np
 import pytest
 
-from ibisa_onnx.commands import main
 from ibisa_onnx.errors import TargetError
 from ibisa_onnx.explanation import (
     Certificate,
@@ -24,30 +23,6 @@ from ibisa_onnx.explanation import (
 from ibisa_onnx.model import read_image
 
 LABELS = ("goat", "Crème brûlée", "子犬", "crane", "crane")
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a command left behind."""
-
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def cli(capsys, monkeypatch, tmp_path):
-    """Run a command in an empty folder: `cli("run", "m.onnx", ...)` gives code, out and err."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*args: object) -> Result:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as exit_:
-            main([str(arg) for arg in args])
-        out, err = capsys.readouterr()
-        return Result(int(exit_.value.code), out, err)
-
-    return run
 
 
 @dataclass(frozen=True)
