@@ -26,8 +26,8 @@ from ibisa_onnx.extras import import_extra
 INPUT, OUTPUT, BATCH = "image", "scores", "batch"
 OPSET = 18
 """The default: the earliest that torch writes by itself."""
-_MOST_IMAGES = 4096
 _LARGEST = 1 << 30  # bytes of weights in the .onnx itself; 2 GB is what the format holds
+_SMALLEST_EXTERNAL = 1024
 
 
 @dataclass(frozen=True)
@@ -86,13 +86,12 @@ def trace(module: nn.Module, example: Tensor, open_batch: bool) -> torch.export.
     ExportError
         torch cannot.
     """
-    batch = {0: torch.export.Dim(BATCH, min=1, max=_MOST_IMAGES)}
-    shapes = (batch if open_batch else {},)
+    shapes = ({0: torch.export.Dim.DYNAMIC} if open_batch else {},)
     try:
         with _quietly():
             program = torch.export.export(module, (example,), dynamic_shapes=shapes)
     except Exception as error:
-        hint = "--fixed-batch 1 may help" if open_batch else "torch.export says more with -v"
+        hint = "--fixed-batch 1 may help" if open_batch else "torch.export must take it"
         raise ExportError(f"torch cannot trace the network: {_essence(error)}; {hint}") from error
     _forget_sources(program)
     return program
@@ -106,7 +105,7 @@ def save(proto: onnx.ModelProto, path: Path) -> None:
             path,
             save_as_external_data=True,
             location=f"{path.name}.data",
-            size_threshold=1024,
+            size_threshold=_SMALLEST_EXTERNAL,
         )
     else:
         onnx.save_model(proto, path)

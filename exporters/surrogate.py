@@ -66,6 +66,8 @@ def _answers(module: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     """Return the scores, and the images' gradient of a fixed mixture of them."""
     leaf = images.clone().requires_grad_(True)
     scores = module(leaf)
+    if not scores.requires_grad:
+        raise ExportError("the network has no gradient, so it has no surrogate")
     weights = torch.linspace(-1, 1, scores.numel()).reshape(scores.shape)
     (gradient,) = torch.autograd.grad((scores * weights).sum(), leaf)
     return scores.detach(), gradient

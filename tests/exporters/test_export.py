@@ -1,0 +1,224 @@
+"""`export` writes a file that explains itself, or nothing: from a factory in a user's file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+
+from ibisa_onnx import Explainer
+from ibisa_onnx.demo import scene_path
+from ibisa_onnx.model import DeployedModel
+
+pytest.importorskip("onnxscript", reason="torch writes ONNX by onnxscript")
+
+NAMES = {"ant", "bee", "cat", "dog", "elk", "fox"}
+
+
+def exported(cli, *words):
+    """Export to model.onnx and return what was said in JSON."""
+    result = cli("export", *words, "-o", "model.onnx", "--json")
+    assert result.code == 0, result.err
+    return json.loads(result.out)
+
+
+def left_behind(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} - {"code"}
+
+
+def test_the_file_says_how_it_is_used(cli, source, tmp_path):
+    said = exported(cli, source("net"))
+    assert said["files"] == ["model.onnx"]
+    assert said["warnings"] == []
+    explainer = Explainer("model.onnx")
+    spec = explainer.preprocessing.spec
+    assert (spec.size, spec.resize, spec.mean, spec.scale) == (
+        (32, 32),
+        "stretch",
+        (1.0,),
+        1 / 127.5,
+    )
+    assert {each.label for each in explainer.predict(scene_path(), 6)} == NAMES
+    assert explainer.warnings == ()
+    assert cli("run", "model.onnx", scene_path(), "-o", "map.png").code == 0
+    assert left_behind(tmp_path) == {"model.onnx", "map.png"}
+
+
+def test_what_was_verified_is_said(cli, source):
+    said = exported(cli, source("net"))["verification"]
+    assert [(each["input"], each["batch"]) for each in said] == [
+        ("random", 1),
+        ("random", 2),
+        ("real", 1),
+        ("real", 2),
+    ]
+    assert all(each["relative"] < 1e-5 and each["top5"] == 1 for each in said)
+    text = cli("export", source("net"), "-o", "model.onnx").out
+    assert "model.onnx" in text
+    assert "real input, batch 2" in text
+
+
+def test_pictures_of_the_users_own(cli, source, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name in ("a.png", "b.png", "c.png"):
+        assert cv2.imwrite(str(folder / name), np.full((8, 9, 3), 90, np.uint8))
+    said = exported(cli, source("net"), "--images", folder)["verification"]
+    assert [each["images"] for each in said if each["input"] == "real"] == [3, 4]
+
+
+def test_the_default_name_is_the_sources(cli, source, module):
+    assert cli("export", source("net"), "-q").out.strip() == str(module.parent / "net.onnx")
+
+
+@pytest.mark.parametrize(("name", "flag"), [("wrong", []), ("wrong", ["--opset", "13"])])
+def test_a_wrong_file_is_not_kept(cli, source, tmp_path, name, flag):
+    (tmp_path / "model.onnx").write_bytes(b"before")
+    result = cli("export", source(name), "-o", "model.onnx", "--surrogate", *flag)
+    assert result.code == 1
+    assert "differs from its source by 1.0e-02" in result.err
+    assert left_behind(tmp_path) == {"model.onnx"}
+    assert (tmp_path / "model.onnx").read_bytes() == b"before"
+
+
+def test_a_wider_tolerance_lets_it_pass(cli, source):
+    said = exported(cli, source("wrong"), "--tolerance", "0.02")
+    assert max(each["relative"] for each in said["verification"]) == pytest.approx(0.01, rel=0.01)
+
+
+@pytest.mark.parametrize("opset", [11, 13, 17, 18, 20, 21])
+def test_the_opset_is_the_one_that_was_asked_for(cli, source, opset):
+    exported(cli, source("net"), "--opset", opset)
+    imports = {each.domain: each.version for each in onnx.load("model.onnx").opset_import}
+    assert imports == {"": opset}
+
+
+def test_an_opset_that_torch_does_not_write(cli, source, tmp_path):
+    result = cli("export", source("net"), "-o", "model.onnx", "--opset", "60")
+    assert result.code == 1
+    assert "opset" in result.err
+    assert left_behind(tmp_path) == set()
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_fixed_batch(cli, source, batch):
+    said = exported(cli, source("net"), "--fixed-batch", batch)
+    assert {each["batch"] for each in said["verification"]} == {batch}
+    assert DeployedModel.open("model.onnx").image.batch == batch
+
+
+def test_the_batch_is_open_otherwise(cli, source):
+    exported(cli, source("net"))
+    image = DeployedModel.open("model.onnx").image
+    assert image.tensor.shape == ("batch", 3, 32, 32)
+
+
+def test_half_precision(cli, source):
+    said = exported(cli, source("net"), "--half")
+    model = DeployedModel.open("model.onnx")
+    assert model.image.dtype == "float16"
+    assert model.signature.outputs[0].dtype == "float16"
+    assert said["preprocessing"]["dtype"] == "float16"
+    assert 0 < max(each["relative"] for each in said["verification"]) < 1e-2
+
+
+def test_another_size(cli, source):
+    said = exported(cli, source("net"), "--size", "40x48")
+    assert said["preprocessing"]["size"] == [40, 48]
+    assert DeployedModel.open("model.onnx").image.tensor.shape[2:] == (40, 48)
+
+
+def test_flags_go_before_what_the_source_says(cli, source, tmp_path):
+    labels = tmp_path / "labels.txt"
+    labels.write_text("\n".join("uvwxyz"))
+    said = exported(cli, source("net"), "--preprocess", "caffe", "--labels", labels)
+    assert said["preprocessing"]["channel_order"] == "BGR"
+    assert {each.label for each in Explainer("model.onnx").predict(scene_path(), 6)} == set(
+        "uvwxyz"
+    )
+
+
+def test_a_source_that_says_nothing_leaves_the_file_silent(cli, source):
+    said = exported(cli, source("silent"), "--size", "32")
+    assert said["preprocessing"] is None
+    assert ["--preprocess" in each for each in said["warnings"]] == [True]
+    assert not onnx.load("model.onnx").metadata_props
+
+
+def test_a_network_that_answers_the_same_to_everything(cli, module):
+    module.write_text(module.read_text() + "\n\ndef flat():\n    n = Net()\n")
+    module.write_text(module.read_text() + "    nn.init.zeros_(n.head.weight)\n    return n\n")
+    said = exported(cli, f"{module}:flat", "--size", "32", "--preprocess", "unit")
+    assert ["same scores" in each for each in said["warnings"]] == [True]
+
+
+def test_large_weights_go_beside_the_graph(cli, source, monkeypatch, tmp_path):
+    monkeypatch.setattr("exporters.onnx_export._LARGEST", 100)
+    monkeypatch.setattr("exporters.onnx_export._SMALLEST_EXTERNAL", 64)
+    said = exported(cli, source("net"))
+    assert said["files"] == ["model.onnx", "model.onnx.data"]
+    assert left_behind(tmp_path) == {"model.onnx", "model.onnx.data"}
+    assert (tmp_path / "model.onnx.data").stat().st_size > 500
+    assert Explainer("model.onnx").predict(scene_path())
+
+
+def test_nothing_of_the_users_code_is_in_the_files(cli, source, tmp_path):
+    for opset in (13, 18):
+        exported(cli, source("net"), "--opset", opset, "--surrogate")
+        for file in tmp_path.glob("model.*"):
+            content = file.read_bytes()
+            assert b"nets.py" not in content
+            assert b"relu(self" not in content
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["resnet50"], "'resnet50' is no source"),
+        (["timm:"], "names no model"),
+        (["nets.py"], "name the function"),
+        (["no.py:net"], "there is no file no.py"),
+        (["code/nets.py:nothing"], "no function 'nothing'; it has: Net, net, silent"),
+        (["code/nets.py:broken"], "failed: ValueError: no data here; it is called without"),
+        (["code/nets.py:number"], "returned a int; return an nn.Module"),
+        (["code/nets.py:pair"], "returns a tuple"),
+        (["code/nets.py:net", "--weights", "no.pt"], "there is no file of weights no.pt"),
+        (["code/nets.py:net", "--labels", "two.txt"], "2 labels for the model's 6 classes"),
+        (["code/nets.py:net", "--images", "no.png"], "there is no picture no.png"),
+        (["no.pt2"], "there is no program file no.pt2"),
+    ],
+)
+def test_what_cannot_be_exported_is_told_in_a_line(cli, module, tmp_path, words, said):
+    (tmp_path / "two.txt").write_text("one\ntwo\n")
+    result = cli("export", *words, "-o", "model.onnx", "--size", "32")
+    assert result.code == 1
+    assert said in result.err
+    assert len(result.err.splitlines()) == 1
+    assert left_behind(tmp_path) == {"two.txt"}
+
+
+def test_stdout_is_refused(cli, source):
+    result = cli("export", source("net"), "-o", "-")
+    assert result.code == 2
+    assert "name a file" in result.err
+
+
+@pytest.mark.parametrize(
+    ("name", "package"), [("torchvision", "torchvision"), ("timm", "timm"), ("hf", "transformers")]
+)
+def test_a_missing_framework_names_its_extra(cli, monkeypatch, name, package):
+    monkeypatch.setitem(__import__("sys").modules, package, None)
+    result = cli("export", f"{name}:anything")
+    assert result.code == 1
+    assert f"pip install 'ibisa-onnx[{package}]'" in result.err
+    assert len(result.err.splitlines()) == 1
+
+
+def test_torch_without_onnxscript(cli, source, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
+    result = cli("export", source("net"), "-o", "model.onnx")
+    assert "pip install 'ibisa-onnx[export]'" in result.err

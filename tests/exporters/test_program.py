@@ -1,0 +1,78 @@
+"""A program of `torch.export` as a source."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+pytest.importorskip("onnxscript", reason="torch writes ONNX by onnxscript")
+
+
+def write(path: Path, *, batch: int | None = None, training: bool = False, inputs: int = 1) -> Path:
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm, self.drop = nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.Dropout()
+
+        def forward(self, x):
+            return self.drop(self.norm(self.conv(x))).mean((2, 3))
+
+    class Two(Net):
+        def forward(self, x, y):
+            return super().forward(x + y)
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = (Net, Two)[inputs - 1]().train(training)
+    example = (torch.randn(batch or 2, 3, 16, 16),) * inputs
+    shapes = {} if batch else {0: torch.export.Dim("n", min=1, max=32)}
+    program = torch.export.export(net, example, dynamic_shapes=(shapes,) * inputs)
+    torch.export.save(program, path)
+    return path
+
+
+def test_a_program(cli, tmp_path):
+    write(tmp_path / "net.pt2")
+    result = cli("export", "net.pt2", "--preprocess", "unit", "--json", "--surrogate")
+    assert result.code == 0, result.err
+    said = json.loads(result.out)
+    assert said["files"] == ["net.onnx", "net.surrogate.pt2"]
+    assert max(each["relative"] for each in said["verification"]) < 1e-5
+
+
+def test_half_of_a_program(cli, tmp_path):
+    write(tmp_path / "net.pt2")
+    result = cli("export", "net.pt2", "--preprocess", "unit", "--json", "--half")
+    assert result.code == 0, result.err
+
+
+def test_a_program_of_one_image(cli, tmp_path):
+    write(tmp_path / "net.pt2", batch=1)
+    result = cli("export", "net.pt2", "-o", "net.onnx")
+    assert result.code == 1
+    assert "--fixed-batch 1" in result.err
+    assert cli("export", "net.pt2", "-o", "net.onnx", "--fixed-batch", "1").code == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "flags", "said"),
+    [
+        ({"training": True}, [], "training mode"),
+        ({"inputs": 2}, [], "export one that takes [N, C, H, W]"),
+        ({}, ["--size", "20"], "leave --size out"),
+        ({}, ["--weights", "none"], "holds its own weights"),
+        ({}, ["-o", "net.pt2"], "was given as input"),
+    ],
+)
+def test_programs_that_are_refused(cli, tmp_path, options, flags, said):
+    write(tmp_path / "net.pt2", **options)
+    content = (tmp_path / "net.pt2").read_bytes()
+    result = cli("export", "net.pt2", *flags)
+    assert result.code == 1
+    assert said in result.err
+    assert (tmp_path / "net.pt2").read_bytes() == content
+    assert [each.name for each in tmp_path.iterdir()] == ["net.pt2"]

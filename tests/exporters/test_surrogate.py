@@ -1,0 +1,132 @@
+"""A surrogate written beside the model explains as the model's own gradient does."""
+
+from __future__ import annotations
+
+import zipfile
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import nn
+from torch.export.passes import move_to_device_pass
+
+from exporters.onnx_export import Form, save, to_onnx
+from exporters.surrogate import write_surrogate
+from exporters.trained import TrainedModel
+from exporters.verification import check, verify
+from ibisa_onnx import Explainer
+from ibisa_onnx.demo import model_path, scene_path
+from ibisa_onnx.metrics.agreement import spearman
+from ibisa_onnx.model import Layout, Preprocessing, read_image
+
+pytest.importorskip("onnxscript", reason="torch writes ONNX by onnxscript")
+
+# The demo's network as its file has it: batch normalisation folded into the convolutions.
+_DEMO = """
+from torch import nn
+from exporters.demo_model import MEAN, PREPROCESSING, STD, DemoNet
+from ibisa_onnx.demo import LABELS
+
+
+def demo():
+    net = DemoNet()
+    for place, layer in enumerate(net.features):
+        if isinstance(layer, nn.BatchNorm2d):
+            before = net.features[place - 1]
+            net.features[place - 1] = nn.Conv2d(
+                before.in_channels, before.out_channels, before.kernel_size, before.stride,
+                before.padding,
+            )
+            net.features[place] = nn.Identity()
+    net.preprocessing, net.labels = PREPROCESSING, LABELS
+    return net
+"""
+
+
+@pytest.fixture
+def demo(cli, tmp_path):
+    """The demo's trained network, exported with its surrogate: demo.onnx, demo.surrogate.pt2."""
+    (tmp_path / "demo.py").write_text(_DEMO)
+    weights = {
+        each.name: torch.from_numpy(numpy_helper.to_array(each).copy())
+        for each in onnx.load(model_path()).graph.initializer
+    }
+    torch.save(weights, tmp_path / "weights.pt")
+    result = cli("export", "demo.py:demo", "--weights", "weights.pt", "--surrogate", "-q")
+    assert result.out.split() == ["demo.onnx", "demo.surrogate.pt2"], result.err
+    (tmp_path / "demo.py").unlink()
+    return tmp_path
+
+
+def test_the_maps_are_the_same(demo):
+    exact = Explainer(demo / "demo.onnx")
+    twin = Explainer(
+        demo / "demo.onnx", gradient="surrogate", surrogate=demo / "demo.surrogate.pt2"
+    )
+    scene = scene_path()
+    for target in ("star", "striped ball"):
+        one, two = exact.explain(scene, target), twin.explain(scene, target)
+        assert (one.certificate.gradient, two.certificate.gradient) == ("exact", "surrogate")
+        assert two.certificate.difference < 1e-4
+        assert one.map.std() > 0
+        assert spearman(one.map, two.map) > 0.99
+    assert exact.preprocessing.spec == Explainer(model_path()).preprocessing.spec
+
+
+def test_it_runs_on_any_device(demo):
+    program = torch.export.load(demo / "demo.surrogate.pt2")
+    moved = move_to_device_pass(program, "meta").module()
+    assert moved(torch.zeros(3, 3, 128, 128, device="meta")).shape == (3, 8)
+
+
+def test_it_holds_no_code(demo):
+    with zipfile.ZipFile(demo / "demo.surrogate.pt2") as archive:
+        texts = [archive.read(name) for name in archive.namelist() if name.endswith(".json")]
+    assert texts
+    assert not any(b"demo.py" in text or b"functional.adaptive" in text for text in texts)
+
+
+class ChannelsLast(nn.Module):
+    """A network of [N, H, W, C], as Keras has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 3, 2), nn.Linear(8, 5)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        hidden = torch.relu(self.conv(images.permute(0, 3, 1, 2)))
+        return self.head(hidden.mean((2, 3)))
+
+
+def test_channels_last(tmp_path):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = ChannelsLast().eval()
+    spec = Preprocessing((24, 28), scale=1 / 255, layout="NHWC")
+    model = TrainedModel("last", net, torch.zeros(1, 24, 28, 3), spec, layout=Layout.NHWC)
+    path, twin = tmp_path / "last.onnx", tmp_path / "last.pt2"
+    save(to_onnx(model, Form()), path)
+    found = verify(path, model, Form(), spec, [read_image(scene_path())])
+    check(found, 1e-5)
+    write_surrogate(model, twin)
+    options = {"preprocessing": spec}
+    exact = Explainer(path, **options).explain(scene_path(), 1)
+    other = Explainer(path, gradient="surrogate", surrogate=twin, **options)
+    assert spearman(exact.map, other.explain(scene_path(), 1).map) > 0.99
+    assert np.ptp(exact.map) >= 0
+
+
+def test_a_twin_that_differs_is_not_written(cli, module):
+    module.write_text(
+        module.read_text()
+        + "\n\nclass Odd(Net):\n    def forward(self, x):\n"
+        + "        y = super().forward(x)\n"
+        + "        return y.detach() if torch.compiler.is_exporting() else y\n"
+        + "\n\ndef odd():\n    return Odd()\n"
+    )
+    result = cli("export", f"{module}:odd", "--size", "32", "-o", "odd.onnx", "--surrogate")
+    assert result.code == 1
+    assert "surrogate" in result.err
+    assert not list(module.parent.parent.glob("odd*"))
