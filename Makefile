@@ -1,12 +1,13 @@
 # `make demo` runs the main job, `make test` the tests; each sets up all it needs, once.
-# `make zoo` compares gradients with PyTorch's on the architectures of three libraries, in half an
-# hour; it goes on where it was stopped. Another interpreter: `make demo PYTHON=python3.12`.
+# `make zoo` compares gradients with PyTorch's on the architectures of three libraries, then exports
+# and explains some of them and of Keras, in about two hours; it goes on where it was stopped.
+# Another interpreter: `make demo PYTHON=python3.12`.
 
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 PACKAGES := -e '.[cpu,dev]'
 ZOO := .zoo
-ZOO_PACKAGES := -e '.[cpu]' onnxscript scipy timm torchvision transformers
+ZOO_PACKAGES := -e '.[cpu,torchvision,timm,transformers,keras]' scipy
 ZOO_INSTALLED := $(ZOO)/.installed
 PYTHONS := $(if $(PYTHON),$(PYTHON),python3 python3.13 python3.12 python3.11)
 
@@ -27,6 +28,7 @@ types: $(INSTALLED)
 
 zoo: $(ZOO_INSTALLED)
 	$(ZOO)/bin/python benchmarks/zoo.py --write docs/conformance.md
+	$(ZOO)/bin/python benchmarks/exports.py --write docs/exporters.md
 
 clean:
 	rm -rf $(VENV) $(ZOO) out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,11 +1,11 @@
-"""Export architectures of three frameworks, and explain what was written, by the commands alone.
+"""Export architectures of four frameworks, and explain what was written, by the commands alone.
 
-Each architecture comes from torchvision, timm or transformers, at its usual size, with random
-weights (nothing is fetched) such that every branch counts and answers differ (`zoo.randomise`). It
-goes through `ibisa-onnx export SOURCE --surrogate` and `ibisa-onnx run FILE PICTURE` with no flag,
-and again with its surrogate, each a process of its own on one processor. And once more from a copy
-of the file whose weights are shaken in the last digit of float32: a deep network of random weights
-is chaotic, and no twin can be nearer to its map than that.
+Each architecture comes from torchvision, timm, transformers or Keras, at its usual size, with
+random weights (nothing is fetched) such that every branch counts and answers differ. It goes
+through `ibisa-onnx export SOURCE --surrogate` and `ibisa-onnx run FILE PICTURE` with no flag, and
+again with its surrogate, each a process of its own on one processor. And once more from a copy of
+the file whose weights are shaken in the last digit of float32: a deep network of random weights is
+chaotic, and no twin can be nearer to its map than that.
 
 Results are kept in a JSON file after each architecture, and what is there is not done again.
 
@@ -84,6 +84,9 @@ SOURCES = (
     "hf:MobileViTConfig",
     "hf:PoolFormerConfig",
     "hf:EfficientNetConfig",
+    "keras:MobileNetV2",
+    "keras:EfficientNetB0",
+    "keras:DenseNet121",
 )
 
 Result = dict[str, Any]
@@ -116,6 +119,8 @@ def draw(net: nn.Module, example: Tensor) -> None:
 def source_of(name: str, folder: Path) -> list[str]:
     """Make what `export` shall take: a source, with its weights in a file or in its folder."""
     framework, _, kind = name.partition(":")
+    if framework == "keras":
+        return _saved_by_keras(kind, folder)
     if framework == "hf":
         name = f"hf:{_configured(kind, folder / kind)}"
     model = load_source(name, Request("none"))
@@ -127,6 +132,31 @@ def source_of(name: str, folder: Path) -> list[str]:
         return [name]
     torch.save(model.module.state_dict(), folder / "weights.pt")
     return [name, "--weights", str(folder / "weights.pt")]
+
+
+def _saved_by_keras(kind: str, folder: Path) -> list[str]:
+    """Write a model file of Keras, whose kernels keep the size of features from layer to layer."""
+    os.environ["KERAS_BACKEND"] = "torch"
+    import keras
+
+    keras.utils.set_random_seed(0)
+    net = getattr(keras.applications, kind)(weights=None)
+    rng = np.random.default_rng(0)
+    for weight in net.weights:
+        fan = np.prod(weight.shape[:2] if "depthwise" in weight.path else weight.shape[:-1])
+        if len(weight.shape) > 1:
+            weight.assign(rng.normal(0, np.sqrt(2 / fan), weight.shape))
+    path = folder / "model.keras"
+    net.save(path)
+    model = load_source(str(path), Request())
+    spec = model.preprocessing or model.settle("imagenet", "float32").spec
+    picture = prepare(read_image(scene_path()), spec).tensor.transpose(0, 2, 3, 1)
+    with torch.no_grad():
+        scores = model.module(torch.from_numpy(np.ascontiguousarray(picture))).log()
+    kernel = net.layers[-1].kernel
+    kernel.assign(kernel * (SCALE / float(scores.std())))
+    net.save(path)
+    return [str(path)]
 
 
 def _configured(kind: str, folder: Path) -> Path:

@@ -1,0 +1,244 @@
+"""What comes from the frameworks: their preprocessing, pixel by pixel, their labels, weights."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from exporters.source import load_source
+from exporters.trained import Request
+from ibisa_onnx.demo import scene_path
+from ibisa_onnx.errors import ExportError
+from ibisa_onnx.model import DeployedModel, Layout, prepare, read_image
+
+RANDOM = Request("none")
+
+
+@pytest.fixture(scope="session")
+def torchvision():
+    return pytest.importorskip("torchvision", reason="torchvision is not installed")
+
+
+@pytest.fixture(scope="session")
+def timm():
+    return pytest.importorskip("timm", reason="timm is not installed")
+
+
+@pytest.fixture(scope="session")
+def transformers():
+    return pytest.importorskip("transformers", reason="transformers is not installed")
+
+
+@pytest.fixture(scope="session")
+def keras():
+    pytest.importorskip("keras", reason="Keras is not installed")
+    from exporters.keras import _import
+
+    return _import()
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    """Nothing answers, and the caches are empty; the addresses that were tried."""
+    asked = []
+
+    def refuse(request, timeout):
+        asked.append(request.full_url)
+        raise urllib.error.URLError("no route to host")
+
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    return asked
+
+
+def differs_by(model, transform) -> float:
+    """How far our input is from the framework's, in standard deviations.
+
+    One value in a thousand is left out: Pillow clips an overshooting kernel between rows and
+    columns too.
+    """
+    from PIL import Image
+
+    ours = prepare(read_image(scene_path()), model.preprocessing).tensor[0]
+    theirs = np.asarray(transform(Image.open(scene_path()).convert("RGB")))
+    assert ours.shape == theirs.shape
+    return float(np.quantile(np.abs(ours - theirs), 0.999))
+
+
+# A grey level is 1 / 255 / 0.225 = 0.017.
+ONE_LEVEL = 0.02
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50.IMAGENET1K_V2", "swin_t", "vit_b_32"])
+def test_torchvisions_transforms(torchvision, name):
+    model = load_source(f"torchvision:{name}", RANDOM)
+    architecture, _, tag = name.partition(".")
+    published = torchvision.models.get_model_weights(architecture)
+    weights = published[tag] if tag else published.DEFAULT
+    assert differs_by(model, weights.transforms()) < ONE_LEVEL
+    assert model.labels == tuple(weights.meta["categories"])
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "mobilevit_xxs", "vit_tiny_patch16_224"])
+def test_timms_transforms(timm, name):
+    model = load_source(f"timm:{name}", RANDOM)
+    config = timm.data.resolve_data_config({}, model=model.module)
+    assert differs_by(model, timm.data.create_transform(**config)) < ONE_LEVEL
+    assert model.labels is not None
+    assert len(model.labels) == 1000
+    assert model.labels[1].startswith("goldfish")
+
+
+def small(transformers, folder: Path, **options) -> str:
+    """A small ViT as `save_pretrained` writes it."""
+    sizes = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.ViTConfig(**sizes, intermediate_size=32, image_size=32, **options)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = transformers.ViTForImageClassification(config)
+    net.save_pretrained(folder)
+    size = {"height": 32, "width": 32}
+    transformers.ViTImageProcessor(size=size).save_pretrained(folder)
+    return f"hf:{folder}"
+
+
+def test_a_folder_of_transformers(transformers, tmp_path, cli):
+    names = {0: "cat", 1: "dog", 2: "owl"}
+    source = small(transformers, tmp_path / "vit", id2label=names, num_labels=3)
+    model = load_source(source, Request())
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "vit")
+
+    def transform(picture):
+        return processor(picture, return_tensors="np")["pixel_values"][0]
+
+    assert differs_by(model, transform) < ONE_LEVEL
+    assert model.labels == ("cat", "dog", "owl")
+    result = cli("export", source, "-o", "vit.onnx", "--surrogate", "--json")
+    assert result.code == 0, result.err
+    assert json.loads(result.out)["labels"] == 3
+
+
+def test_labels_that_say_nothing_are_left_out(transformers, tmp_path):
+    assert load_source(small(transformers, tmp_path / "vit"), Request()).labels is None
+
+
+def test_a_config_alone_has_random_weights_of_the_seed(transformers, tmp_path):
+    source = small(transformers, tmp_path / "vit")
+    (tmp_path / "vit" / "model.safetensors").unlink()
+    one, two, three = (load_source(source, Request("none", seed)).module for seed in (1, 1, 2))
+    x = torch.ones(1, 3, 32, 32)
+    assert torch.equal(one(x), two(x))
+    assert not torch.equal(one(x), three(x))
+    with pytest.raises(ExportError, match="transformers cannot build"):
+        load_source(source, Request())
+
+
+def test_weights_of_ones_own_and_other_classes(torchvision, tmp_path):
+    net = torchvision.models.resnet18(num_classes=7)
+    torch.save({"model": net.state_dict()}, tmp_path / "mine.pth")
+    request = Request(str(tmp_path / "mine.pth"), classes=7)
+    model = load_source("torchvision:resnet18", request)
+    assert torch.equal(model.module.fc.weight, net.fc.weight)
+    assert model.labels is None
+    with pytest.raises(ExportError, match=r"fc.weight \[7, 512\].*--classes"):
+        load_source("torchvision:resnet18", Request(str(tmp_path / "mine.pth")))
+
+
+def test_another_size_keeps_the_share_that_is_cropped(torchvision):
+    model = load_source("torchvision:resnet18", Request("none", size=(112, 112)))
+    assert model.preprocessing.shorter_side == 128
+    assert model.example.shape == (1, 3, 112, 112)
+
+
+def test_published_weights_in_the_cache_need_no_network(torchvision, offline, tmp_path):
+    net = torchvision.models.squeezenet1_1()
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    torch.save(net.state_dict(), folder / "squeezenet1_1-b8a52dc0.pth")
+    model = load_source("torchvision:squeezenet1_1", Request())
+    assert torch.equal(model.module.classifier[1].weight, net.classifier[1].weight)
+    assert offline == []
+
+
+def test_torchvision_without_a_network_says_what_to_put_where(torchvision, offline, tmp_path):
+    with pytest.raises(ExportError) as error:
+        load_source("torchvision:squeezenet1_1", Request())
+    assert "no route to host" in str(error.value)
+    assert f"put squeezenet1_1-b8a52dc0.pth into {tmp_path / 'hub' / 'checkpoints'}" in str(
+        error.value
+    )
+    assert "--weights FILE" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "file"),
+    [("timm:resnet10t", "model.safetensors"), ("hf:someone/no-such-vit", "model.safetensors")],
+)
+def test_the_hub_without_a_network_says_what_to_put_where(
+    timm, transformers, offline, source, file
+):
+    with pytest.raises(ExportError, match=f"put {file} of .* into the cache .*models--"):
+        load_source(source, Request())
+    assert len(offline) == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("torchvision:resnet51", "has no classifier 'resnet51'; it has: .*resnet50"),
+        ("torchvision:resnet50.V9", "no weights 'V9' of resnet50; it has: IMAGENET1K_V1"),
+        ("timm:resnet9999", "timm has no model 'resnet9999'"),
+        ("hf:./nothing", "holds no config.json"),
+    ],
+)
+def test_names_that_there_are_not(torchvision, timm, transformers, source, said):
+    with pytest.raises(ExportError, match=said):
+        load_source(source, RANDOM)
+
+
+def test_a_keras_model(keras, cli, tmp_path):
+    layers = keras.layers
+    net = keras.Sequential(
+        [
+            layers.Input((20, 24, 3)),
+            layers.Rescaling(1 / 127.5, -1),
+            layers.Conv2D(6, 3, strides=2, padding="same", activation="relu"),
+            layers.BatchNormalization(),
+            layers.GlobalAveragePooling2D(),
+            layers.Dropout(0.5),
+            layers.Dense(4, activation="softmax"),
+        ]
+    )
+    net.save("net.keras")
+    result = cli("export", "net.keras", "--surrogate", "--json")
+    assert result.code == 0, result.err
+    said = json.loads(result.out)
+    assert said["files"] == ["net.onnx", "net.surrogate.pt2"]
+    assert said["preprocessing"]["scale"] == 1.0  # it scales by itself
+    assert DeployedModel.open("net.onnx").image.layout is Layout.NHWC
+    run = ("run", "net.onnx", scene_path(), "--target", "2")
+    assert cli(*run, "-o", "a.png").code == 0
+    twin = cli(*run, "-o", "b.png", "--gradient", "surrogate", "--surrogate", "net.surrogate.pt2")
+    assert twin.code == 0, twin.err
+
+
+def test_keras_says_what_it_cannot_load(keras, cli, tmp_path):
+    (tmp_path / "other.keras").write_bytes(b"not a model")
+    result = cli("export", "other.keras")
+    assert result.code == 1
+    assert "Keras cannot load other.keras" in result.err
+
+
+def test_keras_on_another_backend(cli, monkeypatch, tmp_path):
+    from types import SimpleNamespace
+
+    backend = SimpleNamespace(backend=lambda: "tensorflow")
+    monkeypatch.setitem(__import__("sys").modules, "keras", SimpleNamespace(backend=backend))
+    result = cli("export", "net.keras")
+    assert result.code == 1
+    assert "KERAS_BACKEND=torch" in result.err
