@@ -139,9 +139,9 @@ def _preprocessing(
     model: TrainedModel, wish: Wish
 ) -> tuple[Preprocessing | None, ResolvedPreprocessing]:
     """Return what is known of the preprocessing, and what the pictures are prepared by."""
-    wanted = wish.preprocess or model.preprocessing
-    resolved = model.settle(wanted, wish.form.dtype)
-    return (None if wanted is None else resolved.spec), resolved
+    resolved = model.settle(wish.preprocess, wish.form.dtype)
+    known = wish.preprocess is not None or model.preprocessing is not None
+    return (resolved.spec if known else None), resolved
 
 
 def _labels(

@@ -7,6 +7,7 @@ writes them.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,8 @@ def _network(transformers: Any, name: str, config: Any, request: Request) -> nn.
     auto = transformers.AutoModelForImageClassification
     try:
         if request.weights == "default":
-            net: nn.Module = auto.from_pretrained(name, config=config, dtype=torch.float32)
+            with _without_bars(transformers.utils.logging):
+                net: nn.Module = auto.from_pretrained(name, config=config, dtype=torch.float32)
             return net
         with seeded(request.seed):
             net = auto.from_config(config)
@@ -101,6 +103,18 @@ def _network(transformers: Any, name: str, config: Any, request: Request) -> nn.
     if request.file is not None:
         load_weights(net, request.file, "say --classes N if it tells another number apart")
     return net
+
+
+@contextlib.contextmanager
+def _without_bars(log: Any) -> Iterator[None]:
+    """Hold back the bars of progress that transformers draws."""
+    drawn = log.is_progress_bar_enabled()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if drawn:
+            log.enable_progress_bar()
 
 
 def _sides(size: Any) -> tuple[int, int] | None:

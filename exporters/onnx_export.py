@@ -99,16 +99,18 @@ def trace(module: nn.Module, example: Tensor, open_batch: bool) -> torch.export.
 
 def save(proto: onnx.ModelProto, path: Path) -> None:
     """Save a graph; weights that are too large for it go into one file beside it, PATH.data."""
-    if sum(len(tensor.raw_data) for tensor in proto.graph.initializer) > _LARGEST:
-        onnx.save_model(
-            proto,
-            path,
-            save_as_external_data=True,
-            location=f"{path.name}.data",
-            size_threshold=_SMALLEST_EXTERNAL,
-        )
-    else:
+    if sum(len(tensor.raw_data) for tensor in proto.graph.initializer) <= _LARGEST:
         onnx.save_model(proto, path)
+        return
+    data = path.with_name(f"{path.name}.data")
+    onnx.save_model(
+        proto,
+        path,
+        save_as_external_data=True,
+        location=data.name,
+        size_threshold=_SMALLEST_EXTERNAL,
+    )
+    data.chmod(path.stat().st_mode)  # onnx makes it for its owner alone
 
 
 def _from_program(program: torch.export.ExportedProgram, form: Form) -> onnx.ModelProto:

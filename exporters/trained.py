@@ -7,6 +7,7 @@ The one interface of all exporters: each is a function from a name and a `Reques
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from ibisa_onnx.model import (
 )
 from ibisa_onnx.model.data_configs import config_layer
 from ibisa_onnx.model.layers import Layer, check_preset
+from ibisa_onnx.model.metadata import IBISA_KEY
 from ibisa_onnx.model.resolution import DEFAULT_SIZE, Overrides
 from ibisa_onnx.model.signature import find_image
 
@@ -90,21 +92,24 @@ class TrainedModel:
     layout: Layout = Layout.NCHW
     warnings: tuple[str, ...] = ()
 
-    def settle(self, wanted: Preprocessing | str | None, dtype: str) -> ResolvedPreprocessing:
-        """Settle the preprocessing for an exported input of a dtype.
+    def settle(self, wanted: str | None, dtype: str) -> ResolvedPreprocessing:
+        """Settle the preprocessing of an exported input of a dtype.
 
         Parameters
         ----------
         wanted
-            A spec, the name of a preset, or the path of a spec file; None: nothing is said, so
-            what comes back is a guess.
+            A preset or a spec file, whose fields go before those that are known; None: neither.
         """
-        if isinstance(wanted, Preprocessing):
-            spec = dataclasses.replace(wanted, dtype=dtype, layout=str(self.layout))
-            return ResolvedPreprocessing(spec, (), ())
         image = TensorInfo("image", dtype, tuple(self.example.shape))
-        signature = Signature((image,), (), find_image([image], layout=self.layout))
-        return settle_preprocessing(signature, {}, wanted, Overrides())
+        scores = TensorInfo("scores", dtype, ("batch", 2))  # as many as it takes to be a classifier
+        signature = Signature((image,), (scores,), find_image([image], layout=self.layout))
+        said = {}
+        if self.preprocessing is not None:
+            spec = self.preprocessing
+            # Said in so many words: where nothing is said, more is resized and cropped.
+            fields = {**spec.to_dict(), "shorter_side": spec.shorter_side or min(spec.size)}
+            said = {IBISA_KEY: json.dumps({"version": 1, "preprocessing": fields})}
+        return settle_preprocessing(signature, said, wanted, Overrides())
 
 
 Exporter = Callable[[str, Request], TrainedModel]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import socket
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -18,7 +20,7 @@ T = TypeVar("T")
 State = Mapping[str, Tensor]
 _CONTAINERS = ("state_dict", "model_state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.", "model.")
-_SECONDS = 5.0
+_SECONDS, _SILENCE = 5.0, 30.0
 
 
 @contextlib.contextmanager
@@ -79,10 +81,14 @@ def fetch(url: str, action: Callable[[], T], advice: str) -> T:
         pass  # it answers
     except OSError as error:
         raise ExportError(f"cannot reach {url}: {_reason(error)}; {advice}") from error
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_SILENCE)  # torch waits for ever for a server that falls silent
     try:
         return action()
     except (OSError, RuntimeError) as error:
         raise ExportError(f"cannot download {url}: {_reason(error)}; {advice}") from error
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def _reason(error: BaseException) -> str:

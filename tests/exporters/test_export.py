@@ -162,7 +162,9 @@ def test_large_weights_go_beside_the_graph(cli, source, monkeypatch, tmp_path):
     said = exported(cli, source("net"))
     assert said["files"] == ["model.onnx", "model.onnx.data"]
     assert left_behind(tmp_path) == {"model.onnx", "model.onnx.data"}
-    assert (tmp_path / "model.onnx.data").stat().st_size > 500
+    graph, data = ((tmp_path / name).stat() for name in said["files"])
+    assert data.st_size > 500
+    assert data.st_mode == graph.st_mode
     assert Explainer("model.onnx").predict(scene_path())
 
 

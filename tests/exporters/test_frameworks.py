@@ -12,8 +12,10 @@ import torch
 
 from exporters.source import load_source
 from exporters.trained import Request
+from ibisa_onnx import Explainer
 from ibisa_onnx.demo import scene_path
 from ibisa_onnx.errors import ExportError
+from ibisa_onnx.metrics.agreement import spearman
 from ibisa_onnx.model import DeployedModel, Layout, prepare, read_image
 
 RANDOM = Request("none")
@@ -147,6 +149,33 @@ def test_weights_of_ones_own_and_other_classes(torchvision, tmp_path):
     assert model.labels is None
     with pytest.raises(ExportError, match=r"fc.weight \[7, 512\].*--classes"):
         load_source("torchvision:resnet18", Request(str(tmp_path / "mine.pth")))
+
+
+@pytest.mark.real
+def test_trained_weights_and_photographs(torchvision, assets, cli, tmp_path):
+    import onnx
+    from onnx import numpy_helper
+
+    deployed = assets / "models" / "squeezenet.onnx"
+    graph = onnx.load(deployed).graph
+    values = {each.name: numpy_helper.to_array(each).copy() for each in graph.initializer}
+    order = [name for node in graph.node if node.op_type == "Conv" for name in node.input[1:]]
+    names = torchvision.models.squeezenet1_1().state_dict()
+    weights = {k: torch.from_numpy(values[v]) for k, v in zip(names, order, strict=True)}
+    torch.save(weights, tmp_path / "weights.pt")
+    words = ("export", "torchvision:squeezenet1_1", "--weights", "weights.pt")
+    photographs = sorted((assets / "images").glob("*.JPEG"))[:40:10]
+    assert len(photographs) == 4
+    told = [word for photo in photographs for word in ("--images", photo)]
+    result = cli(*words, "--preprocess", "caffe", "--surrogate", "-o", "net.onnx", *told)
+    assert result.code == 0, result.err
+    mine, theirs = Explainer("net.onnx"), Explainer(deployed, preprocessing="caffe")
+    twin = Explainer("net.onnx", gradient="surrogate", surrogate="net.surrogate.pt2")
+    for photo in photographs:
+        one, two = mine.explain(photo), twin.explain(photo)
+        probability = theirs.predict(photo, 1)[0].probability
+        assert one.target.probability == pytest.approx(probability, abs=1e-4)
+        assert spearman(one.map, two.map) > 0.98  # 0.990 and more were seen; rounding moves it
 
 
 def test_another_size_keeps_the_share_that_is_cropped(torchvision):
