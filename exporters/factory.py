@@ -2,26 +2,27 @@
 
 The network, or the function, may say more by attributes: `preprocessing` (a `Preprocessing`, a dict
 of its fields, a preset's name or a file), `labels` (a list, or a file) and `input_size` (pixels:
-one number, or height and width).
+one number, or height and width). Files are looked for beside the module.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from exporters.trained import SIDE, Request, TrainedModel, as_spec, of_size
+from exporters.trained import SIDE, Request, TrainedModel, of_size, spec_of
 from exporters.weights import load_weights, seeded
 from ibisa_onnx.errors import ExportError
-from ibisa_onnx.model import Preprocessing, read_labels
+from ibisa_onnx.model import PRESETS, Preprocessing, read_labels
+from ibisa_onnx.model.layers import Layer, parse_layer
+from ibisa_onnx.model.spec_files import read_spec_file
 
 
 def load(name: str, request: Request) -> TrainedModel:
@@ -32,45 +33,48 @@ def load(name: str, request: Request) -> TrainedModel:
         module = _call(factory, name)
     if request.file is not None:
         load_weights(module, request.file)
-    said = _Said(module, factory)
-    size = request.size or said.size or (SIDE, SIDE)
-    channels = said.channels
-    model = TrainedModel(function, module.eval(), torch.zeros(1, channels, *size))
-    spec = None if said.preprocessing is None else as_spec(said.preprocessing, model)
-    return dataclasses.replace(
-        model, preprocessing=spec and of_size(spec, size), labels=said.labels
+
+    def said(attribute: str) -> Any:
+        return getattr(module, attribute, getattr(factory, attribute, None))
+
+    folder = Path(path).parent
+    own = _sides(said("input_size"))
+    spec = _spec(said("preprocessing"), own, folder)
+    size = request.size or own or (spec.size if spec else (SIDE, SIDE))
+    example = torch.zeros(1, spec.channels if spec else 3, *size)
+    labels = _labels(said("labels"), folder)
+    return TrainedModel(function, module.eval(), example, spec and of_size(spec, size), labels)
+
+
+def _spec(value: Any, size: tuple[int, int] | None, folder: Path) -> Preprocessing | None:
+    """Read a preprocessing: a spec, a dict of its fields, a preset's name, or a file."""
+    if value is None or isinstance(value, Preprocessing):
+        return value
+    if isinstance(value, Mapping):
+        return spec_of(parse_layer("preprocessing", value), size)
+    if isinstance(value, str) and value in PRESETS:
+        return spec_of(Layer(value, {}, value), size)
+    if isinstance(value, str | Path):
+        return spec_of(read_spec_file(folder / value), size)
+    raise ExportError(
+        f"preprocessing is a {type(value).__name__}; "
+        "give a Preprocessing, a dict of its fields, a preset's name or a file"
     )
 
 
-class _Said:
-    """What a network or its factory says by attributes."""
-
-    def __init__(self, module: nn.Module, factory: Callable[..., Any]) -> None:
-        def attribute(name: str) -> Any:
-            return getattr(module, name, getattr(factory, name, None))
-
-        self.preprocessing = attribute("preprocessing")
-        self.labels = _labels(attribute("labels"))
-        size = attribute("input_size")
-        self.size: tuple[int, int] | None = (size, size) if isinstance(size, int) else None
-        if isinstance(size, list | tuple):
-            self.size = (size[-2], size[-1])
-        spec = self.preprocessing
-        if self.size is None and isinstance(spec, Preprocessing):
-            self.size = spec.size
-        elif self.size is None and isinstance(spec, dict) and "size" in spec:
-            self.size = tuple(spec["size"])
-        order = spec.get("channel_order", "RGB") if isinstance(spec, dict) else "RGB"
-        self.channels = spec.channels if isinstance(spec, Preprocessing) else _CHANNELS[order]
-
-
-_CHANNELS = {"RGB": 3, "BGR": 3, "GRAY": 1, "RGBA": 4, "BGRA": 4}
-
-
-def _labels(value: Any) -> tuple[str, ...] | None:
+def _sides(value: Any) -> tuple[int, int] | None:
+    """Read height and width: one number for both, or the last two of several."""
     if value is None:
         return None
-    return read_labels(value) if isinstance(value, str | Path) else tuple(map(str, value))
+    if isinstance(value, int):
+        return value, value
+    return int(value[-2]), int(value[-1])
+
+
+def _labels(value: Any, folder: Path) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    return read_labels(folder / value) if isinstance(value, str | Path) else tuple(map(str, value))
 
 
 def _import(path: Path, function: str) -> Callable[..., Any]:

@@ -37,8 +37,8 @@ class Inference(nn.Module):
 def load(name: str, request: Request) -> TrainedModel:
     """Load a Keras model file."""
     keras, path = _import(), Path(name)
-    if request.weights == "none" or request.classes is not None:
-        raise ExportError(f"{path} holds its own weights; leave --weights none and --classes out")
+    if request.weights == "none":
+        raise ExportError(f"{path} holds its own weights; leave --weights none out")
     with keras.device("cpu"):  # a GPU would hold the weights where the file cannot be tried
         net = _read(keras, path)
         if request.file is not None:

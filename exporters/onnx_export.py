@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from exporters.trained import TrainedModel
 from ibisa_onnx.errors import ExportError
 from ibisa_onnx.extras import import_extra
+from ibisa_onnx.model.files import essence
 
 INPUT, OUTPUT, BATCH = "image", "scores", "batch"
 OPSET = 18
@@ -201,9 +202,8 @@ def _quietly() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
-def _essence(error: BaseException) -> str:
+def _essence(error: Exception) -> str:
     """Return what was at the root of an error, on one line."""
-    while error.__cause__ is not None:
+    while isinstance(error.__cause__, Exception):
         error = error.__cause__
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text[:300]
+    return essence(error) or type(error).__name__

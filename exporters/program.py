@@ -16,8 +16,8 @@ from ibisa_onnx.gradients.surrogate import load_program
 def load(name: str, request: Request) -> TrainedModel:
     """Load a program."""
     path = Path(name)
-    if request.weights == "none" or request.classes is not None:
-        raise ExportError(f"{path} holds its own weights; leave --weights none and --classes out")
+    if request.weights == "none":
+        raise ExportError(f"{path} holds its own weights; leave --weights none out")
     program = load_program(path, "program")
     _check_evaluates(program, path)
     batch, channels, *sides = _input(program, path)

@@ -6,7 +6,7 @@ import re
 from importlib import import_module
 from pathlib import Path
 
-from exporters.trained import Request, TrainedModel
+from exporters.trained import Exporter, Request, TrainedModel
 from ibisa_onnx.errors import ExportError
 
 # By the word before the colon, and by the end of a file's name: the module that has `load`.
@@ -30,8 +30,22 @@ def load_source(source: str, request: Request) -> TrainedModel:
         Its framework is not installed.
     """
     exporter, name = _choose(source)
-    model: TrainedModel = import_module(f"exporters.{exporter}").load(name, request)
-    return model
+    _check_classes(source, exporter, request)
+    load: Exporter = import_module(f"exporters.{exporter}").load
+    return load(name, request)
+
+
+def _check_classes(source: str, exporter: str, request: Request) -> None:
+    """See that a number of classes is given only where weights may have it."""
+    if request.classes is None:
+        return
+    if exporter not in _FRAMEWORKS.values():
+        raise ExportError(f"{source} has the classes that it has; leave --classes out")
+    if request.weights == "default":
+        raise ExportError(
+            f"published weights of {source} have their own classes; leave --classes out, or give "
+            "--weights FILE or none"
+        )
 
 
 def default_file(source: str) -> Path:

@@ -26,7 +26,7 @@ from ibisa_onnx.model import (
     settle_preprocessing,
 )
 from ibisa_onnx.model.data_configs import config_layer
-from ibisa_onnx.model.layers import Layer, check_preset
+from ibisa_onnx.model.layers import Layer
 from ibisa_onnx.model.metadata import IBISA_KEY
 from ibisa_onnx.model.resolution import DEFAULT_SIZE, Overrides
 from ibisa_onnx.model.signature import find_image
@@ -115,24 +115,6 @@ class TrainedModel:
 Exporter = Callable[[str, Request], TrainedModel]
 
 
-def as_spec(value: Any, model: TrainedModel) -> Preprocessing:
-    """Read a preprocessing that a user's code states: a spec, its fields, a preset or a file."""
-    if isinstance(value, Preprocessing):
-        return value
-    if isinstance(value, str | Path):
-        return model.settle(str(value), "float32").spec
-    if not isinstance(value, Mapping):
-        raise ExportError(
-            f"{model.name}: preprocessing is a {type(value).__name__}; "
-            "give a Preprocessing, a dict of its fields, a preset's name or a file"
-        )
-    fields = {key: list(v) if isinstance(v, tuple) else v for key, v in value.items()}
-    preset = fields.pop("preset", None)
-    usual = {} if preset is None else dataclasses.asdict(PRESETS[check_preset(str(preset))])
-    size = model.settle(None, "float32").spec.size
-    return Preprocessing.from_dict({"size": size, **usual, **fields})
-
-
 def read_config(
     config: Mapping[str, Any], framework: str, size: tuple[int, int] | None
 ) -> tuple[Preprocessing, tuple[str, ...]]:
@@ -150,9 +132,9 @@ def read_config(
 
 
 def spec_of(layer: Layer, size: tuple[int, int] | None) -> Preprocessing:
-    """Return what a configuration says as a whole spec."""
-    fields = {"size": size or (SIDE, SIDE), **layer.fields}
-    return of_size(Preprocessing(**fields), size)
+    """Return what a source says as a whole spec, for another size where one is wanted."""
+    preset = dataclasses.asdict(PRESETS[layer.preset]) if layer.preset else {}
+    return of_size(Preprocessing(**{"size": size or (SIDE, SIDE), **preset, **layer.fields}), size)
 
 
 def of_size(spec: Preprocessing, size: tuple[int, int] | None) -> Preprocessing:

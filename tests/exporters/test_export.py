@@ -149,6 +149,34 @@ def test_a_source_that_says_nothing_leaves_the_file_silent(cli, source):
     assert not onnx.load("model.onnx").metadata_props
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "'tf'",
+        "{'preset': 'tf', 'resize': 'shortest'}",
+        "'spec.toml'",
+        "Preprocessing((32, 32), scale=1 / 127.5, mean=(1.0,))",
+    ],
+)
+def test_the_ways_to_state_a_preprocessing(cli, module, said):
+    (module.parent / "spec.toml").write_text('preset = "tf"\n')
+    (module.parent / "names.txt").write_text("\n".join("uvwxyz"))
+    with module.open("a") as code:
+        code.write("\n\nfrom ibisa_onnx.model import Preprocessing\n")
+        code.write(f"net.preprocessing, net.labels = {said}, 'names.txt'\n")
+    spec = exported(cli, f"{module}:net")["preprocessing"]
+    assert (spec["size"], spec["scale"], spec["mean"]) == ([32, 32], 1 / 127.5, [1.0])
+    assert {each.label for each in Explainer("model.onnx").predict(scene_path(), 6)} == set(
+        "uvwxyz"
+    )
+
+
+def test_a_preprocessing_that_is_none(cli, module):
+    with module.open("a") as code:
+        code.write("\n\nnet.preprocessing = 7\n")
+    assert "preprocessing is a int" in cli("export", f"{module}:net", "-o", "m.onnx").err
+
+
 def test_a_network_that_answers_the_same_to_everything(cli, module):
     module.write_text(module.read_text() + "\n\ndef flat():\n    n = Net()\n")
     module.write_text(module.read_text() + "    nn.init.zeros_(n.head.weight)\n    return n\n")
@@ -191,6 +219,8 @@ def test_nothing_of_the_users_code_is_in_the_files(cli, source, tmp_path):
         (["code/nets.py:net", "--weights", "no.pt"], "there is no file of weights no.pt"),
         (["code/nets.py:net", "--labels", "two.txt"], "2 labels for the model's 6 classes"),
         (["code/nets.py:net", "--images", "no.png"], "there is no picture no.png"),
+        (["code/nets.py:net", "--classes", "3"], "leave --classes out"),
+        (["timm:resnet10t", "--classes", "3"], "published weights"),
         (["no.pt2"], "there is no program file no.pt2"),
     ],
 )
