@@ -142,7 +142,7 @@ def staged_folder(folder: Path) -> Iterator[Path]:
         ) from error
     with stage as name:
         yield Path(name)
-        for file in sorted(Path(name).iterdir()):
+        for file in sorted(Path(name).iterdir(), reverse=True):  # model.onnx after its .data
             _move(file, _target(folder / file.name))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ibisa_onnx.errors import ResultError
-from ibisa_onnx.writing import write_files
+from ibisa_onnx.writing import staged_folder, write_files
 
 
 def test_all_or_none(tmp_path: Path) -> None:
@@ -107,3 +107,43 @@ def test_a_file_in_shared_memory_is_replaced_as_a_whole() -> None:
             write_files({path: b"new"})
             assert reader.read() == b"old"
         assert path.read_bytes() == b"new"
+
+
+def test_a_staged_folder_gives_all_its_files_at_its_end(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("before")
+    (tmp_path / "real").write_text("before")
+    (tmp_path / "link").symlink_to("real")
+    with staged_folder(tmp_path / "new") as stage:
+        (stage / "b").write_text("b")
+    with staged_folder(tmp_path) as stage:
+        for name in ("a", "link"):
+            (stage / name).write_text("after")
+        assert (tmp_path / "a").read_text() == "before"
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["a", "link", "new", "real"]
+    assert (tmp_path / "link").is_symlink()
+    assert [(tmp_path / name).read_text() for name in ("a", "real", "new/b")] == [
+        "after",
+        "after",
+        "b",
+    ]
+
+
+def test_a_staged_folder_leaves_nothing_after_an_error(tmp_path: Path) -> None:
+    def work() -> None:
+        with staged_folder(tmp_path) as stage:
+            (stage / "a").write_text("after")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        work()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_staged_folder_says_what_it_cannot_write(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ResultError, match="choose another place"), staged_folder(tmp_path / "file"):
+        pass
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(ResultError, match="taken"), staged_folder(tmp_path) as stage:
+        (stage / "taken").write_text("")
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["file", "taken"]

@@ -11,7 +11,7 @@ import click
 
 from ibisa_onnx.commands.console import Console, console_options, rows
 from ibisa_onnx.commands.model_options import PREPROCESS, SIZE
-from ibisa_onnx.commands.outputs import STDIO, check_out, expand
+from ibisa_onnx.commands.outputs import STDIO, check_folder, check_out, expand
 
 if TYPE_CHECKING:
     import numpy as np
@@ -101,6 +101,7 @@ def command(
     from ibisa_onnx.model import read_labels
 
     path = default_file(source) if out is None else Path(out)
+    check_folder(path.parent)
     form = Form(opset, half, fixed_batch)
     wish = Wish(form, tolerance, preprocess, read_labels(labels) if labels else None, surrogate)
     pictures = _pictures(images)

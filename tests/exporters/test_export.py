@@ -233,6 +233,13 @@ def test_what_cannot_be_exported_is_told_in_a_line(cli, module, tmp_path, words,
     assert left_behind(tmp_path) == {"two.txt"}
 
 
+def test_a_place_that_cannot_be_written_is_told_first(cli, module, tmp_path):
+    (tmp_path / "file").write_text("")
+    result = cli("export", f"{module}:broken", "-o", "file/model.onnx")
+    assert result.code == 1
+    assert "is a file, not a folder" in result.err or "cannot make this folder" in result.err
+
+
 def test_stdout_is_refused(cli, source):
     result = cli("export", source("net"), "-o", "-")
     assert result.code == 2
