@@ -208,7 +208,6 @@ def measure(source: list[str], folder: Path) -> Result:
         "top5": min(each["top5"] for each in agreements),
         "certificate": explained["certificate"],
         "probability": explained["target"]["probability"],
-        "flat": bool(np.ptp(exact) == 0),
         "surrogate": spearman(exact, other),
         "rounding": spearman(exact, shaken),
         "surrogate_certificate": again["certificate"]["difference"],
@@ -307,8 +306,16 @@ def _notes(results: dict[str, Result]) -> Iterator[str]:
             yield f"- {name}: {found['failure']}"
         elif found["certificate"]["gradient"] != "exact":
             yield f"- {name}: {found['certificate']['reason']}"
-        elif found["flat"]:
-            yield f"- {name}: the map is flat"
+    flat = [name for name, found in results.items() if _is_flat(found)]
+    if flat:
+        yield (
+            "- Blurred, the picture is the same to these networks of random weights, so `run` calls"
+            f" their maps flat, and what two of them have in common says less: {', '.join(flat)}"
+        )
+
+
+def _is_flat(found: Result) -> bool:
+    return any("the map is flat" in each for each in found.get("warnings", ()))
 
 
 # -- running
