@@ -146,6 +146,10 @@ def _saved_by_keras(kind: str, folder: Path) -> list[str]:
         fan = np.prod(weight.shape[:2] if "depthwise" in weight.path else weight.shape[:-1])
         if len(weight.shape) > 1:
             weight.assign(rng.normal(0, np.sqrt(2 / fan), weight.shape))
+    for layer in net.layers:  # batch normalisation takes what it sees
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.0
+    net(rng.uniform(0, 255, (8, *net.inputs[0].shape[1:])).astype(np.float32), training=True)
     path = folder / "model.keras"
     net.save(path)
     model = load_source(str(path), Request())
