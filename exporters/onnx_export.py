@@ -68,7 +68,7 @@ def to_onnx(model: TrainedModel, form: Form) -> onnx.ModelProto:
         module = copy.deepcopy(module).half()
     example = model.example.to(torch.float16 if form.half else torch.float32)
     example = example.expand(form.batch or 2, *example.shape[1:]).contiguous()
-    with _quietly():
+    with quietly():
         if form.opset < OPSET:
             proto = _from_tracer(module, example, form)
         else:
@@ -89,7 +89,7 @@ def trace(module: nn.Module, example: Tensor, open_batch: bool) -> torch.export.
     """
     shapes = ({0: torch.export.Dim.DYNAMIC} if open_batch else {},)
     try:
-        with _quietly():
+        with quietly():
             program = torch.export.export(module, (example,), dynamic_shapes=shapes)
     except Exception as error:
         hint = "--fixed-batch 1 may help" if open_batch else "torch.export must take it"
@@ -184,7 +184,7 @@ def _forget_sources(program: torch.export.ExportedProgram) -> None:
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Hold back what torch says while it exports, and its fused attention, which has no operator.
 
     What matters of it comes as an error.

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from exporters.onnx_export import trace
+from exporters.onnx_export import quietly, trace
 from exporters.trained import TrainedModel
 from ibisa_onnx.errors import ExportError
 from ibisa_onnx.gradients.surrogate import load_program
@@ -45,15 +45,48 @@ def write_surrogate(model: TrainedModel, path: Path) -> None:
     if model.layout is Layout.NHWC:
         module, example = ChannelsFirst(module), example.permute(0, 3, 1, 2)
     images = torch.randn(2, *example.shape[1:], generator=torch.Generator().manual_seed(0))
-    torch.export.save(trace(module, images, open_batch=True), path)
+    program = trace(module, images, open_batch=True)
+    with quietly():
+        torch.export.save(program.run_decompositions(_DECOMPOSED), path)
     _check(module, load_program(path, "surrogate").module(), images)
 
 
+def _normalise(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    variance: Tensor,
+    momentum: float,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Write batch normalisation at inference as a product and a sum.
+
+    PyTorch 2.13 and 2.14 give its own operator a wrong gradient on a single image, where the
+    cotangent comes transposed to it.
+    """
+    scale = torch.rsqrt(variance + eps)
+    scale = scale if weight is None else scale * weight
+    shift = -mean * scale
+    shift = shift if bias is None else shift + bias
+    axes = (1, -1, *(1,) * (x.dim() - 2))
+    none = x.new_empty(0)  # what training would save
+    return x * scale.reshape(axes) + shift.reshape(axes), none, none
+
+
+_DECOMPOSED = {torch.ops.aten._native_batch_norm_legit_no_training.default: _normalise}
+
+
 def _check(module: nn.Module, program: nn.Module, images: Tensor) -> None:
-    """Raise where scores or gradients of two networks differ, on one image or on two."""
+    """Raise where scores or gradients of two networks differ, on two images or on one of them.
+
+    The network itself answers for two at a time alone: see `_normalise`.
+    """
+    whole = _answers(module, images)
     for count in (1, 2):
-        expected, given = (_answers(each, images[:count]) for each in (module, program))
-        for what, a, b in zip(("scores", "gradient"), expected, given, strict=True):
+        given = _answers(program, images[:count])
+        for what, a, b in zip(("scores", "gradient"), whole, given, strict=True):
+            a = a[:count]
             difference = float((a - b).abs().max() / a.abs().max().clamp(min=1e-30))
             if not difference <= _TOLERANCE:
                 raise ExportError(
@@ -68,6 +101,6 @@ def _answers(module: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     scores = module(leaf)
     if not scores.requires_grad:
         raise ExportError("the network has no gradient, so it has no surrogate")
-    weights = torch.linspace(-1, 1, scores.numel()).reshape(scores.shape)
+    weights = torch.linspace(-1, 1, scores[0].numel()).reshape(scores[0].shape)
     (gradient,) = torch.autograd.grad((scores * weights).sum(), leaf)
     return scores.detach(), gradient

@@ -118,6 +118,39 @@ def test_channels_last(tmp_path):
     assert np.ptp(exact.map) >= 0
 
 
+class Crossed(nn.Module):
+    """Batch normalisation whose cotangent comes transposed, which torch derives wrongly alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.head = nn.BatchNorm2d(3), nn.Linear(3 * 64, 5)
+        nn.init.normal_(self.norm.weight)
+        self.norm.running_var.uniform_(0.5, 2)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        hidden = torch.tanh(self.norm(images)).flatten(2).transpose(1, 2)
+        return self.head(hidden.flatten(1))
+
+
+def test_one_image_has_the_gradient_that_it_has_among_two(tmp_path):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = Crossed().eval()
+        x = torch.randn(2, 3, 8, 8)
+    write_surrogate(TrainedModel("crossed", net, torch.zeros(1, 3, 8, 8)), tmp_path / "net.pt2")
+    twin = torch.export.load(tmp_path / "net.pt2").module()
+
+    def gradient(images):
+        leaf = images.clone().requires_grad_(True)
+        return torch.autograd.grad(twin(leaf)[:, 1].sum(), leaf)[0]
+
+    (expected,) = torch.autograd.functional.vjp(
+        lambda images: net.double()(images)[:, 1], x.double(), torch.ones(2, dtype=torch.float64)
+    )[1:]
+    torch.testing.assert_close(gradient(x), expected.float())
+    torch.testing.assert_close(gradient(x[:1]), expected[:1].float())
+
+
 def test_a_twin_that_differs_is_not_written(cli, module):
     module.write_text(
         module.read_text()
