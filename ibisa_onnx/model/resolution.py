@@ -7,10 +7,10 @@ with a warning.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from dataclasses import fields as fields_of
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +166,7 @@ def settle_preprocessing(
         )
     file = None if wanted is None else Path(wanted)
     if isinstance(wanted, str) and _is_preset(wanted):
-        overrides, file = dataclasses.replace(overrides, preset=wanted), None
+        overrides, file = replace(overrides, preset=wanted), None
     return resolve_preprocessing(signature, metadata, overrides=overrides, file=file, folder=folder)
 
 
@@ -177,7 +177,7 @@ def _is_preset(word: str) -> bool:
 
 def _flag_layers(overrides: Overrides) -> Iterator[Layer]:
     """Yield a layer for each flag that was given, the preset last."""
-    for each in dataclasses.fields(overrides):
+    for each in fields_of(overrides):
         value = getattr(overrides, each.name)
         if value is not None and each.name != "preset":
             upper = each.name in ("channel_order", "layout")
@@ -241,14 +241,35 @@ def _check_shorter_side(spec: Preprocessing, source: str) -> None:
 def _unless_contradicted(layer: Layer, image: ImageInput) -> Layer:
     """Return a layer that nobody asked for, emptied with a warning where it cannot be true.
 
-    Not an error: the owner of an image can seldom mend the model's file, or what lies beside it.
+    Where only its size cannot, as beside a network exported for larger pictures than it was trained
+    with, the rest stands. Not an error: the owner of an image can seldom mend the model's file, or
+    what lies beside it.
     """
+    if (doubt := _contradiction(layer, image)) is None:
+        return layer
+    rest = _resized(layer, image)
+    if _contradiction(rest, image) is None:
+        return replace(rest, warnings=(*layer.warnings, f"size ignored: {doubt}"))
+    return Layer(layer.source, {}, None, (*layer.warnings, f"ignored: {doubt}"))
+
+
+def _contradiction(layer: Layer, image: ImageInput) -> PreprocessingError | None:
+    """Return why a layer cannot be true of the input, None where it can."""
     try:
         _check_against_input(layer, image)
         _check_possible(layer, image)
     except PreprocessingError as error:
-        return Layer(layer.source, {}, None, (*layer.warnings, f"ignored: {error}"))
-    return layer
+        return error
+    return None
+
+
+def _resized(layer: Layer, image: ImageInput) -> Layer:
+    """Return a layer with its shorter side in proportion to the input, and no size of its own."""
+    fields = {key: value for key, value in layer.fields.items() if key != "size"}
+    if "size" in layer.fields and "shorter_side" in fields and image.height and image.width:
+        share = min(image.height, image.width) / min(layer.fields["size"])
+        fields["shorter_side"] = round(fields["shorter_side"] * share)
+    return replace(layer, fields=fields)
 
 
 def _facts(image: ImageInput) -> dict[str, Belief]:
@@ -368,7 +389,7 @@ def _conclude(beliefs: dict[str, Belief], warnings: Sequence[str]) -> ResolvedPr
     """Build the spec, which checks itself, and put the beliefs in the spec's order."""
     if beliefs["resize"].value != "shortest":
         del beliefs["shorter_side"]
-    order = [each.name for each in dataclasses.fields(Preprocessing) if each.name in beliefs]
+    order = [each.name for each in fields_of(Preprocessing) if each.name in beliefs]
     try:
         spec = Preprocessing(**{field: beliefs[field].value for field in order})
     except PreprocessingError as error:

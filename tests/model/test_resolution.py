@@ -268,7 +268,6 @@ class TestMetadata:
             {"scale": 0.0},
             {"mean": [float("nan")]},
             {"shorter_side": 100},
-            {"size": [100, 224]},
             {"channel_order": "GRAY"},
         ],
     )
@@ -341,8 +340,9 @@ class TestUltralytics:
         assert f"metadata key {key} is {value!r}" in warning
 
     def test_another_size_than_the_models(self):
-        resolved = _resolve(metadata=ULTRALYTICS | {"imgsz": "[640, 640]"}, preset="tf")
-        assert resolved.spec == _resolve(preset="tf").spec
+        """The size is the input's, and how the picture is brought to it is still Ultralytics'."""
+        resolved = _resolve(metadata=ULTRALYTICS | {"imgsz": "[640, 640]"})
+        assert resolved.spec == _resolve(metadata=ULTRALYTICS | {"imgsz": "[224, 224]"}).spec
         assert "metadata of Ultralytics says size 640 x 640, but input" in resolved.warnings[0]
 
 
@@ -698,10 +698,24 @@ class TestBeside:
         assert _resolve(folder=tmp_path, file=file, metadata=metadata).spec.mean == (0.125,)
         assert _resolve(folder=tmp_path, mean=THIRD, file=file).spec.mean == THIRD
 
+    def test_another_size_is_told_and_the_rest_stands(self, tmp_path):
+        """As beside a network that was exported for larger pictures than it was trained with."""
+        size = {"size": {"height": 384, "width": 384}, "do_resize": True}
+        self._write(tmp_path, "preprocessor_config.json", self.HUGGING_FACE | size)
+        resolved = _resolve(folder=tmp_path)
+        assert resolved.spec.size == _resolve(preset="tf").spec.size
+        assert resolved.spec.mean == tuple(self.HUGGING_FACE["image_mean"])
+        assert "says size 384 x 384, but input image" in resolved.warnings[0]
+
+    def test_a_crop_for_another_size_is_taken_in_proportion(self, tmp_path):
+        config = {"input_size": [3, 160, 160], "crop_pct": 0.8, "mean": [0.5] * 3, "std": [0.5] * 3}
+        self._write(tmp_path, "config.json", {"pretrained_cfg": config})
+        spec = _resolve(folder=tmp_path).spec
+        assert (spec.shorter_side, spec.mean) == (round(200 * spec.size[0] / 160), (0.5,) * 3)
+
     @pytest.mark.parametrize(
         ("changed", "match"),
         [
-            ({"size": {"height": 384, "width": 384}}, "says size 384 x 384, but input image"),
             ({"image_mean": [0.5, 0.5]}, "takes 1 or 3 numbers"),
             ({"size": {"width": 3}}, "cannot make sense"),
         ],
