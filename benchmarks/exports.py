@@ -283,7 +283,8 @@ def _summary(good: dict[str, Result], results: dict[str, Result]) -> str:
         f"Of {len(results)} architectures {len(good)} export, verify and are explained, "
         f"{len(exact)} of them by the exact gradient; the largest difference is {worst:.1e}. The "
         f"surrogate's map correlates with the exact one by 0.99 or more on {len(close)}; on the "
-        f"others rounding alone takes it to {_span([f['rounding'] for f in rest])}."
+        f"others ({_span([f['surrogate'] for f in rest])}) rounding alone takes it to "
+        f"{_span([f['rounding'] for f in rest])}."
     )
 
 
