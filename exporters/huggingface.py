@@ -80,6 +80,7 @@ def _config(transformers: Any, name: str, request: Request) -> Any:
         config = transformers.AutoConfig.from_pretrained(name)
     except (OSError, ValueError, KeyError) as error:
         raise ExportError(f"transformers cannot read the config of {name}: {error}") from error
+    config.architectures = config.architectures or []  # DeiT has several, and a list is looked for
     if request.classes is not None and request.classes != config.num_labels:
         config.num_labels = request.classes
     if request.size is not None and hasattr(config, "image_size"):
