@@ -126,7 +126,10 @@ def _from_program(program: torch.export.ExportedProgram, form: Form) -> onnx.Mod
             verbose=False,
         )
     except Exception as error:
-        raise ExportError(f"torch cannot write the network as ONNX: {_essence(error)}") from error
+        raise ExportError(
+            f"torch cannot write the network as ONNX: {_essence(error)}; --opset 17 goes "
+            "another way"
+        ) from error
     if written is None:
         raise ExportError("torch wrote nothing; try another --opset")
     proto: onnx.ModelProto = written.model_proto
