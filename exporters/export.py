@@ -12,13 +12,13 @@ import onnx
 
 from exporters.onnx_export import Form, save, to_onnx
 from exporters.source import load_source, source_file
-from exporters.surrogate import write_surrogate
+from exporters.surrogate import surrogate_path, write_surrogate
 from exporters.trained import Request, TrainedModel
 from exporters.verification import TOLERANCE, TOLERANCE_HALF, Agreement, check, verify
 from ibisa_onnx.errors import ResultError, TargetError
 from ibisa_onnx.model import Preprocessing, ResolvedPreprocessing, check_labels
 from ibisa_onnx.model.annotation import annotate
-from ibisa_onnx.writing import staged_folder
+from ibisa_onnx.writing import check_not_given, staged_folder
 
 _NOT_KNOWN = (
     "the source does not say how pixels become its input, so the file does not either; say it with "
@@ -93,8 +93,9 @@ def export(
     ResultError
         The files cannot be written.
     """
-    twin = path.with_suffix(".surrogate.pt2")
-    _check_place(source_file(source), path, twin)
+    twin = surrogate_path(path)
+    for file in (path, twin):
+        _check_place(source_file(source), file)
     model = load_source(source, request)
     known, resolved = _preprocessing(model, wish)
     proto = to_onnx(model, wish.form)
@@ -120,13 +121,11 @@ def export(
     )
 
 
-def _check_place(given: Path | None, *paths: Path) -> None:
-    """See that no source is written over."""
-    for path in paths:
-        if given is not None and path.resolve() == given.resolve():
-            raise ResultError(f"{path}: was given as input and is not overwritten; change -o")
-        if path.is_dir():
-            raise ResultError(f"{path}: cannot write: it is a folder; name a file")
+def _check_place(given: Path | None, path: Path) -> None:
+    """See that no source is written over, and no folder."""
+    check_not_given(path, [given])
+    if path.is_dir():
+        raise ResultError(f"{path}: cannot write: it is a folder; name a file")
 
 
 def _tolerance(wish: Wish) -> float:

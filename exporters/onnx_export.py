@@ -94,7 +94,7 @@ def trace(module: nn.Module, example: Tensor, open_batch: bool) -> torch.export.
     except Exception as error:
         hint = "--fixed-batch 1 may help" if open_batch else "torch.export must take it"
         raise ExportError(f"torch cannot trace the network: {_essence(error)}; {hint}") from error
-    _forget_sources(program)
+    forget_sources(program)
     return program
 
 
@@ -178,12 +178,13 @@ def _tidy(proto: onnx.ModelProto) -> None:
     graph.ClearField("doc_string")
 
 
-def _forget_sources(program: torch.export.ExportedProgram) -> None:
+def forget_sources(program: torch.export.ExportedProgram) -> None:
     """Take out the lines of code and the paths that torch notes beside every operation."""
     for module in program.graph_module.modules():
         if isinstance(module, torch.fx.GraphModule):
             for node in module.graph.nodes:
-                node.meta.pop("stack_trace", None)
+                for kind in ("stack_trace", "from_node"):  # the second differs from run to run
+                    node.meta.pop(kind, None)
 
 
 @contextlib.contextmanager

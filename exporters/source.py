@@ -62,6 +62,8 @@ def default_file(source: str) -> Path:
 def source_file(source: str) -> Path | None:
     """Return the file that SOURCE names, which must not be overwritten."""
     exporter, name = _choose(source)
+    if exporter == "factory":
+        return Path(name.rpartition(":")[0])
     return Path(name) if exporter in _FILES.values() else None
 
 

@@ -11,13 +11,18 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from exporters.onnx_export import quietly, trace
+from exporters.onnx_export import forget_sources, quietly, trace
 from exporters.trained import TrainedModel
 from ibisa_onnx.errors import ExportError
 from ibisa_onnx.gradients.surrogate import load_program
 from ibisa_onnx.model.signature import Layout
 
 _TOLERANCE = 1e-3
+
+
+def surrogate_path(model: Path) -> Path:
+    """Return where a model's surrogate goes: beside it."""
+    return model.with_suffix(".surrogate.pt2")
 
 
 class ChannelsFirst(nn.Module):
@@ -45,10 +50,25 @@ def write_surrogate(model: TrainedModel, path: Path) -> None:
     if model.layout is Layout.NHWC:
         module, example = ChannelsFirst(module), example.permute(0, 3, 1, 2)
     images = torch.randn(2, *example.shape[1:], generator=torch.Generator().manual_seed(0))
+    torch.export.save(open_program(module, images), path)
+    _check(module, load_program(path, "surrogate").module(), images)
+
+
+def open_program(module: nn.Module, images: Tensor) -> torch.export.ExportedProgram:
+    """Trace a network on two images [2, C, H, W], for any number, safe to be derived on one.
+
+    Nothing of its code's lines and paths is in it.
+
+    Raises
+    ------
+    ExportError
+        torch cannot.
+    """
     program = trace(module, images, open_batch=True)
     with quietly():
-        torch.export.save(program.run_decompositions(_DECOMPOSED), path)
-    _check(module, load_program(path, "surrogate").module(), images)
+        decomposed: torch.export.ExportedProgram = program.run_decompositions(_DECOMPOSED)
+    forget_sources(decomposed)
+    return decomposed
 
 
 def _normalise(

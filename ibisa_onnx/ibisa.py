@@ -243,8 +243,7 @@ def _noises(
     turn = math.pi * number / (options.rounds * max(1, options.steps // 2))
     noises = np.float32(options.noise) * stratified_noise(rng, options.steps, shape)
     waves = plane_waves(options.steps, shape, options.frequency, options.tilt + turn)
-    growth = np.array(_ramp(options.first_waves, 1, options.steps), np.float32)[:, None, None]
-    return np.asarray(noises + np.float32(options.waves) * growth * waves)
+    return np.asarray(noises + wave_amplitudes(options)[:, None, None] * waves)
 
 
 def _over_its_size(gradient: Floats) -> Floats:
@@ -287,6 +286,12 @@ def smoothings(options: Options) -> list[float]:
 def betas(options: Options) -> list[float]:
     """Return the information term's weight at each step."""
     return [options.beta * each for each in _ramp(options.first_beta, 1, options.steps)]
+
+
+def wave_amplitudes(options: Options) -> Floats:
+    """Return the amplitude of the waves at each step, in logits, [steps]."""
+    growth = _ramp(options.first_waves, 1, options.steps)
+    return np.float32(options.waves) * np.array(growth, np.float32)
 
 
 def _ramp(first: float, last: float, steps: int) -> list[float]:

@@ -8,11 +8,25 @@ import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from ibisa_onnx.errors import ResultError
+
+
+def check_not_given(path: Path, given: Iterable[str | os.PathLike[str] | None]) -> None:
+    """See that a file to be written is none of those that were given as input.
+
+    None and names of no file (a preset, "-") are passed over.
+
+    Raises
+    ------
+    ResultError
+        It is one of them.
+    """
+    if path.resolve() in {Path(each).resolve() for each in given if each is not None}:
+        raise ResultError(f"{path}: was given as input and is not overwritten; change -o")
 
 
 def write_files(contents: Mapping[Path, bytes]) -> None:

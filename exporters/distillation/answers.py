@@ -16,7 +16,7 @@ import numpy.typing as npt
 from ibisa_onnx.bottleneck import Bottleneck, Floats, grid_shape, plane_waves, sample, smooth
 from ibisa_onnx.case import Case
 from ibisa_onnx.gradients.masks import smooth_masks
-from ibisa_onnx.ibisa import Options
+from ibisa_onnx.ibisa import Options, wave_amplitudes
 from ibisa_onnx.targets import check_scores
 
 _BATCH = 8
@@ -83,7 +83,8 @@ def _step_mask(rng: np.random.Generator, shape: tuple[int, int], options: Option
         field.std() + _LEAST
     )
     waves = plane_waves(options.steps, shape, options.frequency, float(rng.choice(_TILTS)))
-    noise = options.waves * waves[rng.integers(len(waves))]
+    step = int(rng.integers(len(waves)))
+    noise = wave_amplitudes(options)[step] * waves[step]
     noise = noise + options.noise * rng.logistic(size=shape)
     return sample(logits.astype(np.float32), noise.astype(np.float32), options.temperature)
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from exporters.surrogate import open_program
 from ibisa_onnx.gradients.surrogate import FACTS
 
 
@@ -28,9 +29,7 @@ def program_bytes(
         What travels with it, as JSON (`FACTS`).
     """
     student.cpu().eval()
-    example = (torch.zeros(2, *shape),)
-    batch = {"images": {0: torch.export.Dim("batch", min=1, max=4096)}}
-    program = torch.export.export(student, example, dynamic_shapes=batch)
     file = io.BytesIO()
+    program = open_program(student, torch.zeros(2, *shape))
     torch.export.save(program, file, extra_files={FACTS: json.dumps(facts)})
     return file.getvalue()

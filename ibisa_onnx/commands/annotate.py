@@ -67,7 +67,8 @@ def command(console: Console, out: str | None, remove: bool, choice: ModelChoice
     if remove:
         _remove(console, out, choice)
         return
-    path = model_destination(choice.model, out, ".annotated.onnx", in_place=True)
+    given = (choice.labels, choice.preprocess)
+    path = model_destination(choice.model, out, ".annotated.onnx", given=given, in_place=True)
     model = choice.open()
     facts, file = _settle(console, choice, model), model.file
     del model  # its weights are not needed twice

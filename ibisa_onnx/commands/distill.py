@@ -12,7 +12,6 @@ import click
 from ibisa_onnx.commands.console import Bar, Console, console_options, duration, rows
 from ibisa_onnx.commands.model_options import ModelChoice, model_options
 from ibisa_onnx.commands.outputs import STDIO, check_folder, check_out, expand
-from ibisa_onnx.errors import ResultError
 
 if TYPE_CHECKING:
     from exporters.distillation import Distilled, Progress
@@ -79,14 +78,16 @@ def command(
     as will be explained. Writes a torch.export program for `run --surrogate FILE`, if it agrees
     well enough with MODEL on masks and on pictures that it was not fitted to.
     """
-    from ibisa_onnx.writing import write_files
+    from ibisa_onnx.writing import check_not_given, write_files
 
     if STDIO in images:
         raise click.UsageError("pictures are read from files; name some, or a folder")
     check_out(out)
     path = _destination(choice.model, out)
-    check_folder(path.parent)
     pictures = [Path(each) for each in expand(images)]
+    model = None if choice.model == STDIO else choice.model
+    check_not_given(path, [model, choice.labels, choice.preprocess, *pictures])
+    check_folder(path.parent)
     if choice.threads:
         _use_threads(choice.threads)
     begin = time.perf_counter()
@@ -128,8 +129,6 @@ def _destination(model: str, out: str | None) -> Path:
     path = Path(model).with_suffix(".surrogate.pt2") if out is None else Path(out)
     if out == STDIO or path.is_dir():
         raise click.UsageError(f"-o {out}: name a file")
-    if model != STDIO and path.resolve() == Path(model).resolve():
-        raise ResultError(f"{path}: was given as input and is not overwritten; change -o")
     return path
 
 

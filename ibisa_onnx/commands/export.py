@@ -96,11 +96,15 @@ def command(
         raise click.UsageError("-o -: the file is tried before it is kept; name a file")
     from exporters.export import Wish, export
     from exporters.onnx_export import Form
-    from exporters.source import default_file
+    from exporters.source import default_file, source_file
+    from exporters.surrogate import surrogate_path
     from exporters.trained import Request
     from ibisa_onnx.model import read_labels
+    from ibisa_onnx.writing import check_not_given
 
     path = default_file(source) if out is None else Path(out)
+    for file in (path, surrogate_path(path)):
+        check_not_given(file, [source_file(source), weights, preprocess, labels, *expand(images)])
     check_folder(path.parent)
     form = Form(opset, half, fixed_batch)
     wish = Wish(form, tolerance, preprocess, read_labels(labels) if labels else None, surrogate)

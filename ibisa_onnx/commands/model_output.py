@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from ibisa_onnx.commands.outputs import STDIO
-from ibisa_onnx.errors import ResultError
+from ibisa_onnx.writing import check_not_given
 
 if TYPE_CHECKING:
     import onnx
 
 
 def model_destination(
-    model: str, out: str | None, suffix: str, *, in_place: bool = False
+    model: str,
+    out: str | None,
+    suffix: str,
+    *,
+    given: Sequence[str | None] = (),
+    in_place: bool = False,
 ) -> Path | None:
     """Return the file to write, None for stdout.
 
@@ -26,6 +32,8 @@ def model_destination(
         The path it was made from, or "-".
     out
         What `-o` said; None: beside the model, with `suffix` in place of its own.
+    given
+        Other files that were given, None for those that were not.
     in_place
         Whether it may take the model's own place.
 
@@ -34,15 +42,14 @@ def model_destination(
     click.UsageError
         It would go to a terminal.
     ResultError
-        It would take the model's place and may not.
+        It would take the place of a file that was given.
     """
     if out in (STDIO, "/dev/stdout") or (out is None and model == STDIO):
         if sys.stdout.isatty():
             raise click.UsageError("the model would go to the terminal; give -o FILE, or redirect")
         return None
     path = Path(model).with_suffix(suffix) if out is None else Path(out)
-    if model != STDIO and not in_place and path.resolve() == Path(model).resolve():
-        raise ResultError(f"{path}: was given as input and is not overwritten; change -o")
+    check_not_given(path, [*given, *([] if in_place or model == STDIO else [model])])
     return path
 
 
@@ -56,5 +63,6 @@ def write_model(path: Path, data: bytes, graph: onnx.ModelProto, source: Path | 
 
     if source is not None:
         locations = sorted({tensor.location for tensor in external_tensors(graph)})
+        check_not_given(path, [source / each for each in locations])
         copy_files({source / each: path.parent / each for each in locations})
     write_files({path: data})

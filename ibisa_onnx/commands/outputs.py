@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 
 from ibisa_onnx.errors import ImageError, ResultError
+from ibisa_onnx.writing import check_not_given
 
 STDIO = "-"
 _PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -97,7 +98,7 @@ class Destinations:
         self.to_stdout = output == STDIO
         self._several_targets = several_targets
         self._with_data = with_data
-        self._given = {Path(each).resolve() for each in (*images, model) if each != STDIO}
+        self._given = [each for each in (*images, model) if each != STDIO]
         self._file: Path | None = None
         folder: Path | None = None
         if self.to_stdout and (several or with_data):
@@ -155,8 +156,7 @@ class Destinations:
             paths |= {main.with_suffix(kind): kind for kind in others}
             paths |= {main.with_suffix(f".{name}.npy"): name for name in extra}
         for path in paths:
-            if path.resolve() in self._given:
-                raise ResultError(f"{path}: was given as input and is not overwritten; change -o")
+            check_not_given(path, self._given)
         return paths
 
     def _beside(self, image: str, index: int, label: str | None) -> Path:

@@ -141,6 +141,17 @@ def test_weights_in_another_file_stay_there_and_the_model_opens(
     np.testing.assert_array_equal(got[1], wanted[1])
 
 
+@pytest.mark.parametrize("out", ["big/m.data", "labels.txt"])
+def test_what_was_given_is_not_overwritten(cli, external, tmp_path, out):
+    (tmp_path / "labels.txt").write_text("a\nb\nc\nd\ne\n")
+    before = (tmp_path / out).read_bytes()
+    words = ("big/m.onnx", "--preprocess", "tf", "--labels", "labels.txt", "-o", out)
+    result = cli("annotate", *words)
+    assert result.code == 1
+    assert "not overwritten" in result.err
+    assert (tmp_path / out).read_bytes() == before
+
+
 def test_in_place_and_again_what_is_said_last_holds(cli, model):
     path = model()
     assert cli("annotate", path, *FLAGS, "-o", path).code == 0

@@ -125,6 +125,7 @@ def test_an_interrupted_fit_leaves_nothing(cli, files, monkeypatch):
         (("none.onnx", "pictures"), 1, "none.onnx"),
         (("m.onnx", "none.png"), 1, "none.png"),
         ((*FIT, "-o", "m.onnx"), 1, "not overwritten"),
+        ((*FIT, "-o", "pictures/0.png"), 1, "not overwritten"),
         ((*FIT, "-o", "pictures"), 2, "name a file"),
         (("m.onnx", "-"), 2, "read from files"),
         (("m.onnx", "pictures/0.png", "--preprocess", "imagenet"), 1, "too few to hold 1 out"),

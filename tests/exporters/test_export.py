@@ -48,6 +48,22 @@ def test_the_file_says_how_it_is_used(cli, source, tmp_path):
     assert left_behind(tmp_path) == {"model.onnx", "map.png"}
 
 
+@pytest.mark.parametrize("given", ["source", "--weights", "--labels", "--images"])
+def test_what_was_given_is_not_overwritten(cli, source, module, tmp_path, given):
+    file = module if given == "source" else tmp_path / "given.bin"
+    if given != "source":
+        file.write_bytes(b"precious")
+    before = file.read_bytes()
+    words = () if given == "source" else (given, file)
+    if given == "--labels":
+        file.write_text("\n".join(sorted(NAMES)))
+        before = file.read_bytes()
+    result = cli("export", source("net"), *words, "-o", file)
+    assert result.code == 1
+    assert "not overwritten" in result.err
+    assert file.read_bytes() == before
+
+
 def test_what_was_verified_is_said(cli, source):
     said = exported(cli, source("net"))["verification"]
     assert [(each["input"], each["batch"]) for each in said] == [

@@ -59,6 +59,10 @@ def test_a_small_student_of_a_function_gives_the_exact_gradients_map(
     assert np.mean(agreement) > 0.85
 
 
+def test_the_file_tells_nothing_of_where_the_code_lay(learned) -> None:
+    assert b".py" not in learned.to_bytes()
+
+
 def test_queries_are_counted(learned, pictures) -> None:
     """The whole picture, 24 masks to judge by, 48 and a quarter more for the fit; 2 for the batch.
 
