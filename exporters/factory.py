@@ -35,7 +35,9 @@ def load(name: str, request: Request) -> TrainedModel:
         load_weights(module, request.file)
 
     def said(attribute: str) -> Any:
-        return getattr(module, attribute, getattr(factory, attribute, None))
+        own = getattr(module, attribute, None)
+        own = None if isinstance(own, nn.Module) else own  # a part of the network, so named
+        return getattr(factory, attribute, None) if own is None else own
 
     folder = Path(path).parent
     own = _sides(said("input_size"))
@@ -66,15 +68,20 @@ def _sides(value: Any) -> tuple[int, int] | None:
     """Read height and width: one number for both, or the last two of several."""
     if value is None:
         return None
-    if isinstance(value, int):
-        return value, value
-    return int(value[-2]), int(value[-1])
+    sides = value[-2:] if isinstance(value, tuple | list) else [value, value]
+    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
+        raise ExportError(f"input_size is {value!r}; give pixels: one number, or (height, width)")
+    return sides[0], sides[1]
 
 
 def _labels(value: Any, folder: Path) -> tuple[str, ...] | None:
     if value is None:
         return None
-    return read_labels(folder / value) if isinstance(value, str | Path) else tuple(map(str, value))
+    if isinstance(value, str | Path):
+        return read_labels(folder / value)
+    if not isinstance(value, tuple | list):
+        raise ExportError(f"labels is a {type(value).__name__}; give a list of names, or a file")
+    return tuple(map(str, value))
 
 
 def _import(path: Path, function: str) -> Callable[..., Any]:
@@ -88,9 +95,9 @@ def _import(path: Path, function: str) -> Callable[..., Any]:
     before = sys.modules.get(path.stem)
     sys.modules[path.stem] = module  # dataclasses and the like look their module up
     try:
-        with _importable(path.parent):
+        with _importable(path.parent), contextlib.redirect_stdout(sys.stderr):
             spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ExportError(f"{path} cannot be imported: {_first_line(error)}") from error
     finally:
         if before is not None:
@@ -110,8 +117,9 @@ def _import(path: Path, function: str) -> Callable[..., Any]:
 
 def _call(factory: Callable[..., Any], name: str) -> nn.Module:
     try:
-        module = factory()
-    except Exception as error:
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is for what was written
+            module = factory()
+    except (Exception, SystemExit) as error:
         raise ExportError(
             f"{name} failed: {_first_line(error)}; it is called without arguments"
         ) from error

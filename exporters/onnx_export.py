@@ -65,7 +65,8 @@ def to_onnx(model: TrainedModel, form: Form) -> onnx.ModelProto:
     """
     module = model.module
     if form.half:
-        module = copy.deepcopy(module).half()
+        with quietly():
+            module = copy.deepcopy(module).half()
     example = model.example.to(torch.float16 if form.half else torch.float32)
     example = example.expand(form.batch or 2, *example.shape[1:]).contiguous()
     with quietly():

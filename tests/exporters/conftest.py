@@ -53,6 +53,30 @@ def number():
     return 7
 
 
+def leaves():
+    print("a word on the way")
+    raise SystemExit(7)
+
+
+def talks():
+    print("a word on the way")
+    return Net()
+
+
+def sized():
+    return Net()
+
+
+sized.input_size = "abc"
+
+
+def labelled():
+    return Net()
+
+
+labelled.labels = 7
+
+
 class Pair(nn.Module):
     def forward(self, x):
         return x.mean((2, 3)), x

@@ -64,6 +64,25 @@ def test_what_was_given_is_not_overwritten(cli, source, module, tmp_path, given)
     assert file.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("leaves", "SystemExit: 7"),
+        ("sized", "input_size is 'abc'; give pixels"),
+        ("labelled", "labels is a int; give a list"),
+    ],
+)
+def test_what_a_factory_does_wrong_is_said_in_one_line(cli, source, tmp_path, name, says):
+    result = cli("export", source(name), "-o", "model.onnx")
+    assert (result.code, result.out) == (1, "")
+    assert says in result.err.splitlines()[-1]
+    assert left_behind(tmp_path) == set()
+
+
+def test_what_a_factory_prints_is_not_taken_for_the_result(cli, source):
+    assert exported(cli, source("talks"))["files"] == ["model.onnx"]
+
+
 def test_what_was_verified_is_said(cli, source):
     said = exported(cli, source("net"))["verification"]
     assert [(each["input"], each["batch"]) for each in said] == [
