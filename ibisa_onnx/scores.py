@@ -65,8 +65,9 @@ def find_scores(raws: Values, outputs: Sequence[TensorInfo], wanted: str | None)
 
 def class_count(outputs: Sequence[TensorInfo], wanted: str | None) -> int | None:
     """Tell by the shapes how many classes a model has, None where they do not say."""
-    fitting = [each for each in outputs if each.name == wanted or _may_hold_scores(each, outputs)]
-    named = [each for each in fitting if each.name == wanted] or fitting
+    named = [each for each in outputs if each.name == wanted]
+    if wanted is None:
+        named = [each for each in outputs if _may_hold_scores(each, outputs)]
     if len(named) != 1:
         return None
     sides = [side for side in named[0].shape[1:] if side != 1]

@@ -87,11 +87,16 @@ def _settle(console: Console, choice: ModelChoice, model: DeployedModel) -> _Fac
 
     Raises
     ------
+    OutputError
+        The model has no such output.
     PreprocessingError
         How pixels become the model's input could only be guessed.
     TargetError
         The labels are not as many as the classes.
     """
+    names = [each.name for each in model.signature.outputs]
+    if choice.output is not None and choice.output not in names:
+        raise OutputError(f"there is no output {choice.output!r}; choose from: {', '.join(names)}")
     resolved = choice.resolve(model)
     labels, doubts = choice.find_labels(model)
     if resolved.values_are_guessed:

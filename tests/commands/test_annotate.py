@@ -152,6 +152,12 @@ def test_what_was_given_is_not_overwritten(cli, external, tmp_path, out):
     assert (tmp_path / out).read_bytes() == before
 
 
+def test_an_output_that_is_not_there_is_refused(cli, model):
+    result = cli("annotate", model(), "--preprocess", "tf", "--output", "nope")
+    assert result.code == 1
+    assert "there is no output 'nope'; choose from: scores" in result.err
+
+
 def test_in_place_and_again_what_is_said_last_holds(cli, model):
     path = model()
     assert cli("annotate", path, *FLAGS, "-o", path).code == 0
