@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ from exporters.verification import TOLERANCE, TOLERANCE_HALF, Agreement, check, 
 from ibisa_onnx.errors import ResultError, TargetError
 from ibisa_onnx.model import Preprocessing, ResolvedPreprocessing, check_labels
 from ibisa_onnx.model.annotation import annotate
+from ibisa_onnx.model.files import ModelFile
 from ibisa_onnx.writing import check_not_given, staged_folder
 
 _NOT_KNOWN = (
@@ -107,7 +109,7 @@ def export(
         found = verify(stage / path.name, model, wish.form, resolved.spec, pictures)
         check(found, _tolerance(wish))
         if wish.surrogate:
-            write_surrogate(model, stage / twin.name)
+            write_surrogate(model, stage / twin.name, _facts(stage / path.name))
         written = {each.name for each in stage.iterdir()}
     files = [path, path.with_name(f"{path.name}.data"), twin]
     warnings += resolved.warnings if known else [_NOT_KNOWN]
@@ -119,6 +121,12 @@ def export(
         tuple(found),
         (*model.warnings, *warnings),
     )
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    """Return what a surrogate says of the model that it goes with."""
+    digest = ModelFile.of(str(path)).sha256()
+    return {"version": 1, "model": path.name, "model_sha256": digest}
 
 
 def _check_place(given: Path | None, path: Path) -> None:

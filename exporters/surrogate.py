@@ -6,7 +6,10 @@ float32 [N, C, H, W] in model space, whatever the layout of the ONNX file.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +17,7 @@ from torch import Tensor, nn
 from exporters.onnx_export import forget_sources, quietly, trace
 from exporters.trained import TrainedModel
 from ibisa_onnx.errors import ExportError
-from ibisa_onnx.gradients.surrogate import load_program
+from ibisa_onnx.gradients.surrogate import FACTS, load_program
 from ibisa_onnx.model.signature import Layout
 
 _TOLERANCE = 1e-3
@@ -38,8 +41,10 @@ class ChannelsFirst(nn.Module):
         return scores
 
 
-def write_surrogate(model: TrainedModel, path: Path) -> None:
+def write_surrogate(model: TrainedModel, path: Path, facts: Mapping[str, Any]) -> None:
     """Write the surrogate of a network, and see that it has the network's scores and gradient.
+
+    `facts` travel in the file, as JSON (`FACTS`).
 
     Raises
     ------
@@ -50,7 +55,8 @@ def write_surrogate(model: TrainedModel, path: Path) -> None:
     if model.layout is Layout.NHWC:
         module, example = ChannelsFirst(module), example.permute(0, 3, 1, 2)
     images = torch.randn(2, *example.shape[1:], generator=torch.Generator().manual_seed(0))
-    torch.export.save(open_program(module, images), path)
+    extra = {FACTS: json.dumps(facts)}
+    torch.export.save(open_program(module, images), path, extra_files=extra)
     _check(module, load_program(path, "surrogate").module(), images)
 
 

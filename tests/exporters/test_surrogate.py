@@ -75,6 +75,13 @@ def test_the_maps_are_the_same(demo):
     assert exact.preprocessing.spec == Explainer(model_path()).preprocessing.spec
 
 
+def test_it_knows_which_model_it_goes_with(cli, demo):
+    words = ("--gradient", "surrogate", "--surrogate", "demo.surrogate.pt2", "-o", "map.png")
+    assert "made for another model" not in cli("run", "demo.onnx", scene_path(), *words).err
+    other = cli("run", model_path(), scene_path(), *words)
+    assert "was made for another model, demo.onnx" in other.err
+
+
 def test_it_runs_on_any_device(demo):
     program = torch.export.load(demo / "demo.surrogate.pt2")
     moved = move_to_device_pass(program, "meta").module()
@@ -110,7 +117,7 @@ def test_channels_last(tmp_path):
     save(to_onnx(model, Form()), path)
     found = verify(path, model, Form(), spec, [read_image(scene_path())])
     check(found, 1e-5)
-    write_surrogate(model, twin)
+    write_surrogate(model, twin, {})
     options = {"preprocessing": spec}
     exact = Explainer(path, **options).explain(scene_path(), 1)
     other = Explainer(path, gradient="surrogate", surrogate=twin, **options)
@@ -137,7 +144,7 @@ def test_one_image_has_the_gradient_that_it_has_among_two(tmp_path):
         torch.manual_seed(0)
         net = Crossed().eval()
         x = torch.randn(2, 3, 8, 8)
-    write_surrogate(TrainedModel("crossed", net, torch.zeros(1, 3, 8, 8)), tmp_path / "net.pt2")
+    write_surrogate(TrainedModel("crossed", net, torch.zeros(1, 3, 8, 8)), tmp_path / "net.pt2", {})
     twin = torch.export.load(tmp_path / "net.pt2").module()
 
     def gradient(images):
