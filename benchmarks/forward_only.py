@@ -22,11 +22,13 @@ from __future__ import annotations
 
 import argparse
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 from photographs import (
+    EARLIER,
     PRESETS,
     Photograph,
     explainer_of_crops,
@@ -36,7 +38,7 @@ from photographs import (
 )
 from scipy.stats import spearmanr
 
-from ibisa_onnx import Explainer, Options
+from ibisa_onnx import Explainer
 from ibisa_onnx.baselines import rise
 from ibisa_onnx.metrics import INSERTION_MINUS_DELETION, Scores
 
@@ -51,15 +53,7 @@ EVERY = 6  # of the photographs, for the curves
 MASKS = 4000  # of the RISE that all are held against
 TWINS, TWIN_BUDGET = ("mobilenetv2", "mobilenetv2_int8"), 400
 # Of the estimators that take IBISA's steps; the defaults when the curves were drawn.
-STEPS = Options(
-    first_smoothing=8.0,
-    waves=2.0,
-    first_waves=1.0,
-    beta=20.0,
-    first_beta=1.0,
-    relief=0.0,
-    evidence_smoothing=1.5,
-)
+STEPS = replace(EARLIER, evidence_smoothing=1.5)
 
 Key = tuple[str, str, int]
 """Photograph, method and forward passes."""

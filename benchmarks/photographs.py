@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ibisa_onnx import Explainer
+from ibisa_onnx import Explainer, Options
 from ibisa_onnx.baselines import rise
 from ibisa_onnx.metrics import deletion, insertion
 from ibisa_onnx.model import prepare, read_image
@@ -18,6 +18,15 @@ from ibisa_onnx.model.preprocessing import unprepare
 from ibisa_onnx.targets import read_output
 
 PRESETS = {"squeezenet": "caffe", "mobilenetv2": "tf", "mobilenetv2_int8": "raw"}
+# IBISA's earlier steps: the base of the study, and those of the estimators' curves.
+EARLIER = Options(
+    first_smoothing=8.0,
+    waves=2.0,
+    first_waves=1.0,
+    beta=20.0,
+    first_beta=1.0,
+    relief=0.0,
+)
 Score = Callable[[np.ndarray], np.ndarray]
 
 

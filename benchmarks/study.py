@@ -28,6 +28,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from photographs import EARLIER as BASE
 from photographs import PRESETS, rise_map
 from planted import hull
 from scipy.stats import spearmanr
@@ -42,16 +43,7 @@ from ibisa_onnx.metrics import DELETION, INSERTION, INSERTION_MINUS_DELETION, In
 
 MODELS = ("squeezenet", "mobilenetv2")
 FIGURES = Path(__file__).parents[1] / "docs" / "figures"
-# What was varied first; what came of it was then changed step by step to the present `paper`.
-BASE = replace(
-    IBISA["paper"],
-    first_smoothing=8.0,
-    waves=2.0,
-    first_waves=1.0,
-    beta=20.0,
-    first_beta=1.0,
-    relief=0.0,
-)
+# The base was varied first; what came of it was changed step by step to the present `paper`.
 VARIANTS: dict[str, Options] = {
     "base": BASE,
     "grid 28": replace(BASE, grid=28),

@@ -19,6 +19,7 @@ from exporters.trained import SIDE, Request, TrainedModel, spec_of
 from exporters.weights import load_weights, seeded
 from ibisa_onnx.errors import ExportError
 from ibisa_onnx.extras import import_extra
+from ibisa_onnx.model.files import essence
 from ibisa_onnx.model.spec_files import read_spec_file
 
 _CONFIG, _PROCESSOR = "config.json", "preprocessor_config.json"
@@ -79,7 +80,9 @@ def _config(transformers: Any, name: str, request: Request) -> Any:
     try:
         config = transformers.AutoConfig.from_pretrained(name)
     except (OSError, ValueError, KeyError) as error:
-        raise ExportError(f"transformers cannot read the config of {name}: {error}") from error
+        raise ExportError(
+            f"transformers cannot read the config of {name}: {essence(error)}"
+        ) from error
     config.architectures = config.architectures or []  # DeiT has several, and a list is looked for
     if request.classes is not None and request.classes != config.num_labels:
         config.num_labels = request.classes
@@ -99,8 +102,9 @@ def _network(transformers: Any, name: str, config: Any, request: Request) -> nn.
         with seeded(request.seed):
             net = auto.from_config(config)
     except (OSError, ValueError, RuntimeError) as error:
-        said = " ".join(str(error).split())[:300]
-        raise ExportError(f"transformers cannot build a classifier of {name}: {said}") from error
+        raise ExportError(
+            f"transformers cannot build a classifier of {name}: {essence(error)}"
+        ) from error
     if request.file is not None:
         load_weights(net, request.file, "say --classes N if it tells another number apart")
     return net

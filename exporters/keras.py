@@ -16,6 +16,7 @@ from exporters.trained import SIDE, Request, TrainedModel
 from ibisa_onnx.errors import ExportError, MissingDependencyError
 from ibisa_onnx.extras import import_extra
 from ibisa_onnx.model import Layout, Preprocessing
+from ibisa_onnx.model.files import essence
 from ibisa_onnx.model.signature import IMAGE_CHANNELS
 
 _SCALING = ("Rescaling", "Normalization")
@@ -71,10 +72,9 @@ def _read(keras: Any, path: Path) -> Any:
     try:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:
-        said = " ".join(str(error).split())[:300]
         raise ExportError(
-            f"Keras cannot load {path}: {said}; what needs TensorFlow itself goes another way: "
-            "python -m tf2onnx.convert, and then ibisa-onnx annotate"
+            f"Keras cannot load {path}: {essence(error)}; what needs TensorFlow itself goes "
+            "another way: python -m tf2onnx.convert, and then ibisa-onnx annotate"
         ) from error
 
 
@@ -82,8 +82,7 @@ def _load_weights(net: Any, path: Path) -> None:
     try:
         net.load_weights(path)
     except Exception as error:
-        said = " ".join(str(error).split())[:300]
-        raise ExportError(f"Keras cannot load the weights {path}: {said}") from error
+        raise ExportError(f"Keras cannot load the weights {path}: {essence(error)}") from error
 
 
 def _example(shape: tuple[int | None, ...], request: Request, path: Path) -> tuple[Layout, Tensor]:

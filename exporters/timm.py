@@ -7,6 +7,7 @@ first.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from exporters.trained import Request, TrainedModel, read_config
 from exporters.weights import fetch, load_weights, seeded
 from ibisa_onnx.errors import ExportError
 from ibisa_onnx.extras import import_extra
+from ibisa_onnx.model.files import essence
 
 
 def load(name: str, request: Request) -> TrainedModel:
@@ -42,7 +44,7 @@ def _build(timm: Any, name: str, request: Request) -> nn.Module:
         try:
             module = _create(timm, name, request.size, options)
         except Exception as error:
-            raise ExportError(f"timm cannot build {name}: {error}") from error
+            raise ExportError(f"timm cannot build {name}: {essence(error)}") from error
     if request.weights == "default":
         _load_published(timm, module, name)
     elif request.file is not None:
@@ -54,13 +56,13 @@ def _create(
     timm: Any, name: str, size: tuple[int, int] | None, options: Mapping[str, Any]
 ) -> nn.Module:
     """Build without weights, for an image size where the architecture has one."""
-    create = timm.create_model
-    if size is not None:
-        try:
-            return create(name, pretrained=False, exportable=True, img_size=size, **options)  # type: ignore[no-any-return]
-        except TypeError:
-            pass  # takes any size
-    return create(name, pretrained=False, exportable=True, **options)  # type: ignore[no-any-return]
+    create = partial(timm.create_model, name, pretrained=False, exportable=True, **options)
+    if size is None:
+        return create()  # type: ignore[no-any-return]
+    try:
+        return create(img_size=size)  # type: ignore[no-any-return]
+    except TypeError:
+        return create()  # type: ignore[no-any-return]  # an architecture that takes any size
 
 
 def _load_published(timm: Any, module: nn.Module, name: str) -> None:

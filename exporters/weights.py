@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ibisa_onnx.errors import ExportError
 from ibisa_onnx.extras import import_extra
+from ibisa_onnx.model.files import essence
 
 T = TypeVar("T")
 State = Mapping[str, Tensor]
@@ -76,9 +77,8 @@ def fetch(url: str, action: Callable[[], T], advice: str) -> T:
     """
     try:
         request = urllib.request.Request(url, method="HEAD")
-        urllib.request.urlopen(request, timeout=_SECONDS).close()
-    except urllib.error.HTTPError:
-        pass  # it answers
+        with contextlib.suppress(urllib.error.HTTPError):  # with which it answers, too
+            urllib.request.urlopen(request, timeout=_SECONDS).close()
     except OSError as error:
         raise ExportError(f"cannot reach {url}: {_reason(error)}; {advice}") from error
     before = socket.getdefaulttimeout()
@@ -93,7 +93,7 @@ def fetch(url: str, action: Callable[[], T], advice: str) -> T:
 
 def _reason(error: BaseException) -> str:
     cause = getattr(error, "reason", error)
-    return " ".join(str(cause).split())[:200] or type(error).__name__
+    return essence(cause) or type(error).__name__
 
 
 def _read(path: Path) -> State:

@@ -7,13 +7,11 @@ elsewhere.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,6 +38,8 @@ from ibisa_onnx.gradients.choice import (
     GradientPath,
     check_gradient,
     choose_gradient,
+    surrogate_identity,
+    surrogate_name,
 )
 from ibisa_onnx.ibisa import PRESETS, Options
 from ibisa_onnx.inquiry import Asked, Inquiry, Question
@@ -212,7 +212,7 @@ class Explainer:
             "model": self.model.sha256 or self.model.name,
             "providers": self.model.providers,
             "preprocessing": self.preprocessing.spec.to_dict(),
-            "surrogate": _identity(self._surrogate),
+            "surrogate": surrogate_identity(self._surrogate),
             "options": asdict(self.options),
         }
 
@@ -552,7 +552,7 @@ class Explainer:
             seed=seed,
             options={
                 "gradient": path.name,
-                "surrogate": _name_of(self._surrogate),
+                "surrogate": surrogate_name(self._surrogate),
                 **(asdict(self.options) if method is None else method.settings),
             },
         )
@@ -571,21 +571,6 @@ def _settle_options(options: Options | str | None) -> Options:
     if name not in PRESETS:
         raise OptionError(f"there is no preset {name!r}; choose from: {', '.join(PRESETS)}")
     return PRESETS[name]
-
-
-def _name_of(surrogate: str | os.PathLike[str] | torch.nn.Module | None) -> str | None:
-    """Return what to call a surrogate in a record."""
-    if surrogate is None or isinstance(surrogate, str | os.PathLike):
-        return None if surrogate is None else Path(surrogate).name
-    return type(surrogate).__name__
-
-
-def _identity(surrogate: str | os.PathLike[str] | torch.nn.Module | None) -> str | None:
-    """Return what tells a surrogate from others: of a file the SHA-256."""
-    if not isinstance(surrogate, str | os.PathLike):
-        return _name_of(surrogate)
-    with Path(surrogate).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _layout(

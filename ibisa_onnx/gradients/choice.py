@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -140,3 +141,18 @@ def _exact(
     opened = ExactGradient(model, output, kept, quantisation)
     tolerance = _IN_8_BITS if opened.quantised else _IN_HALF if opened.half else _IN_SINGLE
     return GradientPath("exact", reason, opened, tolerance)
+
+
+def surrogate_name(surrogate: str | os.PathLike[str] | torch.nn.Module | None) -> str | None:
+    """Return what to call a surrogate in a record."""
+    if surrogate is None or isinstance(surrogate, str | os.PathLike):
+        return None if surrogate is None else Path(surrogate).name
+    return type(surrogate).__name__
+
+
+def surrogate_identity(surrogate: str | os.PathLike[str] | torch.nn.Module | None) -> str | None:
+    """Return what tells a surrogate from others: of a file the SHA-256, else its name."""
+    if not isinstance(surrogate, str | os.PathLike):
+        return surrogate_name(surrogate)
+    with Path(surrogate).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

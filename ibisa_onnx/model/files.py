@@ -230,8 +230,8 @@ _NOISE = (
 )
 
 
-def essence(error: Exception, limit: int = 300) -> str:
-    """Return what an error of ONNX Runtime says, on one line and without its ornaments."""
+def essence(error: object, limit: int = 300) -> str:
+    """Return what another library's error says, on one line, without ONNX Runtime's ornaments."""
     text = str(error)
     for noise in _NOISE:
         text = noise.sub("", text)
