@@ -158,6 +158,38 @@ def test_one_image_has_the_gradient_that_it_has_among_two(tmp_path):
     torch.testing.assert_close(gradient(x[:1]), expected[:1].float())
 
 
+class Edge(nn.Module):
+    """Units so near to zero that another order of rounding switches some of them."""
+
+    def __init__(self, first: torch.Tensor) -> None:
+        super().__init__()
+        self.norm, self.head = nn.BatchNorm2d(64), nn.Linear(64, 5)
+        nn.init.normal_(self.norm.weight)
+        nn.init.normal_(self.norm.running_mean)
+        with torch.no_grad():
+            scale = self.norm.weight * torch.rsqrt(self.norm.running_var + self.norm.eps)
+            self.norm.bias.copy_((self.norm.running_mean - first) * scale)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        hidden = torch.relu(self.norm(images[:, :1].expand(-1, 64, -1, -1)))
+        return self.head(hidden.mean((2, 3)))
+
+
+def test_units_that_rounding_switches_are_no_difference(tmp_path):
+    seen = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = Edge(seen[0, 0, 0, 0]).eval()
+    model = TrainedModel("edge", net, torch.zeros(1, 3, 16, 16))
+    write_surrogate(model, tmp_path / "net.pt2", {})
+    twin = torch.export.load(tmp_path / "net.pt2").module()
+    slopes = []
+    for each in (net, twin):
+        leaf = seen.clone().requires_grad_(True)
+        slopes.append(torch.autograd.grad(each(leaf)[:, 1].sum(), leaf)[0])
+    assert (slopes[0] - slopes[1]).abs().max() > 1e-3 * slopes[0].abs().max()  # else it proves none
+
+
 def test_a_twin_that_differs_is_not_written(cli, module):
     module.write_text(
         module.read_text()
