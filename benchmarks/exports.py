@@ -26,11 +26,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
-from onnx import numpy_helper
 from pages import put
 from torch import Tensor, nn
+from twins import shake
 from zoo import calibrate, randomise
 
 from exporters.huggingface import Logits
@@ -42,7 +41,6 @@ from ibisa_onnx.model import prepare, read_image
 
 COMMAND = (sys.executable, str(Path(__file__).parents[1] / "cli.py"))
 SCALE = 4.0
-ROUNDING = 1e-7
 SOURCES = (
     "torchvision:vgg16",
     "torchvision:resnet50",
@@ -219,17 +217,6 @@ def measure(source: list[str], folder: Path) -> Result:
         "export_seconds": export_seconds,
         "run_seconds": run_seconds,
     }
-
-
-def shake(model: Path, path: Path) -> None:
-    """Copy a model with weights that differ by the last digit of float32."""
-    proto, rng = onnx.load_model(model), np.random.default_rng(0)
-    for tensor in proto.graph.initializer:
-        values = numpy_helper.to_array(tensor)
-        if values.dtype == np.float32:
-            near = values * (1 + ROUNDING * rng.standard_normal(values.shape))
-            tensor.CopyFrom(numpy_helper.from_array(near.astype(np.float32), tensor.name))
-    onnx.save_model(proto, path)
 
 
 def _explain(out: Path, model: Path, *flags: str) -> tuple[Result, float]:

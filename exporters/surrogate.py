@@ -123,8 +123,8 @@ def _check_near(what: str, given: Tensor, expected: Tensor, norm: float, toleran
     difference = float(torch.linalg.vector_norm(given - expected, norm) / length)
     if not difference <= tolerance:
         raise ExportError(
-            f"the surrogate's {what} from its source's by {difference:.1e} of the source's; nothing "
-            "was written; leave --surrogate out"
+            f"the surrogate's {what} from its source's by {difference:.1e} of it; nothing was "
+            "written; leave --surrogate out"
         )
 
 
