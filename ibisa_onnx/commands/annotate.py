@@ -12,7 +12,7 @@ import click
 
 from ibisa_onnx.commands.beliefs import belief_rows, label_rows, labels_data, sections_text
 from ibisa_onnx.commands.console import Console, console_options, rows
-from ibisa_onnx.commands.model_options import ModelChoice, model_options
+from ibisa_onnx.commands.model_options import ModelChoice, described_model_options
 from ibisa_onnx.commands.model_output import model_destination, write_model
 from ibisa_onnx.commands.outputs import check_out
 from ibisa_onnx.errors import ModelError, OutputError, PreprocessingError, ResultError
@@ -38,6 +38,7 @@ class _Facts:
     signature: Signature
     resolved: ResolvedPreprocessing
     labels: KnownLabels | None
+    warnings: tuple[str, ...]
 
     @property
     def names(self) -> tuple[str, ...] | None:
@@ -55,13 +56,13 @@ class _Facts:
     "Default: MODEL.annotated.onnx beside MODEL (with --remove: MODEL.plain.onnx).",
 )
 @click.option("--remove", is_flag=True, help="Take out what an earlier annotate wrote.")
-@model_options
+@described_model_options
 @console_options
 def command(console: Console, out: str | None, remove: bool, choice: ModelChoice) -> None:
     """Write into MODEL's metadata how pictures become its input, and what its classes are called.
 
     What is said here counts first, then what the file or files beside it say already. The new file
-    then needs no flag, and others can read it: see docs/preprocessing.md.
+    then needs no flag on these, and others can read it: see docs/preprocessing.md.
     """
     check_out(out)
     if remove:
@@ -70,7 +71,8 @@ def command(console: Console, out: str | None, remove: bool, choice: ModelChoice
     given = (choice.labels, choice.preprocess)
     path = model_destination(choice.model, out, ".annotated.onnx", given=given, in_place=True)
     model = choice.open()
-    facts, file = _settle(console, choice, model), model.file
+    facts, file = _settle(choice, model), model.file
+    console.warn(facts.warnings)
     del model  # its weights are not needed twice
     from ibisa_onnx.model import annotate
 
@@ -79,10 +81,10 @@ def command(console: Console, out: str | None, remove: bool, choice: ModelChoice
     metadata = _write(path, proto, file)
     _check_says(facts, metadata, None if path is None else path.parent)
     console = console.on_stderr() if path is None else console
-    _tell(console, choice.model, path, facts, metadata)
+    _tell(console, choice, path, facts, metadata)
 
 
-def _settle(console: Console, choice: ModelChoice, model: DeployedModel) -> _Facts:
+def _settle(choice: ModelChoice, model: DeployedModel) -> _Facts:
     """Settle what is to be written, and see that it fits the model.
 
     Raises
@@ -101,10 +103,9 @@ def _settle(console: Console, choice: ModelChoice, model: DeployedModel) -> _Fac
     labels, doubts = choice.find_labels(model)
     if resolved.values_are_guessed:
         raise PreprocessingError(_NOT_KNOWN)
-    console.warn([*model.warnings, *resolved.warnings, *doubts, *_guesses(resolved)])
-    if labels is not None:
-        console.warn(_unchecked(choice, model, resolved))
-    return _Facts(model.signature, resolved, labels)
+    warnings = [*model.warnings, *resolved.warnings, *doubts, *_guesses(resolved)]
+    warnings += _unchecked(choice, model, resolved) if labels is not None else []
+    return _Facts(model.signature, resolved, labels, tuple(warnings))
 
 
 def _guesses(resolved: ResolvedPreprocessing) -> list[str]:
@@ -179,7 +180,7 @@ def _remove(console: Console, out: str | None, choice: ModelChoice) -> None:
     from ibisa_onnx.model.files import ModelFile
     from ibisa_onnx.model.metadata import IBISA_KEY
 
-    if choice.preprocess or choice.flags or choice.labels:
+    if choice.preprocess or choice.flags or choice.labels or _still_to_be_said(choice):
         raise click.UsageError(
             "--remove takes out, the other options put in; give one or the other"
         )
@@ -202,28 +203,44 @@ def _remove(console: Console, out: str | None, choice: ModelChoice) -> None:
 
 
 def _tell(
-    console: Console, model: str, path: Path | None, facts: _Facts, metadata: Mapping[str, str]
+    console: Console,
+    choice: ModelChoice,
+    path: Path | None,
+    facts: _Facts,
+    metadata: Mapping[str, str],
 ) -> None:
-    """Say what was written, where, and from which sources."""
+    """Say what was written, where, from which sources, and what no file can say."""
     from ibisa_onnx.model.annotation import written_keys
     from ibisa_onnx.model.metadata import IBISA_KEY
 
     written = {key: metadata[key] for key in (IBISA_KEY, *written_keys(metadata))}
-    beliefs = facts.resolved.beliefs
+    beliefs, flags = facts.resolved.beliefs, _still_to_be_said(choice)
     data: dict[str, Any] = {
-        "model": model,
+        "model": choice.model,
         "file": path and str(path),
         "written": written,
         "preprocessing": [asdict(belief) for belief in beliefs],
         "labels": labels_data(facts.labels),
+        "still_to_be_said": flags,
+        "warnings": list(facts.warnings),
     }
     sections = {
         "written": _written_rows(written, facts.names),
         "preprocessing": belief_rows(beliefs),
         "labels": label_rows(facts.labels),
-        "checked": ["  it opens, and says all of this itself: run it without flags"],
+        "checked": [
+            "  it opens, and says all of this itself"
+            + (f"; still give {' '.join(flags)}" if flags else "")
+        ],
     }
     console.result(sections_text(_title(path), sections), data, bare=str(path) if path else "")
+
+
+def _still_to_be_said(choice: ModelChoice) -> list[str]:
+    """Return the flags that were given and that no metadata stand for: `run` needs them again."""
+    pairs = (("--input", choice.input), ("--output", choice.output))
+    extra = [f"--extra-input {name}=…" for name, _ in choice.extra_inputs]
+    return [*(f"{flag} {name}" for flag, name in pairs if name is not None), *extra]
 
 
 def _title(path: Path | None) -> str:

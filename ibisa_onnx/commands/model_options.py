@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,12 +100,7 @@ class ModelChoice:
         from ibisa_onnx.model import DeployedModel
 
         return DeployedModel.open(
-            self.source(),
-            providers=self.providers,
-            input=self.input,
-            layout=self.flags.get("layout"),
-            threads=self.threads,
-            extra_inputs=dict(self.extra_inputs),
+            self.source(), layout=self.flags.get("layout"), **self._on_opening()
         )
 
     def explainer(self, model: DeployedModel | None = None, **options: Any) -> Explainer:
@@ -114,17 +109,23 @@ class ModelChoice:
 
         return Explainer(
             self.source() if model is None else model,
-            providers=self.providers,
-            input=self.input,
             output=self.output,
             activation=self.activation,
             preprocessing=self.preprocess,
             overrides=self._overrides(),
             labels=self.labels,
-            threads=self.threads,
-            extra_inputs=dict(self.extra_inputs),
+            **(self._on_opening() if model is None else {}),
             **options,
         )
+
+    def _on_opening(self) -> dict[str, Any]:
+        """Return what counts while a model is opened, and not after."""
+        return {
+            "providers": self.providers,
+            "input": self.input,
+            "threads": self.threads,
+            "extra_inputs": dict(self.extra_inputs),
+        }
 
     def resolve(self, model: DeployedModel) -> ResolvedPreprocessing:
         """Settle the preprocessing of an open model."""
@@ -207,13 +208,6 @@ _OPTIONS = (
     click.option("--labels", metavar="FILE", help="Names of the classes, one a line."),
     PREPROCESS,
     *_FLAGS,
-    click.option(
-        "--provider",
-        "providers",
-        multiple=True,
-        metavar="NAME",
-        help="cuda, tensorrt, openvino, dml, coreml, cpu … Repeatable. Default: CUDA if it works.",
-    ),
     click.option("--input", metavar="NAME", help="The model's input that takes the image."),
     click.option(
         "--extra-input",
@@ -224,6 +218,15 @@ _OPTIONS = (
         help="Value of another input: a number, several with commas, or a .npy file. Repeatable.",
     ),
     click.option("--output", metavar="NAME", help="The model's output that holds class scores."),
+)
+_ON_RUNNING = (
+    click.option(
+        "--provider",
+        "providers",
+        multiple=True,
+        metavar="NAME",
+        help="cuda, tensorrt, openvino, dml, coreml, cpu … Repeatable. Default: CUDA if it works.",
+    ),
     click.option(
         "--activation",
         type=click.Choice(ACTIVATIONS),
@@ -231,20 +234,34 @@ _OPTIONS = (
     ),
     click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads for each operator."),
 )
+# What holds of these where a model is only read.
+_READ_ONLY: dict[str, Any] = {"providers": ("cpu",), "activation": None, "threads": None}
 
 
 def model_options(function: Callable[..., None]) -> Callable[..., None]:
     """Give a verb the options on its MODEL, and pass them to it as `choice`."""
+    return _with_options(function, (*_OPTIONS, *_ON_RUNNING))
+
+
+def described_model_options(function: Callable[..., None]) -> Callable[..., None]:
+    """The same for a verb that opens MODEL only to read it: on the CPU, whatever it runs on."""
+    return _with_options(function, _OPTIONS)
+
+
+def _with_options(
+    function: Callable[..., None], given: Sequence[Callable[..., Any]]
+) -> Callable[..., None]:
+    """Give a verb options, and pass all that they say to it as `choice`."""
 
     @functools.wraps(function)
     def wrapped(*args: Any, model: str, preprocess: str | None, **options: Any) -> None:
         flags = {name: options.pop(name) for name in _FLAG_NAMES}
         said = {name: value for name, value in flags.items() if value is not None}
-        names = ("providers", "input", "output", "activation", "labels", "threads", "extra_inputs")
-        mine = {name: options.pop(name) for name in names}
+        mine = {name: options.pop(name) for name in ("input", "output", "labels", "extra_inputs")}
+        mine |= {name: options.pop(name, unsaid) for name, unsaid in _READ_ONLY.items()}
         choice = ModelChoice(model=model, preprocess=preprocess, flags=said, **mine)
         function(*args, choice=choice, **options)
 
-    for option in reversed(_OPTIONS):
+    for option in reversed(given):
         wrapped = option(wrapped)
     return wrapped

@@ -109,7 +109,44 @@ def test_json_and_quiet(cli, model):
     assert data["written"] == _metadata("m.annotated.onnx")
     assert data["labels"] == {"count": 5, "source": "flag --labels labels.txt"}
     assert {each["field"]: each["source"] for each in data["preprocessing"]}["std"].startswith("fl")
+    assert (data["still_to_be_said"], data["warnings"]) == ([], [])
     assert cli("annotate", path, *FLAGS, "-q").out == "m.annotated.onnx\n"
+
+
+def test_json_holds_the_warnings_and_they_are_still_told(cli, model):
+    result = cli("annotate", model(), "--preprocess", "tf", "--json")
+    (warning,) = json.loads(result.out)["warnings"]
+    assert warning.startswith("not said, and written as is usual: resize")
+    assert warning in result.err
+
+
+def test_what_no_metadata_can_say_is_still_asked_for(cli, tmp_path):
+    nodes = [
+        helper.make_node("Mul", ["image", "gain"], ["v0"]),
+        helper.make_node("GlobalAveragePool", ["v0"], ["v1"]),
+        helper.make_node("Flatten", ["v1"], ["scores"]),
+        helper.make_node("Softmax", ["scores"], ["shares"]),
+    ]
+    takes = {"image": ["N", 3, 8, 8], "gain": [1]}
+    graph = helper.make_graph(
+        nodes,
+        "two",
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in takes.items()],
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in ("scores", "shares")],
+    )
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), tmp_path / "m.onnx")
+    also = ("--output", "shares", "--extra-input", "gain=2")
+    out = cli("annotate", "m.onnx", "--preprocess", "tf", *GEOMETRY, *also).out
+    assert "says all of this itself; still give --output shares --extra-input gain=…" in out
+    assert cli("annotate", "m.annotated.onnx", "--remove", "--output", "shares").code == 2
+
+
+@pytest.mark.parametrize("flag", ["--provider=cpu", "--activation=softmax", "--threads=1"])
+def test_what_would_do_nothing_is_not_taken(cli, model, flag):
+    result = cli("annotate", model(), *FLAGS, flag)
+    assert result.code == 2
+    assert not Path("m.annotated.onnx").exists()
 
 
 def test_from_stdin_to_stdout(model, tmp_path):

@@ -78,6 +78,12 @@ def test_with_a_picture_the_top_five(cli, fake, model, photo):
     assert "top five" not in cli("inspect", model()).out
 
 
+def test_flags_on_opening_are_taken_with_a_picture_too(cli, model, photo):
+    opening = ("--provider", "cpu", "--threads", "1", "--input", "image")
+    result = cli("inspect", model(), photo(), "--preprocess", "tf", *opening)
+    assert (result.code, result.err) == (0, "")
+
+
 def test_json_holds_all_findings(cli, fake, model, photo):
     photo("a.jpg")
     result = cli("inspect", model(), "a.jpg", "--json", "-q", "--preprocess", "unit")
