@@ -125,8 +125,9 @@ def export(
 
 def _facts(path: Path) -> dict[str, Any]:
     """Return what a surrogate says of the model that it goes with."""
-    digest = ModelFile.of(str(path)).sha256()
-    return {"version": 1, "model": path.name, "model_sha256": digest}
+    file = ModelFile.at(path)
+    digests = {"model_sha256": file.sha256(), "graph_sha256": file.graph_sha256()}
+    return {"version": 1, "model": path.name, **digests}
 
 
 def _check_place(given: Path | None, path: Path) -> None:

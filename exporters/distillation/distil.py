@@ -92,8 +92,8 @@ class Distilled:
         Channels, height and width of its images.
     model
         What the deployed model is called.
-    sha256
-        The deployed model's digest; None where it has none.
+    sha256, graph_sha256
+        The deployed model's digest, with its metadata and without; None where it has none.
     kind
         "own" or "small".
     reason
@@ -111,6 +111,7 @@ class Distilled:
     shape: tuple[int, int, int]
     model: str
     sha256: str | None
+    graph_sha256: str | None
     kind: str
     reason: str
     seen: Agreement
@@ -137,6 +138,7 @@ class Distilled:
             "version": 1,
             "model": self.model,
             "model_sha256": self.sha256,
+            "graph_sha256": self.graph_sha256,
             "student": self.kind,
             "certified": self.certified,
             "seen": self.seen.to_dict(),
@@ -208,6 +210,7 @@ def distil(
         shape=_shape(cases[0]),
         model=model.label,
         sha256=model.sha256,
+        graph_sha256=model.graph_sha256,
         kind=kind,
         reason=reason,
         seen=seen,

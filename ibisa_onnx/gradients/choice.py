@@ -110,7 +110,7 @@ def _surrogate(model: ImageModel, source: str | os.PathLike[str] | torch.nn.Modu
         "a surrogate was given",
         opened,
         tolerance=0.05,
-        warnings=opened.warnings(model.sha256),
+        warnings=opened.warnings(model),
     )
 
 

@@ -5,7 +5,8 @@ It takes the model's input, float32 [N, C, H, W] in model space, and returns its
 
 A file may carry facts about itself, JSON under the name `FACTS` among the extra files of
 `torch.export.save`: `model_sha256` and `model`, the digest and the name of the deployed model that
-it stands for, and `certified`, false where it agrees too little with that model.
+it stands for, `graph_sha256`, its digest without metadata, which may be written later, and
+`certified`, false where it agrees too little with that model.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import torch
 from ibisa_onnx.bottleneck import Bottleneck
 from ibisa_onnx.errors import GradientError
 from ibisa_onnx.gradients.shell import Differentiated
+from ibisa_onnx.model.image_model import ImageModel
 from ibisa_onnx.model.passes import PassCounter
 
 FACTS = "ibisa.json"
@@ -60,10 +62,10 @@ class SurrogateGradient:
         self._module = module
         self._device = next((each.device for each in module.parameters()), torch.device("cpu"))
 
-    def warnings(self, sha256: str | None) -> tuple[str, ...]:
-        """Say what speaks against it as a surrogate of a deployed model with that digest."""
-        known, found = self.facts.get("model_sha256"), []
-        if known and sha256 and known != sha256:
+    def warnings(self, model: ImageModel) -> tuple[str, ...]:
+        """Say what speaks against it as a surrogate of a deployed model."""
+        known, sha256, found = self.facts.get("model_sha256"), model.sha256, []
+        if known and sha256 and known != sha256 and not self._is_of_graph(model):
             found.append(
                 f"the surrogate was made for another model, {self.facts.get('model') or 'unnamed'} "
                 f"(sha256 {known[:12]}, this one has {sha256[:12]}): make one for this file"
@@ -71,6 +73,11 @@ class SurrogateGradient:
         if self.facts.get("certified") is False:
             found.append("the surrogate is not certified: it agrees too little with its model")
         return tuple(found)
+
+    def _is_of_graph(self, model: ImageModel) -> bool:
+        """Tell whether it was made for the same model with other metadata."""
+        known = self.facts.get("graph_sha256")
+        return known is not None and known == model.graph_sha256
 
     def __call__(self, bottleneck: Bottleneck) -> _MaskedSurrogate:
         """Return the function from masks [N, 1, h, w] to raw scores of one bottleneck."""

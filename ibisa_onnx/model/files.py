@@ -19,6 +19,16 @@ from ibisa_onnx.errors import ModelError
 if TYPE_CHECKING:
     import onnx
 
+# Fields of a model that do not count in what it computes.
+_SAID_OF_ITSELF = (
+    "metadata_props",
+    "doc_string",
+    "producer_name",
+    "producer_version",
+    "model_version",
+    "domain",
+)
+
 
 @dataclass(frozen=True)
 class ModelFile:
@@ -139,10 +149,29 @@ class ModelFile:
         else:
             _hash_file(digest, self.path)
         model = self.load_proto()
-        if model is not None and self.folder is not None:
+        if model is not None:
+            self._hash_weights(digest, model)
+        return digest.hexdigest()
+
+    def graph_sha256(self) -> str | None:
+        """Hash what the model computes, its external weights too, and nothing it says of itself.
+
+        So `annotate` does not change it. None where there is no graph to read.
+        """
+        model = self.parse()
+        if model is None:
+            return None
+        for name in _SAID_OF_ITSELF:
+            model.ClearField(name)
+        digest = hashlib.sha256(model.SerializeToString(deterministic=True))
+        self._hash_weights(digest, model)
+        return digest.hexdigest()
+
+    def _hash_weights(self, digest: Any, model: onnx.ModelProto) -> None:
+        """Feed the external weights to a hash, in the order of their files' names."""
+        if self.folder is not None:
             for location in sorted({tensor.location for tensor in external_tensors(model)}):
                 _hash_file(digest, self.folder / location)
-        return digest.hexdigest()
 
     def explain_failure(self, error: Exception) -> ModelError:
         """Turn what ONNX Runtime said while opening this model into one line that helps."""

@@ -69,6 +69,11 @@ class ImageModel(ABC):
         """Hash of all that the model is made of; None where that is not known."""
 
     @property
+    def graph_sha256(self) -> str | None:
+        """Hash of what it computes, whatever it says of itself; None where there is no graph."""
+        return None
+
+    @property
     @abstractmethod
     def providers(self) -> tuple[str, ...]:
         """ONNX Runtime's execution providers in use; none where it does not run the model."""

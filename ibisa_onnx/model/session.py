@@ -185,6 +185,11 @@ class DeployedModel(ImageModel):
         """Hash of the file and of its external weights; None where the file is not known."""
         return self.file.sha256()
 
+    @property
+    def graph_sha256(self) -> str | None:
+        """Hash of graph and weights without the metadata; it is read for this, and not kept."""
+        return self.file.graph_sha256()
+
     @cached_property
     def metadata(self) -> dict[str, str]:
         """The custom metadata in the file."""

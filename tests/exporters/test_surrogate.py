@@ -78,6 +78,8 @@ def test_the_maps_are_the_same(demo):
 def test_it_knows_which_model_it_goes_with(cli, demo):
     words = ("--gradient", "surrogate", "--surrogate", "demo.surrogate.pt2", "-o", "map.png")
     assert "made for another model" not in cli("run", "demo.onnx", scene_path(), *words).err
+    assert cli("annotate", "demo.onnx", "--preprocess", "tf", "-o", "said.onnx").code == 0
+    assert "made for another model" not in cli("run", "said.onnx", scene_path(), *words).err
     other = cli("run", model_path(), scene_path(), *words)
     assert "was made for another model, demo.onnx" in other.err
 

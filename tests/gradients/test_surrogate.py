@@ -6,6 +6,7 @@ import logging
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -237,15 +238,22 @@ def with_facts(network: torch.nn.Module, images: np.ndarray, path: Path, facts: 
     return path
 
 
+class Digests(SimpleNamespace):
+    """A model of which the digests alone are known."""
+
+    def __init__(self, file: str | None, graph: str | None = None) -> None:
+        super().__init__(sha256=file, graph_sha256=graph)
+
+
 def test_a_file_says_of_which_model_it_is(
     network: torch.nn.Module, images: np.ndarray, tmp_path: Path
 ) -> None:
     facts = '{"model": "m.onnx", "model_sha256": "abc", "certified": true}'
     path = with_facts(network, images, tmp_path / "s.pt2", facts)
     surrogate = SurrogateGradient(path, PassCounter())
-    assert surrogate.warnings("abc") == ()
-    assert surrogate.warnings(None) == ()  # a function has no digest
-    (warning,) = surrogate.warnings("def")
+    assert surrogate.warnings(Digests("abc")) == ()
+    assert surrogate.warnings(Digests(None)) == ()  # a function has no digest
+    (warning,) = surrogate.warnings(Digests("def"))
     assert "another model, m.onnx" in warning
 
 
@@ -254,4 +262,4 @@ def test_a_file_need_not_say_anything(
     network: torch.nn.Module, images: np.ndarray, tmp_path: Path, facts: str
 ) -> None:
     path = with_facts(network, images, tmp_path / "s.pt2", facts)
-    assert SurrogateGradient(path, PassCounter()).warnings("abc") == ()
+    assert SurrogateGradient(path, PassCounter()).warnings(Digests("abc")) == ()

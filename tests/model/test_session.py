@@ -201,6 +201,28 @@ class TestSources:
         assert all(not tensor.raw_data for tensor in model.proto().graph.initializer)
         assert model.folder == tmp_path
 
+    def test_what_a_model_says_of_itself_is_not_in_the_graphs_hash(self, linear_model, tmp_path):
+        path, weights = tmp_path / "m.onnx", tmp_path / "w"
+        onnx.save(linear_model(), path, save_as_external_data=True, location="w", size_threshold=0)
+        before, file = _open(path).graph_sha256, _open(path).sha256
+        assert before is not None
+        proto = onnx.load(path, load_external_data=False)
+        proto.metadata_props.add(key="author", value="me")
+        proto.doc_string = "mine"
+        onnx.save(proto, path)
+        assert _open(path).sha256 != file
+        assert _open(path).graph_sha256 == before
+        data = bytearray(weights.read_bytes())
+        data[-1] ^= 1
+        weights.write_bytes(data)
+        assert _open(path).graph_sha256 != before
+
+    def test_a_weight_in_the_file_is_in_the_graphs_hash(self, linear_model):
+        proto, other = linear_model(), linear_model()
+        weights = other.graph.initializer[1]
+        weights.raw_data = weights.raw_data[::-1]
+        assert _open(proto).graph_sha256 != _open(other).graph_sha256
+
     def test_a_derived_graph_runs_on_the_same_weights(self, linear_model, rng, tmp_path):
         path = tmp_path / "big.onnx"
         onnx.save(linear_model(), path, save_as_external_data=True, location="w", size_threshold=0)
