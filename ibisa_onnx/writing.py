@@ -9,7 +9,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from ibisa_onnx.errors import ResultError
@@ -29,6 +29,27 @@ def check_not_given(path: Path, given: Iterable[str | os.PathLike[str] | None]) 
         raise ResultError(f"{path}: was given as input and is not overwritten; change -o")
 
 
+@contextmanager
+def made_folder(folder: Path, *, keep: bool = True) -> Iterator[None]:
+    """Make a folder, with those above it, for what is done inside.
+
+    After an error, or where they shall not be kept, those that were made go, unless something else
+    is in them by then.
+    """
+    missing: list[Path] = []
+    try:
+        missing = [each for each in (folder, *folder.parents) if not each.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        keep = False
+        raise
+    finally:
+        for each in [] if keep else missing:
+            with suppress(OSError):
+                each.rmdir()
+
+
 def write_files(contents: Mapping[Path, bytes]) -> None:
     """Write files that appear complete or not at all, making their folders.
 
@@ -41,6 +62,11 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
     ResultError
         A folder cannot be made, or a file in it not written.
     """
+    with ExitStack() as folders:  # outlives the temporary files
+        _write_files(contents, folders)
+
+
+def _write_files(contents: Mapping[Path, bytes], folders: ExitStack) -> None:
     staged: dict[Path, Path] = {}
     path = Path()
     try:
@@ -48,7 +74,7 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
         for path, data in contents.items():
             targets[_target(path)] = data
         for path, data in targets.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
+            folders.enter_context(made_folder(path.parent))
             if path.is_dir():
                 raise ResultError(f"{path}: cannot write: it is a folder; name a file")
             if not _is_device(path):
@@ -124,13 +150,13 @@ def copy_files(places: Mapping[Path, Path]) -> None:
                 if not filecmp.cmp(source, path, shallow=False):
                     raise ResultError(f"{path} is there and is not {source}; choose another folder")
                 continue
-            path.parent.mkdir(parents=True, exist_ok=True)
             temporary = _temporary(path)
-            try:
-                shutil.copyfile(source, temporary)
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
+            with made_folder(path.parent):
+                try:
+                    shutil.copyfile(source, temporary)
+                    temporary.replace(path)
+                finally:
+                    temporary.unlink(missing_ok=True)
         except OSError as error:
             raise ResultError(f"{path}: cannot copy {source} to it: {error.strerror}") from error
 
@@ -147,14 +173,15 @@ def staged_folder(folder: Path) -> Iterator[Path]:
     ResultError
         The folder cannot be made, or a file not moved.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        stage = tempfile.TemporaryDirectory(dir=folder, prefix=".ibisa-onnx.")
-    except OSError as error:
-        raise ResultError(
-            f"{folder}: cannot write: {error.strerror}; choose another place with write access"
-        ) from error
-    with stage as name:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(made_folder(folder))
+            stage = tempfile.TemporaryDirectory(dir=folder, prefix=".ibisa-onnx.")
+        except OSError as error:
+            raise ResultError(
+                f"{folder}: cannot write: {error.strerror}; choose another place with write access"
+            ) from error
+        name = stack.enter_context(stage)
         yield Path(name)
         for file in sorted(Path(name).iterdir(), reverse=True):  # model.onnx after its .data
             _move(file, _target(folder / file.name))

@@ -19,7 +19,7 @@ from ibisa_onnx.writing import staged_folder, write_files
 def test_all_or_none(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     with pytest.raises(ResultError, match="folder"):
-        write_files({tmp_path / "a.txt": b"a", tmp_path / "there": b"b"})
+        write_files({tmp_path / "new" / "a.txt": b"a", tmp_path / "there": b"b"})
     assert [each.name for each in tmp_path.iterdir()] == ["there"]
 
 
@@ -130,13 +130,24 @@ def test_a_staged_folder_gives_all_its_files_at_its_end(tmp_path: Path) -> None:
 
 def test_a_staged_folder_leaves_nothing_after_an_error(tmp_path: Path) -> None:
     def work() -> None:
-        with staged_folder(tmp_path) as stage:
+        with staged_folder(tmp_path / "new" / "deep") as stage:
             (stage / "a").write_text("after")
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         work()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_in_which_something_is_stays_after_an_error(tmp_path: Path) -> None:
+    def work() -> None:
+        with staged_folder(tmp_path / "new" / "deep"):
+            (tmp_path / "new" / "theirs").write_text("")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        work()
+    assert [each.name for each in tmp_path.rglob("*")] == ["new", "theirs"]
 
 
 def test_a_staged_folder_says_what_it_cannot_write(tmp_path: Path) -> None:

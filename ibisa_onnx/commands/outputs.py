@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from ibisa_onnx.errors import ImageError, ResultError
-from ibisa_onnx.writing import check_not_given
+from ibisa_onnx.writing import check_not_given, made_folder
 
 STDIO = "-"
 _PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -180,23 +180,16 @@ def check_folder(folder: Path) -> None:
     ResultError
         It cannot be made or written to.
     """
-    missing = [each for each in (folder, *folder.parents) if not each.exists()]
-    made: list[Path] = []
     try:
-        for each in reversed(missing):
-            each.mkdir(exist_ok=True)
-            made.append(each)
-        if not folder.is_dir():
+        if folder.exists() and not folder.is_dir():
             raise ResultError(f"{folder} is a file, not a folder; choose another with -o")
-        if not os.access(folder, os.W_OK):
-            raise ResultError(f"{folder}: no write access; choose another folder with -o")
+        with made_folder(folder, keep=False):
+            if not os.access(folder, os.W_OK):
+                raise ResultError(f"{folder}: no write access; choose another folder with -o")
     except OSError as error:
         raise ResultError(
             f"{folder}: cannot make this folder: {error.strerror}; choose another with -o"
         ) from error
-    finally:
-        for each in reversed(made):
-            each.rmdir()
 
 
 def _names_a_folder(output: str, several: bool) -> bool:
