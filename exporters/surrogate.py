@@ -18,6 +18,7 @@ from exporters.onnx_export import forget_sources, quietly, trace
 from exporters.trained import TrainedModel
 from ibisa_onnx.errors import ExportError
 from ibisa_onnx.gradients.surrogate import FACTS, load_program
+from ibisa_onnx.model.files import beside
 from ibisa_onnx.model.signature import Layout
 
 _SCORES_TOLERANCE, _GRADIENT_TOLERANCE = 1e-3, 0.1
@@ -27,7 +28,7 @@ ReLU network to zero, which moves its gradient by some hundredths; a wrong one i
 
 def surrogate_path(model: Path) -> Path:
     """Return where a model's surrogate goes: beside it."""
-    return model.with_suffix(".surrogate.pt2")
+    return beside(model, ".surrogate.pt2")
 
 
 class ChannelsFirst(nn.Module):

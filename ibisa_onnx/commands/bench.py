@@ -96,6 +96,7 @@ def command(
     from ibisa_onnx.baselines import Settings
     from ibisa_onnx.comparison import Contest, MapFolder, Store, Table, check_extra
     from ibisa_onnx.metrics import metric_named
+    from ibisa_onnx.model.files import beside
 
     if STDIO in (choice.model, *images):
         raise click.UsageError("- is read once, and a benchmark reads everything again; give files")
@@ -104,7 +105,7 @@ def command(
     wanted = list({metric.name: metric for metric in map(metric_named, metrics)}.values())
     pictures = [Path(each) for each in expand(images)]
     learnt = [Path(each) for each in expand([iba_images])] if iba_images else pictures
-    folder = Path(out) if out else Path(choice.model).with_suffix(".bench")
+    folder = Path(out) if out else beside(choice.model, ".bench")
     store = Store(folder / "scores.csv", [metric.name for metric in wanted])
     with console.progress("bench") as bar:
         watcher = _Watcher(console, bar)

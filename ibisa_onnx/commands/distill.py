@@ -124,9 +124,11 @@ def _use_threads(count: int) -> None:
 
 def _destination(model: str, out: str | None) -> Path:
     """Return the file to write."""
+    from exporters.surrogate import surrogate_path
+
     if out is None and model == STDIO:
         raise click.UsageError("give -o FILE, for MODEL has no name")
-    path = Path(model).with_suffix(".surrogate.pt2") if out is None else Path(out)
+    path = surrogate_path(Path(model)) if out is None else Path(out)
     if out == STDIO or path.is_dir():
         raise click.UsageError(f"-o {out}: name a file")
     return path

@@ -31,7 +31,7 @@ def model_destination(
     model
         The path it was made from, or "-".
     out
-        What `-o` said; None: beside the model, with `suffix` in place of its own.
+        What `-o` said; None: beside the model, with `suffix` in place of .onnx.
     given
         Other files that were given, None for those that were not.
     in_place
@@ -48,7 +48,9 @@ def model_destination(
         if sys.stdout.isatty():
             raise click.UsageError("the model would go to the terminal; give -o FILE, or redirect")
         return None
-    path = Path(model).with_suffix(suffix) if out is None else Path(out)
+    from ibisa_onnx.model.files import beside
+
+    path = beside(model, suffix) if out is None else Path(out)
     check_not_given(path, [*given, *([] if in_place or model == STDIO else [model])])
     return path
 

@@ -19,6 +19,7 @@ from ibisa_onnx.errors import ModelError
 if TYPE_CHECKING:
     import onnx
 
+_ENDINGS = (".onnx", ".ort")
 # Fields of a model that do not count in what it computes.
 _SAID_OF_ITSELF = (
     "metadata_props",
@@ -200,6 +201,13 @@ class ModelFile:
             if path.stat().st_size < tensor.end:
                 return f"its weights file {path} is truncated; copy it again"
         return None
+
+
+def beside(model: str | os.PathLike[str], ending: str) -> Path:
+    """Name a file that goes with a model's: `ending` takes the place of .onnx or .ort alone."""
+    path = Path(model)
+    stem = path.stem if path.suffix.lower() in _ENDINGS else path.name  # net.v1 is all a name
+    return path.parent / (stem + ending)
 
 
 @dataclass(frozen=True)

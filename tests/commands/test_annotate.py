@@ -274,6 +274,19 @@ def test_a_model_without_class_scores_keeps_its_labels_with_a_warning(cli, tmp_p
     assert json.loads(_metadata("d.annotated.onnx")["ibisa"])["labels"] == ["a", "b"]
 
 
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("net.v1", "net.v1.annotated.onnx"),
+        ("net.v1.onnx", "net.v1.annotated.onnx"),
+        ("NET.ONNX", "NET.annotated.onnx"),
+    ],
+)
+def test_the_default_name_keeps_what_is_no_ending_of_a_model(cli, model, name, written):
+    Path(model()).rename(name)
+    assert cli("annotate", name, *FLAGS, "-q").out == f"{written}\n"
+
+
 def test_remove_gives_back_what_was_there(cli, model):
     path = model(metadata={"theirs": "1", "model_info model_type": "SSD"})
     cli("annotate", path, *FLAGS)

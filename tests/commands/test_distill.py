@@ -71,6 +71,11 @@ def test_it_writes_what_run_takes(cli, files):
     assert "another model" not in said.err
 
 
+def test_the_default_name_keeps_what_is_no_ending_of_a_model(cli, files):
+    (files / "m.onnx").rename(files / "m.v1")
+    assert cli("distill", "m.v1", *FIT[1:], "-q").out == "m.v1.surrogate.pt2\n"
+
+
 def test_run_warns_of_a_surrogate_of_another_model(cli, files):
     cli("distill", *FIT, "-o", "s.pt2")
     (files / "other.onnx").write_bytes(model(seed=7))
