@@ -2,7 +2,9 @@
 
 As in Pillow, and so in torchvision on pictures: the kernel is stretched by the factor of shrinking.
 OpenCV's bilinear resize is not (it skips pixels), and its area mode is a box; what networks were
-trained on is mostly Pillow's. Rows and columns are done one after the other.
+trained on is mostly Pillow's. Rows and columns are done one after the other, in floats, as torch
+does with tensors. Pillow rounds and clips bytes in between, and from version 13 on starts with
+either, so that none of these is right for all; only `bicubic` and `lanczos` feel it, at hard edges.
 """
 
 from __future__ import annotations
@@ -90,7 +92,8 @@ def resample(
     top, left, bottom, right = box or (0.0, 0.0, height, width)
     pixels, weights = _taps(width, size[1], left, right, kernel)
     first, last = pixels.min(), pixels.max()  # no row need be longer
-    rows = _along(image[:, first : last + 1], 0, *_taps(height, size[0], top, bottom, kernel))
+    part = np.ascontiguousarray(image[:, first : last + 1])  # else each tap would copy it
+    rows = _along(part, 0, *_taps(height, size[0], top, bottom, kernel))
     return _along(rows, 1, pixels - first, weights)
 
 
