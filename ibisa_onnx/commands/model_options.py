@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # Said here again, so that `--help` need not load what they are keys of; a test holds them equal.
 PRESETS = ("imagenet", "caffe", "tf", "unit", "raw")
 CHANNEL_ORDERS = ("RGB", "BGR", "GRAY", "RGBA", "BGRA")
-RESIZES = ("shortest", "stretch", "letterbox", "none")
+RESIZES = ("shortest", "stretch", "stretch-crop", "letterbox", "none")
 ACTIVATIONS = ("softmax", "log-probability", "probability", "sigmoid", "sigmoid-logit")
 INTERPOLATIONS = ("nearest", "box", "bilinear", "bicubic", "lanczos")
 
@@ -185,7 +185,11 @@ PREPROCESS = click.option(
 _FLAGS = (
     click.option("--size", type=SIZE, help="Of the model's input: 224, or 240x320 (height)."),
     click.option("--resize", type=click.Choice(RESIZES), help="How a picture is brought to it."),
-    click.option("--shorter-side", type=click.IntRange(1), help="Before the crop of 'shortest'."),
+    click.option(
+        "--shorter-side",
+        type=click.IntRange(1),
+        help="Before the crop of 'shortest' and 'stretch-crop'.",
+    ),
     click.option("--interpolation", type=click.Choice(INTERPOLATIONS)),
     click.option("--channel-order", type=click.Choice(CHANNEL_ORDERS, case_sensitive=False)),
     click.option("--scale", type=float, help="The model gets (pixel * scale - mean) / std."),

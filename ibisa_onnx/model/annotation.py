@@ -23,7 +23,7 @@ from ibisa_onnx.model.metadata import (
     model_api_key,
     read_ibisa,
 )
-from ibisa_onnx.model.preprocessing import Preprocessing
+from ibisa_onnx.model.preprocessing import CROPPING, Preprocessing
 
 if TYPE_CHECKING:
     import onnx
@@ -111,7 +111,7 @@ def _replace(proto: onnx.ModelProto, stale: set[str], said: Mapping[str, str]) -
 def _own_fields(spec: Preprocessing) -> dict[str, Any]:
     """Say it in the project's own words, leaving nothing to be guessed."""
     fields = spec.to_dict()
-    if spec.resize == "shortest":
+    if spec.resize in CROPPING:
         return fields | {"shorter_side": spec.shorter_side or min(spec.size)}
     return {key: value for key, value in fields.items() if key != "shorter_side"}
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from ibisa_onnx.errors import PreprocessingError
 from ibisa_onnx.model.layers import Layer, parse_layer
-from ibisa_onnx.model.preprocessing import PRESETS
+from ibisa_onnx.model.preprocessing import PRESETS, enlarged
 from ibisa_onnx.model.resampling import KERNELS
 
 Config = Mapping[str, Any]
@@ -37,7 +37,7 @@ _TIMM_CROP = 0.875
 # What Hugging Face's processor of LeViT takes, and does not say.
 _LEVIT_CROP = 224 / 256
 _BYTES_TO_UNIT = 1 / 255
-_CROPS_STRETCHED = "it stretches and then crops; the shorter side is resized here instead"
+_OTHER_ASPECT = "what it stretches to has not the aspect of what it crops, here it has"
 
 
 def config_layer(values: Config, source: str) -> Layer | None:
@@ -172,10 +172,13 @@ def _shortest(shorter: int, crop: Sequence[int] | None) -> _Fields:
 
 
 def _stretched(sides: Sequence[int], crop: Sequence[int] | None) -> _Said:
-    """Say that the picture is stretched; cropping what is stretched is not known here."""
+    """Say that the picture is stretched, and cropped where the crop is another size."""
     if crop is None or list(crop) == list(sides):
         return {"resize": "stretch", "size": list(sides)}, []
-    return _shortest(min(sides), crop), [_CROPS_STRETCHED]
+    height, width = crop
+    fields = {"resize": "stretch-crop", "shorter_side": min(sides), "size": list(crop)}
+    same = list(enlarged((height, width), min(sides))) == list(sides)
+    return fields, [] if same else [_OTHER_ASPECT]
 
 
 def _interpolation(value: Any) -> _Fields:

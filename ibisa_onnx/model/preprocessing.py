@@ -114,6 +114,18 @@ def _stretch(picture: tuple[int, int], spec: Preprocessing) -> Placement:
     return Placement(spec.size, 0, 0, 0)
 
 
+def enlarged(size: tuple[int, int], shorter_side: int) -> tuple[int, int]:
+    """Return the input's height and width, both enlarged alike to a shorter side."""
+    height, width = (round(side * shorter_side / min(size)) for side in size)
+    return height, width
+
+
+def _stretch_crop(picture: tuple[int, int], spec: Preprocessing) -> Placement:
+    """Stretch the whole picture to more than the input's size, and crop the centre."""
+    target = spec.shorter_side or min(spec.size)
+    return _centred(enlarged(spec.size, target), spec.size, 0)
+
+
 def _letterbox(picture: tuple[int, int], spec: Preprocessing) -> Placement:
     """Fit the whole picture in, its aspect kept, with grey (114) margins."""
     ratio = min(want / has for want, has in zip(spec.size, picture, strict=True))
@@ -132,8 +144,16 @@ def _as_it_is(picture: tuple[int, int], spec: Preprocessing) -> Placement:
 
 
 RESIZES: Mapping[str, Callable[[tuple[int, int], Preprocessing], Placement]] = MappingProxyType(
-    {"shortest": _shortest, "stretch": _stretch, "letterbox": _letterbox, "none": _as_it_is}
+    {
+        "shortest": _shortest,
+        "stretch": _stretch,
+        "stretch-crop": _stretch_crop,
+        "letterbox": _letterbox,
+        "none": _as_it_is,
+    }
 )
+CROPPING = frozenset({"shortest", "stretch-crop"})
+"""Those that look at `shorter_side`."""
 
 
 @dataclass(frozen=True)
@@ -146,9 +166,10 @@ class Preprocessing:
         Height and width of the model's input.
     resize
         "shortest" (shorter side to `shorter_side`, then the centre is cropped), "stretch",
-        "letterbox" (aspect kept, grey margins) or "none" (the picture must fit).
+        "stretch-crop" (the same to `shorter_side` and the aspect of `size`, then the centre is
+        cropped), "letterbox" (aspect kept, grey margins) or "none" (the picture must fit).
     shorter_side
-        For "shortest"; None: the shorter side of `size`.
+        For "shortest" and "stretch-crop"; None: the shorter side of `size`.
     interpolation
         "nearest", "box", "bilinear", "bicubic" or "lanczos", antialiased as in Pillow.
     channel_order

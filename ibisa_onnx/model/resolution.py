@@ -19,7 +19,7 @@ import numpy as np
 from ibisa_onnx.errors import PreprocessingError
 from ibisa_onnx.model.layers import Layer, check_preset
 from ibisa_onnx.model.metadata import metadata_layers
-from ibisa_onnx.model.preprocessing import CHANNEL_ORDERS, PRESETS, Preprocessing
+from ibisa_onnx.model.preprocessing import CHANNEL_ORDERS, CROPPING, PRESETS, Preprocessing
 from ibisa_onnx.model.signature import ImageInput, Signature
 from ibisa_onnx.model.spec_files import companion_layers, read_spec_file
 
@@ -387,7 +387,7 @@ def _value(beliefs: Mapping[str, Belief], field: str) -> Any:
 
 def _conclude(beliefs: dict[str, Belief], warnings: Sequence[str]) -> ResolvedPreprocessing:
     """Build the spec, which checks itself, and put the beliefs in the spec's order."""
-    if beliefs["resize"].value != "shortest":
+    if beliefs["resize"].value not in CROPPING:
         del beliefs["shorter_side"]
     order = [each.name for each in fields_of(Preprocessing) if each.name in beliefs]
     try:

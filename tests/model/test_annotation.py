@@ -57,7 +57,12 @@ def test_the_own_key_holds_all_of_it():
 
 @pytest.mark.parametrize(
     ("fields", "shorter"),
-    [({}, 224), ({"shorter_side": 240}, 240), ({"resize": "stretch", "shorter_side": 9}, None)],
+    [
+        ({}, 224),
+        ({"shorter_side": 240}, 240),
+        ({"resize": "stretch-crop", "shorter_side": 240}, 240),
+        ({"resize": "stretch", "shorter_side": 9}, None),
+    ],
 )
 def test_the_shorter_side_is_said_where_it_counts(fields, shorter):
     content = json.loads(_said(_preset("tf", **fields))["ibisa"])
@@ -113,6 +118,7 @@ def test_model_api_subtracts_and_divides_bytes():
         ({"resize": "shortest", "shorter_side": 224}, "crop"),
         ({"resize": "shortest", "shorter_side": 256}, None),
         ({"resize": "none"}, None),
+        ({"resize": "stretch-crop", "shorter_side": 256}, None),
     ],
 )
 def test_model_api_is_told_of_resizing_where_it_knows_it(fields, resize):

@@ -47,6 +47,16 @@ def test_timm(tmp_path, picture, name):
     _assert_same(resolved, picture, timm.data.create_transform(**config)(picture))
 
 
+@pytest.mark.parametrize("size", [(224, 224), (200, 280)])
+def test_timm_squashes(tmp_path, picture, size):
+    data = pytest.importorskip("timm.data")
+    said = {"input_size": (3, *size), "crop_pct": 0.9, "crop_mode": "squash"}
+    config = data.resolve_data_config(said)
+    (tmp_path / "data.json").write_text(json.dumps(config))
+    resolved = _resolve(3, *size, file=tmp_path / "data.json")
+    _assert_same(resolved, picture, data.create_transform(**config)(picture))
+
+
 @pytest.mark.parametrize("name", ["resnet50", "efficientnet_b0", "inception_v3"])
 def test_torchvision(tmp_path, picture, name):
     models = pytest.importorskip("torchvision.models")
@@ -65,6 +75,7 @@ def test_torchvision(tmp_path, picture, name):
         "BitImageProcessor",
         "CLIPImageProcessor",
         "ConvNextImageProcessor",
+        "DeiTImageProcessor",
         "EfficientNetImageProcessor",
         "LevitImageProcessor",
         "PoolFormerImageProcessor",

@@ -24,7 +24,7 @@ from ibisa_onnx.model import (
     read_image,
     resolve_preprocessing,
 )
-from ibisa_onnx.model.preprocessing import unprepare
+from ibisa_onnx.model.preprocessing import CROPPING, unprepare
 from ibisa_onnx.model.resampling import KERNELS, resample
 
 
@@ -127,12 +127,12 @@ class TestResampling:
 
 
 class TestGeometry:
-    @pytest.mark.parametrize("resize", ["shortest", "stretch", "letterbox"])
+    @pytest.mark.parametrize("resize", ["shortest", "stretch", "stretch-crop", "letterbox"])
     @pytest.mark.parametrize("picture", [(60, 90), (90, 60), (300, 200), (17, 21)])
     @pytest.mark.parametrize("size", [(32, 32), (24, 40)])
     def test_a_slope_comes_back_to_its_place(self, resize, picture, size):
         """Half a pixel of misplacement anywhere would shift a slope of known steepness."""
-        spec = Preprocessing(size, resize, shorter_side=40 if resize == "shortest" else None)
+        spec = Preprocessing(size, resize, shorter_side=40 if resize in CROPPING else None)
         rows, columns = np.mgrid[: picture[0], : picture[1]]
         slope = np.rint(255 * (rows + columns) / (sum(picture) - 2)).astype(np.uint8)
         prepared = prepare(np.repeat(slope[..., None], 3, axis=2), spec)
@@ -148,7 +148,7 @@ class TestGeometry:
         assert np.abs(restored - slope)[inside].max() <= 1.2
         assert (restored[~seen] == 0).all()
 
-    @pytest.mark.parametrize("resize", ["shortest", "stretch", "letterbox"])
+    @pytest.mark.parametrize("resize", ["shortest", "stretch", "stretch-crop", "letterbox"])
     def test_a_single_pixel_gets_the_middle_of_the_map(self, resize):
         prepared = prepare(np.full((1, 1, 3), 200, np.uint8), Preprocessing((8, 8), resize))
         assert (prepared.tensor == 200).all()
@@ -167,6 +167,20 @@ class TestGeometry:
         assert (restored[:, 50:150] == 1).all()
         assert (restored[:, :50] == 0).all()
         assert (restored[:, 150:] == 0).all()
+
+    def test_stretch_crop_by_hand(self):
+        """100 x 200 stretched to 64 x 82, of which rows 7..56 and columns 9..72 are seen."""
+        image = np.zeros((100, 200, 3), np.uint8)
+        image[:, :100] = 200
+        image[50:] += 40
+        prepared = prepare(image, Preprocessing((50, 64), "stretch-crop", 64))
+        whole = prepare(image, Preprocessing((64, 82), "stretch")).tensor
+        np.testing.assert_array_equal(prepared.tensor, whole[:, :, 7:57, 9:73])
+        seen = prepared.geometry.restore(np.ones((50, 64))) == 1
+        rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
+        assert (rows[0], rows[-1]) == (11, 88)  # from 7 * 100 / 64 to 57 * 100 / 64
+        assert (columns[0], columns[-1]) == (22, 177)  # from 9 * 200 / 82 to 73 * 200 / 82
+        assert seen.sum() == len(rows) * len(columns)
 
     def test_letterbox_by_hand(self):
         """100 x 200 in 50 x 50: 25 x 50, 12 grey rows above and 13 below."""
@@ -223,7 +237,7 @@ class TestSpec:
         ("changes", "match"),
         [
             ({"size": (0, 4)}, "size"),
-            ({"resize": "squash"}, "choose from: shortest, stretch, letterbox, none"),
+            ({"resize": "squash"}, "choose from: shortest, stretch, stretch-crop, letterbox, none"),
             ({"interpolation": "magic"}, "interpolation"),
             ({"channel_order": "RBG"}, "channel order"),
             ({"layout": "CHWN"}, "layout"),

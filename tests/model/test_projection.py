@@ -9,10 +9,11 @@ import pytest
 
 from ibisa_onnx.errors import PreprocessingError
 from ibisa_onnx.model import PRESETS, Geometry, Preprocessing, mean_colour, prepare
+from ibisa_onnx.model.preprocessing import CROPPING
 
 
 def geometry(picture: tuple[int, int], size: tuple[int, int], resize: str) -> Geometry:
-    side = 40 if resize == "shortest" else None
+    side = 40 if resize in CROPPING else None
     pixels = np.zeros((*picture, 3), np.uint8)
     return prepare(pixels, Preprocessing(size, resize, side)).geometry
 
@@ -30,7 +31,7 @@ def test_stretched_maps_are_resampled(picture: tuple[int, int]) -> None:
     np.testing.assert_allclose(found[inner], ramp((32, 24))[inner], atol=0.02)
 
 
-@pytest.mark.parametrize("resize", ["stretch", "shortest", "letterbox"])
+@pytest.mark.parametrize("resize", ["stretch", "stretch-crop", "shortest", "letterbox"])
 @pytest.mark.parametrize("picture", [(64, 64), (48, 80), (100, 50)])
 def test_what_was_restored_comes_back(picture: tuple[int, int], resize: str) -> None:
     place = geometry(picture, (32, 32), resize)

@@ -536,12 +536,14 @@ class TestHuggingFace:
         spec = self._spec(tmp_path, config).spec
         assert (spec.shorter_side, spec.size) == (256, (224, 224))
 
-    def test_stretch_then_crop_is_not_quite_ours_and_says_so(self, tmp_path):
-        config = self.VIT | {"size": {"height": 256, "width": 256}}
+    @pytest.mark.parametrize(("width", "warned"), [(256, False), (300, True)])
+    def test_stretch_then_crop(self, tmp_path, width, warned):
+        config = self.VIT | {"size": {"height": 256, "width": width}}
         config |= {"do_center_crop": True, "crop_size": 224}
         resolved = self._spec(tmp_path, config)
-        assert resolved.spec.shorter_side == 256
-        assert "stretches and then crops" in resolved.warnings[0]
+        spec = resolved.spec
+        assert (spec.resize, spec.shorter_side, spec.size) == ("stretch-crop", 256, (224, 224))
+        assert ["aspect" in each for each in resolved.warnings] == [True] * warned
 
     def test_no_normalisation_and_flipped_channels(self, tmp_path):
         config = {"do_normalize": False, "do_flip_channel_order": True, "do_rescale": False}
@@ -593,7 +595,7 @@ class TestTimm:
         ("mode", "pct", "resize", "warning"),
         [
             ("squash", 1.0, "stretch", None),
-            ("squash", 0.875, "shortest", "stretches and then crops"),
+            ("squash", 0.875, "stretch-crop", None),
             ("border", 1.0, "letterbox", "mean colour"),
             ("border", 0.875, "letterbox", "nothing is cut"),
         ],
@@ -645,7 +647,8 @@ class TestTorchvision:
     def test_both_sides(self, tmp_path):
         spec = self._resolved(tmp_path, resize_size=[224, 224]).spec
         assert (spec.resize, spec.size) == ("stretch", (224, 224))
-        assert "stretches" in self._resolved(tmp_path, resize_size=[240, 240]).warnings[0]
+        spec = self._resolved(tmp_path, resize_size=[240, 240]).spec
+        assert (spec.resize, spec.size, spec.shorter_side) == ("stretch-crop", (224, 224), 240)
 
     def test_no_resize(self, tmp_path):
         assert self._resolved(tmp_path, resize_size=None).spec.size == (224, 224)
