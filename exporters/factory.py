@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from exporters.trained import SIDE, Request, TrainedModel, of_size, spec_of
+from exporters.trained import SIDE, Request, TrainedModel, of_size, sides_of, spec_of
 from exporters.weights import load_weights, seeded
 from ibisa_onnx.errors import ExportError
 from ibisa_onnx.model import PRESETS, Preprocessing, read_labels
@@ -40,7 +40,7 @@ def load(name: str, request: Request) -> TrainedModel:
         return getattr(factory, attribute, None) if own is None else own
 
     folder = Path(path).parent
-    own = _sides(said("input_size"))
+    own = _size(said("input_size"))
     spec = _spec(said("preprocessing"), own, folder)
     size = request.size or own or (spec.size if spec else (SIDE, SIDE))
     example = torch.zeros(1, spec.channels if spec else 3, *size)
@@ -64,14 +64,12 @@ def _spec(value: Any, size: tuple[int, int] | None, folder: Path) -> Preprocessi
     )
 
 
-def _sides(value: Any) -> tuple[int, int] | None:
-    """Read height and width: one number for both, or the last two of several."""
-    if value is None:
-        return None
-    sides = value[-2:] if isinstance(value, tuple | list) else [value, value]
-    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
+def _size(value: Any) -> tuple[int, int] | None:
+    """Read what was said of the input's size, None for nothing."""
+    size = sides_of(value)
+    if value is not None and size is None:
         raise ExportError(f"input_size is {value!r}; give pixels: one number, or (height, width)")
-    return sides[0], sides[1]
+    return size
 
 
 def _labels(value: Any, folder: Path) -> tuple[str, ...] | None:

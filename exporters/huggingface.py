@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from exporters.hub import fetch_from_hub
-from exporters.trained import SIDE, Request, TrainedModel, spec_of
+from exporters.trained import SIDE, Request, TrainedModel, sides_of, spec_of
 from exporters.weights import load_weights, seeded
 from ibisa_onnx.errors import ExportError
 from ibisa_onnx.extras import import_extra
@@ -65,7 +65,7 @@ def _load(transformers: Any, name: str, folder: Path, request: Request) -> Train
     config = _config(transformers, name, request)
     module = Logits(_network(transformers, name, config, request)).eval()
     model = Path(name).name
-    labels, size = _labels(config), request.size or _sides(getattr(config, "image_size", None))
+    labels, size = _labels(config), request.size or sides_of(getattr(config, "image_size", None))
     channels = getattr(config, "num_channels", 3)
     if not (folder / _PROCESSOR).is_file():
         example = torch.zeros(1, channels, *(size or (SIDE, SIDE)))
@@ -120,12 +120,6 @@ def _without_bars(log: Any) -> Iterator[None]:
     finally:
         if drawn:
             log.enable_progress_bar()
-
-
-def _sides(size: Any) -> tuple[int, int] | None:
-    if isinstance(size, int):
-        return size, size
-    return (size[0], size[1]) if isinstance(size, list | tuple) and len(size) == 2 else None
 
 
 def _labels(config: Any) -> tuple[str, ...] | None:

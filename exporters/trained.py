@@ -137,6 +137,14 @@ def spec_of(layer: Layer, size: tuple[int, int] | None) -> Preprocessing:
     return of_size(Preprocessing(**{"size": size or (SIDE, SIDE), **preset, **layer.fields}), size)
 
 
+def sides_of(value: Any) -> tuple[int, int] | None:
+    """Read height and width: one number for both, or the last two of several; else None."""
+    sides = value[-2:] if isinstance(value, tuple | list) else [value, value]
+    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
+        return None
+    return sides[0], sides[1]
+
+
 def of_size(spec: Preprocessing, size: tuple[int, int] | None) -> Preprocessing:
     """Return a spec for another size of input; what is cropped away stays the same share."""
     if size is None or size == spec.size:

@@ -188,7 +188,7 @@ def _interpolation(value: Any) -> _Fields:
 
 
 def _sides(size: Any) -> list[int]:
-    """Read height and width, as a number for both, a list or a table."""
+    """Read height and width, as a number for both, a list (of one number, too) or a table."""
     if isinstance(size, int):
         return [size, size]
     if isinstance(size, list):
