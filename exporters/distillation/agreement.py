@@ -7,15 +7,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
 from exporters.distillation.answers import Answers
 from exporters.distillation.scores import floored, log_probabilities
+from ibisa_onnx.metrics.correlation import pearson, rank_correlation
 from ibisa_onnx.targets import ClassOutput
-
-Array = npt.NDArray[Any]
 
 LEAST_CORRELATION, LEAST_TOP1 = 0.95, 0.6
 """What a certificate asks for: see docs/distillation.md for what maps are worth from there on."""
@@ -62,7 +60,7 @@ class Agreement:
 
 def agreement(student: nn.Module, held: Sequence[Answers], output: ClassOutput) -> Agreement:
     """Measure the agreement on answers that the student was not fitted to."""
-    same, pearson, spearman = [], [], []
+    same, linear, ranked = [], [], []
     for answers in held:
         found, wanted = _scores(student, answers), torch.from_numpy(answers.scores)
         same.append(float((found.argmax(1) == wanted.argmax(1)).float().mean()))
@@ -71,10 +69,10 @@ def agreement(student: nn.Module, held: Sequence[Answers], output: ClassOutput) 
             for each in (found, wanted)
         ]
         if logs[1].std() > _STILL:
-            pearson.append(_correlation(*logs))
-            spearman.append(_correlation(*(_ranks(each) for each in logs)))
+            linear.append(pearson(*logs))
+            ranked.append(rank_correlation(*logs))
     masks = min(len(answers.masks) for answers in held)
-    return Agreement(len(held), masks, _mean(same), _mean(pearson), _mean(spearman))
+    return Agreement(len(held), masks, _mean(same), _mean(linear), _mean(ranked))
 
 
 def _scores(student: nn.Module, answers: Answers) -> torch.Tensor:
@@ -84,20 +82,6 @@ def _scores(student: nn.Module, answers: Answers) -> torch.Tensor:
     with torch.inference_mode():
         parts = [student(torch.from_numpy(answers.images(b)).to(device)).cpu() for b in blocks]
     return torch.cat(parts)
-
-
-def _correlation(a: Array, b: Array) -> float:
-    """Return Pearson's correlation; 0 where one of the two does not vary."""
-    a, b = (each.astype(np.float64) - each.mean() for each in (a, b))
-    size = float(np.sqrt((a @ a) * (b @ b)))
-    return float(a @ b) / size if size > 0 else 0.0
-
-
-def _ranks(values: Array) -> Array:
-    """Return ranks, ties by their mean rank."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return np.asarray((last - (counts - 1) / 2)[place])
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -9,8 +9,9 @@ from itertools import combinations
 import numpy as np
 
 from ibisa_onnx.errors import MetricError
+from ibisa_onnx.metrics.correlation import rank_correlation
 from ibisa_onnx.metrics.maps import Map, Saliency, checked_map
-from ibisa_onnx.metrics.metric import Metric, import_stats
+from ibisa_onnx.metrics.metric import Metric
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,6 @@ class AgreementMetric(Metric):
         ------
         MetricError
             There are fewer than two, they differ in shape, or are not finite.
-        MissingDependencyError
-            SciPy is not installed.
         """
         if len(maps) < 2:
             raise MetricError(f"{self.name} compares maps; give 2 or more, not {len(maps)}")
@@ -57,10 +56,9 @@ def spearman(first: Saliency, second: Saliency) -> float:
     """
     one = checked_map(first)
     two = checked_map(second, one.shape)
-    constant = [bool((values == values.flat[0]).all()) for values in (one, two)]
-    if any(constant):
-        return float(all(constant))
-    return float(import_stats().spearmanr(one.ravel(), two.ravel()).statistic)
+    if all((values == values.flat[0]).all() for values in (one, two)):
+        return 1.0
+    return rank_correlation(one.ravel(), two.ravel())
 
 
 def seed_stability(maps: Sequence[Saliency]) -> float:

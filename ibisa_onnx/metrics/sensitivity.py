@@ -16,13 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ibisa_onnx.errors import OptionError
+from ibisa_onnx.metrics.correlation import centred, pearson
 from ibisa_onnx.metrics.maps import Saliency, checked_map
 from ibisa_onnx.metrics.subject import FloatArray, Subject
 from ibisa_onnx.metrics.tiles import cut
 
 _LARGEST_SHARE = 0.8
-_ROUNDING = 1e-9
-"""What varies by less, relative to its size, does not vary: these are errors of rounding."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +88,7 @@ def sensitivity_n(
 
     whole, *rest = subject.scores(pictures())
     losses = whole - np.reshape(rest, (len(numbers), subsets))
-    found = [_pearson(gone @ sums, lost) for gone, lost in zip(drawn, losses, strict=True)]
+    found = [_correlation(gone @ sums, lost) for gone, lost in zip(drawn, losses, strict=True)]
     return Sensitivity(numbers, np.array(found))
 
 
@@ -109,19 +108,5 @@ def _draw(rng: np.random.Generator, count: int, size: int, subsets: int) -> npt.
     return places < size
 
 
-def _pearson(said: npt.NDArray[np.float64], lost: npt.NDArray[np.float64]) -> float:
-    said, lost = _centred(said), _centred(lost)
-    if not lost.any():
-        return float("nan")
-    if not said.any():
-        return 0.0
-    return float(said @ lost / (np.linalg.norm(said) * np.linalg.norm(lost)))
-
-
-def _centred(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Values less their mean, of unit size; zeros where they vary by rounding alone."""
-    centred: npt.NDArray[np.float64] = values - values.mean()
-    largest = np.abs(centred).max()
-    if largest <= _ROUNDING * np.abs(values).max():
-        return np.zeros_like(values)
-    return np.asarray(centred / largest, np.float64)
+def _correlation(said: npt.NDArray[np.float64], lost: npt.NDArray[np.float64]) -> float:
+    return pearson(said, lost) if centred(lost).any() else float("nan")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 
-from ibisa_onnx.errors import IbisaError, MissingDependencyError
+from ibisa_onnx.errors import IbisaError
 from ibisa_onnx.metrics import (
     RANDOMISATION,
     SEED_STABILITY,
@@ -77,9 +75,3 @@ def test_what_cannot_be_compared_is_refused() -> None:
         seed_stability([MAP, MAP[:, :-1]])
     with pytest.raises(IbisaError, match="NaN"):
         randomisation(MAP, MAP * np.nan)
-
-
-def test_without_scipy_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "scipy.stats", None)
-    with pytest.raises(MissingDependencyError, match=r"ibisa-onnx\[bench\]"):
-        seed_stability([MAP, MAP])
