@@ -12,7 +12,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -81,6 +81,7 @@ class Case:
         return any(v.type.WhichOneof("value") != "tensor_type" for v in values)
 
 
+@cache
 def load_cases() -> list[Case]:
     """Every node test of the installed onnx, in its order."""
     from onnx.backend.test.case.node import collect_testcases

@@ -23,6 +23,7 @@ from ibisa_onnx.model import DeployedModel, Layout
 from ibisa_onnx.targets import ClassOutput
 
 _LEAST_STD = 1e-6
+_MIXED = 1e-3  # by how much, relatively, scores differ beside another image
 _PLANES, _MOST_PLANES = 32, 128
 _POOLS = 3  # weighted means over the picture, of each feature
 _UNEVEN = 0.1  # how far these weights lie apart at first
@@ -33,12 +34,12 @@ class OwnGraph(nn.Module):
     """The deployed graph: images float32 [N, C, H, W] to the output's reals [N, K]."""
 
     def __init__(self, case: Case) -> None:
-        """Read the graph, and run it once on the case's image.
+        """Read the graph, and run it on the case's image.
 
         Raises
         ------
         UnsupportedOperatorError
-            There is no graph, or something in it has no counterpart in torch.
+            There is no graph, something in it has no counterpart in torch, or it mixes images.
         """
         super().__init__()
         model, output = case.model, case.output
@@ -53,12 +54,18 @@ class OwnGraph(nn.Module):
         self.network = GraphModule(proto, model.image.name, output.name)
         self._last = model.image.layout is Layout.NHWC
         self._quantisation = output.quantisation
+        self._try(torch.from_numpy(case.bottleneck.image))
+
+    def _try(self, image: Tensor) -> None:
+        """See that it runs, and says the same of an image [1, C, H, W] beside another."""
         try:
             with torch.inference_mode():
-                self(torch.from_numpy(case.bottleneck.image))
+                alone, beside = self(image)[0], self(torch.cat([image, image.flip(-1)]))[0]
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             reason = str(error).splitlines()[0]
             raise UnsupportedOperatorError(f"its graph does not run in torch: {reason}") from error
+        if not torch.allclose(alone, beside, rtol=_MIXED, atol=_MIXED * float(alone.abs().max())):
+            raise UnsupportedOperatorError("its graph mixes images in torch")
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the output's reals [N, K] of images [N, C, H, W]."""

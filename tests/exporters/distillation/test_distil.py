@@ -117,6 +117,24 @@ def test_a_graph_with_an_unknown_operator_gets_a_small_student(planted_onnx, pic
         distil(model, pictures[:3], Settings(student="own"))
 
 
+def test_a_graph_that_mixes_images_in_torch_is_not_taken(planted_onnx, pictures) -> None:
+    """Without its axis of one image, what goes over the classes would go over images."""
+    proto = planted_onnx()
+    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    proto.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 1
+    proto.graph.node[-1].output[0] = "row"
+    axes = onnx.numpy_helper.from_array(np.array([0]), "axes")
+    proto.graph.initializer.append(axes)
+    for op_type, inputs, output, kept in [
+        ("Squeeze", ["row", "axes"], "values", {}),
+        ("Softmax", ["values"], "shares", {"axis": 0}),
+        ("Unsqueeze", ["shares", "axes"], "scores", {}),
+    ]:
+        proto.graph.node.append(onnx.helper.make_node(op_type, inputs, [output], **kept))
+    with pytest.raises(UnsupportedOperatorError, match="mixes images"):
+        distil(explainer(proto.SerializeToString()), pictures[:3], Settings(student="own"))
+
+
 def test_a_student_that_learned_nothing_is_refused(planted, pictures) -> None:
     found = distil(explainer(planted), pictures[:12], Settings(student="small", epochs=0))
     assert not found.certified
