@@ -6,6 +6,8 @@ far the two agree. What it gives is a surrogate for `ibisa_onnx`.
 """
 
 from exporters.distillation.agreement import Agreement
-from exporters.distillation.distil import STUDENTS, Distilled, Progress, Settings, distil
+from exporters.distillation.distil import Progress, distil
+from exporters.distillation.distilled import Distilled
+from exporters.distillation.settings import STUDENTS, Settings
 
 __all__ = ["STUDENTS", "Agreement", "Distilled", "Progress", "Settings", "distil"]

@@ -47,6 +47,11 @@ class Agreement:
         """Whether it is enough for a certificate."""
         return self.pearson >= LEAST_CORRELATION and self.top1 >= LEAST_TOP1
 
+    @property
+    def unknown(self) -> bool:
+        """Whether no answer depends on the masks, so that there is nothing to agree on."""
+        return self.pearson != self.pearson
+
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain data; what is not known is None."""
         return {name: None if value != value else value for name, value in asdict(self).items()}

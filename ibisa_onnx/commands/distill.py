@@ -14,7 +14,7 @@ from ibisa_onnx.commands.model_options import ModelChoice, model_options
 from ibisa_onnx.commands.outputs import STDIO, check_folder, check_out, expand
 
 if TYPE_CHECKING:
-    from exporters.distillation import Distilled, Progress
+    from exporters.distillation import Distilled
 
 # Said here again, so that `--help` need not load torch; a test holds them equal.
 STUDENTS = ("auto", "own", "small")
@@ -42,7 +42,7 @@ STUDENTS = ("auto", "own", "small")
     type=click.IntRange(1),
     default=128,
     show_default=True,
-    help="Questions about each picture.",
+    help="Questions about each picture that the student is fitted to.",
 )
 @click.option(
     "--held-out",
@@ -55,7 +55,7 @@ STUDENTS = ("auto", "own", "small")
 @click.option(
     "--epochs",
     type=click.IntRange(0),
-    help="Times over all answers. Default: 12 for small, 0 for own.",
+    help="Times over all answers. Default: 12 for small; 0 for own, which is then judged unfitted.",
 )
 @click.option(
     "--minutes", type=click.FloatRange(0, min_open=True), help="End the fit by then, annealed."
@@ -88,31 +88,29 @@ def command(
     model = None if choice.model == STDIO else choice.model
     check_not_given(path, [model, choice.labels, choice.preprocess, *pictures])
     check_folder(path.parent)
+    from exporters.distillation import Settings, distil
+
+    wish = Settings(**settings)
     if choice.threads:
         _use_threads(choice.threads)
     begin = time.perf_counter()
     explainer = choice.explainer()
     with _Bars(console) as bars:
-        distilled = _distil(explainer, pictures, settings, bars)
-    console.warn(explainer.warnings)
+        distilled = distil(explainer, pictures, wish, progress=bars)
+    warnings = list(explainer.warnings)
+    console.warn(warnings)
     if distilled.reason:
         console.note(f"a small network, because: {distilled.reason}")
-    if force and not distilled.certified:
-        console.warn([f"not certified: {distilled.figures}"])
-    elif not distilled.certified:
+    if not force:
         distilled.check()
+    elif not distilled.certified:
+        warnings.append(f"not certified: {distilled.figures}")
+    console.warn(warnings)
     write_files({path: distilled.to_bytes()})
     seconds = time.perf_counter() - begin
     data = {"file": str(path), "seconds": seconds, **distilled.facts}
+    data |= {"reason": distilled.reason, "warnings": warnings}
     console.result(_text(path, distilled, seconds), data, bare=str(path))
-
-
-def _distil(
-    explainer: Any, pictures: list[Path], settings: dict[str, Any], progress: Progress
-) -> Distilled:
-    from exporters.distillation import Settings, distil
-
-    return distil(explainer, pictures, Settings(**settings), progress=progress)
 
 
 def _use_threads(count: int) -> None:

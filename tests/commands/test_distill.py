@@ -51,8 +51,8 @@ def files(tmp_path):
 
 
 FIT = ("m.onnx", "pictures", "--preprocess", "imagenet", "--threads", 1)
-POOR = (*FIT, "--student", "small", "--epochs", 0)
-"""A student that was taught nothing."""
+POOR = (*FIT, "--student", "small", "--epochs", 1, "--masks", 1)
+"""A student that was taught next to nothing."""
 
 
 def left(folder: Path) -> set[str]:
@@ -90,6 +90,8 @@ def test_the_figures_as_json(cli, files):
     assert record["file"] == "s.pt2"
     assert record["certified"] is True
     assert record["unseen"]["pictures"] == 1
+    assert record["reason"] == ""
+    assert record["warnings"] == []
     assert record["queries"] == 3 + 3 * 24 + 2  # which show whether a batch mixes
     assert cli("distill", *FIT, "-o", "s.pt2", "-q").out == "s.pt2\n"
 
@@ -102,7 +104,7 @@ def test_a_poor_one_is_refused_in_one_line_and_not_written(cli, files):
         len(done.err.strip().splitlines())
         == len([line for line in done.err.splitlines() if "warning" in line]) + 1
     )
-    assert "agrees too little with m.onnx: unfitted, top-1" in done.err
+    assert "agrees too little with m.onnx: on pictures it was fitted to top-1" in done.err
     assert left(files) == {"m.onnx", "pictures"}
 
 
@@ -110,6 +112,9 @@ def test_force_writes_a_poor_one_and_run_says_so(cli, files):
     done = cli("distill", *POOR, "--force", "-o", "s.pt2")
     assert done.code == 0
     assert "not certified" in done.err
+    record = json.loads(cli("distill", *POOR, "--force", "-o", "s.pt2", "--json").out)
+    assert record["reason"] == "a small network was asked for"
+    assert any("not certified" in each for each in record["warnings"])
     options = ("--preprocess", "imagenet", "--surrogate", "s.pt2")
     said = cli("run", "m.onnx", "pictures/0.png", *options, "--gradient", "surrogate")
     assert "the surrogate is not certified" in said.err
@@ -135,6 +140,7 @@ def test_an_interrupted_fit_leaves_nothing(cli, files, monkeypatch):
         (("m.onnx", "-"), 2, "read from files"),
         (("m.onnx", "pictures/0.png", "--preprocess", "imagenet"), 1, "too few to hold 1 out"),
         ((*FIT, "--held-out", "1"), 2, "held-out"),
+        ((*FIT, "--student", "small", "--epochs", 0, "--force"), 1, "epochs is 0"),
     ],
 )
 def test_errors(cli, files, args, code, says):

@@ -110,9 +110,11 @@ def test_every_kind_of_output_can_be_learned(planted_onnx, pictures, last) -> No
 
 def test_a_graph_with_an_unknown_operator_gets_a_small_student(planted_onnx, pictures) -> None:
     model = explainer(planted_onnx("Softplus").SerializeToString())
-    found = distil(model, pictures[:3], Settings(epochs=0, held_out=0))
+    found = distil(model, pictures[:3], Settings(epochs=1, masks=1, held_out=0))
     assert found.kind == "small"
     assert "Softplus" in found.reason
+    with pytest.raises(OptionError, match="epochs is 0, and a small network"):
+        distil(model, pictures[:3], Settings(epochs=0, held_out=0))
     with pytest.raises(UnsupportedOperatorError, match="Softplus"):
         distil(model, pictures[:3], Settings(student="own"))
 
@@ -136,7 +138,8 @@ def test_a_graph_that_mixes_images_in_torch_is_not_taken(planted_onnx, pictures)
 
 
 def test_a_student_that_learned_nothing_is_refused(planted, pictures) -> None:
-    found = distil(explainer(planted), pictures[:12], Settings(student="small", epochs=0))
+    little = Settings(student="small", epochs=1, masks=1)
+    found = distil(explainer(planted), pictures[:12], little)
     assert not found.certified
     assert found.unseen.pictures == 2
     assert found.seen.pictures == 10
@@ -163,7 +166,21 @@ def test_answers_that_no_mask_changes_are_no_agreement(pictures) -> None:
     found = distil(still, pictures[:3], Settings(epochs=1, masks=8, held_out=0))
     assert np.isnan(found.seen.pearson)
     assert found.facts["seen"]["pearson"] is None
-    assert not found.certified
+    with pytest.raises(GradientError, match="the same under every mask of the pictures") as no:
+        found.check()
+    assert "--masks" not in str(no.value)
+
+
+def test_the_process_is_left_as_it_was(planted, pictures) -> None:
+    def state() -> list[object]:
+        flags = torch.is_grad_enabled(), torch.are_deterministic_algorithms_enabled()
+        ours, numpys = torch.get_rng_state().tolist(), np.random.get_state()[1].tolist()
+        return [*flags, torch.get_num_threads(), torch.get_default_dtype(), ours, numpys]
+
+    before = state()
+    settings = Settings(student="small", masks=8, epochs=2, held_out=0)
+    distil(explainer(planted), pictures[:3], settings).to_bytes()
+    assert state() == before
 
 
 def test_the_same_seed_gives_the_same_file(planted, pictures) -> None:
@@ -203,6 +220,7 @@ def test_progress_counts_to_the_end(planted, pictures) -> None:
         ({"student": "large"}, "student is 'large'"),
         ({"masks": 0}, "masks is 0"),
         ({"epochs": 1.5}, "epochs is 1.5"),
+        ({"student": "small", "epochs": 0}, "epochs is 0"),
         ({"held_out": 1.0}, "held_out is 1.0"),
         ({"minutes": 0}, "minutes is 0"),
     ],
