@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -136,7 +137,8 @@ def _teach(student: nn.Module, kind: str, course: Course, epochs: int, task: _Ta
     first = epochs - epochs // 2
     steps = task.fit("fitting", student, lessons, kind, first)
     if epochs > first:
-        practice = practise(student, task.some(course.lessons), task.options)
+        told = partial(task.progress, "practising")
+        practice = practise(student, task.some(course.lessons), task.options, told)
         lessons += task.ask("asking again", practice)
         steps += task.fit("fitting again", student, lessons, kind, epochs - first)
     return steps
@@ -181,5 +183,5 @@ class _Task:
             rate=RATES[kind],
             budget=Budget(epochs, 30 * minutes if minutes else math.inf),
             rng=self.rng,
-            progress=lambda done, total: self.progress(what, done, total),
+            progress=partial(self.progress, what),
         )

@@ -6,7 +6,7 @@ are the ones that it is taught in a second part (as in DAgger, Ross et al., arXi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -29,17 +29,23 @@ def practice_masks(options: Options) -> int:
     return options.steps * len(_TURNS)
 
 
-def practise(student: nn.Module, cases: Sequence[Case], options: Options) -> list[Question]:
+def practise(
+    student: nn.Module,
+    cases: Sequence[Case],
+    options: Options,
+    progress: Callable[[int, int], None],
+) -> list[Question]:
     """Explain each case by the student, and return all masks on the way there."""
     student.eval()
     source, turned = SurrogateGradient(student, PassCounter()), replace(options, rounds=1)
     questions = []
-    for case in cases:
+    for number, case in enumerate(cases, 1):
         masks: list[Floats] = []
         for turn in _TURNS:
             steps = replace(turned, tilt=options.tilt + turn)
             masks += _asked(source, case, steps)
         questions.append(Question(case, np.stack(masks)[:, None]))
+        progress(number, len(cases))
     return questions
 
 
