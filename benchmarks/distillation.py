@@ -3,16 +3,17 @@
     python benchmarks/distillation.py fit ASSETS WORK --which own
     python benchmarks/distillation.py fit ASSETS WORK --which own-fitted
     python benchmarks/distillation.py fit ASSETS WORK --which small-even
+    python benchmarks/distillation.py fit ASSETS WORK --which small
     python benchmarks/distillation.py measure ASSETS WORK
     python benchmarks/distillation.py report ASSETS WORK
     python benchmarks/distillation.py scenes --count 300
 
-`fit` distils WORK/WHICH.pt2 from all photographs, or ("-even") from every second one, and none is
-held out: `measure` scores the maps by each surrogate there is, by the exact gradient and by forward
-passes alone, on all photographs; `report` prints the table. What is measured is appended to a file
-in WORK, so that an interrupted run goes on. `scenes` is the case of an opaque model of a narrow
-world: the demo's classifier as a function, and as many drawn scenes as one likes; it prints the
-agreement on other scenes, and the maps' scores there.
+`fit` distils WORK/WHICH.pt2 from all photographs, or ("-even") from every second one; none is held
+out but by "small", which has `distill`'s defaults: `measure` scores the maps by each surrogate
+there is, by the exact gradient and by forward passes alone, on all photographs; `report` prints the
+table. What is measured is appended to a file in WORK, so that an interrupted run goes on. `scenes`
+is the case of an opaque model of a narrow world: the demo's classifier as a function, and as many
+drawn scenes as one likes; it prints the agreement on other scenes, and the maps' scores there.
 
 A map is scored by RISE's protocol: insertion minus deletion, of the deployed model.
 """
@@ -44,6 +45,7 @@ FITS = {
     "own": Settings(student="own", held_out=0),
     "own-fitted": Settings(student="own", held_out=0, masks=16, epochs=2),
     "small-even": Settings(student="small", held_out=0, masks=64, epochs=8),
+    "small": Settings(student="small"),
 }
 SCENES = Settings(student="small", masks=8, epochs=8)
 SIDE = 128
@@ -68,7 +70,7 @@ def fit(args: argparse.Namespace) -> None:
 
 def say(what: str, done: int, total: int) -> None:
     """Say now and then how far it is."""
-    if done % max(1, total // 20) < 8 and (what == "fitting" and done % max(1, total // 20) == 0):
+    if what.startswith("fitting") and done % max(1, total // 20) == 0:
         print(f"{what} {done}/{total}", flush=True)
 
 
