@@ -23,6 +23,7 @@ _BATCH = 8
 _CELLS = (5, 7, 9)  # of the random masks' own grids, as forward-only has them
 _DEEPEST, _HIGHEST = -4.0, 3.0  # logits on the whole, from all but hidden to all but whole
 _LEAST = 1e-6  # deviation, of a field of one cell
+_TILTS = np.linspace(0, np.pi / 5, 8, endpoint=False)  # few, for the designs are kept
 _CONTRAST = 2.5  # how far logits of one mask lie apart, in standard deviations
 
 
@@ -47,7 +48,7 @@ class Answers:
     masks: npt.NDArray[np.float16]
     scores: Floats
 
-    def images(self, chosen: npt.NDArray[np.intp] | slice = slice(None)) -> Floats:
+    def images(self, chosen: npt.NDArray[np.intp] | slice) -> Floats:
         """Return the picture under some of the masks, float32 [n, C, H, W]."""
         return self.bottleneck.through(self.masks[chosen].astype(np.float32))
 
@@ -87,9 +88,6 @@ def _step_mask(rng: np.random.Generator, shape: tuple[int, int], options: Option
     noise = wave_amplitudes(options)[step] * waves[step]
     noise = noise + options.noise * rng.logistic(size=shape)
     return sample(logits.astype(np.float32), noise.astype(np.float32), options.temperature)
-
-
-_TILTS = np.linspace(0, np.pi / 5, 8, endpoint=False)  # few, for the designs are kept
 
 
 def ask(case: Case, masks: Floats) -> Answers:

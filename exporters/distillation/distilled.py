@@ -81,20 +81,22 @@ class Distilled:
 
     def check(self) -> None:
         """Raise `GradientError` where it is not certified."""
-        if self.certified:
-            return
+        if not self.certified:
+            raise GradientError(self._fault)
+
+    @property
+    def _fault(self) -> str:
+        """Why it is not certified, and what to do."""
         if self.seen.unknown or (self.unseen is not None and self.unseen.unknown):
             which = "the pictures" if self.seen.unknown else "the held-out pictures"
-            raise GradientError(
+            return (
                 f"{self.model} answers the same under every mask of {which}, so that nothing can "
                 "be learned from them; give pictures of which it is sure, and see that it gets "
                 "them as it expects (--preprocess)"
             )
         more = "more pictures, --masks or --epochs" if self.steps else "--epochs to fit it"
-        raise GradientError(
-            f"the surrogate agrees too little with {self.model}: {self.figures}; give {more}, or "
-            "--force"
-        )
+        agrees = f"the surrogate agrees too little with {self.model}: {self.figures}"
+        return f"{agrees}; give {more}, or --force"
 
     def to_bytes(self) -> bytes:
         """Return the content of its `.pt2` file."""
