@@ -23,6 +23,7 @@ import torch
 
 from ibisa_onnx.bottleneck import Bottleneck
 from ibisa_onnx.errors import GradientError
+from ibisa_onnx.gradients.normalisation import SoundNormalisation
 from ibisa_onnx.gradients.shell import Differentiated
 from ibisa_onnx.model.image_model import ImageModel
 from ibisa_onnx.model.passes import PassCounter
@@ -72,6 +73,11 @@ class SurrogateGradient:
             )
         if self.facts.get("certified") is False:
             found.append("the surrogate is not certified: it agrees too little with its model")
+        if any(isinstance(each, torch.jit.ScriptModule) for each in self._module.modules()):
+            found.append(
+                "the surrogate is TorchScript, where PyTorch derives batch normalisation wrongly "
+                "on some single images: give the nn.Module itself, or a .pt2 of it"
+            )
         return tuple(found)
 
     def _is_of_graph(self, model: ImageModel) -> bool:
@@ -86,7 +92,8 @@ class SurrogateGradient:
     def scores(self, images: torch.Tensor) -> torch.Tensor:
         """Return raw scores, float32 [N, K], of images [N, C, H, W]; differentiable."""
         try:
-            raw = self._module(images.to(self._device))
+            with SoundNormalisation():
+                raw = self._module(images.to(self._device))
         except Exception as error:
             raise GradientError(
                 f"the surrogate failed on images {list(images.shape)}: {_first_line(error)}; "

@@ -76,6 +76,51 @@ def test_masks_of_any_grid(
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
+class Tokens(torch.nn.Module):
+    """Normalisation and then tokens, as in XCiT: its cotangent lies otherwise than its image."""
+
+    def __init__(self, kind: type[torch.nn.Module]) -> None:
+        super().__init__()
+        self.norm, self.head = kind(3), torch.nn.Linear(3 * 81, 5)
+        if isinstance(self.norm, torch.nn.BatchNorm2d):
+            self.norm.running_var.copy_(torch.tensor([0.5, 1.0, 2.0]))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        hidden = torch.tanh(self.norm(images)).flatten(2).transpose(1, 2)
+        return self.head(hidden.flatten(1))
+
+
+@pytest.mark.parametrize("kind", [torch.nn.BatchNorm2d, torch.nn.InstanceNorm2d])
+@pytest.mark.parametrize("exported", [False, True])
+def test_a_single_image_is_normalised_with_the_right_gradient(
+    images: np.ndarray, tmp_path: Path, kind: type[torch.nn.Module], exported: bool
+) -> None:
+    """PyTorch 2.13 and 2.14 alone are off by more than the whole gradient here."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = Tokens(kind).eval()
+    image = torch.from_numpy(images[:1])
+    source: Any = net
+    if exported:
+        source = tmp_path / "by-hand.pt2"
+        torch.export.save(torch.export.export(net, (image,)), source)
+    leaf = image.clone().requires_grad_(True)
+    score = SurrogateGradient(source, PassCounter()).scores(leaf)[0, 1]
+    (found,) = torch.autograd.grad(score, leaf)
+    twice = images[[0, 0]].astype(np.float64)  # of which torch makes no mistake
+    leaf = torch.from_numpy(twice).requires_grad_(True)
+    (expected,) = torch.autograd.grad(net.double()(leaf)[0, 1], leaf)
+    np.testing.assert_allclose(found, expected[:1], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning")
+def test_torchscript_is_warned_of(network: torch.nn.Module, images: np.ndarray) -> None:
+    assert SurrogateGradient(network, PassCounter()).warnings(None) == ()
+    scripted = torch.jit.trace(network, torch.from_numpy(images))
+    (warning,) = SurrogateGradient(scripted, PassCounter()).warnings(None)
+    assert "TorchScript" in warning
+
+
 def test_passes_are_counted(
     network: torch.nn.Module, bottleneck: Bottleneck, masks: np.ndarray
 ) -> None:
