@@ -16,10 +16,12 @@ from exporters.source import load_source, source_file
 from exporters.surrogate import surrogate_path, write_surrogate
 from exporters.trained import Request, TrainedModel
 from exporters.verification import TOLERANCE, TOLERANCE_HALF, Agreement, check, verify
-from ibisa_onnx.errors import ResultError, TargetError
+from ibisa_onnx import Explainer
+from ibisa_onnx.errors import OutputError, ResultError, TargetError
 from ibisa_onnx.model import Preprocessing, ResolvedPreprocessing, check_labels
 from ibisa_onnx.model.annotation import annotate
 from ibisa_onnx.model.files import ModelFile
+from ibisa_onnx.model.providers import CPU
 from ibisa_onnx.writing import check_not_given, staged_folder
 
 _NOT_KNOWN = (
@@ -108,12 +110,18 @@ def export(
         del proto
         found = verify(stage / path.name, model, wish.form, resolved.spec, pictures)
         check(found, _tolerance(wish))
+        warnings += _unexplained(stage / path.name, resolved.spec, pictures)
         if wish.surrogate:
             write_surrogate(model, stage / twin.name, _facts(stage / path.name))
         written = {each.name for each in stage.iterdir()}
     files = [path, path.with_name(f"{path.name}.data"), twin]
     warnings += resolved.warnings if known else [_NOT_KNOWN]
     warnings += [] if any(each.varies for each in found) else [_CONSTANT]
+    warnings += [
+        f"{each} is of an earlier export, and no part of this one; take it away"
+        for each in files
+        if each.name not in written and each.exists()
+    ]
     return Exported(
         tuple(each for each in files if each.name in written),
         known,
@@ -121,6 +129,19 @@ def export(
         tuple(found),
         (*model.warnings, *warnings),
     )
+
+
+def _unexplained(
+    path: Path, spec: Preprocessing, pictures: Sequence[npt.NDArray[np.uint8]]
+) -> list[str]:
+    """Say why `run` cannot explain a file, if it cannot: it is asked itself."""
+    explainer = Explainer(path, providers=[CPU], preprocessing=spec)
+    try:
+        for picture in pictures[:1]:
+            explainer.predict(picture)
+    except OutputError as error:
+        return [f"`run` cannot explain this file: {error}"]
+    return []
 
 
 def _facts(path: Path) -> dict[str, Any]:

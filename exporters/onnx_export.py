@@ -118,14 +118,15 @@ def save(proto: onnx.ModelProto, path: Path) -> None:
 def _from_program(program: torch.export.ExportedProgram, form: Form) -> onnx.ModelProto:
     import_extra("onnxscript", "export")
     try:
-        written = torch.onnx.export(
-            program,
-            dynamo=True,
-            opset_version=form.opset,
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            verbose=False,
-        )
+        with torch.no_grad():  # else attention is taken apart otherwise than it was traced
+            written = torch.onnx.export(
+                program,
+                dynamo=True,
+                opset_version=form.opset,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                verbose=False,
+            )
     except Exception as error:
         raise ExportError(
             f"torch cannot write the network as ONNX: {_essence(error)}; --opset 17 goes "

@@ -53,7 +53,7 @@ _MEGABYTE = 1e6
     "--images",
     multiple=True,
     metavar="PICTURE",
-    help="Pictures or folders to check the file on. Repeatable. Default: the demo's.",
+    help="Pictures or folders to check the file on. Repeatable. Default: scenes of the demo.",
 )
 @click.option(
     "--tolerance",
@@ -117,10 +117,21 @@ def command(
 
 def _pictures(images: Sequence[str]) -> list[npt.NDArray[np.uint8]]:
     """Read the pictures to try the file on."""
-    from ibisa_onnx.demo import scene_path
     from ibisa_onnx.model import read_image
 
-    return [read_image(each) for each in expand(images or [str(scene_path())])]
+    return [read_image(each) for each in expand(images)] if images else _scenes()
+
+
+def _scenes() -> list[npt.NDArray[np.uint8]]:
+    """Return the demo's picture, and others like it: of one alone it is not seen what varies."""
+    import numpy as np
+
+    from ibisa_onnx.demo import scene_path
+    from ibisa_onnx.demo.scenes import draw_scene
+    from ibisa_onnx.model import read_image
+
+    drawn = [draw_scene(np.random.default_rng(seed)).image for seed in range(3)]
+    return [read_image(str(scene_path())), *drawn]
 
 
 def _text(exported: Exported, form: Form) -> str:
