@@ -17,7 +17,7 @@ from exporters.surrogate import surrogate_path, write_surrogate
 from exporters.trained import Request, TrainedModel
 from exporters.verification import TOLERANCE, TOLERANCE_HALF, Agreement, check, verify
 from ibisa_onnx import Explainer
-from ibisa_onnx.errors import OutputError, ResultError, TargetError
+from ibisa_onnx.errors import ExportError, OutputError, ResultError, TargetError
 from ibisa_onnx.model import Preprocessing, ResolvedPreprocessing, check_labels
 from ibisa_onnx.model.annotation import annotate
 from ibisa_onnx.model.files import ModelFile
@@ -101,6 +101,7 @@ def export(
     for file in (path, twin):
         _check_place(source_file(source), file)
     model = load_source(source, request)
+    _check_batch(source, model.batch, wish)
     known, resolved = _preprocessing(model, wish)
     proto = to_onnx(model, wish.form)
     labels, warnings = _labels(model, wish, proto)
@@ -156,6 +157,19 @@ def _check_place(given: Path | None, path: Path) -> None:
     check_not_given(path, [given])
     if path.is_dir():
         raise ResultError(f"{path}: cannot write: it is a folder; name a file")
+
+
+def _check_batch(source: str, batch: int | None, wish: Wish) -> None:
+    """See that what takes a certain number of images is wanted so."""
+    if batch is None:
+        return
+    if wish.form.batch != batch:
+        raise ExportError(f"{source} takes {batch} image(s) a call; say --fixed-batch {batch}")
+    if wish.surrogate:
+        raise ExportError(
+            f"{source} takes {batch} image(s) a call, and a surrogate any number; export one with "
+            "an open batch, or leave --surrogate out"
+        )
 
 
 def _tolerance(wish: Wish) -> float:

@@ -94,6 +94,8 @@ def trace(module: nn.Module, example: Tensor, open_batch: bool) -> torch.export.
             program = torch.export.export(module, (example,), dynamic_shapes=shapes)
     except Exception as error:
         hint = "--fixed-batch 1 may help" if open_batch else "torch.export must take it"
+        if "data-dependent" in str(error):
+            hint = "its code depends on values of the picture; use torch.where and the like there"
         raise ExportError(f"torch cannot trace the network: {_essence(error)}; {hint}") from error
     forget_sources(program)
     return program
@@ -197,13 +199,21 @@ def quietly() -> Iterator[None]:
     """
     fast = torch.backends.mha.get_fastpath_enabled()
     level = logging.root.manager.disable
+    log = torch._C._jit_onnx_log  # the older tracer prints graphs by it past sys.stdout
     torch.backends.mha.set_fastpath_enabled(False)
     logging.disable(logging.CRITICAL)
+    torch._C._jit_onnx_log = lambda *_: None
+    aside = io.StringIO()
     try:
-        with warnings.catch_warnings():
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(aside),
+            contextlib.redirect_stderr(aside),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:
+        torch._C._jit_onnx_log = log
         logging.disable(level)
         torch.backends.mha.set_fastpath_enabled(fast)
 

@@ -26,13 +26,12 @@ def load(name: str, request: Request) -> TrainedModel:
     if any(side not in (None, want) for side, want in zip(own, wanted, strict=True)):
         raise ExportError(f"{path} takes {sides[0]} x {sides[1]} pixels; leave --size out")
     module = program.module()
+    vars(module).pop("train", None)  # it refuses, and torch's older tracer calls it; nn.Module's do
     if request.file is not None:
         load_weights(module, request.file)
-    warnings: tuple[str, ...] = ()
-    if isinstance(batch, int):
-        warnings = (f"{path.name} takes {batch} image(s) at once, and no other number",)
+    fixed = batch if isinstance(batch, int) else None
     example = torch.zeros(1, channels, *wanted)
-    return TrainedModel(path.stem, module, example, warnings=warnings)
+    return TrainedModel(path.stem, module, example, batch=fixed)
 
 
 def _input(program: torch.export.ExportedProgram, path: Path) -> list[Any]:
@@ -41,10 +40,14 @@ def _input(program: torch.export.ExportedProgram, path: Path) -> list[Any]:
     nodes = [
         node for node in program.graph.nodes if node.op == "placeholder" and node.name in names
     ]
-    shapes = [getattr(node.meta.get("val"), "shape", ()) for node in nodes]
+    values = [node.meta.get("val") for node in nodes]
+    shapes = [getattr(value, "shape", ()) for value in values]
     if len(shapes) != 1 or len(shapes[0]) != 4:
         said = ", ".join(str(list(map(str, shape))) for shape in shapes)
         raise ExportError(f"{path} takes {said or 'nothing'}; export one that takes [N, C, H, W]")
+    if values[0].dtype != torch.float32:
+        dtype = str(values[0].dtype).removeprefix("torch.")
+        raise ExportError(f"{path} takes {dtype}; export one that takes float32 images")
     return list(shapes[0])
 
 

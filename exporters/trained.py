@@ -80,6 +80,8 @@ class TrainedModel:
         The names of its classes, in index order; None: not known.
     layout
         Of `example`.
+    batch
+        How many images it takes at once; None: any number.
     warnings
         What a user should know.
     """
@@ -90,6 +92,7 @@ class TrainedModel:
     preprocessing: Preprocessing | None = None
     labels: tuple[str, ...] | None = None
     layout: Layout = Layout.NCHW
+    batch: int | None = None
     warnings: tuple[str, ...] = ()
 
     def settle(self, wanted: str | None, dtype: str) -> ResolvedPreprocessing:

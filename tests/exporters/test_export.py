@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -335,6 +337,34 @@ def test_what_cannot_be_exported_is_told_in_a_line(cli, module, tmp_path, words,
     assert said in result.err
     assert len(result.err.splitlines()) == 1
     assert left_behind(tmp_path) == {"two.txt"}
+
+
+_UNTRACEABLE = """
+
+class Branch(Net):
+    def forward(self, x):
+        return super().forward(x) if x.sum() > 0 else x.mean((2, 3))
+
+
+class Fourier(Net):
+    def forward(self, x):
+        return super().forward(torch.fft.fft2(x).real)
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(["Branch"], "use torch.where"), (["Fourier", "--opset", "13"], "fft2")],
+)
+def test_torch_says_nothing_beside_our_line(module, tmp_path, words, said):
+    module.write_text(module.read_text() + _UNTRACEABLE)
+    name, *flags = words
+    cli = Path(__file__).parents[2] / "cli.py"
+    command = [sys.executable, cli, "export", f"{module}:{name}", *flags, "--size", "32"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert said in line
 
 
 def test_a_place_that_cannot_be_written_is_told_first(cli, module, tmp_path):

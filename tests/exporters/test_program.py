@@ -50,12 +50,35 @@ def test_half_of_a_program(cli, tmp_path):
     assert result.code == 0, result.err
 
 
-def test_a_program_of_one_image(cli, tmp_path):
-    write(tmp_path / "net.pt2", batch=1)
-    result = cli("export", "net.pt2", "-o", "net.onnx")
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_program_of_so_many_images(cli, tmp_path, batch):
+    write(tmp_path / "net.pt2", batch=batch)
+    for flags in ([], ["--fixed-batch", "2"]):
+        result = cli("export", "net.pt2", *flags)
+        assert result.code == 1
+        assert f"say --fixed-batch {batch}" in result.err
+    words = ("export", "net.pt2", "--fixed-batch", str(batch))
+    assert "leave --surrogate out" in cli(*words, "--surrogate").err
+    assert cli(*words, "-q").err == ""
+
+
+def test_an_earlier_opset_of_a_program(cli, tmp_path):
+    write(tmp_path / "net.pt2")
+    result = cli("export", "net.pt2", "--preprocess", "unit", "--opset", "13")
+    assert (result.code, result.err) == (0, "")
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float16"])
+def test_a_program_of_another_dtype(cli, tmp_path, dtype):
+    class Any(nn.Module):
+        def forward(self, x):
+            return x.float().mean((2, 3))
+
+    example = torch.zeros(2, 3, 16, 16, dtype=getattr(torch, dtype))
+    torch.export.save(torch.export.export(Any(), (example,)), tmp_path / "net.pt2")
+    result = cli("export", "net.pt2")
     assert result.code == 1
-    assert "--fixed-batch 1" in result.err
-    assert cli("export", "net.pt2", "-o", "net.onnx", "--fixed-batch", "1").code == 0
+    assert f"takes {dtype}; export one that takes float32" in result.err
 
 
 @pytest.mark.parametrize(
