@@ -6,7 +6,7 @@ Nothing waits for a server that does not answer.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,13 +16,17 @@ from ibisa_onnx.extras import import_extra
 T = TypeVar("T")
 
 
-def fetch_from_hub(repository: str, file: str, load: Callable[[], T], advice: str) -> T:
-    """Run what loads from the hub: from its cache if `file` is there, else once it answers.
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+"""The files that hold weights, or name those that do; the usual one first."""
+
+
+def fetch_from_hub(repository: str, files: Sequence[str], load: Callable[[], T], advice: str) -> T:
+    """Run what loads from the hub: from its cache if a file is there, else once it answers.
 
     Parameters
     ----------
-    repository, file
-        What is wanted; `load` may load more beside it.
+    repository, files
+        What is wanted, any of the files; `load` may load more beside it.
     advice
         What else a user can do.
 
@@ -33,11 +37,11 @@ def fetch_from_hub(repository: str, file: str, load: Callable[[], T], advice: st
     """
     hub = import_extra("huggingface_hub", "timm")
     constants = hub.constants
-    if isinstance(hub.try_to_load_from_cache(repository, file), str):
+    if any(isinstance(hub.try_to_load_from_cache(repository, file), str) for file in files):
         with _offline(constants):
             return load()
     folder = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
-    where = f"put {file} of {repository} into the cache {folder} (hf download {repository})"
+    where = f"put {files[0]} of {repository} into the cache {folder} (hf download {repository})"
     return fetch(f"{constants.ENDPOINT}/{repository}", load, f"{where}, {advice}")
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from exporters.hub import fetch_from_hub
+from exporters.hub import WEIGHTS, fetch_from_hub
 from exporters.trained import SIDE, Request, TrainedModel, sides_of, spec_of
 from exporters.weights import load_weights, seeded
 from ibisa_onnx.errors import ExportError
@@ -41,9 +41,9 @@ class Logits(nn.Module):
 def load(name: str, request: Request) -> TrainedModel:
     """Build an image classifier of transformers."""
     transformers = import_extra("transformers", "transformers")
-    if (Path(name) / _CONFIG).is_file() or Path(name).is_absolute() or name.startswith("."):
+    if Path(name).is_dir() or Path(name).is_absolute() or name.startswith("."):
         return _load(transformers, name, Path(name), request)
-    wanted = _CONFIG if request.weights != "default" else "model.safetensors"
+    wanted = (_CONFIG,) if request.weights != "default" else WEIGHTS
     advice = "or give hf:FOLDER with that, config.json and preprocessor_config.json in it"
     return fetch_from_hub(
         name, wanted, lambda: _load(transformers, name, _snapshot(name), request), advice

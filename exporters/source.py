@@ -29,14 +29,21 @@ def load_source(source: str, request: Request) -> TrainedModel:
     MissingDependencyError
         Its framework is not installed.
     """
+    check_source(source, request)
     exporter, name = _choose(source)
-    _check_classes(source, exporter, request)
     load: Exporter = import_module(f"exporters.{exporter}").load
     return load(name, request)
 
 
-def _check_classes(source: str, exporter: str, request: Request) -> None:
-    """See that a number of classes is given only where weights may have it."""
+def check_source(source: str, request: Request) -> None:
+    """See that SOURCE is one, and a number of classes given only where weights may have it.
+
+    Raises
+    ------
+    ExportError
+        It is not so: it was written wrongly, for nothing has been looked for yet.
+    """
+    exporter, _ = _choose(source)
     if request.classes is None:
         return
     if exporter not in _FRAMEWORKS.values():

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from exporters.hub import fetch_from_hub
+from exporters.hub import WEIGHTS, fetch_from_hub
 from exporters.trained import Request, TrainedModel, read_config
 from exporters.weights import fetch, load_weights, seeded
 from ibisa_onnx.errors import ExportError
@@ -74,7 +74,7 @@ def _load_published(timm: Any, module: nn.Module, name: str) -> None:
         timm.models.load_pretrained(module)
 
     if config.get("hf_hub_id"):
-        fetch_from_hub(config["hf_hub_id"], "model.safetensors", load, advice)
+        fetch_from_hub(config["hf_hub_id"], WEIGHTS, load, advice)
     elif config.get("url"):
         fetch(config["url"], load, advice)
     else:

@@ -15,6 +15,7 @@ from exporters.trained import Request, TrainedModel, read_config
 from exporters.weights import fetch, load_weights, seeded
 from ibisa_onnx.errors import ExportError
 from ibisa_onnx.extras import import_extra
+from ibisa_onnx.model.files import essence
 
 # Their published weights, and what was tuned from them, take images as another framework scales
 # them; without weights torchvision builds them without that step.
@@ -56,17 +57,33 @@ def _build(models: Any, architecture: str, published: Any, request: Request) -> 
     options: dict[str, Any] = {}
     if architecture in _RESCALING:
         options = {"transform_input": True, "init_weights": False}
-    if request.size is not None and architecture.startswith("vit_"):
-        options["image_size"] = request.size[0]
+    if request.size is not None:
+        options |= _sized(architecture, request.size)
     if request.classes is not None:
         options["num_classes"] = request.classes
     with seeded(request.seed):
-        module: nn.Module = models.get_model(architecture, weights=None, **options)
+        try:
+            module: nn.Module = models.get_model(architecture, weights=None, **options)
+        except Exception as error:
+            raise ExportError(
+                f"torchvision cannot build {architecture}: {essence(error)}"
+            ) from error
     if request.weights == "default":
         load_weights(module, _cached(published))
     elif request.file is not None:
         load_weights(module, request.file, "say --classes N if it tells another number apart")
     return module.eval()
+
+
+def _sized(architecture: str, size: tuple[int, int]) -> dict[str, Any]:
+    """Return what builds an architecture for a size, where it must be told."""
+    if architecture.startswith("maxvit_"):
+        return {"input_size": size}
+    if not architecture.startswith("vit_"):
+        return {}
+    if size[0] != size[1]:
+        raise ExportError(f"{architecture} of torchvision takes squares; give one number by --size")
+    return {"image_size": size[0]}
 
 
 def _cached(published: Any) -> Path:

@@ -21,6 +21,7 @@ T = TypeVar("T")
 State = Mapping[str, Tensor]
 _CONTAINERS = ("state_dict", "model_state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.", "model.")
+_MISTAKEN = {"a page of HTML": b"<", "a pointer of Git LFS": b"version https://git-lfs"}
 _SECONDS, _SILENCE = 5.0, 30.0
 
 
@@ -99,11 +100,11 @@ def _reason(error: BaseException) -> str:
 def _read(path: Path) -> State:
     """Return the tensors of a file by name."""
     if not path.is_file():
-        raise ExportError(
-            f"there is no file of weights {path}; --weights is default, none or a file"
-        )
+        there = f"{path} is a folder" if path.is_dir() else f"there is no file of weights {path}"
+        raise ExportError(f"{there}; --weights is default, none or a file")
+    _check_begin(path)
     if path.suffix == ".safetensors":
-        load = import_extra("safetensors.torch", "timm").load_file
+        load = import_extra("safetensors.torch", "export").load_file
     else:
         load = _torch_load
     try:
@@ -124,6 +125,18 @@ def _read(path: Path) -> State:
     if not tensors:
         raise ExportError(f"{path} holds no tensors; save the network's state_dict()")
     return tensors
+
+
+def _check_begin(path: Path) -> None:
+    """Refuse a file that cannot be read, and what is often saved in place of weights."""
+    try:
+        with path.open("rb") as file:
+            begin = file.read(64).lstrip()
+    except OSError as error:
+        raise ExportError(f"{path} cannot be read: {error.strerror}") from error
+    for what, mark in _MISTAKEN.items():
+        if begin.startswith(mark):
+            raise ExportError(f"{path} is {what} and holds no weights; download it again")
 
 
 def _torch_load(path: Path) -> Any:

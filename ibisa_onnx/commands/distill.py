@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ibisa_onnx.commands.console import Bar, Console, console_options, duration, rows
-from ibisa_onnx.commands.model_options import ModelChoice, model_options
+from ibisa_onnx.commands.model_options import FiniteRange, ModelChoice, model_options
 from ibisa_onnx.commands.outputs import STDIO, check_folder, check_out, expand
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ STUDENTS = ("auto", "own", "small")
 )
 @click.option(
     "--held-out",
-    type=click.FloatRange(0, 1, max_open=True),
+    type=FiniteRange(0, 1, max_open=True),
     default=0.2,
     show_default=True,
     metavar="SHARE",
@@ -58,7 +58,7 @@ STUDENTS = ("auto", "own", "small")
     help="Times over all answers. Default: 12 for small; 0 for own, which is then judged unfitted.",
 )
 @click.option(
-    "--minutes", type=click.FloatRange(0, min_open=True), help="End the fit by then, annealed."
+    "--minutes", type=FiniteRange(0, min_open=True), help="End the fit by then, annealed."
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--force", is_flag=True, help="Write a surrogate that is not certified, too.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ibisa_onnx.commands.console import Console, console_options, rows
-from ibisa_onnx.commands.model_options import PREPROCESS, SIZE
+from ibisa_onnx.commands.model_options import PREPROCESS, SIZE, FiniteRange
 from ibisa_onnx.commands.outputs import STDIO, check_folder, check_out, expand
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ _MEGABYTE = 1e6
 )
 @click.option(
     "--tolerance",
-    type=click.FloatRange(0, min_open=True),
+    type=FiniteRange(0, min_open=True),
     help="Largest relative difference from the source. Default: 0.001, with --half 0.03.",
 )
 @console_options
@@ -96,12 +96,18 @@ def command(
         raise click.UsageError("-o -: the file is tried before it is kept; name a file")
     from exporters.export import Wish, export
     from exporters.onnx_export import Form
-    from exporters.source import default_file, source_file
+    from exporters.source import check_source, default_file, source_file
     from exporters.surrogate import surrogate_path
     from exporters.trained import Request
+    from ibisa_onnx.errors import ExportError
     from ibisa_onnx.model import read_labels
     from ibisa_onnx.writing import check_not_given
 
+    request = Request(weights, seed, classes, size)
+    try:
+        check_source(source, request)
+    except ExportError as error:
+        raise click.UsageError(str(error)) from error
     path = default_file(source) if out is None else Path(out)
     for file in (path, surrogate_path(path)):
         check_not_given(file, [source_file(source), weights, preprocess, labels, *expand(images)])
@@ -109,7 +115,7 @@ def command(
     form = Form(opset, half, fixed_batch)
     wish = Wish(form, tolerance, preprocess, read_labels(labels) if labels else None, surrogate)
     pictures = _pictures(images)
-    exported = export(source, path, Request(weights, seed, classes, size), wish, pictures)
+    exported = export(source, path, request, wish, pictures)
     console.warn(exported.warnings)
     files = "\n".join(map(str, exported.files))
     console.result(_text(exported, form), _data(source, exported, form), bare=files)

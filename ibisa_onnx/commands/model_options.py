@@ -6,6 +6,7 @@ Shared by the verbs that open a model; each gets them as one `ModelChoice`.
 from __future__ import annotations
 
 import functools
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,16 @@ CHANNEL_ORDERS = ("RGB", "BGR", "GRAY", "RGBA", "BGRA")
 RESIZES = ("shortest", "stretch", "stretch-crop", "letterbox", "none")
 ACTIVATIONS = ("softmax", "log-probability", "probability", "sigmoid", "sigmoid-logit")
 INTERPOLATIONS = ("nearest", "box", "bilinear", "bicubic", "lanczos")
+
+
+class FiniteRange(click.FloatRange):
+    """A range of numbers; NaN, which is in each of click's own, and infinity are none."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:  # noqa: D102
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number")
+        return number
 
 
 class _Numbers(click.ParamType[tuple[float, ...]]):

@@ -13,7 +13,7 @@ import click
 from ibisa_onnx.commands.console import INTERRUPTED, Console, console_options, report_error
 from ibisa_onnx.commands.explaining import explaining_options, parse_target
 from ibisa_onnx.commands.interruption import Interruption
-from ibisa_onnx.commands.model_options import ModelChoice, model_options
+from ibisa_onnx.commands.model_options import FiniteRange, ModelChoice, model_options
 from ibisa_onnx.commands.outputs import STDIO, Destinations, check_out, expand
 from ibisa_onnx.commands.report import details_text, explanation_text
 from ibisa_onnx.errors import GradientError, ImageError, OptionError, OutputError
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 @explaining_options
 @click.option(
     "--deadline-ms",
-    type=click.FloatRange(0, min_open=True),
+    type=FiniteRange(0, min_open=True),
     metavar="MS",
     help="End each map by then, with the best so far.",
 )

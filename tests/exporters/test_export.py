@@ -314,9 +314,6 @@ def test_nothing_of_the_users_code_is_in_the_files(cli, source, tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["resnet50"], "'resnet50' is no source"),
-        (["timm:"], "names no model"),
-        (["nets.py"], "name the function"),
         (["no.py:net"], "there is no file no.py"),
         (["code/nets.py:nothing"], "no function 'nothing'; it has: Net, net, silent"),
         (["code/nets.py:broken"], "failed: ValueError: no data here; it is called without"),
@@ -325,8 +322,8 @@ def test_nothing_of_the_users_code_is_in_the_files(cli, source, tmp_path):
         (["code/nets.py:net", "--weights", "no.pt"], "there is no file of weights no.pt"),
         (["code/nets.py:net", "--labels", "two.txt"], "2 labels for the model's 6 classes"),
         (["code/nets.py:net", "--images", "no.png"], "there is no picture no.png"),
-        (["code/nets.py:net", "--classes", "3"], "leave --classes out"),
-        (["timm:resnet10t", "--classes", "3"], "published weights"),
+        (["code/nets.py:net", "--weights", "code"], "code is a folder"),
+        (["code/nets.py:net", "--weights", "two.txt"], "two.txt is no file of weights"),
         (["no.pt2"], "there is no program file no.pt2"),
     ],
 )
@@ -365,6 +362,31 @@ def test_torch_says_nothing_beside_our_line(module, tmp_path, words, said):
     assert (done.returncode, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()
     assert said in line
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["resnet50"], "'resnet50' is no source"),
+        (["timm:"], "names no model"),
+        (["nets.py"], "name the function"),
+        (["code/nets.py:net", "--classes", "3"], "leave --classes out"),
+        (["timm:resnet10t", "--classes", "3"], "published weights"),
+        (["code/nets.py:net", "--tolerance", "nan"], "'nan' is not a finite number"),
+    ],
+)
+def test_what_is_written_wrongly_is_wrong_usage(cli, module, tmp_path, words, said):
+    result = cli("export", *words, "-o", "model.onnx")
+    assert result.code == 2
+    assert said in result.err
+    assert left_behind(tmp_path) == set()
+
+
+def test_the_help_says_the_opset_that_is_taken():
+    from exporters.onnx_export import OPSET
+    from ibisa_onnx.commands.export import command
+
+    assert {each.name: each.default for each in command.params}["opset"] == OPSET
 
 
 def test_a_place_that_cannot_be_written_is_told_first(cli, module, tmp_path):

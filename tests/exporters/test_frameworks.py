@@ -216,6 +216,44 @@ def test_the_hub_without_a_network_says_what_to_put_where(
     assert len(offline) == 1
 
 
+def test_the_hubs_cache_may_hold_weights_of_the_older_kind(
+    transformers, offline, tmp_path, monkeypatch
+):
+    """As the hub's library lays it out: a revision's folder of files, and what it is called."""
+    import huggingface_hub
+
+    root = tmp_path / "cache"
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(root))
+    monkeypatch.setattr("transformers.utils.hub.constants.HF_HUB_CACHE", str(root), raising=False)
+    snapshot = root / "models--someone--old-vit" / "snapshots" / ("0" * 40)
+    small(transformers, snapshot)
+    weights = snapshot / "model.safetensors"
+    torch.save(
+        __import__("safetensors.torch").torch.load_file(weights), snapshot / "pytorch_model.bin"
+    )
+    weights.unlink()
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("0" * 40)
+    model = load_source("hf:someone/old-vit", Request())
+    same = load_source(f"hf:{snapshot}", Request())
+    x = torch.ones(1, 3, 32, 32)
+    assert torch.equal(model.module(x), same.module(x))
+    assert offline == []
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "said"),
+    [
+        ("vit_b_16", (100, 100), "cannot build vit_b_16"),
+        ("vit_b_16", (96, 128), "takes squares"),
+        ("maxvit_t", (100, 100), "cannot build maxvit_t"),
+    ],
+)
+def test_sizes_that_an_architecture_cannot_have(torchvision, name, size, said):
+    with pytest.raises(ExportError, match=said):
+        load_source(f"torchvision:{name}", Request("none", size=size))
+
+
 @pytest.mark.parametrize(
     ("source", "said"),
     [
@@ -223,9 +261,14 @@ def test_the_hub_without_a_network_says_what_to_put_where(
         ("torchvision:resnet50.V9", "no weights 'V9' of resnet50; it has: IMAGENET1K_V1"),
         ("timm:resnet9999", "timm has no model 'resnet9999'"),
         ("hf:./nothing", "holds no config.json"),
+        ("hf:few", "few holds no config.json"),
     ],
 )
-def test_names_that_there_are_not(torchvision, timm, transformers, source, said):
+def test_names_that_there_are_not(
+    torchvision, timm, transformers, tmp_path, monkeypatch, source, said
+):
+    (tmp_path / "few").mkdir()
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(ExportError, match=said):
         load_source(source, RANDOM)
 

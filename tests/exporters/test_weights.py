@@ -70,6 +70,20 @@ def test_no_code_is_run_from_a_file(tmp_path):
         load_weights(network(), tmp_path / "whole.pth")
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\n<!DOCTYPE html>", "a page of HTML"),
+        (b"version https://git-lfs.github.com/spec/v1", "a pointer of Git LFS"),
+    ],
+)
+@pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
+def test_what_was_downloaded_in_place_of_weights(tmp_path, content, said, name):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ExportError, match=said):
+        load_weights(network(), tmp_path / name)
+
+
 @pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}])
 def test_files_without_weights(tmp_path, content):
     torch.save(content, tmp_path / "other.pth")
