@@ -12,6 +12,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -28,9 +29,10 @@ from ibisa_onnx.model.spec_files import read_spec_file
 def load(name: str, request: Request) -> TrainedModel:
     """Call a factory, named as in `path/module.py:factory`."""
     path, _, function = name.rpartition(":")
-    factory = _import(Path(path), function)
-    with seeded(request.seed), _importable(Path(path).parent):
-        module = _call(factory, name)
+    with _importable(Path(path).parent):
+        factory = _import(Path(path), function)
+        with seeded(request.seed):
+            module = _call(factory, name)
     if request.file is not None:
         load_weights(module, request.file)
 
@@ -90,16 +92,12 @@ def _import(path: Path, function: str) -> Callable[..., Any]:
     if spec is None or spec.loader is None:
         raise ExportError(f"{path} is not a file of Python; give path/module.py:factory")
     module = importlib.util.module_from_spec(spec)
-    before = sys.modules.get(path.stem)
     sys.modules[path.stem] = module  # dataclasses and the like look their module up
     try:
-        with _importable(path.parent), contextlib.redirect_stdout(sys.stderr):
+        with contextlib.redirect_stdout(sys.stderr):
             spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         raise ExportError(f"{path} cannot be imported: {_first_line(error)}") from error
-    finally:
-        if before is not None:
-            sys.modules[path.stem] = before
     factory = getattr(module, function, None)
     if not callable(factory):
         public = [
@@ -128,13 +126,25 @@ def _call(factory: Callable[..., Any], name: str) -> nn.Module:
 
 @contextlib.contextmanager
 def _importable(folder: Path) -> Iterator[None]:
-    """Let a file import those beside it."""
-    place = str(folder.resolve())
-    sys.path.insert(0, place)
+    """Let a file import those beside it, which no other file is given for its own after that."""
+    place, before = folder.resolve(), dict(sys.modules)
+    sys.path.insert(0, str(place))
     try:
         yield
     finally:
-        sys.path.remove(place)
+        with contextlib.suppress(ValueError):  # taken away by the file itself
+            sys.path.remove(str(place))
+        new = {name for name, module in sys.modules.items() if before.get(name) is not module}
+        guests = {name for name in new if _lies_in(place, sys.modules[name.partition(".")[0]])}
+        for name in guests:
+            del sys.modules[name]
+        sys.modules.update({name: before[name] for name in guests & before.keys()})
+
+
+def _lies_in(folder: Path, module: ModuleType) -> bool:
+    """Tell whether a module is a file in a folder, or a package there; what is deeper is not."""
+    found = [getattr(module, "__file__", None), *getattr(module, "__path__", ())]
+    return any(Path(each).resolve().parent == folder for each in found if each)
 
 
 def _first_line(error: BaseException) -> str:

@@ -57,8 +57,13 @@ def load(name: str, request: Request) -> TrainedModel:
 
 def _import() -> Any:
     """Import Keras on the torch backend."""
+    wanted = "KERAS_BACKEND" in os.environ
     os.environ.setdefault("KERAS_BACKEND", "torch")
-    keras = import_extra("keras", "keras")
+    try:
+        keras = import_extra("keras", "keras")  # which reads it once
+    finally:
+        if not wanted:
+            del os.environ["KERAS_BACKEND"]
     if keras.backend.backend() != "torch":
         raise MissingDependencyError(
             f"Keras runs on {keras.backend.backend()}; set KERAS_BACKEND=torch for the export"

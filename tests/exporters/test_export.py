@@ -241,6 +241,29 @@ def test_a_preprocessing_that_is_none(cli, module):
     assert "preprocessing is a int" in cli("export", f"{module}:net", "-o", "m.onnx").err
 
 
+@pytest.mark.parametrize("name", ["beside", "broken_beside"])
+def test_files_of_one_name_beside_two_sources_are_not_mixed_up(cli, module, tmp_path, name):
+    """In one process, as in a service: nothing of a source stays imported."""
+    before, path = set(sys.modules), list(sys.path)
+    for folder, value in (("one", 1), ("two", 2)):
+        place = tmp_path / "code" / folder
+        (place / "parts_of_it").mkdir(parents=True)
+        (place / "parts_of_it" / "__init__.py").write_text(f"VALUE = {value}\n")
+        text = module.read_text() + "\n\nfrom parts_of_it import VALUE\n"
+        text += "\n\ndef beside():\n    return net()\n"
+        text += "\n\nbeside.labels = [str(VALUE) + letter for letter in 'abcdef']\n"
+        text += "\n\ndef broken_beside():\n    raise ValueError(VALUE)\n"
+        (place / "nets.py").write_text(text)
+        result = cli("export", f"{place / 'nets.py'}:{name}", "--size", "32", "-o", "model.onnx")
+        if name == "broken_beside":
+            assert f"ValueError: {value}" in result.err
+        else:
+            labels = {each.label for each in Explainer("model.onnx").predict(scene_path(), 6)}
+            assert labels == {f"{value}{letter}" for letter in "abcdef"}
+    assert {"nets", "parts_of_it"}.isdisjoint(set(sys.modules) - before)
+    assert sys.path == path
+
+
 def test_a_network_that_answers_the_same_to_everything(cli, module):
     module.write_text(module.read_text() + "\n\ndef flat():\n    n = Net()\n")
     module.write_text(module.read_text() + "    nn.init.zeros_(n.head.weight)\n    return n\n")
