@@ -236,7 +236,7 @@ def _say(*words: str) -> tuple[Result, float]:
 
 ABOUT = """By `python benchmarks/exports.py`, which `make zoo` runs as well: random weights, the
 usual size, opset {opset}, one processor. *Difference* is the largest one between the scores of the
-file and of its source, over the largest score, on random input and on the demo's picture, in
+file and of its source, over the largest score, on random input and on scenes of the demo, in
 batches of one and of two. *Gradient* is what `run` chose with no flag; the *certificate* is how far
 its probabilities are from ONNX Runtime's. *Surrogate* is Spearman's correlation between that map
 and the one by the surrogate, *rounding* that with the map of a copy whose weights are shaken by one

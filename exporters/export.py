@@ -17,7 +17,7 @@ from exporters.surrogate import surrogate_path, write_surrogate
 from exporters.trained import Request, TrainedModel
 from exporters.verification import TOLERANCE, TOLERANCE_HALF, Agreement, check, verify
 from ibisa_onnx import Explainer
-from ibisa_onnx.errors import ExportError, OutputError, ResultError, TargetError
+from ibisa_onnx.errors import ExportError, IbisaError, ResultError, TargetError
 from ibisa_onnx.model import Preprocessing, ResolvedPreprocessing, check_labels
 from ibisa_onnx.model.annotation import annotate
 from ibisa_onnx.model.files import ModelFile
@@ -32,6 +32,8 @@ _CONSTANT = (
     "the source gives the same scores to every input, so the check says little; are these weights "
     "trained?"
 )
+
+_OLD = "{} is left from before and no part of this export; take it away, or make it anew"
 
 
 @dataclass(frozen=True)
@@ -118,11 +120,7 @@ def export(
     files = [path, path.with_name(f"{path.name}.data"), twin]
     warnings += resolved.warnings if known else [_NOT_KNOWN]
     warnings += [] if any(each.varies for each in found) else [_CONSTANT]
-    warnings += [
-        f"{each} is of an earlier export, and no part of this one; take it away"
-        for each in files
-        if each.name not in written and each.exists()
-    ]
+    warnings += [_OLD.format(each) for each in files if each.name not in written and each.exists()]
     return Exported(
         tuple(each for each in files if each.name in written),
         known,
@@ -136,11 +134,11 @@ def _unexplained(
     path: Path, spec: Preprocessing, pictures: Sequence[npt.NDArray[np.uint8]]
 ) -> list[str]:
     """Say why `run` cannot explain a file, if it cannot: it is asked itself."""
-    explainer = Explainer(path, providers=[CPU], preprocessing=spec)
     try:
+        explainer = Explainer(path, providers=[CPU], preprocessing=spec)
         for picture in pictures[:1]:
             explainer.predict(picture)
-    except OutputError as error:
+    except IbisaError as error:
         return [f"`run` cannot explain this file: {error}"]
     return []
 

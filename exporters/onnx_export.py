@@ -199,23 +199,36 @@ def quietly() -> Iterator[None]:
     """
     fast = torch.backends.mha.get_fastpath_enabled()
     level = logging.root.manager.disable
-    log = torch._C._jit_onnx_log  # the older tracer prints graphs by it past sys.stdout
     torch.backends.mha.set_fastpath_enabled(False)
     logging.disable(logging.CRITICAL)
-    torch._C._jit_onnx_log = lambda *_: None
     aside = io.StringIO()
     try:
         with (
             warnings.catch_warnings(),
             contextlib.redirect_stdout(aside),
             contextlib.redirect_stderr(aside),
+            _without_graphs(),
         ):
             warnings.simplefilter("ignore")
             yield
     finally:
-        torch._C._jit_onnx_log = log
         logging.disable(level)
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextlib.contextmanager
+def _without_graphs() -> Iterator[None]:
+    """Keep the older tracer from printing its graph where it fails, which goes past sys.stdout."""
+    name = "_jit_onnx_log"
+    log = getattr(torch._C, name, None)
+    if log is None:
+        yield
+        return
+    setattr(torch._C, name, lambda *_: None)
+    try:
+        yield
+    finally:
+        setattr(torch._C, name, log)
 
 
 def _essence(error: Exception) -> str:
