@@ -65,11 +65,12 @@ class SurrogateGradient:
 
     def warnings(self, model: ImageModel) -> tuple[str, ...]:
         """Say what speaks against it as a surrogate of a deployed model."""
-        known, sha256, found = self.facts.get("model_sha256"), model.sha256, []
-        if known and sha256 and known != sha256 and not self._is_of_graph(model):
+        found = []
+        known, own = self.facts.get("model_sha256"), model.sha256
+        if known and own and known != own and not self._is_of_graph(model):
             found.append(
                 f"the surrogate was made for another model, {self.facts.get('model') or 'unnamed'} "
-                f"(sha256 {known[:12]}, this one has {sha256[:12]}): make one for this file"
+                f"(sha256 {known[:12]}, this one has {own[:12]}): make one for this file"
             )
         if self.facts.get("certified") is False:
             found.append("the surrogate is not certified: it agrees too little with its model")

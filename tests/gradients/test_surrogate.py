@@ -114,10 +114,13 @@ def test_a_single_image_is_normalised_with_the_right_gradient(
 
 
 @pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning")
-def test_torchscript_is_warned_of(network: torch.nn.Module, images: np.ndarray) -> None:
-    assert SurrogateGradient(network, PassCounter()).warnings(None) == ()
+def test_torchscript_is_warned_of(
+    deployed: Callable[..., DeployedModel], network: torch.nn.Module, images: np.ndarray
+) -> None:
+    model = deployed()
+    assert SurrogateGradient(network, PassCounter()).warnings(model) == ()
     scripted = torch.jit.trace(network, torch.from_numpy(images))
-    (warning,) = SurrogateGradient(scripted, PassCounter()).warnings(None)
+    (warning,) = SurrogateGradient(scripted, PassCounter()).warnings(model)
     assert "TorchScript" in warning
 
 
