@@ -7,7 +7,7 @@ VENV := .venv
 INSTALLED := $(VENV)/.installed
 PACKAGES := -e '.[cpu,dev]'
 ZOO := .zoo
-ZOO_PACKAGES := -e '.[cpu,torchvision,timm,transformers,keras]' scipy
+ZOO_PACKAGES := -e '.[cpu,torchvision,timm,transformers,keras]'
 ZOO_INSTALLED := $(ZOO)/.installed
 PYTHONS := $(if $(PYTHON),$(PYTHON),python3 python3.13 python3.12 python3.11)
 

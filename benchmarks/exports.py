@@ -36,7 +36,7 @@ from exporters.huggingface import Logits
 from exporters.source import load_source
 from exporters.trained import Request
 from ibisa_onnx.demo import scene_path
-from ibisa_onnx.metrics.agreement import spearman
+from ibisa_onnx.metrics import spearman
 from ibisa_onnx.model import prepare, read_image
 
 COMMAND = (sys.executable, str(Path(__file__).parents[1] / "cli.py"))

@@ -36,11 +36,10 @@ from photographs import (
     photographs,
     rise_map,
 )
-from scipy.stats import spearmanr
 
 from ibisa_onnx import Explainer
 from ibisa_onnx.baselines import rise
-from ibisa_onnx.metrics import INSERTION_MINUS_DELETION, Scores
+from ibisa_onnx.metrics import INSERTION_MINUS_DELETION, Scores, spearman
 
 FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "forward-only.png"
 MODELS = ("squeezenet", "mobilenetv2")
@@ -127,7 +126,7 @@ def twins(args: argparse.Namespace) -> None:
             continue
         index = one.fitted.predict(one.crop, 1)[0].index
         maps = [explain(photo, "forward-only", TWIN_BUDGET, index) for photo in (one, other)]
-        agreement = spearmanr(*(each.ravel() for each in maps)).statistic
+        agreement = spearman(*maps)
         with file.open("a", newline="") as lines:
             csv.writer(lines).writerow([one.path.stem, "twins", TWIN_BUDGET, agreement, 0])
         print(one.path.stem, f"{agreement:.3f}", flush=True)

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import onnxruntime
 from cost import seconds
-from scipy.stats import spearmanr
 
 from ibisa_onnx import Explainer
+from ibisa_onnx.metrics import spearman
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
         times[provider] = min(runs)
     nodes = nodes_by_provider(args)
     difference = float(np.abs(maps["cpu"] - maps["cuda"]).max())
-    agreement = spearmanr(maps["cpu"].ravel(), maps["cuda"].ravel()).statistic
+    agreement = spearman(maps["cpu"], maps["cuda"])
     print(f"model        {Path(args.model).name}")
     print(f"nodes        {dict(nodes)}")
     print(f"map          differs by {difference:.1e}, Spearman {agreement:.4f}")

@@ -31,7 +31,6 @@ import numpy as np
 from photographs import EARLIER as BASE
 from photographs import PRESETS, rise_map
 from planted import hull
-from scipy.stats import spearmanr
 
 from ibisa_onnx import Explainer, Options, Overrides
 from ibisa_onnx.baselines import GradCam, Iba
@@ -40,6 +39,7 @@ from ibisa_onnx.demo import model_path
 from ibisa_onnx.demo.scenes import draw_scene
 from ibisa_onnx.ibisa import PRESETS as IBISA
 from ibisa_onnx.metrics import DELETION, INSERTION, INSERTION_MINUS_DELETION, Interval, Scores
+from ibisa_onnx.metrics.correlation import rank_correlation
 
 MODELS = ("squeezenet", "mobilenetv2")
 FIGURES = Path(__file__).parents[1] / "docs" / "figures"
@@ -292,7 +292,7 @@ def agreement(bench: Bench, name: str) -> float:
         (bench.kept(name, photo), bench.kept(f"{name}, turned", photo))
         for photo in bench.photos[1::2]
     )
-    found = [spearmanr(a.ravel()[::5], b.ravel()[::5]).statistic for a, b in pairs]
+    found = [rank_correlation(a.ravel()[::5], b.ravel()[::5]) for a, b in pairs]
     return float(np.mean(found))
 
 

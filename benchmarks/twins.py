@@ -26,7 +26,7 @@ from exporters.export import Wish, export
 from exporters.surrogate import surrogate_path
 from exporters.trained import Request
 from ibisa_onnx import Explainer
-from ibisa_onnx.metrics.agreement import spearman
+from ibisa_onnx.metrics import spearman
 from ibisa_onnx.model import read_image
 
 MODELS = ("squeezenet", "mobilenetv2")
