@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnx
 
 from exporters.onnx_export import Form, save, to_onnx
-from exporters.source import load_source, source_file
+from exporters.source import importable, load_source, source_file
 from exporters.surrogate import surrogate_path, write_surrogate
 from exporters.trained import Request, TrainedModel
 from exporters.verification import TOLERANCE, TOLERANCE_HALF, Agreement, check, verify
@@ -99,11 +99,19 @@ def export(
     ResultError
         The files cannot be written.
     """
-    twin = surrogate_path(path)
-    for file in (path, twin):
+    for file in (path, surrogate_path(path)):
         _check_place(source_file(source), file)
-    model = load_source(source, request)
-    _check_batch(source, model.batch, wish)
+    with importable(source):
+        model = load_source(source, request)
+        _check_batch(source, model.batch, wish)
+        return _write(model, path, wish, pictures)
+
+
+def _write(
+    model: TrainedModel, path: Path, wish: Wish, pictures: Sequence[npt.NDArray[np.uint8]]
+) -> Exported:
+    """Write what was loaded, and keep it once it is seen to be right."""
+    twin = surrogate_path(path)
     known, resolved = _preprocessing(model, wish)
     proto = to_onnx(model, wish.form)
     labels, warnings = _labels(model, wish, proto)

@@ -29,10 +29,9 @@ from ibisa_onnx.model.spec_files import read_spec_file
 def load(name: str, request: Request) -> TrainedModel:
     """Call a factory, named as in `path/module.py:factory`."""
     path, _, function = name.rpartition(":")
-    with _importable(Path(path).parent):
-        factory = _import(Path(path), function)
-        with seeded(request.seed):
-            module = _call(factory, name)
+    factory = _import(Path(path), function)
+    with seeded(request.seed):
+        module = _call(factory, name)
     if request.file is not None:
         load_weights(module, request.file)
 
@@ -125,9 +124,9 @@ def _call(factory: Callable[..., Any], name: str) -> nn.Module:
 
 
 @contextlib.contextmanager
-def _importable(folder: Path) -> Iterator[None]:
+def importable_beside(path: Path) -> Iterator[None]:
     """Let a file import those beside it, which no other file is given for its own after that."""
-    place, before = folder.resolve(), dict(sys.modules)
+    place, before = path.parent.resolve(), dict(sys.modules)
     sys.path.insert(0, str(place))
     try:
         yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from pathlib import Path
 
@@ -20,7 +21,7 @@ _KINDS = (
 
 
 def load_source(source: str, request: Request) -> TrainedModel:
-    """Load what SOURCE names.
+    """Load what SOURCE names; of code of the user's own, within `importable`.
 
     Raises
     ------
@@ -33,6 +34,19 @@ def load_source(source: str, request: Request) -> TrainedModel:
     exporter, name = _choose(source)
     load: Exporter = import_module(f"exporters.{exporter}").load
     return load(name, request)
+
+
+def importable(source: str) -> AbstractContextManager[None]:
+    """Let code that SOURCE names import what lies beside it, for as long as it is loaded and run.
+
+    No other source is given these modules for its own after that.
+    """
+    exporter, name = _choose(source)
+    if exporter != "factory":
+        return nullcontext()
+    from exporters.factory import importable_beside
+
+    return importable_beside(Path(name))
 
 
 def check_source(source: str, request: Request) -> None:

@@ -243,14 +243,18 @@ def test_a_preprocessing_that_is_none(cli, module):
 
 @pytest.mark.parametrize("name", ["beside", "broken_beside"])
 def test_files_of_one_name_beside_two_sources_are_not_mixed_up(cli, module, tmp_path, name):
-    """In one process, as in a service: nothing of a source stays imported."""
+    """In one process, as in a service: nothing of a source stays imported once it is exported."""
     before, path = set(sys.modules), list(sys.path)
     for folder, value in (("one", 1), ("two", 2)):
         place = tmp_path / "code" / folder
         (place / "parts_of_it").mkdir(parents=True)
         (place / "parts_of_it" / "__init__.py").write_text(f"VALUE = {value}\n")
+        (place / "parts_of_it" / "late.py").write_text("def doubled(x):\n    return 2 * x\n")
         text = module.read_text() + "\n\nfrom parts_of_it import VALUE\n"
-        text += "\n\ndef beside():\n    return net()\n"
+        text += "\n\nclass Late(Net):\n    def forward(self, x):\n"
+        text += "        from parts_of_it import late\n"
+        text += "        return late.doubled(super().forward(x))\n"
+        text += "\n\ndef beside():\n    return Late()\n"
         text += "\n\nbeside.labels = [str(VALUE) + letter for letter in 'abcdef']\n"
         text += "\n\ndef broken_beside():\n    raise ValueError(VALUE)\n"
         (place / "nets.py").write_text(text)
