@@ -38,11 +38,13 @@ ALIKE = 0.99
 def shake(model: Path, path: Path, seed: int = 0) -> None:
     """Copy a model with weights that differ by the last digit of float32."""
     proto, rng = onnx.load_model(model), np.random.default_rng(seed)
+    limit = np.finfo(np.float32).max  # which masks of attention hold
     for tensor in proto.graph.initializer:
         values = numpy_helper.to_array(tensor)
         if values.dtype == np.float32:
             near = values * (1 + ROUNDING * rng.standard_normal(values.shape))
-            tensor.CopyFrom(numpy_helper.from_array(near.astype(np.float32), tensor.name))
+            near = np.clip(near, -limit, limit).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(near, tensor.name))
     onnx.save_model(proto, path)
 
 
