@@ -77,8 +77,20 @@ def open_program(module: nn.Module, images: Tensor) -> torch.export.ExportedProg
     program = trace(module, images, open_batch=True)
     with quietly():
         decomposed: torch.export.ExportedProgram = program.run_decompositions(_DECOMPOSED)
+    _copy_where_needed(decomposed)
     forget_sources(decomposed)
     return decomposed
+
+
+def _copy_where_needed(program: torch.export.ExportedProgram) -> None:
+    """Let each view be a copy where it must.
+
+    Attention lies otherwise in memory where a gradient is wanted than where it was traced.
+    """
+    for node in program.graph.nodes:
+        if node.target is torch.ops.aten.view.default:
+            node.target = torch.ops.aten.reshape.default
+    program.graph_module.recompile()
 
 
 def _normalise(

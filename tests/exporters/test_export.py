@@ -155,9 +155,10 @@ class Windows(nn.Module):
 
 
 def test_attention_with_a_learnt_bias_of_each_image(cli, module):
-    """As the Swin of transformers has it, which torch cannot write while it keeps gradients."""
+    """As the Swin of transformers has it: with gradients it lies otherwise in memory."""
     module.write_text(module.read_text() + _WINDOWS)
-    said = exported(cli, f"{module}:Windows", "--size", "32", "--preprocess", "unit")
+    words = ("--size", "32", "--preprocess", "unit", "--surrogate")
+    said = exported(cli, f"{module}:Windows", *words)
     assert max(each["relative"] for each in said["verification"]) < 1e-5
 
 
