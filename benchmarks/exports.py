@@ -153,10 +153,12 @@ def _saved_by_keras(kind: str, folder: Path) -> list[str]:
     model = load_source(str(path), Request())
     spec = model.preprocessing or model.settle("imagenet", "float32").spec
     picture = prepare(read_image(scene_path()), spec).tensor.transpose(0, 2, 3, 1)
-    with torch.no_grad():
-        scores = model.module(torch.from_numpy(np.ascontiguousarray(picture))).log()
-    kernel = net.layers[-1].kernel
-    kernel.assign(kernel * (SCALE / float(scores.std())))
+    head = net.layers[-1]
+    softmax, head.activation = head.activation, keras.activations.linear
+    with keras.device("cpu"), torch.no_grad():
+        logits = net(np.ascontiguousarray(picture), training=False)
+    head.kernel.assign(head.kernel * (SCALE / float(logits.std())))
+    head.activation = softmax
     net.save(path)
     return [str(path)]
 
