@@ -48,7 +48,7 @@ _MODEL_API = (
 )
 _RANGE_FIELDS: Mapping[str, dict[str, Any]] = MappingProxyType(
     {
-        name: {"scale": (high - low) / 255, "mean": (-low,), "std": (1.0,)}
+        name: {"scale": (high - low) / 255, "mean": (0.0 - low,), "std": (1.0,)}
         for name, (low, high) in PIXEL_RANGES.items()
     }
 )

@@ -249,6 +249,8 @@ class TestMetadata:
         spec = resolved.spec
         assert (spec.channel_order, spec.scale, spec.mean) == ("BGR", 1 / 127.5, (1.0,))
         assert resolved.warnings == ()
+        (mean,) = _resolve(metadata={"Image.NominalPixelRange": "Normalized_0_1"}).spec.mean
+        assert str(mean) == "0.0"  # not -0.0, which `inspect` would show
         unknown = _resolve(metadata={"Image.NominalPixelRange": "NominalRange_16_235"})
         assert "NominalRange_16_235" in unknown.warnings[0]
 
