@@ -174,7 +174,8 @@ def load_program(
     log = logging.getLogger("torch.export")
     log.addFilter(keep_cause)
     try:
-        return torch.export.load(path, extra_files=extra_files)
+        with path.open("rb") as file:  # of a name, torch wants that it ends in .pt2
+            return torch.export.load(file, extra_files=extra_files)
     except Exception as error:
         cause = _first_line(causes[0] if causes else error).split(". ")[0]
         raise GradientError(

@@ -242,6 +242,12 @@ def test_a_bad_file_is_one_line_and_nothing_else(
     assert "Traceback" not in out + err + caplog.text
 
 
+def test_a_file_may_have_any_name(program: Path, caplog: pytest.LogCaptureFixture) -> None:
+    named = program.rename(program.with_suffix(".bin"))
+    SurrogateGradient(named, PassCounter())
+    assert caplog.text == ""
+
+
 def test_a_cut_file_too(
     program: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
