@@ -20,6 +20,7 @@ from ibisa_onnx.model.files import essence
 from ibisa_onnx.model.signature import IMAGE_CHANNELS
 
 _SCALING = ("Rescaling", "Normalization")
+_BACKEND = "Keras runs on {}; set KERAS_BACKEND=torch for the export"
 
 
 class Inference(nn.Module):
@@ -33,6 +34,13 @@ class Inference(nn.Module):
         """Give the scores of images, in the model's own layout."""
         scores: Tensor = self.net(images, training=False)
         return scores
+
+    def half(self) -> Inference:
+        """Make it float16 altogether: each layer of Keras casts what it gets to its own dtype."""
+        net: Any = self.net
+        for layer in net._flatten_layers():  # also those inside of others
+            layer.dtype_policy = "float16"
+        return super().half()
 
 
 def load(name: str, request: Request) -> TrainedModel:
@@ -57,17 +65,17 @@ def load(name: str, request: Request) -> TrainedModel:
 
 def _import() -> Any:
     """Import Keras on the torch backend."""
-    wanted = "KERAS_BACKEND" in os.environ
+    wanted = os.environ.get("KERAS_BACKEND")
+    if wanted not in (None, "torch"):
+        raise MissingDependencyError(_BACKEND.format(wanted))
     os.environ.setdefault("KERAS_BACKEND", "torch")
     try:
         keras = import_extra("keras", "keras")  # which reads it once
     finally:
-        if not wanted:
+        if wanted is None:
             del os.environ["KERAS_BACKEND"]
     if keras.backend.backend() != "torch":
-        raise MissingDependencyError(
-            f"Keras runs on {keras.backend.backend()}; set KERAS_BACKEND=torch for the export"
-        )
+        raise MissingDependencyError(_BACKEND.format(keras.backend.backend()))
     return keras
 
 

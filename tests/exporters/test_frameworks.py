@@ -302,6 +302,18 @@ def test_a_keras_model(keras, cli, tmp_path):
     assert twin.code == 0, twin.err
 
 
+def test_a_keras_model_in_half_precision(keras, cli, tmp_path):
+    layers = keras.layers
+    inner = keras.Sequential([layers.Conv2D(6, 3), layers.BatchNormalization()])
+    first = [layers.Input((20, 24, 3)), layers.Rescaling(1 / 255)]
+    keras.Sequential([*first, inner, layers.GlobalAveragePooling2D(), layers.Dense(4)]).save(
+        "n.keras"
+    )
+    result = cli("export", "n.keras", "--half", "--surrogate")
+    assert result.code == 0, result.err
+    assert DeployedModel.open("n.onnx").image.dtype == "float16"
+
+
 def test_keras_says_what_it_cannot_load(keras, cli, tmp_path):
     (tmp_path / "other.keras").write_bytes(b"not a model")
     result = cli("export", "other.keras")
@@ -314,6 +326,13 @@ def test_the_environment_is_left_as_it_was(keras, monkeypatch, tmp_path):
     with pytest.raises(ExportError):
         load_source(str(tmp_path / "no.keras"), Request())
     assert "KERAS_BACKEND" not in os.environ
+
+
+def test_another_backend_is_named_before_it_is_looked_for(cli, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    result = cli("export", "net.keras")
+    assert result.code == 1
+    assert "Keras runs on jax; set KERAS_BACKEND=torch" in result.err
 
 
 def test_keras_on_another_backend(cli, monkeypatch, tmp_path):
