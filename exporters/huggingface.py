@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from exporters.hub import WEIGHTS, fetch_from_hub
 from exporters.trained import SIDE, Request, TrainedModel, sides_of, spec_of
-from exporters.weights import load_weights, seeded
+from exporters.weights import load_weights, seeded, some
 from ibisa_onnx.errors import ExportError
 from ibisa_onnx.extras import import_extra
 from ibisa_onnx.model.files import essence
@@ -96,11 +96,9 @@ def _network(transformers: Any, name: str, config: Any, request: Request) -> nn.
     auto = transformers.AutoModelForImageClassification
     try:
         if request.weights == "default":
-            with _without_bars(transformers.utils.logging):
-                net: nn.Module = auto.from_pretrained(name, config=config, dtype=torch.float32)
-            return net
+            return _pretrained(transformers, auto, name, config)
         with seeded(request.seed):
-            net = auto.from_config(config)
+            net: nn.Module = auto.from_config(config)
     except (OSError, ValueError, RuntimeError) as error:
         raise ExportError(
             f"transformers cannot build a classifier of {name}: {essence(error)}"
@@ -110,14 +108,31 @@ def _network(transformers: Any, name: str, config: Any, request: Request) -> nn.
     return net
 
 
+def _pretrained(transformers: Any, auto: Any, name: str, config: Any) -> nn.Module:
+    """Load a classifier with all of its weights; transformers draws those that are missing."""
+    with _silent(transformers.utils.logging):
+        net: nn.Module
+        net, found = auto.from_pretrained(
+            name, config=config, dtype=torch.float32, output_loading_info=True
+        )
+    if missing := sorted(found["missing_keys"]):
+        raise ExportError(
+            f"the weights of {name} are no classifier's: {some(missing)} are not among them; give "
+            "one that was trained to classify images, or --weights none (random)"
+        )
+    return net
+
+
 @contextlib.contextmanager
-def _without_bars(log: Any) -> Iterator[None]:
-    """Hold back the bars of progress that transformers draws."""
-    drawn = log.is_progress_bar_enabled()
+def _silent(log: Any) -> Iterator[None]:
+    """Hold back what transformers reports while it loads, and its bars of progress."""
+    drawn, level = log.is_progress_bar_enabled(), log.get_verbosity()
     log.disable_progress_bar()
+    log.set_verbosity(log.CRITICAL)
     try:
         yield
     finally:
+        log.set_verbosity(level)
         if drawn:
             log.enable_progress_bar()
 

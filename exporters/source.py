@@ -77,7 +77,9 @@ def default_file(source: str) -> Path:
     if exporter == "factory":
         path, _, function = name.rpartition(":")
         return Path(path).with_name(f"{function}.onnx")
-    return Path(f"{Path(name).name}.onnx")
+    folder = Path(name)
+    last = folder.name if folder.name not in ("", "..") else folder.resolve().name
+    return Path(f"{last}.onnx")
 
 
 def source_file(source: str) -> Path | None:

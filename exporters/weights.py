@@ -61,7 +61,7 @@ def load_weights(module: nn.Module, path: Path, hint: str = "") -> None:
             if state[key].shape != own[key].shape
         ],
     }
-    said = [f"{what}: {_some(names)}" for what, names in wrong.items() if names]
+    said = [f"{what}: {some(names)}" for what, names in wrong.items() if names]
     if said:
         advice = hint or "give the weights of this very network"
         raise ExportError(f"{path} does not fit; {'; '.join(said)}; {advice}")
@@ -152,6 +152,7 @@ def _without_prefix(state: State, own: State) -> State:
     return state
 
 
-def _some(names: list[str], most: int = 3) -> str:
+def some(names: list[str], most: int = 3) -> str:
+    """Name the first of several, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from exporters.source import load_source
+from exporters.source import default_file, load_source
 from exporters.trained import Request
 from ibisa_onnx import Explainer
 from ibisa_onnx.demo import scene_path
@@ -141,6 +141,24 @@ def test_a_config_alone_has_random_weights_of_the_seed(transformers, tmp_path):
     assert not torch.equal(one(x), three(x))
     with pytest.raises(ExportError, match="transformers cannot build"):
         load_source(source, Request())
+
+
+def test_weights_that_are_no_classifiers(transformers, tmp_path, capfd):
+    source = small(transformers, tmp_path / "vit")
+    net = transformers.ViTModel.from_pretrained(tmp_path / "vit", add_pooling_layer=False)
+    net.save_pretrained(tmp_path / "vit")
+    capfd.readouterr()
+    with pytest.raises(ExportError, match=r"classifier\.bias, classifier\.weight are not among"):
+        load_source(source, Request())
+    assert capfd.readouterr().err == ""
+
+
+def test_the_folder_one_is_in(transformers, tmp_path, monkeypatch):
+    small(transformers, tmp_path / "vit.v2")
+    monkeypatch.chdir(tmp_path / "vit.v2")
+    assert [str(default_file(each)) for each in ("hf:.", "hf:./", "hf:../vit.v2")] == [
+        "vit.v2.onnx"
+    ] * 3
 
 
 def test_weights_of_ones_own_and_other_classes(torchvision, tmp_path):
