@@ -15,7 +15,14 @@ from exporters.onnx_export import Form, save, to_onnx
 from exporters.source import importable, load_source, source_file
 from exporters.surrogate import surrogate_path, write_surrogate
 from exporters.trained import Request, TrainedModel
-from exporters.verification import TOLERANCE, TOLERANCE_HALF, Agreement, check, verify
+from exporters.verification import (
+    TOLERANCE,
+    TOLERANCE_HALF,
+    Agreement,
+    check,
+    source_scores,
+    verify,
+)
 from ibisa_onnx import Explainer
 from ibisa_onnx.errors import ExportError, IbisaError, ResultError, TargetError
 from ibisa_onnx.model import Preprocessing, ResolvedPreprocessing, check_labels
@@ -104,6 +111,7 @@ def export(
     with importable(source):
         model = load_source(source, request)
         _check_batch(source, model.batch, wish)
+        source_scores(model, np.zeros((wish.form.batch or 1, *model.example.shape[1:]), np.float32))
         return _write(model, path, wish, pictures)
 
 

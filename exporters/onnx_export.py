@@ -73,15 +73,20 @@ def to_onnx(model: TrainedModel, form: Form) -> onnx.ModelProto:
         if form.opset < OPSET:
             proto = _from_tracer(module, example, form)
         else:
-            proto = _from_program(trace(module, example, form.batch is None), form)
+            hint = "torch.export must take it" if form.batch else "--fixed-batch 1 may help"
+            proto = _from_program(trace(module, example, form.batch is None, hint), form)
     if (written := proto.opset_import[0].version) != form.opset:
         raise ExportError(f"torch writes opset {written}, not {form.opset}; choose another --opset")
     _tidy(proto)
     return proto
 
 
-def trace(module: nn.Module, example: Tensor, open_batch: bool) -> torch.export.ExportedProgram:
+def trace(
+    module: nn.Module, example: Tensor, open_batch: bool, hint: str
+) -> torch.export.ExportedProgram:
     """Trace a network on images, with any number of them or with just as many.
+
+    `hint` says what to do where that fails.
 
     Raises
     ------
@@ -93,7 +98,6 @@ def trace(module: nn.Module, example: Tensor, open_batch: bool) -> torch.export.
         with quietly():
             program = torch.export.export(module, (example,), dynamic_shapes=shapes)
     except Exception as error:
-        hint = "--fixed-batch 1 may help" if open_batch else "torch.export must take it"
         if "data-dependent" in str(error):
             hint = "its code depends on values of the picture; use torch.where and the like there"
         raise ExportError(f"torch cannot trace the network: {_essence(error)}; {hint}") from error

@@ -74,7 +74,7 @@ def open_program(module: nn.Module, images: Tensor) -> torch.export.ExportedProg
     ExportError
         torch cannot.
     """
-    program = trace(module, images, open_batch=True)
+    program = trace(module, images, True, "a surrogate takes any number of images; do without one")
     with quietly():
         decomposed: torch.export.ExportedProgram = program.run_decompositions(_DECOMPOSED)
     _copy_where_needed(decomposed)

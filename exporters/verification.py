@@ -94,7 +94,7 @@ def verify(
     for kind, images in inputs.items():
         for batch in batches:
             pairs = [
-                (_source(model, chunk), _file(session, chunk.astype(form.dtype)))
+                (source_scores(model, chunk), _file(session, chunk.astype(form.dtype)))
                 for chunk in _chunks(images, batch)
             ]
             expected, given = (np.concatenate(each) for each in zip(*pairs, strict=True))
@@ -122,15 +122,30 @@ def _chunks(images: Values, batch: int) -> Iterator[Values]:
         yield np.concatenate([chunk, np.repeat(chunk[-1:], batch - len(chunk), axis=0)])
 
 
-def _source(model: TrainedModel, images: Values) -> Values:
-    with torch.no_grad():
-        scores = model.module(torch.from_numpy(np.ascontiguousarray(images)))
+def source_scores(model: TrainedModel, images: Values) -> Values:
+    """Return the scores of a source.
+
+    Raises
+    ------
+    ExportError
+        It fails on such images, or gives no tensor, or no numbers.
+    """
+    try:
+        with torch.no_grad():
+            scores = model.module(torch.from_numpy(np.ascontiguousarray(images)))
+    except Exception as error:
+        raise ExportError(
+            f"{model.name} fails on one tensor of images {list(images.shape)}: {essence(error)}; "
+            "give a network that takes it, or another --size"
+        ) from error
     if not isinstance(scores, torch.Tensor):
         raise ExportError(
             f"{model.name} returns a {type(scores).__name__}; wrap it so that it returns one "
             "tensor of class scores, in a module.py:factory of yours"
         )
     values: Values = scores.float().numpy()
+    if not np.isfinite(values).all():
+        raise ExportError(f"{model.name} gives scores that are no numbers; look at its weights")
     return values
 
 
