@@ -107,6 +107,8 @@ def _import(path: Path, function: str) -> Callable[..., Any]:
         raise ExportError(
             f"{path} has no function {function!r}; it has: {', '.join(public) or 'none'}"
         )
+    if isinstance(factory, nn.Module):  # a call would ask it for scores
+        raise ExportError(f"{path}:{function} is a network; give a function that returns it")
     return factory  # type: ignore[no-any-return]
 
 

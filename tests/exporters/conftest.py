@@ -96,6 +96,9 @@ class Alone(Net):
         return super().forward(x.view(1, 3, 32, 32))
 
 
+made = Net()
+
+
 def lost():
     net = Net()
     nn.init.constant_(net.head.bias, torch.nan)

@@ -346,6 +346,7 @@ def test_nothing_of_the_users_code_is_in_the_files(cli, source, tmp_path):
         (["code/nets.py:broken"], "failed: ValueError: no data here; it is called without"),
         (["code/nets.py:number"], "returned a int; return an nn.Module"),
         (["code/nets.py:pair"], "returns a tuple"),
+        (["code/nets.py:made"], "nets.py:made is a network; give a function that returns it"),
         (["code/nets.py:Two"], "Two fails on one tensor of images [1, 3, 32, 32]"),
         (["code/nets.py:Alone"], "--fixed-batch 1 may help"),
         (["code/nets.py:Alone", "--fixed-batch", "1", "--surrogate"], "a surrogate takes any"),
