@@ -43,7 +43,7 @@ def _input(program: torch.export.ExportedProgram, path: Path) -> list[Any]:
     values = [node.meta.get("val") for node in nodes]
     shapes = [getattr(value, "shape", ()) for value in values]
     if len(shapes) != 1 or len(shapes[0]) != 4:
-        said = ", ".join(str(list(map(str, shape))) for shape in shapes)
+        said = ", ".join(f"[{', '.join(map(str, shape))}]" for shape in shapes)
         raise ExportError(f"{path} takes {said or 'nothing'}; export one that takes [N, C, H, W]")
     if values[0].dtype != torch.float32:
         dtype = str(values[0].dtype).removeprefix("torch.")
