@@ -100,8 +100,9 @@ def _network(transformers: Any, name: str, config: Any, request: Request) -> nn.
         with seeded(request.seed):
             net: nn.Module = auto.from_config(config)
     except (OSError, ValueError, RuntimeError) as error:
+        hint = "; leave --size out" if request.size else ""
         raise ExportError(
-            f"transformers cannot build a classifier of {name}: {essence(error)}"
+            f"transformers cannot build a classifier of {name}: {essence(error)}{hint}"
         ) from error
     if request.file is not None:
         load_weights(net, request.file, "say --classes N if it tells another number apart")

@@ -42,7 +42,7 @@ def load_weights(module: nn.Module, path: Path, hint: str = "") -> None:
         A state dict (.pth, .pt, .safetensors), or a checkpoint that holds one under `state_dict` or
         `model`. Nothing but tensors is loaded from it.
     hint
-        What to do where they do not fit.
+        What to do where only shapes do not fit.
 
     Raises
     ------
@@ -63,7 +63,8 @@ def load_weights(module: nn.Module, path: Path, hint: str = "") -> None:
     }
     said = [f"{what}: {some(names)}" for what, names in wrong.items() if names]
     if said:
-        advice = hint or "give the weights of this very network"
+        names_fit = not (wrong["missing"] or wrong["unknown"])
+        advice = hint if hint and names_fit else "give the weights of this very network"
         raise ExportError(f"{path} does not fit; {'; '.join(said)}; {advice}")
     module.load_state_dict(state, strict=False)
 

@@ -54,8 +54,15 @@ def test_what_does_not_fit_is_named(tmp_path):
     message = str(error.value)
     assert "missing: 3.bias;" in message
     assert "unknown: head.bias;" in message
-    assert "of another shape: 3.weight [5, 4] (the network has [2, 4]); say --classes 5" in message
+    assert "of another shape: 3.weight [5, 4] (the network has [2, 4]); give the weights" in message
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+
+
+def test_the_hint_is_for_shapes_alone(tmp_path):
+    state = network().state_dict() | {"3.weight": torch.zeros(5, 4)}
+    torch.save(state, tmp_path / "weights.pth")
+    with pytest.raises(ExportError, match=r"the network has \[2, 4\]\); say --classes 5"):
+        load_weights(network(), tmp_path / "weights.pth", "say --classes 5")
 
 
 def test_few_of_many_names_are_said(tmp_path):
