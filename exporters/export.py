@@ -20,6 +20,7 @@ from exporters.verification import (
     TOLERANCE_HALF,
     Agreement,
     check,
+    random_images,
     source_scores,
     verify,
 )
@@ -111,7 +112,7 @@ def export(
     with importable(source):
         model = load_source(source, request)
         _check_batch(source, model.batch, wish)
-        source_scores(model, np.zeros((wish.form.batch or 1, *model.example.shape[1:]), np.float32))
+        source_scores(model, random_images(model, wish.form.batch or 1))
         return _write(model, path, wish, pictures)
 
 

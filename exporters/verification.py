@@ -82,9 +82,7 @@ def verify(
         session = create_session(str(path), [CPU], None)
     except Exception as error:
         raise ExportError(f"ONNX Runtime cannot open what torch wrote: {essence(error)}") from error
-    shape = tuple(model.example.shape[1:])
-    draw = np.random.default_rng(0).standard_normal((max(_RANDOM, form.batch or 0), *shape))
-    inputs = {"random": draw.astype(np.float32)}
+    inputs = {"random": random_images(model, max(_RANDOM, form.batch or 0))}
     if pictures:
         tensors = np.concatenate([prepare(each, spec).tensor for each in pictures])
         nhwc = model.layout is Layout.NHWC
@@ -101,6 +99,12 @@ def verify(
             count = len(images)  # the rest filled the last call
             found.append(_compare(kind, batch, expected[:count], given[:count]))
     return found
+
+
+def random_images(model: TrainedModel, count: int) -> Values:
+    """Draw images of a source's shape, the same each time."""
+    shape = (count, *model.example.shape[1:])
+    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
 
 
 def check(found: Sequence[Agreement], tolerance: float) -> None:

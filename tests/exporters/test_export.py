@@ -197,6 +197,10 @@ def test_another_size(cli, source):
     assert DeployedModel.open("model.onnx").image.tensor.shape[2:] == (40, 48)
 
 
+def test_a_network_that_scales_by_what_it_is_shown(cli, source):
+    assert exported(cli, source("Scaled"), "--size", "32")["files"] == ["model.onnx"]
+
+
 def test_flags_go_before_what_the_source_says(cli, source, tmp_path):
     labels = tmp_path / "labels.txt"
     labels.write_text("\n".join("uvwxyz"))
