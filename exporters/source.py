@@ -14,6 +14,10 @@ from ibisa_onnx.errors import ExportError
 _FRAMEWORKS = {"torchvision": "torchvision", "timm": "timm", "hf": "huggingface"}
 _FILES = {".pt2": "program", ".keras": "keras", ".h5": "keras"}
 _FACTORY = re.compile(r".+\.py:\w+")
+_HINTS = {
+    ".py": "name the function that returns the network: ",
+    ".onnx": "it is an ONNX model already, which `ibisa-onnx annotate` writes into; else ",
+}
 _KINDS = (
     "torchvision:NAME, timm:NAME, hf:NAME, hf:FOLDER, path/module.py:factory, model.pt2 "
     "or model.keras"
@@ -101,5 +105,5 @@ def _choose(source: str) -> tuple[str, str]:
         return "factory", source
     if Path(source).suffix in _FILES:
         return _FILES[Path(source).suffix], source
-    hint = "name the function that returns the network: " if source.endswith(".py") else ""
+    hint = _HINTS.get(Path(source).suffix, "")
     raise ExportError(f"{source!r} is no source; {hint}give {_KINDS}")

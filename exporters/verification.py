@@ -82,7 +82,7 @@ def verify(
         session = create_session(str(path), [CPU], None)
     except Exception as error:
         raise ExportError(f"ONNX Runtime cannot open what torch wrote: {essence(error)}") from error
-    inputs = {"random": random_images(model, max(_RANDOM, form.batch or 0))}
+    inputs = {"random": _random_images(model, max(_RANDOM, form.batch or 0))}
     if pictures:
         tensors = np.concatenate([prepare(each, spec).tensor for each in pictures])
         nhwc = model.layout is Layout.NHWC
@@ -92,7 +92,7 @@ def verify(
     for kind, images in inputs.items():
         for batch in batches:
             pairs = [
-                (source_scores(model, chunk), _file(session, chunk.astype(form.dtype)))
+                (_source_scores(model, chunk), _file(session, chunk.astype(form.dtype)))
                 for chunk in _chunks(images, batch)
             ]
             expected, given = (np.concatenate(each) for each in zip(*pairs, strict=True))
@@ -101,7 +101,24 @@ def verify(
     return found
 
 
-def random_images(model: TrainedModel, count: int) -> Values:
+def check_answers(model: TrainedModel, batch: int) -> None:
+    """Try a source before torch is asked to write it: its own faults get their own words.
+
+    Raises
+    ------
+    ExportError
+        It fails on a batch of images, gives no numbers, or others each time.
+    """
+    images = _random_images(model, batch)
+    first, again = _source_scores(model, images), _source_scores(model, images)
+    if not np.abs(again - first).max() <= TOLERANCE * np.abs(first).max():
+        raise ExportError(
+            f"{model.name} gives other scores each time for the same images; leave out what is "
+            "random in it (dropout?) while it is not trained"
+        )
+
+
+def _random_images(model: TrainedModel, count: int) -> Values:
     """Draw images of a source's shape, the same each time."""
     shape = (count, *model.example.shape[1:])
     return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
@@ -126,7 +143,7 @@ def _chunks(images: Values, batch: int) -> Iterator[Values]:
         yield np.concatenate([chunk, np.repeat(chunk[-1:], batch - len(chunk), axis=0)])
 
 
-def source_scores(model: TrainedModel, images: Values) -> Values:
+def _source_scores(model: TrainedModel, images: Values) -> Values:
     """Return the scores of a source.
 
     Raises

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from exporters.distillation.answers import Answers
 from exporters.distillation.scores import cross_entropy, floored, log_probabilities
+from ibisa_onnx.errors import GradientError
 from ibisa_onnx.targets import ClassOutput
 
 _PICTURES, _MASKS = 4, 8  # in a batch
@@ -48,6 +49,11 @@ def fit(
     """Fit a student in place; returns the steps that were taken.
 
     The rate rises, and falls to zero by the end of the budget, be it epochs or seconds.
+
+    Raises
+    ------
+    GradientError
+        The fit diverges.
     """
     steps = budget.epochs * math.ceil(sum(len(a.masks) for a in answers) / (_PICTURES * _MASKS))
     device = next(each.device for each in student.parameters())
@@ -62,6 +68,8 @@ def fit(
         for group in optimiser.param_groups:
             group["lr"] = rate * _share(spent)
         loss = objective(student, rng)
+        if not loss.isfinite():
+            raise GradientError("the fit of the student failed: its loss is no number; change seed")
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(student.parameters(), _STEEPEST)

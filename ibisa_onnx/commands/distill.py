@@ -87,6 +87,8 @@ def command(
     pictures = [Path(each) for each in expand(images)]
     model = None if choice.model == STDIO else choice.model
     check_not_given(path, [model, choice.labels, choice.preprocess, *pictures])
+    if path.suffix in (".onnx", ".ort"):
+        raise click.UsageError(f"-o {out}: a surrogate is no ONNX file; name it .pt2")
     check_folder(path.parent)
     from exporters.distillation import Settings, distil
 
@@ -98,7 +100,7 @@ def command(
     with _Bars(console) as bars:
         distilled = distil(explainer, pictures, wish, progress=bars)
     warnings = list(explainer.warnings)
-    console.warn(warnings)
+    console.warn(warnings)  # before a refusal too
     if distilled.reason:
         console.note(f"a small network, because: {distilled.reason}")
     if not force:

@@ -111,6 +111,8 @@ def command(
     path = default_file(source) if out is None else Path(out)
     for file in (path, surrogate_path(path)):
         check_not_given(file, [source_file(source), weights, preprocess, labels, *expand(images)])
+    if path.suffix == ".pt2":
+        raise click.UsageError(f"-o {out}: an ONNX file is written; name it .onnx")
     check_folder(path.parent)
     form = Form(opset, half, fixed_batch)
     wish = Wish(form, tolerance, preprocess, read_labels(labels) if labels else None, surrogate)

@@ -137,6 +137,7 @@ def test_an_interrupted_fit_leaves_nothing(cli, files, monkeypatch):
         ((*FIT, "-o", "m.onnx"), 1, "not overwritten"),
         ((*FIT, "-o", "pictures/0.png"), 1, "not overwritten"),
         ((*FIT, "-o", "pictures"), 2, "name a file"),
+        ((*FIT, "-o", "other.onnx"), 2, "no ONNX file; name it .pt2"),
         (("m.onnx", "-"), 2, "read from files"),
         (("m.onnx", "pictures/0.png", "--preprocess", "imagenet"), 1, "too few to hold 1 out"),
         ((*FIT, "--held-out", "1"), 2, "held-out"),

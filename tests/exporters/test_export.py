@@ -355,6 +355,7 @@ def test_nothing_of_the_users_code_is_in_the_files(cli, source, tmp_path):
         (["code/nets.py:Alone"], "--fixed-batch 1 may help"),
         (["code/nets.py:Alone", "--fixed-batch", "1", "--surrogate"], "a surrogate takes any"),
         (["code/nets.py:lost"], "scores that are no numbers; look at its weights"),
+        (["code/nets.py:Noisy"], "other scores each time for the same images"),
         (["code/nets.py:net", "--weights", "no.pt"], "there is no file of weights no.pt"),
         (["code/nets.py:net", "--labels", "two.txt"], "2 labels for the model's 6 classes"),
         (["code/nets.py:net", "--images", "no.png"], "there is no picture no.png"),
@@ -406,13 +407,15 @@ def test_torch_says_nothing_beside_our_line(module, tmp_path, words, said):
         (["resnet50"], "'resnet50' is no source"),
         (["timm:"], "names no model"),
         (["nets.py"], "name the function"),
+        (["net.onnx"], "an ONNX model already"),
+        (["code/nets.py:net", "-o", "net.pt2"], "an ONNX file is written"),
         (["code/nets.py:net", "--classes", "3"], "leave --classes out"),
         (["timm:resnet10t", "--classes", "3"], "published weights"),
         (["code/nets.py:net", "--tolerance", "nan"], "'nan' is not a finite number"),
     ],
 )
 def test_what_is_written_wrongly_is_wrong_usage(cli, module, tmp_path, words, said):
-    result = cli("export", *words, "-o", "model.onnx")
+    result = cli("export", "-o", "model.onnx", *words)
     assert result.code == 2
     assert said in result.err
     assert left_behind(tmp_path) == set()

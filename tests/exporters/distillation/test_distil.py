@@ -14,6 +14,7 @@ import torch
 from onnx.reference import ReferenceEvaluator
 
 from exporters.distillation import Agreement, Settings, distil
+from exporters.distillation.settings import RATES
 from ibisa_onnx import Explainer, InputSpec
 from ibisa_onnx.errors import GradientError, ImageError, OptionError, UnsupportedOperatorError
 from ibisa_onnx.ibisa import Options
@@ -155,6 +156,12 @@ def test_a_student_that_knows_its_pictures_alone_is_refused(planted, pictures) -
     found = distil(explainer(planted), pictures[:3], Settings(held_out=0))
     assert type(found)(**{**vars(found), "seen": good, "unseen": None}).certified
     assert not type(found)(**{**vars(found), "seen": good, "unseen": poor}).certified
+
+
+def test_a_fit_that_diverges_is_told(planted, pictures, monkeypatch) -> None:
+    monkeypatch.setitem(RATES, "small", 1e30)
+    with pytest.raises(GradientError, match="its loss is no number"):
+        distil(explainer(planted), pictures[:3], replace(SHORT, masks=8))
 
 
 def test_answers_that_no_mask_changes_are_no_agreement(pictures) -> None:
