@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from exporters.hub import WEIGHTS, fetch_from_hub
-from exporters.trained import Request, TrainedModel, read_config
+from exporters.trained import Request, TrainedModel, alike, read_config
 from exporters.weights import fetch, load_weights, seeded
 from ibisa_onnx.errors import ExportError
 from ibisa_onnx.extras import import_extra
@@ -25,11 +25,8 @@ def load(name: str, request: Request) -> TrainedModel:
     """Build an architecture of timm."""
     timm = import_extra("timm", "timm")
     if not timm.is_model(name.partition(".")[0]):
-        near = timm.list_models(f"*{name[:6]}*")[:5]
-        raise ExportError(
-            f"timm has no model {name!r}; "
-            f"{'it has ' + ', '.join(near) if near else 'timm.list_models() lists them'}"
-        )
+        near = alike(name, timm.list_models())
+        raise ExportError(f"timm has no model {name!r}; like it are: {near}")
     module = _build(timm, name, request)
     config = timm.data.resolve_data_config({}, model=module)
     spec, warnings = read_config(config, "timm", request.size)

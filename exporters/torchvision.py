@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from exporters.trained import Request, TrainedModel, read_config
+from exporters.trained import Request, TrainedModel, alike, read_config
 from exporters.weights import fetch, load_weights, seeded
 from ibisa_onnx.errors import ExportError
 from ibisa_onnx.extras import import_extra
@@ -42,7 +42,8 @@ def _published(models: Any, architecture: str, tag: str) -> Any:
     known = models.list_models(module=models)
     if architecture not in known:
         raise ExportError(
-            f"torchvision has no classifier {architecture!r}; it has: {', '.join(known)}"
+            f"torchvision has no classifier {architecture!r}; "
+            f"like it are: {alike(architecture, known)}"
         )
     weights = models.get_model_weights(architecture)
     if tag and tag not in weights.__members__:

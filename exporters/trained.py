@@ -7,8 +7,9 @@ The one interface of all exporters: each is a function from a name and a `Reques
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,11 @@ def sides_of(value: Any) -> tuple[int, int] | None:
     if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
         return None
     return sides[0], sides[1]
+
+
+def alike(name: str, known: Iterable[str]) -> str:
+    """Return the known names that are most like one, for a message."""
+    return ", ".join(difflib.get_close_matches(name, list(known), n=5, cutoff=0))
 
 
 def of_size(spec: Preprocessing, size: tuple[int, int] | None) -> Preprocessing:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from exporters.export import Exported
     from exporters.onnx_export import Form
 
-_MEGABYTE = 1e6
+_SMALL = 1e5  # bytes
 
 
 @click.command("export", short_help="Write a trained network as an ONNX file that explains itself.")
@@ -148,7 +148,7 @@ def _text(exported: Exported, form: Form) -> str:
     spec = exported.preprocessing
     how = "nothing on preprocessing" if spec is None else "preprocessing"
     carried = f"{how}, {exported.labels or 'no'} labels"
-    sizes = [f"{path.stat().st_size / _MEGABYTE:.1f} MB" for path in exported.files]
+    sizes = [_size(path.stat().st_size) for path in exported.files]
     written = [(str(path), size) for path, size in zip(exported.files, sizes, strict=True)]
     written[0] = (
         written[0][0],
@@ -163,6 +163,10 @@ def _text(exported: Exported, form: Form) -> str:
         for each in exported.agreements
     ]
     return "\n".join([*rows(written, indent=0), *rows(agreed)])
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= _SMALL else f"{count / 1e3:.1f} kB"
 
 
 def _data(source: str, exported: Exported, form: Form) -> dict[str, Any]:

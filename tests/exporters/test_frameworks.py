@@ -278,9 +278,9 @@ def test_sizes_that_an_architecture_cannot_have(torchvision, name, size, said):
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        ("torchvision:resnet51", "has no classifier 'resnet51'; it has: .*resnet50"),
+        ("torchvision:resnet51", "has no classifier 'resnet51'; like it are: .*resnet50"),
         ("torchvision:resnet50.V9", "no weights 'V9' of resnet50; it has: IMAGENET1K_V1"),
-        ("timm:resnet9999", "timm has no model 'resnet9999'"),
+        ("timm:resnet9999", "timm has no model 'resnet9999'; like it are: resnet"),
         ("hf:./nothing", "holds no config.json"),
         ("hf:few", "few holds no config.json"),
     ],
