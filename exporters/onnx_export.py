@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
@@ -25,6 +26,7 @@ from ibisa_onnx.extras import import_extra
 from ibisa_onnx.model.files import essence
 
 INPUT, OUTPUT, BATCH = "image", "scores", "batch"
+_NAMES: dict[str, Any] = {"input_names": [INPUT], "output_names": [OUTPUT]}
 OPSET = 18
 """The default: the earliest that torch writes by itself."""
 _LARGEST = 1 << 30  # bytes of weights in the .onnx itself; 2 GB is what the format holds
@@ -121,23 +123,25 @@ def save(proto: onnx.ModelProto, path: Path) -> None:
     data.chmod(path.stat().st_mode)  # onnx makes it for its owner alone
 
 
-def _from_program(program: torch.export.ExportedProgram, form: Form) -> onnx.ModelProto:
-    import_extra("onnxscript", "export")
+@contextlib.contextmanager
+def _faults_of_torch(form: Form, advice: str) -> Iterator[None]:
+    """Tell in one line why torch cannot write a network."""
     try:
-        with torch.no_grad():  # else attention is taken apart otherwise than it was traced
-            written = torch.onnx.export(
-                program,
-                dynamo=True,
-                opset_version=form.opset,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                verbose=False,
-            )
+        yield
     except Exception as error:
         raise ExportError(
-            f"torch cannot write the network as ONNX: {_essence(error)}; --opset 17 goes "
-            "another way"
+            f"torch cannot write the network as ONNX of opset {form.opset}: {_essence(error)}; "
+            f"{advice}"
         ) from error
+
+
+def _from_program(program: torch.export.ExportedProgram, form: Form) -> onnx.ModelProto:
+    import_extra("onnxscript", "export")
+    # Without no_grad, attention is taken apart otherwise than it was traced.
+    with _faults_of_torch(form, "--opset 17 goes another way"), torch.no_grad():
+        written = torch.onnx.export(
+            program, dynamo=True, opset_version=form.opset, verbose=False, **_NAMES
+        )
     if written is None:
         raise ExportError("torch wrote nothing; try another --opset")
     proto: onnx.ModelProto = written.model_proto
@@ -147,22 +151,16 @@ def _from_program(program: torch.export.ExportedProgram, form: Form) -> onnx.Mod
 def _from_tracer(module: nn.Module, example: Tensor, form: Form) -> onnx.ModelProto:
     buffer = io.BytesIO()
     axes = {INPUT: {0: BATCH}, OUTPUT: {0: BATCH}} if form.batch is None else None
-    try:
+    with _faults_of_torch(form, f"leave --opset out ({OPSET})"):
         torch.onnx.export(
             module,
             (example,),
             buffer,  # type: ignore[arg-type]
             dynamo=False,
             opset_version=form.opset,
-            input_names=[INPUT],
-            output_names=[OUTPUT],
             dynamic_axes=axes,
+            **_NAMES,
         )
-    except Exception as error:
-        raise ExportError(
-            f"torch cannot write opset {form.opset} of this network: {_essence(error)}; "
-            f"leave --opset out ({OPSET})"
-        ) from error
     return onnx.load_model_from_string(buffer.getvalue())
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor, nn
@@ -59,21 +59,39 @@ def write_surrogate(model: TrainedModel, path: Path, facts: Mapping[str, Any]) -
     if model.layout is Layout.NHWC:
         module, example = ChannelsFirst(module), example.permute(0, 3, 1, 2)
     images = torch.randn(2, *example.shape[1:], generator=torch.Generator().manual_seed(0))
-    extra = {FACTS: json.dumps(facts)}
-    torch.export.save(open_program(module, images), path, extra_files=extra)
+    save_program(module, images, path, facts)
     _check(module, load_program(path, "surrogate").module(), images)
 
 
-def open_program(module: nn.Module, images: Tensor) -> torch.export.ExportedProgram:
-    """Trace a network on two images [2, C, H, W], for any number, safe to be derived on one.
+def save_program(
+    module: nn.Module, images: Tensor, file: Path | IO[bytes], facts: Mapping[str, Any]
+) -> None:
+    """Save a network as a program for any number of images, to run on any device.
 
     Nothing of its code's lines and paths is in it.
+
+    Parameters
+    ----------
+    module
+        At rest.
+    images
+        Two, [2, C, H, W], on which it is traced.
+    file
+        Where it goes.
+    facts
+        What travels with it, as JSON (`FACTS`).
 
     Raises
     ------
     ExportError
         torch cannot.
     """
+    extra = {FACTS: json.dumps(facts)}
+    torch.export.save(_open_program(module, images), file, extra_files=extra)
+
+
+def _open_program(module: nn.Module, images: Tensor) -> torch.export.ExportedProgram:
+    """Trace a network on two images, for any number, safe to be derived on one."""
     program = trace(module, images, True, "a surrogate takes any number of images; do without one")
     with quietly():
         decomposed: torch.export.ExportedProgram = program.run_decompositions(_DECOMPOSED)

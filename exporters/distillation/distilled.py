@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from exporters.distillation.agreement import Agreement
-from exporters.distillation.program import program_bytes
+from exporters.surrogate import save_program
 from ibisa_onnx.errors import GradientError
 
 
@@ -99,5 +101,7 @@ class Distilled:
         return f"{agrees}; give {more}, or --force"
 
     def to_bytes(self) -> bytes:
-        """Return the content of its `.pt2` file."""
-        return program_bytes(self.student, self.shape, self.facts)
+        """Return the content of its `.pt2` file; the student is on the CPU after that, at rest."""
+        file = io.BytesIO()
+        save_program(self.student.cpu().eval(), torch.zeros(2, *self.shape), file, self.facts)
+        return file.getvalue()
