@@ -18,7 +18,8 @@ from typing import Any
 import onnxruntime
 
 from ibisa_onnx import Explainer
-from ibisa_onnx.model import prepare, read_image
+from ibisa_onnx.io.images import read_image
+from ibisa_onnx.preprocessing.spec import prepare
 
 
 class Clock:

@@ -29,14 +29,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from ibisa_exporters.distillation import Settings, distil
 from photographs import Photograph, explainer_of_crops, measure, photographs, score_of
 
-from exporters.distillation import Settings, distil
 from ibisa_onnx import Explainer
 from ibisa_onnx.demo import model_path
 from ibisa_onnx.demo.scenes import draw_scene
 from ibisa_onnx.metrics import INSERTION_MINUS_DELETION, Scores
-from ibisa_onnx.model import InputSpec, prepare
+from ibisa_onnx.models.function import InputSpec
+from ibisa_onnx.preprocessing.spec import prepare
 
 MODEL = "mobilenetv2_int8"
 BUDGET = 100  # forward passes of what all are held against

@@ -27,17 +27,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from ibisa_exporters.huggingface import Logits
+from ibisa_exporters.source import load_source
+from ibisa_exporters.trained import Request
 from pages import put
 from torch import Tensor, nn
 from twins import shake
 from zoo import calibrate, randomise
 
-from exporters.huggingface import Logits
-from exporters.source import load_source
-from exporters.trained import Request
 from ibisa_onnx.demo import scene_path
+from ibisa_onnx.io.images import read_image
 from ibisa_onnx.metrics import spearman
-from ibisa_onnx.model import prepare, read_image
+from ibisa_onnx.preprocessing.spec import prepare
 
 COMMAND = (sys.executable, str(Path(__file__).parents[1] / "cli.py"))
 SCALE = 4.0

@@ -12,8 +12,8 @@ import numpy as np
 from ibisa_onnx import Explainer
 from ibisa_onnx.demo import model_path, scene_path
 from ibisa_onnx.explanation import encode_png
-from ibisa_onnx.render import overlay
-from ibisa_onnx.writing import write_files
+from ibisa_onnx.io.atomic import write_files
+from ibisa_onnx.io.overlay import overlay
 
 FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "demo.png"
 

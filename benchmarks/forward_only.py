@@ -38,7 +38,7 @@ from photographs import (
 )
 
 from ibisa_onnx import Explainer
-from ibisa_onnx.baselines import rise
+from ibisa_onnx.methods.rise import rise
 from ibisa_onnx.metrics import INSERTION_MINUS_DELETION, Scores, spearman
 
 FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "forward-only.png"

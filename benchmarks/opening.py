@@ -18,7 +18,7 @@ from typing import Any
 
 from ibisa_onnx.gradients import exact
 from ibisa_onnx.gradients.cache import GradientCache, usage
-from ibisa_onnx.model import DeployedModel
+from ibisa_onnx.models.onnx_session import DeployedModel
 
 REPEATS = 7
 

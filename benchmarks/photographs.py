@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from ibisa_onnx import Explainer, Options
-from ibisa_onnx.baselines import rise
+from ibisa_onnx.io.images import read_image
+from ibisa_onnx.methods.rise import rise
 from ibisa_onnx.metrics import deletion, insertion
-from ibisa_onnx.model import prepare, read_image
-from ibisa_onnx.model.preprocessing import unprepare
-from ibisa_onnx.targets import read_output
+from ibisa_onnx.preprocessing.spec import prepare, unprepare
+from ibisa_onnx.targets.classification import read_output
 
 PRESETS = {"squeezenet": "caffe", "mobilenetv2": "tf", "mobilenetv2_int8": "raw"}
 # IBISA's earlier steps: the base of the study, and those of the estimators' curves.

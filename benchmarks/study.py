@@ -33,11 +33,12 @@ from photographs import PRESETS, rise_map
 from planted import hull
 
 from ibisa_onnx import Explainer, Options, Overrides
-from ibisa_onnx.baselines import GradCam, Iba
-from ibisa_onnx.comparison import evaluate, subject_of
+from ibisa_onnx.benchmark.evaluation import evaluate, subject_of
 from ibisa_onnx.demo import model_path
 from ibisa_onnx.demo.scenes import draw_scene
-from ibisa_onnx.ibisa import PRESETS as IBISA
+from ibisa_onnx.methods.grad_cam import GradCam
+from ibisa_onnx.methods.iba import Iba
+from ibisa_onnx.methods.ibisa.optimizer import PRESETS as IBISA
 from ibisa_onnx.metrics import DELETION, INSERTION, INSERTION_MINUS_DELETION, Interval, Scores
 from ibisa_onnx.metrics.correlation import rank_correlation
 
@@ -337,8 +338,8 @@ def plot(benches: list[Bench]) -> None:
 
 def gallery(benches: list[Bench]) -> None:
     """Draw twenty photographs with maps of IBISA, RISE, Grad-CAM and IBA, ten of each model."""
-    from ibisa_onnx.model import read_image
-    from ibisa_onnx.render.overlay import blend
+    from ibisa_onnx.io.images import read_image
+    from ibisa_onnx.io.overlay import blend
 
     columns = []
     for bench in benches:

@@ -17,17 +17,17 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from ibisa_exporters.distillation import Settings, distil
+from ibisa_exporters.export import Wish, export
+from ibisa_exporters.surrogate import surrogate_path
+from ibisa_exporters.trained import Request
 from onnx import numpy_helper
 from pages import put
 from photographs import PRESETS
 
-from exporters.distillation import Settings, distil
-from exporters.export import Wish, export
-from exporters.surrogate import surrogate_path
-from exporters.trained import Request
 from ibisa_onnx import Explainer
+from ibisa_onnx.io.images import read_image
 from ibisa_onnx.metrics import spearman
-from ibisa_onnx.model import read_image
 
 MODELS = ("squeezenet", "mobilenetv2")
 ROUNDING = 1e-7

@@ -10,33 +10,31 @@ Names are loaded when first asked for, so that importing the package stays quick
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ibisa_onnx.imports import lazy_names
 
 if TYPE_CHECKING:
     from ibisa_onnx.errors import IbisaError
     from ibisa_onnx.explainer import Explainer, Prediction
     from ibisa_onnx.explanation import Explanation
-    from ibisa_onnx.ibisa import Options
-    from ibisa_onnx.model import (
-        DeployedModel,
-        FunctionModel,
-        InputSpec,
-        Overrides,
-        Preprocessing,
-    )
+    from ibisa_onnx.methods.ibisa.optimizer import Options
+    from ibisa_onnx.models.function import FunctionModel, InputSpec
+    from ibisa_onnx.models.onnx_session import DeployedModel
+    from ibisa_onnx.preprocessing.resolve import Overrides
+    from ibisa_onnx.preprocessing.spec import Preprocessing
 
-_HOME = {
-    "DeployedModel": "model",
+_HOMES = {
+    "DeployedModel": "models.onnx_session",
     "Explainer": "explainer",
     "Explanation": "explanation",
-    "FunctionModel": "model",
+    "FunctionModel": "models.function",
     "IbisaError": "errors",
-    "InputSpec": "model",
-    "Options": "ibisa",
-    "Overrides": "model",
+    "InputSpec": "models.function",
+    "Options": "methods.ibisa.optimizer",
+    "Overrides": "preprocessing.resolve",
     "Prediction": "explainer",
-    "Preprocessing": "model",
+    "Preprocessing": "preprocessing.spec",
 }
 
 __all__ = [
@@ -53,9 +51,4 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-
-def __getattr__(name: str) -> Any:
-    """Load the module that holds `name` when it is first asked for."""
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -17,10 +17,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ibisa_onnx.attribution import Found, search
-from ibisa_onnx.bottleneck import BASELINES, Bottleneck
-from ibisa_onnx.case import Case
-from ibisa_onnx.certification import Certified, certify, without_gradient
 from ibisa_onnx.errors import (
     ModelError,
     NonFiniteGradientError,
@@ -34,39 +30,38 @@ from ibisa_onnx.explanation import (
     Sufficiency,
 )
 from ibisa_onnx.gradients.cache import cache_folder
-from ibisa_onnx.gradients.choice import (
+from ibisa_onnx.gradients.fidelity import Certified, certify, without_gradient
+from ibisa_onnx.gradients.selection import (
     GradientPath,
     check_gradient,
     choose_gradient,
     surrogate_identity,
     surrogate_name,
 )
-from ibisa_onnx.ibisa import PRESETS, Options
-from ibisa_onnx.inquiry import Asked, Inquiry, Question
-from ibisa_onnx.limits import Limit, check_deadline
-from ibisa_onnx.method import Attribution, Method
-from ibisa_onnx.model import (
-    ImageModel,
-    InputSpec,
-    Overrides,
-    Preprocessing,
-    mean_colour,
-    prepare,
-    read_picture,
-    settle_preprocessing,
-)
-from ibisa_onnx.model.passes import PassCount
-from ibisa_onnx.model.runtime import versions
-from ibisa_onnx.model.source import open_model
-from ibisa_onnx.queries import Progress
-from ibisa_onnx.reading import OutputReader
+from ibisa_onnx.io.images import read_picture
+from ibisa_onnx.methods.base import Attribution, Method
+from ibisa_onnx.methods.budget import Progress
+from ibisa_onnx.methods.ibisa.method import Found, search
+from ibisa_onnx.methods.ibisa.optimizer import PRESETS, Options
+from ibisa_onnx.methods.ibisa.sufficiency import IMAGES, check_sufficiency
+from ibisa_onnx.methods.masking import BASELINES, Bottleneck
+from ibisa_onnx.methods.problem import Case
+from ibisa_onnx.methods.stopping import Limit, check_deadline
+from ibisa_onnx.models.base import ImageModel
+from ibisa_onnx.models.environment import versions
+from ibisa_onnx.models.function import InputSpec
+from ibisa_onnx.models.open import open_model
+from ibisa_onnx.models.passes import PassCount
+from ibisa_onnx.pipeline import Asked, Inquiry, Question
+from ibisa_onnx.preprocessing.resolve import Overrides, settle_preprocessing
+from ibisa_onnx.preprocessing.spec import Preprocessing, mean_colour, prepare
 from ibisa_onnx.reporting import report
-from ibisa_onnx.sufficiency import IMAGES, check_sufficiency
-from ibisa_onnx.targets import (
+from ibisa_onnx.targets.classification import (
     ClassOutput,
     choose,
     count,
 )
+from ibisa_onnx.targets.reader import OutputReader
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -274,7 +269,7 @@ class Explainer:
         stop
             Asked between two steps (batches of queries); True ends it in the same way.
         method
-            Another method than IBISA, one of `ibisa_onnx.baselines`.
+            Another method than IBISA, one of `ibisa_onnx.methods`.
 
         Raises
         ------
@@ -400,7 +395,7 @@ class Explainer:
         """Ask the model what it says of a picture, and certify the gradient there."""
         if isinstance(method, type) or not (method is None or hasattr(method, "open")):
             raise OptionError(
-                f"method is {method!r}; give one of ibisa_onnx.baselines, such as GradCam()"
+                f"method is {method!r}; give one of ibisa_onnx.methods, such as GradCam()"
             )
         if not isinstance(seed, int | np.integer) or seed < 0:
             raise OptionError(f"seed is {seed!r}; give a whole number, 0 or more")

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ibisa_onnx.errors import ResultError
-from ibisa_onnx.writing import write_files
+from ibisa_onnx.io.atomic import write_files
 
 _FORMAT = 3
 _MAPS = ("map", "effect", "uncertainty")
@@ -196,7 +196,7 @@ class Explanation:
         """
         if suffix == ".png":
             # `render` stands above this module, so it is fetched only when a picture is asked for.
-            from ibisa_onnx.render import overlay
+            from ibisa_onnx.io.overlay import overlay
 
             return encode_png(overlay(self, uncertainty=uncertainty))
         if suffix == ".npy":

@@ -8,7 +8,6 @@ from dataclasses import asdict, replace
 
 import numpy as np
 
-from ibisa_onnx.attribution import Found
 from ibisa_onnx.explanation import (
     Certificate,
     ExplainedTarget,
@@ -17,8 +16,9 @@ from ibisa_onnx.explanation import (
     Provenance,
     Sufficiency,
 )
-from ibisa_onnx.inquiry import Inquiry
-from ibisa_onnx.limits import DEADLINE
+from ibisa_onnx.methods.ibisa.method import Found
+from ibisa_onnx.methods.stopping import DEADLINE
+from ibisa_onnx.pipeline import Inquiry
 
 _FLAT = 0.01  # a map that goes up to no more
 

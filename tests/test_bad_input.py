@@ -21,7 +21,7 @@ import ibisa_onnx as ibisa
 from ibisa_onnx.commands import main
 from ibisa_onnx.demo import model_path, scene_path
 from ibisa_onnx.errors import GradientError, ModelError, OutputError, PreprocessingError
-from ibisa_onnx.model import images
+from ibisa_onnx.io import images
 
 SIDE, CLASSES = 16, 5
 FLOAT = TensorProto.FLOAT
@@ -280,7 +280,7 @@ def test_graph_hash_and_picture_are_read_once(
         return count
 
     from ibisa_onnx import explainer as explaining
-    from ibisa_onnx.model.files import ModelFile
+    from ibisa_onnx.models.onnx_file import ModelFile
 
     for owner, name in (
         (ModelFile, "load_proto"),
@@ -345,10 +345,10 @@ def start_without_end(tmp_path: Path, *words: str, patience: bool = True) -> sub
     words = ("run", str(model_path()), str(scene_path()), "-o", "out/", "--threads", "1", *words)
     endless = ["--gradient", "forward-only", "--budget", "400000"]
     watch = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    tell = "import ibisa_onnx.gradients.forward_only as f; real = f.smooth_masks; "
+    tell = "import ibisa_onnx.methods.ibisa.forward_only as f; real = f.smooth_masks; "
     tell += "f.smooth_masks = lambda *a, **k: print('busy', flush=True) or real(*a, **k); "
     if not patience:
-        tell += "from ibisa_onnx.limits import Limit; Limit.over = lambda *_: False; "
+        tell += "from ibisa_onnx.methods.stopping import Limit; Limit.over = lambda *_: False; "
     process = subprocess.Popen(
         [sys.executable, "-c", watch + tell + code, *words, *endless],
         cwd=tmp_path,

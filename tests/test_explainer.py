@@ -30,9 +30,9 @@ from ibisa_onnx.errors import (
     PreprocessingError,
     TargetError,
 )
-from ibisa_onnx.gradients.choice import GradientPath
+from ibisa_onnx.gradients.selection import GradientPath
 from ibisa_onnx.gradients.surrogate import SurrogateGradient
-from ibisa_onnx.model import PassCounter
+from ibisa_onnx.models.passes import PassCounter
 
 SIDE = 128
 FORWARD, BACKWARD = 20, 10
@@ -629,7 +629,7 @@ def test_a_gradient_graph_that_fails_to_run_is_done_without(
 ) -> None:
     explainer = open_square()
     strict = open_square(gradient="exact")
-    monkeypatch.setattr("ibisa_onnx.gradients.exact._run", failing)
+    monkeypatch.setattr("ibisa_onnx.gradients.onnx_backward._run", failing)
     found = explainer.explain(square_picture(), 1)
     assert found.certificate.gradient == "forward-only"
     assert "out of memory" in found.certificate.reason

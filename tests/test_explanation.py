@@ -21,7 +21,7 @@ from ibisa_onnx.explanation import (
     Provenance,
     Sufficiency,
 )
-from ibisa_onnx.writing import write_files
+from ibisa_onnx.io.atomic import write_files
 
 FILES = {"explanation.json", "image.png", "map.npy", "overlay.png"}
 

@@ -8,24 +8,22 @@ here runs a model, and nothing here knows of images or masks.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ibisa_onnx.imports import lazy_names
 
 if TYPE_CHECKING:
-    from ibisa_onnx.autodiff.driver import (
-        Derivative,
-        MissingRule,
-        differentiate,
-        missing_rules,
-    )
+    from ibisa_onnx.autodiff.driver import Derivative, MissingRule, differentiate, missing_rules
     from ibisa_onnx.autodiff.joint import backward_graph
+
+_HOMES = {
+    "Derivative": "driver",
+    "MissingRule": "driver",
+    "backward_graph": "joint",
+    "differentiate": "driver",
+    "missing_rules": "driver",
+}
 
 __all__ = ["Derivative", "MissingRule", "backward_graph", "differentiate", "missing_rules"]
 
-
-def __getattr__(name: str) -> Any:
-    """Load the module that holds a public name, and with it `onnx`, when it is first asked for."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = "joint" if name == "backward_graph" else "driver"
-    return getattr(import_module(f"{__name__}.{home}"), name)
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

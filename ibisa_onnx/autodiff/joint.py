@@ -19,7 +19,7 @@ from ibisa_onnx.autodiff.node import inner_graphs, opsets_of
 from ibisa_onnx.autodiff.types import FLOATS, OPSET, read_type
 from ibisa_onnx.autodiff.upgrade import Upgrade
 from ibisa_onnx.errors import ModelError
-from ibisa_onnx.model.files import ModelFile
+from ibisa_onnx.models.onnx_file import ModelFile
 
 _IR_VERSION = 8
 COTANGENT, GRADIENT = "cotangent", "gradient"

@@ -20,8 +20,11 @@ from ibisa_onnx.errors import ModelError, OutputError, PreprocessingError, Resul
 if TYPE_CHECKING:
     import onnx
 
-    from ibisa_onnx.model import DeployedModel, KnownLabels, ResolvedPreprocessing, Signature
-    from ibisa_onnx.model.files import ModelFile
+    from ibisa_onnx.models.onnx_file import ModelFile
+    from ibisa_onnx.models.onnx_session import DeployedModel
+    from ibisa_onnx.models.signature import Signature
+    from ibisa_onnx.preprocessing.resolve import ResolvedPreprocessing
+    from ibisa_onnx.targets.labels import KnownLabels
 
 _LONGEST = 60
 _NOT_KNOWN = (
@@ -74,7 +77,7 @@ def command(console: Console, out: str | None, remove: bool, choice: ModelChoice
     facts, file = _settle(choice, model), model.file
     console.warn(facts.warnings)
     del model  # its weights are not needed twice
-    from ibisa_onnx.model import annotate
+    from ibisa_onnx.preprocessing.annotate import annotate
 
     proto = _parse(file)
     annotate(proto, facts.resolved.spec, facts.names)
@@ -126,7 +129,7 @@ def _unchecked(
     """Count the classes by a run where no shape tells; warn where there are none to count."""
     import numpy as np
 
-    from ibisa_onnx.scores import class_count
+    from ibisa_onnx.targets.discovery import class_count
 
     if class_count(model.signature.outputs, choice.output) is not None:
         return []
@@ -148,7 +151,7 @@ def _parse(file: ModelFile) -> onnx.ModelProto:
 
 def _write(path: Path | None, proto: onnx.ModelProto, file: ModelFile) -> dict[str, str]:
     """Write the model once ONNX Runtime has opened it; return its metadata."""
-    from ibisa_onnx.model.opening import check_opens
+    from ibisa_onnx.models.session_options import check_opens
 
     data = check_opens(proto, file.label, file.folder)
     if path is None:
@@ -161,7 +164,8 @@ def _write(path: Path | None, proto: onnx.ModelProto, file: ModelFile) -> dict[s
 
 def _check_says(facts: _Facts, metadata: Mapping[str, str], folder: Path | None) -> None:
     """See that a reader of the new file believes what was to be written."""
-    from ibisa_onnx.model import choose_labels, known_labels, resolve_preprocessing
+    from ibisa_onnx.preprocessing.resolve import resolve_preprocessing
+    from ibisa_onnx.targets.labels import choose_labels, known_labels
 
     spec = resolve_preprocessing(facts.signature, metadata, folder=folder).spec
     first, _ = choose_labels(known_labels(metadata, folder), None)
@@ -175,10 +179,9 @@ def _check_says(facts: _Facts, metadata: Mapping[str, str], folder: Path | None)
 
 def _remove(console: Console, out: str | None, choice: ModelChoice) -> None:
     """Take out what an earlier `annotate` wrote."""
-    from ibisa_onnx.model import annotate
-    from ibisa_onnx.model.annotation import written_keys
-    from ibisa_onnx.model.files import ModelFile
-    from ibisa_onnx.model.metadata import IBISA_KEY
+    from ibisa_onnx.models.onnx_file import ModelFile
+    from ibisa_onnx.preprocessing.annotate import annotate, written_keys
+    from ibisa_onnx.preprocessing.sources.metadata import IBISA_KEY
 
     if choice.preprocess or choice.flags or choice.labels or _still_to_be_said(choice):
         raise click.UsageError(
@@ -210,8 +213,8 @@ def _tell(
     metadata: Mapping[str, str],
 ) -> None:
     """Say what was written, where, from which sources, and what no file can say."""
-    from ibisa_onnx.model.annotation import written_keys
-    from ibisa_onnx.model.metadata import IBISA_KEY
+    from ibisa_onnx.preprocessing.annotate import written_keys
+    from ibisa_onnx.preprocessing.sources.metadata import IBISA_KEY
 
     written = {key: metadata[key] for key in (IBISA_KEY, *written_keys(metadata))}
     beliefs, flags = facts.resolved.beliefs, _still_to_be_said(choice)
@@ -249,7 +252,7 @@ def _title(path: Path | None) -> str:
 
 def _written_rows(written: Mapping[str, str], labels: Sequence[str] | None) -> list[str]:
     """Show each key that was written and the beginning of its value."""
-    from ibisa_onnx.model.metadata import IBISA_KEY
+    from ibisa_onnx.preprocessing.sources.metadata import IBISA_KEY
 
     whole = "preprocessing" + (f" and {len(labels)} labels" if labels else "")
     shown = {

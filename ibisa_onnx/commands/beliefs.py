@@ -10,7 +10,8 @@ import click
 from ibisa_onnx.commands.console import rows
 
 if TYPE_CHECKING:
-    from ibisa_onnx.model import Belief, KnownLabels
+    from ibisa_onnx.preprocessing.resolve import Belief
+    from ibisa_onnx.targets.labels import KnownLabels
 
 _SHOWN_LABELS = 3
 

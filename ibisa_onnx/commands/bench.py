@@ -23,8 +23,10 @@ from ibisa_onnx.commands.model_options import ModelChoice, model_options
 from ibisa_onnx.commands.outputs import STDIO, check_folder, check_out, expand
 
 if TYPE_CHECKING:
-    from ibisa_onnx.baselines import Settings
-    from ibisa_onnx.comparison import Contest, Entry, Row, Table
+    from ibisa_onnx.benchmark.row import Row
+    from ibisa_onnx.benchmark.runner import Contest, Entry
+    from ibisa_onnx.benchmark.table import Table
+    from ibisa_onnx.methods.registry import Settings
     from ibisa_onnx.metrics import Interval
 
 _OURS = "ibisa"
@@ -93,10 +95,14 @@ def command(
     table.md, table.csv, plot.png and scores.csv, a line for each picture and method, from which an
     interrupted run goes on.
     """
-    from ibisa_onnx.baselines import Settings
-    from ibisa_onnx.comparison import Contest, MapFolder, Store, Table, check_extra
+    from ibisa_onnx.benchmark.extra import check_extra
+    from ibisa_onnx.benchmark.maps import MapFolder
+    from ibisa_onnx.benchmark.runner import Contest
+    from ibisa_onnx.benchmark.store import Store
+    from ibisa_onnx.benchmark.table import Table
+    from ibisa_onnx.methods.registry import Settings
     from ibisa_onnx.metrics import metric_named
-    from ibisa_onnx.model.files import beside
+    from ibisa_onnx.models.onnx_file import beside
 
     if STDIO in (choice.model, *images):
         raise click.UsageError("- is read once, and a benchmark reads everything again; give files")
@@ -165,8 +171,8 @@ class _Watcher:
 
 def _entries(names: Sequence[str], settings: Settings, watcher: _Watcher) -> list[Entry]:
     """Return IBISA and the methods it is held against."""
-    from ibisa_onnx.baselines import method_named
-    from ibisa_onnx.comparison import Entry
+    from ibisa_onnx.benchmark.runner import Entry
+    from ibisa_onnx.methods.registry import method_named
 
     entries = [Entry(_OURS)]
     for name in names:
@@ -186,7 +192,7 @@ def _entries(names: Sequence[str], settings: Settings, watcher: _Watcher) -> lis
 def _readable(images: Sequence[Path], watcher: _Watcher) -> list[Path]:
     """Return the pictures from which something can be learnt."""
     from ibisa_onnx.errors import ImageError
-    from ibisa_onnx.model import read_image
+    from ibisa_onnx.io.images import read_image
 
     found = []
     for image in images:
@@ -217,8 +223,8 @@ def _measure(contest: Contest, watcher: _Watcher) -> list[Row]:
 
 def _write(table: Table, folder: Path, title: str) -> list[Path]:
     """Write the table and the plot; return where they are."""
-    from ibisa_onnx.comparison import draw
-    from ibisa_onnx.writing import write_files
+    from ibisa_onnx.benchmark.plot import draw
+    from ibisa_onnx.io.atomic import write_files
 
     files = {
         folder / "table.md": f"{table.markdown()}\n".encode(),

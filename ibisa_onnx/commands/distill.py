@@ -14,7 +14,7 @@ from ibisa_onnx.commands.model_options import FiniteRange, ModelChoice, model_op
 from ibisa_onnx.commands.outputs import STDIO, check_folder, check_out, expand
 
 if TYPE_CHECKING:
-    from exporters.distillation import Distilled
+    from ibisa_exporters.distillation import Distilled
 
 # Said here again, so that `--help` need not load torch; a test holds them equal.
 STUDENTS = ("auto", "own", "small")
@@ -78,7 +78,7 @@ def command(
     as will be explained. Writes a torch.export program for `run --surrogate FILE`, if it agrees
     well enough with MODEL on masks and on pictures that it was not fitted to.
     """
-    from ibisa_onnx.writing import check_not_given, write_files
+    from ibisa_onnx.io.atomic import check_not_given, write_files
 
     if STDIO in images:
         raise click.UsageError("pictures are read from files; name some, or a folder")
@@ -90,7 +90,7 @@ def command(
     if path.suffix in (".onnx", ".ort"):
         raise click.UsageError(f"-o {out}: a surrogate is no ONNX file; name it .pt2")
     check_folder(path.parent)
-    from exporters.distillation import Settings, distil
+    from ibisa_exporters.distillation import Settings, distil
 
     wish = Settings(**settings)
     if choice.threads:
@@ -124,7 +124,7 @@ def _use_threads(count: int) -> None:
 
 def _destination(model: str, out: str | None) -> Path:
     """Return the file to write."""
-    from exporters.surrogate import surrogate_path
+    from ibisa_exporters.surrogate import surrogate_path
 
     if out is None and model == STDIO:
         raise click.UsageError("give -o FILE, for MODEL has no name")

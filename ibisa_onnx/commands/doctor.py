@@ -12,7 +12,7 @@ from ibisa_onnx.commands.console import Console, console_options, rows
 
 if TYPE_CHECKING:
     from ibisa_onnx.gradients.cache import Usage
-    from ibisa_onnx.model import RuntimeReport
+    from ibisa_onnx.models.environment import RuntimeReport
 
 
 @click.command("doctor", short_help="Check what runs models here.")
@@ -23,7 +23,7 @@ def command(console: Console) -> None:
     Exit code 1 where no model could be run, or where several builds overwrite each other.
     """
     from ibisa_onnx.gradients.cache import cache_folder, usage
-    from ibisa_onnx.model import runtime_report
+    from ibisa_onnx.models.environment import runtime_report
 
     report = runtime_report()
     problems = _problems(report)

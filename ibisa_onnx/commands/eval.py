@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from ibisa_onnx import Explainer
-    from ibisa_onnx.comparison import Checklist
+    from ibisa_onnx.benchmark.evaluation import Checklist
     from ibisa_onnx.explanation import Passes
-    from ibisa_onnx.inquiry import Question
-    from ibisa_onnx.method import Method
+    from ibisa_onnx.methods.base import Method
+    from ibisa_onnx.pipeline import Question
 
 _THIS, _RANDOM = "this map", "random"
 
@@ -108,7 +108,7 @@ def command(
     MAP.npy is a map of the picture's or of the model's input's size; without one the picture is
     explained first. A random map is scored beside it, for what the figures are worth.
     """
-    from ibisa_onnx.comparison import Checklist, Examiner
+    from ibisa_onnx.benchmark.evaluation import Checklist, Examiner
 
     if [choice.model, image, map_file].count(STDIO) > 1:
         raise click.UsageError("only one of MODEL, IMAGE and MAP can be -, stdin is read once")
@@ -143,7 +143,7 @@ def command(
 
 def _makers(against: str, masks: int, *, ours: bool) -> dict[str, Method | None]:
     """Return what makes the maps that nobody gave, by name; None: IBISA."""
-    from ibisa_onnx.baselines import Settings, method_named
+    from ibisa_onnx.methods.registry import Settings, method_named
 
     names = method_names(against)
     if "iba" in names:
@@ -154,7 +154,7 @@ def _makers(against: str, masks: int, *, ours: bool) -> dict[str, Method | None]
 
 def _read(map_file: str | None) -> npt.NDArray[Any] | None:
     """Read the map that was given, if one was."""
-    from ibisa_onnx.comparison import read_map
+    from ibisa_onnx.benchmark.maps import read_map
 
     if map_file is None:
         return None

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ibisa_onnx.gradients.choice import GRADIENTS
+from ibisa_onnx.gradients.selection import GRADIENTS
 
 # Said here again, so that `--help` need not load what they are keys of; a test holds them equal.
 PRESETS = ("paper", "fast", "quality")

@@ -16,9 +16,8 @@ from ibisa_onnx.commands.outputs import STDIO, check_folder, check_out, expand
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-
-    from exporters.export import Exported
-    from exporters.onnx_export import Form
+    from ibisa_exporters.export import Exported
+    from ibisa_exporters.onnx_export import Form
 
 _SMALL = 1e5  # bytes
 
@@ -94,14 +93,15 @@ def command(
     check_out(out)
     if out == STDIO:
         raise click.UsageError("-o -: the file is tried before it is kept; name a file")
-    from exporters.export import Wish, export
-    from exporters.onnx_export import Form
-    from exporters.source import check_source, default_file, source_file
-    from exporters.surrogate import surrogate_path
-    from exporters.trained import Request
+    from ibisa_exporters.export import Wish, export
+    from ibisa_exporters.onnx_export import Form
+    from ibisa_exporters.source import check_source, default_file, source_file
+    from ibisa_exporters.surrogate import surrogate_path
+    from ibisa_exporters.trained import Request
+
     from ibisa_onnx.errors import ExportError
-    from ibisa_onnx.model import read_labels
-    from ibisa_onnx.writing import check_not_given
+    from ibisa_onnx.io.atomic import check_not_given
+    from ibisa_onnx.targets.labels import read_labels
 
     request = Request(weights, seed, classes, size)
     try:
@@ -125,7 +125,7 @@ def command(
 
 def _pictures(images: Sequence[str]) -> list[npt.NDArray[np.uint8]]:
     """Read the pictures to try the file on."""
-    from ibisa_onnx.model import read_image
+    from ibisa_onnx.io.images import read_image
 
     return [read_image(each) for each in expand(images)] if images else _scenes()
 
@@ -136,7 +136,7 @@ def _scenes() -> list[npt.NDArray[np.uint8]]:
 
     from ibisa_onnx.demo import scene_path
     from ibisa_onnx.demo.scenes import draw_scene
-    from ibisa_onnx.model import read_image
+    from ibisa_onnx.io.images import read_image
 
     drawn = [draw_scene(np.random.default_rng(seed)).image for seed in range(3)]
     return [read_image(str(scene_path())), *drawn]

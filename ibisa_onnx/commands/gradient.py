@@ -17,7 +17,7 @@ from ibisa_onnx.commands.outputs import STDIO, check_out
 if TYPE_CHECKING:
     import onnx
 
-    from ibisa_onnx.model import TensorInfo
+    from ibisa_onnx.models.signature import TensorInfo
 
 
 @click.command("gradient", short_help="Write a model with its gradient as one ONNX file.")
@@ -42,7 +42,7 @@ def command(
     dL/d input. Needs nothing but ONNX Runtime to run.
     """
     from ibisa_onnx.autodiff import backward_graph
-    from ibisa_onnx.model.opening import check_opens
+    from ibisa_onnx.models.session_options import check_opens
 
     check_out(out)
     source = sys.stdin.buffer.read() if model == STDIO else model
@@ -100,7 +100,7 @@ def _tensor_info(info: onnx.ValueInfoProto) -> TensorInfo:
     from onnx import helper
 
     from ibisa_onnx.autodiff.types import read_type
-    from ibisa_onnx.model import TensorInfo
+    from ibisa_onnx.models.signature import TensorInfo
 
     kind = read_type(info)
     dtype = str(helper.tensor_dtype_to_np_dtype(kind.elem)) if kind.elem else "?"

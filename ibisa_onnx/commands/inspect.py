@@ -18,7 +18,10 @@ from ibisa_onnx.errors import IbisaError, ModelError
 
 if TYPE_CHECKING:
     from ibisa_onnx import Prediction
-    from ibisa_onnx.model import DeployedModel, KnownLabels, ResolvedPreprocessing, TensorInfo
+    from ibisa_onnx.models.onnx_session import DeployedModel
+    from ibisa_onnx.models.signature import TensorInfo
+    from ibisa_onnx.preprocessing.resolve import ResolvedPreprocessing
+    from ibisa_onnx.targets.labels import KnownLabels
 
 _MOST_OBSTACLES = 6
 
@@ -71,7 +74,7 @@ def command(console: Console, image: str | None, choice: ModelChoice) -> None:
 
 def _list_tensors(console: Console, path: str) -> None:
     """Show the inputs and outputs of a file that can be opened, and nothing else."""
-    from ibisa_onnx.model import DeployedModel
+    from ibisa_onnx.models.onnx_session import DeployedModel
 
     try:
         inputs, outputs = DeployedModel.tensors(path)

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from ibisa_onnx import Explainer
-    from ibisa_onnx.model import DeployedModel, KnownLabels, Overrides, ResolvedPreprocessing
+    from ibisa_onnx.models.onnx_session import DeployedModel
+    from ibisa_onnx.preprocessing.resolve import Overrides, ResolvedPreprocessing
+    from ibisa_onnx.targets.labels import KnownLabels
 
 # Said here again, so that `--help` need not load what they are keys of; a test holds them equal.
 PRESETS = ("imagenet", "caffe", "tf", "unit", "raw")
@@ -108,7 +110,7 @@ class ModelChoice:
 
     def open(self) -> DeployedModel:
         """Open the model alone."""
-        from ibisa_onnx.model import DeployedModel
+        from ibisa_onnx.models.onnx_session import DeployedModel
 
         return DeployedModel.open(
             self.source(), layout=self.flags.get("layout"), **self._on_opening()
@@ -140,7 +142,7 @@ class ModelChoice:
 
     def resolve(self, model: DeployedModel) -> ResolvedPreprocessing:
         """Settle the preprocessing of an open model."""
-        from ibisa_onnx.model import settle_preprocessing
+        from ibisa_onnx.preprocessing.resolve import settle_preprocessing
 
         return settle_preprocessing(
             model.signature, model.metadata, self.preprocess, self._overrides(), model.folder
@@ -154,14 +156,14 @@ class ModelChoice:
         TargetError
             Those that were given cannot be read, or do not fit.
         """
-        from ibisa_onnx.model import (
+        from ibisa_onnx.targets.discovery import class_count
+        from ibisa_onnx.targets.labels import (
             KnownLabels,
             check_labels,
             choose_labels,
             known_labels,
             read_labels,
         )
-        from ibisa_onnx.scores import class_count
 
         classes = class_count(model.signature.outputs, self.output)
         if self.labels is None:
@@ -172,7 +174,7 @@ class ModelChoice:
         return given, []
 
     def _overrides(self) -> Overrides:
-        from ibisa_onnx.model import Overrides
+        from ibisa_onnx.preprocessing.resolve import Overrides
 
         return Overrides(**self.flags)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ibisa_onnx.commands.outputs import STDIO
-from ibisa_onnx.writing import check_not_given
+from ibisa_onnx.io.atomic import check_not_given
 
 if TYPE_CHECKING:
     import onnx
@@ -48,7 +48,7 @@ def model_destination(
         if sys.stdout.isatty():
             raise click.UsageError("the model would go to the terminal; give -o FILE, or redirect")
         return None
-    from ibisa_onnx.model.files import beside
+    from ibisa_onnx.models.onnx_file import beside
 
     path = beside(model, suffix) if out is None else Path(out)
     check_not_given(path, [*given, *([] if in_place or model == STDIO else [model])])
@@ -60,8 +60,8 @@ def write_model(path: Path, data: bytes, graph: onnx.ModelProto, source: Path | 
 
     `data` are the bytes of `graph`; `source` is where its weights lie, None where it has none.
     """
-    from ibisa_onnx.model.files import external_tensors
-    from ibisa_onnx.writing import copy_files, write_files
+    from ibisa_onnx.io.atomic import copy_files, write_files
+    from ibisa_onnx.models.onnx_file import external_tensors
 
     if source is not None:
         locations = sorted({tensor.location for tensor in external_tensors(graph)})

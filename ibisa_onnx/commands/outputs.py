@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from ibisa_onnx.errors import ImageError, ResultError
-from ibisa_onnx.writing import check_not_given, made_folder
+from ibisa_onnx.io.atomic import check_not_given, made_folder
 
 STDIO = "-"
 _PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -220,6 +220,6 @@ def _distinct_stems(images: Sequence[str], folder: Path | None) -> dict[str, Pat
 
 def label_slug(label: str) -> str:
     """Return a label as part of a file name: lower-case ASCII letters, digits and hyphens."""
-    from ibisa_onnx.render.overlay import ascii_fold
+    from ibisa_onnx.io.overlay import ascii_fold
 
     return re.sub(r"[^a-z0-9]+", "-", ascii_fold(label).lower())[:40].strip("-")

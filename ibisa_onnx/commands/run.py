@@ -69,7 +69,7 @@ def command(
     An IMAGE is a file, a folder of pictures, or - for stdin. Writes IMAGE.ibisa.png beside each:
     the picture, and the picture with its map. Ctrl-C ends with the best map so far.
     """
-    from ibisa_onnx.targets import count
+    from ibisa_onnx.targets.classification import count
 
     if (choice.model, *images).count(STDIO) > 1:
         raise click.UsageError("only one of MODEL and IMAGE can be -, stdin is read once")
@@ -146,7 +146,7 @@ class Work:
 
     def _deliver(self, picture: str, explanation: Explanation, *, first: bool) -> None:
         """Write one explanation and say so."""
-        from ibisa_onnx.writing import write_files
+        from ibisa_onnx.io.atomic import write_files
 
         target = explanation.target
         extra = [name for name in explanation.maps if name != "map"]

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ibisa_onnx import autodiff
 from ibisa_onnx.errors import OptionError, ResultError
-from ibisa_onnx.writing import write_files
+from ibisa_onnx.io.atomic import write_files
 
 if TYPE_CHECKING:
     from ibisa_onnx.autodiff import Derivative
@@ -142,8 +142,8 @@ def _versions() -> list[str]:
 def _hash_of_sources() -> str:
     """Hash the code that builds an entry; a checkout changes without a change of version."""
     here = Path(__file__)
-    ours = [here.with_name("exact.py"), here.with_name("masked_graph.py")]
-    ours.append(here.parents[1] / "model" / "weights.py")
+    ours = [here.with_name("onnx_backward.py"), here.with_name("masked_graph.py")]
+    ours.append(here.parents[1] / "models" / "weights.py")
     digest = hashlib.sha256()
     for path in (*sorted(Path(autodiff.__file__).parent.rglob("*.py")), *ours):
         digest.update(path.read_bytes() if path.is_file() else b"")

@@ -14,8 +14,8 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from ibisa_onnx.bottleneck import Bottleneck, interpolation
-from ibisa_onnx.model.signature import ImageInput, Layout
+from ibisa_onnx.methods.masking import Bottleneck, interpolation
+from ibisa_onnx.models.signature import ImageInput, Layout
 
 BYTES = ("uint8", "int8")
 

@@ -13,10 +13,10 @@ import torch
 
 from ibisa_onnx.autodiff.joint import derivative_of
 from ibisa_onnx.errors import ModelError
-from ibisa_onnx.gradients.shell import differentiable
-from ibisa_onnx.model.files import ModelFile, essence
-from ibisa_onnx.model.opening import ONLY_FATAL, create_session, serialise
-from ibisa_onnx.model.providers import import_onnxruntime, resolve_providers
+from ibisa_onnx.gradients.torch_bridge import differentiable
+from ibisa_onnx.models.onnx_file import ModelFile, essence
+from ibisa_onnx.models.providers import import_onnxruntime, resolve_providers
+from ibisa_onnx.models.session_options import ONLY_FATAL, create_session, serialise
 
 if TYPE_CHECKING:
     import onnxruntime

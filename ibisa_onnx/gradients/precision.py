@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import onnx
 
-    from ibisa_onnx.model.image_model import ImageModel
+    from ibisa_onnx.models.base import ImageModel
 
 _FINE = frozenset({"float32", "float64"})
 

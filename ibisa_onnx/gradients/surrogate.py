@@ -21,12 +21,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ibisa_onnx.bottleneck import Bottleneck
 from ibisa_onnx.errors import GradientError
-from ibisa_onnx.gradients.normalisation import SoundNormalisation
-from ibisa_onnx.gradients.shell import Differentiated
-from ibisa_onnx.model.image_model import ImageModel
-from ibisa_onnx.model.passes import PassCounter
+from ibisa_onnx.gradients.normalization import SoundNormalisation
+from ibisa_onnx.gradients.torch_bridge import Differentiated
+from ibisa_onnx.methods.masking import Bottleneck
+from ibisa_onnx.models.base import ImageModel
+from ibisa_onnx.models.passes import PassCounter
 
 FACTS = "ibisa.json"
 """The name of the facts among a `.pt2` file's extra files."""

@@ -20,7 +20,7 @@ from ibisa_onnx.explanation import (
     Provenance,
     Sufficiency,
 )
-from ibisa_onnx.model import read_image
+from ibisa_onnx.io.images import read_image
 
 LABELS = ("goat", "Crème brûlée", "子犬", "crane", "crane")
 

@@ -80,7 +80,7 @@ def test_no_flag_is_needed_afterwards_and_the_map_is_the_same(cli, model, photo)
     assert (result.code, result.err) == (0, "")
     assert Path(path).read_bytes() == before
     said = {"preprocessing": "tf", "labels": "labels.txt"}
-    from ibisa_onnx.model import Overrides
+    from ibisa_onnx.preprocessing.resolve import Overrides
 
     wanted, wanted_map = _answer(path, photo, overrides=Overrides(resize="stretch"), **said)
     got, got_map = _answer("m.annotated.onnx", photo)

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from ibisa_onnx.comparison import contest as module
+from ibisa_onnx.benchmark import runner as module
 from ibisa_onnx.demo import model_path, scene_path
 
 QUICK = ("--against", "rise,random", "--masks", 16, "--threads", 1)

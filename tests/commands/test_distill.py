@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 import onnx
 import pytest
+from ibisa_exporters import distillation
 from onnx import helper, numpy_helper
 
-from exporters import distillation
 from ibisa_onnx.commands import distill
 
 SIDE = 12

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from ibisa_onnx.model.runtime import CudaCheck, RuntimeReport
+from ibisa_onnx.models.environment import CudaCheck, RuntimeReport
 
 SOUND = RuntimeReport(
     builds={"onnxruntime": "1.32"},
@@ -37,7 +37,7 @@ ABSENT = RuntimeReport(
 @pytest.fixture
 def report(monkeypatch):
     def set_(value):
-        monkeypatch.setattr("ibisa_onnx.model.runtime.runtime_report", lambda: value)
+        monkeypatch.setattr("ibisa_onnx.models.environment.runtime_report", lambda: value)
 
     return set_
 

@@ -185,7 +185,7 @@ def test_a_method_that_cannot_explain_the_model_is_said_before_others_work(cli, 
     asked = []
     explain = "ibisa_onnx.explainer.Explainer.explain"
     monkeypatch.setattr(explain, lambda *_, **__: asked.append(1))
-    monkeypatch.setattr("ibisa_onnx.baselines.features.spatial_tensors", lambda *_: ())
+    monkeypatch.setattr("ibisa_onnx.methods.features.spatial_tensors", lambda *_: ())
     result = cli("eval", MODEL, SCENE, "--against", "rise,gradcam")
     assert "gradcam" in one_line(result)
     assert asked == []

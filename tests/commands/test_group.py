@@ -23,7 +23,7 @@ def failing(monkeypatch):
         def report():
             raise error
 
-        monkeypatch.setattr("ibisa_onnx.model.runtime.runtime_report", report)
+        monkeypatch.setattr("ibisa_onnx.models.environment.runtime_report", report)
 
     return fail
 

@@ -12,10 +12,12 @@ import cv2
 import numpy as np
 import pytest
 
-from ibisa_onnx import ibisa
+from ibisa_onnx.methods.ibisa import optimizer as ibisa
 from ibisa_onnx.commands import explaining, main, model_options
-from ibisa_onnx.model import Overrides, preprocessing, resampling
-from ibisa_onnx.targets import Activation
+from ibisa_onnx.preprocessing import resampling
+from ibisa_onnx.preprocessing import spec as preprocessing
+from ibisa_onnx.preprocessing.resolve import Overrides
+from ibisa_onnx.targets.classification import Activation
 
 
 def files(folder: Path) -> set[str]:

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from ibisa_exporters import demo_model
 
-from exporters import demo_model
 from ibisa_onnx.demo import LABELS, scene_path
 
 ort = pytest.importorskip("onnxruntime")

@@ -14,7 +14,7 @@ import pytest
 
 from ibisa_onnx import Explainer
 from ibisa_onnx.demo import scene_path
-from ibisa_onnx.model import DeployedModel
+from ibisa_onnx.models.onnx_session import DeployedModel
 
 pytest.importorskip("onnxscript", reason="torch writes ONNX by onnxscript")
 
@@ -231,7 +231,7 @@ def test_the_ways_to_state_a_preprocessing(cli, module, said):
     (module.parent / "spec.toml").write_text('preset = "tf"\n')
     (module.parent / "names.txt").write_text("\n".join("uvwxyz"))
     with module.open("a") as code:
-        code.write("\n\nfrom ibisa_onnx.model import Preprocessing\n")
+        code.write("\n\nfrom ibisa_onnx.preprocessing.spec import Preprocessing\n")
         code.write(f"net.preprocessing, net.labels = {said}, 'names.txt'\n")
     spec = exported(cli, f"{module}:net")["preprocessing"]
     assert (spec["size"], spec["scale"], spec["mean"]) == ([32, 32], 1 / 127.5, [1.0])
@@ -322,8 +322,8 @@ def test_what_an_earlier_export_left_is_named(cli, source, tmp_path):
 
 
 def test_large_weights_go_beside_the_graph(cli, source, monkeypatch, tmp_path):
-    monkeypatch.setattr("exporters.onnx_export._LARGEST", 100)
-    monkeypatch.setattr("exporters.onnx_export._SMALLEST_EXTERNAL", 64)
+    monkeypatch.setattr("ibisa_exporters.onnx_export._LARGEST", 100)
+    monkeypatch.setattr("ibisa_exporters.onnx_export._SMALLEST_EXTERNAL", 64)
     said = exported(cli, source("net"))
     assert said["files"] == ["model.onnx", "model.onnx.data"]
     assert left_behind(tmp_path) == {"model.onnx", "model.onnx.data"}
@@ -422,7 +422,8 @@ def test_what_is_written_wrongly_is_wrong_usage(cli, module, tmp_path, words, sa
 
 
 def test_the_help_says_the_opset_that_is_taken():
-    from exporters.onnx_export import OPSET
+    from ibisa_exporters.onnx_export import OPSET
+
     from ibisa_onnx.commands.export import command
 
     assert {each.name: each.default for each in command.params}["opset"] == OPSET

@@ -11,14 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ibisa_exporters.source import default_file, load_source
+from ibisa_exporters.trained import Request
 
-from exporters.source import default_file, load_source
-from exporters.trained import Request
 from ibisa_onnx import Explainer
 from ibisa_onnx.demo import scene_path
 from ibisa_onnx.errors import ExportError
+from ibisa_onnx.io.images import read_image
 from ibisa_onnx.metrics.agreement import spearman
-from ibisa_onnx.model import DeployedModel, Layout, prepare, read_image
+from ibisa_onnx.models.onnx_session import DeployedModel
+from ibisa_onnx.models.signature import Layout
+from ibisa_onnx.preprocessing.spec import prepare
 
 RANDOM = Request("none")
 
@@ -42,7 +45,7 @@ def transformers():
 def keras():
     if find_spec("keras") is None:  # to import it would be to choose a backend
         pytest.skip("Keras is not installed")
-    from exporters.keras import _import
+    from ibisa_exporters.keras import _import
 
     return _import()
 

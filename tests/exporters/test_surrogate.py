@@ -8,25 +8,27 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from ibisa_exporters.onnx_export import Form, save, to_onnx
+from ibisa_exporters.surrogate import write_surrogate
+from ibisa_exporters.trained import TrainedModel
+from ibisa_exporters.verification import check, verify
 from onnx import numpy_helper
 from torch import nn
 from torch.export.passes import move_to_device_pass
 
-from exporters.onnx_export import Form, save, to_onnx
-from exporters.surrogate import write_surrogate
-from exporters.trained import TrainedModel
-from exporters.verification import check, verify
 from ibisa_onnx import Explainer
 from ibisa_onnx.demo import model_path, scene_path
+from ibisa_onnx.io.images import read_image
 from ibisa_onnx.metrics.agreement import spearman
-from ibisa_onnx.model import Layout, Preprocessing, read_image
+from ibisa_onnx.models.signature import Layout
+from ibisa_onnx.preprocessing.spec import Preprocessing
 
 pytest.importorskip("onnxscript", reason="torch writes ONNX by onnxscript")
 
 # The demo's network as its file has it: batch normalisation folded into the convolutions.
 _DEMO = """
 from torch import nn
-from exporters.demo_model import MEAN, PREPROCESSING, STD, DemoNet
+from ibisa_exporters.demo_model import MEAN, PREPROCESSING, STD, DemoNet
 from ibisa_onnx.demo import LABELS
 
 

@@ -6,9 +6,9 @@ import json
 
 import pytest
 import torch
+from ibisa_exporters.weights import load_weights, seeded
 from torch import nn
 
-from exporters.weights import load_weights, seeded
 from ibisa_onnx.errors import ExportError
 
 

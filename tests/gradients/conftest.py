@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from onnx import helper, numpy_helper
 
-from ibisa_onnx.model import DeployedModel
+from ibisa_onnx.models.onnx_session import DeployedModel
 
 SIDE, CLASSES = 9, 5
 

@@ -12,13 +12,13 @@ import onnx
 import pytest
 
 import ibisa_onnx
-from ibisa_onnx.bottleneck import Bottleneck
 from ibisa_onnx.errors import OptionError
 from ibisa_onnx.gradients import cache as module
-from ibisa_onnx.gradients import exact
+from ibisa_onnx.gradients import onnx_backward as exact
 from ibisa_onnx.gradients.cache import VARIABLE, GradientCache, cache_folder, usage
-from ibisa_onnx.gradients.exact import ExactGradient
-from ibisa_onnx.model import DeployedModel
+from ibisa_onnx.gradients.onnx_backward import ExactGradient
+from ibisa_onnx.methods.masking import Bottleneck
+from ibisa_onnx.models.onnx_session import DeployedModel
 
 
 @pytest.fixture
@@ -172,8 +172,8 @@ def test_two_processes_at_once(folder, tmp_path):
     code = (
         "import sys; from ibisa_onnx.demo import model_path\n"
         "from ibisa_onnx.gradients.cache import GradientCache\n"
-        "from ibisa_onnx.gradients.exact import ExactGradient\n"
-        "from ibisa_onnx.model import DeployedModel\n"
+        "from ibisa_onnx.gradients.onnx_backward import ExactGradient\n"
+        "from ibisa_onnx.models.onnx_session import DeployedModel\n"
         "model = DeployedModel.open(model_path(), threads=1)\n"
         "sys.stdin.readline()\n"
         "for _ in range(5): ExactGradient(model, 'logits', GradientCache(__import__('pathlib')"

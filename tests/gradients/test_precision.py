@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from ibisa_onnx.gradients.precision import rounds_coarsely
-from ibisa_onnx.model import DeployedModel
+from ibisa_onnx.models.onnx_session import DeployedModel
 
 Graph = Callable[[], onnx.ModelProto]
 

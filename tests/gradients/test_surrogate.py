@@ -14,12 +14,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ibisa_onnx.bottleneck import Bottleneck
 from ibisa_onnx.errors import GradientError
-from ibisa_onnx.gradients.exact import ExactGradient
+from ibisa_onnx.gradients.base import VectorJacobian
+from ibisa_onnx.gradients.onnx_backward import ExactGradient
 from ibisa_onnx.gradients.surrogate import FACTS, SurrogateGradient
-from ibisa_onnx.gradients.vector_jacobian import VectorJacobian
-from ibisa_onnx.model import DeployedModel, PassCounter
+from ibisa_onnx.methods.masking import Bottleneck
+from ibisa_onnx.models.onnx_session import DeployedModel
+from ibisa_onnx.models.passes import PassCounter
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from onnx import TensorProto, helper, numpy_helper, parser
 from ibisa_onnx import Explainer
 from ibisa_onnx.demo import model_path, scene_path
 from ibisa_onnx.errors import ModelError
+from ibisa_onnx.io.images import read_image
 from ibisa_onnx.metrics import randomisation, shuffled
-from ibisa_onnx.model import read_image
 
 
 def graph_with(text: str, **weights: np.ndarray) -> onnx.ModelProto:

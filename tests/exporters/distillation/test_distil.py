@@ -11,13 +11,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from ibisa_exporters.distillation import Agreement, Settings, distil
+from ibisa_exporters.distillation.settings import RATES
 from onnx.reference import ReferenceEvaluator
 
-from exporters.distillation import Agreement, Settings, distil
-from exporters.distillation.settings import RATES
 from ibisa_onnx import Explainer, InputSpec
 from ibisa_onnx.errors import GradientError, ImageError, OptionError, UnsupportedOperatorError
-from ibisa_onnx.ibisa import Options
+from ibisa_onnx.methods.ibisa.optimizer import Options
 from ibisa_onnx.metrics.agreement import spearman
 
 SIDE, CLASSES = 12, 3

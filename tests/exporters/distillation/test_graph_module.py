@@ -8,10 +8,10 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
+from ibisa_exporters.distillation.graph_module import GraphModule
+from ibisa_exporters.distillation.operators import OPERATORS
 from onnx import numpy_helper
 
-from exporters.distillation.graph_module import GraphModule
-from exporters.distillation.operators import OPERATORS
 from ibisa_onnx.errors import UnsupportedOperatorError
 
 SHAPE = (2, 4, 9, 10)

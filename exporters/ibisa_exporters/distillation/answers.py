@@ -1,0 +1,101 @@
+"""What the deployed model says of masked pictures: the questions, and its answers to them.
+
+The masks are of the kinds that explanations ask about, on the bottleneck's own grid: the samples of
+IBISA's ten steps, which lean on smooth logits and show stripes of them, and the smooth random masks
+of `forward-only` with their complements. Only forward passes are made here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ibisa_onnx.methods.ibisa.optimizer import Options, wave_amplitudes
+from ibisa_onnx.methods.ibisa.random_masks import smooth_masks
+from ibisa_onnx.methods.masking import Bottleneck, Floats, grid_shape, plane_waves, sample, smooth
+from ibisa_onnx.methods.problem import Case
+from ibisa_onnx.targets.classification import check_scores
+
+_BATCH = 8
+_CELLS = (5, 7, 9)  # of the random masks' own grids, as forward-only has them
+_DEEPEST, _HIGHEST = -4.0, 3.0  # logits on the whole, from all but hidden to all but whole
+_LEAST = 1e-6  # deviation, of a field of one cell
+_TILTS = np.linspace(0, np.pi / 5, 8, endpoint=False)  # few, for the designs are kept
+_CONTRAST = 2.5  # how far logits of one mask lie apart, in standard deviations
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A picture under masks, and what the deployed model said each time.
+
+    Attributes
+    ----------
+    bottleneck
+        The picture and its baseline in model space.
+    index
+        The class that was predicted for the untouched picture.
+    masks
+        float16 [M, 1, h, w] in 0..1 on a grid; the first shows the whole picture.
+    scores
+        float32 [M, K], the output's reals.
+    """
+
+    bottleneck: Bottleneck
+    index: int
+    masks: npt.NDArray[np.float16]
+    scores: Floats
+
+    def images(self, chosen: npt.NDArray[np.intp] | slice) -> Floats:
+        """Return the picture under some of the masks, float32 [n, C, H, W]."""
+        return self.bottleneck.through(self.masks[chosen].astype(np.float32))
+
+
+def draw_masks(
+    rng: np.random.Generator, count: int, size: tuple[int, int], options: Options
+) -> Floats:
+    """Draw masks [count, 1, h, w] in 0..1, half of each kind; the first is all ones.
+
+    They are float32, but fit into float16.
+    """
+    shape = grid_shape(*size, options.grid)
+    random = list(_random_masks(rng, (count + 3) // 4, shape))
+    steps = [_step_mask(rng, shape, options) for _ in range(count - 2 * len(random))]
+    masks = np.concatenate([*random, np.stack(steps)[:, None]]) if steps else np.concatenate(random)
+    masks = masks[rng.permutation(len(masks))[:count]].astype(np.float16)
+    masks[0] = 1
+    return masks.astype(np.float32)
+
+
+def _random_masks(rng: np.random.Generator, pairs: int, shape: tuple[int, int]) -> Iterator[Floats]:
+    """Yield masks of `forward-only`, each with its complement, [2, 1, h, w]."""
+    for _ in range(pairs):
+        (mask,) = smooth_masks(rng, 1, shape, 1, cells=int(rng.choice(_CELLS)))
+        yield np.concatenate([mask, 1 - mask])
+
+
+def _step_mask(rng: np.random.Generator, shape: tuple[int, int], options: Options) -> Floats:
+    """Draw what one of IBISA's steps might sample, [h, w]."""
+    spread = np.geomspace(options.smoothing, options.first_smoothing, 4)
+    field = smooth(rng.standard_normal(shape).astype(np.float32), float(rng.choice(spread)))
+    logits = rng.uniform(_DEEPEST, _HIGHEST) + rng.uniform(0, _CONTRAST) * field / (
+        field.std() + _LEAST
+    )
+    waves = plane_waves(options.steps, shape, options.frequency, float(rng.choice(_TILTS)))
+    step = int(rng.integers(len(waves)))
+    noise = wave_amplitudes(options)[step] * waves[step]
+    noise = noise + options.noise * rng.logistic(size=shape)
+    return sample(logits.astype(np.float32), noise.astype(np.float32), options.temperature)
+
+
+def ask(case: Case, masks: Floats) -> Answers:
+    """Ask the deployed model about a picture under masks [M, 1, h, w]."""
+    scores = []
+    for begin in range(0, len(masks), _BATCH):
+        block = masks[begin : begin + _BATCH]
+        raw = case.model.run(case.bottleneck.through(block), [case.output.name])[case.output.name]
+        check_scores(case.output.name, raw)
+        scores.append(case.output.scores(raw).astype(np.float32))
+    return Answers(case.bottleneck, case.index, masks.astype(np.float16), np.concatenate(scores))

@@ -1,0 +1,132 @@
+"""The fit of a student to a deployed model's answers, in torch.
+
+A batch holds several masks of each of several pictures. The loss asks for the same probabilities,
+and, with the same weight, for the same differences between the masks of one picture: from these a
+gradient over masks is made, and a mean that is off by the same for all masks takes nothing from it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from ibisa_exporters.distillation.answers import Answers
+from ibisa_exporters.distillation.scores import cross_entropy, floored, log_probabilities
+from ibisa_onnx.errors import GradientError
+from ibisa_onnx.targets.classification import ClassOutput
+
+_PICTURES, _MASKS = 4, 8  # in a batch
+_WARM_UP = 0.1  # of the fit
+_STEEPEST = 1.0  # norm of the gradient
+_LEAST_VARIANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a fit goes on: so many times over all answers, and at most so many seconds."""
+
+    epochs: int
+    seconds: float = math.inf
+
+
+def fit(
+    student: nn.Module,
+    answers: Sequence[Answers],
+    output: ClassOutput,
+    *,
+    rate: float,
+    budget: Budget,
+    rng: np.random.Generator,
+    progress: Callable[[int, int], None],
+) -> int:
+    """Fit a student in place; returns the steps that were taken.
+
+    The rate rises, and falls to zero by the end of the budget, be it epochs or seconds.
+
+    Raises
+    ------
+    GradientError
+        The fit diverges.
+    """
+    steps = budget.epochs * math.ceil(sum(len(a.masks) for a in answers) / (_PICTURES * _MASKS))
+    device = next(each.device for each in student.parameters())
+    objective = _Objective(answers, output, device)
+    optimiser = torch.optim.AdamW(student.parameters(), rate, weight_decay=1e-2)
+    begin = time.perf_counter()
+    student.train()
+    for step in range(steps):
+        spent = max(step / steps, (time.perf_counter() - begin) / budget.seconds)
+        if spent >= 1:
+            return step
+        for group in optimiser.param_groups:
+            group["lr"] = rate * _share(spent)
+        loss = objective(student, rng)
+        if not loss.isfinite():
+            raise GradientError("the fit of the student failed: its loss is no number; change seed")
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(student.parameters(), _STEEPEST)
+        optimiser.step()
+        progress(step + 1, steps)
+    return steps
+
+
+def _share(spent: float) -> float:
+    """Return the share of the rate after a share of the budget."""
+    if spent < _WARM_UP:
+        return (spent + 0.01) / (_WARM_UP + 0.01)
+    return 0.5 * (1 + math.cos(math.pi * (spent - _WARM_UP) / (1 - _WARM_UP)))
+
+
+class _Objective:
+    """The loss of a student on a random batch of answers."""
+
+    def __init__(
+        self, answers: Sequence[Answers], output: ClassOutput, device: torch.device
+    ) -> None:
+        self._answers, self._output, self._device = answers, output, device
+        counts = np.array([len(each.masks) for each in answers])
+        self._weights = counts / counts.sum()
+        of_class = [
+            floored(self._logs(each), output)[:, each.index].var(correction=0) for each in answers
+        ]
+        self._variance = max(float(torch.stack(of_class).mean()), _LEAST_VARIANCE)
+
+    def __call__(self, student: nn.Module, rng: np.random.Generator) -> Tensor:
+        images, logs, classes = self._batch(rng)
+        found = log_probabilities(student(images), self._output)
+        return cross_entropy(found, logs, self._output) + self._differences(found, logs, classes)
+
+    def _batch(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw images [N, C, H, W], log-probabilities [N, K], and each picture's class [P]."""
+        count = min(_PICTURES, len(self._answers))
+        pictures = rng.choice(len(self._answers), count, replace=False, p=self._weights)
+        images, logs = [], []
+        for picture in pictures:
+            every = self._answers[picture]
+            chosen = rng.choice(len(every.masks), _MASKS, replace=len(every.masks) < _MASKS)
+            images.append(every.images(chosen))
+            logs.append(self._logs(every, chosen))
+        classes = torch.tensor([self._answers[picture].index for picture in pictures])
+        batch = torch.from_numpy(np.concatenate(images)), torch.cat(logs), classes
+        return batch[0].to(self._device), batch[1].to(self._device), batch[2].to(self._device)
+
+    def _logs(self, answers: Answers, chosen: npt.NDArray[np.intp] | slice = slice(None)) -> Tensor:
+        """Return the deployed model's log-probabilities of a picture under masks [n, K]."""
+        return log_probabilities(torch.from_numpy(answers.scores[chosen]), self._output)
+
+    def _differences(self, found: Tensor, logs: Tensor, classes: Tensor) -> Tensor:
+        """Return the variance of the error over one picture's masks, over that of the answers."""
+        place = classes.repeat_interleave(len(found) // len(classes))[:, None]
+        of_class = [
+            floored(each, self._output).gather(1, place).reshape(len(classes), -1)
+            for each in (found, logs)
+        ]
+        return (of_class[0] - of_class[1]).var(1).mean() / self._variance

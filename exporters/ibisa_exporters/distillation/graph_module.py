@@ -1,0 +1,122 @@
+"""A deployed graph as a PyTorch module whose weights can be trained on.
+
+Quantised graphs are read as the real function that they approximate, with the file's own scales
+(`ibisa_onnx.autodiff.dequantise`). A graph with an operator that `operators` does not know, or with
+an attribute that is not heeded there, is refused, for a student of another kind to take its place.
+The gradient of a deployed model by itself needs none of this: see `ibisa_onnx.autodiff`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+
+from ibisa_exporters.distillation.operators import OLDEST_OPSET, OPERATORS, Operator
+from ibisa_onnx.autodiff.dequantise import dequantise
+from ibisa_onnx.autodiff.graph import Graph
+from ibisa_onnx.autodiff.node import Node
+from ibisa_onnx.autodiff.types import Array
+from ibisa_onnx.errors import UnsupportedOperatorError
+
+_LEARNING = frozenset({"Conv", "Gemm", "MatMul", "BatchNormalization", "LayerNormalization"})
+
+Step = tuple[Node, dict[str, Array], Operator]
+"""A node, what it reads of constants, and what computes it."""
+
+
+class GraphModule(nn.Module):
+    """One output of an ONNX model of images, float32, for any number of images at once.
+
+    Parameters
+    ----------
+    model
+        The model, weights in it.
+    input, output
+        The input that takes the image, in its own layout, and the output that is computed. Of an
+        integer output the values are real: those that would have been rounded to it.
+
+    Raises
+    ------
+    UnsupportedOperatorError
+        An operator is not covered as it stands there, or a weight is not in the file. Some are
+        only refused when they run.
+    """
+
+    def __init__(self, model: onnx.ModelProto, input: str, output: str) -> None:
+        super().__init__()
+        graph = Graph(model, output)
+        if graph.opsets[""] < OLDEST_OPSET:
+            raise UnsupportedOperatorError(f"opset {graph.opsets['']} is not covered")
+        twin = dequantise(graph, input)
+        if twin.refused or (twin.graph.output == output and twin.input != input):
+            raise UnsupportedOperatorError(f"{output} has no real counterpart")
+        self._input, self._output = twin.input, twin.graph.output
+        self._names: dict[str, str] = {}
+        graph = twin.graph
+        nodes = [n for n in graph.nodes if not graph.constants.issuperset(filter(None, n.outputs))]
+        nodes = [n for n in nodes if self._input not in n.outputs]
+        known = {self._input, *(node.outputs[0] for node in nodes)}
+        batch = (graph.type(input).dims or (None,))[0]
+        self._batch = batch if isinstance(batch, int) else 1
+        self._steps = [self._step(node, graph, known) for node in nodes]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the output of images [N, C, H, W], or [N, H, W, C] where the input is so."""
+        values = {self._input: images}
+        for node, constants, operator in self._steps:
+            arguments: list[Any] = [
+                values[name] if name in values else constants.get(name, self._weight(name))
+                for name in node.inputs
+            ]
+            values[node.outputs[0]] = operator(node, arguments)
+        return values[self._output]
+
+    def _weight(self, name: str) -> Tensor | None:
+        return self.get_parameter(self._names[name]) if name in self._names else None
+
+    def _step(self, node: Node, graph: Graph, known: set[str]) -> Step:
+        constants = {}
+        for name in node.uses:
+            if name not in known and name not in graph.constants:
+                raise UnsupportedOperatorError(f"it depends on {name!r} beside the image")
+            if name in graph.constants:
+                value = graph.value(name)
+                if value is None:
+                    raise UnsupportedOperatorError(f"the weight {name!r} is not in the file")
+                frozen = node.op_type == "BatchNormalization" and name in node.inputs[3:]
+                if node.op_type in _LEARNING and value.dtype.kind == "f" and not frozen:
+                    self._learn(name, value)
+                else:
+                    constants[name] = value
+        if node.op_type == "Reshape" and node.input(1) in constants:
+            constants[node.input(1)] = self._any_batch(node, graph, constants[node.input(1)])
+        return node, constants, _operator(node)
+
+    def _any_batch(self, node: Node, graph: Graph, shape: Array) -> Array:
+        """A new shape for any number of images, where the file has its own number written in."""
+        first = (graph.type(node.input(0)).dims or (None,))[0]
+        of_images = first == self._batch or not isinstance(first, int)
+        if of_images and shape.size and shape[0] == self._batch and not node.attribute("allowzero"):
+            return np.array([0, *shape[1:]])
+        return shape
+
+    def _learn(self, name: str, value: Array) -> None:
+        if name not in self._names:
+            self._names[name] = f"weight_{len(self._names)}"
+            parameter = nn.Parameter(torch.tensor(value, dtype=torch.float32))
+            self.register_parameter(self._names[name], parameter)
+
+
+def _operator(node: Node) -> Operator:
+    """Return what computes a node, if all that it asks for is heeded."""
+    known = OPERATORS.get(node.op_type) if node.domain == "" else None
+    if known is None or node.captured:
+        raise UnsupportedOperatorError(f"{node.op_type} {node.name!r} is not covered")
+    operator, heeded = known
+    for name in sorted(node.attributes.keys() - set(heeded.split())):
+        raise UnsupportedOperatorError(f"{node.op_type} {node.name!r}: {name} is not covered")
+    return operator

@@ -1,0 +1,59 @@
+"""Raw scores as log-probabilities, in torch: what a student is fitted to and judged by."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ibisa_onnx.targets.classification import Activation, ClassOutput
+
+_FAINTEST = 1e-4  # what is less likely is not told apart; an 8-bit output cannot anyway
+_TINY = 1e-12
+_EXCLUSIVE = (Activation.SOFTMAX, Activation.LOG, Activation.PROBABILITY)
+
+
+def log_probabilities(scores: Tensor, output: ClassOutput) -> Tensor:
+    """Return scores [N, K], as `output` reads its reals, as log-probabilities (nats) [N, K]."""
+    if output.activation is Activation.SOFTMAX:
+        return functional.log_softmax(scores, 1)
+    if output.activation is Activation.LOG:
+        return scores
+    if output.activation is Activation.SIGMOID_LOGIT:
+        return functional.logsigmoid(scores)
+    return scores.clamp(min=_TINY).log()
+
+
+def floored(logs: Tensor, output: ClassOutput) -> Tensor:
+    """Return log(p + e): log-probabilities that level off where p is too faint to be told."""
+    step = 0.0 if output.quantisation is None else output.quantisation.scale / 2
+    probability = output.activation in (Activation.PROBABILITY, Activation.SIGMOID)
+    faintest = max(_FAINTEST, step) if probability else _FAINTEST
+    return torch.logaddexp(logs, torch.full_like(logs[..., :1], math.log(faintest)))
+
+
+def cross_entropy(student: Tensor, deployed: Tensor, output: ClassOutput) -> Tensor:
+    """Return the mean cross-entropy (nats) of two sets of log-probabilities [N, K]."""
+    wanted = deployed.exp()
+    each = wanted * student
+    if output.activation not in _EXCLUSIVE:
+        each = each + (1 - wanted) * torch.log1p(-student.exp().clamp(max=1 - 1e-6))
+    return -each.sum(1).mean()
+
+
+def usual_logits(logs: Tensor, output: ClassOutput) -> Tensor:
+    """Return logits [K] that stand for the mean of log-probabilities [N, K]."""
+    if output.activation in _EXCLUSIVE:
+        return floored(logs, output).mean(0)
+    return torch.logit(logs.exp().mean(0), _FAINTEST)
+
+
+def from_logits(logits: Tensor, activation: Activation) -> Tensor:
+    """Return logits as raw scores of an output of that kind."""
+    if activation is Activation.LOG:
+        return functional.log_softmax(logits, 1)
+    if activation is Activation.PROBABILITY:
+        return functional.softmax(logits, 1)
+    return torch.sigmoid(logits) if activation is Activation.SIGMOID else logits

@@ -1,0 +1,158 @@
+"""What is fitted: differentiable programs from images to the deployed model's scores.
+
+Two kinds: the deployed file's own graph, quantisers passed straight through, which says nearly the
+same from the start; and for what has no such graph a small convolutional network that knows
+nothing yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ibisa_exporters.distillation.answers import Answers
+from ibisa_exporters.distillation.graph_module import GraphModule
+from ibisa_exporters.distillation.scores import from_logits, log_probabilities, usual_logits
+from ibisa_onnx.errors import UnsupportedOperatorError
+from ibisa_onnx.methods.problem import Case
+from ibisa_onnx.models.onnx_session import DeployedModel
+from ibisa_onnx.models.signature import Layout
+from ibisa_onnx.targets.classification import ClassOutput
+
+_LEAST_STD = 1e-6
+_MIXED = 1e-3  # by how much, relatively, scores differ beside another image
+_PLANES, _MOST_PLANES = 32, 128
+_POOLS = 3  # weighted means over the picture, of each feature
+_UNEVEN = 0.1  # how far these weights lie apart at first
+_CELLS = 14  # on the shorter side of the small network's last features
+
+
+class OwnGraph(nn.Module):
+    """The deployed graph: images float32 [N, C, H, W] to the output's reals [N, K]."""
+
+    def __init__(self, case: Case) -> None:
+        """Read the graph, and run it on the case's image.
+
+        Raises
+        ------
+        UnsupportedOperatorError
+            There is no graph, something in it has no counterpart in torch, or it mixes images.
+        """
+        super().__init__()
+        model, output = case.model, case.output
+        from onnx.external_data_helper import load_external_data_for_model
+
+        proto = model.proto()
+        if not isinstance(model, DeployedModel) or proto is None:
+            raise UnsupportedOperatorError(f"{model.label} has no graph to read")
+        if model.folder is not None:
+            load_external_data_for_model(proto, str(model.folder))
+        # Not `graph`, which torch.export's own modules have.
+        self.network = GraphModule(proto, model.image.name, output.name)
+        self._last = model.image.layout is Layout.NHWC
+        self._quantisation = output.quantisation
+        self._try(torch.from_numpy(case.bottleneck.image))
+
+    def _try(self, image: Tensor) -> None:
+        """See that it runs, and says the same of an image [1, C, H, W] beside another."""
+        try:
+            with torch.inference_mode():
+                alone, beside = self(image)[0], self(torch.cat([image, image.flip(-1)]))[0]
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            reason = str(error).splitlines()[0]
+            raise UnsupportedOperatorError(f"its graph does not run in torch: {reason}") from error
+        if not torch.allclose(alone, beside, rtol=_MIXED, atol=_MIXED * float(alone.abs().max())):
+            raise UnsupportedOperatorError("its graph mixes images in torch")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the output's reals [N, K] of images [N, C, H, W]."""
+        raw: Tensor = self.network(images.permute(0, 2, 3, 1) if self._last else images)
+        scores = raw.reshape(images.shape[0], -1)
+        if self._quantisation is None:
+            return scores
+        return (scores - self._quantisation.zero_point) * self._quantisation.scale
+
+
+class SmallNet(nn.Module):
+    """A small convolutional network: images float32 [N, C, H, W] of one size to reals [N, K].
+
+    Its features know where they are: what a part of the picture means depends on its place, which
+    a network that has seen few pictures can learn, where it cannot learn what things look like.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, shape: tuple[int, int, int], output: ClassOutput) -> None:
+        super().__init__()
+        channels, height, width = shape
+        self._activation = output.activation
+        self.register_buffer("mean", torch.zeros(channels, 1, 1))
+        self.register_buffer("std", torch.ones(channels, 1, 1))
+        side, planes = min(height, width), _PLANES
+        stride = max(1, min(4, side // (2 * _CELLS)))
+        layers: list[nn.Module] = [nn.Conv2d(channels, planes, 5, stride, 2), nn.SiLU()]
+        side //= stride
+        while side > 1.5 * _CELLS:
+            wider = min(2 * planes, _MOST_PLANES)
+            layers += _block(planes, wider, 2)
+            planes, side = wider, side // 2
+        self.features = nn.Sequential(*layers, *_block(planes, planes, 1))
+        with torch.no_grad():
+            grid = self.features(torch.zeros(1, *shape)).shape[2:]
+        self.place = nn.Parameter(0.1 * torch.randn(1, planes, *grid))
+        self.gain = nn.Parameter(torch.ones(1, planes, *grid))
+        cells = grid[0] * grid[1]
+        self.pool = nn.Parameter((1 + _UNEVEN * torch.randn(planes, cells, _POOLS)) / cells)
+        self.mix = nn.ModuleList([_Mix(planes) for _ in range(3)])
+        self.classify = nn.Linear(_POOLS * planes, output.classes)
+
+    def prepare(self, answers: Sequence[Answers], output: ClassOutput) -> None:
+        """Take over what is usual: the colours of pictures, and the mean of answers."""
+        colours = np.stack([each.bottleneck.image[0] for each in answers])
+        logs = log_probabilities(
+            torch.from_numpy(np.concatenate([each.scores for each in answers])), output
+        )
+        with torch.no_grad():
+            self.mean.copy_(torch.from_numpy(colours.mean((0, 2, 3))).reshape(self.mean.shape))
+            self.std.copy_(
+                torch.from_numpy(colours.std((0, 2, 3)) + _LEAST_STD).reshape(self.std.shape)
+            )
+            self.classify.bias.copy_(usual_logits(logs, output))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the output's reals [N, K] of images [N, C, H, W]."""
+        cells = self.features((images - self.mean) / self.std) * self.gain + self.place
+        for mix in self.mix:
+            cells = mix(cells)
+        pooled = torch.einsum("npc,pcm->npm", cells.flatten(2), self.pool)
+        return from_logits(self.classify(pooled.flatten(1)), self._activation)
+
+
+class _Mix(nn.Module):
+    """Each cell by itself, in view of the whole: a residual block."""
+
+    def __init__(self, planes: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(8, planes)
+        self.widen = nn.Conv2d(planes, 2 * planes, 1)
+        self.whole = nn.Linear(planes, 2 * planes)
+        self.narrow = nn.Conv2d(2 * planes, planes, 1)
+
+    def forward(self, cells: Tensor) -> Tensor:
+        normed = self.norm(cells)
+        gate = self.whole(cells.mean((2, 3)))[..., None, None]
+        change: Tensor = self.narrow(functional.silu(self.widen(normed)) * (1 + gate))
+        return cells + change
+
+
+def _block(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
+    return [
+        nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
+        nn.GroupNorm(8, outputs),
+        nn.SiLU(),
+    ]

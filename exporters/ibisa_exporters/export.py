@@ -1,0 +1,221 @@
+"""One export from end to end: load, write, annotate, verify, and only then keep the files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from ibisa_exporters.onnx_export import Form, save, to_onnx
+from ibisa_exporters.source import importable, load_source, source_file
+from ibisa_exporters.surrogate import surrogate_path, write_surrogate
+from ibisa_exporters.trained import Request, TrainedModel
+from ibisa_exporters.verification import (
+    TOLERANCE,
+    TOLERANCE_HALF,
+    Agreement,
+    check,
+    check_answers,
+    verify,
+)
+from ibisa_onnx import Explainer
+from ibisa_onnx.errors import ExportError, IbisaError, ResultError, TargetError
+from ibisa_onnx.io.atomic import check_not_given, staged_folder
+from ibisa_onnx.models.onnx_file import ModelFile
+from ibisa_onnx.models.providers import CPU
+from ibisa_onnx.preprocessing.annotate import annotate
+from ibisa_onnx.preprocessing.resolve import ResolvedPreprocessing
+from ibisa_onnx.preprocessing.spec import Preprocessing
+from ibisa_onnx.targets.labels import check_labels
+
+_NOT_KNOWN = (
+    "the source does not say how pixels become its input, so the file does not either; say it with "
+    "--preprocess"
+)
+_CONSTANT = (
+    "the source gives the same scores to every input, so the check says little; are these weights "
+    "trained?"
+)
+
+_OLD = "{} is left from before and no part of this export; take it away, or make it anew"
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How the files shall be.
+
+    Attributes
+    ----------
+    form
+        Of the ONNX file.
+    tolerance
+        The largest relative difference from the source; None: as the dtype allows.
+    preprocess
+        A preset or a spec file that goes before what the source says.
+    labels
+        Names of the classes that go before the source's.
+    surrogate
+        Also write a differentiable twin.
+    """
+
+    form: Form = field(default_factory=Form)
+    tolerance: float | None = None
+    preprocess: str | None = None
+    labels: tuple[str, ...] | None = None
+    surrogate: bool = False
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written: the model first; how it agrees with its source, and what to know."""
+
+    files: tuple[Path, ...]
+    preprocessing: Preprocessing | None
+    labels: int
+    agreements: tuple[Agreement, ...]
+    warnings: tuple[str, ...]
+
+
+def export(
+    source: str,
+    path: Path,
+    request: Request,
+    wish: Wish,
+    pictures: Sequence[npt.NDArray[np.uint8]],
+) -> Exported:
+    """Export a source to an ONNX file that says how it is used, checked against the source.
+
+    Parameters
+    ----------
+    source
+        As `source.load_source` reads it.
+    path
+        The file to write; a surrogate goes beside it.
+    pictures
+        uint8 [H, W, 3], RGB, on which the file is tried, beside random input.
+
+    Raises
+    ------
+    ExportError
+        The source cannot be loaded or exported, or the file differs from it; nothing is written.
+    MissingDependencyError
+        A framework is not installed.
+    ResultError
+        The files cannot be written.
+    """
+    for file in (path, surrogate_path(path)):
+        _check_place(source_file(source), file)
+    with importable(source):
+        model = load_source(source, request)
+        _check_batch(source, model.batch, wish)
+        check_answers(model, wish.form.batch or 1)
+        return _write(model, path, wish, pictures)
+
+
+def _write(
+    model: TrainedModel, path: Path, wish: Wish, pictures: Sequence[npt.NDArray[np.uint8]]
+) -> Exported:
+    """Write what was loaded, and keep it once it is seen to be right."""
+    twin = surrogate_path(path)
+    known, resolved = _preprocessing(model, wish)
+    proto = to_onnx(model, wish.form)
+    labels, warnings = _labels(model, wish, proto)
+    annotate(proto, known, labels)
+    with staged_folder(path.parent) as stage:
+        save(proto, stage / path.name)
+        del proto
+        found = verify(stage / path.name, model, wish.form, resolved.spec, pictures)
+        check(found, _tolerance(wish))
+        warnings += _unexplained(stage / path.name, resolved.spec, pictures)
+        if wish.surrogate:
+            write_surrogate(model, stage / twin.name, _facts(stage / path.name))
+        written = {each.name for each in stage.iterdir()}
+    files = [path, path.with_name(f"{path.name}.data"), twin]
+    warnings += resolved.warnings if known else [_NOT_KNOWN]
+    warnings += [] if any(each.varies for each in found) else [_CONSTANT]
+    warnings += [_OLD.format(each) for each in files if each.name not in written and each.exists()]
+    return Exported(
+        tuple(each for each in files if each.name in written),
+        known,
+        len(labels or ()),
+        tuple(found),
+        (*model.warnings, *warnings),
+    )
+
+
+def _unexplained(
+    path: Path, spec: Preprocessing, pictures: Sequence[npt.NDArray[np.uint8]]
+) -> list[str]:
+    """Say why `run` cannot explain a file, if it cannot: it is asked itself."""
+    try:
+        explainer = Explainer(path, providers=[CPU], preprocessing=spec)
+        for picture in pictures[:1]:
+            explainer.predict(picture)
+    except IbisaError as error:
+        return [f"`run` cannot explain this file: {error}"]
+    return []
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    """Return what a surrogate says of the model that it goes with."""
+    file = ModelFile.at(path)
+    digests = {"model_sha256": file.sha256(), "graph_sha256": file.graph_sha256()}
+    return {"version": 1, "model": path.name, **digests}
+
+
+def _check_place(given: Path | None, path: Path) -> None:
+    """See that no source is written over, and no folder."""
+    check_not_given(path, [given])
+    if path.is_dir():
+        raise ResultError(f"{path}: cannot write: it is a folder; name a file")
+
+
+def _check_batch(source: str, batch: int | None, wish: Wish) -> None:
+    """See that what takes a certain number of images is wanted so."""
+    if batch is None:
+        return
+    if wish.form.batch != batch:
+        raise ExportError(f"{source} takes {batch} image(s) a call; say --fixed-batch {batch}")
+    if wish.surrogate:
+        raise ExportError(
+            f"{source} takes {batch} image(s) a call, and a surrogate any number; export one with "
+            "an open batch, or leave --surrogate out"
+        )
+
+
+def _tolerance(wish: Wish) -> float:
+    if wish.tolerance is not None:
+        return wish.tolerance
+    return TOLERANCE_HALF if wish.form.half else TOLERANCE
+
+
+def _preprocessing(
+    model: TrainedModel, wish: Wish
+) -> tuple[Preprocessing | None, ResolvedPreprocessing]:
+    """Return what is known of the preprocessing, and what the pictures are prepared by."""
+    resolved = model.settle(wish.preprocess, wish.form.dtype)
+    known = wish.preprocess is not None or model.preprocessing is not None
+    return (resolved.spec if known else None), resolved
+
+
+def _labels(
+    model: TrainedModel, wish: Wish, proto: onnx.ModelProto
+) -> tuple[tuple[str, ...] | None, list[str]]:
+    """Return the names of the classes; those that do not fit are an error if the user gave them."""
+    labels = wish.labels or model.labels
+    shape = proto.graph.output[0].type.tensor_type.shape.dim
+    classes = shape[1].dim_value if len(shape) > 1 else 0
+    if labels is None or not classes:
+        return labels, []
+    try:
+        check_labels(labels, classes)
+    except TargetError as error:
+        if wish.labels:
+            raise
+        return None, [f"labels are left out: {error}"]
+    return labels, []

@@ -1,0 +1,206 @@
+"""Whether an exported file answers as its source does: on random input, and on pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ibisa_exporters.onnx_export import Form
+from ibisa_exporters.trained import TrainedModel
+from ibisa_onnx.errors import ExportError
+from ibisa_onnx.models.onnx_file import essence
+from ibisa_onnx.models.providers import CPU
+from ibisa_onnx.models.session_options import create_session
+from ibisa_onnx.models.signature import Layout
+from ibisa_onnx.preprocessing.spec import Preprocessing, prepare
+
+TOLERANCE, TOLERANCE_HALF = 1e-3, 3e-2
+"""The largest relative difference that passes, of a float32 and of a float16 file."""
+_RANDOM = 4
+_TOP = 5
+_ROUNDING = 1e-6  # of the largest score: differences up to it say nothing
+Values = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How a file's scores compare with its source's, on one kind of input.
+
+    Attributes
+    ----------
+    input
+        "random" or "real".
+    batch, images
+        How many images a call took, and how many different ones there were.
+    absolute, relative
+        The largest difference; and over the largest magnitude of the source's scores.
+    top5
+        The share of the source's five highest classes that are among the file's, on average.
+    varies
+        Whether the source tells the images apart at all; where not, the rest says little.
+    """
+
+    input: str
+    batch: int
+    images: int
+    absolute: float
+    relative: float
+    top5: float
+    varies: bool
+
+
+def verify(
+    path: Path,
+    model: TrainedModel,
+    form: Form,
+    spec: Preprocessing,
+    pictures: Sequence[npt.NDArray[np.uint8]],
+) -> list[Agreement]:
+    """Run a file beside its source.
+
+    Parameters
+    ----------
+    path
+        The file.
+    spec
+        How pictures become its input.
+    pictures
+        uint8 [H, W, 3], RGB.
+
+    Raises
+    ------
+    ExportError
+        The file does not run, or gives another number of scores.
+    """
+    try:
+        session = create_session(str(path), [CPU], None)
+    except Exception as error:
+        raise ExportError(f"ONNX Runtime cannot open what torch wrote: {essence(error)}") from error
+    inputs = {"random": _random_images(model, max(_RANDOM, form.batch or 0))}
+    if pictures:
+        tensors = np.concatenate([prepare(each, spec).tensor for each in pictures])
+        nhwc = model.layout is Layout.NHWC
+        inputs["real"] = tensors.transpose(0, 2, 3, 1) if nhwc else tensors
+    batches = (1, 2) if form.batch is None else (form.batch,)
+    found = []
+    for kind, images in inputs.items():
+        for batch in batches:
+            pairs = [
+                (_source_scores(model, chunk), _file(session, chunk.astype(form.dtype)))
+                for chunk in _chunks(images, batch)
+            ]
+            expected, given = (np.concatenate(each) for each in zip(*pairs, strict=True))
+            count = len(images)  # the rest filled the last call
+            found.append(_compare(kind, batch, expected[:count], given[:count]))
+    return found
+
+
+def check_answers(model: TrainedModel, batch: int) -> None:
+    """Try a source before torch is asked to write it: its own faults get their own words.
+
+    Raises
+    ------
+    ExportError
+        It fails on a batch of images, gives no numbers, or others each time.
+    """
+    images = _random_images(model, batch)
+    first, again = _source_scores(model, images), _source_scores(model, images)
+    if not np.abs(again - first).max() <= TOLERANCE * np.abs(first).max():
+        raise ExportError(
+            f"{model.name} gives other scores each time for the same images; leave out what is "
+            "random in it (dropout?) while it is not trained"
+        )
+
+
+def _random_images(model: TrainedModel, count: int) -> Values:
+    """Draw images of a source's shape, the same each time."""
+    shape = (count, *model.example.shape[1:])
+    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+
+
+def check(found: Sequence[Agreement], tolerance: float) -> None:
+    """Raise `ExportError` where a difference is past the tolerance, or no number."""
+    worst = max(found, key=lambda each: math.inf if math.isnan(each.relative) else each.relative)
+    if not worst.relative <= tolerance:
+        raise ExportError(
+            f"the scores of the exported file differ from its source's by up to "
+            f"{worst.absolute:.1e}, which is {worst.relative:.1e} of the largest one, on "
+            f"{worst.input} input in batches of {worst.batch}; --tolerance allows {tolerance:g}; "
+            "nothing was written"
+        )
+
+
+def _chunks(images: Values, batch: int) -> Iterator[Values]:
+    """Yield as many images at a time as a call takes; the last ones are repeated to fill it."""
+    for start in range(0, len(images), batch):
+        chunk = images[start : start + batch]
+        yield np.concatenate([chunk, np.repeat(chunk[-1:], batch - len(chunk), axis=0)])
+
+
+def _source_scores(model: TrainedModel, images: Values) -> Values:
+    """Return the scores of a source.
+
+    Raises
+    ------
+    ExportError
+        It fails on such images, or gives no tensor, or no numbers.
+    """
+    try:
+        with torch.no_grad():
+            scores = model.module(torch.from_numpy(np.ascontiguousarray(images)))
+    except Exception as error:
+        raise ExportError(
+            f"{model.name} fails on one tensor of images {list(images.shape)}: {essence(error)}; "
+            "give a network that takes it, or another --size"
+        ) from error
+    if not isinstance(scores, torch.Tensor):
+        raise ExportError(
+            f"{model.name} returns a {type(scores).__name__}; wrap it so that it returns one "
+            "tensor of class scores, in a module.py:factory of yours"
+        )
+    values: Values = scores.float().numpy()
+    if not np.isfinite(values).all():
+        raise ExportError(f"{model.name} gives scores that are no numbers; look at its weights")
+    return values
+
+
+def _file(session: object, images: npt.NDArray[np.floating]) -> Values:
+    try:
+        name = session.get_inputs()[0].name  # type: ignore[attr-defined]
+        scores = session.run(None, {name: np.ascontiguousarray(images)})[0]  # type: ignore[attr-defined]
+    except Exception as error:
+        raise ExportError(
+            f"the exported file fails on {len(images)} image(s): {essence(error)}; "
+            "--fixed-batch 1 may help"
+        ) from error
+    values: Values = np.asarray(scores, np.float32)
+    return values
+
+
+def _compare(kind: str, batch: int, expected: Values, given: Values) -> Agreement:
+    if expected.shape != given.shape:
+        raise ExportError(
+            f"the exported file gives scores {list(given.shape)}, its source "
+            f"{list(expected.shape)}; --fixed-batch {batch} may help"
+        )
+    with np.errstate(invalid="ignore"):
+        absolute = float(np.abs(expected - given).max())
+        relative = absolute / max(float(np.abs(expected).max()), 1e-30)
+    varies = bool(np.ptp(expected, axis=0).max() > _ROUNDING * np.abs(expected).max())
+    return Agreement(kind, batch, len(expected), absolute, relative, _top(expected, given), varies)
+
+
+def _top(expected: Values, given: Values) -> float:
+    """Return the share of the highest classes that both name."""
+    ours, theirs = (
+        np.argsort(-each.reshape(len(each), -1), axis=1, kind="stable")[:, :_TOP]
+        for each in (expected, given)
+    )
+    both = [len(set(a) & set(b)) / len(a) for a, b in zip(ours, theirs, strict=True)]
+    return float(np.mean(both))

@@ -1,0 +1,59 @@
+"""Maps as files: those that a user gives, and those that a comparison keeps."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ibisa_onnx.errors import MetricError
+from ibisa_onnx.explanation import encode_npy
+from ibisa_onnx.io.atomic import write_files
+from ibisa_onnx.metrics.maps import Map, checked_map
+
+_DIGITS = 8  # of a picture's SHA-256, in the name of its map
+
+
+def read_map(source: Path | bytes) -> Map:
+    """Read a map from a .npy file, or from its bytes, as finite float64 [H, W].
+
+    Raises
+    ------
+    MetricError
+        It cannot be read, or holds no map.
+    """
+    name = "the map" if isinstance(source, bytes) else str(source)
+    try:
+        data = source if isinstance(source, bytes) else source.read_bytes()
+        values = np.load(io.BytesIO(data), allow_pickle=False)
+    except OSError as error:
+        why = error.strerror or "it is cut off"
+        raise MetricError(f"{name}: cannot read this map: {why}; give a .npy file") from error
+    except (ValueError, EOFError, SyntaxError) as error:  # no header, a broken one, or a pickle
+        raise MetricError(f"{name}: this is no .npy file of numbers; give a map as one") from error
+    if not isinstance(values, np.ndarray):
+        raise MetricError(f"{name}: this holds several arrays; give one map as a .npy file")
+    try:
+        return checked_map(values)
+    except MetricError as error:
+        raise MetricError(f"{name}: {error}") from error
+
+
+@dataclass(frozen=True)
+class MapFolder:
+    """A folder of maps, one for each picture, method and settings."""
+
+    folder: Path
+
+    def path(self, image: Path, image_sha256: str, method: str, settings: str) -> Path:
+        """Name the file of a map; pictures of one name are told apart by their content."""
+        name = f"{image.stem}-{image_sha256[:_DIGITS]}.npy"
+        return self.folder / f"{method}-{settings}" / name
+
+    def write(self, path: Path, map: npt.NDArray[Any]) -> None:
+        """Write a map; ResultError where that cannot be done."""
+        write_files({path: encode_npy(map)})

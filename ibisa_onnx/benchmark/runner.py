@@ -1,0 +1,261 @@
+"""Methods against each other: each explains each picture, and every map is measured alike."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import ibisa_onnx
+from ibisa_onnx.benchmark.evaluation import evaluate, subject_of
+from ibisa_onnx.benchmark.forecast import Forecast
+from ibisa_onnx.benchmark.maps import MapFolder
+from ibisa_onnx.benchmark.memory import PeakMemory
+from ibisa_onnx.benchmark.row import Key, Row
+from ibisa_onnx.benchmark.store import Store
+from ibisa_onnx.errors import GradientError, ImageError, MetricError, OutputError
+from ibisa_onnx.explainer import Explainer
+from ibisa_onnx.explanation import Explanation
+from ibisa_onnx.io.images import image_sha256
+from ibisa_onnx.methods.base import Method
+from ibisa_onnx.metrics import FaithfulnessMetric
+from ibisa_onnx.pipeline import Question
+
+Progress = Callable[[int, int, float | None], None]
+"""Told how many maps are done, how many there will be, and about how many seconds are left."""
+
+_OF_A_PICTURE = (ImageError, OutputError, GradientError, MetricError)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method under the name that the table has for it; None for IBISA itself.
+
+    `files` are read by the method, so its maps depend on what is in them.
+    """
+
+    name: str
+    method: Method | None = None
+    files: Sequence[Path] = ()
+
+
+class Watcher(Protocol):
+    """Is told what befalls single pictures."""
+
+    def failed(self, image: Path, error: Exception) -> None:
+        """Hear of a picture that cannot be read or explained: it is left out."""
+
+    def warned(self, image: Path, text: str) -> None:
+        """Hear what there is to know about a picture, or about a map of it."""
+
+
+class Unconcerned:
+    """A watcher that does not care."""
+
+    def failed(self, image: Path, error: Exception) -> None:
+        """Go on."""
+
+    def warned(self, image: Path, text: str) -> None:
+        """Go on."""
+
+
+@dataclass
+class Contest:
+    """Methods, pictures and metrics; what is in the store already is not measured again.
+
+    Attributes
+    ----------
+    explainer
+        Of the model.
+    entries
+        The methods, in the order of the table.
+    images
+        Pictures; of those with the same content the first.
+    metrics
+        What is measured.
+    seed
+        Of all methods.
+    maps
+        Where each map is kept; where one is missing it is made again, and not measured again.
+    watcher
+        Is told of single pictures.
+    clock
+        Gives seconds.
+    """
+
+    explainer: Explainer
+    entries: Sequence[Entry]
+    images: Sequence[Path]
+    metrics: Sequence[FaithfulnessMetric]
+    store: Store
+    seed: int = 0
+    maps: MapFolder | None = None
+    watcher: Watcher = field(default_factory=Unconcerned)
+    clock: Callable[[], float] = time.perf_counter
+
+    def run(self, progress: Progress = lambda *_: None) -> Iterator[Row]:
+        """Measure what is missing, picture by picture; yields each row, old and new.
+
+        All methods are opened before the first map is made.
+
+        Raises
+        ------
+        IbisaError
+            A method cannot explain this model; a result cannot be written.
+        """
+        pictures = self._pictures()
+        shared = {
+            "version": ibisa_onnx.__version__,
+            "explainer": self.explainer.settings,
+            "seed": self.seed,
+        }
+        digests = {entry.name: _digest(entry, shared) for entry in self.entries}
+        work = _Work(self, digests, pictures, progress)
+        for image, sha256 in pictures.items():
+            yield from work.rows(image, sha256)
+
+    def _pictures(self) -> dict[Path, str]:
+        """Return the SHA-256 of each picture that can be read."""
+        found: dict[str, Path] = {}
+        for image in dict.fromkeys(self.images):
+            try:
+                sha256 = image_sha256(image)
+            except ImageError as error:
+                self.watcher.failed(image, error)
+                continue
+            if sha256 in found:
+                self.watcher.warned(image, f"has the content of {found[sha256]}, and counts once")
+            found.setdefault(sha256, image)
+        return {image: sha256 for sha256, image in found.items()}
+
+
+def _digest(entry: Entry, shared: Mapping[str, object]) -> str:
+    """Return a digest of all but the picture that the scores depend on."""
+    facts = {
+        **shared,
+        "method": {} if entry.method is None else dict(entry.method.settings),
+        "files": [image_sha256(file) for file in entry.files],
+    }
+    text = json.dumps(facts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+class _Work:
+    """The work of one run: what is due, and how long it takes."""
+
+    def __init__(
+        self,
+        contest: Contest,
+        digests: Mapping[str, str],
+        pictures: Mapping[Path, str],
+        progress: Progress,
+    ) -> None:
+        self._contest, self._digests, self._progress = contest, digests, progress
+        self._total, self._done = len(pictures) * len(contest.entries), 0
+        due = [each for pair in pictures.items() for each in self._missing(*pair)]
+        self._forecast = Forecast(Counter(entry.name for entry in due), contest.clock)
+        self._opened = False
+
+    def rows(self, image: Path, sha256: str) -> Iterator[Row]:
+        """Yield the rows of one picture; where it fails, tell of it and go on without it."""
+        missing, ended = self._missing(image, sha256), self._done + len(self._contest.entries)
+        self._report()
+        try:
+            question = self._contest.explainer.question(image) if missing else None
+        except _OF_A_PICTURE as error:
+            self._fail(image, error, missing, ended)
+            return
+        if question is not None:
+            self._open(question)
+        try:
+            for entry in self._contest.entries:
+                if question is None or entry not in missing:
+                    row = self._contest.store.rows[self._key(sha256, entry)]
+                else:
+                    missing.remove(entry)
+                    row = self._new_row(image, sha256, entry, question)
+                self._done += 1
+                self._report()
+                yield row
+        except _OF_A_PICTURE as error:
+            self._fail(image, error, missing, ended)
+
+    def _fail(self, image: Path, error: Exception, missing: list[Entry], ended: int) -> None:
+        """Leave a picture out, and what is missing of it."""
+        self._contest.watcher.failed(image, error)
+        for entry in missing:
+            self._forecast.drop(entry.name)
+        self._done = ended
+        self._report()
+
+    def _key(self, sha256: str, entry: Entry) -> Key:
+        return sha256, entry.name, self._digests[entry.name]
+
+    def _missing(self, image: Path, sha256: str) -> list[Entry]:
+        """Return the methods of which scores, or maps that are to be kept, are not there."""
+        return [
+            entry
+            for entry in self._contest.entries
+            if self._key(sha256, entry) not in self._contest.store.rows
+            or ((path := self._map_path(image, sha256, entry)) and not path.exists())
+        ]
+
+    def _map_path(self, image: Path, sha256: str, entry: Entry) -> Path | None:
+        maps, digest = self._contest.maps, self._digests[entry.name]
+        return None if maps is None else maps.path(image, sha256, entry.name, digest)
+
+    def _open(self, question: Question) -> None:
+        """Open all methods, once: what one cannot do is said before the others' long work."""
+        if not self._opened:
+            for entry in self._contest.entries:
+                self._contest.explainer.open(question, entry.method)
+        self._opened = True
+
+    def _new_row(self, image: Path, sha256: str, entry: Entry, question: Question) -> Row:
+        """Explain, keep the map, and measure it where that has not been done."""
+        contest, key = self._contest, self._key(sha256, entry)
+        with self._forecast.working(entry.name):
+            with PeakMemory() as memory:
+                explanation = contest.explainer.explain(
+                    image,
+                    question.case.index,
+                    seed=contest.seed,
+                    progress=lambda *_: self._report(),
+                    method=entry.method,
+                )
+            for text in explanation.warnings:
+                if text not in contest.explainer.warnings:
+                    contest.watcher.warned(image, f"{entry.name}: {text}")
+            path = self._map_path(image, sha256, entry)
+            if contest.maps is not None and path is not None:
+                contest.maps.write(path, explanation.map)
+            if key not in contest.store.rows:
+                scores = evaluate(subject_of(question), question, explanation.map, contest.metrics)
+                contest.store.add(_row(image, key, explanation, memory.bytes, scores))
+        return contest.store.rows[key]
+
+    def _report(self) -> None:
+        self._progress(self._done, self._total, self._forecast.seconds_left())
+
+
+def _row(
+    image: Path, key: Key, explanation: Explanation, peak_bytes: int, scores: Mapping[str, float]
+) -> Row:
+    sha256, method, settings = key
+    return Row(
+        image=image.name,
+        image_sha256=sha256,
+        method=method,
+        settings=settings,
+        target=explanation.target.index,
+        forward=explanation.passes.forward,
+        backward=explanation.passes.backward,
+        seconds=explanation.timings["total"],
+        peak_bytes=peak_bytes,
+        scores=scores,
+    )

@@ -1,0 +1,347 @@
+"""A model cut open at a tensor inside it: from the image to there, and from there to the scores.
+
+Methods that look at features ask for that. The tail is differentiated with respect to the tensor,
+and run by the same ONNX Runtime; paths around the tensor keep the image as it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper
+
+from ibisa_onnx.autodiff import differentiate
+from ibisa_onnx.autodiff.graph import Graph
+from ibisa_onnx.autodiff.node import Node, in_order, prune
+from ibisa_onnx.autodiff.types import TensorType, read_type
+from ibisa_onnx.errors import GradientError, IbisaError, ModelError, NonFiniteGradientError
+from ibisa_onnx.gradients.base import power_of_two
+from ibisa_onnx.gradients.precision import is_quantised
+from ibisa_onnx.models.base import ImageModel, to_input
+from ibisa_onnx.models.onnx_file import essence
+from ibisa_onnx.models.onnx_session import DeployedModel
+from ibisa_onnx.models.weights import read_missing, take_weights
+from ibisa_onnx.targets.classification import TRANSPARENT, maker_of
+
+Array = npt.NDArray[Any]
+
+_FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE})
+_POOLS = frozenset({"MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool"})
+_PLANES = _POOLS | {"Conv", "ConvTranspose", "FusedConv"}
+"""What these give is [N, C, h, w] by definition."""
+_REARRANGING = frozenset(
+    {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Gather", "GatherND", "Gemm", "Einsum"}
+    | {"If", "Loop", "Scan"}
+)
+"""After these nobody knows which axis is which."""
+
+
+@dataclass(frozen=True)
+class SpatialTensor:
+    """A float tensor [N, C, h, w] on the way from the image to the scores.
+
+    `operator` is what makes it, apart from those that only hand it on.
+    """
+
+    name: str
+    channels: int
+    height: int
+    width: int
+    operator: str
+
+
+def deployed(model: ImageModel, what: str) -> DeployedModel:
+    """Return the model as one whose graph can be read; GradientError where there is none."""
+    if not isinstance(model, DeployedModel):
+        raise GradientError(f"{what} looks inside a model, and a function has no graph")
+    if model.proto() is None:
+        raise GradientError(f"{what} looks inside a model: {model.file.why_no_graph}")
+    return model
+
+
+def spatial_tensors(
+    model: DeployedModel, output: str, size: tuple[int, int]
+) -> tuple[SpatialTensor, ...]:
+    """Return all float tensors [N, C, h, w] between an image and an output, in order.
+
+    Four axes do not make one: attention has four, too. So the order of the image's axes is followed
+    through the graph. `size` is the image's height and width.
+
+    Raises
+    ------
+    GradientError
+        The graph cannot be read.
+    """
+    proto = _for_image(model, size)
+    own = {name for node in proto.graph.node for name in node.output}
+    declared = {each.name: read_type(each) for each in proto.graph.value_info}
+    makers: dict[str, str] = {}
+    layouts, found = {model.image.name: str(model.image.layout)}, []
+    graph = _read(proto, output)
+    for node in graph.nodes:
+        layout = _layout(node, layouts)
+        if layout is None:
+            continue
+        handed_on = node.op_type in TRANSPARENT - {"Transpose"} and node.input(0) in makers
+        maker = makers[node.input(0)] if handed_on else node.op_type
+        for name in node.outputs:
+            layouts[name], makers[name] = layout, maker
+            kind = graph.type(name)
+            sides = _plane(kind if kind.dims else declared.get(name, kind))
+            if sides and layout == "NCHW" and name in own:
+                found.append(SpatialTensor(name, *sides, operator=maker))
+    return tuple(found)
+
+
+def _read(proto: onnx.ModelProto, output: str) -> Graph:
+    try:
+        return Graph(proto, output, weights=False)
+    except IbisaError as error:
+        raise GradientError(str(error)) from error
+    except Exception as error:
+        raise GradientError(f"the graph's shapes cannot be told ({essence(error)})") from error
+
+
+def _plane(kind: TensorType) -> tuple[int, int, int] | None:
+    """Return channels, height and width of float maps of more than one place, if they are known."""
+    sides = [side for side in (kind.dims or ())[1:] if isinstance(side, int)]
+    if kind.elem not in _FLOATS or len(kind.dims or ()) != 4 or len(sides) != 3:
+        return None
+    channels, height, width = sides
+    return (channels, height, width) if min(height, width) > 1 else None
+
+
+def _layout(node: Node, layouts: Mapping[str, str]) -> str | None:
+    """Return the order of the axes of what a node gives, by those of what it is given.
+
+    Empty where that is not known any more; None where nothing comes from the image.
+    """
+    given = [layouts[name] for name in node.uses if name in layouts]
+    known = next(filter(None, given), "")
+    if not given:
+        return None
+    if node.op_type in _PLANES:
+        return "NCHW"
+    if node.op_type in _REARRANGING or "Attention" in node.op_type:
+        return ""
+    if node.op_type == "Transpose":
+        order = node.attribute("perm", (3, 2, 1, 0))
+        return "".join(known[axis] for axis in order) if known and len(order) == 4 else ""
+    if "MatMul" in node.op_type:  # by weights from the right it mixes the last axis alone
+        weighs = node.input(0) in layouts and len(given) == 1
+        return known if weighs and known.endswith("C") else ""
+    return known
+
+
+def last_spatial(tensors: Sequence[SpatialTensor]) -> SpatialTensor | None:
+    """Return the last tensor, or the one before it is pooled; None where there is none."""
+    fitting = list(tensors)
+    while len(fitting) > 1 and fitting[-1].operator in _POOLS:
+        fitting.pop()
+    return fitting[-1] if fitting else None
+
+
+def last_of_side(tensors: Sequence[SpatialTensor], side: float) -> SpatialTensor | None:
+    """Return the last of the tensors whose longer side is nearest to that, as a ratio."""
+    if not tensors:
+        return None
+    off = [abs(math.log(max(each.height, each.width) / side)) for each in tensors]
+    return [each for each, how in zip(tensors, off, strict=True) if how == min(off)][-1]
+
+
+def before_softmax(model: DeployedModel, output: str) -> str:
+    """Return the tensor that a softmax makes the output of; the output's own name if none does."""
+    proto = model.proto()
+    assert proto is not None
+    maker = maker_of(output, proto.graph)
+    by_softmax = maker is not None and maker.op_type in ("Softmax", "LogSoftmax")
+    return str(maker.input[0]) if maker is not None and by_softmax else output
+
+
+class Tail:
+    """A model cut open at a tensor.
+
+    Parameters
+    ----------
+    model
+        The model; its passes are counted there. A run through the tail counts as a whole pass (two
+        where the model computes in 8 bits, and its float twin beside it), the run to the tensor
+        that came before as none.
+    tensor
+        Where it is cut: the name of a float tensor.
+    output
+        What is differentiated: an output, or any tensor.
+
+    Raises
+    ------
+    GradientError
+        There is no such tensor, or (UnsupportedOperatorError) an operator behind it has no rule.
+    """
+
+    def __init__(self, model: DeployedModel, tensor: str, output: str) -> None:
+        proto = model.proto()
+        if proto is None:
+            raise GradientError(model.file.why_no_graph)
+        if not any(tensor in node.output for node in proto.graph.node):
+            raise GradientError(f"the model has no tensor {tensor!r} inside")
+        self.model, self.tensor, self.output = model, tensor, output
+        self._opened: tuple[Any, Any] | None = None
+        self._runs = 1
+
+    @cached_property
+    def _head(self) -> Any:
+        """The session from the image to the tensor."""
+        proto = self.model.proto()
+        assert proto is not None
+        del proto.graph.output[:]
+        proto.graph.output.append(onnx.ValueInfoProto(name=self.tensor))
+        nodes = in_order([Node.read(each, {}) for each in proto.graph.node])
+        needed = [node.proto for node in prune(nodes, [self.tensor])]
+        del proto.graph.node[:]
+        proto.graph.node.extend(needed)
+        return self.model.new_session(proto)
+
+    def features(self, image: npt.NDArray[np.float32]) -> Array:
+        """Return the tensor, [1, C, h, w], for one image [1, C, H, W] in model space."""
+        images = np.repeat(image, self._batch or 1, axis=0)
+        return _one(_run(self._head, [self.tensor], self._feed(self._head, images)))[:1]
+
+    def forward(self, image: npt.NDArray[np.float32], features: Array) -> tuple[Array, Any]:
+        """Return the output's raw values for features [N, ...] put in, and what `backward` needs.
+
+        The image is what paths around the tensor see.
+        """
+        derivative, (session, _) = self._sessions(features)
+        names, raws, saved = [derivative.output, *derivative.saved], [], []
+        for block in self._blocks(features):
+            feed = self._feed(session, np.repeat(image, len(block), axis=0))
+            feed[self.tensor] = _cast(block, session, self.tensor)
+            raw, *rest = _run(session, names, feed)
+            self.model.passes.count_forward(self._runs * len(block))
+            raws.append(raw)
+            saved.append(dict(zip(derivative.saved, rest, strict=True)))
+        return np.concatenate(raws)[: len(features)], saved
+
+    def backward(self, saved: Any, cotangent: Array) -> npt.NDArray[np.float32]:
+        """Return the cotangent of the features, [N, ...], from the output's, in its raw shape.
+
+        Raises
+        ------
+        NonFiniteGradientError
+            It is NaN or infinite.
+        """
+        assert self._opened is not None
+        derivative, (_, session) = self._opened
+        names, gradients = [each.name for each in session.get_inputs()], []
+        scale = np.float32(power_of_two(cotangent, half=True))
+        for activations, block in zip(saved, self._blocks(cotangent / scale), strict=True):
+            block = _cast(block, session, derivative.cotangent)
+            given = {**activations, derivative.cotangent: block}
+            feed = {name: given[name] for name in names}
+            gradients.append(_one(_run(session, [derivative.gradient], feed)))
+            self.model.passes.count_backward(len(block))
+        gradient = np.concatenate(gradients)[: len(cotangent)].astype(np.float32) * scale
+        if not np.isfinite(gradient).all():
+            raise NonFiniteGradientError(
+                f"the gradient at {self.tensor} is NaN or infinite on this image; "
+                "choose another tensor"
+            )
+        return gradient
+
+    @property
+    def _batch(self) -> int | None:
+        """Images in a call, where the model takes no other number."""
+        return 1 if self.model.max_batch == 1 else self.model.image.batch
+
+    def _blocks(self, values: Array) -> Iterator[Array]:
+        """Yield all at once, or as many as a fixed batch takes, the last filled up."""
+        size = self._batch or len(values)
+        for begin in range(0, len(values), size):
+            block = values[begin : begin + size]
+            yield np.concatenate([block, np.repeat(block[-1:], size - len(block), axis=0)])
+
+    def _sessions(self, features: Array) -> tuple[Any, Any]:
+        """Build both graphs of the tail once the tensor's shape is known."""
+        if self._opened is None:
+            proto = self.model.proto()
+            assert proto is not None
+            known = {each.name for each in proto.graph.initializer}
+            dtype = _dtype(self._head.get_outputs()[0].type)
+            _cut(
+                proto.graph, self.tensor, dtype, [self._batch or "ibisa_batch", *features.shape[1:]]
+            )
+            try:
+                derivative = differentiate(proto, self.tensor, self.output)
+            except IbisaError as error:
+                raise type(error)(f"{error}; choose another tensor") from error
+            graphs = (derivative.forward, derivative.backward)
+            for graph in graphs:
+                take_weights(graph, known)
+            weights = read_missing(proto, *graphs)
+            sessions = tuple(self.model.new_session(graph, weights) for graph in graphs)
+            self._runs = 2 if is_quantised(derivative.forward, self.tensor) else 1
+            self._opened = derivative, sessions
+        return self._opened
+
+    def _feed(self, session: Any, images: npt.NDArray[np.float32]) -> dict[str, Array]:
+        """Return the values of those of the model's own inputs that a session takes."""
+        image = self.model.image
+        feed = {image.name: to_input(images, image), **self.model.extra_feed(len(images))}
+        needed = {each.name for each in session.get_inputs()}
+        return {name: value for name, value in feed.items() if name in needed}
+
+
+def _for_image(model: DeployedModel, size: tuple[int, int]) -> onnx.ModelProto:
+    """Return the graph, its image declared to be of that size."""
+    proto, image = model.proto(), model.image
+    if proto is None:
+        raise GradientError(model.file.why_no_graph)
+    one = np.zeros((1, image.channels, *size), np.float32)
+    sides = (image.batch or 1, *to_input(one, image).shape[1:])
+    for each in proto.graph.input:
+        if each.name == image.name:
+            for axis, side in zip(each.type.tensor_type.shape.dim, sides, strict=True):
+                axis.dim_value = side
+    return proto
+
+
+def _cut(graph: onnx.GraphProto, tensor: str, dtype: np.dtype[Any], shape: Sequence[Any]) -> None:
+    """Make a tensor an input, in place."""
+    for node in graph.node:
+        for place, name in enumerate(node.output):
+            if name == tensor:
+                node.output[place] = f"{tensor}/cut"
+    kind = helper.np_dtype_to_tensor_dtype(dtype)
+    graph.input.append(helper.make_tensor_value_info(tensor, kind, shape))
+
+
+def _cast(values: Array, session: Any, name: str) -> Array:
+    """Return values as a session's input takes them."""
+    kinds = {each.name: each.type for each in session.get_inputs()}
+    return values.astype(_dtype(kinds.get(name, "")), copy=False)
+
+
+def _dtype(kind: str) -> np.dtype[Any]:
+    """Return the dtype of floats by ONNX Runtime's name for their type."""
+    return np.dtype(
+        {"tensor(float16)": "float16", "tensor(double)": "float64"}.get(kind, "float32")
+    )
+
+
+def _run(session: Any, names: Sequence[str], feed: dict[str, Array]) -> Sequence[Any]:
+    try:
+        return list(session.run(list(names), feed))
+    except Exception as error:
+        raise ModelError(f"the tail of the model failed to run: {essence(error)}") from error
+
+
+def _one(values: Sequence[Any]) -> Array:
+    (value,) = values
+    return np.asarray(value)

@@ -1,0 +1,217 @@
+"""The picture that is written by default: the photograph, and beside it the same under its map.
+
+Arrays in, arrays out: no file is read or written here, and nothing is known of models.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ibisa_onnx.errors import ResultError
+from ibisa_onnx.explanation import Explanation
+from ibisa_onnx.io.colormap import colormap
+
+Picture = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+
+MAX_SIDE = 1600
+"""A panel's longer side in pixels, at most: full resolution is in the map, not in its picture."""
+
+MIN_SIDE = 256
+"""A panel's longer side in pixels, at least, so that a thumbnail can be looked at."""
+
+_PAPER, _INK = 255, 40
+_GAP = 8
+_TEXT_SCALE = 3
+_SILENCE = 1e-6
+
+# How dim and how grey silence is; how opaque full heat is, and how early it sets in.
+_DIM, _SATURATION = 0.75, 0.2
+_OPACITY, _ONSET = 0.68, 0.7
+
+
+def overlay(explanation: Explanation, *, uncertainty: bool = False) -> Picture:
+    """Draw an explanation: picture, picture with map, and a caption with what was explained.
+
+    Parameters
+    ----------
+    uncertainty
+        Draw a third panel with the map's uncertainty, in full colour where it is as large as the
+        largest effect.
+
+    Returns
+    -------
+    uint8 [H, W, 3], RGB; see `beside` for the arrangement and the size.
+
+    Raises
+    ------
+    ResultError
+        There is no uncertainty to draw.
+    """
+    target, passes = explanation.target, explanation.passes
+    name = ascii_fold(target.label or "") or f"class {target.index}"
+    cut = "cut short, " if explanation.completion.cut_short else ""
+    last = "last panel: uncertainty, " if uncertainty else ""
+    return beside(
+        explanation.image,
+        explanation.map,
+        *([_relative_uncertainty(explanation)] if uncertainty else []),
+        left=f"{name}  {100 * target.probability:.1f}%",
+        right=f"{last}{cut}{passes.forward} forward + {passes.backward} backward",
+    )
+
+
+def _relative_uncertainty(explanation: Explanation) -> Floats:
+    """Return the uncertainty over the largest effect, at most 1, [H, W]."""
+    if explanation.uncertainty is None or explanation.effect is None:
+        raise ResultError(
+            f"the {explanation.certificate.gradient} gradient does not tell how sure the map is; "
+            "forward-only does"
+        )
+    pixels = np.float32(explanation.effect.size)  # a pixel of a large picture does next to nothing
+    scale = np.float32(scale_of(pixels * explanation.effect))
+    relative = pixels * explanation.uncertainty / scale
+    return np.asarray(np.clip(relative, 0, 1))
+
+
+def beside(
+    image: Picture, map: Floats, *others: Floats, left: str = "", right: str = ""
+) -> Picture:
+    """Draw the picture and the picture with its map, with a strip of text below.
+
+    The panels stand side by side, or one above the other where the picture is more than twice as
+    wide as high. They are reduced to at most `MAX_SIDE` pixels and enlarged to at least `MIN_SIDE`.
+
+    Parameters
+    ----------
+    image
+        uint8 [H, W, 3], RGB.
+    map
+        float32 [H, W], 0 for silence, any unit.
+    others
+        float32 [H, W] in 0..1, each a panel of its own.
+    left, right
+        ASCII text. What does not fit is left out, the right one first; without text, no strip.
+
+    Returns
+    -------
+    uint8 [H', W', 3], RGB.
+
+    Raises
+    ------
+    ResultError
+        The map and the picture differ in size, or the map is not finite.
+    """
+    for each in (map, *others):
+        _check(image, each)
+    stacked = image.shape[1] > 2 * image.shape[0]
+    plain, *resized = _panels(image, map, *others)
+    gap = np.full_like(plain[:_GAP] if stacked else plain[:, :_GAP], _PAPER)
+    parts = [plain]
+    for each, scale in zip(resized, (scale_of(map), *(1.0 for _ in others)), strict=True):
+        parts += [gap, _blend(plain, each, scale)]
+    drawn = np.concatenate(parts, axis=0 if stacked else 1)
+    return np.concatenate([drawn, _strip(drawn.shape[1], left, right)], axis=0)
+
+
+def blend(image: Picture, map: Floats) -> Picture:
+    """Lay a map over its picture: silence shows the picture in dim grey, need covers it with heat.
+
+    Opacity grows with the value, so that nothing is coloured that was not needed, and never
+    reaches one, so that what was needed can be recognised.
+
+    Parameters and errors are those of `beside`.
+
+    Returns
+    -------
+    uint8 [H, W, 3], RGB.
+    """
+    _check(image, map)
+    return _blend(image, map, scale_of(map))
+
+
+def scale_of(map: Floats) -> float:
+    """Return the map value that gets the full colour: robustly the largest, and never 0.
+
+    The 99.5th percentile, so that a few hot pixels do not darken all others; the maximum where
+    the map is silent but for fewer pixels than that. Values below zero count as silence.
+    """
+    high = float(np.percentile(map, 99.5))
+    if high <= _SILENCE:
+        high = float(map.max())
+    return high if high > _SILENCE else 1.0
+
+
+def ascii_fold(text: str) -> str:
+    """Return `text` with accents dropped, or nothing where letters would be lost.
+
+    OpenCV's fonts draw ASCII alone; a caption with holes would be worse than the class number.
+    """
+    folded = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    return folded.strip() if folded.isascii() and folded.isprintable() else ""
+
+
+def _check(image: Picture, map: Floats) -> None:
+    if image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise ResultError(f"a picture to draw on is [H, W, 3], not {list(image.shape)}")
+    if map.shape != image.shape[:2]:
+        raise ResultError(
+            f"the map is {list(map.shape)} but the picture is {list(image.shape[:2])}: "
+            "draw a map over the picture that it explains"
+        )
+    if not np.isfinite(map).all():
+        raise ResultError("the map holds NaN or infinite values and cannot be drawn")
+
+
+def _blend(image: Picture, map: Floats, scale: float) -> Picture:
+    """Return the blend at the picture's size; `map` has that size, and `scale` is above 0."""
+    value = np.clip(map / np.float32(scale), 0.0, 1.0).astype(np.float32)
+    opacity = (_OPACITY * value**_ONSET)[..., None]
+    picture = image.astype(np.float32)
+    grey = picture @ np.array([[0.299], [0.587], [0.114]], dtype=np.float32)
+    base = _DIM * (_SATURATION * picture + (1.0 - _SATURATION) * grey)
+    ramp = colormap()
+    heat = ramp[np.rint(value * (len(ramp) - 1)).astype(np.intp)].astype(np.float32)
+    return np.asarray(np.rint(base + opacity * (heat - base)), dtype=np.uint8)
+
+
+def _panels(image: Picture, *maps: Floats) -> tuple[Any, ...]:
+    """Return picture and maps at the size of a panel."""
+    import cv2
+
+    height, width = image.shape[:2]
+    longer = max(height, width)
+    factor = min(max(longer, MIN_SIDE), MAX_SIDE) / longer
+    if factor == 1.0:
+        return image, *maps
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    # A thumbnail's pixels stay pixels; its map, drawn on a coarse grid anyway, is smoothed.
+    ways = (cv2.INTER_NEAREST, cv2.INTER_LINEAR) if factor > 1.0 else (cv2.INTER_AREA,) * 2
+    picture = np.asarray(cv2.resize(image, size, interpolation=ways[0]), dtype=np.uint8)
+    return picture, *(cv2.resize(map, size, interpolation=ways[1]) for map in maps)
+
+
+def _strip(width: int, left: str, right: str) -> Picture:
+    """Return the caption strip [h, width, 3]; of height 0 where there is nothing to write."""
+    import cv2
+
+    font = cv2.FONT_HERSHEY_SIMPLEX
+    # Drawn large and reduced: OpenCV's line fonts are rough at the size of a caption.
+    size = _TEXT_SCALE * min(max(width / 900.0, 0.75), 2.0)
+    height, margin, thickness = round(22 * size), round(6 * size), max(1, round(size))
+    sides = [text for text in (left, right) if text]
+    spans = [cv2.getTextSize(text, font, size / 2, thickness)[0][0] for text in sides]
+    while sides and sum(spans) + (len(sides) + 1) * margin > width * _TEXT_SCALE:
+        sides.pop(), spans.pop()
+    if not sides:
+        return np.empty((0, width, 3), np.uint8)
+    canvas = np.full((height, width * _TEXT_SCALE, 3), _PAPER, np.uint8)
+    for text, x in zip(sides, (margin, canvas.shape[1] - margin - spans[-1]), strict=False):
+        at = (x, round(15 * size))
+        cv2.putText(canvas, text, at, font, size / 2, (_INK,) * 3, thickness, cv2.LINE_AA)
+    size_drawn = (width, height // _TEXT_SCALE)
+    return np.asarray(cv2.resize(canvas, size_drawn, interpolation=cv2.INTER_AREA), dtype=np.uint8)

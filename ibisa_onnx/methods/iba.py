@@ -1,0 +1,225 @@
+"""IBA: an information bottleneck at a tensor inside the model (Schulz et al., arXiv 2001.00396).
+
+The information bottleneck of the paper's section 3.1, optimised for one picture as in its section
+3.2, with the settings of the authors' code. Features R are mixed with noise of their own mean and
+deviation,
+
+    Z = lambda R + (1 - lambda) eps,  eps ~ N(mu, sigma^2)
+    loss = -log p(target | Z) + beta mean KL(P(Z|R) || N(mu, sigma^2))
+
+where with r = (R - mu) / sigma the divergence of each feature is, in nats (bits are for the map),
+
+    KL = -1/2 (1 + log (1 - lambda)^2 - (lambda r)^2 - (1 - lambda)^2)
+
+and lambda is the sigmoid of the parameters, smoothed. All but the tail of the model is
+differentiated by hand.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ibisa_onnx.errors import OptionError
+from ibisa_onnx.explainer import Explainer
+from ibisa_onnx.explanation import Completion
+from ibisa_onnx.gradients.layer import last_of_side
+from ibisa_onnx.gradients.selection import GradientPath
+from ibisa_onnx.io.images import read_image
+from ibisa_onnx.methods.budget import Progress
+from ibisa_onnx.methods.features import Layer, open_layer
+from ibisa_onnx.methods.ibisa.method import Found
+from ibisa_onnx.methods.ibisa.optimizer import PooledAdam
+from ibisa_onnx.methods.masking import Floats, sigmoid, smooth
+from ibisa_onnx.methods.problem import Case
+from ibisa_onnx.methods.scaling import above_zero
+from ibisa_onnx.methods.settings import is_whole
+from ibisa_onnx.methods.stopping import Limit
+from ibisa_onnx.preprocessing.spec import prepare
+from ibisa_onnx.targets.classification import ClassOutput
+
+_DEPTH = 8  # input pixels a feature: conv4 of VGG-16 and layer2 of ResNet-50, as in the paper
+_LEAST_DEVIATION = 0.01
+_RARELY = 0.01  # a feature that is other than 0 in no more images is left out
+_MOST = 0.999  # of lambda, beyond which the divergence is infinite
+
+
+@dataclass(frozen=True)
+class Iba:
+    """IBA, per sample, for `steps` times `draws` forward and as many backward passes.
+
+    Attributes
+    ----------
+    images
+        Pictures from which the features' mean and deviation are estimated, once a model: one pass
+        each, which no explanation counts. The paper takes 10000 and more.
+    layer
+        Name of a float tensor [N, C, h, w]; None: the last one with about 8 pixels a feature.
+    beta
+        Weight of the mean divergence, which is in nats.
+    steps, draws, learning_rate, start, smoothing
+        Of Adam; noise draws a step; the first parameters; the Gaussian over lambda, in features.
+    """
+
+    images: Sequence[str | os.PathLike[str]]
+    layer: str | None = None
+    beta: float = 10.0
+    steps: int = 10
+    draws: int = 10
+    learning_rate: float = 1.0
+    start: float = 5.0
+    smoothing: float = 1.0
+    name: ClassVar[str] = "iba"
+
+    def __post_init__(self) -> None:
+        """Raise `OptionError` where it has too few images, or a value is out of its range."""
+        if isinstance(self.images, str | bytes | os.PathLike):
+            raise OptionError(f"iba's images are {self.images!r}; give a sequence of pictures")
+        object.__setattr__(self, "images", tuple(self.images))  # a list is meant, too
+        if len(self.images) < 2:
+            raise OptionError(f"iba has {len(self.images)} images to estimate from; give 2 or more")
+        for name in ("steps", "draws"):
+            if not is_whole(getattr(self, name), 1):
+                raise OptionError(f"iba's {name} are {getattr(self, name)!r}; give 1 or more")
+        for name in ("beta", "learning_rate", "smoothing"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise OptionError(f"iba's {name} is {getattr(self, name)!r}; give 0 or more")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings by name; of the images their number."""
+        return {**asdict(self), "images": len(self.images)}
+
+    def open(self, explainer: Explainer, output: ClassOutput) -> OpenedIba:
+        """Cut the model open and estimate its features' statistics.
+
+        Raises
+        ------
+        GradientError
+            The model cannot be cut open.
+        ImageError
+            A picture cannot be read.
+        """
+        side = max(explainer.preprocessing.spec.size) / _DEPTH
+        choice = partial(last_of_side, side=side)
+        layer = open_layer(explainer, output, self.name, self.layer, choice)
+        spec = explainer.preprocessing.spec
+        tensors = (prepare(read_image(each), spec).tensor for each in self.images)
+        features = (layer.tail.features(tensor)[0] for tensor in tensors)
+        return OpenedIba(self, layer, estimate(features))
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Mean, deviation and presence of each feature, [C, h, w]."""
+
+    mean: Floats
+    deviation: Floats
+    active: npt.NDArray[np.bool_]
+
+
+def estimate(features: Iterator[npt.NDArray[Any]]) -> Statistics:
+    """Estimate statistics from features [C, h, w] one after the other (Welford's algorithm)."""
+    count, mean, squares, present = 0, np.zeros(()), np.zeros(()), np.zeros(())
+    for count, each in enumerate(features, 1):
+        off = each.astype(np.float64) - mean
+        mean = mean + off / count
+        squares = squares + off * (each - mean)
+        present = present + (each != 0)
+    deviation = np.sqrt(squares / max(count - 1, 1))
+    return Statistics(
+        mean.astype(np.float32),
+        np.maximum(deviation, _LEAST_DEVIATION).astype(np.float32),
+        present > _RARELY * count,
+    )
+
+
+@dataclass(frozen=True)
+class OpenedIba:
+    """IBA of one model."""
+
+    method: Iba
+    layer: Layer
+    statistics: Statistics
+
+    @property
+    def path(self) -> GradientPath:
+        """The backward graph of the tail."""
+        return self.layer.path
+
+    def __call__(
+        self, case: Case, rng: np.random.Generator, progress: Progress | None, limit: Limit
+    ) -> Iterator[Found]:
+        """Optimise lambda; the map is the information of each place, summed over channels."""
+        method, size = self.method, case.bottleneck.size
+        case.see_whether_images_mix()
+        features = self.layer.tail.features(case.bottleneck.image)
+        raw, _ = self.layer.tail.forward(case.bottleneck.image, features)
+        difference = self.layer.difference(case, raw)
+        relative = (features[0] - self.statistics.mean) / self.statistics.deviation
+        parameters = np.full(relative.shape, method.start, np.float32)
+        adam = PooledAdam(method.learning_rate, pooling=0)
+        begin = time.perf_counter()
+        for done in range(1, method.steps + 1):
+            slope = self._slope(case, parameters, relative, rng)
+            parameters = parameters - adam.step(slope)
+            if progress is not None:
+                progress(done, method.steps)
+            if done < method.steps and limit.over((time.perf_counter() - begin) / done):
+                break
+        keep = smooth(sigmoid(parameters), method.smoothing)
+        information = np.where(self.statistics.active, divergence(keep, relative), 0)
+        completion = Completion(done, method.steps, "steps", limit.reason)
+        bits = information.sum(0) / math.log(2)
+        yield Found(above_zero(bits), size, completion, difference=difference)
+
+    def _slope(
+        self, case: Case, parameters: Floats, relative: Floats, rng: np.random.Generator
+    ) -> Floats:
+        """Return d loss / d parameters, [C, h, w]."""
+        method, statistics = self.method, self.statistics
+        sigmoids = sigmoid(parameters)
+        keep = smooth(sigmoids, method.smoothing)
+        noise = rng.standard_normal((method.draws, *keep.shape), np.float32)
+        mixed = keep * relative + (1 - keep) * noise
+        mixed = (mixed * statistics.deviation + statistics.mean) * statistics.active
+        pull = self._pull(case, mixed) * (statistics.deviation * statistics.active)
+        slope = -(pull * (relative - noise)).mean(0)
+        price = np.float32(method.beta / keep.size) * statistics.active
+        slope += price * divergence_slope(keep, relative)
+        smoothed = smooth(np.asarray(slope, np.float32), method.smoothing)
+        return np.asarray(smoothed * sigmoids * (1 - sigmoids))
+
+    def _pull(self, case: Case, mixed: Floats) -> Floats:
+        """Return d log p / d features for each of the mixtures [N, C, h, w]."""
+        most = case.model.max_batch
+        blocks = (mixed[begin : begin + most] for begin in range(0, len(mixed), most))
+        return np.concatenate([self._pull_once(case, block) for block in blocks])
+
+    def _pull_once(self, case: Case, mixed: Floats) -> Floats:
+        """Do so for as many as the model takes at once."""
+        raw, saved = self.layer.tail.forward(case.bottleneck.image, mixed)
+        slope = case.output.slope(case.output.scores(raw).astype(np.float32), case.index)
+        quantisation = case.output.quantisation
+        slope = slope if quantisation is None else slope * np.float32(quantisation.scale)
+        return self.layer.tail.backward(saved, slope.reshape(raw.shape))
+
+
+def divergence(keep: Floats, relative: Floats) -> Floats:
+    """Return KL(P(Z|R) || N(mu, sigma^2)) of each feature, in nats."""
+    left = 1 - np.minimum(keep, np.float32(_MOST))
+    return np.asarray(-0.5 * (1 + 2 * np.log(left) - (keep * relative) ** 2 - left**2))
+
+
+def divergence_slope(keep: Floats, relative: Floats) -> Floats:
+    """Return its derivative with respect to lambda."""
+    left = 1 - np.minimum(keep, np.float32(_MOST))
+    return np.asarray(1 / left + keep * relative**2 - left)

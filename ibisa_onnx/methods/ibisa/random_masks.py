@@ -1,0 +1,58 @@
+"""Smooth random masks for queries by forward passes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+
+from ibisa_onnx.methods.masking import Floats, sigmoid
+
+_SHARPNESS = 3.0  # of the sigmoid over unit normal noise: most pixels are below 0.2 or above 0.8
+
+
+def smooth_masks(
+    rng: np.random.Generator,
+    count: int,
+    size: tuple[int, int],
+    batch: int,
+    *,
+    cells: int = 8,
+    tilts: Floats | None = None,
+) -> Iterator[Floats]:
+    """Draw masks: normal noise on a coarse grid, shifted at random, interpolated and squashed.
+
+    What is drawn does not depend on the batch.
+
+    Parameters
+    ----------
+    cells
+        On the longer side of the noise's grid; the 7 of RISE are a usual choice.
+    tilts
+        [count, h, w] of any grid, added to the noise, which has unit variance: where a tilt is
+        positive, pixels are shown more often than not. Without any, a mask's complement has the
+        same distribution as the mask.
+
+    Yields
+    ------
+    float32 [batch or what is left, 1, H, W] in 0..1
+    """
+    cell = max(1, -(-max(size) // cells))
+    rows, columns = (-(-side // cell) + 3 for side in size)
+    noise = rng.standard_normal((count, rows, columns)).astype(np.float32)
+    shifts = rng.integers(cell, size=(count, 2))
+    for begin in range(0, count, batch):
+        block = slice(begin, begin + batch)
+        masks = np.empty((len(shifts[block]), 1, *size), np.float32)
+        for place, mask in enumerate(masks, begin):
+            top, left = shifts[place] + cell // 2
+            large = _enlarged(noise[place], (rows * cell, columns * cell))
+            part = large[top : top + size[0], left : left + size[1]]
+            tilt = 0.0 if tilts is None else _enlarged(tilts[place], size)
+            mask[0] = sigmoid(_SHARPNESS * (part + tilt))
+        yield masks
+
+
+def _enlarged(field: Floats, size: tuple[int, int]) -> Floats:
+    return np.asarray(cv2.resize(field, size[::-1], interpolation=cv2.INTER_CUBIC))

@@ -1,0 +1,182 @@
+"""RISE: the score averaged over random masks (Petsiuk et al., arXiv 1806.07421).
+
+Masks are drawn, used and forgotten a batch at a time, so memory does not grow with their number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ibisa_onnx.errors import OptionError
+from ibisa_onnx.explainer import Explainer
+from ibisa_onnx.gradients.selection import GradientPath
+from ibisa_onnx.methods.budget import Progress, Queries
+from ibisa_onnx.methods.ibisa.method import Found
+from ibisa_onnx.methods.problem import Case
+from ibisa_onnx.methods.scaling import between_ends
+from ibisa_onnx.methods.settings import is_whole
+from ibisa_onnx.methods.stopping import Limit
+from ibisa_onnx.metrics.subject import FloatArray, Score
+from ibisa_onnx.preprocessing.spec import mean_colour
+from ibisa_onnx.targets.classification import ClassOutput
+
+_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Rise:
+    """RISE, for as many forward passes as there are masks.
+
+    Attributes
+    ----------
+    masks, grid, keep, centred
+        As in `rise`. The paper takes 4000 masks for VGG-16 and 8000 for ResNet-50.
+    """
+
+    masks: int = 4000
+    grid: int = 7
+    keep: float = 0.5
+    centred: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise `OptionError` where a value is out of its range."""
+        whole = is_whole(self.masks, 1) and is_whole(self.grid, 1)
+        if not whole or not 0 < self.keep < 1:
+            raise OptionError(
+                f"RISE with {self.masks} masks of {self.grid} cells a side, kept with probability "
+                f"{self.keep}: give 1 mask or more, 1 cell or more, and a probability in 0..1"
+            )
+
+    @property
+    def name(self) -> str:
+        """Plain or centred."""
+        return "centred rise" if self.centred else "rise"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings by name."""
+        return asdict(self)
+
+    def open(self, explainer: Explainer, output: ClassOutput) -> OpenedRise:
+        """Take the mean colour of the model's preprocessing, which hides what is masked."""
+        return OpenedRise(self, mean_colour(explainer.preprocessing.spec))
+
+
+@dataclass(frozen=True)
+class OpenedRise:
+    """RISE for one model."""
+
+    method: Rise
+    blank: FloatArray
+    path: ClassVar[GradientPath] = GradientPath("none", "RISE asks forward passes alone", None)
+
+    def __call__(
+        self, case: Case, rng: np.random.Generator, progress: Progress | None, limit: Limit
+    ) -> Iterator[Found]:
+        """Ask about all masks, or about as many as there is time for."""
+        case.see_whether_images_mix()
+        method, image = self.method, case.bottleneck.image[0]
+        queries = Queries(case, progress, limit, method.masks)
+        saliency = rise(
+            queries,
+            image,
+            rng=rng,
+            masks=method.masks,
+            grid=method.grid,
+            keep=method.keep,
+            centred=method.centred,
+            blank=self.blank,
+            over=lambda: queries.over(_BATCH),
+        )
+        yield Found(between_ends(saliency), case.bottleneck.size, queries.completion)
+
+
+def rise(
+    score: Score,
+    image: FloatArray,
+    *,
+    rng: np.random.Generator,
+    masks: int = 4000,
+    grid: int = 7,
+    keep: float = 0.5,
+    centred: bool = False,
+    batch: int = _BATCH,
+    blank: FloatArray | None = None,
+    over: Callable[[], bool] = lambda: False,
+) -> npt.NDArray[np.float32]:
+    """RISE's saliency map.
+
+    Parameters
+    ----------
+    score
+        Takes float32 [N, C, H, W] in model space, gives [N].
+    image
+        float32 [C, H, W] in model space.
+    rng
+        Draws the masks.
+    masks, grid, keep
+        How many masks, cells a side, and the probability that a cell is kept (N, h = w and p of
+        the paper's section 3).
+    centred
+        Subtract the mean mask and the mean score (covariance in place of the raw moment): the same
+        expectation up to a constant, at far smaller variance. The paper's estimator does not.
+    batch
+        Masks in one call of `score`.
+    blank
+        What masked pixels become, float32 [C, 1, 1]; zeros in model space, as in the paper, unless
+        given.
+    over
+        Asked between two batches: True ends it.
+
+    Returns
+    -------
+    float32 [H, W]
+        Equation 6 of the paper: the sum of score times mask, over N p.
+    """
+    height, width = image.shape[1:]
+    weighted = np.zeros((height, width))
+    total = np.zeros((height, width))
+    score_sum, used = 0.0, 0
+    hidden = np.zeros((1, 1, 1), np.float32) if blank is None else blank
+    for block in _masks(rng, masks, grid, keep, height, width, batch):
+        shown = block[:, None]
+        scores = np.asarray(score(shown * image + (1 - shown) * hidden), np.float64)
+        for mask, one in zip(block, scores, strict=True):  # this order, whatever the batch
+            weighted += one * mask
+            total += mask
+            score_sum += float(one)
+        used += len(block)
+        if used < masks and over():
+            break
+    if centred:
+        weighted -= total * score_sum / used
+    return (weighted / (used * keep)).astype(np.float32)
+
+
+def _masks(
+    rng: np.random.Generator,
+    masks: int,
+    grid: int,
+    keep: float,
+    height: int,
+    width: int,
+    batch: int,
+) -> Iterator[FloatArray]:
+    """Batches [n, H, W] of binary grids, enlarged bilinearly, shifted at random (section 3.2)."""
+    import cv2
+
+    cell_height, cell_width = -(-height // grid), -(-width // grid)
+    size = ((grid + 1) * cell_width, (grid + 1) * cell_height)
+    for begin in range(0, masks, batch):
+        block = np.empty((min(batch, masks - begin), height, width), np.float32)
+        for mask in block:
+            cells = (rng.random((grid, grid)) < keep).astype(np.float32)
+            top, left = rng.integers(cell_height), rng.integers(cell_width)
+            large = cv2.resize(cells, size, interpolation=cv2.INTER_LINEAR)
+            mask[:] = large[top : top + height, left : left + width]
+        yield block

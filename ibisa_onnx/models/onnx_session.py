@@ -1,0 +1,340 @@
+"""The deployed ONNX model: a file or a live session, and the graphs that are derived from it.
+
+How images reach it, and what is counted, it shares with other models: `image_model.py`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ibisa_onnx.errors import IbisaError, ModelError, OutputError
+from ibisa_onnx.models.base import ImageModel
+from ibisa_onnx.models.onnx_file import ModelFile, essence, without_initializer_inputs
+from ibisa_onnx.models.providers import (
+    CPU,
+    CUDA,
+    check_providers,
+    import_onnxruntime,
+    resolve_providers,
+)
+from ibisa_onnx.models.session_options import ONLY_FATAL, create_session, open_file, serialise
+from ibisa_onnx.models.signature import (
+    Layout,
+    Signature,
+    TensorInfo,
+    find_image,
+    read_layout,
+)
+from ibisa_onnx.preprocessing.sources.metadata import layout_hint
+
+if TYPE_CHECKING:
+    import onnx
+    import onnxruntime
+
+    from ibisa_onnx.models.weights import Weights
+
+_BY_VALUE = frozenset({CPU, CUDA})  # these take weights as values; others may want a whole graph
+_NUMPY_NAMES = {"float": "float32", "double": "float64"}
+
+
+class DeployedModel(ImageModel):
+    """A model as it is deployed: opened by ONNX Runtime, run on float32 images, passes counted.
+
+    Attributes
+    ----------
+    session
+        The `onnxruntime.InferenceSession`.
+    file
+        Where it comes from, as far as that is known.
+    """
+
+    def __init__(
+        self,
+        session: onnxruntime.InferenceSession,
+        file: ModelFile,
+        signature: Signature,
+        *,
+        extra_inputs: Mapping[str, npt.NDArray[Any]] | None = None,
+        threads: int | None = None,
+        max_batch: int = 8,
+    ) -> None:
+        super().__init__(signature, max_batch)
+        self.session = session
+        self.file = file
+        self._threads = threads
+        self._extra = _check_extra_inputs(signature, extra_inputs or {}, file.label)
+
+    @classmethod
+    def open(
+        cls,
+        source: str | os.PathLike[str] | bytes | onnxruntime.InferenceSession,
+        *,
+        providers: Sequence[str] = (),
+        input: str | None = None,
+        layout: str | None = None,
+        extra_inputs: Mapping[str, npt.NDArray[Any]] | None = None,
+        threads: int | None = None,
+        max_batch: int = 8,
+    ) -> DeployedModel:
+        """Open a model, or take over a live session.
+
+        Parameters
+        ----------
+        source
+            The path of an ONNX file (weights in external files beside it are found, whatever their
+            size), its bytes, or a live `onnxruntime.InferenceSession`.
+        providers
+            Execution providers, short or full names; empty: CUDA where it works, else the CPU.
+        input
+            The input that takes the image; None: the only one that can.
+        layout
+            "NCHW" or "NHWC"; None: read from the input's shape.
+        extra_inputs
+            Values of all other inputs, by name, cast to their dtype. One with a leading axis of 1
+            is repeated for each image where the model leaves that axis open.
+        threads
+            Threads within an operator; None: ONNX Runtime's own choice.
+        max_batch
+            The most images in one call where the model leaves the batch open.
+
+        Raises
+        ------
+        ModelError
+            The file cannot be opened, or is not an image model.
+        ProviderError
+            A provider that was asked for did not come up.
+        """
+        warnings = []
+        if isinstance(providers, str):
+            providers = [providers]
+        if isinstance(source, str | os.PathLike | bytes):
+            file = ModelFile.of(source)
+            file.check_readable()
+            session = open_file(file, resolve_providers(providers), threads)
+            if not providers and CUDA in _unused(session):
+                warnings.append(
+                    "this build of ONNX Runtime has CUDA, but it runs nothing here, so the CPU is "
+                    "used: `ibisa-onnx doctor` says why"
+                )
+        elif hasattr(source, "get_providers"):
+            file, session = ModelFile.of_session(source), source
+            threads = threads or session.get_session_options().intra_op_num_threads or None
+        else:
+            raise ModelError(
+                f"the model is a {type(source).__name__}; "
+                "give a path, bytes or an onnxruntime.InferenceSession "
+                "(or, to an Explainer, a function with its InputSpec)"
+            )
+        check_providers(providers, session.get_providers())
+        signature = _read_signature(session, file.label, input, read_layout(layout))
+        model = cls(
+            session,
+            file,
+            signature,
+            extra_inputs=extra_inputs,
+            threads=threads,
+            max_batch=max_batch,
+        )
+        model.warnings += warnings
+        return model
+
+    @staticmethod
+    def tensors(path: str | os.PathLike[str]) -> tuple[list[TensorInfo], list[TensorInfo]]:
+        """Return all inputs and outputs of any ONNX file, be it an image model or not.
+
+        Raises
+        ------
+        ModelError
+            The file cannot be opened.
+        """
+        file = ModelFile.at(path)
+        file.check_readable()
+        session = open_file(file, [CPU], None)
+        inputs, outputs = session.get_inputs(), session.get_outputs()
+        return [_tensor_info(each) for each in inputs], [_tensor_info(each) for each in outputs]
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """The execution providers truly in use, highest priority first."""
+        return tuple(self.session.get_providers())
+
+    @property
+    def name(self) -> str | None:
+        """The file's name, None for bytes."""
+        return self.file.name
+
+    @property
+    def label(self) -> str:
+        """The file's name, or "the model"."""
+        return self.file.label
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the weights in external files lie, None for bytes."""
+        return self.file.folder
+
+    @cached_property
+    def sha256(self) -> str | None:
+        """Hash of the file and of its external weights; None where the file is not known."""
+        return self.file.sha256()
+
+    @property
+    def graph_sha256(self) -> str | None:
+        """Hash of graph and weights without the metadata; it is read for this, and not kept."""
+        return self.file.graph_sha256()
+
+    @cached_property
+    def metadata(self) -> dict[str, str]:
+        """The custom metadata in the file."""
+        return dict(self.session.get_modelmeta().custom_metadata_map)
+
+    def proto(self) -> onnx.ModelProto | None:
+        """Parse the graph anew: external weights not loaded, initializers not listed as inputs.
+
+        None where there is no ONNX file to read: a live session that does not remember its own, or
+        ONNX Runtime's own format.
+        """
+        return self.file.load_proto()
+
+    def extra_feed(self, batch: int) -> dict[str, npt.NDArray[Any]]:
+        """Return the values of all inputs but the image, by name.
+
+        They are repeated for each of `batch` images where their leading axis is the image's.
+        """
+        feed = {}
+        for tensor in self.signature.inputs:
+            if tensor.name in self._extra:
+                value = self._extra[tensor.name]
+                shared = bool(tensor.shape) and tensor.shape[0] == self.image.tensor.shape[0]
+                repeat = shared and self.image.batch is None and len(value) == 1
+                feed[tensor.name] = np.repeat(value, batch, axis=0) if repeat else value
+        return feed
+
+    def new_session(
+        self, model: onnx.ModelProto, weights: Weights | None = None
+    ) -> onnxruntime.InferenceSession:
+        """Open a graph derived from this model on the same runtime: providers, options, threads.
+
+        External weights are found where this model's are.
+
+        Parameters
+        ----------
+        model
+            The graph; it may be changed.
+        weights
+            Those that were taken out of it, by name; more do no harm.
+
+        Raises
+        ------
+        ModelError
+            The graph cannot be serialised or opened.
+        """
+        given = self._weights_for(model, weights or {})
+        data = serialise(without_initializer_inputs(model), self.label)
+        del model  # so that only one copy of its weights is there while the session is made
+        try:
+            return create_session(data, self._providers(), self._threads, self.folder, given)
+        except Exception as error:
+            raise ModelError(
+                f"ONNX Runtime cannot open a graph made from {self.label}: {essence(error)}"
+            ) from error
+
+    def _providers(self) -> list[tuple[str, dict[str, str]]]:
+        """Return the providers of the session with their options."""
+        options = self.session.get_provider_options()
+        for each in options.values():  # a captured graph wants inputs that stay where they are
+            each.pop("enable_cuda_graph", None)
+        return [(name, options.get(name, {})) for name in self.providers]
+
+    def _weights_for(self, model: onnx.ModelProto, weights: Weights) -> Weights:
+        """Return the weights to hand over as values; other providers get them in the graph."""
+        from ibisa_onnx.models.weights import give_weights, missing_weights
+
+        if _BY_VALUE.issuperset(self.providers):
+            return {name: weights[name] for name in missing_weights(model)}
+        give_weights(model, weights)
+        return {}
+
+    def _run(
+        self, images: npt.NDArray[np.float32], names: list[str]
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Run; a file may declare an open batch and still take one image only."""
+        batch_is_open = self.image.batch is None and self.max_batch > 1 and len(images) > 1
+        try:
+            return super()._run(images, names)
+        except IbisaError:
+            if not batch_is_open:
+                raise
+            results = self._run_chunks(images, names, 1)  # raises where the batch is not to blame
+            self.run_one_by_one("fails on more than one image at once")
+            return results
+
+    def _call(self, batch: npt.NDArray[Any], names: list[str]) -> list[npt.NDArray[Any]]:
+        feed = {self.image.name: batch, **self.extra_feed(len(batch))}
+        options = import_onnxruntime().RunOptions()
+        options.log_severity_level = ONLY_FATAL
+        try:
+            values: list[npt.NDArray[Any]] = self.session.run(names, feed, options)
+        except Exception as error:
+            raise ModelError(f"{self.label} failed to run: {essence(error)}") from error
+        self.passes.count_forward(len(batch))
+        for name, value in zip(names, values, strict=True):
+            if np.ndim(value) == 0 or len(value) != len(batch):
+                raise OutputError(
+                    f"output {name} of {self.label} has shape {list(np.shape(value))} for "
+                    f"{len(batch)} image(s): no leading batch axis; choose another with --output"
+                )
+        return values
+
+
+def _unused(session: onnxruntime.InferenceSession) -> set[str]:
+    """Return the providers of this build that the session does not use."""
+    return set(import_onnxruntime().get_available_providers()) - set(session.get_providers())
+
+
+def _read_signature(
+    session: onnxruntime.InferenceSession, label: str, input: str | None, layout: Layout | None
+) -> Signature:
+    """Read inputs and outputs off a session, and find the image."""
+    inputs = tuple(_tensor_info(each) for each in session.get_inputs())
+    outputs = tuple(_tensor_info(each) for each in session.get_outputs())
+    hint = layout_hint(session.get_modelmeta().custom_metadata_map)
+    image = find_image(inputs, name=input, layout=layout, hint=hint, model=label)
+    return Signature(inputs, outputs, image)
+
+
+def _tensor_info(argument: Any) -> TensorInfo:
+    """Describe an input or output; what is not a tensor keeps ONNX Runtime's name of its type."""
+    inner = argument.type.removeprefix("tensor(").removesuffix(")")
+    name = _NUMPY_NAMES.get(inner, inner) if argument.type.startswith("tensor(") else argument.type
+    return TensorInfo(argument.name, name, tuple(argument.shape or ()))
+
+
+def _check_extra_inputs(
+    signature: Signature, given: Mapping[str, npt.NDArray[Any]], label: str
+) -> dict[str, npt.NDArray[Any]]:
+    """Cast the values of all inputs but the image to their dtypes, or say what is missing."""
+    others = {each.name: each for each in signature.inputs if each.name != signature.image.name}
+    unknown = [name for name in given if name not in others]
+    if unknown:
+        raise ModelError(f"{label} has no other input {unknown[0]!r}; it has: {', '.join(others)}")
+    missing = [str(tensor) for name, tensor in others.items() if name not in given]
+    if missing:
+        raise ModelError(
+            f"{label} also needs a value for {', '.join(missing)}; "
+            "give it with --extra-input NAME=VALUE"
+        )
+    return {name: _extra_value(value, others[name]) for name, value in given.items()}
+
+
+def _extra_value(value: npt.NDArray[Any], tensor: TensorInfo) -> npt.NDArray[Any]:
+    """Bring an input's value to its dtype, and a single number to its rank."""
+    array = np.asarray(value, dtype=tensor.dtype)
+    return array.reshape((1,) * len(tensor.shape)) if array.size == 1 else array

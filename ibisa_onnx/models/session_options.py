@@ -1,0 +1,105 @@
+"""How ONNX Runtime opens a file, or a graph made from it: strict and quiet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ibisa_onnx.errors import ModelError
+from ibisa_onnx.models.onnx_file import ModelFile, essence, external_tensors
+from ibisa_onnx.models.providers import CPU, import_onnxruntime
+
+if TYPE_CHECKING:
+    import onnx
+    import onnxruntime
+
+    from ibisa_onnx.models.weights import Weights
+
+ONLY_FATAL = 4  # errors come as exceptions; warnings are for whoever exported the model
+_EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
+_NO_SPINNING = ("session.intra_op.allow_spinning", "0")
+
+
+def open_file(
+    file: ModelFile, providers: Sequence[str], threads: int | None
+) -> onnxruntime.InferenceSession:
+    """Open the file as it is, or, where it lists initializers as inputs, with these constant."""
+    source = file.data if file.path is None else str(file.path)
+    try:
+        session = create_session(source, providers, threads)
+        if not session.get_overridable_initializers():
+            return session
+        model = file.load_proto()
+        if model is None:
+            return session
+        external = next(external_tensors(model), None) is not None
+        folder = file.folder if external else None
+        return create_session(serialise(model, file.label), providers, threads, folder)
+    except ModelError:
+        raise
+    except Exception as error:
+        raise file.explain_failure(error) from error
+
+
+def create_session(
+    source: str | bytes | None,
+    providers: Sequence[str | tuple[str, dict[str, str]]],
+    threads: int | None,
+    external_folder: Path | None = None,
+    weights: Weights | None = None,
+) -> onnxruntime.InferenceSession:
+    """Create a session that never falls back to another provider and logs nothing but crashes.
+
+    `weights` are initializers that were taken out of the graph; they are not copied.
+    """
+    runtime = import_onnxruntime()
+    options = runtime.SessionOptions()
+    options.log_severity_level = ONLY_FATAL
+    # An explanation takes turns between several sessions and torch: threads of the one that wait
+    # spinning take the processor from the next.
+    options.add_session_config_entry(*_NO_SPINNING)
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if external_folder is not None:
+        options.add_session_config_entry(_EXTERNAL_FOLDER, str(external_folder.resolve()))
+    values = {name: runtime.OrtValue.ortvalue_from_numpy(w) for name, w in (weights or {}).items()}
+    if values:
+        options.add_external_initializers(list(values), list(values.values()))
+    # Without `enable_fallback=0` a failing provider is printed to stdout and replaced.
+    session = runtime.InferenceSession(source, options, providers=providers, enable_fallback=0)
+    session.given_weights = values  # it reads them where they are, and does not keep them itself
+    return session
+
+
+def serialise(model: onnx.ModelProto, label: str) -> bytes:
+    """Return the bytes of a graph; weights in external files stay there."""
+    from google.protobuf.message import EncodeError  # type: ignore[import-untyped,unused-ignore]
+
+    try:
+        return bytes(model.SerializeToString())
+    except (EncodeError, ValueError) as error:
+        raise ModelError(
+            f"{label} holds 2 GB or more in one file; save its weights as external data"
+        ) from error
+
+
+def check_opens(model: onnx.ModelProto, label: str, folder: Path | None) -> bytes:
+    """Return the bytes of a graph, once ONNX Runtime has opened them.
+
+    `folder` is where its external weights are; `label` is what the model it was made from is
+    called.
+
+    Raises
+    ------
+    ModelError
+        The graph holds 2 GB or more, or ONNX Runtime refuses it.
+    """
+    data = serialise(model, label)
+    try:
+        create_session(data, [CPU], None, folder)
+    except Exception as error:
+        raise ModelError(
+            f"ONNX Runtime cannot open a graph made from {label}: {essence(error)}"
+        ) from error
+    return data

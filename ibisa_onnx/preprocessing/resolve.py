@@ -1,0 +1,400 @@
+"""What is believed about a model's preprocessing, and why.
+
+Each field of the spec is taken from the first source that says something on it: flags, a spec file,
+the model's metadata, files beside it, its input's type and shape, and last ImageNet's usual values,
+with a warning.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from dataclasses import fields as fields_of
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ibisa_onnx.errors import PreprocessingError
+from ibisa_onnx.models.signature import ImageInput, Signature
+from ibisa_onnx.preprocessing.sources.base import Layer, check_preset
+from ibisa_onnx.preprocessing.sources.files import companion_layers, read_spec_file
+from ibisa_onnx.preprocessing.sources.metadata import metadata_layers
+from ibisa_onnx.preprocessing.spec import CHANNEL_ORDERS, CROPPING, PRESETS, Preprocessing
+
+DEFAULT_SIZE = 224
+_GUESS = "ImageNet's usual values (a guess)"
+_GREY_GUESS = "0..1, usual for one channel (a guess)"
+_VALUES = ("scale", "mean", "std")
+_NOT_KNOWN = (
+    "how pixels become this model's input is not known, so ImageNet's usual values are taken; if "
+    "the answer looks wrong, say --preprocess caffe, tf, unit or raw, or give --mean, --std, "
+    "--scale and --channel-order (--preprocess imagenet says that they are right)"
+)
+_GREY_NOT_KNOWN = (
+    "how pixels become this model's input is not known, so 0..1 is taken; if the answer looks "
+    "wrong, say --preprocess raw, or give --scale, --mean and --std (--preprocess unit says that "
+    "0..1 is right)"
+)
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """What the user says on preprocessing, one field for each flag; None: nothing."""
+
+    preset: str | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    scale: float | None = None
+    channel_order: str | None = None
+    size: tuple[int, int] | None = None
+    resize: str | None = None
+    shorter_side: int | None = None
+    interpolation: str | None = None
+    layout: str | None = None
+
+
+@dataclass(frozen=True)
+class Belief:
+    """One field of the spec, its value, and in words where that comes from."""
+
+    field: str
+    value: Any
+    source: str
+
+    @property
+    def is_guess(self) -> bool:
+        """Whether nothing says it, so that the usual is taken."""
+        return self.source.endswith("(a guess)")
+
+
+@dataclass(frozen=True)
+class ResolvedPreprocessing:
+    """The spec, one belief for each field that matters, and what a user should know."""
+
+    spec: Preprocessing
+    beliefs: tuple[Belief, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def values_are_guessed(self) -> bool:
+        """Whether nothing says how pixels become the input, so that the usual is taken."""
+        return any(belief.source in (_GUESS, _GREY_GUESS) for belief in self.beliefs)
+
+
+def resolve_preprocessing(
+    signature: Signature,
+    metadata: Mapping[str, str],
+    *,
+    overrides: Overrides | None = None,
+    file: Path | None = None,
+    folder: Path | None = None,
+) -> ResolvedPreprocessing:
+    """Settle how a picture becomes the model's input.
+
+    Parameters
+    ----------
+    signature
+        The model's inputs and outputs.
+    metadata
+        Its custom metadata.
+    overrides
+        What the user said; goes before all else.
+    file
+        A preprocessing file: TOML, JSON, or the configuration of a training framework.
+    folder
+        The model's, where such configurations may lie beside it; None: there is none.
+
+    Raises
+    ------
+    PreprocessingError
+        A source says something impossible, or contradicts the model's input.
+    """
+    image = signature.image
+    layers = list(_flag_layers(overrides or Overrides()))
+    layers += [read_spec_file(file)] if file is not None else []
+    for layer in layers:
+        _check_against_input(layer, image)
+    fixed = (image.height, image.width) if image.height and image.width else None
+    unasked = [*metadata_layers(metadata, fixed), *companion_layers(folder)]
+    layers += [_unless_contradicted(layer, image) for layer in unasked]
+    beliefs = _facts(image)
+    for layer in layers:
+        _add(beliefs, _fields(layer, image.channels, beliefs), layer.source)
+    _believe_type(beliefs, image)
+    warnings = [warning for layer in layers for warning in layer.warnings]
+    warnings += _guess_values(beliefs, image.channels)
+    warnings += _guess_geometry(beliefs, signature)
+    return _conclude(beliefs, warnings)
+
+
+def settle_preprocessing(
+    signature: Signature,
+    metadata: Mapping[str, str],
+    wanted: Preprocessing | str | os.PathLike[str] | None,
+    overrides: Overrides,
+    folder: Path | None = None,
+) -> ResolvedPreprocessing:
+    """Settle the preprocessing from what a user gave for it: a whole spec, a preset, or a file.
+
+    Parameters
+    ----------
+    wanted
+        A spec, which is taken as it is; the name of a preset; the path of a spec file; or None.
+    overrides
+        Single values, which go before a preset or a file.
+    folder
+        The model's, where files may say something of it.
+
+    Raises
+    ------
+    PreprocessingError
+        As `resolve_preprocessing`, or a whole spec was given and overrides too.
+    """
+    if isinstance(wanted, Preprocessing):
+        if overrides != Overrides():
+            raise PreprocessingError(
+                "a whole Preprocessing was given, and overrides; put them into it "
+                "(dataclasses.replace)"
+            )
+        return ResolvedPreprocessing(wanted, (), ())
+    if not isinstance(wanted, str | os.PathLike | None):
+        raise PreprocessingError(
+            f"preprocessing is a {type(wanted).__name__}; "
+            "give a Preprocessing, the name of a preset, or the path of a spec file"
+        )
+    file = None if wanted is None else Path(wanted)
+    if isinstance(wanted, str) and _is_preset(wanted):
+        overrides, file = replace(overrides, preset=wanted), None
+    return resolve_preprocessing(signature, metadata, overrides=overrides, file=file, folder=folder)
+
+
+def _is_preset(word: str) -> bool:
+    """Tell a preset, also a misspelt one, from a file."""
+    return word in PRESETS or not (Path(word).suffix or Path(word).exists())
+
+
+def _flag_layers(overrides: Overrides) -> Iterator[Layer]:
+    """Yield a layer for each flag that was given, the preset last."""
+    for each in fields_of(overrides):
+        value = getattr(overrides, each.name)
+        if value is not None and each.name != "preset":
+            upper = each.name in ("channel_order", "layout")
+            value = value.upper() if upper else value
+            yield Layer(f"flag --{each.name.replace('_', '-')}", {each.name: value})
+    if overrides.preset is not None:
+        preset = check_preset(overrides.preset)
+        yield Layer(f"flag --preprocess {preset}", {}, preset)
+
+
+def _check_against_input(layer: Layer, image: ImageInput) -> None:
+    """Raise where a source contradicts what the model's input plainly is."""
+    said = layer.fields
+    takes = f"but input {image.tensor} takes"
+    if said.get("layout", image.layout) != image.layout:
+        raise PreprocessingError(
+            f"{layer.source} says layout {said['layout']}, {takes} {image.layout}; "
+            "drop it, or open the model with that layout"
+        )
+    if np.dtype(said.get("dtype", image.dtype)).kind != np.dtype(image.dtype).kind:
+        raise PreprocessingError(
+            f"{layer.source} says dtype {said['dtype']}, {takes} {image.dtype}; correct it"
+        )
+    height, width = said.get("size", (image.height, image.width))
+    if height != (image.height or height) or width != (image.width or width):
+        raise PreprocessingError(
+            f"{layer.source} says size {height} x {width}, {takes} "
+            f"{image.height or 'any'} x {image.width or 'any'} (height x width); correct it"
+        )
+    order = CHANNEL_ORDERS.get(said.get("channel_order", ""))
+    if order is not None and order.channels != image.channels:
+        raise PreprocessingError(
+            f"{layer.source} says channel order {said['channel_order']}, {takes} "
+            f"{image.channels} channel(s); correct it"
+        )
+
+
+def _check_possible(layer: Layer, image: ImageInput) -> None:
+    """Raise where no spec of this input can have what a source says."""
+    usual = {
+        "size": (image.height or 1, image.width or 1),
+        "channel_order": {1: "GRAY", 3: "RGB", 4: "RGBA"}[image.channels],
+        "dtype": image.dtype,
+    }
+    try:
+        spec = Preprocessing(**(usual | _fields(layer, image.channels, {})))
+    except PreprocessingError as error:
+        raise PreprocessingError(f"{layer.source}: {error}") from error
+    _check_shorter_side(spec, layer.source)
+
+
+def _check_shorter_side(spec: Preprocessing, source: str) -> None:
+    """Raise where cropping would need more than there is."""
+    if spec.shorter_side is not None and spec.shorter_side < min(spec.size):
+        raise PreprocessingError(
+            f"shorter side {spec.shorter_side} ({source}) is less than "
+            f"the model's {min(spec.size)}; give at least that"
+        )
+
+
+def _unless_contradicted(layer: Layer, image: ImageInput) -> Layer:
+    """Return a layer that nobody asked for, emptied with a warning where it cannot be true.
+
+    Where only its size cannot, as beside a network exported for larger pictures than it was trained
+    with, the rest stands. Not an error: the owner of an image can seldom mend the model's file, or
+    what lies beside it.
+    """
+    if (doubt := _contradiction(layer, image)) is None:
+        return layer
+    rest = _resized(layer, image)
+    if _contradiction(rest, image) is None:
+        return replace(rest, warnings=(*layer.warnings, f"size ignored: {doubt}"))
+    return Layer(layer.source, {}, None, (*layer.warnings, f"ignored: {doubt}"))
+
+
+def _contradiction(layer: Layer, image: ImageInput) -> PreprocessingError | None:
+    """Return why a layer cannot be true of the input, None where it can."""
+    try:
+        _check_against_input(layer, image)
+        _check_possible(layer, image)
+    except PreprocessingError as error:
+        return error
+    return None
+
+
+def _resized(layer: Layer, image: ImageInput) -> Layer:
+    """Return a layer with its shorter side in proportion to the input, and no size of its own."""
+    fields = {key: value for key, value in layer.fields.items() if key != "size"}
+    if "size" in layer.fields and "shorter_side" in fields and image.height and image.width:
+        share = min(image.height, image.width) / min(layer.fields["size"])
+        fields["shorter_side"] = round(fields["shorter_side"] * share)
+    return replace(layer, fields=fields)
+
+
+def _facts(image: ImageInput) -> dict[str, Belief]:
+    """Return what the input's type and shape leave no doubt about."""
+    beliefs: dict[str, Belief] = {}
+    fields: dict[str, Any] = {"layout": str(image.layout), "dtype": image.dtype}
+    if image.height and image.width:
+        fields["size"] = (image.height, image.width)
+    if image.channels == 1:
+        fields["channel_order"] = "GRAY"
+    _add(beliefs, fields, "input type and shape")
+    return beliefs
+
+
+def _add(beliefs: dict[str, Belief], fields: Mapping[str, Any], source: str) -> None:
+    """Believe what nothing higher has settled."""
+    for field, value in fields.items():
+        beliefs.setdefault(field, Belief(field, value, source))
+
+
+def _fields(layer: Layer, channels: int, beliefs: Mapping[str, Belief]) -> dict[str, Any]:
+    """Return a layer's fields, its preset spelled out."""
+    fields = dict(layer.fields)
+    if layer.preset is None:
+        return fields
+    order = beliefs["channel_order"].value if "channel_order" in beliefs else None
+    return _spell_out(layer.preset, fields.get("channel_order", order), channels) | fields
+
+
+def _spell_out(preset: str, order: str | None, channels: int) -> dict[str, Any]:
+    """Return a preset's fields for the model's channels; mean and std stay with their colours."""
+    values = PRESETS[preset]
+    mean, std = values.mean, values.std
+    order = order or {1: "GRAY", 3: "", 4: "A"}[channels]
+    order = values.channel_order + order if order in ("", "A") else order
+    if order == "GRAY":
+        mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
+    elif order[0] != values.channel_order[0]:
+        mean, std = mean[::-1], std[::-1]
+    if len(order) == 4 and len(mean) == 3:  # alpha as it is
+        mean, std = (*mean, 0.0), (*std, 1.0)
+    return {"channel_order": order, "scale": values.scale, "mean": mean, "std": std}
+
+
+def _believe_type(beliefs: dict[str, Belief], image: ImageInput) -> None:
+    """Take the bytes as they are where the input is of integers."""
+    dtype = np.dtype(image.dtype)
+    if dtype.kind not in "iu" or any(field in beliefs for field in _VALUES):
+        return
+    fields = _spell_out("raw", _value(beliefs, "channel_order"), image.channels)
+    source = f"input type {dtype}: the picture's bytes as they are"
+    if dtype == np.int8:
+        fields["mean"] = (128.0,)
+        source = f"input type {dtype}: the picture's bytes less 128"
+    _add(beliefs, fields, source)
+
+
+def _guess_values(beliefs: dict[str, Belief], channels: int) -> list[str]:
+    """Fill in scale, mean, std and channel order where no source says them; warn of it."""
+    said = [field for field in _VALUES if field in beliefs]
+    if not said:
+        preset = "unit" if channels == 1 else "imagenet"
+        source = _GREY_GUESS if channels == 1 else _GUESS
+        _add(beliefs, _spell_out(preset, _value(beliefs, "channel_order"), channels), source)
+        return [_NOT_KNOWN if channels != 1 else _GREY_NOT_KNOWN]
+    missing = [field for field in (*_VALUES, "channel_order") if field not in beliefs]
+    _add(beliefs, {"mean": (0.0,), "std": (1.0,)}, "not said, so left out")
+    sizes = np.abs([*beliefs["mean"].value, *beliefs["std"].value])
+    scale = 1.0 if sizes.max() > 2 else 1 / 255
+    _add(beliefs, {"scale": scale}, "the size of mean and std (a guess)")
+    _add(beliefs, {"channel_order": "RGBA" if channels == 4 else "RGB"}, "usual (a guess)")
+    if not missing:
+        return []
+    named = ", ".join(f"{field} = {beliefs[field].value}" for field in missing)
+    return [f"{' and '.join(said)} are said but not all of preprocessing; taken: {named}"]
+
+
+def _guess_geometry(beliefs: dict[str, Belief], signature: Signature) -> list[str]:
+    """Fill in size, resizing and interpolation where no source says them."""
+    warnings = []
+    if "size" not in beliefs:
+        image = signature.image
+        size = (image.height or DEFAULT_SIZE, image.width or DEFAULT_SIZE)
+        _add(beliefs, {"size": size}, f"the model leaves it open: {DEFAULT_SIZE} (a guess)")
+        warnings.append(
+            f"the model leaves height and width open; {size[0]} x {size[1]} is taken: "
+            "say --size if it was made for another"
+        )
+    height, width = beliefs["size"].value
+    if _has_class_scores(signature) and height == width:
+        _add(beliefs, {"resize": "shortest"}, "usual for a classifier (a guess)")
+    else:
+        source = "usual where the outputs are no class scores, or the input is no square (a guess)"
+        _add(beliefs, {"resize": "stretch"}, source)
+    # Small inputs (digits, CIFAR) are hardly ever cropped; larger ones as 224 from 256.
+    side = min(height, width)
+    shorter = round(side * 256 / 224) if side >= 128 else side
+    _add(beliefs, {"shorter_side": shorter}, "as 256 for 224 (a guess)")
+    _add(beliefs, {"interpolation": "bilinear"}, "usual (a guess)")
+    return warnings
+
+
+def _has_class_scores(signature: Signature) -> bool:
+    """Tell whether an output is one row of scores for each image."""
+    for output in signature.outputs:
+        sides = [side for side in output.shape[1:] if side != 1]
+        if len(output.shape) > 1 and len(sides) == 1:
+            return True
+    return False
+
+
+def _value(beliefs: Mapping[str, Belief], field: str) -> Any:
+    return beliefs[field].value if field in beliefs else None
+
+
+def _conclude(beliefs: dict[str, Belief], warnings: Sequence[str]) -> ResolvedPreprocessing:
+    """Build the spec, which checks itself, and put the beliefs in the spec's order."""
+    if beliefs["resize"].value not in CROPPING:
+        del beliefs["shorter_side"]
+    order = [each.name for each in fields_of(Preprocessing) if each.name in beliefs]
+    try:
+        spec = Preprocessing(**{field: beliefs[field].value for field in order})
+    except PreprocessingError as error:
+        sources = dict.fromkeys(beliefs[field].source for field in (*_VALUES, "channel_order"))
+        raise PreprocessingError(f"{error} (values from: {'; '.join(sources)})") from error
+    if "shorter_side" in beliefs:
+        _check_shorter_side(spec, beliefs["shorter_side"].source)
+    return ResolvedPreprocessing(spec, tuple(beliefs[field] for field in order), tuple(warnings))

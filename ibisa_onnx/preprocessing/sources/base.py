@@ -1,0 +1,125 @@
+"""One source's say on preprocessing: some fields of the spec, and where they come from.
+
+Reads the project's own notation, which spec files and metadata share. Which source wins is in
+`resolution.py`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from ibisa_onnx.errors import PreprocessingError
+from ibisa_onnx.models.signature import IMAGE_DTYPES, Layout
+from ibisa_onnx.preprocessing.resampling import KERNELS
+from ibisa_onnx.preprocessing.spec import CHANNEL_ORDERS, PRESETS, RESIZES
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What one source says: fields of `Preprocessing` by name, and the source in words.
+
+    `preset` names one of `PRESETS`, whose values stand where `fields` has none.
+    """
+
+    source: str
+    fields: Mapping[str, Any]
+    preset: str | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def parse_layer(source: str, values: Mapping[str, Any]) -> Layer:
+    """Read the project's own notation: the fields of `Preprocessing`, and `preset`.
+
+    Raises
+    ------
+    PreprocessingError
+        A key is unknown, or a value is of the wrong kind.
+    """
+    fields = {key: _parse(source, key, value) for key, value in values.items()}
+    preset = fields.pop("preset", None)
+    return Layer(source, fields, preset)
+
+
+def check_preset(name: str) -> str:
+    """Return the name of a preset, lower case, or raise with those there are."""
+    if name.lower() not in PRESETS:
+        raise PreprocessingError(
+            f"there is no preprocessing preset {name!r}; choose from: {', '.join(PRESETS)}"
+        )
+    return name.lower()
+
+
+def _numbers(value: Any) -> tuple[float, ...]:
+    """Read one number, or a list of them."""
+    return tuple(_number(each) for each in (value if isinstance(value, list | tuple) else [value]))
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError("a number")
+    return float(value)
+
+
+def _pixels(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError("a whole number of pixels")
+    return value
+
+
+def _size(value: Any) -> tuple[int, int]:
+    """Read height and width, or one number for both."""
+    sides = value if isinstance(value, list | tuple) else [value, value]
+    if len(sides) != 2:
+        raise TypeError("[height, width]")
+    return _pixels(sides[0]), _pixels(sides[1])
+
+
+def _word(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError("a word")
+    return value
+
+
+def _one_of(choices: Collection[str], spell: Callable[[str], str]) -> Callable[[Any], str]:
+    """Return a parser of one of a few words, in whatever case they are written."""
+    listed = ", ".join(sorted(choices))
+
+    def parse(value: Any) -> str:
+        word = spell(_word(value))
+        if word not in choices:
+            raise TypeError(f"one of {listed}")
+        return word
+
+    return parse
+
+
+_PARSERS: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
+    {
+        "preset": lambda value: check_preset(_word(value)),
+        "size": _size,
+        "resize": _one_of(RESIZES, str.lower),
+        "shorter_side": _pixels,
+        "interpolation": _one_of(KERNELS, str.lower),
+        "channel_order": _one_of(CHANNEL_ORDERS, str.upper),
+        "scale": _number,
+        "mean": _numbers,
+        "std": _numbers,
+        "layout": _one_of(tuple(Layout), str.upper),
+        "dtype": _one_of(IMAGE_DTYPES, str.lower),
+    }
+)
+
+
+def _parse(source: str, key: str, value: Any) -> Any:
+    """Read one value, or say what is wrong with it."""
+    if key not in _PARSERS:
+        near = difflib.get_close_matches(key, _PARSERS, 1) or [", ".join(_PARSERS)]
+        raise PreprocessingError(f"{source}: unknown key {key!r}; did you mean {near[0]}?")
+    try:
+        return _PARSERS[key](value)
+    except TypeError as error:
+        raise PreprocessingError(f"{source}: {key} is {value!r}, expected {error}") from None

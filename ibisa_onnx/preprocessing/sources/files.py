@@ -1,0 +1,87 @@
+"""Preprocessing from files: one that the user names, and those that lie beside the model.
+
+In the project's notation, TOML or JSON, or as a training framework writes it (`data_configs.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ibisa_onnx.errors import PreprocessingError
+from ibisa_onnx.preprocessing.sources.base import Layer, parse_layer
+from ibisa_onnx.preprocessing.sources.frameworks import config_layer
+
+_COMPANIONS = ("preprocessor_config.json", "config.json")
+# Where Hugging Face keeps several exports of one model, they lie in a folder of this name.
+_EXPORTS = "onnx"
+
+
+def read_spec_file(path: Path) -> Layer:
+    """Read a preprocessing file.
+
+    TOML and JSON hold the fields of `Preprocessing` (and `preset`) at the top, or in a table
+    `preprocessing`. A framework's configuration is told by its keys.
+
+    Raises
+    ------
+    PreprocessingError
+        The file cannot be read, is neither TOML nor JSON, or says something impossible.
+    """
+    values = _read_table(path)
+    source = f"file {path.name}"
+    layer = config_layer(values, source)
+    if layer is not None:
+        return layer
+    inner = values.get("preprocessing")
+    return parse_layer(source, inner if isinstance(inner, dict) else values)
+
+
+def companions(folder: Path | None) -> Iterator[tuple[Path, str]]:
+    """Yield the files beside a model that may say something of it, and each in words.
+
+    `folder` is the model's; None: it lies in none.
+    """
+    if folder is None:
+        return
+    places = [(folder, "beside the model")]
+    if folder.name == _EXPORTS:
+        places.append((folder.parent, f"above the folder {_EXPORTS}"))
+    for place, where in places:
+        for name in _COMPANIONS:
+            if (place / name).is_file():
+                yield place / name, f"{name} {where}"
+
+
+def companion_layers(folder: Path | None) -> list[Layer]:
+    """Return what the files beside a model say on preprocessing, the most trusted first.
+
+    What cannot be understood becomes a warning of its layer: the user named none of them.
+    """
+    layers: list[Layer] = []
+    for path, source in companions(folder):
+        try:
+            layer = config_layer(_read_table(path), source)
+        except PreprocessingError as error:
+            layer = Layer(source, {}, None, (f"ignored: {error}",))
+        layers += [layer] if layer is not None else []
+    return layers
+
+
+def _read_table(path: Path) -> dict[str, Any]:
+    """Read a TOML or JSON file that holds a table."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = tomllib.loads(text) if path.suffix.lower() == ".toml" else json.loads(text)
+    except OSError as error:
+        raise PreprocessingError(
+            f"cannot read preprocessing file {path}: {error.strerror}"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise PreprocessingError(f"{path} is not valid TOML or JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise PreprocessingError(f"{path} holds no table of preprocessing fields")
+    return values

@@ -1,0 +1,258 @@
+"""What a model file says of itself in its metadata: the project's own key, and three others' ways.
+
+`ibisa` holds JSON: `{"version": 1, "preprocessing": {...}, "labels": [...], "written": [...]}`, the
+fields those of `Preprocessing`; `written` lists the keys of others that say the same. Ultralytics'
+keys, those of OpenVINO's Model API and ONNX's standard `Image.*` are understood as well. Writing is
+in `annotation.py`.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from ibisa_onnx.errors import PreprocessingError
+from ibisa_onnx.models.signature import Layout, read_layout
+from ibisa_onnx.preprocessing.sources.base import Layer, parse_layer
+
+IBISA_KEY = "ibisa"
+PIXEL_FORMATS: Mapping[str, str] = MappingProxyType(
+    {"Gray8": "GRAY", "Rgb8": "RGB", "Bgr8": "BGR", "Rgba8": "RGBA", "Bgra8": "BGRA"}
+)
+"""Channel orders by their names in ONNX's standard metadata."""
+PIXEL_RANGES: Mapping[str, tuple[float, float]] = MappingProxyType(
+    {
+        "NominalRange_0_255": (0.0, 255.0),
+        "Normalized_0_1": (0.0, 1.0),
+        "Normalized_1_1": (-1.0, 1.0),
+    }
+)
+"""What pixels 0 and 255 become, by the range's name in ONNX's standard metadata."""
+MODEL_API_RESIZES: Mapping[str, str] = MappingProxyType(
+    {"standard": "stretch", "fit_to_window_letterbox": "letterbox", "crop": "shortest"}
+)
+"""Ways to resize by their names in OpenVINO's Model API."""
+# Those of its keys that say something on preprocessing.
+_MODEL_API = (
+    "embedded_processing",
+    "intensity_mode",
+    "mean_values",
+    "resize_type",
+    "reverse_input_channels",
+    "scale_values",
+)
+_RANGE_FIELDS: Mapping[str, dict[str, Any]] = MappingProxyType(
+    {
+        name: {"scale": (high - low) / 255, "mean": (0.0 - low,), "std": (1.0,)}
+        for name, (low, high) in PIXEL_RANGES.items()
+    }
+)
+
+
+def metadata_layers(
+    metadata: Mapping[str, str], size: tuple[int, int] | None = None
+) -> list[Layer]:
+    """Return what the metadata say on preprocessing, the most trusted first.
+
+    `size` is the input's height and width where these are fixed. What cannot be understood becomes
+    a warning of its layer, never an error: the owner of an image can seldom mend the file.
+    """
+    layers = [
+        _ibisa_layer(metadata),
+        _ultralytics_layer(metadata),
+        _model_api_layer(metadata, size),
+        _onnx_layer(metadata),
+    ]
+    return [layer for layer in layers if layer is not None]
+
+
+def read_ibisa(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Return the content of the `ibisa` key, empty where there is none.
+
+    Raises
+    ------
+    PreprocessingError
+        It is not JSON of version 1.
+    """
+    if IBISA_KEY not in metadata:
+        return {}
+    try:
+        content = json.loads(metadata[IBISA_KEY])
+    except (ValueError, RecursionError) as error:
+        raise PreprocessingError(f"metadata key {IBISA_KEY} is not JSON: {error}") from error
+    if not isinstance(content, dict) or content.get("version") != 1:
+        raise PreprocessingError(f"metadata key {IBISA_KEY} is not of version 1")
+    return content
+
+
+def layout_hint(metadata: Mapping[str, str]) -> Layout | None:
+    """Return the layout that the `ibisa` key says, for inputs whose shape does not tell."""
+    layer = _ibisa_layer(metadata)
+    return None if layer is None else read_layout(layer.fields.get("layout"))
+
+
+def parse_literal(text: str) -> Any:
+    """Read a JSON or Python literal, None where it is neither."""
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            return parse(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):  # the last for deep nesting
+            continue
+    return None
+
+
+def model_api_key(name: str) -> str:
+    """Return where an ONNX file keeps a value of OpenVINO's Model API."""
+    return f"model_info {name}"
+
+
+def model_api_values(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return the values of OpenVINO's Model API in a file's metadata, by their names there."""
+    found = {}
+    for key, value in metadata.items():
+        match key.split():
+            case ["model_info", name]:
+                found[name] = value.strip()
+    return found
+
+
+def _ibisa_layer(metadata: Mapping[str, str]) -> Layer | None:
+    source = f"metadata key {IBISA_KEY}"
+    try:
+        content = read_ibisa(metadata)
+        values = content.get("preprocessing", {})
+        if not isinstance(values, dict):
+            raise PreprocessingError(f"{source}: preprocessing is no table")
+        return parse_layer(source, values) if values else None
+    except PreprocessingError as error:
+        return Layer(source, {}, None, (f"ignored: {error}",))
+
+
+def _onnx_layer(metadata: Mapping[str, str]) -> Layer | None:
+    """Read ONNX's standard keys for image models."""
+    known: dict[str, dict[str, dict[str, Any]]] = {
+        "Image.BitmapPixelFormat": {n: {"channel_order": v} for n, v in PIXEL_FORMATS.items()},
+        "Image.NominalPixelRange": dict(_RANGE_FIELDS),
+    }
+    said = {key.lower(): value for key, value in metadata.items()}  # their case does not matter
+    keys = [key for key in known if key.lower() in said]
+    if not keys:
+        return None
+    fields: dict[str, Any] = {}
+    warnings = []
+    for key in keys:
+        value = said[key.lower()]
+        meanings = {name.lower(): meaning for name, meaning in known[key].items()}
+        fields |= meanings.get(value.strip().lower(), {})
+        if value.strip().lower() not in meanings:
+            warnings.append(f"ignored: metadata key {key} is {value!r}, which is not known")
+    return Layer(f"metadata keys {', '.join(keys)}", fields, None, tuple(warnings))
+
+
+def _ultralytics_layer(metadata: Mapping[str, str]) -> Layer | None:
+    """Read what Ultralytics writes: its models take RGB, or grey, in 0..1."""
+    if metadata.get("author") != "Ultralytics":
+        return None
+    task = metadata.get("task", "detect")
+    fields: dict[str, Any] = {"resize": "shortest" if task == "classify" else "letterbox"}
+    warnings = []
+    for key, read in _ULTRALYTICS.items():
+        said = read(parse_literal(metadata[key])) if key in metadata else {}
+        fields |= said or {}
+        if said is None:
+            warnings.append(f"ignored: metadata key {key} is {metadata[key]!r}, which is not known")
+    return Layer("metadata of Ultralytics", fields, "unit", tuple(warnings))
+
+
+def _ultralytics_size(value: Any) -> dict[str, Any] | None:
+    """Read the size of the input: one number for both sides, or height and width."""
+    sides = [value, value] if isinstance(value, int) else value
+    if not isinstance(sides, list | tuple) or len(sides) != 2:
+        return None
+    if not all(isinstance(each, int) and each > 0 for each in sides):
+        return None
+    return {"size": tuple(sides), "shorter_side": min(sides)}
+
+
+def _ultralytics_channels(value: Any) -> dict[str, Any] | None:
+    """Read the number of channels; of other numbers than these no picture can be made."""
+    order = {1: "GRAY", 3: "RGB"}.get(value) if isinstance(value, int) else None
+    return None if order is None else {"channel_order": order}
+
+
+_ULTRALYTICS: Mapping[str, Callable[[Any], dict[str, Any] | None]] = MappingProxyType(
+    {"imgsz": _ultralytics_size, "channels": _ultralytics_channels}
+)
+
+
+def _model_api_layer(metadata: Mapping[str, str], size: tuple[int, int] | None) -> Layer | None:
+    """Read the keys of OpenVINO's Model API: bytes, less a mean, divided by a scale."""
+    said = model_api_values(metadata)
+    if not said.keys() & set(_MODEL_API):
+        return None
+    source = f"metadata keys {model_api_key('...')}"
+    warnings: list[str] = []
+    try:
+        fields = _model_api_numbers(said)
+    except ValueError as error:
+        fields = {}
+        warnings.append(f"ignored: metadata key {error}")
+    if said.get("reverse_input_channels", "").lower() in ("true", "yes"):
+        fields["channel_order"] = "RGB"  # it takes pictures in BGR; left as they are, nobody knows
+    resize, note = _model_api_resize(said, size)
+    return Layer(source, fields | resize, None, (*warnings, *note))
+
+
+def _model_api_numbers(said: Mapping[str, str]) -> dict[str, Any]:
+    """Return scale, mean and std, none where nothing is said; ValueError where it is no sense."""
+    if said.get("embedded_processing", "").lower() in ("true", "yes"):
+        return {"scale": 1.0, "mean": (0.0,), "std": (1.0,)}  # the graph does it itself
+    mode = said.get("intensity_mode", "none").lower()
+    if mode not in ("none", "scale_to_unit"):
+        raise ValueError(f"{model_api_key('intensity_mode')} is {mode!r}, which is not known here")
+    largest = _floats(said, "intensity_max_value") or (255.0,)
+    mean, std = _floats(said, "mean_values"), _floats(said, "scale_values")
+    if not mean and not std and mode == "none":
+        return {}
+    scale = 1.0 if mode == "none" else 1 / largest[0]
+    return {"scale": scale, "mean": mean or (0.0,), "std": std or (1.0,)}
+
+
+def _floats(said: Mapping[str, str], name: str) -> tuple[float, ...]:
+    """Read numbers with spaces or commas between them; ValueError, naming the key, for others."""
+    text = said.get(name, "")
+    words = re.split(r"[\s,]+", text.strip("[]() "))
+    if words in ([""], ["None"]):
+        return ()
+    try:
+        numbers = tuple(float(word) for word in words)
+    except ValueError:
+        numbers = ()
+    if not numbers or not all(map(math.isfinite, numbers)):
+        raise ValueError(f"{model_api_key(name)} is {text!r}, expected numbers")
+    if name != "mean_values" and 0 in numbers:
+        raise ValueError(f"{model_api_key(name)} is {text!r}; it is divided by and cannot be 0")
+    return numbers
+
+
+def _model_api_resize(
+    said: Mapping[str, str], size: tuple[int, int] | None
+) -> tuple[dict[str, Any], list[str]]:
+    """Return how pictures are resized, and in what ours differs."""
+    name = said.get("resize_type")
+    if name is None:
+        return {}, []
+    key = model_api_key("resize_type")
+    if name == "fit_to_window":
+        near = f"metadata key {key} is {name!r}: its margin is at the end, here it is on both sides"
+        return {"resize": "letterbox"}, [near]
+    if name not in MODEL_API_RESIZES:
+        return {}, [f"ignored: metadata key {key} is {name!r}, which is not known"]
+    resize = MODEL_API_RESIZES[name]
+    whole = resize == "shortest" and size is not None
+    return {"resize": resize} | ({"shorter_side": min(size)} if whole and size else {}), []

@@ -1,0 +1,1 @@
+"""What is explained: one scalar a picture, behind the raw outputs of a model."""

@@ -1,0 +1,244 @@
+"""The names of the classes: read from files or the model's metadata, chosen, found by name."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ibisa_onnx.errors import PreprocessingError, TargetError
+from ibisa_onnx.preprocessing.sources.files import companions
+from ibisa_onnx.preprocessing.sources.metadata import (
+    IBISA_KEY,
+    model_api_key,
+    model_api_values,
+    parse_literal,
+    read_ibisa,
+)
+
+_MOST_CLASSES = 1_000_000
+
+
+@dataclass(frozen=True)
+class KnownLabels:
+    """Names of the classes by index, and where they come from; or a warning, and no names."""
+
+    source: str
+    labels: tuple[str, ...]
+    warning: str | None = None
+
+
+def read_labels(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Read the names of the classes, in index order.
+
+    Parameters
+    ----------
+    path
+        A text file with one name a line, a JSON file with a list or a table from index to name
+        (also as in Hugging Face's and timm's `config.json`), or a CSV file of index and name.
+        UTF-8. An index that is left out becomes "class 7".
+
+    Raises
+    ------
+    TargetError
+        The file cannot be read or holds no labels.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise TargetError(f"cannot read labels {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise TargetError(f"labels {path} are not UTF-8 text; save them so") from error
+    readers = {".json": _from_json, ".csv": _from_csv}
+    labels = readers.get(path.suffix.lower(), _from_lines)(text)
+    if not labels:
+        raise TargetError(f"{path} holds no labels; give one name a line, JSON, or CSV index,name")
+    return labels
+
+
+def known_labels(metadata: Mapping[str, str], folder: Path | None = None) -> list[KnownLabels]:
+    """Return what a model says of its classes, the most trusted first.
+
+    Parameters
+    ----------
+    metadata
+        Those in its file: `ibisa`, Ultralytics' `names`, and OpenVINO's Model API are read.
+    folder
+        Where it lies: a `config.json` of Hugging Face or timm beside it is read. None: nowhere.
+    """
+    found = [_from_ibisa(metadata)]
+    if "names" in metadata:
+        labels = _as_labels(parse_literal(metadata["names"]))
+        found.append(_known("metadata key names", labels, metadata["names"]))
+    words = model_api_values(metadata).get("labels")
+    if words is not None:
+        source = f"metadata key {model_api_key('labels')}"
+        found.append(_known(source, tuple(words.split()), words))
+    found += [_from_companion(path, source) for path, source in companions(folder)]
+    return [each for each in found if each is not None]
+
+
+def choose_labels(
+    known: Sequence[KnownLabels], classes: int | None
+) -> tuple[KnownLabels | None, list[str]]:
+    """Return the first labels that fit, and warnings of those before them that do not.
+
+    `classes` is the model's number of classes, None where it is not known.
+    """
+    warnings: list[str] = []
+    refused: list[list[str]] = []
+    for each in known:
+        names = [_plain(label) for label in each.labels]
+        if each.warning:
+            warnings.append(each.warning)
+            continue
+        if names in refused:  # the same in another's words
+            continue
+        try:
+            if classes is not None:
+                check_labels(each.labels, classes)
+        except TargetError as error:
+            warnings.append(f"the labels of {each.source} are not used: {error}")
+            refused.append(names)
+            continue
+        return each, warnings
+    return None, warnings
+
+
+def find_label(labels: Sequence[str], text: str) -> int:
+    """Find a class by its name.
+
+    Case and underscores do not matter. The whole name goes first, then one of several names
+    separated by commas, then a part of it, as long as it is the only one.
+
+    Raises
+    ------
+    TargetError
+        No class has that name (the nearest are listed), or several do (they are listed).
+    """
+    wanted = _plain(text)
+    names = [_plain(label) for label in labels]
+    matches = [
+        [i for i, name in enumerate(names) if name == wanted],
+        [i for i, name in enumerate(names) if wanted in (part.strip() for part in name.split(","))],
+        [i for i, name in enumerate(names) if wanted and wanted in name],
+    ]
+    found = next((each for each in matches if each), [])
+    if len(found) == 1:
+        return found[0]
+    if found:
+        listed = "; ".join(f"{i} {labels[i]}" for i in found[:5])
+        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+        raise TargetError(f"label {text!r} fits several classes: {listed}{more}; give the index")
+    near = difflib.get_close_matches(wanted, names, 3, cutoff=0.5)
+    nearest = "; ".join(f"{names.index(name)} {labels[names.index(name)]}" for name in near)
+    hint = f"the nearest are: {nearest}" if near else "look it up in the labels"
+    raise TargetError(f"there is no label {text!r}; {hint}")
+
+
+def check_labels(labels: Sequence[str], classes: int) -> None:
+    """Raise `TargetError` where labels and classes do not go together one to one."""
+    if len(labels) == classes:
+        return
+    hint = "give the labels that this model was trained with"
+    if len(labels) == classes - 1:
+        hint = "if its class 0 is the background, put a first line 'background' into the labels"
+    elif len(labels) == classes + 1:
+        hint = "if their first is the background, take it out"
+    raise TargetError(f"there are {len(labels)} labels for the model's {classes} classes; {hint}")
+
+
+def _plain(name: str) -> str:
+    """Bring a name to the form in which it is compared."""
+    return " ".join(name.casefold().replace("_", " ").split())
+
+
+def _from_lines(text: str) -> tuple[str, ...]:
+    """Read one name a line; blank lines count but at the end, for the line number is the index."""
+    return tuple(line.strip() for line in text.rstrip().splitlines())
+
+
+def _from_json(text: str) -> tuple[str, ...] | None:
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    said = _in_config(content) if isinstance(content, dict) else None
+    return _as_labels(content if said is None else said)
+
+
+def _in_config(config: Mapping[str, Any]) -> Any:
+    """Return the labels in Hugging Face's or timm's `config.json`, None where there are none."""
+    inner = config.get("pretrained_cfg")
+    for table in (config, inner if isinstance(inner, dict) else {}):
+        if "label_names" in table:  # timm's are often the names of synsets, described beside them
+            names, words = _as_labels(table["label_names"]), table.get("label_descriptions")
+            words = words if isinstance(words, dict) else {}
+            return [str(words.get(name, name)) for name in names or ()]
+    return config.get("id2label")
+
+
+def _from_ibisa(metadata: Mapping[str, str]) -> KnownLabels | None:
+    try:
+        said = read_ibisa(metadata).get("labels")
+    except PreprocessingError:
+        return None  # resolving the preprocessing warns of it
+    if said is None:
+        return None
+    return _known(f"metadata key {IBISA_KEY}", _as_labels(said), said)
+
+
+def _from_companion(path: Path, source: str) -> KnownLabels | None:
+    """Read a file beside the model; one that says nothing of labels is none of ours."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None  # resolving the preprocessing warns of it
+    said = _in_config(content) if isinstance(content, dict) else None
+    if said is None:
+        return None
+    labels = _as_labels(said)
+    if labels and labels == tuple(f"LABEL_{i}" for i in range(len(labels))):
+        return None  # Hugging Face's stand-ins, where nobody named the classes
+    return _known(source, labels, said)
+
+
+def _known(source: str, labels: tuple[str, ...] | None, said: Any) -> KnownLabels:
+    """Return labels, or a warning that what is said is none."""
+    if labels:
+        return KnownLabels(source, labels)
+    shown = str(said) if len(str(said)) <= 60 else f"{str(said)[:60]}…"
+    return KnownLabels(source, (), f"ignored: {source} holds no names of classes: {shown!r}")
+
+
+def _from_csv(text: str) -> tuple[str, ...] | None:
+    """Read rows of index and name; a first row without an index is a heading."""
+    rows = [row for row in csv.reader(text.splitlines()) if len(row) >= 2]
+    if rows and not rows[0][0].strip().isdigit():
+        rows = rows[1:]
+    return _by_index((row[0].strip(), row[1].strip()) for row in rows)
+
+
+def _as_labels(content: Any) -> tuple[str, ...] | None:
+    """Read a list of names, or a table from index to name."""
+    if isinstance(content, dict):
+        return _by_index((str(index), str(name)) for index, name in content.items())
+    if isinstance(content, list | tuple) and all(isinstance(each, str) for each in content):
+        return tuple(content)
+    return None
+
+
+def _by_index(pairs: Iterable[tuple[str, str]]) -> tuple[str, ...] | None:
+    """Put names in the order of their indices, None where an index is none."""
+    table: dict[int, str] = {}
+    for index, name in pairs:
+        if not index.isdigit() or int(index) >= _MOST_CLASSES:
+            return None
+        table[int(index)] = name
+    return tuple(table.get(i, f"class {i}") for i in range(max(table, default=-1) + 1))

@@ -1,0 +1,295 @@
+"""The backward ONNX graph through the torch shell, held against differences and torch autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+import torch.nn.functional as F
+from onnx import TensorProto, helper
+
+from ibisa_onnx.errors import GradientError, ModelError
+from ibisa_onnx.gradients.onnx_backward import ExactGradient
+from ibisa_onnx.gradients.torch_bridge import differentiable
+from ibisa_onnx.methods.masking import Bottleneck
+from ibisa_onnx.models.environment import cuda_runs_a_node
+from ibisa_onnx.models.onnx_session import DeployedModel
+
+SIDE = 9  # of the small network's images
+Deploy = Callable[..., DeployedModel]
+Function = Callable[[torch.Tensor], torch.Tensor]
+
+
+@pytest.fixture
+def bottleneck(images: np.ndarray) -> Bottleneck:
+    return Bottleneck(images[:1], images[1:])
+
+
+@pytest.fixture
+def masks() -> torch.Tensor:
+    """Two masks of a grid that is not square, float32 [2, 1, 4, 6]."""
+    return torch.rand(2, 1, 4, 6, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def expected(bottleneck: Bottleneck, network: torch.nn.Module) -> Function:
+    """What every exact gradient should be: torch's bottleneck, then torch's network."""
+    return lambda masks: network(through(bottleneck, masks))
+
+
+def through(bottleneck: Bottleneck, masks: torch.Tensor) -> torch.Tensor:
+    image, baseline = (torch.from_numpy(each) for each in (bottleneck.image, bottleneck.baseline))
+    return torch.lerp(baseline, image, F.interpolate(masks, bottleneck.size, mode="bilinear"))
+
+
+def exact(model: DeployedModel, bottleneck: Bottleneck) -> Function:
+    """Our function from masks to scores, as one of torch."""
+    return differentiable(ExactGradient(model, "scores")(bottleneck))
+
+
+def pulled(function: Function, masks: torch.Tensor) -> torch.Tensor:
+    """The gradient of a loss that mixes the scores of all masks."""
+    masks = masks.clone().requires_grad_()
+    logs = F.log_softmax(function(masks), 1)
+    loss = (logs[:, 1] * torch.arange(1, len(masks) + 1)).sum() + (logs[:, 3] ** 2).mean()
+    (gradient,) = torch.autograd.grad(loss, masks)
+    return gradient
+
+
+def assert_close(one: torch.Tensor, other: torch.Tensor, tolerance: float) -> None:
+    assert float((one - other).abs().max() / other.abs().max()) < tolerance
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"nhwc": True},
+        {"batch": 2},
+        {"batch": 3},
+        {"batch": 3, "nhwc": True},
+        {"listed": True},
+        {"extra_inputs": {"gain": np.ones(1, np.float32)}},
+    ],
+    ids=str,
+)
+def test_it_agrees_with_torch(
+    deployed: Deploy,
+    bottleneck: Bottleneck,
+    expected: Function,
+    masks: torch.Tensor,
+    options: dict[str, Any],
+) -> None:
+    function = exact(deployed(**options), bottleneck)
+    torch.testing.assert_close(function(masks), expected(masks), rtol=1e-5, atol=1e-5)
+    assert_close(pulled(function, masks), pulled(expected, masks), 1e-5)
+
+
+@pytest.mark.parametrize("batch", ["n", 1])
+@pytest.mark.parametrize("grid", [(1, 1), (4, 6), (SIDE, SIDE), (20, 3)])
+def test_one_mask_of_any_grid(
+    deployed: Deploy,
+    bottleneck: Bottleneck,
+    expected: Function,
+    batch: int | str,
+    grid: tuple[int, int],
+) -> None:
+    function = exact(deployed(batch=batch), bottleneck)
+    mask = torch.rand(1, 1, *grid, generator=torch.Generator().manual_seed(2))
+    assert_close(pulled(function, mask), pulled(expected, mask), 1e-5)
+
+
+def test_half_precision(
+    deployed: Deploy, bottleneck: Bottleneck, expected: Function, masks: torch.Tensor
+) -> None:
+    function = exact(deployed(half=True), bottleneck)
+    assert function(masks).dtype == torch.float32
+    assert_close(pulled(function, masks), pulled(expected, masks), 2e-2)
+
+
+def test_it_agrees_with_central_differences(
+    deployed: Deploy, bottleneck: Bottleneck, masks: torch.Tensor
+) -> None:
+    function = exact(deployed(), bottleneck)
+    gradient = pulled(function, masks[:1])
+
+    def loss(mask: torch.Tensor) -> float:
+        logs = F.log_softmax(function(mask).double(), 1)
+        return float(logs[0, 1] + logs[0, 3] ** 2)
+
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        direction = torch.from_numpy(rng.normal(size=gradient.shape).astype(np.float32))
+        slope = loss(masks[:1] + 1e-2 * direction) - loss(masks[:1] - 1e-2 * direction)
+        assert slope / 2e-2 == pytest.approx(
+            float((gradient * direction).sum()), rel=1e-2, abs=1e-3
+        )
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("half", [False, True])
+def test_it_agrees_with_torch_on_cuda(
+    small_onnx: Callable[..., Any],
+    bottleneck: Bottleneck,
+    expected: Function,
+    masks: torch.Tensor,
+    half: bool,
+) -> None:
+    if not cuda_runs_a_node().ran:
+        pytest.skip(cuda_runs_a_node().reason)
+    model = DeployedModel.open(small_onnx(half=half).SerializeToString(), providers=["cuda"])
+    function = exact(model, bottleneck)
+    for _ in range(3):  # buffers used again
+        assert_close(pulled(function, masks), pulled(expected, masks), 2e-2)
+
+
+def test_extra_inputs_are_fed(
+    deployed: Deploy, bottleneck: Bottleneck, expected: Function, masks: torch.Tensor
+) -> None:
+    model = deployed(extra_inputs={"gain": np.full(1, 3.0)})
+    function = exact(model, bottleneck)
+    assert_close(pulled(function, masks), pulled(lambda m: 3 * expected(m), masks), 1e-5)
+
+
+@pytest.mark.parametrize("factor", [1e-12, 1e-36, 1e3])
+def test_the_size_of_the_cotangent_makes_no_difference(
+    deployed: Deploy, bottleneck: Bottleneck, expected: Function, factor: float
+) -> None:
+    """A softmax that is all but certain hands back next to nothing."""
+    for batch in ("n", 3):
+        mask = torch.rand(1, 1, 4, 6, generator=torch.Generator().manual_seed(2))
+        mask.requires_grad_()
+        function = exact(deployed(batch=batch), bottleneck)
+        (found,) = torch.autograd.grad(function(mask)[0, 2] * factor, mask)
+        (wanted,) = torch.autograd.grad(expected(mask)[0, 2], mask)
+        assert_close(found / factor, wanted, 1e-5)
+
+
+def test_behind_an_open_mask_is_the_deployed_model_bit_for_bit(
+    deployed: Deploy, images: np.ndarray
+) -> None:
+    model = deployed()
+    for image in np.split(images * 37, 2):
+        function = ExactGradient(model, "scores")(Bottleneck(image, np.zeros_like(image)))
+        found, _ = function.forward(np.ones((1, 1, 1, 1), np.float32))
+        np.testing.assert_array_equal(found, model.run(image)["scores"])
+
+
+@pytest.mark.parametrize(("batch", "counted"), [("n", 2), (2, 2), (3, 3)])
+def test_passes_are_images_and_padding_counts(
+    deployed: Deploy,
+    bottleneck: Bottleneck,
+    masks: torch.Tensor,
+    batch: int | str,
+    counted: int,
+) -> None:
+    model = deployed(batch=batch)
+    function = exact(model, bottleneck)
+    assert model.passes.forward == 0
+    pulled(function, masks)
+    passes = model.passes
+    assert (passes.forward, passes.backward) == (counted, counted)
+    assert (passes.forward_calls, passes.backward_calls) == (1, 1)
+    function(masks)  # nobody asks for its gradient
+    assert (passes.forward, passes.backward) == (2 * counted, counted)
+
+
+def test_a_later_forward_does_not_disturb_an_earlier_gradient(
+    deployed: Deploy, bottleneck: Bottleneck, expected: Function, masks: torch.Tensor
+) -> None:
+    function = exact(deployed(), bottleneck)
+    pulled(function, masks)  # leaves buffers that are used again
+    mask = masks[:1].clone().requires_grad_()
+    score = function(mask)[0, 2]
+    function(masks[1:])
+    (late,) = torch.autograd.grad(score, mask)
+    (wanted,) = torch.autograd.grad(expected(mask)[0, 2], mask)
+    assert_close(late, wanted, 1e-5)
+
+
+def test_a_gradient_that_may_be_asked_for_again_keeps_its_buffers(
+    deployed: Deploy, bottleneck: Bottleneck, masks: torch.Tensor
+) -> None:
+    function = exact(deployed(), bottleneck)
+    mask = masks[:1].clone().requires_grad_()
+    score = function(mask)[0, 2]
+    (first,) = torch.autograd.grad(score, mask, retain_graph=True)
+    pulled(function, masks[1:])
+    (again,) = torch.autograd.grad(score, mask)
+    torch.testing.assert_close(again, first, rtol=0, atol=0)
+
+
+def test_two_bottlenecks_do_not_mix(
+    deployed: Deploy, network: torch.nn.Module, images: np.ndarray, masks: torch.Tensor
+) -> None:
+    gradient = ExactGradient(deployed(), "scores")
+    bottlenecks = [Bottleneck(images[:1], images[1:]), Bottleneck(images[1:], images[:1] * 0)]
+    functions = [differentiable(gradient(each)) for each in bottlenecks]
+    for _ in range(2):
+        for function, bottleneck in zip(functions, bottlenecks, strict=True):
+            wanted = pulled(lambda m, b=bottleneck: network(through(b, m)), masks)
+            assert_close(pulled(function, masks), wanted, 1e-5)
+
+
+def test_activations_whose_shape_depends_on_values_are_followed() -> None:
+    """`scores` is [1, 2]: the mean of the positive pixels' squares, which are gathered first."""
+    nodes = [
+        helper.make_node("Reshape", ["image", "all"], ["flat"]),
+        helper.make_node("Relu", ["flat"], ["positive"]),
+        helper.make_node("NonZero", ["positive"], ["rows"]),
+        helper.make_node("Transpose", ["rows"], ["places"], perm=[1, 0]),
+        helper.make_node("GatherND", ["flat", "places"], ["values"]),
+        helper.make_node("Mul", ["values", "values"], ["squares"]),
+        helper.make_node("ReduceMean", ["squares"], ["mean"], axes=[0], keepdims=1),
+        helper.make_node("Reshape", ["mean", "one"], ["column"]),
+        helper.make_node("Concat", ["column", "column"], ["scores"], axis=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "positive",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 1, 4, 4])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [1, 2])],
+        [
+            helper.make_tensor(n, TensorProto.INT64, [len(v)], v)
+            for n, v in (("all", [-1]), ("one", [1, 1]))
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    deployed = DeployedModel.open(model.SerializeToString(), providers=["cpu"])
+    image = np.linspace(-1, 1, 16, dtype=np.float32).reshape(1, 1, 4, 4)
+    bottleneck = Bottleneck(image, np.full_like(image, -0.5))
+    function = exact(deployed, bottleneck)
+    for keep in (1.0, 0.5, 0.9):
+        mask = torch.full((1, 1, 2, 2), keep, requires_grad=True)
+        (found,) = torch.autograd.grad(function(mask)[0, 0], mask)
+        z = through(bottleneck, mask)
+        (wanted,) = torch.autograd.grad((z[z > 0] ** 2).mean(), mask)
+        assert_close(found, wanted, 1e-5)
+
+
+def test_a_session_that_forgot_its_file_has_no_graph(small_onnx: Callable[..., Any]) -> None:
+    data = small_onnx().SerializeToString()
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    del data
+    session._model_bytes = None
+    with pytest.raises(GradientError, match="give its path"):
+        ExactGradient(DeployedModel.open(session), "scores")
+
+
+def test_an_operator_without_a_rule_is_named(deployed: Deploy) -> None:
+    with pytest.raises(GradientError, match="Floor") as caught:
+        ExactGradient(deployed(last=("Floor",)), "scores")
+    assert "\n" not in str(caught.value)
+
+
+def test_more_masks_than_the_model_takes_is_said_in_one_line(
+    deployed: Deploy, bottleneck: Bottleneck, masks: torch.Tensor
+) -> None:
+    function = exact(deployed(batch=1), bottleneck)
+    with pytest.raises((ModelError, GradientError)) as caught:
+        function(masks)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,133 @@
+"""The shell hands values and gradients on to a model outside torch, and to one inside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from ibisa_onnx.errors import GradientError
+from ibisa_onnx.gradients.torch_bridge import Differentiated, differentiable
+
+
+class Squares:
+    """Scores [N, 2]: the sum of the squares of an image, and their double."""
+
+    def __init__(self) -> None:
+        self.cotangents: list[np.ndarray] = []
+
+    def forward(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        total = (images**2).sum((1, 2, 3))
+        return np.stack([total, 2 * total], 1), images
+
+    def backward(self, saved: np.ndarray, cotangent: np.ndarray) -> np.ndarray:
+        self.cotangents.append(cotangent)
+        slope = cotangent @ np.array([1, 2], np.float32)
+        return 2 * saved * slope[:, None, None, None]
+
+
+def test_gradients_flow_on_both_sides_of_the_model() -> None:
+    function = differentiable(Squares())
+    mask = torch.linspace(0.1, 0.9, 12).reshape(1, 1, 3, 4).requires_grad_()
+    images = torch.arange(24.0).reshape(2, 1, 3, 4) / 10
+    (found,) = torch.autograd.grad(torch.log(function(mask * images)).sum(), mask)
+    twin = torch.stack([((mask * images) ** 2).sum((1, 2, 3)) * k for k in (1, 2)], 1)
+    (expected,) = torch.autograd.grad(torch.log(twin).sum(), mask)
+    torch.testing.assert_close(found, expected)
+
+
+def test_the_cotangent_is_plain_memory() -> None:
+    model = Squares()
+    images = torch.ones(3, 1, 2, 2, requires_grad=True)
+    differentiable(model)(images).sum().backward()  # the gradient of a sum is an expanded scalar
+    assert model.cotangents[0].flags.c_contiguous
+    assert model.cotangents[0].shape == (3, 2)
+
+
+def test_without_grad_nothing_is_kept() -> None:
+    with torch.no_grad():
+        assert not differentiable(Squares())(torch.ones(1, 1, 2, 2)).requires_grad
+
+
+# -- torch's functions for the rest of us
+
+VALUES = np.arange(1, 7, dtype=np.float32).reshape(2, 3)
+COTANGENT = np.array([[1, 0], [-1, 2]], np.float32)
+
+
+def sum_and_squares(values: torch.Tensor) -> torch.Tensor:
+    """[N, 3] to [N, 2]: the sum, and the sum of squares."""
+    return torch.stack([values.sum(1), (values**2).sum(1)], 1)
+
+
+def test_values_and_gradients_are_those_worked_out_by_hand() -> None:
+    function = Differentiated(sum_and_squares)
+    result, saved = function.forward(VALUES)
+    np.testing.assert_array_equal(result, [[6, 14], [15, 77]])
+    pulled = function.backward(saved, COTANGENT)
+    # The first asks for the sum, whose slope is 1; the second for -1 + 2 * 2 v.
+    np.testing.assert_array_equal(pulled, [[1, 1, 1], [15, 19, 23]])
+    assert result.dtype == pulled.dtype == np.float32
+    assert type(result) is type(pulled) is np.ndarray
+
+
+def test_the_values_are_left_alone_and_may_be_read_only() -> None:
+    values = VALUES.copy()
+    values.flags.writeable = False
+    doubled = Differentiated(lambda x: x.mul(1).mul_(2))
+    result, saved = doubled.forward(values)
+    np.testing.assert_array_equal(
+        doubled.backward(saved, np.ones_like(result)), 2 * np.ones((2, 3))
+    )
+    np.testing.assert_array_equal(values, VALUES)
+
+
+def test_an_earlier_gradient_outlives_a_later_forward() -> None:
+    function = Differentiated(sum_and_squares)
+    _, saved = function.forward(VALUES)
+    function.forward(VALUES * 100)
+    np.testing.assert_array_equal(function.backward(saved, COTANGENT)[1], [15, 19, 23])
+
+
+def test_there_and_back_again_is_the_same_function() -> None:
+    """Into torch by one shell, out of it by the other."""
+    function = Differentiated(differentiable(Differentiated(sum_and_squares)))
+    result, saved = function.forward(VALUES)
+    np.testing.assert_array_equal(result, [[6, 14], [15, 77]])
+    pulled = function.backward(saved, COTANGENT)
+    np.testing.assert_array_equal(pulled, [[1, 1, 1], [15, 19, 23]])
+
+
+def test_gradients_that_were_switched_off_outside_are_taken_all_the_same() -> None:
+    function = Differentiated(sum_and_squares)
+    with torch.no_grad():
+        _, saved = function.forward(VALUES)
+        np.testing.assert_array_equal(function.backward(saved, COTANGENT)[0], [1, 1, 1])
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        torch.no_grad()(sum_and_squares),
+        lambda values: sum_and_squares(values.detach()),
+        lambda values: sum_and_squares(values).detach(),
+        lambda values: torch.ones(len(values), 2),
+    ],
+)
+def test_without_any_gradient_it_is_refused(
+    function: Callable[[torch.Tensor], torch.Tensor],
+) -> None:
+    with pytest.raises(GradientError, match=r"passes no gradient on.*torch\.no_grad") as caught:
+        Differentiated(function).forward(VALUES)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_depends_on_its_weights_alone_has_a_gradient_of_zero() -> None:
+    weight = torch.ones(2, requires_grad=True)
+    function = Differentiated(lambda values: weight.expand(len(values), 2) * 3)
+    result, saved = function.forward(VALUES)
+    np.testing.assert_array_equal(result, np.full((2, 2), 3))
+    np.testing.assert_array_equal(function.backward(saved, COTANGENT), np.zeros((2, 3)))
+    assert weight.grad is None

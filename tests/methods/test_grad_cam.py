@@ -1,0 +1,94 @@
+"""Grad-CAM is what its paper writes down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import ibisa_onnx as ibisa
+from ibisa_onnx.errors import GradientError
+from ibisa_onnx.gradients.layer import Tail
+from ibisa_onnx.methods.grad_cam import GradCam
+
+Open = Callable[..., ibisa.Explainer]
+Network = Callable[[np.ndarray], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+SIDE, CHANNELS, CLASSES = 16, 6, 3
+
+
+def scaled(saliency: np.ndarray) -> np.ndarray:
+    positive = np.maximum(saliency, 0)
+    return positive / max(positive.max(), 1e-9)
+
+
+@pytest.mark.parametrize("target", range(CLASSES))
+def test_the_closed_form_where_a_mean_and_a_matrix_follow(
+    explainer: Open,
+    picture: np.ndarray,
+    network_weights: dict[str, np.ndarray],
+    torch_network: Network,
+    target: int,
+) -> None:
+    features, _, _ = torch_network(picture)
+    alpha = network_weights["w"][:, target] / SIDE**2
+    saliency = np.tensordot(alpha, features[0].detach().numpy(), 1)
+    assert saliency.min() < 0  # or the ReLU would not be seen
+    assert (saliency.max() > 0) == (target > 0)
+    found = explainer().explain(picture, target, method=GradCam())
+    np.testing.assert_allclose(found.map, scaled(saliency), atol=1e-5)
+
+
+@pytest.mark.parametrize("last", ["Identity", "Softmax", "LogSoftmax"])
+def test_of_the_score_before_the_softmax(
+    explainer: Open, picture: np.ndarray, torch_network: Network, last: str
+) -> None:
+    _, deep, scores = torch_network(picture)
+    (slope,) = torch.autograd.grad(scores[0, 1], deep)
+    saliency = (slope.mean((2, 3), keepdim=True) * deep).sum(1)[0].detach().numpy()
+    expected = cv2.resize(scaled(saliency), (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
+    found = explainer(deep=True, last=last).explain(picture, 1, method=GradCam())
+    np.testing.assert_allclose(found.map, expected, atol=1e-5)
+    assert found.certificate.reason == f"at deep, {CHANNELS} x {SIDE // 2} x {SIDE // 2}"
+
+
+def test_at_a_named_layer(explainer: Open, picture: np.ndarray, torch_network: Network) -> None:
+    features, _, scores = torch_network(picture)
+    (slope,) = torch.autograd.grad(scores[0, 1], features)  # not the same everywhere
+    saliency = (slope.mean((2, 3), keepdim=True) * features).sum(1)[0].detach().numpy()
+    found = explainer(deep=True).explain(picture, 1, method=GradCam("features"))
+    np.testing.assert_allclose(found.map, scaled(saliency), atol=1e-5)
+    assert found.certificate.reason == f"at features, {CHANNELS} x {SIDE} x {SIDE}"
+    assert found.provenance.options["layer"] == "features"
+    with pytest.raises(GradientError, match=r"no float tensor 'g' .* there are c1, features"):
+        explainer().explain(picture, method=GradCam("g"))
+
+
+def test_a_map_without_any_support_is_empty(explainer: Open, picture: np.ndarray) -> None:
+    found = explainer().explain(picture, 0, method=GradCam())
+    assert not found.map.any()
+    assert any("the map is flat" in each for each in found.warnings)
+
+
+def test_a_tail_that_gives_another_answer_is_told(
+    explainer: Open, picture: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = explainer().explain(picture, 1, method=GradCam())
+    assert honest.certificate.difference == pytest.approx(0, abs=1e-6)
+    assert honest.certificate.holds
+    forward = Tail.forward
+
+    def wrong(self: Tail, *values: Any) -> Any:
+        raw, saved = forward(self, *values)
+        return raw + np.array([[0, 0.1, 0]], np.float32), saved
+
+    monkeypatch.setattr(Tail, "forward", wrong)
+    found = explainer().explain(picture, 1, method=GradCam())
+    odds = np.exp(0.1) * honest.target.probability / (1 - honest.target.probability)
+    expected = odds / (1 + odds) - honest.target.probability
+    assert found.certificate.difference == pytest.approx(expected, abs=1e-5)
+    assert not found.certificate.holds
+    assert any("differs from the deployed model" in each for each in found.warnings)

@@ -1,0 +1,340 @@
+"""What all methods share: passes, records, seeds, refusals; and occlusion, RISE and noise."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+import ibisa_onnx as ibisa
+from ibisa_onnx.errors import GradientError, NonFiniteGradientError, OptionError
+from ibisa_onnx.gradients.layer import Tail
+from ibisa_onnx.methods.grad_cam import GradCam
+from ibisa_onnx.methods.iba import Iba
+from ibisa_onnx.methods.occlusion import Occlusion, OpenedOcclusion
+from ibisa_onnx.methods.random_map import RandomMap
+from ibisa_onnx.methods.rise import OpenedRise, Rise, rise
+from ibisa_onnx.methods.scaling import above_zero, between_ends
+from ibisa_onnx.methods.stopping import Limit
+
+Open = Callable[..., ibisa.Explainer]
+METHODS = ("gradcam", "iba", "occlusion", "random", "rise", "centred rise")
+LOOKS_INSIDE = ("gradcam", "iba")
+PASSES = {
+    # the prediction, two that show that images do not mix, and the method's own
+    "gradcam": (1 + 1, 1),
+    "iba": (1 + 2 + 1 + 3 * 4, 3 * 4),
+    "occlusion": (1 + 2 + 5 * 5, 0),
+    "random": (1, 0),
+    "rise": (1 + 2 + 20, 0),
+    "centred rise": (1 + 2 + 20, 0),
+}
+
+
+@pytest.fixture
+def methods(tmp_path: Path) -> dict[str, Any]:
+    rng = np.random.default_rng(4)
+    paths = [tmp_path / f"{number}.png" for number in range(4)]
+    for path in paths:
+        cv2.imwrite(str(path), rng.integers(0, 256, (16, 16, 3), dtype=np.uint8))
+    found = [
+        GradCam(),
+        Iba(paths, steps=3, draws=4),
+        Occlusion(places=5),
+        RandomMap(),
+        Rise(masks=20),
+        Rise(masks=20, centred=True),
+    ]
+    return {each.name: each for each in found}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_passes_and_progress(
+    explainer: Open, picture: np.ndarray, methods: dict[str, Any], name: str
+) -> None:
+    told: list[tuple[int, int]] = []
+    found = explainer(deep=True).explain(
+        picture, 1, method=methods[name], progress=lambda *each: told.append(each)
+    )
+    assert (found.passes.forward, found.passes.backward) == PASSES[name]
+    assert found.map.shape == picture.shape[:2]
+    assert found.map.min() >= 0
+    assert 0.5 < found.map.max() <= 1  # 1 is in the middle of a cell, perhaps between pixels
+    assert (found.completion.done, found.completion.cut_short) == (found.completion.planned, None)
+    assert told[-1] == (found.completion.done, found.completion.planned)
+    assert found.sufficiency is None
+    assert found.certificate.holds
+    assert found.certificate.gradient == ("exact" if name in LOOKS_INSIDE else "none")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_is_saved_is_read_back(
+    explainer: Open, picture: np.ndarray, methods: dict[str, Any], name: str, tmp_path: Path
+) -> None:
+    found = explainer(deep=True).explain(picture, 1, method=methods[name], seed=5)
+    found.save(tmp_path / "out")
+    read = ibisa.Explanation.load(tmp_path / "out")
+    np.testing.assert_array_equal(read.map, found.map)
+    assert read.method == found.method == name
+    assert read.record() == found.record()
+    for setting, value in methods[name].settings.items():
+        assert read.provenance.options[setting] == value
+    assert read.provenance.seed == 5
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_seeds_and_several_targets(
+    explainer: Open, picture: np.ndarray, methods: dict[str, Any], name: str
+) -> None:
+    model = explainer(deep=True)
+    one, two = model.explain_all(picture, [1, 2], method=methods[name], seed=3)
+    assert (one.target.index, two.target.index) == (1, 2)
+    assert two.passes.forward == one.passes.forward - 1  # the prediction
+    again = explainer(deep=True).explain(picture, 2, method=methods[name], seed=3)
+    np.testing.assert_array_equal(two.map, again.map)
+    other = model.explain(picture, 2, method=methods[name], seed=4)
+    assert np.array_equal(other.map, again.map) == (name in ("gradcam", "occlusion"))
+
+
+@pytest.mark.parametrize("name", ["iba", "occlusion", "rise", "centred rise"])
+def test_images_that_mix_run_one_by_one(
+    explainer: Open, picture: np.ndarray, methods: dict[str, Any], name: str
+) -> None:
+    """For one image alone the model is the same as the one that does not mix."""
+    found = explainer(deep=True, mixing=True).explain(picture, 1, method=methods[name])
+    honest = explainer(deep=True).explain(picture, 1, method=methods[name])
+    assert any("in a batch than alone" in each for each in found.warnings)
+    np.testing.assert_allclose(found.map, honest.map, atol=0.02)
+    assert found.passes.forward == honest.passes.forward
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_functions(methods: dict[str, Any], picture: np.ndarray, name: str) -> None:
+    def function(images: np.ndarray) -> np.ndarray:
+        return images[:, :, :8, :8].mean((2, 3))
+
+    spec = ibisa.InputSpec((None, 3, 16, 16))
+    explainer = ibisa.Explainer(function, spec, preprocessing="unit")
+    if name in LOOKS_INSIDE:
+        with pytest.raises(GradientError, match="a function has no graph") as caught:
+            explainer.explain(picture, 1, method=methods[name])
+        assert "\n" not in str(caught.value)
+    else:
+        assert explainer.explain(picture, 1, method=methods[name]).map.max() > 0.9
+
+
+@pytest.mark.parametrize("name", LOOKS_INSIDE)
+def test_the_certificate_tells_how_far_the_tail_is_off(
+    explainer: Open,
+    picture: np.ndarray,
+    methods: dict[str, Any],
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    honest = explainer(deep=True).explain(picture, 1, method=methods[name]).certificate
+    assert honest.difference == pytest.approx(0, abs=1e-6)
+    forward = Tail.forward
+
+    def wrong(self: Tail, *values: Any) -> Any:
+        raw, saved = forward(self, *values)
+        return raw + np.array([[0, 0.1, 0]], np.float32), saved
+
+    monkeypatch.setattr(Tail, "forward", wrong)
+    certificate = explainer(deep=True).explain(picture, 1, method=methods[name]).certificate
+    assert 0.01 < certificate.difference < 0.026  # p (1 - p) / 10, at most a fortieth
+    assert not certificate.holds
+
+
+@pytest.mark.parametrize("method", ["gradcam", GradCam, 3])
+def test_what_is_no_method(explainer: Open, picture: np.ndarray, method: Any) -> None:
+    with pytest.raises(OptionError, match=r"give one of ibisa_onnx.methods, such as GradCam\(\)"):
+        explainer().explain(picture, method=method)
+
+
+def test_scaling_keeps_the_order_and_tells_what_is_not_finite() -> None:
+    values = np.array([[-2.0, 0.0], [1.0, 6.0]])
+    np.testing.assert_allclose(between_ends(values), [[0, 0.25], [0.375, 1]])
+    np.testing.assert_allclose(above_zero(values), [[0, 0], [1 / 6, 1]])
+    assert not between_ends(np.full((2, 2), 7.0)).any()
+    for value in (-1, 0):
+        np.testing.assert_array_equal(above_zero(np.full((2, 2), value)), np.zeros((2, 2)))
+    for scaling in (between_ends, above_zero):
+        for value in (np.nan, np.inf):
+            with pytest.raises(NonFiniteGradientError, match="NaN or infinite"):
+                scaling(np.array([[value, 1.0]]))
+
+
+def test_what_is_hidden_becomes_the_mean_colour(explainer: Open, picture: np.ndarray) -> None:
+    model = explainer()  # whose preprocessing subtracts no mean
+    output = model.question(picture).case.output
+    for method in (Rise(), Occlusion()):
+        colour = method.open(model, output).blank[:, 0, 0]
+        np.testing.assert_allclose(colour, np.array([124, 116, 104]) / 255, atol=1e-6)
+
+
+# -- occlusion
+
+
+class Linear:
+    """A case whose probability is linear in the image: weights [C, H, W] times it."""
+
+    def __init__(self, image: np.ndarray, weights: np.ndarray) -> None:
+        self.weights, self.images, self.check = weights, 0, 0
+        size = image.shape[1:]
+        self.bottleneck = SimpleNamespace(image=image[None], size=size)
+        self.answer = float(self.probability(image[None])[0])
+        self.largest = 0
+
+    def probability(self, images: np.ndarray) -> np.ndarray:
+        self.largest = max(getattr(self, "largest", 0), len(images))
+        return np.einsum("nchw,chw->n", images, self.weights)
+
+    def see_whether_images_mix(self) -> int:
+        return 0
+
+    def filled(self, images: int) -> int:
+        return images
+
+
+@pytest.mark.parametrize("size", [(12, 12), (12, 20), (21, 9)])
+def test_occlusion_of_a_linear_model(size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    image, blank = (
+        rng.normal(size=(3, *size)).astype(np.float32),
+        np.float32([[[1]], [[-2]], [[3]]]),
+    )
+    weights = rng.normal(size=(3, *size))
+    case = Linear(image, weights)
+    opened = OpenedOcclusion(Occlusion(window=1 / 3, places=4), blank)
+    (found,) = opened(case, rng, None, Limit())  # type: ignore[arg-type]
+    each_pixel = (weights * (image - blank)).sum(0)  # by how much hiding it alone lowers the score
+    side = round(min(size) / 3)
+    tops, lefts = (np.rint(np.linspace(0, length - side, 4)).astype(int) for length in size)
+    assert (tops[0], tops[-1], lefts[-1]) == (0, size[0] - side, size[1] - side)
+    fall, covered = np.zeros(size), np.zeros(size)
+    for top in tops:
+        for left in lefts:
+            window = (slice(top, top + side), slice(left, left + side))
+            fall[window] += each_pixel[window].sum()
+            covered[window] += 1
+    expected = np.maximum(fall / np.maximum(covered, 1), 0)
+    np.testing.assert_allclose(found.keep, expected / expected.max(), atol=1e-5)
+    assert (found.completion.done, case.largest) == (16, 8)
+
+
+@pytest.mark.parametrize(
+    "values", [{"window": 0.0}, {"window": 1.0}, {"places": 1}, {"places": 2.5}], ids=str
+)
+def test_settings_of_occlusion(values: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match=f"occlusion's {next(iter(values))}"):
+        Occlusion(**values)
+
+
+# -- RISE
+
+
+@pytest.fixture
+def linear() -> Linear:
+    rng = np.random.default_rng(1)
+    weights = rng.random((3, 32, 32)) / 3000
+    return Linear(rng.normal(1, 1, (3, 32, 32)).astype(np.float32), weights)
+
+
+@pytest.mark.parametrize("centred", [False, True])
+@pytest.mark.parametrize("colour", [0.0, 0.7])
+def test_the_method_is_the_function(linear: Linear, centred: bool, colour: float) -> None:
+    blank = np.full((3, 1, 1), colour, np.float32)
+    method = Rise(masks=50, grid=5, keep=0.4, centred=centred)
+    opened = OpenedRise(method, blank)
+    (found,) = opened(linear, np.random.default_rng(2), None, Limit())  # type: ignore[arg-type]
+    saliency = rise(
+        linear.probability,
+        linear.bottleneck.image[0],
+        rng=np.random.default_rng(2),
+        masks=50,
+        grid=5,
+        keep=0.4,
+        centred=centred,
+        blank=blank,
+    )
+    ordered = found.keep.ravel()[np.argsort(saliency, axis=None, kind="stable")]
+    assert (np.diff(ordered) >= 0).all()
+    np.testing.assert_array_equal(found.keep == 1, saliency == saliency.max())
+
+
+def test_masked_pixels_have_the_blank_colour() -> None:
+    colour = np.float32([[[1]], [[-2]], [[3]]])
+    seen: list[np.ndarray] = []
+    rise(
+        lambda images: (seen.append(images), np.ones(len(images)))[1],
+        np.zeros((3, 8, 8), np.float32),
+        rng=np.random.default_rng(0),
+        masks=8,
+        blank=colour,
+    )
+    hidden = seen[0] / colour  # the share that is masked, alike in all channels
+    np.testing.assert_allclose(hidden, hidden[:, :1].repeat(3, 1), atol=1e-6)
+    assert hidden.min() >= 0
+    assert hidden.max() == pytest.approx(1)
+
+
+def test_memory_does_not_grow_with_the_masks(linear: Linear) -> None:
+    def peak(masks: int) -> int:
+        tracemalloc.start()
+        rise(
+            linear.probability,
+            linear.bottleneck.image[0],
+            rng=np.random.default_rng(0),
+            masks=masks,
+        )
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    peak(8)
+    assert peak(1000) < 1.1 * peak(100)
+
+
+@pytest.mark.parametrize("name", ["rise", "centred rise", "occlusion"])
+def test_a_deadline_ends_it_early(
+    explainer: Open,
+    picture: np.ndarray,
+    methods: dict[str, Any],
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ticks = iter(range(1000))  # a second passes whenever anybody looks
+    model = explainer()
+    monkeypatch.setattr("time.perf_counter", lambda: float(next(ticks)))
+    found = model.explain(picture, 1, method=methods[name], deadline=5.5)
+    completion = found.completion
+    assert (completion.done, completion.cut_short) == (16, "deadline")  # none is kept for a check
+    assert completion.planned in (20, 25)
+    assert found.passes.forward == 1 + 2 + 16
+    assert any("cut short by the deadline after 16 of" in each for each in found.warnings)
+
+
+@pytest.mark.parametrize(
+    "values", [{"masks": 0}, {"masks": 1.5}, {"grid": 0}, {"keep": 1.0}], ids=str
+)
+def test_settings_of_rise(values: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match="give 1 mask or more"):
+        Rise(**values)
+
+
+# -- noise
+
+
+def test_noise_is_even(explainer: Open) -> None:
+    picture = np.zeros((16, 16, 3), np.uint8)
+    model = explainer()
+    values = [model.explain(picture, method=RandomMap(), seed=seed).map for seed in range(20)]
+    assert np.mean(values) == pytest.approx(0.5, abs=0.02)
+    assert np.std(values) == pytest.approx(12**-0.5, abs=0.02)
+    assert abs(np.corrcoef(values[0].ravel(), values[1].ravel())[0, 1]) < 0.2

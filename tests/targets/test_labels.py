@@ -1,0 +1,213 @@
+"""Names of classes: read from every format, found as a person would write them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ibisa_onnx.errors import TargetError
+from ibisa_onnx.targets.labels import (
+    check_labels,
+    choose_labels,
+    find_label,
+    known_labels,
+    read_labels,
+)
+
+NAMES = ("tench", "great white shark, white shark", "crane", "golden retriever", "crane", "bulldog")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("labels.txt", "cat\ndog\nbär\n"),
+        ("labels.txt", "\ufeffcat\r\ndog\r\nbär"),
+        ("labels.json", json.dumps(["cat", "dog", "bär"])),
+        ("labels.json", json.dumps({"2": "bär", "0": "cat", "1": "dog"})),
+        ("config.json", json.dumps({"id2label": {"0": "cat", "1": "dog", "2": "bär"}})),
+        ("labels.csv", "0,cat\n1,dog\n2,bär\n"),
+        ("labels.csv", 'index,name\n2,bär\n0,"cat"\n1,dog\n'),
+    ],
+)
+def test_every_format(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_text(content, encoding="utf-8")
+    assert read_labels(path) == ("cat", "dog", "bär")
+
+
+def test_an_index_left_out_keeps_its_place(tmp_path):
+    path = tmp_path / "labels.json"
+    path.write_text('{"0": "cat", "2": "dog"}')
+    assert read_labels(path) == ("cat", "class 1", "dog")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "match"),
+    [
+        ("a.txt", b"", "holds no labels"),
+        ("a.json", b"{", "holds no labels"),
+        ("a.json", b'{"cat": "dog"}', "holds no labels"),
+        ("a.csv", b"cat\ndog", "holds no labels"),
+        ("a.txt", b"\xff\xfe\x00", "not UTF-8"),
+    ],
+)
+def test_files_without_labels(tmp_path, name, content, match):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(TargetError, match=match):
+        read_labels(path)
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(TargetError, match="cannot read labels"):
+        read_labels(tmp_path / "no.txt")
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"ibisa": json.dumps({"version": 1, "labels": ["cat", "dog"]})},
+        {"names": "{0: 'cat', 1: 'dog'}"},
+        {"names": "['cat', 'dog']"},
+        {"names": '{"0": "cat", "1": "dog"}'},
+        {"ibisa": "{", "names": "['cat', 'dog']"},
+    ],
+)
+def test_metadata(metadata):
+    assert choose_labels(known_labels(metadata), 2)[0].labels == ("cat", "dog")
+
+
+@pytest.mark.parametrize("metadata", [{}, {"ibisa": '{"version": 1}'}, {"author": "me"}])
+def test_metadata_without_labels(metadata):
+    assert known_labels(metadata) == []
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"names": "cat, dog"},
+        {"names": "{'cat': 'dog'}"},
+        {"names": "[" * 5000},
+        {"names": "{" + "0:{" * 300},
+        {"ibisa": json.dumps({"version": 1, "labels": 3})},
+        {"model_info labels": " "},
+    ],
+)
+def test_damaged_labels_are_a_warning_that_names_the_key(metadata):
+    chosen, (warning,) = choose_labels(known_labels(metadata), 2)
+    assert chosen is None
+    assert warning.startswith(f"ignored: metadata key {next(iter(metadata))} holds no names")
+    assert len(warning) < 200
+
+
+def test_model_api_separates_by_spaces():
+    (known,) = known_labels({"model_info  labels": "cat great_white_shark  dog"})
+    assert known.labels == ("cat", "great_white_shark", "dog")
+    assert known.source == "metadata key model_info labels"
+
+
+def test_what_annotate_wrote_and_does_not_fit_is_told_once():
+    metadata = {
+        "ibisa": json.dumps({"version": 1, "labels": ["great white", "cat"]}),
+        "names": "{0: 'great white', 1: 'cat'}",
+        "model_info labels": "great_white cat",
+    }
+    chosen, warnings = choose_labels(known_labels(metadata), 3)
+    assert (chosen, len(warnings)) == (None, 1)
+
+
+TIMM = {"architecture": "resnet18", "label_names": ["n1", "n2"]}
+
+
+@pytest.mark.parametrize(
+    ("config", "labels"),
+    [
+        ({"id2label": {"0": "cat", "1": "dog"}, "label2id": {"cat": 0, "dog": 1}}, ("cat", "dog")),
+        (TIMM, ("n1", "n2")),
+        (TIMM | {"label_descriptions": {"n1": "cat", "n2": "dog"}}, ("cat", "dog")),
+        ({"pretrained_cfg": {"label_names": ["cat", "dog"]}}, ("cat", "dog")),
+        ({"pretrained_cfg": TIMM, "id2label": {"0": "x", "1": "y"}}, ("n1", "n2")),
+    ],
+)
+def test_a_config_beside_the_model(tmp_path, config, labels):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config))
+    (known,) = known_labels({}, tmp_path)
+    assert (known.labels, known.source) == (labels, "config.json beside the model")
+    assert read_labels(path) == labels
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[1]", "{}", '{"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}', "[" * 9000]
+)
+def test_a_config_that_names_no_classes(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    assert known_labels({}, tmp_path) == []
+
+
+def test_the_first_that_fits_is_chosen_and_those_before_are_told(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"id2label": {"0": "a", "1": "b"}}))
+    metadata = {
+        "ibisa": json.dumps({"version": 1, "labels": ["one"]}),
+        "names": "['x', 'y', 'z', 'w']",
+        "model_info labels": "x y z",
+    }
+    known = known_labels(metadata, tmp_path)
+    chosen, warnings = choose_labels(known, 2)
+    assert chosen.labels == ("a", "b")
+    assert [warning.split(" are not used")[0] for warning in warnings] == [
+        "the labels of metadata key ibisa",
+        "the labels of metadata key names",
+        "the labels of metadata key model_info labels",
+    ]
+    assert choose_labels(known, 3)[0].labels == ("x", "y", "z")
+    assert choose_labels(known, None) == (known[0], [])
+    assert choose_labels(known, 7)[0] is None
+
+
+@pytest.mark.parametrize(
+    ("text", "index"),
+    [
+        ("golden retriever", 3),
+        ("Golden_Retriever ", 3),
+        ("white shark", 1),
+        ("retriever", 3),
+        ("GREAT WHITE SHARK, white shark", 1),
+    ],
+)
+def test_a_label_is_found_as_a_person_writes_it(text, index):
+    assert find_label(NAMES, text) == index
+
+
+def test_an_unknown_label_gets_the_nearest():
+    with pytest.raises(TargetError, match="'goldn retreiver'; the nearest are: 3 golden retriever"):
+        find_label(NAMES, "goldn retreiver")
+    with pytest.raises(TargetError, match="look it up"):
+        find_label(NAMES, "zzzz")
+    with pytest.raises(TargetError, match="no label ' '"):
+        find_label(NAMES, " ")
+
+
+def test_a_label_of_two_classes_needs_the_index():
+    with pytest.raises(TargetError, match="2 crane; 4 crane; give the index"):
+        find_label(NAMES, "crane")
+
+
+def test_labels_and_classes_must_go_together():
+    check_labels(NAMES, 6)
+    with pytest.raises(TargetError, match=r"6 labels for the model's 7 classes.*first line"):
+        check_labels(NAMES, 7)
+    with pytest.raises(TargetError, match="take it out"):
+        check_labels(NAMES, 5)
+    with pytest.raises(TargetError, match="trained with"):
+        check_labels(NAMES, 1000)
+
+
+@pytest.mark.real
+def test_imagenets_own_twins(assets):
+    labels = read_labels(assets / "imagenet_classes.txt")
+    assert len(labels) == 1000
+    assert labels[find_label(labels, "Italian greyhound")] == "Italian greyhound"
+    with pytest.raises(TargetError, match="1000 labels for the model's 1001 classes"):
+        check_labels(labels, 1001)
