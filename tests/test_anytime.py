@@ -15,9 +15,9 @@ from ibisa_onnx.demo import model_path, scene_path
 from ibisa_onnx.demo.scenes import draw_scene
 from ibisa_onnx.errors import OptionError, ResultError, TargetError
 from ibisa_onnx.explanation import Completion
-from ibisa_onnx.methods.ibisa import forward_only
 from ibisa_onnx.gradients.selection import ESTIMATED
 from ibisa_onnx.io.overlay import overlay
+from ibisa_onnx.methods.ibisa import forward_only
 from ibisa_onnx.models.onnx_session import DeployedModel
 
 GRADIENTS = ("exact", *ESTIMATED)

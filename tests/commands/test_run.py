@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 import pytest
 
-from ibisa_onnx.methods.ibisa import optimizer as ibisa
 from ibisa_onnx.commands import explaining, main, model_options
+from ibisa_onnx.methods.ibisa import optimizer as ibisa
 from ibisa_onnx.preprocessing import resampling
 from ibisa_onnx.preprocessing import spec as preprocessing
 from ibisa_onnx.preprocessing.resolve import Overrides
