@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import io
+import sys
 from collections.abc import Iterable, Sequence
 from types import ModuleType
 
@@ -112,7 +114,11 @@ def check_providers(requested: Sequence[str], came_up: Sequence[str]) -> None:
 
 
 def preload_cuda_libraries() -> str:
-    """Load the CUDA libraries that torch brought, so that ONNX Runtime uses the same ones.
+    """Load the CUDA libraries that ONNX Runtime needs from where pip puts them.
+
+    Those of NVIDIA's packages, which the extra `gpu` brings and torch from PyPI shares, else the
+    system's. Some builds of torch carry libraries inside themselves: where any is missing and torch
+    is installed, it is imported for them.
 
     Returns the first complaint about a library that could not be loaded, or nothing. Only whether
     the provider comes up afterwards is decisive.
@@ -120,11 +126,24 @@ def preload_cuda_libraries() -> str:
     runtime = import_onnxruntime()
     if not hasattr(runtime, "preload_dlls"):
         return ""
-    with contextlib.suppress(ImportError):  # a stack without torch brings its own libraries
-        importlib.import_module("torch")
+    complaint = _preload(runtime)
+    return _preload(runtime) if complaint and _load_torch() else complaint
+
+
+def _preload(runtime: ModuleType) -> str:
+    """Load the libraries, and return the first line that ONNX Runtime prints about it."""
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         runtime.preload_dlls()
     return next(iter(printed.getvalue().splitlines()), "")
+
+
+def _load_torch() -> bool:
+    """Import torch where it is installed and not there yet; return whether that was done."""
+    if "torch" in sys.modules or importlib.util.find_spec("torch") is None:
+        return False
+    with contextlib.suppress(ImportError, OSError):  # a broken one has nothing to give
+        importlib.import_module("torch")
+    return "torch" in sys.modules
 
 
 def _not_in_this_build(name: str, available: Sequence[str]) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.machinery
+import importlib.util
 import subprocess
 import sys
+import types
 from importlib import metadata
 
 import onnxruntime
@@ -12,7 +15,12 @@ import pytest
 from ibisa_onnx.errors import MissingDependencyError, ProviderError
 from ibisa_onnx.models.environment import cuda_runs_a_node, runtime_report
 from ibisa_onnx.models.onnx_session import DeployedModel
-from ibisa_onnx.models.providers import full_name, resolve_providers, short_name
+from ibisa_onnx.models.providers import (
+    full_name,
+    preload_cuda_libraries,
+    resolve_providers,
+    short_name,
+)
 
 
 def test_the_report_names_the_build_in_use():
@@ -107,3 +115,46 @@ def test_every_public_name_is_there():
         assert getattr(package, name) is not None
     with pytest.raises(AttributeError, match="nothing"):
         package.nothing  # noqa: B018
+
+
+@pytest.fixture
+def preloading(monkeypatch):
+    """Let `preload_dlls` print the given lines, call after call; return the imports of torch."""
+    real, asked = importlib.import_module, []
+
+    def import_module(name):
+        if name != "torch":
+            return real(name)
+        asked.append(name)
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+
+    def set_(*lines, torch="absent"):
+        said = iter(lines)
+        monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: sys.stdout.write(next(said)))
+        spec = None if torch == "absent" else importlib.machinery.ModuleSpec("torch", None)
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
+        if torch != "loaded":
+            monkeypatch.delitem(sys.modules, "torch", raising=False)
+        monkeypatch.setattr(importlib, "import_module", import_module)
+        return asked
+
+    return set_
+
+
+def test_torch_is_not_loaded_where_pip_brought_the_cuda_libraries(preloading):
+    asked = preloading("", torch="installed")
+    assert preload_cuda_libraries() == ""
+    assert asked == []
+
+
+def test_an_installed_torch_is_asked_for_the_cuda_libraries_that_are_missing(preloading):
+    asked = preloading("no libcudart", "", torch="installed")
+    assert preload_cuda_libraries() == ""
+    assert asked == ["torch"]
+
+
+@pytest.mark.parametrize("torch", ["absent", "loaded"])
+def test_missing_cuda_libraries_are_named_where_torch_cannot_help(preloading, torch):
+    asked = preloading("no libcudart\nread the docs", torch=torch)
+    assert preload_cuda_libraries() == "no libcudart"
+    assert asked == []
