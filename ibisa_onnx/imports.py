@@ -45,7 +45,11 @@ def import_extra(module: str, extra: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise MissingDependencyError(
-            f"{module.split('.')[0]} cannot be imported ({error}); "
-            f"pip install 'ibisa-onnx[{extra}]'"
-        ) from error
+        raise missing_extra(module, extra, error) from error
+
+
+def missing_extra(module: str, extra: str, error: ImportError) -> MissingDependencyError:
+    """Return the error of a module that could not be imported, with the extra that brings it."""
+    return MissingDependencyError(
+        f"{module.split('.')[0]} cannot be imported ({error}); pip install 'ibisa-onnx[{extra}]'"
+    )

@@ -78,11 +78,13 @@ def command(
     as will be explained. Writes a torch.export program for `run --surrogate FILE`, if it agrees
     well enough with MODEL on masks and on pictures that it was not fitted to.
     """
+    from ibisa_onnx.imports import import_extra
     from ibisa_onnx.io.atomic import check_not_given, write_files
 
     if STDIO in images:
         raise click.UsageError("pictures are read from files; name some, or a folder")
     check_out(out)
+    import_extra("torch", "torch")
     path = _destination(choice.model, out)
     pictures = [Path(each) for each in expand(images)]
     model = None if choice.model == STDIO else choice.model

@@ -7,9 +7,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ibisa_onnx.imports import missing_extra
+
+try:
+    import torch
+except ImportError as error:
+    raise missing_extra("torch", "torch", error) from error
+
 import numpy.typing as npt
 import onnx
-import torch
 
 from ibisa_onnx.autodiff.joint import derivative_of
 from ibisa_onnx.errors import ModelError
