@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ibisa_onnx.errors import GradientError, IbisaError
 from ibisa_onnx.gradients.precision import rounds_coarsely
+from ibisa_onnx.imports import import_extra
 
 if TYPE_CHECKING:
     import torch
@@ -102,6 +103,7 @@ def _reason(error: IbisaError) -> str:
 
 
 def _surrogate(model: ImageModel, source: str | os.PathLike[str] | torch.nn.Module) -> GradientPath:
+    import_extra("torch", "torch")
     from ibisa_onnx.gradients.surrogate import SurrogateGradient
 
     opened = SurrogateGradient(source, model.passes)
