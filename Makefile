@@ -1,11 +1,14 @@
-# `make demo` runs the main job, `make test` the tests; each sets up all it needs, once.
+# `make demo` runs the main job, `make test` the tests; each sets up all it needs, once: the demo a
+# light environment, which the tests then add torch and their tools to.
 # `make zoo` compares gradients with PyTorch's on the architectures of three libraries, then exports
 # and explains some of them and of Keras, in about two hours; it goes on where it was stopped.
 # Another interpreter: `make demo PYTHON=python3.12`.
 
 VENV := .venv
 INSTALLED := $(VENV)/.installed
-PACKAGES := -e '.[cpu,dev]'
+PACKAGES := -e '.[cpu]'
+DEV := $(VENV)/.dev
+DEV_PACKAGES := -e '.[cpu,dev]'
 ZOO := .zoo
 ZOO_PACKAGES := -e '.[cpu,torchvision,timm,transformers,keras]'
 ZOO_INSTALLED := $(ZOO)/.installed
@@ -16,14 +19,14 @@ PYTHONS := $(if $(PYTHON),$(PYTHON),python3 python3.13 python3.12 python3.11)
 demo: $(INSTALLED)
 	$(VENV)/bin/ibisa-onnx demo -o out/
 
-test: $(INSTALLED)
+test: $(DEV)
 	$(VENV)/bin/pytest
 
-lint: $(INSTALLED)
+lint: $(DEV)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 
-types: $(INSTALLED)
+types: $(DEV)
 	$(VENV)/bin/mypy
 
 zoo: $(ZOO_INSTALLED)
@@ -38,20 +41,29 @@ clean:
 define new_environment
 	@for python in $(PYTHONS); do \
 		if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
-			echo "Setting up $(1) with $$($$python --version); this takes a few minutes, once."; \
+			echo "Setting up $(1) with $$($$python --version); this takes $(4), once."; \
 			exec $$python -m venv --clear $(1); \
 		fi; \
 	done; \
 	echo "make: no Python 3.11 or later among: $(PYTHONS). Install one, or name it: make PYTHON=/path/to/python3.12" >&2; \
 	exit 1
 	$(1)/bin/pip install --quiet --disable-pip-version-check -c $(2) setuptools
+	$(call packages,$(1),$(2),$(3))
+endef
+
+define packages
 	$(1)/bin/pip install --quiet --disable-pip-version-check --no-build-isolation -c $(2) $(3)
 endef
 
 $(INSTALLED): pyproject.toml constraints.txt
-	$(call new_environment,$(VENV),constraints.txt,$(PACKAGES))
+	$(call new_environment,$(VENV),constraints.txt,$(PACKAGES),about a minute)
+	@touch $@
+
+$(DEV): $(INSTALLED)
+	@echo "Adding torch and what tests need to $(VENV); this takes a few minutes, once."
+	$(call packages,$(VENV),constraints.txt,$(DEV_PACKAGES))
 	@touch $@
 
 $(ZOO_INSTALLED): pyproject.toml benchmarks/zoo.txt
-	$(call new_environment,$(ZOO),benchmarks/zoo.txt,$(ZOO_PACKAGES))
+	$(call new_environment,$(ZOO),benchmarks/zoo.txt,$(ZOO_PACKAGES),many minutes)
 	@touch $@
