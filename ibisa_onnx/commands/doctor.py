@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 def command(console: Console) -> None:
     """Check the installation: ONNX Runtime builds, providers, CUDA, versions.
 
-    Exit code 1 where no model could be run, or where several builds overwrite each other.
+    Exit code 1 where no model could be run, or where several builds of ONNX Runtime or of OpenCV
+    overwrite each other.
     """
     from ibisa_onnx.gradients.cache import cache_folder, usage
     from ibisa_onnx.models.environment import runtime_report
@@ -44,12 +46,18 @@ def _problems(report: RuntimeReport) -> list[str]:
     if report.error:
         problems.append(report.error)
     if report.clash:
-        names = " ".join(report.builds)
-        problems.append(
-            f"{len(report.builds)} builds of ONNX Runtime overwrite each other: "
-            f"pip uninstall {names}, then install one"
-        )
+        problems.append(_clash("ONNX Runtime", report.builds))
+    if report.opencv_clash:
+        problems.append(_clash("OpenCV", report.opencv))
     return problems
+
+
+def _clash(what: str, builds: Mapping[str, str]) -> str:
+    """Say how to come from several builds to one."""
+    return (
+        f"{len(builds)} builds of {what} overwrite each other: "
+        f"pip uninstall {' '.join(builds)}, then install one"
+    )
 
 
 def _cache_text(folder: Path | None, kept: Usage | None) -> str:
@@ -58,17 +66,20 @@ def _cache_text(folder: Path | None, kept: Usage | None) -> str:
     return f"{folder}: {kept.files} gradients, {kept.bytes / 1e6:.1f} MB"
 
 
+def _versions(packages: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in packages.items())
+
+
 def _text(report: RuntimeReport, cache: str, problems: list[str]) -> str:
-    builds = [f"{name} {version}" for name, version in report.builds.items()]
     cuda = f"{'works' if report.cuda.ran else 'does not run'}: {report.cuda.reason}"
-    versions = [f"{name} {version}" for name, version in report.versions.items()]
     lines = rows(
         [
-            ("ONNX Runtime", ", ".join(builds) or "none installed"),
+            ("ONNX Runtime", _versions(report.builds) or "none installed"),
+            ("OpenCV", _versions(report.opencv) or "none that pip knows"),
             ("providers", ", ".join(report.providers) or "none"),
             ("CUDA", cuda),
             ("cache", cache),
-            ("versions", ", ".join(versions)),
+            ("versions", _versions(report.versions)),
         ],
         indent=0,
     )

@@ -1,4 +1,4 @@
-"""What runs models on this machine: ONNX Runtime builds, providers, versions. For `doctor`.
+"""What runs models here: builds of ONNX Runtime and of OpenCV, providers, versions. For `doctor`.
 
 Only looks; installs and changes nothing.
 """
@@ -37,6 +37,10 @@ class RuntimeReport:
         Installed distributions that provide `onnxruntime`, with their versions.
     clash
         Several of them are installed and overwrite each other.
+    opencv
+        Installed distributions that provide `cv2`, with their versions.
+    opencv_clash
+        Several of them are installed and overwrite each other.
     error
         Why ONNX Runtime cannot be imported, or None.
     providers
@@ -49,6 +53,8 @@ class RuntimeReport:
 
     builds: dict[str, str]
     clash: bool
+    opencv: dict[str, str]
+    opencv_clash: bool
     error: str | None
     providers: tuple[str, ...]
     cuda: CudaCheck
@@ -57,18 +63,27 @@ class RuntimeReport:
 
 def runtime_report() -> RuntimeReport:
     """Look at what is installed, and try CUDA where the build has it."""
-    builds = installed_builds()
+    builds, opencv = installed_builds("onnxruntime"), installed_builds("cv2")
     try:
         providers = tuple(import_onnxruntime().get_available_providers())
         error = None
     except MissingDependencyError as missing:
         providers, error = (), str(missing)
-    return RuntimeReport(builds, len(builds) > 1, error, providers, cuda_runs_a_node(), versions())
+    return RuntimeReport(
+        builds=builds,
+        clash=len(builds) > 1,
+        opencv=opencv,
+        opencv_clash=len(opencv) > 1,
+        error=error,
+        providers=providers,
+        cuda=cuda_runs_a_node(),
+        versions=versions(),
+    )
 
 
-def installed_builds() -> dict[str, str]:
-    """Return the distributions that install a package named `onnxruntime`, and their versions."""
-    names = metadata.packages_distributions().get("onnxruntime", [])
+def installed_builds(package: str) -> dict[str, str]:
+    """Return the distributions that install a package of this name, and their versions."""
+    names = metadata.packages_distributions().get(package, [])
     return {name: metadata.version(name) for name in sorted(set(names))}
 
 

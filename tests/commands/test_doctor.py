@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -11,26 +12,22 @@ from ibisa_onnx.models.environment import CudaCheck, RuntimeReport
 SOUND = RuntimeReport(
     builds={"onnxruntime": "1.32"},
     clash=False,
+    opencv={"opencv-python-headless": "5.0"},
+    opencv_clash=False,
     error=None,
     providers=("CPUExecutionProvider",),
     cuda=CudaCheck(False, "this build has no CUDA provider"),
     versions={"python": "3.12", "onnx": "1.23"},
 )
-CLASH = RuntimeReport(
-    builds={"onnxruntime": "1.32", "onnxruntime-gpu": "1.32"},
-    clash=True,
-    error=None,
-    providers=("CPUExecutionProvider",),
-    cuda=CudaCheck(False, "no"),
-    versions={},
+CLASH = replace(SOUND, builds={"onnxruntime": "1.32", "onnxruntime-gpu": "1.32"}, clash=True)
+OPENCV_CLASH = replace(
+    SOUND, opencv={"opencv-contrib-python": "4.9", "opencv-python": "4.9"}, opencv_clash=True
 )
-ABSENT = RuntimeReport(
+ABSENT = replace(
+    SOUND,
     builds={},
-    clash=False,
     error="ONNX Runtime cannot be imported; pip install 'ibisa-onnx[cpu]'",
     providers=(),
-    cuda=CudaCheck(False, "no"),
-    versions={},
 )
 
 
@@ -54,6 +51,7 @@ def test_sound_installation(cli, report):
     ("state", "advice"),
     [
         (CLASH, "pip uninstall onnxruntime onnxruntime-gpu"),
+        (OPENCV_CLASH, "pip uninstall opencv-contrib-python opencv-python"),
         (ABSENT, "pip install 'ibisa-onnx[cpu]"),
     ],
 )

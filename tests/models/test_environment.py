@@ -28,6 +28,8 @@ def test_the_report_names_the_build_in_use():
     assert report.builds
     assert set(report.builds.values()) >= {onnxruntime.__version__}
     assert report.clash == (len(report.builds) > 1)
+    assert report.opencv
+    assert report.opencv_clash == (len(report.opencv) > 1)
     assert report.providers == tuple(onnxruntime.get_available_providers())
     assert report.versions["onnx"] == metadata.version("onnx")
     assert report.versions["python"].startswith("3.")
@@ -35,12 +37,17 @@ def test_the_report_names_the_build_in_use():
 
 
 def test_two_builds_clash(monkeypatch):
-    both = {"onnxruntime": ["onnxruntime-gpu", "onnxruntime", "onnxruntime"]}
+    both = {
+        "onnxruntime": ["onnxruntime-gpu", "onnxruntime", "onnxruntime"],
+        "cv2": ["opencv-python-headless", "opencv-python"],
+    }
     monkeypatch.setattr(metadata, "packages_distributions", lambda: both)
     monkeypatch.setattr(metadata, "version", lambda name: "1.0" if "gpu" in name else "2.0")
     report = runtime_report()
     assert report.builds == {"onnxruntime": "2.0", "onnxruntime-gpu": "1.0"}
     assert report.clash
+    assert report.opencv == {"opencv-python": "2.0", "opencv-python-headless": "2.0"}
+    assert report.opencv_clash
 
 
 def test_without_onnxruntime_the_extra_is_named(monkeypatch):
