@@ -81,7 +81,8 @@ def _write_files(contents: Mapping[Path, bytes], folders: ExitStack) -> None:
                 staged[path] = _stage(path, data)
         for path, data in targets.items():
             if path in staged:
-                staged.pop(path).replace(path)
+                staged[path].replace(path)
+                del staged[path]
             else:
                 with path.open("ab") as file:
                     file.write(data)
