@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from importlib import metadata
 from pathlib import Path
@@ -86,9 +87,10 @@ class GradientCache:
         path = self._path(made_from)
         try:
             data = path.read_bytes()
-            os.utime(path)  # the oldest go first
         except OSError:
             return None
+        with suppress(OSError):  # of somebody else
+            os.utime(path)  # the oldest go first
         return _decode(data)
 
     def store(self, derivative: Derivative, *made_from: str) -> None:

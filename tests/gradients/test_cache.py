@@ -167,6 +167,17 @@ def test_the_oldest_entries_go_and_strangers_stay(deployed, folder, monkeypatch)
     assert set(entries(folder)) == {folder / "notes.txt", kept[0], kept[2]}
 
 
+def test_an_entry_of_somebody_else_serves_too(deployed, folder, monkeypatch):
+    open_(deployed(), folder)
+
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "utime", refuse)
+    monkeypatch.setattr(module.GradientCache, "store", refuse)
+    open_(deployed(), folder)
+
+
 def test_two_processes_at_once(folder, tmp_path):
     """Both build, both write, and one whole entry is left."""
     code = (
