@@ -21,6 +21,7 @@ from ibisa_onnx.commands.console import INTERRUPTED, echo, report_error
 from ibisa_onnx.errors import IbisaError
 
 _NAME = "ibisa-onnx"
+_PACKAGES = {"cv2": "opencv-python-headless"}  # what pip calls a module that is named otherwise
 _VERBS = (
     "run",
     "inspect",
@@ -124,14 +125,26 @@ def _run(args: list[str]) -> int:
         report_error(f"cannot read or write{where}: {error.strerror or error}")
         return 1
     except Exception as error:
-        report_error(
-            f"unexpected {type(error).__name__}: {error}; this is a bug, please report it"
-            + ("" if _verbose(args) else " with what -v prints")
-        )
+        report_error(_missing(error) or _bug(error, args))
         if _verbose(args):
             traceback.print_exc()
         return 1
     return code if isinstance(code, int) else 0
+
+
+def _missing(error: Exception) -> str:
+    """Say which package is not there, where the installation is not whole, as after --no-deps."""
+    name = error.name if isinstance(error, ModuleNotFoundError) else None
+    package = (name or "").split(".")[0]
+    if not package or package.startswith("ibisa_"):
+        return ""
+    return f"{package} is not installed; pip install {_PACKAGES.get(package, package)}"
+
+
+def _bug(error: Exception, args: Sequence[str]) -> str:
+    """Say what should never be seen."""
+    more = "" if _verbose(args) else " with what -v prints"
+    return f"unexpected {type(error).__name__}: {error}; this is a bug, please report it{more}"
 
 
 def _verbose(args: Sequence[str]) -> bool:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 def command(console: Console) -> None:
     """Check the installation: ONNX Runtime builds, providers, CUDA, versions.
 
-    Exit code 1 where no model could be run, or where several builds of ONNX Runtime or of OpenCV
-    overwrite each other.
+    Exit code 1 where no model or picture could be read, or where several builds of ONNX Runtime or
+    of OpenCV overwrite each other.
     """
     from ibisa_onnx.gradients.cache import cache_folder, usage
     from ibisa_onnx.models.environment import runtime_report
@@ -47,6 +47,8 @@ def _problems(report: RuntimeReport) -> list[str]:
         problems.append(report.error)
     if report.clash:
         problems.append(_clash("ONNX Runtime", report.builds))
+    if report.opencv_error:
+        problems.append(report.opencv_error)
     if report.opencv_clash:
         problems.append(_clash("OpenCV", report.opencv))
     return problems

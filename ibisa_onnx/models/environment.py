@@ -5,6 +5,7 @@ Only looks; installs and changes nothing.
 
 from __future__ import annotations
 
+import importlib
 import platform
 from dataclasses import dataclass
 from importlib import metadata
@@ -41,6 +42,8 @@ class RuntimeReport:
         Installed distributions that provide `cv2`, with their versions.
     opencv_clash
         Several of them are installed and overwrite each other.
+    opencv_error
+        Why OpenCV cannot be imported, or None.
     error
         Why ONNX Runtime cannot be imported, or None.
     providers
@@ -55,6 +58,7 @@ class RuntimeReport:
     clash: bool
     opencv: dict[str, str]
     opencv_clash: bool
+    opencv_error: str | None
     error: str | None
     providers: tuple[str, ...]
     cuda: CudaCheck
@@ -74,6 +78,7 @@ def runtime_report() -> RuntimeReport:
         clash=len(builds) > 1,
         opencv=opencv,
         opencv_clash=len(opencv) > 1,
+        opencv_error=_opencv_error(),
         error=error,
         providers=providers,
         cuda=cuda_runs_a_node(),
@@ -85,6 +90,15 @@ def installed_builds(package: str) -> dict[str, str]:
     """Return the distributions that install a package of this name, and their versions."""
     names = metadata.packages_distributions().get(package, [])
     return {name: metadata.version(name) for name in sorted(set(names))}
+
+
+def _opencv_error() -> str | None:
+    """Say why OpenCV cannot be imported; a build for a display may lack its libraries."""
+    try:
+        importlib.import_module("cv2")
+    except ImportError as error:
+        return f"OpenCV cannot be imported ({error}); pip install opencv-python-headless"
+    return None
 
 
 def versions() -> dict[str, str]:

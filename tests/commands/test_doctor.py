@@ -14,6 +14,7 @@ SOUND = RuntimeReport(
     clash=False,
     opencv={"opencv-python-headless": "5.0"},
     opencv_clash=False,
+    opencv_error=None,
     error=None,
     providers=("CPUExecutionProvider",),
     cuda=CudaCheck(False, "this build has no CUDA provider"),
@@ -22,6 +23,11 @@ SOUND = RuntimeReport(
 CLASH = replace(SOUND, builds={"onnxruntime": "1.32", "onnxruntime-gpu": "1.32"}, clash=True)
 OPENCV_CLASH = replace(
     SOUND, opencv={"opencv-contrib-python": "4.9", "opencv-python": "4.9"}, opencv_clash=True
+)
+NO_OPENCV = replace(
+    SOUND,
+    opencv={},
+    opencv_error="OpenCV cannot be imported; pip install opencv-python-headless",
 )
 ABSENT = replace(
     SOUND,
@@ -52,6 +58,7 @@ def test_sound_installation(cli, report):
     [
         (CLASH, "pip uninstall onnxruntime onnxruntime-gpu"),
         (OPENCV_CLASH, "pip uninstall opencv-contrib-python opencv-python"),
+        (NO_OPENCV, "pip install opencv-python-headless"),
         (ABSENT, "pip install 'ibisa-onnx[cpu]"),
     ],
 )

@@ -37,6 +37,22 @@ def test_help_names_every_verb(cli):
     assert cli().out == result.out
 
 
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        ("cv2", "cv2 is not installed; pip install opencv-python-headless"),
+        ("onnx.helper", "onnx is not installed; pip install onnx"),
+        ("ibisa_onnx.nowhere", "this is a bug"),
+    ],
+)
+def test_a_package_that_is_not_there_is_named(cli, failing, module, said):
+    failing(ModuleNotFoundError(f"No module named {module!r}", name=module))
+    result = cli("doctor")
+    assert result.code == 1
+    assert said in result.err
+    assert len(result.err.splitlines()) == 1
+
+
 def test_version_goes_to_stdout(cli):
     result = cli("--version")
     assert (result.code, result.err) == (0, "")

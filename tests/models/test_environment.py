@@ -60,6 +60,12 @@ def test_without_onnxruntime_the_extra_is_named(monkeypatch):
     assert not report.cuda.ran
 
 
+def test_without_opencv_the_package_is_named(monkeypatch):
+    assert runtime_report().opencv_error is None
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    assert "pip install opencv-python-headless" in runtime_report().opencv_error
+
+
 def test_cuda_on_a_build_without_it():
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this build of ONNX Runtime has CUDA")
