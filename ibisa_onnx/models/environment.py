@@ -5,6 +5,7 @@ Only looks; installs and changes nothing.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import platform
 from dataclasses import dataclass
@@ -130,10 +131,21 @@ def cuda_runs_a_node() -> CudaCheck:
         )
         (result,) = session.run(None, {"x": one})
     except Exception as error:
-        return CudaCheck(False, complaint or essence(error))
+        return CudaCheck(False, complaint or _no_driver() or essence(error))
     if CUDA not in session.get_providers():
         return CudaCheck(False, complaint or "the provider did not come up")
     return CudaCheck(bool(result[0, 0] == 1), "a matrix product ran on it")
+
+
+def _no_driver() -> str:
+    """Say that NVIDIA's driver is missing, which no package brings and ONNX Runtime only logs."""
+    if platform.system() != "Linux":
+        return ""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError as error:
+        return f"NVIDIA's driver is not here ({error})"
+    return ""
 
 
 def _one_product() -> bytes:

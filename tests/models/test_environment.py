@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.machinery
 import importlib.util
+import platform
 import subprocess
 import sys
 import types
@@ -16,6 +18,7 @@ from ibisa_onnx.errors import MissingDependencyError, ProviderError
 from ibisa_onnx.models.environment import cuda_runs_a_node, runtime_report
 from ibisa_onnx.models.onnx_session import DeployedModel
 from ibisa_onnx.models.providers import (
+    CUDA,
     full_name,
     preload_cuda_libraries,
     resolve_providers,
@@ -73,6 +76,20 @@ def test_cuda_on_a_build_without_it():
     assert not check.ran
     assert "no CUDA provider" in check.reason
     assert resolve_providers([]) == ["CPUExecutionProvider"]
+
+
+def test_cuda_without_a_driver(monkeypatch):
+    def refuse(name, *_, **__):
+        raise OSError(f"{name}: no such file")
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", refuse)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
+    monkeypatch.setattr(platform, "system", lambda: "Linux")
+    monkeypatch.setattr(ctypes, "CDLL", refuse)
+    check = cuda_runs_a_node()
+    assert not check.ran
+    assert check.reason == "NVIDIA's driver is not here (libcuda.so.1: no such file)"
 
 
 @pytest.mark.cuda
