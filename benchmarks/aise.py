@@ -88,10 +88,10 @@ def write_maps(args: argparse.Namespace, model: str) -> None:
             if shipped.exists() and centred.exists():
                 continue
             aise = Aise(score=photo.score)
-            before, start = fitted.model.passes.snapshot(), time.perf_counter()
+            before, start = fitted.model.passes.forward, time.perf_counter()
             save(shipped, aise.map(photo.image, settings))
             seconds = time.perf_counter() - start
-            spent = fitted.model.passes.since(before).forward
+            spent = fitted.model.passes.forward - before
             save(centred, aise.centred_map())
             print(model, photo.path.stem, forwards, spent, f"{seconds:.2f} s", flush=True)
 

@@ -5,7 +5,7 @@ random weights (nothing is fetched) such that every branch counts and answers di
 through `ibisa-onnx export SOURCE --surrogate` and `ibisa-onnx run FILE PICTURE` with no flag, and
 again with its surrogate, each a process of its own on one processor. And once more from a copy of
 the file whose weights are shaken in the last digit of float32: a deep network of random weights is
-chaotic, and no twin can be nearer to its map than that.
+chaotic, and no surrogate can be nearer to its map than that.
 
 Results are kept in a JSON file after each architecture, and what is there is not done again.
 
@@ -196,16 +196,16 @@ def attempt(name: str) -> Result:
 
 def measure(source: list[str], folder: Path) -> Result:
     """Export, explain, and explain again by the surrogate."""
-    model, twin = folder / "model.onnx", folder / "model.surrogate.pt2"
+    model, surrogate = folder / "model.onnx", folder / "model.surrogate.pt2"
     exported, export_seconds = _say("export", *source, "--surrogate", "-o", str(model))
     explained, run_seconds = _explain(folder / "exact.npy", model)
     again, _ = _explain(
-        folder / "twin.npy", model, "--gradient", "surrogate", "--surrogate", str(twin)
+        folder / "surrogate.npy", model, "--gradient", "surrogate", "--surrogate", str(surrogate)
     )
     shake(model, folder / "shaken.onnx")
     _explain(folder / "shaken.npy", folder / "shaken.onnx")
     agreements = exported["verification"]
-    maps = ("exact", "twin", "shaken")
+    maps = ("exact", "surrogate", "shaken")
     exact, other, shaken = (np.load(folder / f"{each}.npy") for each in maps)
     return {
         "opset": exported["opset"],
@@ -243,8 +243,8 @@ file and of its source, over the largest score, on random input and on scenes of
 batches of one and of two. *Gradient* is what `run` chose with no flag; the *certificate* is how far
 its probabilities are from ONNX Runtime's. *Surrogate* is Spearman's correlation between that map
 and the one by the surrogate, *rounding* that with the map of a copy whose weights are shaken by one
-part in ten million: a network of random weights is chaotic, and no twin can be held to more than
-that. Seconds are of whole commands, from their start to their end; those of
+part in ten million: a network of random weights is chaotic, and no surrogate can be held to
+more than that. Seconds are of whole commands, from their start to their end; those of
 `export` write and check the surrogate too."""
 
 

@@ -11,9 +11,8 @@ import numpy as np
 
 from ibisa_onnx import Explainer
 from ibisa_onnx.demo import model_path, scene_path
-from ibisa_onnx.explanation import encode_png
 from ibisa_onnx.io.atomic import write_files
-from ibisa_onnx.io.overlay import overlay
+from ibisa_onnx.io.formats import encode_png
 
 FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "demo.png"
 
@@ -21,7 +20,7 @@ FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "demo.png"
 def main() -> None:
     """Draw it."""
     explainer = Explainer(model_path())
-    drawn = [overlay(each) for each in explainer.explain_all(scene_path(), "top:2")]
+    drawn = [each.overlay() for each in explainer.explain_all(scene_path(), "top:2")]
     write_files({FIGURE: encode_png(np.hstack(drawn))})
 
 

@@ -47,7 +47,7 @@ AISES, AISE = ("aise", "aise-centred"), (150, 300, 680)
 TARGETS = (100, 200, 400)
 CURVE = (25, 50, 100, 200, 400, 800, 2000)
 OURS = ("forward-only", "finite-difference", "spsa", "rloo")
-RISES = ("rise", "centred rise")
+RISES = ("rise", "centred-rise")
 EVERY = 6  # of the photographs, for the curves
 MASKS = 4000  # of the RISE that all are held against
 TWINS, TWIN_BUDGET = ("mobilenetv2", "mobilenetv2_int8"), 400
@@ -65,7 +65,7 @@ def map_of(photo: Photograph, work: Path, model: str, method: str, passes: int) 
         file = work / f"rise-{MASKS}-{model}" / name
         return rise_map(file, photo.score, photo.image, MASKS, photo.number)
     if method in RISES:
-        rng, centred = np.random.default_rng(photo.number), method == "centred rise"
+        rng, centred = np.random.default_rng(photo.number), method == "centred-rise"
         return rise(photo.score, photo.image, rng=rng, masks=passes, centred=centred)
     if method in AISES:
         return np.load(work / f"{method}-{passes}-{model}" / name)
@@ -147,7 +147,7 @@ def gap(values: dict[Key, float], passes: int, other: tuple[str, int]) -> str:
 def tables(args: argparse.Namespace) -> None:
     """Print the tables."""
     for heads, budgets, rivals in (
-        (("RISE-4000", "centred RISE, as many"), TARGETS, ("rise-4000", "centred rise")),
+        (("RISE-4000", "centred RISE, as many"), TARGETS, ("rise-4000", "centred-rise")),
         (("RISE-4000", "AISE", "AISE, centred"), AISE, ("rise-4000", *AISES)),
     ):
         print(f"| model | forward passes | gap to {' | to '.join(heads)} |")
@@ -212,7 +212,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.what == "measure":
         wanted = [("rise-4000", MASKS)]
-        wanted += [(method, n) for n in TARGETS for method in ("forward-only", "centred rise")]
+        wanted += [(method, n) for n in TARGETS for method in ("forward-only", "centred-rise")]
         wanted += [(method, n) for n in AISE for method in ("forward-only", *AISES)]
         fill(args, wanted, 1)
     elif args.what == "curves":

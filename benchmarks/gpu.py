@@ -3,7 +3,9 @@
     python benchmarks/gpu.py MODEL IMAGE [--preprocess tf]
 
 Fails (exit 1) where CUDA does not come up, or a node of the model or of its gradient graphs runs on
-the CPU. Prints the largest difference of the two maps, and times.
+the CPU. Prints for each provider the one in use, the seconds of an explanation, and `explain_batch`
+of the picture turned and mirrored in 8 ways beside single runs (see `batch.py`); then the largest
+difference of the two providers' maps.
 """
 
 from __future__ import annotations
@@ -18,9 +20,12 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+from batch import Pair, batch_of
 from cost import seconds
 
 from ibisa_onnx import Explainer
+from ibisa_onnx.errors import IbisaError
+from ibisa_onnx.io.images import read_image
 from ibisa_onnx.metrics import spearman
 
 
@@ -32,21 +37,45 @@ def main() -> None:
     parser.add_argument("--preprocess", default=None)
     parser.add_argument("--repeat", type=int, default=10)
     args = parser.parse_args()
-    maps, times = {}, {}
-    for provider in ("cpu", "cuda"):
-        explainer = Explainer(args.model, preprocessing=args.preprocess, providers=[provider])
-        maps[provider] = explainer.explain(args.image).map
-        runs = [seconds(lambda e=explainer: e.explain(args.image)) for _ in range(args.repeat)]
-        times[provider] = min(runs)
+    print(f"model        {Path(args.model).name}")
+    try:
+        maps = {provider: measured(args, provider) for provider in ("cpu", "cuda")}
+    except IbisaError as error:
+        sys.exit(str(error))
     nodes = nodes_by_provider(args)
     difference = float(np.abs(maps["cpu"] - maps["cuda"]).max())
     agreement = spearman(maps["cpu"], maps["cuda"])
-    print(f"model        {Path(args.model).name}")
     print(f"nodes        {dict(nodes)}")
     print(f"map          differs by {difference:.1e}, Spearman {agreement:.4f}")
-    print(f"explanation  CPU {1000 * times['cpu']:.0f} ms, CUDA {1000 * times['cuda']:.0f} ms")
     if nodes["CPUExecutionProvider"]:
         sys.exit("nodes ran on the CPU")
+
+
+def measured(args: argparse.Namespace, provider: str) -> np.ndarray:
+    """Explain by a provider, print what that costs, and return the map."""
+    explainer = Explainer(args.model, preprocessing=args.preprocess, providers=[provider])
+    found = explainer.explain(args.image)
+    runs = [seconds(lambda: explainer.explain(args.image)) for _ in range(args.repeat)]
+    print(f"provider     {found.provenance.providers[0]}")
+    print(f"explanation  {1000 * min(runs):.0f} ms")
+    image = read_image(args.image)
+    pictures = [
+        np.ascontiguousarray(np.rot90(each, turns))
+        for each in (image, image[:, ::-1])
+        for turns in range(4)
+    ]
+    print(f"batch        {said(batch_of(explainer, pictures, args.repeat))}", flush=True)
+    return found.map
+
+
+def said(pair: Pair) -> str:
+    """Return what a batch costs beside single runs."""
+    passes, (alone, together) = " and ".join(pair.passes), pair.costs
+    return (
+        f"{pair.count} maps differ by {pair.difference:.1e} from single runs ({passes} passes), "
+        f"which take {pair.ratio:.2f} times as long: {1000 * pair.alone:.0f} ms and "
+        f"{1000 * pair.together:.0f} ms, a map {alone:.1f} and {together:.1f} forward passes"
+    )
 
 
 def nodes_by_provider(args: argparse.Namespace) -> collections.Counter[str]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ibisa_onnx.gradients import exact
+from ibisa_onnx.gradients import onnx_backward
 from ibisa_onnx.gradients.cache import GradientCache, usage
 from ibisa_onnx.models.onnx_session import DeployedModel
 
@@ -58,15 +58,15 @@ def opening(
 
         return wrapped
 
-    derivative, new_session = exact._derivative, DeployedModel.new_session
-    exact._derivative = timed("_derivative", derivative)
+    derivative, new_session = onnx_backward._derivative, DeployedModel.new_session
+    onnx_backward._derivative = timed("_derivative", derivative)
     DeployedModel.new_session = timed("new_session", new_session)  # type: ignore[method-assign]
     try:
         begin = time.perf_counter()
-        exact.ExactGradient(model, output, cache)
+        onnx_backward.ExactGradient(model, (output,), cache)
         total = 1000 * (time.perf_counter() - begin)
     finally:
-        exact._derivative = derivative
+        onnx_backward._derivative = derivative
         DeployedModel.new_session = new_session  # type: ignore[method-assign]
     return spent["_derivative"], spent["new_session"], total
 

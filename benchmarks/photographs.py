@@ -15,17 +15,17 @@ from ibisa_onnx.io.images import read_image
 from ibisa_onnx.methods.rise import rise
 from ibisa_onnx.metrics import deletion, insertion
 from ibisa_onnx.preprocessing.spec import prepare, unprepare
-from ibisa_onnx.targets.classification import read_output
+from ibisa_onnx.targets.class_scores import read_output
 
 PRESETS = {"squeezenet": "caffe", "mobilenetv2": "tf", "mobilenetv2_int8": "raw"}
 # IBISA's earlier steps: the base of the study, and those of the estimators' curves.
 EARLIER = Options(
     first_smoothing=8.0,
-    waves=2.0,
-    first_waves=1.0,
+    wave_amplitude=2.0,
+    first_wave_amplitude=1.0,
     beta=20.0,
     first_beta=1.0,
-    relief=0.0,
+    penalty_exponent=0.0,
 )
 Score = Callable[[np.ndarray], np.ndarray]
 

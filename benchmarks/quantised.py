@@ -1,4 +1,4 @@
-"""The gradient of a quantised model beside that of its float twin.
+"""The gradient of a quantised model beside that of its float counterpart.
 
     python benchmarks/quantised.py ASSETS
 

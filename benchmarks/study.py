@@ -38,7 +38,7 @@ from ibisa_onnx.demo import model_path
 from ibisa_onnx.demo.scenes import draw_scene
 from ibisa_onnx.methods.grad_cam import GradCam
 from ibisa_onnx.methods.iba import Iba
-from ibisa_onnx.methods.ibisa.optimizer import PRESETS as IBISA
+from ibisa_onnx.methods.ibisa.options import PRESETS as IBISA
 from ibisa_onnx.metrics import DELETION, INSERTION, INSERTION_MINUS_DELETION, Interval, Scores
 from ibisa_onnx.metrics.correlation import rank_correlation
 
@@ -64,11 +64,11 @@ VARIANTS: dict[str, Options] = {
     "learning rate 2": replace(BASE, learning_rate=2.0),
     "plain Adam": replace(BASE, pooling=0.0),
     "pooling 8": replace(BASE, pooling=8.0),
-    "no waves, noise 1": replace(BASE, waves=0.0, noise=1.0),
-    "waves 1": replace(BASE, waves=1.0),
-    "waves 3": replace(BASE, waves=3.0),
-    "frequency 2": replace(BASE, frequency=2.0),
-    "frequency 5": replace(BASE, frequency=5.0),
+    "no waves, noise 1": replace(BASE, wave_amplitude=0.0, noise=1.0),
+    "waves 1": replace(BASE, wave_amplitude=1.0),
+    "waves 3": replace(BASE, wave_amplitude=3.0),
+    "frequency 2": replace(BASE, wave_frequency=2.0),
+    "frequency 5": replace(BASE, wave_frequency=5.0),
     "noise 0.2": replace(BASE, noise=0.2),
     "blur halved": replace(BASE, blur=BASE.blur / 2),
     "blur doubled": replace(BASE, blur=BASE.blur * 2),
@@ -80,17 +80,17 @@ VARIANTS: dict[str, Options] = {
     "evidence 1": replace(BASE, evidence=1.0),
     "evidence smoothed by 0.5": replace(BASE, evidence_smoothing=0.5),
     "evidence smoothed by 2": replace(BASE, evidence_smoothing=2.0),
-    "beta by the kept answer": replace(BASE, relief=1.0),
-    "and beta 10 to 40": replace(BASE, relief=1.0, beta=40.0, first_beta=0.25),
-    "and first smoothing 6": replace(IBISA["paper"], waves=2.0, first_waves=1.0),
+    "beta by the kept answer": replace(BASE, penalty_exponent=1.0),
+    "and beta 10 to 40": replace(BASE, penalty_exponent=1.0, beta=40.0, first_beta=0.25),
+    "and first smoothing 6": replace(IBISA["paper"], wave_amplitude=2.0, first_wave_amplitude=1.0),
     "and waves 2 to 1": IBISA["paper"],
     "this, but first smoothing 4": replace(IBISA["paper"], first_smoothing=4.0),
-    "this, but beta always whole": replace(IBISA["paper"], relief=0.0),
+    "this, but beta always whole": replace(IBISA["paper"], penalty_exponent=0.0),
     "this, but evidence smoothed by 1.5": replace(IBISA["paper"], evidence_smoothing=1.5),
 }
 RIVALS = ("rise-4000", "gradcam", "iba")
 TURNED = {
-    f"{name}, turned": replace(IBISA[name], tilt=IBISA[name].tilt + 0.157)
+    f"{name}, turned": replace(IBISA[name], wave_angle=IBISA[name].wave_angle + 0.157)
     for name in ("paper", "fast")
 }
 SHOWN = 20  # maps side by side
@@ -133,11 +133,11 @@ class Bench:
             missing = [name for name in names if (photo.stem, name) not in known]
             if not missing:
                 continue
-            question = self.plain.question(photo)
-            subject, index = subject_of(question), question.case.index
+            problem = self.plain.problem(photo)
+            subject, index = subject_of(problem), problem.row.objective.describe()["index"]
             for name in missing:
                 map, cost = self.map_of(name, number, photo, index, names[name])
-                scores = evaluate(subject, question, map, [INSERTION, DELETION])
+                scores = evaluate(subject, problem, map, [INSERTION, DELETION])
                 with self.file.open("a", newline="") as lines:
                     csv.writer(lines).writerow([photo.stem, name, *scores.values(), *cost])
             print(self.model, photo.stem, flush=True)
@@ -159,10 +159,9 @@ class Bench:
 
     def rise(self, number: int, photo: Path) -> np.ndarray:
         """Return RISE's map of what the model sees, [h, w]."""
-        question = self.plain.question(photo)
+        problem = self.plain.problem(photo)
         file = self.work / f"rise-4000-{self.model}" / f"{photo.stem}.npy"
-        image = question.case.bottleneck.image[0]
-        return rise_map(file, question.case.probability, image, 4000, number)
+        return rise_map(file, problem.score, problem.image[0], 4000, number)
 
     def kept(self, name: str, photo: Path) -> np.ndarray:
         return np.load(self.work / "study-maps" / self.model / name / f"{photo.stem}.npy")
@@ -345,10 +344,10 @@ def gallery(benches: list[Bench]) -> None:
     for bench in benches:
         rows = []
         for number, photo in list(enumerate(bench.photos))[1::2][: SHOWN // 2]:
-            question = bench.plain.question(photo)
+            geometry = bench.plain.problem(photo).row.geometry
             image = read_image(photo)
             maps = [bench.kept("paper", photo)]
-            maps.append(question.geometry.restore(stretched(bench.rise(number, photo))))
+            maps.append(geometry.restore(stretched(bench.rise(number, photo))))
             maps += [bench.kept(name, photo) for name in ("gradcam", "iba")]
             panels = [image, *(blend(image, each) for each in maps)]
             rows.append(np.hstack([square(each) for each in panels]))

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from ibisa_exporters.distillation import Settings, distil
-from ibisa_exporters.export import Wish, export
+from ibisa_exporters.export import ExportOptions, export
 from ibisa_exporters.surrogate import surrogate_path
 from ibisa_exporters.trained import Request
 from onnx import numpy_helper
@@ -56,8 +56,8 @@ def exported(deployed: Path, photographs: Sequence[Path], folder: Path) -> Path:
     own = distil(explainer, [photographs[0], photographs[1]], Settings("own", masks=1))
     program.write_bytes(own.to_bytes())
     pictures = [read_image(path) for path in photographs[:4]]
-    wish = Wish(preprocess=preset, surrogate=True)
-    export(str(program), model, Request(), wish, pictures)
+    options = ExportOptions(preprocessing=preset, surrogate=True)
+    export(str(program), model, Request(), options, pictures)
     return model
 
 
@@ -75,8 +75,8 @@ def correlations(model: Path, photographs: Sequence[Path]) -> np.ndarray:
     for path in photographs:
         found = exact.explain(path)
         maps = [each.explain(path, found.target.index).map for each in others]
-        twin, *shaken = (spearman(found.map, each) for each in maps)
-        rows.append((twin, np.mean(shaken)))
+        surrogate, *shaken = (spearman(found.map, each) for each in maps)
+        rows.append((surrogate, np.mean(shaken)))
         print(model.stem, path.name, *rows[-1], flush=True)
     return np.array(rows)
 

@@ -10,45 +10,112 @@ Names are loaded when first asked for, so that importing the package stays quick
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from ibisa_onnx.imports import lazy_names
 
 if TYPE_CHECKING:
-    from ibisa_onnx.errors import IbisaError
-    from ibisa_onnx.explainer import Explainer, Prediction
-    from ibisa_onnx.explanation import Explanation
-    from ibisa_onnx.methods.ibisa.optimizer import Options
+    from ibisa_onnx.errors import (
+        ExportError,
+        GradientError,
+        IbisaError,
+        ImageError,
+        MetricError,
+        MissingDependencyError,
+        ModelError,
+        NonFiniteGradientError,
+        OptionError,
+        OutputError,
+        PreprocessingError,
+        ProviderError,
+        ResultError,
+        TargetError,
+        UnsupportedOperatorError,
+    )
+    from ibisa_onnx.explainer import Explainer, Image, Prediction, Target
+    from ibisa_onnx.explanation import Certificate, Explanation
+    from ibisa_onnx.methods.base import Method
+    from ibisa_onnx.methods.ibisa.options import Options
+    from ibisa_onnx.models.base import ImageModel
     from ibisa_onnx.models.function import FunctionModel, InputSpec
     from ibisa_onnx.models.onnx_session import DeployedModel
     from ibisa_onnx.preprocessing.resolve import Overrides
     from ibisa_onnx.preprocessing.spec import Preprocessing
+    from ibisa_onnx.targets.base import Objective, TargetSpec
+    from ibisa_onnx.targets.classification import ClassTarget
 
 _HOMES = {
+    "Certificate": "explanation",
+    "ClassTarget": "targets.classification",
     "DeployedModel": "models.onnx_session",
     "Explainer": "explainer",
     "Explanation": "explanation",
+    "ExportError": "errors",
     "FunctionModel": "models.function",
+    "GradientError": "errors",
     "IbisaError": "errors",
+    "Image": "explainer",
+    "ImageError": "errors",
+    "ImageModel": "models.base",
     "InputSpec": "models.function",
-    "Options": "methods.ibisa.optimizer",
+    "Method": "methods.base",
+    "MetricError": "errors",
+    "MissingDependencyError": "errors",
+    "ModelError": "errors",
+    "NonFiniteGradientError": "errors",
+    "Objective": "targets.base",
+    "OptionError": "errors",
+    "Options": "methods.ibisa.options",
+    "OutputError": "errors",
     "Overrides": "preprocessing.resolve",
     "Prediction": "explainer",
     "Preprocessing": "preprocessing.spec",
+    "PreprocessingError": "errors",
+    "ProviderError": "errors",
+    "ResultError": "errors",
+    "Target": "explainer",
+    "TargetError": "errors",
+    "TargetSpec": "targets.base",
+    "UnsupportedOperatorError": "errors",
 }
 
 __all__ = [
+    "Certificate",
+    "ClassTarget",
     "DeployedModel",
     "Explainer",
     "Explanation",
+    "ExportError",
     "FunctionModel",
+    "GradientError",
     "IbisaError",
+    "Image",
+    "ImageError",
+    "ImageModel",
     "InputSpec",
+    "Method",
+    "MetricError",
+    "MissingDependencyError",
+    "ModelError",
+    "NonFiniteGradientError",
+    "Objective",
+    "OptionError",
     "Options",
+    "OutputError",
     "Overrides",
     "Prediction",
     "Preprocessing",
+    "PreprocessingError",
+    "ProviderError",
+    "ResultError",
+    "Target",
+    "TargetError",
+    "TargetSpec",
+    "UnsupportedOperatorError",
 ]
 __version__ = "0.1.0"
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -1,14 +1,27 @@
 """The one error tree.
 
 Every message is a single line that says what is wrong, with which file or value, and what to do
-about it. The command line prints it as it stands; a service can catch `IbisaError` alone.
+about it. Arguments are written as Python has them (`output=NAME`), which the command line turns
+into its flags; a service can catch `IbisaError` alone.
 """
 
 from __future__ import annotations
 
 
 class IbisaError(Exception):
-    """Whatever this package refuses to do, said in one line."""
+    """Anything that this package cannot do, in one line.
+
+    Parameters
+    ----------
+    problem
+        What is wrong.
+    advice
+        What to do about it, where that is said apart; `str()` gives both.
+    """
+
+    def __init__(self, problem: str = "", advice: str = "") -> None:
+        super().__init__(f"{problem}; {advice}" if advice else problem)
+        self.problem, self.advice = problem, advice
 
 
 class ModelError(IbisaError):
@@ -47,7 +60,7 @@ class NonFiniteGradientError(GradientError):
     """The gradient is NaN or infinite on this image."""
 
 
-class OptionError(IbisaError):
+class OptionError(IbisaError, ValueError):
     """A setting is out of its range, or not one of those there are."""
 
 

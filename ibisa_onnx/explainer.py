@@ -1,74 +1,45 @@
 """The public face: a deployed model that can be asked why.
 
-Here the parts are put together: the picture prepared, the target chosen, the gradient path opened
-and certified, lambda found and checked, the map brought back to the picture. Each part lives
-elsewhere.
+Here arguments are checked; the work is done in `pipeline`.
 """
 
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ibisa_onnx.errors import (
-    ModelError,
-    NonFiniteGradientError,
-    OptionError,
-    TargetError,
-)
-from ibisa_onnx.explanation import (
-    ExplainedTarget,
-    Explanation,
-    Provenance,
-    Sufficiency,
-)
+from ibisa_onnx.errors import OptionError, TargetError
+from ibisa_onnx.explanation import Explanation
 from ibisa_onnx.gradients.cache import cache_folder
-from ibisa_onnx.gradients.fidelity import Certified, certify, without_gradient
-from ibisa_onnx.gradients.selection import (
-    GradientPath,
-    check_gradient,
-    choose_gradient,
-    surrogate_identity,
-    surrogate_name,
-)
-from ibisa_onnx.io.images import read_picture
-from ibisa_onnx.methods.base import Attribution, Method
-from ibisa_onnx.methods.budget import Progress
-from ibisa_onnx.methods.ibisa.method import Found, search
-from ibisa_onnx.methods.ibisa.optimizer import PRESETS, Options
-from ibisa_onnx.methods.ibisa.sufficiency import IMAGES, check_sufficiency
-from ibisa_onnx.methods.masking import BASELINES, Bottleneck
-from ibisa_onnx.methods.problem import Case
-from ibisa_onnx.methods.stopping import Limit, check_deadline
+from ibisa_onnx.gradients.selection import GradientSelection
+from ibisa_onnx.io.images import Source
+from ibisa_onnx.methods.base import Method
+from ibisa_onnx.methods.ibisa.method import Ibisa
+from ibisa_onnx.methods.ibisa.options import Options, options_named
+from ibisa_onnx.methods.problem import Problem
+from ibisa_onnx.methods.stopping import Control, Progress, StoppingRule, check_deadline
 from ibisa_onnx.models.base import ImageModel
-from ibisa_onnx.models.environment import versions
 from ibisa_onnx.models.function import InputSpec
 from ibisa_onnx.models.open import open_model
-from ibisa_onnx.models.passes import PassCount
-from ibisa_onnx.pipeline import Asked, Inquiry, Question
+from ibisa_onnx.pipeline import Pipeline
 from ibisa_onnx.preprocessing.resolve import Overrides, settle_preprocessing
-from ibisa_onnx.preprocessing.spec import Preprocessing, mean_colour, prepare
-from ibisa_onnx.reporting import report
-from ibisa_onnx.targets.classification import (
-    ClassOutput,
-    choose,
-    count,
-)
+from ibisa_onnx.preprocessing.spec import Preprocessing
+from ibisa_onnx.targets.base import FixedTarget, Objective, TargetSpec
+from ibisa_onnx.targets.classification import ClassTarget, count
 from ibisa_onnx.targets.reader import OutputReader
 
 if TYPE_CHECKING:
     import onnxruntime
     import torch
 
-Image = str | os.PathLike[str] | bytes | npt.NDArray[Any]
-Target = str | int | np.integer[Any]
+Image = Source
+Target = str | int | np.integer[Any] | Objective | TargetSpec
+"""A class index, a label, "top:3", an objective, or a target of another kind."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +58,7 @@ class Explainer:
     ----------
     model
         The path or the bytes of an ONNX file, a live `onnxruntime.InferenceSession`, or a function
-        from a batch of images to scores; or one that is opened, a `DeployedModel` or a
-        `FunctionModel`.
+        from a batch of images to scores; or one that is opened, an `ImageModel`.
     input_spec
         What a function takes; None for all else.
     providers
@@ -107,7 +77,7 @@ class Explainer:
         `config.json` beside it.
     activation
         How raw scores become probabilities ("softmax", "probability", "sigmoid", ...), where that
-        is read wrongly (see `targets.Activation`).
+        is read wrongly (see `targets.class_scores.Activation`).
     gradient
         "auto", "exact", "surrogate", "forward-only", "finite-difference", "spsa" or "rloo".
     surrogate
@@ -172,16 +142,14 @@ class Explainer:
             overrides or Overrides(),
             self.model.folder,
         )
-        self.options = _settle_options(options)
+        self.options = options_named(options)
         if budget is not None:
             self.options = replace(self.options, budget=budget)
-        check_gradient(gradient, surrogate)
+        self._gradients = GradientSelection(gradient, surrogate, cache_folder(cache))
         self._reader = OutputReader(self.model, output, activation, labels)
-        self._wanted_gradient, self._surrogate = gradient, surrogate
-        self._cache = cache_folder(cache)
-        self._auto = gradient == "auto"
-        self._opened: dict[tuple[Method, ClassOutput], Attribution] = {}
-        self._said = {
+        spec = self.preprocessing.spec
+        self._pipeline = Pipeline(self.model, spec, self._reader)
+        self._given = {
             "output": output,
             "activation": activation,
             "gradient": gradient,
@@ -197,29 +165,33 @@ class Explainer:
         return self._reader.labels
 
     @property
+    def method(self) -> Ibisa:
+        """IBISA with this explainer's options and gradient: what `explain` uses unless told."""
+        return Ibisa(self.options, self._gradients)
+
+    @property
     def settings(self) -> dict[str, Any]:
         """All that maps and their cost depend on, beside picture, seed and method.
 
         Plain data, but for a surrogate that is a module: of it the type's name.
         """
         return {
-            **self._said,
-            "model": self.model.sha256 or self.model.name,
+            **self._given,
+            "model": self.model.identity,
             "providers": self.model.providers,
             "preprocessing": self.preprocessing.spec.to_dict(),
-            "surrogate": surrogate_identity(self._surrogate),
+            "surrogate": self._gradients.surrogate_identity,
             "options": asdict(self.options),
         }
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What a user should know about this model, in any explanation."""
-        path = self.__dict__.get("_path")  # which warns only once it is opened
         return (
             *self.model.warnings,
             *self.preprocessing.warnings,
             *self._reader.warnings,
-            *(path.warnings if path else ()),
+            *self._gradients.warnings,
         )
 
     def predict(self, image: Image, top: int = 5) -> list[Prediction]:
@@ -228,11 +200,13 @@ class Explainer:
         Parameters
         ----------
         image
-            The path or the bytes of a picture, or an array uint8 [H, W, 3] RGB.
+            The path or the bytes of a picture, a PIL image, or an array [H, W, 3] RGB.
         top
             How many.
         """
-        probabilities = self._ask(image).probabilities
+        if isinstance(top, bool) or not isinstance(top, int | np.integer) or top < 1:
+            raise OptionError(f"top is {top!r}; give a whole number, 1 or more")
+        probabilities = self._pipeline.probabilities(image)
         order = np.argsort(-probabilities, kind="stable")[:top]
         return [
             Prediction(int(index), self._reader.label(int(index)), float(probabilities[index]))
@@ -248,16 +222,16 @@ class Explainer:
         progress: Progress | None = None,
         deadline: float | None = None,
         stop: Callable[[], bool] | None = None,
-        method: Method | None = None,
+        method: Method | str | None = None,
     ) -> Explanation:
-        """Say which pixels the model needed for one answer.
+        """Find the pixels that the model needed for one answer.
 
         Parameters
         ----------
         image
-            The path or the bytes of a picture, or an array uint8 [H, W, 3] RGB.
+            The path or the bytes of a picture, a PIL image, or an array [H, W, 3] RGB.
         target
-            A class index, a label, or None: the predicted class.
+            A class index, a label, an objective, or None: the predicted class.
         seed
             The same seed gives the same map, bit for bit, on one machine.
         progress
@@ -269,7 +243,8 @@ class Explainer:
         stop
             Asked between two steps (batches of queries); True ends it in the same way.
         method
-            Another method than IBISA, one of `ibisa_onnx.methods`.
+            Another method than IBISA: one of `ibisa_onnx.methods`, or its name there ("rise",
+            "gradcam" ...).
 
         Raises
         ------
@@ -277,15 +252,8 @@ class Explainer:
             Its subclasses say what is wrong: ImageError, TargetError, OutputError ...
         """
         _check_single(target)
-        (explanation,) = self.explain_all(
-            image,
-            target,
-            seed=seed,
-            progress=progress,
-            deadline=deadline,
-            stop=stop,
-            method=method,
-        )
+        found = self._solve([image], [target], seed, progress, deadline, stop, method, single=True)
+        ((_, explanation),) = found
         return explanation
 
     def explain_rounds(
@@ -306,10 +274,11 @@ class Explainer:
         the first map is asked for, and go on while nobody asks for the next.
         """
         _check_single(target)
-        seconds = check_deadline(deadline)
-        inquiry = self._inquire(image, target, seed)
-        limit = _limit(inquiry.begin, seconds, stop)
-        yield from self._rounds(inquiry, inquiry.indices[0], limit, None, each=True)
+        _check_seed(seed)
+        control = _control(None, check_deadline(deadline), stop, intermediate=True)
+        problem = self.problem(image, target)
+        for _, explanation in self._pipeline.solve(problem, self.method, int(seed), control):
+            yield self._with_warnings(explanation)
 
     def explain_all(
         self,
@@ -320,49 +289,106 @@ class Explainer:
         progress: Progress | None = None,
         deadline: float | None = None,
         stop: Callable[[], bool] | None = None,
-        method: Method | None = None,
-    ) -> Iterator[Explanation]:
-        """Explain several answers to one picture, one after the other.
+        method: Method | str | None = None,
+    ) -> list[Explanation]:
+        """Explain several answers to one picture, together, in the order of `targets`.
 
-        The prediction and the certificate are computed once and counted in the first explanation:
-        of 20 forward passes the second needs 18. The deadline is that of each explanation by
-        itself.
+        The prediction and the fidelity check are made once, and counted in the first explanation:
+        of 20 forward passes the second needs 18. With a gradient all take their steps side by side.
+        The deadline is that of all of them.
 
         Parameters
         ----------
         targets
-            Class indices, labels or "top:3", alone or in a sequence; None: the predicted class.
+            Class indices, labels, "top:3" or objectives, alone or in a sequence; None: the
+            predicted class.
         """
-        seconds = check_deadline(deadline)
-        inquiry = self._inquire(image, targets, seed, method)
-        for index in inquiry.indices:
-            limit = _limit(inquiry.begin, seconds, stop)
-            yield from self._rounds(inquiry, index, limit, progress, each=False)
-            inquiry.begin, inquiry.spent = time.perf_counter(), PassCount()
+        found = self._solve([image], [targets], seed, progress, deadline, stop, method)
+        return [explanation for _, explanation in sorted(found, key=lambda each: each[0])]
 
-    def question(self, image: Image, target: Target | None = None) -> Question:
+    def iter_explanations(
+        self,
+        image: Image,
+        targets: Sequence[Target] | Target | None = None,
+        *,
+        seed: int = 0,
+        progress: Progress | None = None,
+        deadline: float | None = None,
+        stop: Callable[[], bool] | None = None,
+        method: Method | str | None = None,
+    ) -> Iterator[Explanation]:
+        """Do what `explain_all` does, and yield each explanation as soon as it is finished."""
+        found = self._solve([image], [targets], seed, progress, deadline, stop, method)
+        return (explanation for _, explanation in found)
+
+    def explain_batch(
+        self,
+        images: Sequence[Image],
+        targets: Sequence[Target] | Target | None = None,
+        *,
+        seed: int = 0,
+        progress: Progress | None = None,
+        deadline: float | None = None,
+        stop: Callable[[], bool] | None = None,
+        method: Method | str | None = None,
+    ) -> list[Explanation]:
+        """Explain an answer to each of several pictures, together.
+
+        With a gradient all take their steps side by side, and the model is asked about as many at
+        once as it takes; each map is the one that `explain` gives for the picture alone. Memory
+        grows with their number: some ten pictures are as fast as more.
+
+        Parameters
+        ----------
+        images
+            The pictures, of any sizes.
+        targets
+            One for all, or a sequence of one for each; None: the predicted class of each.
+
+        Returns
+        -------
+        list of Explanation
+            One for each picture, in their order.
+
+        Raises
+        ------
+        TargetError
+            The targets are not as many as the pictures, or one means several answers.
+        """
+        one = isinstance(images, str | bytes | os.PathLike | np.ndarray)
+        if one or not isinstance(images, Iterable):
+            raise OptionError("explain_batch takes a sequence of images; put one into a list")
+        images = list(images)
+        each = _targets(targets) if _several(targets) else [targets] * len(images)
+        if len(each) != len(images):
+            raise TargetError(
+                f"there are {len(each)} targets for {len(images)} images; "
+                "give one for each, or one for all"
+            )
+        for target in each:
+            _check_single(target, "explain_batch explains one answer to each picture")
+        if not images:
+            return []
+        found = self._solve(images, each, seed, progress, deadline, stop, method, single=True)
+        return [explanation for _, explanation in sorted(found, key=lambda pair: pair[0])]
+
+    def problem(self, image: Image, target: Target | None = None) -> Problem:
         """Ask the model about a picture, for one forward pass, so as to ask more about one answer.
 
         Parameters and errors are those of `explain`.
         """
         _check_single(target)
-        asked = self._ask(image)
-        (index,) = self._indices(target, asked)
-        bottleneck = self._bottleneck(asked)
-        return Question(
-            case=self._case(asked, bottleneck, index),
-            target=self._explained(asked, index),
-            geometry=asked.prepared.geometry,
-            blank=mean_colour(self.preprocessing.spec),
-        )
+        problem = self._pipeline.ask([image], [_specs(target)], self.options.baseline_of)
+        _check_rows(problem, 1)
+        return problem
 
-    def open(self, question: Question, method: Method | None = None) -> None:
+    def prepare(self, problem: Problem, method: Method | str | None = None) -> None:
         """Prepare a method for this model, once, before it is first asked for a map.
 
         Parameters
         ----------
-        question
-            To any picture.
+        problem
+            Of any picture.
         method
             None: IBISA, whose gradient is built.
 
@@ -371,216 +397,125 @@ class Explainer:
         IbisaError
             The method cannot explain this model; the message says why.
         """
-        if method is None:
-            _ = self._path
-        else:
-            self._attribution(method, question.case.output)
+        self._pipeline.prepare(self._method(method), problem)
 
-    def _bottleneck(self, asked: Asked) -> Bottleneck:
-        tensor = asked.prepared.tensor
-        hidden = BASELINES[self.options.baseline]
-        return Bottleneck(tensor, hidden(tensor, self.options.blur * max(tensor.shape[2:])))
-
-    def _case(self, asked: Asked, bottleneck: Bottleneck, index: int, check: int = 0) -> Case:
-        answer = float(asked.probabilities[index])
-        return Case(self.model, bottleneck, asked.output, index, answer, check)
-
-    def _inquire(
+    def _solve(
         self,
-        image: Image,
-        targets: Sequence[Target] | Target | None,
+        images: Sequence[Image],
+        targets: Sequence[Any],
         seed: int,
-        method: Method | None = None,
-    ) -> Inquiry:
-        """Ask the model what it says of a picture, and certify the gradient there."""
-        if isinstance(method, type) or not (method is None or hasattr(method, "open")):
+        progress: Progress | None,
+        deadline: float | None,
+        stop: Callable[[], bool] | None,
+        method: Method | str | None,
+        *,
+        single: bool = False,
+    ) -> Iterator[tuple[int, Explanation]]:
+        """Check all arguments, ask, and yield explanations with the numbers of their rows."""
+        control = _control(progress, check_deadline(deadline), stop)
+        _check_seed(seed)
+        chosen = self._method(method)
+        specs = [_specs(each) for each in targets]
+        options = chosen.options if isinstance(chosen, Ibisa) else self.options
+        problem = self._pipeline.ask(images, specs, options.baseline_of)
+        if single:
+            _check_rows(problem, len(images))
+        found = self._pipeline.solve(problem, chosen, int(seed), control)
+        return ((row, self._with_warnings(explanation)) for row, explanation in found)
+
+    def _method(self, method: Method | str | None) -> Method:
+        if method is None or method == self.method.name:
+            return self.method
+        if isinstance(method, str):
+            from ibisa_onnx.methods.registry import method_named
+
+            return method_named(method)
+        if isinstance(method, type) or not isinstance(method, Method):
             raise OptionError(
                 f"method is {method!r}; give one of ibisa_onnx.methods, such as GradCam()"
             )
-        if not isinstance(seed, int | np.integer) or seed < 0:
-            raise OptionError(f"seed is {seed!r}; give a whole number, 0 or more")
-        begin, before = time.perf_counter(), self.model.passes.snapshot()
-        question = self._ask(image)
-        indices = self._indices(targets, question)
-        certified = self._certified(question, method)
-        spent = self.model.passes.since(before)
-        bottleneck = self._bottleneck(question)
-        return Inquiry(question, indices, bottleneck, int(seed), certified, begin, spent, method)
+        return method
 
-    def _certified(self, asked: Asked, method: Method | None) -> Certified:
-        """Hold the source of gradients against the model; other methods do so on their way."""
-        if method is not None:
-            return Certified(self._attribution(method, asked.output).path)
-        tensor, auto = asked.prepared.tensor, self._auto
-        return certify(self._path, tensor, asked.output, asked.probabilities, auto=auto)
-
-    def _attribution(self, method: Method, output: ClassOutput) -> Attribution:
-        """Open another method, once."""
-        if (method, output) not in self._opened:
-            self._opened[method, output] = method.open(self, output)
-        return self._opened[method, output]
-
-    def _rounds(
-        self,
-        inquiry: Inquiry,
-        index: int,
-        limit: Limit,
-        progress: Progress | None,
-        *,
-        each: bool,
-    ) -> Iterator[Explanation]:
-        """Explain one answer: the map of each round where `each`, and the last one, checked."""
-        opened = time.perf_counter()
-        checked = inquiry.method is None and self.options.check
-        check = IMAGES if checked else 0  # maps of other methods are no keep-probabilities
-        case = self._case(inquiry.question, inquiry.bottleneck, index, check)
-        for found in self._counted(inquiry, self._search(case, inquiry, limit, progress)):
-            if each and not found.completion.ended:
-                yield self._report(inquiry, index, found, None, {"open": opened})
-        times = {"open": opened, "optimise": time.perf_counter()}
-        before = self.model.passes.snapshot()
-        sufficiency = check_sufficiency(case, found.keep) if checked else None
-        inquiry.spent += self.model.passes.since(before)
-        yield self._report(inquiry, index, found, sufficiency, times)
-
-    def _counted(self, inquiry: Inquiry, rounds: Iterator[Found]) -> Iterator[Found]:
-        """Count what each round takes, in whichever thread, and nothing that is run in between."""
-        while True:
-            before = self.model.passes.snapshot()
-            found = next(rounds, None)
-            inquiry.spent += self.model.passes.since(before)
-            if found is None:
-                return
-            yield found
-
-    def _report(
-        self,
-        inquiry: Inquiry,
-        index: int,
-        found: Found,
-        sufficiency: Sufficiency | None,
-        times: Mapping[str, float],
-    ) -> Explanation:
-        """Say what was found, with all that there is to know about it."""
-        method = inquiry.method
-        return report(
-            inquiry,
-            found,
-            sufficiency,
-            times,
-            target=self._explained(inquiry.question, index),
-            provenance=self._provenance(
-                inquiry.question, inquiry.certified.path, inquiry.seed, method
-            ),
-            warnings=self.warnings,
-        )
-
-    def _ask(self, image: Image) -> Asked:
-        """Prepare a picture and push it forward once."""
-        picture = read_picture(image)
-        prepared = prepare(picture.pixels, self.preprocessing.spec)
-        raws = self.model.run(prepared.tensor, self._reader.candidates())
-        output = self._reader.read(raws)
-        return Asked(picture, prepared, output, output.probabilities(raws[output.name])[0])
-
-    def _indices(self, targets: Sequence[Target] | Target | None, question: Asked) -> list[int]:
-        """Return the classes that are meant, each once."""
-        several = isinstance(targets, Sequence | np.ndarray) and not isinstance(targets, str)
-        words: list[Any] = list(targets) if several else [targets]  # type: ignore[arg-type]
-        if not words:
-            raise TargetError("no target is given; leave it out for the predicted class")
-        means = (choose(word, question.probabilities, self.labels) for word in words)
-        return list(dict.fromkeys(index for indices in means for index in indices))
-
-    @cached_property
-    def _path(self) -> GradientPath:
-        """The source of gradients, opened once the output is settled."""
-        output = self._reader.output
-        assert output is not None
-        return choose_gradient(
-            self._wanted_gradient,
-            self.model,
-            output.name,
-            self._surrogate,
-            self._cache,
-            output.quantisation,
-        )
-
-    def _search(
-        self, case: Case, inquiry: Inquiry, limit: Limit, progress: Progress | None
-    ) -> Iterator[Found]:
-        """Find lambda; under "auto" without the gradient where that fails."""
-        path, options, seed = inquiry.certified.path, self.options, inquiry.seed
-        if inquiry.method is not None:
-            rng = np.random.default_rng(seed)
-            yield from self._attribution(inquiry.method, case.output)(case, rng, progress, limit)
-            return
-        try:
-            yield from search(case, path, options, seed, progress, limit)
-            return
-        except (NonFiniteGradientError, ModelError) as error:
-            if path.source is None:
-                raise
-            inquiry.certified = without_gradient(error, auto=self._auto)
-        yield from search(case, inquiry.certified.path, options, seed, progress, limit)
-
-    def _explained(self, question: Asked, index: int) -> ExplainedTarget:
-        return ExplainedTarget(
-            output=question.output.name,
-            index=index,
-            label=self._reader.label(index),
-            probability=float(question.probabilities[index]),
-            activation=str(question.output.activation),
-        )
-
-    def _provenance(
-        self, question: Asked, path: GradientPath, seed: int, method: Method | None
-    ) -> Provenance:
-        return Provenance(
-            model=self.model.name,
-            model_sha256=self.model.sha256,
-            image=question.picture.name,
-            image_sha256=question.picture.sha256,
-            preprocessing=self.preprocessing.spec.to_dict(),
-            providers=self.model.providers,
-            versions=self._versions,
-            seed=seed,
-            options={
-                "gradient": path.name,
-                "surrogate": surrogate_name(self._surrogate),
-                **(asdict(self.options) if method is None else method.settings),
-            },
-        )
-
-    @cached_property
-    def _versions(self) -> dict[str, str]:
-        """Of Python and packages; looked up once, for that takes as long as some models."""
-        return versions()
-
-
-def _settle_options(options: Options | str | None) -> Options:
-    """Return settings that were given, by their preset's name, or not at all."""
-    if isinstance(options, Options):
-        return options
-    name = "paper" if options is None else options
-    if name not in PRESETS:
-        raise OptionError(f"there is no preset {name!r}; choose from: {', '.join(PRESETS)}")
-    return PRESETS[name]
+    def _with_warnings(self, explanation: Explanation) -> Explanation:
+        """Put what there is to know of the model before what there is to know of the map."""
+        warnings = dict.fromkeys((*self.warnings, *explanation.warnings))
+        return replace(explanation, warnings=tuple(warnings))
 
 
 def _layout(
     preprocessing: Preprocessing | str | os.PathLike[str] | None, overrides: Overrides | None
 ) -> str | None:
-    """Return the layout that was said, without which some shapes cannot be read."""
+    """Return the layout that was given, without which some shapes cannot be read."""
     if isinstance(preprocessing, Preprocessing):
         return preprocessing.layout
     return overrides.layout if overrides else None
 
 
-def _check_single(target: Any) -> None:
+def _several(targets: Any) -> bool:
+    if isinstance(targets, np.ndarray):
+        return targets.ndim > 0
+    return isinstance(targets, Sequence) and not isinstance(targets, str | bytes)
+
+
+def _targets(targets: Any) -> list[Any]:
+    """Return targets as a list, of one where there is one."""
+    return list(targets) if _several(targets) else [targets]
+
+
+def _specs(targets: Any) -> list[TargetSpec]:
+    """Return what a user wrote as target specifications."""
+    given = _targets(targets)
+    if not given:
+        raise TargetError("no target is given; leave it out for the predicted class")
+    return [_spec(each) for each in given]
+
+
+def _spec(target: Any) -> TargetSpec:
+    if isinstance(target, Objective):
+        return FixedTarget(target)
+    if isinstance(target, np.ndarray) and target.ndim == 0:
+        target = target.item()
+    known = isinstance(target, TargetSpec) and not isinstance(target, type)
+    return target if known else ClassTarget(target)
+
+
+def _check_single(target: Any, instead: str = "use explain_all") -> None:
+    if _several(target):
+        raise TargetError(f"target {target!r} is a sequence; {instead}")
     if count(target) > 1:
-        raise TargetError(f"target {target!r} is several classes; use explain_all")
+        raise TargetError(f"target {target!r} is several classes; {instead}")
 
 
-def _limit(begin: float, seconds: float, stop: Callable[[], bool] | None) -> Limit:
-    return Limit(begin + seconds, stop) if stop else Limit(begin + seconds)
+def _check_rows(problem: Problem, images: int) -> None:
+    """Refuse targets that bind to no answer of a picture, or to several."""
+    pictures = {id(row.picture) for row in problem.rows}
+    if len(problem) != images or len(pictures) != images:
+        raise TargetError(
+            f"the target means {len(problem)} answers to {images} image(s); it must mean one "
+            "each, or use explain_all"
+        )
+
+
+def _check_seed(seed: Any) -> None:
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise OptionError(f"seed is {seed!r}; give a whole number, 0 or more")
+
+
+def _control(
+    progress: Progress | None,
+    seconds: float,
+    stop: Callable[[], bool] | None,
+    *,
+    intermediate: bool = False,
+) -> Control:
+    """Return the control of a run that begins now."""
+    for name, value in (("progress", progress), ("stop", stop)):
+        if value is not None and not callable(value):
+            raise OptionError(f"{name} is {value!r}; give a function")
+    control = Control(StoppingRule(), intermediate=intermediate)
+    control.stopping.deadline = control.begin + seconds
+    if stop is not None:
+        control.stopping.stop = stop
+    if progress is not None:
+        control.progress = progress
+    return control

@@ -1,16 +1,14 @@
 """The result: a map, and everything needed to trust and to reproduce it.
 
-Only data and its storage; pictures are drawn in `render`.
+Only data, its storage and how it shows itself; pictures are drawn in `io.overlay`.
 """
 
 from __future__ import annotations
 
-import io
 import json
-import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ibisa_onnx.errors import ResultError
+from ibisa_onnx.imports import import_extra
 from ibisa_onnx.io.atomic import write_files
+from ibisa_onnx.io.formats import decode_png, encode_npy, encode_png, jsonable
+from ibisa_onnx.io.overlay import ascii_fold, beside, blend, scale_of
 
-_FORMAT = 3
+_FORMAT = 4
 _MAPS = ("map", "effect", "uncertainty")
 
 
@@ -36,17 +37,38 @@ class Passes:
 
 @dataclass(frozen=True)
 class ExplainedTarget:
-    """What was explained: the output's name, the class index, its label, and its score.
+    """What was explained.
 
-    `probability` is the model's own answer on the untouched image, in 0..1; `activation` tells how
-    the raw output was read, one of `targets.Activation`.
+    Attributes
+    ----------
+    kind
+        "class", or what else the objective says of itself.
+    caption
+        What to call it: "bloodhound (164)".
+    output
+        Names of the outputs that it reads, with commas between them.
+    probability
+        The model's own answer for the untouched picture, in 0..1.
+    index, label, activation
+        Of a class: its index, what it is called, and how the raw output was read, one of
+        `targets.class_scores.Activation`; None of other kinds.
+    details
+        What else the objective says of itself.
     """
 
+    kind: str
+    caption: str
     output: str
-    index: int
-    label: str | None
     probability: float
-    activation: str
+    index: int | None = None
+    label: str | None = None
+    activation: str | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The label alone, or the caption where there is none."""
+        return self.label or self.caption
 
 
 @dataclass(frozen=True)
@@ -89,9 +111,9 @@ class Completion:
 class Certificate:
     """How the map was obtained and how far that path is from the deployed model.
 
-    `gradient` is one of `gradients.choice.GRADIENTS`, never "auto", or "none" for methods that need
-    none; `reason` says why that one; `difference` is the largest absolute difference between the
-    differentiable path's probabilities and ONNX Runtime's on this image, to be held against
+    `gradient` is one of `gradients.selection.GRADIENTS`, never "auto", or "none" for methods that
+    need none; `reason` says why that one; `difference` is the largest absolute difference between
+    the differentiable path's probabilities and ONNX Runtime's on this image, to be held against
     `tolerance`. Without a gradient there is no other path than the model itself: `difference` is
     None, and it holds.
     """
@@ -134,7 +156,9 @@ class Explanation:
     sufficiency
         None where it is not checked: for a map on the way to another, or of another method.
     timings
-        Seconds by stage.
+        Seconds by stage, of all explanations that were made together.
+    together
+        How many that were; `passes` are this one's share.
     effect, uncertainty
         float32 [H, W] where the gradient is "forward-only", else None: what showing each pixel adds
         to the probability, so that the sum over a region is what showing the region adds, and the
@@ -155,14 +179,80 @@ class Explanation:
     effect: npt.NDArray[np.float32] | None = None
     uncertainty: npt.NDArray[np.float32] | None = None
     method: str = "ibisa"
+    together: int = 1
 
     def __repr__(self) -> str:
         target, passes = self.target, self.passes
-        name = f"{target.label} ({target.index})" if target.label else f"class {target.index}"
         return (
-            f"<Explanation of {name} {target.probability:.1%}, map {list(self.map.shape)}, "
+            f"<Explanation of {target.caption} {target.probability:.1%}, "
+            f"map {list(self.map.shape)}, "
             f"{self.certificate.gradient}, {passes.forward} forward + {passes.backward} backward>"
         )
+
+    def _repr_png_(self) -> bytes:
+        """Show itself in a notebook."""
+        return encode_png(self.overlay())
+
+    def overlay(self, *, uncertainty: bool = False) -> npt.NDArray[np.uint8]:
+        """Draw it: picture, picture with map, and a caption with what was explained.
+
+        Parameters
+        ----------
+        uncertainty
+            Draw a third panel with the map's uncertainty, in full colour where it is as large as
+            the largest effect.
+
+        Returns
+        -------
+        uint8 [H, W, 3], RGB; see `io.overlay.beside` for the arrangement and the size.
+
+        Raises
+        ------
+        ResultError
+            There is no uncertainty to draw.
+        """
+        target, passes = self.target, self.passes
+        name = ascii_fold(target.name) or _unnamed(target)
+        cut = "cut short, " if self.completion.cut_short else ""
+        last = "last panel: uncertainty, " if uncertainty else ""
+        return beside(
+            self.image,
+            self.map,
+            *([self._relative_uncertainty()] if uncertainty else []),
+            left=f"{name}  {100 * target.probability:.1f}%",
+            right=f"{last}{cut}{passes.forward} forward + {passes.backward} backward",
+        )
+
+    def plot(self, axes: Any = None) -> Any:
+        """Draw the picture under its map with matplotlib; return the axes.
+
+        Parameters
+        ----------
+        axes
+            A `matplotlib.axes.Axes`; None: those of a new figure.
+
+        Raises
+        ------
+        MissingDependencyError
+            matplotlib is not installed.
+        """
+        if axes is None:
+            axes = import_extra("matplotlib.pyplot", "bench").subplots()[1]
+        axes.imshow(blend(self.image, self.map))
+        axes.set_title(f"{self.target.name}  {100 * self.target.probability:.1f}%")
+        axes.set_axis_off()
+        return axes
+
+    def _relative_uncertainty(self) -> npt.NDArray[np.float32]:
+        """Return the uncertainty over the largest effect, at most 1, [H, W]."""
+        if self.uncertainty is None or self.effect is None:
+            raise ResultError(
+                f"the {self.certificate.gradient} gradient does not tell how sure the map is; "
+                "forward-only does"
+            )
+        pixels = np.float32(self.effect.size)  # a pixel of a large picture does next to nothing
+        scale = np.float32(scale_of(pixels * self.effect))
+        return np.asarray(np.clip(pixels * self.uncertainty / scale, 0, 1))
 
     @property
     def maps(self) -> dict[str, npt.NDArray[np.float32]]:
@@ -177,7 +267,7 @@ class Explanation:
             for item in fields(self)
             if item.name not in ("image", *_MAPS)
         }
-        return {"format": _FORMAT, "maps": list(self.maps), **_jsonable(plain)}
+        return {"format": _FORMAT, "maps": list(self.maps), **jsonable(plain)}
 
     def encode(self, suffix: str, *, uncertainty: bool = False) -> bytes:
         """Return the contents of a result file of that kind.
@@ -195,10 +285,7 @@ class Explanation:
             Another suffix, or there is no uncertainty to show.
         """
         if suffix == ".png":
-            # `render` stands above this module, so it is fetched only when a picture is asked for.
-            from ibisa_onnx.io.overlay import overlay
-
-            return encode_png(overlay(self, uncertainty=uncertainty))
+            return encode_png(self.overlay(uncertainty=uncertainty))
         if suffix == ".npy":
             return encode_npy(self.map)
         if suffix == ".json":
@@ -217,7 +304,7 @@ class Explanation:
         ResultError
             The folder cannot be made or written to.
         """
-        folder = Path(folder)
+        folder = _folder(folder)
         contents = {
             "overlay.png": self.encode(".png"),
             "image.png": encode_png(self.image),
@@ -235,7 +322,7 @@ class Explanation:
         ResultError
             A file is missing or damaged, or was written in a format of another version.
         """
-        folder = Path(folder)
+        folder = _folder(folder)
         try:
             record = json.loads((folder / "explanation.json").read_text(encoding="utf-8"))
             if record["format"] != _FORMAT:
@@ -256,16 +343,28 @@ class Explanation:
             ) from error
 
 
-def encode_npy(map: npt.NDArray[np.float32]) -> bytes:
-    """Return a map as the bytes of a .npy file."""
-    buffer = io.BytesIO()
-    np.save(buffer, map, allow_pickle=False)
-    return buffer.getvalue()
+def _folder(folder: str | os.PathLike[str]) -> Path:
+    """Return a folder's path; ResultError where it can be none."""
+    try:
+        path = Path(folder)
+        os.fsencode(path)
+    except (TypeError, ValueError) as error:
+        raise ResultError(f"{folder!r} is no folder: {error}") from error
+    if "\0" in str(path):
+        raise ResultError(f"{folder!r} is no folder: a name cannot hold a zero byte")
+    return path
+
+
+def _unnamed(target: ExplainedTarget) -> str:
+    """Return what to call a target whose name cannot be drawn."""
+    return target.kind if target.index is None else f"{target.kind} {target.index}"
 
 
 def _load_map(path: Path, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """Read a map of a picture; ValueError where it has another size."""
     map: npt.NDArray[np.float32] = np.load(path, allow_pickle=False)
+    if map.dtype.kind != "f" or not np.isfinite(map).all():
+        raise ValueError(f"{path.stem} holds no finite numbers")
     if map.shape != image.shape[:2]:
         raise ValueError(f"{path.stem} {list(map.shape)}, picture {list(image.shape[:2])}")
     return map
@@ -289,6 +388,7 @@ def _from_record(
         provenance=Provenance(**provenance),
         warnings=tuple(record["warnings"]),
         method=record["method"],
+        together=record["together"],
     )
 
 
@@ -296,38 +396,3 @@ def _sufficiency(record: Mapping[str, Any] | None) -> Sufficiency | None:
     if record is None:
         return None
     return Sufficiency(tuple(record["areas"]), tuple(record["probabilities"]))
-
-
-def _jsonable(value: Any) -> Any:
-    """Return `value` in JSON's own types."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return _jsonable(asdict(value))
-    if isinstance(value, Mapping):
-        return {str(key): _jsonable(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
-        return _jsonable(value.tolist())
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_jsonable(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, bool | int):
-        return value
-    return str(value)
-
-
-def encode_png(image: npt.NDArray[np.uint8]) -> bytes:
-    """Return a picture, uint8 [H, W, 3] RGB, as the bytes of a PNG file."""
-    import cv2
-
-    encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
-    return bytes(encoded.tobytes())
-
-
-def decode_png(data: bytes) -> npt.NDArray[np.uint8]:
-    """Return the picture, uint8 [H, W, 3] RGB, in the bytes of a PNG file; ValueError if none."""
-    import cv2
-
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
-    if image is None:
-        raise ValueError("image.png is not a picture")
-    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)

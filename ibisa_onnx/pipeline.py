@@ -1,67 +1,331 @@
-"""A picture that was put to a model, and the answers that are to be explained. Data only."""
+"""From pictures to their explanations: asked, bound, solved by a method, brought back and reported.
+
+Each part lives elsewhere; the public face is `explainer`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from ibisa_onnx.explanation import ExplainedTarget
-from ibisa_onnx.gradients.fidelity import Certified
-from ibisa_onnx.io.images import Picture
-from ibisa_onnx.methods.base import Method
-from ibisa_onnx.methods.masking import Bottleneck
-from ibisa_onnx.methods.problem import Case
-from ibisa_onnx.models.passes import PassCount
-from ibisa_onnx.preprocessing.spec import Geometry, Prepared
-from ibisa_onnx.targets.classification import ClassOutput
+from ibisa_onnx.caching import BuiltOnce
+from ibisa_onnx.errors import OptionError
+from ibisa_onnx.explanation import (
+    Certificate,
+    ExplainedTarget,
+    Explanation,
+    Passes,
+    Provenance,
+)
+from ibisa_onnx.gradients.masked_images import Floats, MaskedImages
+from ibisa_onnx.io.images import Source, read_picture
+from ibisa_onnx.methods.base import AttributionResult, Method, PreparedMethod, Results
+from ibisa_onnx.methods.problem import Problem, Row, check_described
+from ibisa_onnx.methods.stopping import DEADLINE, Control
+from ibisa_onnx.models.base import ImageModel
+from ibisa_onnx.models.environment import versions
+from ibisa_onnx.models.passes import PassCounter
+from ibisa_onnx.preprocessing.spec import Preprocessing, mean_colour, prepare
+from ibisa_onnx.targets.base import FixedTarget, Objective, Raw, TargetSpec
+from ibisa_onnx.targets.exposing import ExposedModels
+from ibisa_onnx.targets.reader import OutputReader
 
+_log = logging.getLogger(__name__)
 
-@dataclass(frozen=True)
-class Question:
-    """An answer of the model to one picture, to be asked more about.
+_FLAT = 0.01  # a map that goes up to no more
 
-    Attributes
-    ----------
-    case
-        The picture in model space, the answer, and the model to be asked.
-    target
-        Which answer.
-    geometry
-        Where each pixel of the picture fell in the model's input.
-    blank
-        float32 [C, 1, 1]: the usual mean colour in model space.
-    """
-
-    case: Case
-    target: ExplainedTarget
-    geometry: Geometry
-    blank: npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A picture as the model sees it, and what the model answered."""
-
-    picture: Picture
-    prepared: Prepared
-    output: ClassOutput
-    probabilities: npt.NDArray[np.float64]
+_DETAILS = frozenset({"kind", "caption", "output", "index", "label", "activation"})
 
 
 @dataclass
-class Inquiry:
-    """Answers to a picture that are to be explained, and what that took so far.
+class Pipeline:
+    """One model, how pictures are brought to it, and the methods that are prepared for it."""
 
-    `begin` is when the work on the answer of the moment began, `spent` the passes it has taken.
-    """
+    model: ImageModel
+    preprocessing: Preprocessing
+    reader: OutputReader
 
-    question: Asked
-    indices: list[int]
-    bottleneck: Bottleneck
-    seed: int
-    certified: Certified
-    begin: float
-    spent: PassCount
-    method: Method | None = None
+    def __post_init__(self) -> None:
+        self._exposed = ExposedModels(self.model)
+        self._prepared: BuiltOnce[PreparedMethod] = BuiltOnce()
+
+    def ask(
+        self,
+        images: Sequence[Source],
+        specs: Sequence[Sequence[TargetSpec]],
+        baseline: Callable[[Floats], Floats],
+    ) -> Problem:
+        """Push each picture forward once, and bind its targets to the answer.
+
+        Parameters
+        ----------
+        images
+            The pictures.
+        specs
+            The targets of each.
+        baseline
+            From an image [1, C, H, W] in model space to what is seen where it is masked.
+
+        Raises
+        ------
+        IbisaError
+            A picture cannot be read, or a target is not in its answer.
+        """
+        pictures = [read_picture(each) for each in images]
+        prepared = [prepare(each.pixels, self.preprocessing) for each in pictures]
+        shared = [self.model.passes.scope() for _ in pictures]
+        tensors = [each.tensor for each in prepared]
+        names = [name for each in specs for spec in each for name in spec.outputs(self.reader)]
+        given = [spec.objective for each in specs for spec in each if isinstance(spec, FixedTarget)]
+        model, answers = self._answers(tensors, names, given, shared)
+        bound = self._bind(answers, specs)
+        for objective in (objective for each in bound for objective in each):
+            check_described(objective)
+        needed = [name for each in bound for objective in each for name in objective.outputs]
+        if not set(needed) <= set(names):  # what a target has bound to reads more
+            given = [objective for each in bound for objective in each]
+            model, answers = self._answers(tensors, [*names, *needed], given, shared)
+        rows = [
+            Row(objective, answers[place], picture, prepared[place].geometry, None if n else first)
+            for place, (picture, first) in enumerate(zip(pictures, shared, strict=True))
+            for n, objective in enumerate(bound[place])
+        ]
+        for row in rows:
+            _ = row.probability  # an objective that returns nonsense is told of first
+        places = [place for place, each in enumerate(bound) for _ in each]
+        return Problem(
+            model=model,
+            masked=_masked(tensors, baseline, places),
+            rows=tuple(rows),
+            blank=mean_colour(self.preprocessing),
+            passes=model.passes.scope(),
+        )
+
+    def _answers(
+        self,
+        tensors: Sequence[Floats],
+        names: Sequence[str],
+        objectives: Sequence[Objective],
+        passes: Sequence[PassCounter],
+    ) -> tuple[ImageModel, list[Raw]]:
+        """Push each picture forward alone: a model that has these outputs, and their values."""
+        outputs = tuple(dict.fromkeys(names))
+        model = self._exposed.with_outputs(outputs, objectives)
+
+        def answer(place: int) -> Raw:
+            raw = model.run(tensors[place], outputs, passes[place])
+            for values in raw.values():
+                values.flags.writeable = False  # all that comes after reads them
+            return raw
+
+        return model, model.map_concurrently(answer, range(len(tensors)))
+
+    def _bind(
+        self, answers: Sequence[Raw], specs: Sequence[Sequence[TargetSpec]]
+    ) -> list[list[Objective]]:
+        """Bind the targets of each picture to its answer.
+
+        How class scores are read may be guessed from one picture and corrected by a later one: then
+        all are bound again.
+        """
+        while True:
+            reading = self.reader.output
+            bound = [
+                _unique([each for spec in row for each in self._bind_one(spec, raw)])
+                for raw, row in zip(answers, specs, strict=True)
+            ]
+            if reading is self.reader.output:
+                return bound
+
+    def _bind_one(self, spec: TargetSpec, raw: Raw) -> list[Objective]:
+        """Bind one target to those of the outputs that it asked for."""
+        wanted = spec.outputs(self.reader)
+        return spec.bind({name: raw[name] for name in wanted}, self.reader)
+
+    def probabilities(self, image: Source) -> npt.NDArray[np.float64]:
+        """Return the probabilities of all classes, [K], for one forward pass."""
+        tensor = prepare(read_picture(image).pixels, self.preprocessing).tensor
+        raw = self.model.run(tensor, self.reader.candidates())
+        reading = self.reader.read(raw)
+        probabilities: npt.NDArray[np.float64] = reading.probabilities(raw[reading.name])[0]
+        return probabilities
+
+    def prepare(self, method: Method, problem: Problem) -> PreparedMethod:
+        """Prepare a method for a problem's objectives, which are of one family, once."""
+        objective = problem.rows[0].objective
+        key = (method, problem.model.identity, objective.family)
+        return self._prepared.get(
+            key, lambda: method.prepare(problem.model, objective, self.preprocessing)
+        )
+
+    def solve(
+        self, problem: Problem, method: Method, seed: int, control: Control
+    ) -> Iterator[tuple[int, Explanation]]:
+        """Make and report the maps of a problem: the number of the row, and its explanation.
+
+        Where the control wants each, the maps on the way too.
+        """
+        families: dict[Hashable, list[int]] = {}
+        for number, row in enumerate(problem.rows):
+            families.setdefault(row.objective.family, []).append(number)
+        for number, rows in enumerate(families.values()):
+            part, own = problem, control
+            if len(families) > 1:
+                part = problem.take(rows).sharing()
+                own = control.share(len(families) - number, first=number == 0)
+            rounds = self.prepare(method, part).run(part, np.random.default_rng(seed), own)
+            open_: dict[int, AttributionResult] = {}
+            left = set(range(len(part)))
+            for found in rounds:
+                _check_results(method, found, left)
+                open_ |= found
+                for place, result in found.items():
+                    if result.timings is not None:
+                        del open_[place]
+                        left.remove(place)
+                    elif not control.intermediate or result.completion.ended:
+                        continue
+                    yield rows[place], self._report(part, place, result, method, seed)
+            for place, result in open_.items():  # of a method that does not say when it is done
+                left.remove(place)
+                finished = replace(result, timings=own.finish(), passes=part.spent()[place])
+                yield rows[place], self._report(part, place, finished, method, seed)
+
+            if left:
+                raise OptionError(f"method {method.name} gave no map of {len(left)} answer(s)")
+
+    def _report(
+        self,
+        problem: Problem,
+        place: int,
+        result: AttributionResult,
+        method: Method,
+        seed: int,
+    ) -> Explanation:
+        """Bring a map back to its picture, with all that there is to know about it."""
+        row, restore = problem.rows[place], problem.rows[place].geometry.restore
+        per_pixel = float(np.prod(row.geometry.scale))  # of the picture
+        effect, uncertainty = (
+            None if each is None else per_pixel * restore(result.per_pixel(each))
+            for each in (result.effect, result.deviation)
+        )
+        finished = result.timings is not None
+        if finished:
+            _log.info(
+                "%s: %s by %s (%s), %d forward + %d backward passes",
+                row.picture.name or row.picture.sha256[:12],
+                row.objective.describe()["caption"],
+                method.name,
+                result.certificate.gradient,
+                result.passes.forward,
+                result.passes.backward,
+            )
+        return Explanation(
+            map=restore(result.map),
+            image=row.picture.pixels,
+            target=explained_target(row),
+            sufficiency=result.sufficiency,
+            completion=result.completion,
+            passes=Passes(**asdict(result.passes if finished else problem.spent()[place])),
+            timings=dict(result.timings or {}),
+            certificate=result.certificate,
+            provenance=self._provenance(problem.model, row, method, seed, result.certificate),
+            warnings=_warnings(result),
+            effect=effect,
+            uncertainty=uncertainty,
+            method=method.name,
+            together=len(problem),
+        )
+
+    def _provenance(
+        self, model: ImageModel, row: Row, method: Method, seed: int, certificate: Certificate
+    ) -> Provenance:
+        return Provenance(
+            model=model.name,
+            model_sha256=model.sha256,
+            image=row.picture.name,
+            image_sha256=row.picture.sha256,
+            preprocessing=self.preprocessing.to_dict(),
+            providers=model.providers,
+            versions=self._versions,
+            seed=seed,
+            options={"gradient": certificate.gradient, **method.settings},
+        )
+
+    @cached_property
+    def _versions(self) -> dict[str, str]:
+        """Of Python and packages; looked up once, for that takes as long as some models."""
+        return versions()
+
+
+def _masked(
+    images: Sequence[Floats], baseline: Callable[[Floats], Floats], rows: Sequence[int]
+) -> MaskedImages:
+    """Put a baseline to each image, and both to each of its rows."""
+    pair = np.concatenate(images), np.concatenate([baseline(each) for each in images])
+    return MaskedImages(*(each[list(rows)] for each in pair))
+
+
+def _check_results(method: Method, found: Results, left: set[int]) -> None:
+    """Raise `OptionError` where a method gives what is no map of a row that is not finished."""
+    for place, result in found.items():
+        cells = result.cells
+        if place not in left:
+            raise OptionError(f"method {method.name} gave a map of row {place}, which is not open")
+        if cells.ndim != 2 or cells.dtype.kind != "f" or not np.isfinite(cells).all():
+            raise OptionError(
+                f"method {method.name} gave {cells.dtype} {list(cells.shape)}; a map is finite "
+                "floats [rows, columns] in 0..1"
+            )
+
+
+def _unique(objectives: Sequence[Objective]) -> list[Objective]:
+    """Drop what was named twice; what cannot be hashed is like nothing else."""
+
+    def key(objective: Objective) -> Hashable:
+        try:
+            return hash(objective), objective
+        except TypeError:
+            return id(objective)
+
+    return list({key(each): each for each in objectives}.values())
+
+
+def explained_target(row: Row) -> ExplainedTarget:
+    """Return what an explanation says of its objective."""
+    said = row.objective.describe()
+    details = {key: value for key, value in said.items() if key not in _DETAILS}
+    return ExplainedTarget(
+        kind=said["kind"],
+        caption=said["caption"],
+        output=said.get("output") or ", ".join(row.objective.outputs),
+        probability=row.probability,
+        index=said.get("index"),
+        label=said.get("label"),
+        activation=said.get("activation"),
+        details=details,
+    )
+
+
+def _warnings(result: AttributionResult) -> tuple[str, ...]:
+    """Return what a reader of this map must know."""
+    warnings, completion, certificate = [*result.warnings], result.completion, result.certificate
+    if float(np.ptp(result.map)) < _FLAT:
+        warnings.append("the map is flat: no part of the picture is worth its information")
+    if not certificate.holds:
+        warnings.append(
+            f"the {certificate.gradient} path differs from the deployed model by "
+            f"{certificate.difference:.1e} on this image: the map may not be true to it"
+        )
+    if completion.cut_short:
+        why = "the deadline" if completion.cut_short == DEADLINE else "an interruption"
+        warnings.append(
+            f"cut short by {why} after {completion.done} of {completion.planned} "
+            f"{completion.unit}: the map is rougher than it would be"
+        )
+    return tuple(warnings)

@@ -16,7 +16,6 @@ from ibisa_onnx.demo.scenes import draw_scene
 from ibisa_onnx.errors import OptionError, ResultError, TargetError
 from ibisa_onnx.explanation import Completion
 from ibisa_onnx.gradients.selection import ESTIMATED
-from ibisa_onnx.io.overlay import overlay
 from ibisa_onnx.methods.ibisa import forward_only
 from ibisa_onnx.models.onnx_session import DeployedModel
 
@@ -134,9 +133,9 @@ def test_a_deadline_is_kept_with_the_check_in_it(
     now = [1000.0]
     real = DeployedModel.run
 
-    def slow(self: DeployedModel, images: np.ndarray, outputs: Any = None) -> dict[str, np.ndarray]:
+    def slow(self: DeployedModel, images: np.ndarray, *rest: Any) -> dict[str, np.ndarray]:
         now[0] += len(images)
-        return real(self, images, outputs)
+        return real(self, images, *rest)
 
     monkeypatch.setattr(DeployedModel, "run", slow)
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
@@ -239,10 +238,10 @@ def test_uncertainty_is_saved_and_drawn(picture: np.ndarray, tmp_path: Any) -> N
     assert loaded.uncertainty is not None
     np.testing.assert_array_equal(loaded.uncertainty, found.uncertainty)
     np.testing.assert_array_equal(loaded.effect, found.effect)
-    two, three = overlay(found), overlay(found, uncertainty=True)
+    two, three = found.overlay(), found.overlay(uncertainty=True)
     assert three.shape[1] > 1.4 * two.shape[1]
     surer = replace(found, uncertainty=found.uncertainty / 4)
-    assert not np.array_equal(overlay(surer, uncertainty=True), three)
+    assert not np.array_equal(surer.overlay(uncertainty=True), three)
 
 
 def test_uncertainty_is_drawn_alike_however_large_the_picture(picture: np.ndarray) -> None:
@@ -252,8 +251,8 @@ def test_uncertainty_is_drawn_alike_however_large_the_picture(picture: np.ndarra
     assert found.uncertainty is not None
     of_a_large_one = replace(found, effect=found.effect / 1e4, uncertainty=found.uncertainty / 1e4)
     np.testing.assert_allclose(
-        overlay(of_a_large_one, uncertainty=True).astype(float),
-        overlay(found, uncertainty=True),
+        of_a_large_one.overlay(uncertainty=True).astype(float),
+        found.overlay(uncertainty=True),
         atol=1,
     )
 
@@ -263,4 +262,4 @@ def test_a_gradient_does_not_know_how_sure_it_is() -> None:
     assert found.effect is None
     assert found.uncertainty is None
     with pytest.raises(ResultError, match="how sure"):
-        overlay(found, uncertainty=True)
+        found.overlay(uncertainty=True)

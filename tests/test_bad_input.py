@@ -115,7 +115,7 @@ def test_what_is_no_classifier_hears_what_its_outputs_are_and_what_to_do(
 ) -> None:
     with pytest.raises(OutputError) as caught:
         explain(make_model(tail, batch=batch))
-    for words in (*said, "--output", "--target"):
+    for words in (*said, "output=", "target="):
         assert words in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -128,7 +128,7 @@ def test_rows_of_a_detector_are_explained_only_when_named() -> None:
 def test_an_output_that_does_not_fit_is_refused_with_those_that_may() -> None:
     nodes, outputs, constants = logits()
     tail = (nodes, [*outputs, ("r", FLOAT, ["n", CLASSES, SIDE, SIDE])], constants)
-    with pytest.raises(OutputError, match=r"output r .* these may be: --output y"):
+    with pytest.raises(OutputError, match=r"output r .* these may be: output=y"):
         explain(make_model(tail), output="r")
     assert explain(make_model(tail)).target.output == "y"
 
@@ -136,7 +136,7 @@ def test_an_output_that_does_not_fit_is_refused_with_those_that_may() -> None:
 def test_two_outputs_of_scores_are_the_users_choice() -> None:
     (one, [first], _), (two, [second], _) = logits("y"), logits("aux")
     model = make_model(([*one, *two], [first, second], {}))
-    with pytest.raises(OutputError, match=r"y, aux .*--output NAME"):
+    with pytest.raises(OutputError, match=r"y, aux .*output=NAME"):
         explain(model)
     assert explain(model, output="aux").target.output == "aux"
 
@@ -167,7 +167,7 @@ def test_scores_that_are_nan_on_masked_copies_only_are_no_map() -> None:
 def test_other_inputs_take_a_number_of_any_rank(shape: list[Any]) -> None:
     nodes = [node("Mul", "l t", "y")]
     model = make_model((nodes, [("y", FLOAT, ["n", CLASSES])], {}), extra=("t", shape))
-    with pytest.raises(ModelError, match=r"needs a value for t .*--extra-input NAME=VALUE"):
+    with pytest.raises(ModelError, match=r"needs a value for t .*extra_inputs="):
         explain(model)
     cold, warm = (explain(model, extra_inputs={"t": np.array([t])}) for t in (1.0, 9.0))
     assert cold.certificate.gradient == "exact"
@@ -192,7 +192,7 @@ def test_long_integers_have_no_gradient_and_both_sentences_read_right() -> None:
     model = make_model(dtype=TensorProto.INT32)
     reason = explain(model, preprocessing=None).certificate.reason
     assert reason == "image is int32, and such integers have no gradient"
-    with pytest.raises(GradientError, match=f"^no exact gradient: {reason}; use --gradient"):
+    with pytest.raises(GradientError, match=f"^no exact gradient: {reason}; use gradient="):
         explain(model, preprocessing=None, gradient="exact")
 
 
@@ -244,8 +244,8 @@ def test_single_values_go_before_a_spec_file_which_keeps_its_sources(tmp_path: P
         preprocessing=spec,
         overrides=ibisa.Overrides(mean=(0.5,)),
     )
-    sources = {each.field: each.source for each in explainer.preprocessing.beliefs}
-    assert sources["mean"] == "flag --mean"
+    sources = {each.field: each.source for each in explainer.preprocessing.resolved_fields}
+    assert sources["mean"] == "argument mean="
     assert sources["resize"] == sources["scale"] == "file spec.toml"
     assert explainer.preprocessing.spec.mean == (0.5,)
 
@@ -279,14 +279,14 @@ def test_graph_hash_and_picture_are_read_once(
 
         return count
 
-    from ibisa_onnx import explainer as explaining
+    from ibisa_onnx import pipeline
     from ibisa_onnx.models.onnx_file import ModelFile
 
     for owner, name in (
         (ModelFile, "load_proto"),
         (ModelFile, "sha256"),
-        (explaining, "versions"),
-        (explaining.Explainer, "_bottleneck"),
+        (pipeline, "versions"),
+        (ibisa.Options, "baseline_of"),
         (images, "_read_bytes"),
     ):
         monkeypatch.setattr(owner, name, counted(name, getattr(owner, name)))
@@ -298,7 +298,7 @@ def test_graph_hash_and_picture_are_read_once(
     list(explainer.explain_all(picture, [0, 1]))
     once = dict(counts)
     list(explainer.explain_all(picture, [0, 1]))
-    assert (once["_read_bytes"], once["_bottleneck"], once["sha256"], once["versions"]) == (
+    assert (once["_read_bytes"], once["baseline_of"], once["sha256"], once["versions"]) == (
         1,
         1,
         1,
@@ -308,7 +308,7 @@ def test_graph_hash_and_picture_are_read_once(
         "load_proto": 0,
         "sha256": 0,
         "versions": 0,
-        "_bottleneck": 1,
+        "baseline_of": 1,
         "_read_bytes": 1,
     }
 
@@ -348,7 +348,9 @@ def start_without_end(tmp_path: Path, *words: str, patience: bool = True) -> sub
     tell = "import ibisa_onnx.methods.ibisa.forward_only as f; real = f.smooth_masks; "
     tell += "f.smooth_masks = lambda *a, **k: print('busy', flush=True) or real(*a, **k); "
     if not patience:
-        tell += "from ibisa_onnx.methods.stopping import Limit; Limit.over = lambda *_: False; "
+        tell += (
+            "from ibisa_onnx.methods.stopping import StoppingRule as S; S.over = lambda *_: False; "
+        )
     process = subprocess.Popen(
         [sys.executable, "-c", watch + tell + code, *words, *endless],
         cwd=tmp_path,

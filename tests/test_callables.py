@@ -179,7 +179,7 @@ def test_what_is_recorded(explainer_of: Open, tmp_path: Path) -> None:
     assert ibisa.Explanation.load(tmp_path).record() == found.record()
 
 
-class Twin(torch.nn.Module):
+class Counterpart(torch.nn.Module):
     """A linear model of the picture's bright middle."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -188,7 +188,7 @@ class Twin(torch.nn.Module):
 
 
 def test_a_surrogate_lends_a_function_its_gradient() -> None:
-    twin, calls = Twin(), []
+    twin, calls = Counterpart(), []
 
     def scores(images: np.ndarray) -> torch.Tensor:
         calls.append(len(images))

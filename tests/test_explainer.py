@@ -30,9 +30,9 @@ from ibisa_onnx.errors import (
     PreprocessingError,
     TargetError,
 )
-from ibisa_onnx.gradients.selection import GradientPath
+from ibisa_onnx.gradients.selection import GradientPath, GradientSelection
 from ibisa_onnx.gradients.surrogate import SurrogateGradient
-from ibisa_onnx.models.passes import PassCounter
+from ibisa_onnx.models.base import ImageModel
 
 SIDE = 128
 FORWARD, BACKWARD = 20, 10
@@ -192,11 +192,11 @@ def test_other_targets_do_not_change_a_map(explainer: ibisa.Explainer) -> None:
 
 
 def test_twenty_forwards_and_ten_backwards(explainer: ibisa.Explainer) -> None:
-    before = explainer.model.passes.snapshot()
+    before = explainer.model.passes.count
     passes = explainer.explain(scene(2).image).passes
-    spent = explainer.model.passes.since(before)
+    after = explainer.model.passes.count
     assert (passes.forward, passes.backward) == (FORWARD, BACKWARD)
-    assert (spent.forward, spent.backward) == (FORWARD, BACKWARD)
+    assert (after.forward - before.forward, after.backward - before.backward) == (FORWARD, BACKWARD)
     assert passes.backward_calls == BACKWARD
     assert 0 < passes.forward_calls <= FORWARD
 
@@ -304,7 +304,7 @@ def open_square(**options: Any) -> ibisa.Explainer:
     return ibisa.Explainer(data, **settings)
 
 
-class Twin(torch.nn.Module):
+class Counterpart(torch.nn.Module):
     """`square_model` in PyTorch, off by `error` in its second logit."""
 
     def __init__(self, error: float = 0.0) -> None:
@@ -415,7 +415,7 @@ def in_the_middle(map: np.ndarray) -> bool:
     [
         ({}, "exact"),
         ({"gradient": "exact"}, "exact"),
-        ({"surrogate": Twin()}, "surrogate"),
+        ({"surrogate": Counterpart()}, "surrogate"),
         ({"gradient": "forward-only"}, "forward-only"),
         ({"data": square_model(64, batch=1)}, "exact"),
         ({"data": square_model(64, last="Softmax")}, "exact"),
@@ -431,7 +431,7 @@ def test_every_path_finds_the_square(options: dict[str, Any], gradient: str) -> 
 
 
 def test_the_surrogate_costs_the_same_passes() -> None:
-    passes = open_square(surrogate=Twin()).explain(square_picture(), 1).passes
+    passes = open_square(surrogate=Counterpart()).explain(square_picture(), 1).passes
     assert (passes.forward, passes.backward) == (FORWARD, BACKWARD)
 
 
@@ -463,14 +463,14 @@ def test_forward_only_keeps_its_budget(budget: int) -> None:
 
 
 def test_under_auto_a_surrogate_of_another_model_is_not_trusted() -> None:
-    found = open_square(surrogate=Twin(error=-4.0)).explain(square_picture(), 1)
+    found = open_square(surrogate=Counterpart(error=-4.0)).explain(square_picture(), 1)
     assert found.certificate.gradient == "forward-only"
     assert "the surrogate path differs from the deployed model" in found.certificate.reason
     assert in_the_middle(found.map)
 
 
 def test_asked_for_by_name_it_is_used_with_a_warning() -> None:
-    explainer = open_square(surrogate=Twin(error=-4.0), gradient="surrogate")
+    explainer = open_square(surrogate=Counterpart(error=-4.0), gradient="surrogate")
     found = explainer.explain(square_picture(), 1)
     assert found.certificate.gradient == "surrogate"
     assert not found.certificate.holds
@@ -481,9 +481,12 @@ def test_asked_for_by_name_it_is_used_with_a_warning() -> None:
 
 def passed_off_as_exact(monkeypatch: pytest.MonkeyPatch, module: torch.nn.Module) -> None:
     """Have explainers take a module's gradients for the exact ones."""
-    source = SurrogateGradient(module, PassCounter())
-    path = GradientPath("exact", "every operator has a rule", source, tolerance=1e-3)
-    monkeypatch.setattr("ibisa_onnx.explainer.choose_gradient", lambda *_: path)
+
+    def opened(_: GradientSelection, __: ImageModel, outputs: tuple[str, ...]) -> GradientPath:
+        source = SurrogateGradient(module, outputs[0])
+        return GradientPath("exact", "every operator has a rule", source, tolerance=1e-3)
+
+    monkeypatch.setattr(GradientSelection, "open", opened)
 
 
 def test_an_exact_gradient_that_fails_its_certificate_is_dropped_for_that_picture(
@@ -491,7 +494,7 @@ def test_an_exact_gradient_that_fails_its_certificate_is_dropped_for_that_pictur
 ) -> None:
     class Drifting(torch.nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return Twin(error=-4.0 if images.detach().max() > 0.5 else 0.0)(images)
+            return Counterpart(error=-4.0 if images.detach().max() > 0.5 else 0.0)(images)
 
     passed_off_as_exact(monkeypatch, Drifting())
     explainer = open_square()
@@ -507,7 +510,7 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> None:
         @staticmethod
         def forward(ctx: Any, images: torch.Tensor) -> torch.Tensor:
             ctx.shape = images.shape
-            return Twin()(images)
+            return Counterpart()(images)
 
         @staticmethod
         def backward(ctx: Any, *_: torch.Tensor) -> torch.Tensor:
@@ -563,10 +566,10 @@ def wishes(text: Path) -> Iterator[tuple[type[IbisaError], str, Wish]]:
     picture = square_picture()
     yield TargetError, "several classes", lambda: open_square().explain(picture, "top:2")
     yield TargetError, "out of range", lambda: open_square().explain(picture, 2)
-    yield TargetError, "--labels", lambda: open_square().explain(picture, "goat")
+    yield TargetError, "labels=", lambda: open_square().explain(picture, "goat")
     yield TargetError, "3 labels", lambda: open_square(labels=("a", "b", "c")).explain(picture)
     yield ModelError, "notes.txt", lambda: ibisa.Explainer(text)
-    yield ModelError, "no output", lambda: open_square(output="logits").explain(picture)
+    yield OutputError, "no output", lambda: open_square(output="logits").explain(picture)
     yield ImageError, "notes.txt", lambda: open_square().explain(text)
     yield ImageError, "shape", lambda: open_square().explain(np.zeros((0, 4, 3), np.uint8))
     yield GradientError, "magic", lambda: open_square(gradient="magic").explain(picture)

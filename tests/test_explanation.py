@@ -32,7 +32,16 @@ def explanation() -> Explanation:
     return Explanation(
         map=rng.random((30, 40), dtype=np.float32),
         image=rng.integers(0, 256, (30, 40, 3), dtype=np.uint8),
-        target=ExplainedTarget("probabilities", 207, "golden retriever 犬", 0.931, "softmax"),
+        target=ExplainedTarget(
+            kind="class",
+            caption="golden retriever 犬 (207)",
+            output="probabilities",
+            probability=0.931,
+            index=207,
+            label="golden retriever 犬",
+            activation="softmax",
+            details={"group": "dogs"},
+        ),
         sufficiency=Sufficiency((0.0, 0.05), (0.01, 0.9)),
         completion=Completion(7, 10, "steps", "deadline"),
         passes=Passes(20, 10, 10, 10),
@@ -156,6 +165,6 @@ def test_damaged_files_are_reported_in_one_line(explanation, tmp_path, name):
 def test_record_of_another_format_is_refused(explanation, tmp_path):
     explanation.save(tmp_path)
     path = tmp_path / "explanation.json"
-    path.write_text(path.read_text().replace('"format": 3', '"format": 99'))
+    path.write_text(path.read_text().replace('"format": 4', '"format": 99'))
     with pytest.raises(ResultError, match="format is 99"):
         Explanation.load(tmp_path)

@@ -28,7 +28,8 @@ import runpy, sys
 from pathlib import Path
 root = Path(sys.argv.pop(1))
 sys.meta_path[:] = [each for each in sys.meta_path if "__editable__" not in repr(each)]
-sys.path[:] = [str(root), *(each for each in sys.path if root not in Path(each, "x").parents)]
+own = root, root / "exporters"
+sys.path[:] = [str(root), *(each for each in sys.path if Path(each) not in own)]
 sys.argv[0] = str(root / "cli.py")
 runpy.run_path(sys.argv[0], run_name="__main__")
 """

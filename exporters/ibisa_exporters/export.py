@@ -18,7 +18,7 @@ from ibisa_exporters.trained import Request, TrainedModel
 from ibisa_exporters.verification import (
     TOLERANCE,
     TOLERANCE_HALF,
-    Agreement,
+    ScoreAgreement,
     check,
     check_answers,
     verify,
@@ -27,7 +27,7 @@ from ibisa_onnx import Explainer
 from ibisa_onnx.errors import ExportError, IbisaError, ResultError, TargetError
 from ibisa_onnx.io.atomic import check_not_given, staged_folder
 from ibisa_onnx.models.onnx_file import ModelFile
-from ibisa_onnx.models.providers import CPU
+from ibisa_onnx.models.ort import CPU
 from ibisa_onnx.preprocessing.annotate import annotate
 from ibisa_onnx.preprocessing.resolve import ResolvedPreprocessing
 from ibisa_onnx.preprocessing.spec import Preprocessing
@@ -35,7 +35,7 @@ from ibisa_onnx.targets.labels import check_labels
 
 _NOT_KNOWN = (
     "the source does not say how pixels become its input, so the file does not either; say it with "
-    "--preprocess"
+    "preprocessing="
 )
 _CONSTANT = (
     "the source gives the same scores to every input, so the check says little; are these weights "
@@ -46,7 +46,7 @@ _OLD = "{} is left from before and no part of this export; take it away, or make
 
 
 @dataclass(frozen=True)
-class Wish:
+class ExportOptions:
     """How the files shall be.
 
     Attributes
@@ -55,17 +55,17 @@ class Wish:
         Of the ONNX file.
     tolerance
         The largest relative difference from the source; None: as the dtype allows.
-    preprocess
+    preprocessing
         A preset or a spec file that goes before what the source says.
     labels
         Names of the classes that go before the source's.
     surrogate
-        Also write a differentiable twin.
+        Also write a differentiable counterpart.
     """
 
     form: Form = field(default_factory=Form)
     tolerance: float | None = None
-    preprocess: str | None = None
+    preprocessing: str | None = None
     labels: tuple[str, ...] | None = None
     surrogate: bool = False
 
@@ -77,7 +77,7 @@ class Exported:
     files: tuple[Path, ...]
     preprocessing: Preprocessing | None
     labels: int
-    agreements: tuple[Agreement, ...]
+    agreements: tuple[ScoreAgreement, ...]
     warnings: tuple[str, ...]
 
 
@@ -85,7 +85,7 @@ def export(
     source: str,
     path: Path,
     request: Request,
-    wish: Wish,
+    options: ExportOptions,
     pictures: Sequence[npt.NDArray[np.uint8]],
 ) -> Exported:
     """Export a source to an ONNX file that says how it is used, checked against the source.
@@ -112,30 +112,33 @@ def export(
         _check_place(source_file(source), file)
     with importable(source):
         model = load_source(source, request)
-        _check_batch(source, model.batch, wish)
-        check_answers(model, wish.form.batch or 1)
-        return _write(model, path, wish, pictures)
+        _check_batch(source, model.batch, options)
+        check_answers(model, options.form.batch or 1)
+        return _write(model, path, options, pictures)
 
 
 def _write(
-    model: TrainedModel, path: Path, wish: Wish, pictures: Sequence[npt.NDArray[np.uint8]]
+    model: TrainedModel,
+    path: Path,
+    options: ExportOptions,
+    pictures: Sequence[npt.NDArray[np.uint8]],
 ) -> Exported:
     """Write what was loaded, and keep it once it is seen to be right."""
-    twin = surrogate_path(path)
-    known, resolved = _preprocessing(model, wish)
-    proto = to_onnx(model, wish.form)
-    labels, warnings = _labels(model, wish, proto)
+    surrogate = surrogate_path(path)
+    known, resolved = _preprocessing(model, options)
+    proto = to_onnx(model, options.form)
+    labels, warnings = _labels(model, options, proto)
     annotate(proto, known, labels)
     with staged_folder(path.parent) as stage:
         save(proto, stage / path.name)
         del proto
-        found = verify(stage / path.name, model, wish.form, resolved.spec, pictures)
-        check(found, _tolerance(wish))
+        found = verify(stage / path.name, model, options.form, resolved.spec, pictures)
+        check(found, _tolerance(options))
         warnings += _unexplained(stage / path.name, resolved.spec, pictures)
-        if wish.surrogate:
-            write_surrogate(model, stage / twin.name, _facts(stage / path.name))
+        if options.surrogate:
+            write_surrogate(model, stage / surrogate.name, _facts(stage / path.name))
         written = {each.name for each in stage.iterdir()}
-    files = [path, path.with_name(f"{path.name}.data"), twin]
+    files = [path, path.with_name(f"{path.name}.data"), surrogate]
     warnings += resolved.warnings if known else [_NOT_KNOWN]
     warnings += [] if any(each.varies for each in found) else [_CONSTANT]
     warnings += [_OLD.format(each) for each in files if each.name not in written and each.exists()]
@@ -175,39 +178,39 @@ def _check_place(given: Path | None, path: Path) -> None:
         raise ResultError(f"{path}: cannot write: it is a folder; name a file")
 
 
-def _check_batch(source: str, batch: int | None, wish: Wish) -> None:
+def _check_batch(source: str, batch: int | None, options: ExportOptions) -> None:
     """See that what takes a certain number of images is wanted so."""
     if batch is None:
         return
-    if wish.form.batch != batch:
-        raise ExportError(f"{source} takes {batch} image(s) a call; say --fixed-batch {batch}")
-    if wish.surrogate:
+    if options.form.batch != batch:
+        raise ExportError(f"{source} takes {batch} image(s) a call; say batch={batch}")
+    if options.surrogate:
         raise ExportError(
             f"{source} takes {batch} image(s) a call, and a surrogate any number; export one with "
-            "an open batch, or leave --surrogate out"
+            "an open batch, or leave surrogate= out"
         )
 
 
-def _tolerance(wish: Wish) -> float:
-    if wish.tolerance is not None:
-        return wish.tolerance
-    return TOLERANCE_HALF if wish.form.half else TOLERANCE
+def _tolerance(options: ExportOptions) -> float:
+    if options.tolerance is not None:
+        return options.tolerance
+    return TOLERANCE_HALF if options.form.half else TOLERANCE
 
 
 def _preprocessing(
-    model: TrainedModel, wish: Wish
+    model: TrainedModel, options: ExportOptions
 ) -> tuple[Preprocessing | None, ResolvedPreprocessing]:
     """Return what is known of the preprocessing, and what the pictures are prepared by."""
-    resolved = model.settle(wish.preprocess, wish.form.dtype)
-    known = wish.preprocess is not None or model.preprocessing is not None
+    resolved = model.settle(options.preprocessing, options.form.dtype)
+    known = options.preprocessing is not None or model.preprocessing is not None
     return (resolved.spec if known else None), resolved
 
 
 def _labels(
-    model: TrainedModel, wish: Wish, proto: onnx.ModelProto
+    model: TrainedModel, options: ExportOptions, proto: onnx.ModelProto
 ) -> tuple[tuple[str, ...] | None, list[str]]:
     """Return the names of the classes; those that do not fit are an error if the user gave them."""
-    labels = wish.labels or model.labels
+    labels = options.labels or model.labels
     shape = proto.graph.output[0].type.tensor_type.shape.dim
     classes = shape[1].dim_value if len(shape) > 1 else 0
     if labels is None or not classes:
@@ -215,7 +218,7 @@ def _labels(
     try:
         check_labels(labels, classes)
     except TargetError as error:
-        if wish.labels:
+        if options.labels:
             raise
         return None, [f"labels are left out: {error}"]
     return labels, []

@@ -100,12 +100,12 @@ def _network(transformers: Any, name: str, config: Any, request: Request) -> nn.
         with seeded(request.seed):
             net: nn.Module = auto.from_config(config)
     except (OSError, ValueError, RuntimeError) as error:
-        hint = "; leave --size out" if request.size else ""
+        hint = "; leave size= out" if request.size else ""
         raise ExportError(
             f"transformers cannot build a classifier of {name}: {essence(error)}{hint}"
         ) from error
     if request.file is not None:
-        load_weights(net, request.file, "say --classes N if it tells another number apart")
+        load_weights(net, request.file, "say classes=N if it tells another number apart")
     return net
 
 
@@ -119,7 +119,7 @@ def _pretrained(transformers: Any, auto: Any, name: str, config: Any) -> nn.Modu
     if missing := sorted(found["missing_keys"]):
         raise ExportError(
             f"the weights of {name} are no classifier's: {some(missing)} are not among them; give "
-            "one that was trained to classify images, or --weights none (random)"
+            "one that was trained to classify images, or weights='none' (random)"
         )
     return net
 

@@ -47,7 +47,7 @@ def load(name: str, request: Request) -> TrainedModel:
     """Load a Keras model file."""
     keras, path = _import(), Path(name)
     if request.weights == "none":
-        raise ExportError(f"{path} holds its own weights; leave --weights none out")
+        raise ExportError(f"{path} holds its own weights; leave weights='none' out")
     with keras.device("cpu"):  # a GPU would hold the weights where the file cannot be tried
         net = _read(keras, path)
         if request.file is not None:
@@ -106,7 +106,7 @@ def _example(shape: tuple[int | None, ...], request: Request, path: Path) -> tup
     channels, sides = (shape[3], shape[1:3]) if last else (shape[1], shape[2:])
     wanted = request.size or [side or SIDE for side in sides]
     if any(side not in (None, want) for side, want in zip(sides, wanted, strict=True)):
-        raise ExportError(f"{path} takes {sides[0]} x {sides[1]} pixels; leave --size out")
+        raise ExportError(f"{path} takes {sides[0]} x {sides[1]} pixels; leave size= out")
     layout = Layout.NHWC if last else Layout.NCHW
     axes = (*wanted, channels) if last else (channels, *wanted)
     return layout, torch.zeros(1, *(axis or 3 for axis in axes))

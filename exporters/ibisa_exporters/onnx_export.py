@@ -75,10 +75,10 @@ def to_onnx(model: TrainedModel, form: Form) -> onnx.ModelProto:
         if form.opset < OPSET:
             proto = _from_tracer(module, example, form)
         else:
-            hint = "torch.export must take it" if form.batch else "--fixed-batch 1 may help"
+            hint = "torch.export must take it" if form.batch else "batch=1 may help"
             proto = _from_program(trace(module, example, form.batch is None, hint), form)
     if (written := proto.opset_import[0].version) != form.opset:
-        raise ExportError(f"torch writes opset {written}, not {form.opset}; choose another --opset")
+        raise ExportError(f"torch writes opset {written}, not {form.opset}; choose another opset=")
     _tidy(proto)
     return proto
 
@@ -138,12 +138,12 @@ def _faults_of_torch(form: Form, advice: str) -> Iterator[None]:
 def _from_program(program: torch.export.ExportedProgram, form: Form) -> onnx.ModelProto:
     import_extra("onnxscript", "export")
     # Without no_grad, attention is taken apart otherwise than it was traced.
-    with _faults_of_torch(form, "--opset 17 goes another way"), torch.no_grad():
+    with _faults_of_torch(form, "opset=17 goes another way"), torch.no_grad():
         written = torch.onnx.export(
             program, dynamo=True, opset_version=form.opset, verbose=False, **_NAMES
         )
     if written is None:
-        raise ExportError("torch wrote nothing; try another --opset")
+        raise ExportError("torch wrote nothing; try another opset=")
     proto: onnx.ModelProto = written.model_proto
     return proto
 
@@ -151,7 +151,7 @@ def _from_program(program: torch.export.ExportedProgram, form: Form) -> onnx.Mod
 def _from_tracer(module: nn.Module, example: Tensor, form: Form) -> onnx.ModelProto:
     buffer = io.BytesIO()
     axes = {INPUT: {0: BATCH}, OUTPUT: {0: BATCH}} if form.batch is None else None
-    with _faults_of_torch(form, f"leave --opset out ({OPSET})"):
+    with _faults_of_torch(form, f"leave opset= out ({OPSET})"):
         torch.onnx.export(
             module,
             (example,),

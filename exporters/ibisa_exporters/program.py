@@ -17,14 +17,14 @@ def load(name: str, request: Request) -> TrainedModel:
     """Load a program."""
     path = Path(name)
     if request.weights == "none":
-        raise ExportError(f"{path} holds its own weights; leave --weights none out")
+        raise ExportError(f"{path} holds its own weights; leave weights='none' out")
     program = load_program(path, "program")
     _check_evaluates(program, path)
     batch, channels, *sides = _input(program, path)
     own = [side if isinstance(side, int) else None for side in sides]
     wanted = request.size or [side or SIDE for side in own]
     if any(side not in (None, want) for side, want in zip(own, wanted, strict=True)):
-        raise ExportError(f"{path} takes {sides[0]} x {sides[1]} pixels; leave --size out")
+        raise ExportError(f"{path} takes {sides[0]} x {sides[1]} pixels; leave size= out")
     module = program.module()
     vars(module).pop("train", None)  # it refuses, and torch's older tracer calls it; nn.Module's do
     if request.file is not None:

@@ -65,11 +65,11 @@ def check_source(source: str, request: Request) -> None:
     if request.classes is None:
         return
     if exporter not in _FRAMEWORKS.values():
-        raise ExportError(f"{source} has the classes that it has; leave --classes out")
+        raise ExportError(f"{source} has the classes that it has; leave classes= out")
     if request.weights == "default":
         raise ExportError(
-            f"published weights of {source} have their own classes; leave --classes out, or give "
-            "--weights FILE or none"
+            f"published weights of {source} have their own classes; leave classes= out, or give "
+            "weights=FILE or 'none'"
         )
 
 

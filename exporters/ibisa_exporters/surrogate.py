@@ -1,4 +1,4 @@
-"""A differentiable twin of an exported model: a `torch.export` program, for `run --surrogate`.
+"""A differentiable counterpart of an exported model: a `torch.export` program, for `surrogate=`.
 
 It needs nothing of the source to be loaded, runs on any device, and takes any number of images
 float32 [N, C, H, W] in model space, whatever the layout of the ONNX file.
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ibisa_exporters.onnx_export import forget_sources, quietly, trace
 from ibisa_exporters.trained import TrainedModel
 from ibisa_onnx.errors import ExportError
-from ibisa_onnx.gradients.normalization import SoundNormalisation
+from ibisa_onnx.gradients.normalization import ContiguousNormalization
 from ibisa_onnx.gradients.surrogate import FACTS, load_program
 from ibisa_onnx.models.onnx_file import beside
 from ibisa_onnx.models.signature import Layout
@@ -122,8 +122,8 @@ def _normalise(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Write batch normalisation at inference as a product and a sum.
 
-    PyTorch's own has a wrong gradient on some single images (`SoundNormalisation`), which is put
-    right where we derive it; in the file it is right for others too.
+    PyTorch's own has a wrong gradient on some single images (`ContiguousNormalization`), which is
+    put right where we derive it; in the file it is right for others too.
     """
     scale = torch.rsqrt(variance + eps)
     scale = scale if weight is None else scale * weight
@@ -153,14 +153,14 @@ def _check_near(what: str, given: Tensor, expected: Tensor, norm: float, toleran
     if not difference <= tolerance:
         raise ExportError(
             f"the surrogate's {what} from its source's by {difference:.1e} of it; nothing was "
-            "written; leave --surrogate out"
+            "written; leave surrogate= out"
         )
 
 
 def _answers(module: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     """Return the scores, and the images' gradient of a fixed mixture of them."""
     leaf = images.clone().requires_grad_(True)
-    with SoundNormalisation():
+    with ContiguousNormalization():
         scores = module(leaf)
     if not scores.requires_grad:
         raise ExportError("the network has no gradient, so it has no surrogate")

@@ -45,7 +45,7 @@ def _build(timm: Any, name: str, request: Request) -> nn.Module:
     if request.weights == "default":
         _load_published(timm, module, name)
     elif request.file is not None:
-        load_weights(module, request.file, "say --classes N if it tells another number apart")
+        load_weights(module, request.file, "say classes=N if it tells another number apart")
     return module.eval()
 
 
@@ -65,7 +65,7 @@ def _create(
 def _load_published(timm: Any, module: nn.Module, name: str) -> None:
     """Load the weights that timm publishes for the architecture."""
     config: Any = module.pretrained_cfg
-    advice = "or give --weights FILE, or --weights none (random)"
+    advice = "or give weights=FILE, or weights='none' (random)"
 
     def load() -> None:
         timm.models.load_pretrained(module)

@@ -72,7 +72,7 @@ def _build(models: Any, architecture: str, published: Any, request: Request) -> 
     if request.weights == "default":
         load_weights(module, _cached(published))
     elif request.file is not None:
-        load_weights(module, request.file, "say --classes N if it tells another number apart")
+        load_weights(module, request.file, "say classes=N if it tells another number apart")
     return module.eval()
 
 
@@ -83,7 +83,7 @@ def _sized(architecture: str, size: tuple[int, int]) -> dict[str, Any]:
     if not architecture.startswith("vit_"):
         return {}
     if size[0] != size[1]:
-        raise ExportError(f"{architecture} of torchvision takes squares; give one number by --size")
+        raise ExportError(f"{architecture} of torchvision takes squares; give one number by size=")
     return {"image_size": size[0]}
 
 
@@ -95,6 +95,6 @@ def _cached(published: Any) -> Path:
         fetch(
             published.url,
             lambda: published.get_state_dict(progress=False, check_hash=True),
-            f"put {file.name} into {folder}, or give --weights FILE, or --weights none (random)",
+            f"put {file.name} into {folder}, or give weights=FILE, or weights='none' (random)",
         )
     return file

@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ibisa_onnx.errors import ExportError
-from ibisa_onnx.models.signature import Layout, Signature, TensorInfo, find_image
+from ibisa_onnx.models.signature import METADATA_KEY, Layout, Signature, TensorInfo, find_image
 from ibisa_onnx.preprocessing.resolve import (
     DEFAULT_SIZE,
     Overrides,
@@ -26,7 +26,6 @@ from ibisa_onnx.preprocessing.resolve import (
 )
 from ibisa_onnx.preprocessing.sources.base import Layer
 from ibisa_onnx.preprocessing.sources.frameworks import config_layer
-from ibisa_onnx.preprocessing.sources.metadata import IBISA_KEY
 from ibisa_onnx.preprocessing.spec import PRESETS, Preprocessing
 
 SIDE = DEFAULT_SIZE
@@ -109,7 +108,7 @@ class TrainedModel:
             spec = self.preprocessing
             # Said in so many words: where nothing is said, more is resized and cropped.
             fields = {**spec.to_dict(), "shorter_side": spec.shorter_side or min(spec.size)}
-            said = {IBISA_KEY: json.dumps({"version": 1, "preprocessing": fields})}
+            said = {METADATA_KEY: json.dumps({"version": 1, "preprocessing": fields})}
         return settle_preprocessing(signature, said, wanted, Overrides())
 
 

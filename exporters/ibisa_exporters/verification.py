@@ -15,7 +15,7 @@ from ibisa_exporters.onnx_export import Form
 from ibisa_exporters.trained import TrainedModel
 from ibisa_onnx.errors import ExportError
 from ibisa_onnx.models.onnx_file import essence
-from ibisa_onnx.models.providers import CPU
+from ibisa_onnx.models.ort import CPU
 from ibisa_onnx.models.session_options import create_session
 from ibisa_onnx.models.signature import Layout
 from ibisa_onnx.preprocessing.spec import Preprocessing, prepare
@@ -29,7 +29,7 @@ Values = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Agreement:
+class ScoreAgreement:
     """How a file's scores compare with its source's, on one kind of input.
 
     Attributes
@@ -61,7 +61,7 @@ def verify(
     form: Form,
     spec: Preprocessing,
     pictures: Sequence[npt.NDArray[np.uint8]],
-) -> list[Agreement]:
+) -> list[ScoreAgreement]:
     """Run a file beside its source.
 
     Parameters
@@ -124,14 +124,14 @@ def _random_images(model: TrainedModel, count: int) -> Values:
     return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
 
 
-def check(found: Sequence[Agreement], tolerance: float) -> None:
+def check(found: Sequence[ScoreAgreement], tolerance: float) -> None:
     """Raise `ExportError` where a difference is past the tolerance, or no number."""
     worst = max(found, key=lambda each: math.inf if math.isnan(each.relative) else each.relative)
     if not worst.relative <= tolerance:
         raise ExportError(
             f"the scores of the exported file differ from its source's by up to "
             f"{worst.absolute:.1e}, which is {worst.relative:.1e} of the largest one, on "
-            f"{worst.input} input in batches of {worst.batch}; --tolerance allows {tolerance:g}; "
+            f"{worst.input} input in batches of {worst.batch}; tolerance= allows {tolerance:g}; "
             "nothing was written"
         )
 
@@ -157,7 +157,7 @@ def _source_scores(model: TrainedModel, images: Values) -> Values:
     except Exception as error:
         raise ExportError(
             f"{model.name} fails on one tensor of images {list(images.shape)}: {essence(error)}; "
-            "give a network that takes it, or another --size"
+            "give a network that takes it, or another size="
         ) from error
     if not isinstance(scores, torch.Tensor):
         raise ExportError(
@@ -176,24 +176,25 @@ def _file(session: object, images: npt.NDArray[np.floating]) -> Values:
         scores = session.run(None, {name: np.ascontiguousarray(images)})[0]  # type: ignore[attr-defined]
     except Exception as error:
         raise ExportError(
-            f"the exported file fails on {len(images)} image(s): {essence(error)}; "
-            "--fixed-batch 1 may help"
+            f"the exported file fails on {len(images)} image(s): {essence(error)}; batch=1 may help"
         ) from error
     values: Values = np.asarray(scores, np.float32)
     return values
 
 
-def _compare(kind: str, batch: int, expected: Values, given: Values) -> Agreement:
+def _compare(kind: str, batch: int, expected: Values, given: Values) -> ScoreAgreement:
     if expected.shape != given.shape:
         raise ExportError(
             f"the exported file gives scores {list(given.shape)}, its source "
-            f"{list(expected.shape)}; --fixed-batch {batch} may help"
+            f"{list(expected.shape)}; batch={batch} may help"
         )
     with np.errstate(invalid="ignore"):
         absolute = float(np.abs(expected - given).max())
         relative = absolute / max(float(np.abs(expected).max()), 1e-30)
     varies = bool(np.ptp(expected, axis=0).max() > _ROUNDING * np.abs(expected).max())
-    return Agreement(kind, batch, len(expected), absolute, relative, _top(expected, given), varies)
+    return ScoreAgreement(
+        kind, batch, len(expected), absolute, relative, _top(expected, given), varies
+    )
 
 
 def _top(expected: Values, given: Values) -> float:

@@ -102,7 +102,7 @@ def _read(path: Path) -> State:
     """Return the tensors of a file by name."""
     if not path.is_file():
         there = f"{path} is a folder" if path.is_dir() else f"there is no file of weights {path}"
-        raise ExportError(f"{there}; --weights is default, none or a file")
+        raise ExportError(f"{there}; weights= is 'default', 'none' or a file")
     _check_begin(path)
     if path.suffix == ".safetensors":
         load = import_extra("safetensors.torch", "export").load_file

@@ -1,9 +1,9 @@
 """The real function that a quantised graph approximates: the same graph without the rounding.
 
 Rounding is flat almost everywhere, so its true derivative, 0, tells nobody anything. Quantisers
-are therefore passed straight through: the derivative is that of a twin of the graph in which they
-do not round, at the twin's own activations. The deployed graph stays beside it as it is. Integers
-become the real numbers that would have been rounded to them.
+are therefore passed straight through: the derivative is that of a float graph in which they do not
+round, at that graph's own activations. The deployed graph stays beside it as it is. Integers become
+the real numbers that would have been rounded to them.
 
 Saturation is passed straight through as well, or else a network that is certain, with its largest
 logit or its probability at the end of the range, would have no gradient at all. There is one
@@ -40,11 +40,11 @@ _SUMS = frozenset({"Add", "BatchNormalization", "Conv", "ConvTranspose", "Gemm",
 
 
 @dataclass(frozen=True)
-class Twin:
+class DequantisedGraph:
     """A graph without rounding, and what is differentiated in it: its own input and output.
 
-    `refused` are the nodes that have no twin, and why; `ends` those at which the gradient's way
-    ends, where none reaches the output.
+    `refused` are the nodes that have no counterpart, and why; `ends` those at which the gradient's
+    way ends, where none reaches the output.
     """
 
     graph: Graph
@@ -53,8 +53,8 @@ class Twin:
     ends: tuple[Node, ...] = ()
 
 
-def dequantise(graph: Graph, input: str) -> Twin:
-    """The twin of a graph; the graph itself where nothing on the way is an integer."""
+def dequantise(graph: Graph, input: str) -> DequantisedGraph:
+    """The counterpart of a graph; the graph itself where nothing on the way is an integer."""
     walk = _Walk(graph)
     walk.reals[input] = input
     if walk.is_integer(input):
@@ -63,17 +63,17 @@ def dequantise(graph: Graph, input: str) -> Twin:
         walk.visit(node)
     output = walk.reals.get(graph.output)
     if output is None and (walk.nodes or walk.refused):
-        return Twin(graph, input, tuple(walk.refused), tuple(walk.ends))
+        return DequantisedGraph(graph, input, tuple(walk.refused), tuple(walk.ends))
     whole = graph.extended(walk.nodes, output) if output and walk.nodes else graph
-    return Twin(whole, walk.reals[input], tuple(walk.refused))
+    return DequantisedGraph(whole, walk.reals[input], tuple(walk.refused))
 
 
 @dataclass
 class _Walk:
-    """Goes through the deployed nodes in order and writes those of the twin.
+    """Goes through the deployed nodes in order and writes those of the float graph.
 
-    `reals` has the twin of each tensor that depends on the input; before any quantiser that is
-    the tensor itself. `quantised` has what a quantiser was given, with its scale and zero point.
+    `reals` has the counterpart of each tensor that depends on the input; before any quantiser that
+    is the tensor itself. `quantised` has what a quantiser was given, with its scale and zero point.
     """
 
     graph: Graph
@@ -95,7 +95,7 @@ class _Walk:
         return self.graph.type(name).elem not in (None, TensorProto.BOOL, *FLOATS)
 
     def visit(self, node: Node) -> None:
-        """Write the twin of a node, if it needs one."""
+        """Write the counterpart of a node, if it needs one."""
         if self.reals.keys().isdisjoint(node.uses):
             return
         try:
@@ -108,7 +108,7 @@ class _Walk:
             self.ends.append(node)
 
     def write(self, node: Node) -> None:
-        """Write a node's twin and note the twins of its outputs."""
+        """Write a node's counterpart and note the counterparts of its outputs."""
         definition = QUANTISED.define(node)
         if definition is not None:
             definition.check(node, self.graph.type)
@@ -121,7 +121,7 @@ class _Walk:
         self.makers |= dict.fromkeys(node.outputs, moved or node.op_type)
 
     def real(self, name: str) -> str:
-        """The twin of a tensor; a float as it is if it does not depend on the input."""
+        """The counterpart of a tensor; a float as it is if it does not depend on the input."""
         if name not in self.reals:
             producer = self.graph.producers.get(name)
             if producer is not None and producer.op_type == "DequantizeLinear":
@@ -274,7 +274,7 @@ def _copy(walk: _Walk, node: Node) -> None:
     proto.output[:] = [outputs.get(y, "") for y in node.outputs]
     walk.nodes.append(proto)
     # What an operator counts or compares is taken from the deployed graph.
-    walk.reals |= {y: twin for y, twin in outputs.items() if y not in counted}
+    walk.reals |= {y: counterpart for y, counterpart in outputs.items() if y not in counted}
 
 
 def _require_exact(walk: _Walk, node: Node, integers: set[str]) -> None:
@@ -285,7 +285,7 @@ def _require_exact(walk: _Walk, node: Node, integers: set[str]) -> None:
 
 
 def _operands(walk: _Walk, node: Node, integers: set[str]) -> list[str]:
-    """The twins of a node's inputs; constants of the same integers become floats with them."""
+    """The counterparts of a node's inputs; constants of the same integers become floats, too."""
     elems = {walk.graph.type(x).elem for x in integers}
     return [
         walk.real(x) if not walk.is_integer(x) or walk.graph.type(x).elem in elems else x

@@ -268,19 +268,19 @@ def _sweep(graph: Graph, input: str) -> _Sweep:
     known = [i.name for i in graph.inputs]
     if input not in known:
         raise ModelError(f"the model has no input {input!r}; choose one of: {', '.join(known)}")
-    twin = dequantise(graph, input)
-    tape = Tape(twin.graph)
-    tape.active = active = _active(tape, twin.graph.nodes, {twin.input})
-    sweep = _Sweep(tape, active, twin.input)
-    sweep.missing.extend(_missing(node, why) for node, why in twin.refused)
-    if twin.ends and not sweep.missing:
-        sweep.missing.extend(_end(node) for node in twin.ends)
-    elif twin.graph.output in active:
+    real = dequantise(graph, input)
+    tape = Tape(real.graph)
+    tape.active = active = _active(tape, real.graph.nodes, {real.input})
+    sweep = _Sweep(tape, active, real.input)
+    sweep.missing.extend(_missing(node, why) for node, why in real.refused)
+    if real.ends and not sweep.missing:
+        sweep.missing.extend(_end(node) for node in real.ends)
+    elif real.graph.output in active:
         sweep.cotangent = tape.fresh("cotangent")
-        sweep.cotangents[twin.graph.output] = [sweep.cotangent]
-        sweep.backpropagate(twin.graph.nodes)
-    if not sweep.missing and not sweep.cotangents.get(twin.input):
-        sweep.missing.extend(_blocks(twin.graph, twin.input, active))
+        sweep.cotangents[real.graph.output] = [sweep.cotangent]
+        sweep.backpropagate(real.graph.nodes)
+    if not sweep.missing and not sweep.cotangents.get(real.input):
+        sweep.missing.extend(_blocks(real.graph, real.input, active))
     if not sweep.missing and any(tape.type(x).elem == onnx.TensorProto.BFLOAT16 for x in active):
         sweep.missing.extend(_without_bfloat16(sweep))
     return sweep

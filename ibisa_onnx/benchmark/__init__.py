@@ -9,27 +9,27 @@ from ibisa_onnx.imports import lazy_names
 if TYPE_CHECKING:
     from ibisa_onnx.benchmark.maps import MapFolder
     from ibisa_onnx.benchmark.plot import draw
-    from ibisa_onnx.benchmark.runner import Contest, Entry, Watcher
+    from ibisa_onnx.benchmark.runner import Benchmark, Entry, Listener
     from ibisa_onnx.benchmark.store import Store
     from ibisa_onnx.benchmark.table import Table
 
 _HOMES = {
-    "Contest": "runner",
+    "Benchmark": "runner",
     "Entry": "runner",
     "MapFolder": "maps",
     "Store": "store",
     "Table": "table",
-    "Watcher": "runner",
+    "Listener": "runner",
     "draw": "plot",
 }
 
 __all__ = [
-    "Contest",
+    "Benchmark",
     "Entry",
+    "Listener",
     "MapFolder",
     "Store",
     "Table",
-    "Watcher",
     "draw",
 ]
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ibisa_onnx.errors import MetricError, OptionError
+from ibisa_onnx.methods.problem import Problem
 from ibisa_onnx.metrics import (
     FAITHFULNESS,
     LOCALISATION,
@@ -23,7 +24,6 @@ from ibisa_onnx.metrics import (
     named,
 )
 from ibisa_onnx.metrics.maps import Region, checked_region
-from ibisa_onnx.pipeline import Question
 
 _BATCH = 8
 
@@ -31,15 +31,17 @@ Box = tuple[int, int, int, int]
 """Left, top, right and bottom in pixels of the picture, the last two not included."""
 
 
-def subject_of(question: Question) -> Subject:
-    """Return what maps are checked on: the model's input, and the probability of the answer."""
-    case = question.case
-    case.see_whether_images_mix()
-    batch = -(-_BATCH // case.fixed) * case.fixed
-    return Subject(case.probability, case.bottleneck.image[0], question.blank, batch)
+def subject_of(problem: Problem) -> Subject:
+    """Return what maps are measured on: the model's input, and the probability of the answer.
+
+    The problem has one row.
+    """
+    problem.check_batch_independence()
+    batch = problem.filled(_BATCH)
+    return Subject(problem.score, problem.image[0], problem.blank, batch)
 
 
-def seen(question: Question, map: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def at_model_size(problem: Problem, map: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return a map as the model sees it, [h, w].
 
     Parameters
@@ -52,7 +54,7 @@ def seen(question: Question, map: npt.NDArray[Any]) -> npt.NDArray[Any]:
     MetricError
         It has another size.
     """
-    geometry = question.geometry
+    geometry = problem.row.geometry
     if map.shape == geometry.picture:
         return geometry.project(map)
     if map.shape == geometry.model:
@@ -65,7 +67,7 @@ def seen(question: Question, map: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def evaluate(
     subject: Subject,
-    question: Question,
+    problem: Problem,
     map: npt.NDArray[Any],
     metrics: Sequence[FaithfulnessMetric] = FAITHFULNESS,
 ) -> dict[str, float]:
@@ -78,11 +80,11 @@ def evaluate(
     """
     if not np.isfinite(map).all():
         raise MetricError("the map has values that are not finite")
-    return faithfulness(subject, seen(question, map), metrics)
+    return faithfulness(subject, at_model_size(problem, map), metrics)
 
 
 @dataclass(frozen=True)
-class Floor:
+class Threshold:
     """The worst value of a metric that is good enough."""
 
     metric: Metric
@@ -96,14 +98,14 @@ class Floor:
         return f"{self.metric.name} is {score:.6g}, {'under' if higher else 'over'} {self.value:g}"
 
 
-class Checklist:
+class MetricSelection:
     """What is measured of maps, and what must be reached; all of it checked before any work.
 
     Parameters
     ----------
     metrics
         Names; none: all that there are, those of localisation where the object is known.
-    floors
+    thresholds
         Names and values. What they name is measured too.
     box
         Where the object is; without it there is no localisation.
@@ -117,22 +119,22 @@ class Checklist:
     def __init__(
         self,
         metrics: Sequence[str] = (),
-        floors: Sequence[tuple[str, float]] = (),
+        thresholds: Sequence[tuple[str, float]] = (),
         box: Box | None = None,
     ) -> None:
         self.box = box
         known: tuple[FaithfulnessMetric | LocalisationMetric, ...] = (*FAITHFULNESS, *LOCALISATION)
         usual = known if box else FAITHFULNESS
         wanted = [named(name, known) for name in metrics] or usual
-        self.floors = tuple(Floor(named(name, known), value) for name, value in floors)
-        names = {each.name for each in (*wanted, *(floor.metric for floor in self.floors))}
+        self.thresholds = tuple(Threshold(named(name, known), value) for name, value in thresholds)
+        names = {each.name for each in (*wanted, *(each.metric for each in self.thresholds))}
         self.faithfulness = tuple(each for each in FAITHFULNESS if each.name in names)
         self.localisation = tuple(each for each in LOCALISATION if each.name in names)
         if self.localisation and box is None:
             raise OptionError(f"{self.localisation[0].name} needs to know the object: give a box")
-        for floor in self.floors:
-            if not np.isfinite(floor.value):
-                raise OptionError(f"{floor.metric.name} cannot reach {floor.value}; give a number")
+        for each in self.thresholds:
+            if not np.isfinite(each.value):
+                raise OptionError(f"{each.metric.name} cannot reach {each.value}; give a number")
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -140,13 +142,13 @@ class Checklist:
         return *self.faithfulness, *self.localisation
 
     def misses(self, scores: Mapping[str, float]) -> list[str]:
-        """Say which floors scores, by name of the metric, do not reach."""
-        return [text for floor in self.floors if (text := floor.miss(scores))]
+        """Say which thresholds scores, by name of the metric, do not reach."""
+        return [text for each in self.thresholds if (text := each.miss(scores))]
 
 
 @dataclass(frozen=True)
-class Examiner:
-    """Measures maps of one picture by a checklist.
+class MapEvaluator:
+    """Measures maps of one picture by a selection of metrics.
 
     Raises
     ------
@@ -154,15 +156,15 @@ class Examiner:
         The box holds no pixel of the picture, or all of them.
     """
 
-    question: Question
-    checklist: Checklist
+    problem: Problem
+    selection: MetricSelection
 
     def __post_init__(self) -> None:
         _ = self._region
 
     def check(self, map: npt.NDArray[Any]) -> None:
         """Raise `MetricError` where a map has another size than picture and model's input."""
-        seen(self.question, map)
+        at_model_size(self.problem, map)
 
     def __call__(self, map: npt.NDArray[Any]) -> dict[str, float]:
         """Measure a map, [H, W] or [h, w], by name of the metric.
@@ -173,20 +175,20 @@ class Examiner:
             The map has another size, or is not finite; a metric is not defined here.
         """
         scores = {}
-        if self.checklist.faithfulness:
-            scores = evaluate(self._subject, self.question, map, self.checklist.faithfulness)
+        if self.selection.faithfulness:
+            scores = evaluate(self._subject, self.problem, map, self.selection.faithfulness)
         if self._region is None:
             return scores
-        geometry = self.question.geometry
+        geometry = self.problem.row.geometry
         whole = map if map.shape == geometry.picture else geometry.restore(map)
-        found = {each.name: each(whole, self._region) for each in self.checklist.localisation}
+        found = {each.name: each(whole, self._region) for each in self.selection.localisation}
         return scores | found
 
     @cached_property
     def _subject(self) -> Subject:
-        return subject_of(self.question)
+        return subject_of(self.problem)
 
     @cached_property
     def _region(self) -> Region | None:
-        box, picture = self.checklist.box, self.question.geometry.picture
+        box, picture = self.selection.box, self.problem.row.geometry.picture
         return None if box is None else checked_region(box_region(box, picture), picture)

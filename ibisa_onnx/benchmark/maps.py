@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ibisa_onnx.errors import MetricError
-from ibisa_onnx.explanation import encode_npy
 from ibisa_onnx.io.atomic import write_files
+from ibisa_onnx.io.formats import encode_npy
 from ibisa_onnx.metrics.maps import Map, checked_map
 
 _DIGITS = 8  # of a picture's SHA-256, in the name of its map

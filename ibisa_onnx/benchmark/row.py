@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+SECONDS_DIGITS = 4
+"""After the point, in a row as on disk, so that a table read back is the same."""
+
 Key = tuple[str, str, str]
 """SHA-256 of the picture; the method; a digest of its settings and the model's."""
 
 
 @dataclass(frozen=True)
-class Row:
+class ScoreRow:
     """One picture, explained by one method.
 
     Attributes
@@ -18,7 +21,7 @@ class Row:
     settings
         A digest of all that the scores depend on beside picture and method.
     target
-        Index of the class explained: the predicted one.
+        What was explained: the predicted class.
     forward, backward
         Image passes, all that the explanation took.
     seconds, peak_bytes
@@ -31,7 +34,7 @@ class Row:
     image_sha256: str
     method: str
     settings: str
-    target: int
+    target: str
     forward: int
     backward: int
     seconds: float

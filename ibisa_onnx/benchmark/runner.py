@@ -1,4 +1,4 @@
-"""Methods against each other: each explains each picture, and every map is measured alike."""
+"""Methods compared: each explains each picture, and every map is measured alike."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from ibisa_onnx.benchmark.evaluation import evaluate, subject_of
 from ibisa_onnx.benchmark.forecast import Forecast
 from ibisa_onnx.benchmark.maps import MapFolder
 from ibisa_onnx.benchmark.memory import PeakMemory
-from ibisa_onnx.benchmark.row import Key, Row
+from ibisa_onnx.benchmark.row import SECONDS_DIGITS, Key, ScoreRow
 from ibisa_onnx.benchmark.store import Store
 from ibisa_onnx.errors import GradientError, ImageError, MetricError, OutputError
 from ibisa_onnx.explainer import Explainer
 from ibisa_onnx.explanation import Explanation
 from ibisa_onnx.io.images import image_sha256
 from ibisa_onnx.methods.base import Method
+from ibisa_onnx.methods.problem import Problem
 from ibisa_onnx.metrics import FaithfulnessMetric
-from ibisa_onnx.pipeline import Question
 
 Progress = Callable[[int, int, float | None], None]
 """Told how many maps are done, how many there will be, and about how many seconds are left."""
@@ -34,17 +34,17 @@ _OF_A_PICTURE = (ImageError, OutputError, GradientError, MetricError)
 
 @dataclass(frozen=True)
 class Entry:
-    """A method under the name that the table has for it; None for IBISA itself.
+    """A method under the name that the table has for it.
 
     `files` are read by the method, so its maps depend on what is in them.
     """
 
     name: str
-    method: Method | None = None
+    method: Method
     files: Sequence[Path] = ()
 
 
-class Watcher(Protocol):
+class Listener(Protocol):
     """Is told what befalls single pictures."""
 
     def failed(self, image: Path, error: Exception) -> None:
@@ -54,8 +54,8 @@ class Watcher(Protocol):
         """Hear what there is to know about a picture, or about a map of it."""
 
 
-class Unconcerned:
-    """A watcher that does not care."""
+class SilentListener:
+    """A listener that does nothing."""
 
     def failed(self, image: Path, error: Exception) -> None:
         """Go on."""
@@ -65,7 +65,7 @@ class Unconcerned:
 
 
 @dataclass
-class Contest:
+class Benchmark:
     """Methods, pictures and metrics; what is in the store already is not measured again.
 
     Attributes
@@ -82,7 +82,7 @@ class Contest:
         Of all methods.
     maps
         Where each map is kept; where one is missing it is made again, and not measured again.
-    watcher
+    listener
         Is told of single pictures.
     clock
         Gives seconds.
@@ -95,10 +95,10 @@ class Contest:
     store: Store
     seed: int = 0
     maps: MapFolder | None = None
-    watcher: Watcher = field(default_factory=Unconcerned)
+    listener: Listener = field(default_factory=SilentListener)
     clock: Callable[[], float] = time.perf_counter
 
-    def run(self, progress: Progress = lambda *_: None) -> Iterator[Row]:
+    def run(self, progress: Progress = lambda *_: None) -> Iterator[ScoreRow]:
         """Measure what is missing, picture by picture; yields each row, old and new.
 
         All methods are opened before the first map is made.
@@ -115,7 +115,7 @@ class Contest:
             "seed": self.seed,
         }
         digests = {entry.name: _digest(entry, shared) for entry in self.entries}
-        work = _Work(self, digests, pictures, progress)
+        work = _Run(self, digests, pictures, progress)
         for image, sha256 in pictures.items():
             yield from work.rows(image, sha256)
 
@@ -126,10 +126,10 @@ class Contest:
             try:
                 sha256 = image_sha256(image)
             except ImageError as error:
-                self.watcher.failed(image, error)
+                self.listener.failed(image, error)
                 continue
             if sha256 in found:
-                self.watcher.warned(image, f"has the content of {found[sha256]}, and counts once")
+                self.listener.warned(image, f"has the content of {found[sha256]}, and counts once")
             found.setdefault(sha256, image)
         return {image: sha256 for sha256, image in found.items()}
 
@@ -138,47 +138,47 @@ def _digest(entry: Entry, shared: Mapping[str, object]) -> str:
     """Return a digest of all but the picture that the scores depend on."""
     facts = {
         **shared,
-        "method": {} if entry.method is None else dict(entry.method.settings),
+        "method": dict(entry.method.settings),
         "files": [image_sha256(file) for file in entry.files],
     }
     text = json.dumps(facts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-class _Work:
+class _Run:
     """The work of one run: what is due, and how long it takes."""
 
     def __init__(
         self,
-        contest: Contest,
+        benchmark: Benchmark,
         digests: Mapping[str, str],
         pictures: Mapping[Path, str],
         progress: Progress,
     ) -> None:
-        self._contest, self._digests, self._progress = contest, digests, progress
-        self._total, self._done = len(pictures) * len(contest.entries), 0
+        self._benchmark, self._digests, self._progress = benchmark, digests, progress
+        self._total, self._done = len(pictures) * len(benchmark.entries), 0
         due = [each for pair in pictures.items() for each in self._missing(*pair)]
-        self._forecast = Forecast(Counter(entry.name for entry in due), contest.clock)
+        self._forecast = Forecast(Counter(entry.name for entry in due), benchmark.clock)
         self._opened = False
 
-    def rows(self, image: Path, sha256: str) -> Iterator[Row]:
+    def rows(self, image: Path, sha256: str) -> Iterator[ScoreRow]:
         """Yield the rows of one picture; where it fails, tell of it and go on without it."""
-        missing, ended = self._missing(image, sha256), self._done + len(self._contest.entries)
+        missing, ended = self._missing(image, sha256), self._done + len(self._benchmark.entries)
         self._report()
         try:
-            question = self._contest.explainer.question(image) if missing else None
+            problem = self._benchmark.explainer.problem(image) if missing else None
         except _OF_A_PICTURE as error:
             self._fail(image, error, missing, ended)
             return
-        if question is not None:
-            self._open(question)
+        if problem is not None:
+            self._open(problem)
         try:
-            for entry in self._contest.entries:
-                if question is None or entry not in missing:
-                    row = self._contest.store.rows[self._key(sha256, entry)]
+            for entry in self._benchmark.entries:
+                if problem is None or entry not in missing:
+                    row = self._benchmark.store.rows[self._key(sha256, entry)]
                 else:
                     missing.remove(entry)
-                    row = self._new_row(image, sha256, entry, question)
+                    row = self._new_row(image, sha256, entry, problem)
                 self._done += 1
                 self._report()
                 yield row
@@ -187,7 +187,7 @@ class _Work:
 
     def _fail(self, image: Path, error: Exception, missing: list[Entry], ended: int) -> None:
         """Leave a picture out, and what is missing of it."""
-        self._contest.watcher.failed(image, error)
+        self._benchmark.listener.failed(image, error)
         for entry in missing:
             self._forecast.drop(entry.name)
         self._done = ended
@@ -200,44 +200,44 @@ class _Work:
         """Return the methods of which scores, or maps that are to be kept, are not there."""
         return [
             entry
-            for entry in self._contest.entries
-            if self._key(sha256, entry) not in self._contest.store.rows
+            for entry in self._benchmark.entries
+            if self._key(sha256, entry) not in self._benchmark.store.rows
             or ((path := self._map_path(image, sha256, entry)) and not path.exists())
         ]
 
     def _map_path(self, image: Path, sha256: str, entry: Entry) -> Path | None:
-        maps, digest = self._contest.maps, self._digests[entry.name]
+        maps, digest = self._benchmark.maps, self._digests[entry.name]
         return None if maps is None else maps.path(image, sha256, entry.name, digest)
 
-    def _open(self, question: Question) -> None:
+    def _open(self, problem: Problem) -> None:
         """Open all methods, once: what one cannot do is said before the others' long work."""
         if not self._opened:
-            for entry in self._contest.entries:
-                self._contest.explainer.open(question, entry.method)
+            for entry in self._benchmark.entries:
+                self._benchmark.explainer.prepare(problem, entry.method)
         self._opened = True
 
-    def _new_row(self, image: Path, sha256: str, entry: Entry, question: Question) -> Row:
+    def _new_row(self, image: Path, sha256: str, entry: Entry, problem: Problem) -> ScoreRow:
         """Explain, keep the map, and measure it where that has not been done."""
-        contest, key = self._contest, self._key(sha256, entry)
+        benchmark, key = self._benchmark, self._key(sha256, entry)
         with self._forecast.working(entry.name):
             with PeakMemory() as memory:
-                explanation = contest.explainer.explain(
+                explanation = benchmark.explainer.explain(
                     image,
-                    question.case.index,
-                    seed=contest.seed,
+                    problem.row.objective,
+                    seed=benchmark.seed,
                     progress=lambda *_: self._report(),
                     method=entry.method,
                 )
             for text in explanation.warnings:
-                if text not in contest.explainer.warnings:
-                    contest.watcher.warned(image, f"{entry.name}: {text}")
+                if text not in benchmark.explainer.warnings:
+                    benchmark.listener.warned(image, f"{entry.name}: {text}")
             path = self._map_path(image, sha256, entry)
-            if contest.maps is not None and path is not None:
-                contest.maps.write(path, explanation.map)
-            if key not in contest.store.rows:
-                scores = evaluate(subject_of(question), question, explanation.map, contest.metrics)
-                contest.store.add(_row(image, key, explanation, memory.bytes, scores))
-        return contest.store.rows[key]
+            if benchmark.maps is not None and path is not None:
+                benchmark.maps.write(path, explanation.map)
+            if key not in benchmark.store.rows:
+                scores = evaluate(subject_of(problem), problem, explanation.map, benchmark.metrics)
+                benchmark.store.add(_row(image, key, explanation, memory.bytes, scores))
+        return benchmark.store.rows[key]
 
     def _report(self) -> None:
         self._progress(self._done, self._total, self._forecast.seconds_left())
@@ -245,17 +245,17 @@ class _Work:
 
 def _row(
     image: Path, key: Key, explanation: Explanation, peak_bytes: int, scores: Mapping[str, float]
-) -> Row:
+) -> ScoreRow:
     sha256, method, settings = key
-    return Row(
+    return ScoreRow(
         image=image.name,
         image_sha256=sha256,
         method=method,
         settings=settings,
-        target=explanation.target.index,
+        target=explanation.target.caption,
         forward=explanation.passes.forward,
         backward=explanation.passes.backward,
-        seconds=explanation.timings["total"],
+        seconds=round(explanation.timings["total"], SECONDS_DIGITS),
         peak_bytes=peak_bytes,
         scores=scores,
     )

@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from ibisa_onnx.benchmark.row import Key, Row
+from ibisa_onnx.benchmark.row import SECONDS_DIGITS, Key, ScoreRow
 from ibisa_onnx.errors import ResultError
 from ibisa_onnx.io.atomic import write_files
 
@@ -34,9 +34,9 @@ class Store:
     def __init__(self, path: Path, metrics: Sequence[str]) -> None:
         self.path, self.metrics = path, tuple(metrics)
         self._columns = (*_HEAD, *_COST, *self.metrics)
-        self.rows: dict[Key, Row] = {row.key: row for row in self._read()}
+        self.rows: dict[Key, ScoreRow] = {row.key: row for row in self._read()}
 
-    def add(self, row: Row) -> None:
+    def add(self, row: ScoreRow) -> None:
         """Keep a row, at once.
 
         Raises
@@ -57,12 +57,12 @@ class Store:
         except OSError as error:
             raise ResultError(f"{self.path}: cannot write: {error.strerror}") from error
 
-    def _cells(self, row: Row) -> list[object]:
+    def _cells(self, row: ScoreRow) -> list[object]:
         head = (row.image, row.image_sha256, row.method, row.settings, row.target)
-        cost = (row.forward, row.backward, f"{row.seconds:.4f}", row.peak_bytes)
+        cost = (row.forward, row.backward, f"{row.seconds:.{SECONDS_DIGITS}f}", row.peak_bytes)
         return [*head, *cost, *(repr(float(row.scores[name])) for name in self.metrics)]
 
-    def _read(self) -> list[Row]:
+    def _read(self) -> list[ScoreRow]:
         """Return what is there; a last line that was cut off is taken out of the file."""
         if not self.path.exists():
             return []
@@ -84,15 +84,15 @@ class Store:
             write_files({self.path: whole})
         return rows
 
-    def _row(self, line: Sequence[str]) -> Row:
+    def _row(self, line: Sequence[str]) -> ScoreRow:
         try:
             cells = dict(zip(self._columns, line, strict=True))
-            return Row(
+            return ScoreRow(
                 image=cells["image"],
                 image_sha256=cells["image_sha256"],
                 method=cells["method"],
                 settings=cells["settings"],
-                target=int(cells["target"]),
+                target=cells["target"],
                 forward=int(cells["forward"]),
                 backward=int(cells["backward"]),
                 seconds=float(cells["seconds"]),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ibisa_onnx.benchmark.row import Row
+from ibisa_onnx.benchmark.row import ScoreRow
 from ibisa_onnx.errors import MetricError
 from ibisa_onnx.metrics import Interval, Metric, Scores
 
@@ -60,7 +60,7 @@ class Table:
     """
 
     def __init__(
-        self, rows: Sequence[Row], methods: Sequence[str], metrics: Sequence[Metric]
+        self, rows: Sequence[ScoreRow], methods: Sequence[str], metrics: Sequence[Metric]
     ) -> None:
         by_method = {
             name: {row.image_sha256: row for row in rows if row.method == name} for name in methods

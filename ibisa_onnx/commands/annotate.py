@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ibisa_onnx.commands.beliefs import belief_rows, label_rows, labels_data, sections_text
 from ibisa_onnx.commands.console import Console, console_options, rows
 from ibisa_onnx.commands.model_options import ModelChoice, described_model_options
 from ibisa_onnx.commands.model_output import model_destination, write_model
 from ibisa_onnx.commands.outputs import check_out
+from ibisa_onnx.commands.resolved_fields import (
+    field_rows,
+    fields_data,
+    label_rows,
+    labels_data,
+    sections_text,
+)
 from ibisa_onnx.errors import ModelError, OutputError, PreprocessingError, ResultError
 
 if TYPE_CHECKING:
@@ -113,7 +119,7 @@ def _settle(choice: ModelChoice, model: DeployedModel) -> _Facts:
 
 def _guesses(resolved: ResolvedPreprocessing) -> list[str]:
     """Warn of what nobody said, for the file will say it from now on."""
-    fields = [belief.field for belief in resolved.beliefs if belief.is_guess]
+    fields = [field.field for field in resolved.resolved_fields if field.is_guess]
     if not fields:
         return []
     named = ", ".join(f"{field} = {getattr(resolved.spec, field)}" for field in fields)
@@ -163,7 +169,7 @@ def _write(path: Path | None, proto: onnx.ModelProto, file: ModelFile) -> dict[s
 
 
 def _check_says(facts: _Facts, metadata: Mapping[str, str], folder: Path | None) -> None:
-    """See that a reader of the new file believes what was to be written."""
+    """Check that a reader of the new file finds what was to be written."""
     from ibisa_onnx.preprocessing.resolve import resolve_preprocessing
     from ibisa_onnx.targets.labels import choose_labels, known_labels
 
@@ -180,8 +186,8 @@ def _check_says(facts: _Facts, metadata: Mapping[str, str], folder: Path | None)
 def _remove(console: Console, out: str | None, choice: ModelChoice) -> None:
     """Take out what an earlier `annotate` wrote."""
     from ibisa_onnx.models.onnx_file import ModelFile
+    from ibisa_onnx.models.signature import METADATA_KEY
     from ibisa_onnx.preprocessing.annotate import annotate, written_keys
-    from ibisa_onnx.preprocessing.sources.metadata import IBISA_KEY
 
     if choice.preprocess or choice.flags or choice.labels or _still_to_be_said(choice):
         raise click.UsageError(
@@ -192,10 +198,10 @@ def _remove(console: Console, out: str | None, choice: ModelChoice) -> None:
     file.check_readable()
     proto = _parse(file)
     metadata = {each.key: each.value for each in proto.metadata_props}
-    keys = [IBISA_KEY, *written_keys(metadata)]
-    if IBISA_KEY not in metadata:
+    keys = [METADATA_KEY, *written_keys(metadata)]
+    if METADATA_KEY not in metadata:
         raise ModelError(
-            f"{file.label} has no metadata key {IBISA_KEY}: there is nothing to remove"
+            f"{file.label} has no metadata key {METADATA_KEY}: there is nothing to remove"
         )
     annotate(proto, None, None)
     left = _write(path, proto, file)
@@ -213,23 +219,23 @@ def _tell(
     metadata: Mapping[str, str],
 ) -> None:
     """Say what was written, where, from which sources, and what no file can say."""
+    from ibisa_onnx.models.signature import METADATA_KEY
     from ibisa_onnx.preprocessing.annotate import written_keys
-    from ibisa_onnx.preprocessing.sources.metadata import IBISA_KEY
 
-    written = {key: metadata[key] for key in (IBISA_KEY, *written_keys(metadata))}
-    beliefs, flags = facts.resolved.beliefs, _still_to_be_said(choice)
+    written = {key: metadata[key] for key in (METADATA_KEY, *written_keys(metadata))}
+    resolved_fields, flags = facts.resolved.resolved_fields, _still_to_be_said(choice)
     data: dict[str, Any] = {
         "model": choice.model,
         "file": path and str(path),
         "written": written,
-        "preprocessing": [asdict(belief) for belief in beliefs],
+        "preprocessing": fields_data(resolved_fields),
         "labels": labels_data(facts.labels),
         "still_to_be_said": flags,
         "warnings": list(facts.warnings),
     }
     sections = {
         "written": _written_rows(written, facts.names),
-        "preprocessing": belief_rows(beliefs),
+        "preprocessing": field_rows(resolved_fields),
         "labels": label_rows(facts.labels),
         "checked": [
             "  it opens, and says all of this itself"
@@ -252,11 +258,11 @@ def _title(path: Path | None) -> str:
 
 def _written_rows(written: Mapping[str, str], labels: Sequence[str] | None) -> list[str]:
     """Show each key that was written and the beginning of its value."""
-    from ibisa_onnx.preprocessing.sources.metadata import IBISA_KEY
+    from ibisa_onnx.models.signature import METADATA_KEY
 
     whole = "preprocessing" + (f" and {len(labels)} labels" if labels else "")
     shown = {
         key: value if len(value) <= _LONGEST else f"{value[:_LONGEST]}…"
         for key, value in written.items()
     }
-    return rows(list((shown | {IBISA_KEY: f"JSON: {whole}"}).items()))
+    return rows(list((shown | {METADATA_KEY: f"JSON: {whole}"}).items()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,15 +18,20 @@ from ibisa_onnx.commands.console import (
     duration,
     report_error,
 )
-from ibisa_onnx.commands.explaining import explaining_options, method_names
+from ibisa_onnx.commands.explaining import (
+    MethodChoice,
+    explaining_options,
+    method_names,
+    method_options,
+)
 from ibisa_onnx.commands.model_options import ModelChoice, model_options
 from ibisa_onnx.commands.outputs import STDIO, check_folder, check_out, expand
 
 if TYPE_CHECKING:
-    from ibisa_onnx.benchmark.row import Row
-    from ibisa_onnx.benchmark.runner import Contest, Entry
+    from ibisa_onnx import Explainer
+    from ibisa_onnx.benchmark.row import ScoreRow
+    from ibisa_onnx.benchmark.runner import Benchmark, Entry
     from ibisa_onnx.benchmark.table import Table
-    from ibisa_onnx.methods.registry import Settings
     from ibisa_onnx.metrics import Interval
 
 _OURS = "ibisa"
@@ -46,17 +51,6 @@ _METRICS = ("insertion", "deletion", "insertion - deletion")
 @click.option(
     "-o", "--out", metavar="FOLDER", help="Where results go. Default: MODEL.bench beside the model."
 )
-@click.option("--masks", type=click.IntRange(1), default=4000, show_default=True, help="Of RISE.")
-@click.option("--gradcam-layer", metavar="TENSOR", help="Default: the last before pooling.")
-@click.option(
-    "--iba-layer", metavar="TENSOR", help="Default: the last with some 8 pixels a feature."
-)
-@click.option(
-    "--iba-images",
-    metavar="FOLDER",
-    type=click.Path(exists=True, file_okay=False),
-    help="Pictures from which IBA estimates its noise. Default: all IMAGEs.",
-)
 @click.option(
     "--metric",
     "metrics",
@@ -69,6 +63,7 @@ _METRICS = ("insertion", "deletion", "insertion - deletion")
 @click.option("--every", type=click.IntRange(1), default=1, help="Only every so many pictures.")
 @click.option("--limit", type=click.IntRange(1), help="Only so many pictures.")
 @click.option("--keep-maps", is_flag=True, help="Keep all maps (.npy) in FOLDER/maps.")
+@method_options
 @model_options
 @explaining_options
 @console_options
@@ -77,15 +72,12 @@ def command(
     images: tuple[str, ...],
     against: str,
     out: str | None,
-    masks: int,
-    gradcam_layer: str | None,
-    iba_layer: str | None,
-    iba_images: str | None,
     metrics: tuple[str, ...],
     every: int,
     limit: int | None,
     keep_maps: bool,
     choice: ModelChoice,
+    methods: MethodChoice,
     seed: int,
     **options: Any,
 ) -> None:
@@ -97,29 +89,28 @@ def command(
     """
     from ibisa_onnx.benchmark.extra import check_extra
     from ibisa_onnx.benchmark.maps import MapFolder
-    from ibisa_onnx.benchmark.runner import Contest
+    from ibisa_onnx.benchmark.runner import Benchmark
     from ibisa_onnx.benchmark.store import Store
     from ibisa_onnx.benchmark.table import Table
-    from ibisa_onnx.methods.registry import Settings
     from ibisa_onnx.metrics import metric_named
     from ibisa_onnx.models.onnx_file import beside
 
     if STDIO in (choice.model, *images):
         raise click.UsageError("- is read once, and a benchmark reads everything again; give files")
     check_out(out)
+    names = method_names(against)
+    methods.check(names)
     check_extra()
     wanted = list({metric.name: metric for metric in map(metric_named, metrics)}.values())
     pictures = [Path(each) for each in expand(images)]
-    learnt = [Path(each) for each in expand([iba_images])] if iba_images else pictures
     folder = Path(out) if out else beside(choice.model, ".bench")
     store = Store(folder / "scores.csv", [metric.name for metric in wanted])
     with console.progress("bench") as bar:
-        watcher = _Watcher(console, bar)
-        settings = Settings(masks, gradcam_layer, iba_layer, learnt)
+        listener = _Listener(console, bar)
         explainer = choice.explainer(**options)
         check_folder(folder)
-        entries = _entries(method_names(against), settings, watcher)
-        contest = Contest(
+        entries = _entries(names, methods, explainer, pictures, listener)
+        benchmark = Benchmark(
             explainer=explainer,
             entries=entries,
             images=pictures[::every][:limit],
@@ -127,23 +118,23 @@ def command(
             store=store,
             seed=seed,
             maps=MapFolder(folder / "maps") if keep_maps else None,
-            watcher=watcher,
+            listener=listener,
         )
         known = len(store.rows)
-        rows = _measure(contest, watcher)
+        rows = _measure(benchmark, listener)
     console.warn(explainer.warnings)
     table = Table(rows, [entry.name for entry in entries], wanted)
     paths = [*_write(table, folder, Path(choice.model).stem), store.path]
     old = len(rows) - (len(store.rows) - known)
-    console.result(_text(table, paths, old), _record(table, paths, watcher), bare=table.markdown())
-    if watcher.left_out:
-        console.warn([f"left out: {len(watcher.left_out)} of {len(contest.images)} pictures"])
+    console.result(_text(table, paths, old), _record(table, paths, listener), bare=table.markdown())
+    if listener.left_out:
+        console.warn([f"left out: {len(listener.left_out)} of {len(benchmark.images)} pictures"])
         raise click.exceptions.Exit(1)
 
 
 @dataclass
-class _Watcher:
-    """Says what befalls single pictures, past the bar."""
+class _Listener:
+    """Reports single pictures, past the bar."""
 
     console: Console
     bar: Bar
@@ -160,7 +151,7 @@ class _Watcher:
         self.bar.wipe()
         self.console.warn([f"{image}: {text}"])
 
-    def measured(self, row: Row) -> None:
+    def measured(self, row: ScoreRow) -> None:
         """Say the scores of a map, where details are wanted."""
         if self.console.verbose:
             self.bar.wipe()
@@ -169,53 +160,35 @@ class _Watcher:
         self.console.note(f"{row.image}, {row.method}: {scores}; {cost}")
 
 
-def _entries(names: Sequence[str], settings: Settings, watcher: _Watcher) -> list[Entry]:
-    """Return IBISA and the methods it is held against."""
+def _entries(
+    names: Sequence[str],
+    methods: MethodChoice,
+    explainer: Explainer,
+    pictures: Sequence[Path],
+    listener: _Listener,
+) -> list[Entry]:
+    """Return IBISA and the methods it is compared with."""
     from ibisa_onnx.benchmark.runner import Entry
-    from ibisa_onnx.methods.registry import method_named
 
-    entries = [Entry(_OURS)]
-    for name in names:
-        files: Sequence[Path] = ()
-        if name == "iba":  # which alone looks at other pictures
-            files = _readable(settings.images, watcher)
-            settings = replace(settings, images=files)
-            if len(files) < 2:
-                raise click.UsageError(
-                    f"iba estimates from 2 pictures or more, and {len(files)} can be read; give "
-                    "--iba-images FOLDER, or --against without iba"
-                )
-        entries.append(Entry(name, method_named(name, settings), files))
-    return entries
+    named = (
+        (name, methods.named(name, explainer, pictures, listener.warned))
+        for name in dict.fromkeys((_OURS, *names))
+    )
+    return [Entry(name, method, files) for name, (method, files) in named]
 
 
-def _readable(images: Sequence[Path], watcher: _Watcher) -> list[Path]:
-    """Return the pictures from which something can be learnt."""
-    from ibisa_onnx.errors import ImageError
-    from ibisa_onnx.io.images import read_image
-
-    found = []
-    for image in images:
-        try:
-            read_image(image)
-            found.append(image)
-        except ImageError:
-            watcher.warned(image, "cannot be read; iba estimates without it")
-    return found
-
-
-def _measure(contest: Contest, watcher: _Watcher) -> list[Row]:
+def _measure(benchmark: Benchmark, listener: _Listener) -> list[ScoreRow]:
     """Measure all that is missing; when that is interrupted, say how to go on."""
-    rows: list[Row] = []
+    rows: list[ScoreRow] = []
     try:
-        for row in contest.run(watcher.bar):
+        for row in benchmark.run(listener.bar):
             rows.append(row)
-            watcher.measured(row)
+            listener.measured(row)
     except KeyboardInterrupt:
-        watcher.bar.wipe()
+        listener.bar.wipe()
         report_error(
             f"interrupted after {len(rows)} maps; the same command goes on from there, by "
-            f"{contest.store.path}"
+            f"{benchmark.store.path}"
         )
         raise click.exceptions.Exit(INTERRUPTED) from None
     return rows
@@ -246,11 +219,11 @@ def _text(table: Table, paths: Sequence[Path], old: int) -> str:
     return f"{table.markdown()}\n\n{how}. {before}Written to {paths[0].parent}: {where}"
 
 
-def _record(table: Table, paths: Sequence[Path], watcher: _Watcher) -> dict[str, Any]:
+def _record(table: Table, paths: Sequence[Path], listener: _Listener) -> dict[str, Any]:
     """Return the same as plain data; what is not known is null."""
     return {
         "pictures": table.pictures,
-        "left_out": [str(path) for path in watcher.left_out],
+        "left_out": [str(path) for path in listener.left_out],
         "methods": [
             {
                 "method": line.method,

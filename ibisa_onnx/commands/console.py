@@ -15,6 +15,8 @@ from typing import Any
 
 import click
 
+from ibisa_onnx.commands.flags import with_flags
+
 INTERRUPTED = 130
 """The exit code of what was ended by Ctrl-C, as shells have it."""
 
@@ -100,7 +102,8 @@ class Console:
         """Say warnings on stderr, each once."""
         for text in warnings:
             if text not in self._warned and not self.quiet:
-                echo(f"{click.style('ibisa-onnx: warning:', fg='yellow')} {text}", err=True)
+                said = with_flags(text)
+                echo(f"{click.style('ibisa-onnx: warning:', fg='yellow')} {said}", err=True)
             self._warned.add(text)
 
     def progress(self, label: str) -> Bar:
@@ -140,7 +143,7 @@ def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
 
 def report_error(message: str) -> None:
     """Say on stderr, in one line, what went wrong."""
-    line = " ".join(message.split())
+    line = " ".join(with_flags(message).split())
     echo(f"{click.style('ibisa-onnx: error:', fg='red')} {line}", err=True)
 
 

@@ -12,6 +12,7 @@ import click
 from ibisa_onnx.commands.console import Bar, Console, console_options, duration, rows
 from ibisa_onnx.commands.model_options import FiniteRange, ModelChoice, model_options
 from ibisa_onnx.commands.outputs import STDIO, check_folder, check_out, expand
+from ibisa_onnx.errors import GradientError
 
 if TYPE_CHECKING:
     from ibisa_exporters.distillation import Distilled
@@ -42,7 +43,7 @@ STUDENTS = ("auto", "own", "small")
     type=click.IntRange(1),
     default=128,
     show_default=True,
-    help="Questions about each picture that the student is fitted to.",
+    help="Of each picture that the student is fitted to.",
 )
 @click.option(
     "--held-out",
@@ -94,19 +95,24 @@ def command(
     check_folder(path.parent)
     from ibisa_exporters.distillation import Settings, distil
 
-    wish = Settings(**settings)
+    wanted = Settings(**settings)
     if choice.threads:
-        _use_threads(choice.threads)
+        import torch
+
+        torch.set_num_threads(choice.threads)
     begin = time.perf_counter()
     explainer = choice.explainer()
     with _Bars(console) as bars:
-        distilled = distil(explainer, pictures, wish, progress=bars)
+        distilled = distil(explainer, pictures, wanted, progress=bars)
     warnings = list(explainer.warnings)
     console.warn(warnings)  # before a refusal too
     if distilled.reason:
         console.note(f"a small network, because: {distilled.reason}")
     if not force:
-        distilled.check()
+        try:
+            distilled.check()
+        except GradientError as error:
+            raise GradientError(f"{error}; --force writes it anyway") from error
     elif not distilled.certified:
         warnings.append(f"not certified: {distilled.figures}")
     console.warn(warnings)
@@ -115,13 +121,6 @@ def command(
     data = {"file": str(path), "seconds": seconds, **distilled.facts}
     data |= {"reason": distilled.reason, "warnings": warnings}
     console.result(_text(path, distilled, seconds), data, bare=str(path))
-
-
-def _use_threads(count: int) -> None:
-    """Give torch, in this process, as many threads as the model has."""
-    import torch
-
-    torch.set_num_threads(count)
 
 
 def _destination(model: str, out: str | None) -> Path:

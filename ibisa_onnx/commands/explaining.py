@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
+from ibisa_onnx.commands.outputs import expand
 from ibisa_onnx.gradients.selection import GRADIENTS
+
+if TYPE_CHECKING:
+    from ibisa_onnx import Explainer
+    from ibisa_onnx.methods import Method
 
 # Said here again, so that `--help` need not load what they are keys of; a test holds them equal.
 PRESETS = ("paper", "fast", "quality")
@@ -35,7 +43,7 @@ _OPTIONS = (
         "--surrogate",
         type=click.Path(exists=True, dir_okay=False),
         metavar="FILE",
-        help="A differentiable twin of the model (.pt2).",
+        help="A differentiable surrogate of the model (.pt2).",
     ),
     click.option(
         "--budget",
@@ -43,9 +51,7 @@ _OPTIONS = (
         help="At most so many forward passes when forward-only.",
     ),
     click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
-    click.option(
-        "--no-cache", is_flag=True, help="Keep no gradient for the next time, nor use one."
-    ),
+    click.option("--no-cache", is_flag=True, help="Do not read or write the gradient cache."),
 )
 
 
@@ -59,6 +65,117 @@ def explaining_options(function: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(_OPTIONS):
         wrapped = option(wrapped)
     return wrapped
+
+
+METHOD_NAMES = ("ibisa", "rise", "centred-rise", "gradcam", "iba", "occlusion", "random")
+_OPTION_OF = {  # the methods that an option means
+    "masks": ("rise", "centred-rise"),
+    "gradcam_layer": ("gradcam",),
+    "iba_layer": ("iba",),
+    "iba_images": ("iba",),
+}
+_METHOD_OPTIONS = (
+    click.option(
+        "--masks", type=click.IntRange(1), default=4000, show_default=True, help="Of RISE."
+    ),
+    click.option("--gradcam-layer", metavar="TENSOR", help="Default: the last before pooling."),
+    click.option(
+        "--iba-layer", metavar="TENSOR", help="Default: the last with some 8 pixels a feature."
+    ),
+    click.option(
+        "--iba-images",
+        metavar="FOLDER",
+        type=click.Path(exists=True, file_okay=False),
+        help="Pictures from which IBA estimates its noise. Default: all IMAGEs.",
+    ),
+)
+
+
+def method_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a verb the options of other methods than IBISA, and pass them on as `methods`."""
+
+    @functools.wraps(function)
+    def wrapped(
+        *args: Any,
+        masks: int,
+        gradcam_layer: str | None,
+        iba_layer: str | None,
+        iba_images: str | None,
+        **options: Any,
+    ) -> None:
+        function(
+            *args, methods=MethodChoice(masks, gradcam_layer, iba_layer, iba_images), **options
+        )
+
+    for option in reversed(_METHOD_OPTIONS):
+        wrapped = option(wrapped)
+    return wrapped
+
+
+@dataclass(frozen=True)
+class MethodChoice:
+    """What was given of other methods than IBISA."""
+
+    masks: int
+    gradcam_layer: str | None
+    iba_layer: str | None
+    iba_images: str | None
+
+    def check(self, names: Sequence[str]) -> None:
+        """Refuse an option of a method that is not among these."""
+        context = click.get_current_context()
+        for option, owners in _OPTION_OF.items():
+            given = context.get_parameter_source(option) is ParameterSource.COMMANDLINE
+            if given and not set(owners) & set(names):
+                flag = f"--{option.replace('_', '-')}"
+                raise click.UsageError(f"{flag} is an option of {' and '.join(owners)} alone")
+
+    def named(
+        self,
+        name: str,
+        explainer: Explainer,
+        pictures: Sequence[Path],
+        warn: Callable[[Path, str], None],
+    ) -> tuple[Method, Sequence[Path]]:
+        """Return a method, and the files that it reads; IBISA is the explainer's own.
+
+        Parameters
+        ----------
+        pictures
+            From which IBA estimates unless it was given others.
+        warn
+            Told of each that cannot be read.
+        """
+        from ibisa_onnx.methods.registry import MethodSettings, method_named
+
+        if name == METHOD_NAMES[0]:
+            return explainer.method, ()
+        files: Sequence[Path] = ()
+        if name == "iba":  # which alone looks at other pictures
+            given = expand([self.iba_images]) if self.iba_images else list(map(str, pictures))
+            files = _readable([Path(each) for each in given], warn)
+            if len(files) < 2:
+                raise click.UsageError(
+                    f"iba estimates from 2 pictures or more, and {len(files)} can be read; give "
+                    "--iba-images FOLDER, or leave iba out"
+                )
+        settings = MethodSettings(self.masks, self.gradcam_layer, self.iba_layer, files)
+        return method_named(name, settings), files
+
+
+def _readable(images: Sequence[Path], warn: Callable[[Path, str], None]) -> list[Path]:
+    """Return the pictures from which something can be learnt."""
+    from ibisa_onnx.errors import ImageError
+    from ibisa_onnx.io.images import read_image
+
+    found = []
+    for image in images:
+        try:
+            read_image(image)
+            found.append(image)
+        except ImageError:
+            warn(image, "cannot be read; iba estimates without it")
+    return found
 
 
 def parse_target(text: str) -> str | int:

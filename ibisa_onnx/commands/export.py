@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ibisa_onnx.commands.console import Console, console_options, rows
+from ibisa_onnx.commands.flags import with_flags
 from ibisa_onnx.commands.model_options import PREPROCESS, SIZE, FiniteRange
 from ibisa_onnx.commands.outputs import STDIO, check_folder, check_out, expand
 
@@ -93,7 +94,7 @@ def command(
     check_out(out)
     if out == STDIO:
         raise click.UsageError("-o -: the file is tried before it is kept; name a file")
-    from ibisa_exporters.export import Wish, export
+    from ibisa_exporters.export import ExportOptions, export
     from ibisa_exporters.onnx_export import Form
     from ibisa_exporters.source import check_source, default_file, source_file
     from ibisa_exporters.surrogate import surrogate_path
@@ -115,9 +116,10 @@ def command(
         raise click.UsageError(f"-o {out}: an ONNX file is written; name it .onnx")
     check_folder(path.parent)
     form = Form(opset, half, fixed_batch)
-    wish = Wish(form, tolerance, preprocess, read_labels(labels) if labels else None, surrogate)
+    names = read_labels(labels) if labels else None
+    options = ExportOptions(form, tolerance, preprocess, names, surrogate)
     pictures = _pictures(images)
-    exported = export(source, path, request, wish, pictures)
+    exported = export(source, path, request, options, pictures)
     console.warn(exported.warnings)
     files = "\n".join(map(str, exported.files))
     console.result(_text(exported, form), _data(source, exported, form), bare=files)
@@ -179,5 +181,5 @@ def _data(source: str, exported: Exported, form: Form) -> dict[str, Any]:
         "preprocessing": None if spec is None else spec.to_dict(),
         "labels": exported.labels,
         "verification": [asdict(each) for each in exported.agreements],
-        "warnings": list(exported.warnings),
+        "warnings": [with_flags(each) for each in exported.warnings],
     }

@@ -1,4 +1,4 @@
-"""`ibisa-onnx inspect`: what goes in and out of a model, what is believed of it, and why."""
+"""`ibisa-onnx inspect`: a model's inputs, outputs and inferred preprocessing, with sources."""
 
 from __future__ import annotations
 
@@ -9,11 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ibisa_onnx.commands.beliefs import belief_rows, label_rows, labels_data, sections_text
 from ibisa_onnx.commands.console import Console, console_options, rows
 from ibisa_onnx.commands.model_options import ModelChoice, model_options
 from ibisa_onnx.commands.outputs import STDIO
 from ibisa_onnx.commands.report import class_text
+from ibisa_onnx.commands.resolved_fields import (
+    field_rows,
+    fields_data,
+    label_rows,
+    labels_data,
+    sections_text,
+)
 from ibisa_onnx.errors import IbisaError, ModelError
 
 if TYPE_CHECKING:
@@ -35,13 +41,13 @@ class _Gradient:
     obstacles: tuple[str, ...]
 
 
-@click.command("inspect", short_help="Show what a model takes and gives, and what is believed.")
+@click.command("inspect", short_help="Show a model's inputs, outputs and inferred preprocessing.")
 @click.argument("model")
 @click.argument("image", required=False)
 @model_options
 @console_options
 def command(console: Console, image: str | None, choice: ModelChoice) -> None:
-    """Show the inputs and outputs of MODEL and what is believed of its preprocessing, and why.
+    """Show the inputs and outputs of MODEL and each setting of its preprocessing with its source.
 
     With an IMAGE, the top five classes too: where they are wrong, so is the preprocessing.
     """
@@ -116,7 +122,7 @@ def _data(
         "inputs": [asdict(each) for each in model.signature.inputs],
         "outputs": [asdict(each) for each in model.signature.outputs],
         "image_input": model.image.name,
-        "preprocessing": [asdict(belief) for belief in resolved.beliefs],
+        "preprocessing": fields_data(resolved.resolved_fields),
         "labels": labels_data(labels),
         "gradients": [asdict(each) for each in gradients],
         "providers": list(model.providers),
@@ -140,7 +146,7 @@ def _text(
     sections = {
         "inputs": rows(inputs),
         "outputs": [f"  {each}" for each in model.signature.outputs],
-        "preprocessing": belief_rows(resolved.beliefs),
+        "preprocessing": field_rows(resolved.resolved_fields),
         "labels": label_rows(labels),
         "exact gradient": rows([pair for each in gradients for pair in _gradient_rows(each)]),
         "providers": [f"  {name}" for name in model.providers],

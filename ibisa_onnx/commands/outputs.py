@@ -131,7 +131,7 @@ class Destinations:
             check_folder(folder)
 
     def of(
-        self, image: str, index: int, label: str | None, extra: Sequence[str] = ()
+        self, image: str, index: int | None, name: str, extra: Sequence[str] = ()
     ) -> dict[Path, str]:
         """Name the files for one explanation of a picture; none where stdout takes it.
 
@@ -149,7 +149,7 @@ class Destinations:
         """
         if self.to_stdout:
             return {}
-        main = self._file or self._beside(image, index, label)
+        main = self._file or self._beside(image, index, name)
         paths = {main: main.suffix.lower()}
         if self._with_data:
             others = [kind for kind in _KINDS if kind != main.suffix.lower()]
@@ -159,15 +159,16 @@ class Destinations:
             check_not_given(path, self._given)
         return paths
 
-    def _beside(self, image: str, index: int, label: str | None) -> Path:
-        """Name the overlay after its picture and, of several targets, after its label."""
+    def _beside(self, image: str, index: int | None, name: str) -> Path:
+        """Name the overlay after its picture and, of several targets, after what it is called."""
         stem = self._stems[image]
         if not self._several_targets:
             return stem.with_name(f"{stem.name}{_MARK}.png")
-        slug = label_slug(label or "") or f"class-{index}"
+        slug = label_slug(name) or ("target" if index is None else f"class-{index}")
         path = stem.with_name(f"{stem.name}.{slug}{_MARK}.png")
-        if path in self._taken:  # ImageNet alone has two kinds of crane
-            path = stem.with_name(f"{stem.name}.{slug}-{index}{_MARK}.png")
+        others = chain([] if index is None else [index], count(2))
+        while path in self._taken:  # ImageNet alone has two kinds of crane
+            path = stem.with_name(f"{stem.name}.{slug}-{next(others)}{_MARK}.png")
         self._taken.add(path)
         return path
 

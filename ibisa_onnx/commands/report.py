@@ -28,6 +28,7 @@ def explanation_text(
     cost = (
         f"{passes.forward} forward + {passes.backward} backward image passes"
         f"{'' if first else _shared_text(certificate)}, {seconds(explanation):.2f} s"
+        f"{f' for all {explanation.together}' if explanation.together > 1 else ''}"
     )
     head = f"{name}: {target_text(explanation.target)}"
     pairs = [("written", ", ".join(map(str, paths)) or "to stdout")]
@@ -75,8 +76,8 @@ def _settings_text(settings: Mapping[str, Any]) -> str:
 
 
 def target_text(target: ExplainedTarget) -> str:
-    """Name a target: label, index and probability."""
-    return f"{class_text(target.index, target.label)} {100 * target.probability:.1f}%"
+    """Name a target: what it is called, and its probability."""
+    return f"{target.caption} {100 * target.probability:.1f}%"
 
 
 def class_text(index: int, label: str | None) -> str:

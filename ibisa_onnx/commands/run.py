@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ibisa_onnx.commands.console import INTERRUPTED, Console, console_options, report_error
-from ibisa_onnx.commands.explaining import explaining_options, parse_target
+from ibisa_onnx.commands.explaining import (
+    METHOD_NAMES,
+    MethodChoice,
+    explaining_options,
+    method_options,
+    parse_target,
+)
 from ibisa_onnx.commands.interruption import Interruption
 from ibisa_onnx.commands.model_options import FiniteRange, ModelChoice, model_options
 from ibisa_onnx.commands.outputs import STDIO, Destinations, check_out, expand
@@ -20,6 +26,7 @@ from ibisa_onnx.errors import GradientError, ImageError, OptionError, OutputErro
 
 if TYPE_CHECKING:
     from ibisa_onnx import Explainer, Explanation
+    from ibisa_onnx.methods import Method
 
 
 @click.command("run", short_help="Explain what a model says of a picture.")
@@ -40,13 +47,22 @@ if TYPE_CHECKING:
     help="A .png, .npy or .json file, a folder, or - for stdout. Default: beside the image.",
 )
 @click.option("--with-data", is_flag=True, help="Write the maps (.npy) and the record (.json) too.")
+@click.option(
+    "--method",
+    "method_name",
+    type=click.Choice(METHOD_NAMES),
+    default=METHOD_NAMES[0],
+    show_default=True,
+    help="Another method than IBISA; its settings are below.",
+)
+@method_options
 @model_options
 @explaining_options
 @click.option(
     "--deadline-ms",
     type=FiniteRange(0, min_open=True),
     metavar="MS",
-    help="End each map by then, with the best so far.",
+    help="End all maps of a picture by then, with the best so far.",
 )
 @click.option(
     "--uncertainty", is_flag=True, help="Draw how sure the map is, too (forward-only alone knows)."
@@ -59,6 +75,8 @@ def command(
     out: str | None,
     with_data: bool,
     choice: ModelChoice,
+    method_name: str,
+    methods: MethodChoice,
     deadline_ms: float | None,
     uncertainty: bool,
     seed: int,
@@ -73,6 +91,9 @@ def command(
 
     if (choice.model, *images).count(STDIO) > 1:
         raise click.UsageError("only one of MODEL and IMAGE can be -, stdin is read once")
+    if uncertainty and method_name != METHOD_NAMES[0]:
+        raise click.UsageError(f"--method {method_name} does not tell how sure its map is")
+    methods.check([method_name])
     pictures = expand(images)
     several = len(targets) > 1 or any(count(target) > 1 for target in targets)
     check_out(out)
@@ -82,12 +103,27 @@ def command(
     console = _free_stdout(console) if where.to_stdout else console
     where.check()
     explainer = choice.explainer(**options)
+    method, _ = methods.named(
+        method_name,
+        explainer,
+        [Path(each) for each in pictures if each != STDIO],
+        lambda path, text: console.warn([f"{path}: {text}"]),
+    )
     deadline = None if deadline_ms is None else deadline_ms / 1000
     meant = [parse_target(each) for each in targets] or None
     piped = sys.stdin.buffer.read() if STDIO in pictures else b""  # Ctrl-C ends the wait for it
     with Interruption(console) as interruption:
         work = Work(
-            console, explainer, where, meant, seed, deadline, uncertainty, piped, stop=interruption
+            console,
+            explainer,
+            where,
+            meant,
+            seed,
+            deadline,
+            uncertainty,
+            piped,
+            method=method,
+            stop=interruption,
         )
         alone, failed = len(pictures) == 1, 0
         for number, picture in enumerate(pictures, 1):
@@ -103,8 +139,8 @@ def command(
 class Work:
     """What is done to each picture.
 
-    `deadline` is in seconds; `piped` is the picture on stdin; `stop` tells whether someone wants an
-    end; `name_of` gives the name by which a picture is spoken of.
+    `deadline` is in seconds; `piped` is the picture on stdin; `method` None is IBISA; `stop` tells
+    whether someone wants an end; `name_of` gives the name by which a picture is spoken of.
     """
 
     console: Console
@@ -116,6 +152,7 @@ class Work:
     uncertainty: bool = False
     piped: bytes = b""
     name_of: Callable[[str], str] = str
+    method: Method | None = None
     stop: Callable[[], bool] = lambda: False
 
     def explain(self, picture: str, *, alone: bool) -> bool:
@@ -123,13 +160,14 @@ class Work:
         try:
             with self.console.progress(Path(picture).name) as bar:
                 source = self.piped if picture == STDIO else picture
-                explanations = self.explainer.explain_all(
+                explanations = self.explainer.iter_explanations(
                     source,
                     self.targets,
                     seed=self.seed,
                     progress=bar,
                     deadline=self.deadline,
                     stop=self.stop,
+                    method=self.method,
                 )
                 for number, explanation in enumerate(explanations):
                     bar.wipe()
@@ -150,7 +188,7 @@ class Work:
 
         target = explanation.target
         extra = [name for name in explanation.maps if name != "map"]
-        contents = self.where.of(picture, target.index, target.label, extra)
+        contents = self.where.of(picture, target.index, target.name, extra)
         paths = list(contents)
         if self.uncertainty and explanation.uncertainty is None:
             raise OptionError(
@@ -172,7 +210,7 @@ class Work:
 
     def _encode(self, explanation: Explanation, what: str) -> bytes:
         """Return what belongs into a file: by a suffix, or by the name of a map."""
-        from ibisa_onnx.explanation import encode_npy
+        from ibisa_onnx.io.formats import encode_npy
 
         if what in explanation.maps:
             return encode_npy(explanation.maps[what])

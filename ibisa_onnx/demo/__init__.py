@@ -1,7 +1,7 @@
 """The embedded demo: a small classifier, a scene for it, and the generator behind both.
 
-Light to import: only names and paths live here. `scenes` draws; `exporters.demo_model` made the
-two files.
+Light to import: only names and paths live here. `scenes` draws; `ibisa_exporters.demo_model` made
+the two files.
 """
 
 from __future__ import annotations

@@ -1,26 +1,39 @@
-"""What every source of gradients gives: a function that can be pulled back through."""
+"""What every source of gradients gives: a function of masks that has vector-Jacobian products."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from ibisa_onnx.gradients.masked_images import Floats, MaskedImages
+from ibisa_onnx.models.passes import PassCounter
+
 _SMALL = 1e-6  # of a cotangent, whose largest value is about 1 where a model is not yet certain
 
+Raw = Mapping[str, npt.NDArray[Any]]
 
-class VectorJacobian(Protocol):
-    """A function of masks right after an image, and its vector-Jacobian products.
 
-    Any function of arrays [N, ...] can be described by it.
-    """
+class MaskedModel(Protocol):
+    """A model behind masked images: masks in, raw outputs out, and back."""
 
-    def forward(self, masks: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], Any]:
-        """Return raw scores [N, K] of masks [N, 1, h, w] of any grid, and what `backward` needs."""
+    def take(self, rows: Sequence[int] | npt.NDArray[Any]) -> MaskedModel:
+        """Return the same for some of the images; what can be used in turns is shared."""
 
-    def backward(self, saved: Any, cotangent: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return the masks' cotangent [N, 1, h, w] from the scores' [N, K]."""
+    def forward(self, masks: Floats) -> tuple[Raw, Any]:
+        """Return raw outputs [N, ...] by name, for masks [N, 1, h, w], and what `backward` needs.
+
+        They are the deployed model's own, or, from a surrogate, reals.
+        """
+
+    def backward(self, saved: Any, cotangents: Mapping[str, Floats]) -> Floats:
+        """Return the masks' cotangent [N, 1, h, w] from those of the raw outputs."""
+
+
+GradientSource = Callable[[MaskedImages, PassCounter], MaskedModel]
+"""Opens the function for images of a run, whose passes are counted."""
 
 
 def power_of_two(cotangent: npt.NDArray[np.floating[Any]], *, half: bool) -> float:

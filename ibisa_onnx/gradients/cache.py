@@ -29,6 +29,7 @@ VARIABLE = "IBISA_ONNX_CACHE"
 _OFF = "off"
 _FORMAT = 1
 _SUFFIX = ".gradient"
+_MODEL_SOURCES = ("weights.py", "head.py", "onnx_file.py", "onnx_graph.py")
 _MOST_ENTRIES = 200
 _LARGEST = 8 << 20  # bytes of an entry; more is weights that could not be taken out
 
@@ -145,7 +146,7 @@ def _hash_of_sources() -> str:
     """Hash the code that builds an entry; a checkout changes without a change of version."""
     here = Path(__file__)
     ours = [here.with_name("onnx_backward.py"), here.with_name("masked_graph.py")]
-    ours.append(here.parents[1] / "models" / "weights.py")
+    ours += [here.parents[1] / "models" / name for name in _MODEL_SOURCES]
     digest = hashlib.sha256()
     for path in (*sorted(Path(autodiff.__file__).parent.rglob("*.py")), *ours):
         digest.update(path.read_bytes() if path.is_file() else b"")

@@ -1,21 +1,29 @@
-"""Whether a source of gradients may be trusted on one picture, and what is done where not."""
+"""The fidelity check: is the path that is differentiated the deployed model, on this picture?"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from ibisa_onnx.errors import GradientError, IbisaError, ModelError
 from ibisa_onnx.explanation import Certificate
+from ibisa_onnx.gradients.base import Raw
+from ibisa_onnx.gradients.masked_images import MaskedImages
 from ibisa_onnx.gradients.selection import GradientPath, forward_only
-from ibisa_onnx.methods.masking import Bottleneck
-from ibisa_onnx.targets.classification import ClassOutput
+from ibisa_onnx.models.passes import PassCounter
+
+_log = logging.getLogger(__name__)
+
+Readout = Callable[[Raw], npt.NDArray[np.float64]]
+"""Raw outputs of one image to probabilities."""
 
 
 @dataclass(frozen=True)
-class Certified:
+class CheckedPath:
     """A source of gradients, and how far it is from the deployed model on a picture."""
 
     path: GradientPath
@@ -29,22 +37,25 @@ class Certified:
         return Certificate(path.name, path.reason, difference, path.tolerance, holds)
 
 
-def certify(
+def check_fidelity(
     path: GradientPath,
     image: npt.NDArray[np.float32],
-    output: ClassOutput,
-    probabilities: npt.NDArray[np.float64],
+    answer: Raw,
+    readouts: Sequence[Readout],
+    passes: PassCounter,
     *,
     auto: bool,
-) -> Certified:
-    """Hold a source of gradients against the deployed model, for one forward pass.
+) -> list[CheckedPath]:
+    """Compare a source of gradients with the deployed model, for one forward pass.
 
     Parameters
     ----------
     image
         float32 [1, C, H, W] in model space.
-    output, probabilities
-        How raw scores are read, and what the deployed model answered, float64 [K].
+    answer
+        What the deployed model answered, values [1, ...] by name.
+    readouts
+        How that is read as probabilities, by each objective.
     auto
         Whether a source that is too far off, or fails to run, is replaced by none at all.
 
@@ -56,31 +67,42 @@ def certify(
         It failed to run, and not `auto`.
     """
     if path.source is None:
-        return Certified(path)
-    untouched = Bottleneck(image, np.zeros_like(image))
+        return [CheckedPath(path)] * len(readouts)
+    untouched = MaskedImages(image, np.zeros_like(image))
     try:
-        raw, _ = path.source(untouched).forward(np.ones((1, 1, 1, 1), np.float32))
+        raw, _ = path.source(untouched, passes).forward(np.ones((1, 1, 1, 1), np.float32))
     except ModelError as error:
-        return without_gradient(error, auto=auto)
-    if raw.size != output.classes:
-        raise GradientError(
-            f"the {path.name} path gives {raw.size} scores, {output.name} has "
-            f"{output.classes}; give a surrogate of this very model"
-        )
-    given = replace(output, quantisation=None).probabilities(raw)[0]
-    difference = float(np.abs(given - probabilities).max())
+        return [without_gradient(error, auto=auto)] * len(readouts)
+    _check_sizes(path, raw, answer)
+    return [_compared(path, readout, raw, answer, auto=auto) for readout in readouts]
+
+
+def _compared(
+    path: GradientPath, readout: Readout, raw: Raw, answer: Raw, *, auto: bool
+) -> CheckedPath:
+    difference = float(np.abs(readout(raw) - readout(answer)).max())
     if difference <= path.tolerance or not auto:
-        return Certified(path, difference)
-    return Certified(
-        forward_only(
-            f"the {path.name} path differs from the deployed model by {difference:.1e} "
-            f"(tolerance {path.tolerance:.0e})"
-        )
+        return CheckedPath(path, difference)
+    why = (
+        f"the {path.name} path differs from the deployed model by {difference:.1e} "
+        f"(tolerance {path.tolerance:.0e})"
     )
+    _log.warning("explained by forward passes alone: %s", why)
+    return CheckedPath(forward_only(why))
 
 
-def without_gradient(error: IbisaError, *, auto: bool) -> Certified:
+def _check_sizes(path: GradientPath, raw: Raw, answer: Raw) -> None:
+    for name, values in raw.items():
+        if name in answer and values.size != answer[name].size:
+            raise GradientError(
+                f"the {path.name} path gives {values.size} scores, {name} has "
+                f"{answer[name].size}; give a surrogate of this very model"
+            )
+
+
+def without_gradient(error: IbisaError, *, auto: bool) -> CheckedPath:
     """Under `auto` go on without the gradient that failed, and say why; else raise."""
     if not auto:
         raise error
-    return Certified(forward_only(str(error).split("; ")[0]))
+    _log.warning("explained by forward passes alone: %s", error.problem)
+    return CheckedPath(forward_only(error.problem))

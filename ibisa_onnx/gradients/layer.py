@@ -1,7 +1,7 @@
-"""A model cut open at a tensor inside it: from the image to there, and from there to the scores.
+"""A model split at a tensor inside it: from the image to there, and from there to the scores.
 
-Methods that look at features ask for that. The tail is differentiated with respect to the tensor,
-and run by the same ONNX Runtime; paths around the tensor keep the image as it is.
+Methods that look at features ask for that. The second part is differentiated with respect to the
+tensor, and run by the same ONNX Runtime; paths around the tensor keep the image as it is.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from ibisa_onnx.gradients.base import power_of_two
 from ibisa_onnx.gradients.precision import is_quantised
 from ibisa_onnx.models.base import ImageModel, to_input
 from ibisa_onnx.models.onnx_file import essence
+from ibisa_onnx.models.onnx_graph import TRANSPARENT, producer_of
 from ibisa_onnx.models.onnx_session import DeployedModel
+from ibisa_onnx.models.passes import PassCounter
 from ibisa_onnx.models.weights import read_missing, take_weights
-from ibisa_onnx.targets.classification import TRANSPARENT, maker_of
 
 Array = npt.NDArray[Any]
 
@@ -160,20 +161,20 @@ def before_softmax(model: DeployedModel, output: str) -> str:
     """Return the tensor that a softmax makes the output of; the output's own name if none does."""
     proto = model.proto()
     assert proto is not None
-    maker = maker_of(output, proto.graph)
+    maker = producer_of(output, proto.graph)
     by_softmax = maker is not None and maker.op_type in ("Softmax", "LogSoftmax")
     return str(maker.input[0]) if maker is not None and by_softmax else output
 
 
-class Tail:
-    """A model cut open at a tensor.
+class SplitModel:
+    """A model split at a tensor, which may be put in anew.
 
     Parameters
     ----------
     model
-        The model; its passes are counted there. A run through the tail counts as a whole pass (two
-        where the model computes in 8 bits, and its float twin beside it), the run to the tensor
-        that came before as none.
+        The model. A run from the tensor to the output counts as a whole pass (two where the model
+        computes in 8 bits, and its float counterpart beside it), the run to the tensor that came
+        before as none.
     tensor
         Where it is cut: the name of a float tensor.
     output
@@ -213,7 +214,9 @@ class Tail:
         images = np.repeat(image, self._batch or 1, axis=0)
         return _one(_run(self._head, [self.tensor], self._feed(self._head, images)))[:1]
 
-    def forward(self, image: npt.NDArray[np.float32], features: Array) -> tuple[Array, Any]:
+    def forward(
+        self, image: npt.NDArray[np.float32], features: Array, passes: PassCounter
+    ) -> tuple[Array, Any]:
         """Return the output's raw values for features [N, ...] put in, and what `backward` needs.
 
         The image is what paths around the tensor see.
@@ -224,12 +227,14 @@ class Tail:
             feed = self._feed(session, np.repeat(image, len(block), axis=0))
             feed[self.tensor] = _cast(block, session, self.tensor)
             raw, *rest = _run(session, names, feed)
-            self.model.passes.count_forward(self._runs * len(block))
+            passes.count_forward(self._runs * len(block))
             raws.append(raw)
             saved.append(dict(zip(derivative.saved, rest, strict=True)))
         return np.concatenate(raws)[: len(features)], saved
 
-    def backward(self, saved: Any, cotangent: Array) -> npt.NDArray[np.float32]:
+    def backward(
+        self, saved: Any, cotangent: Array, passes: PassCounter
+    ) -> npt.NDArray[np.float32]:
         """Return the cotangent of the features, [N, ...], from the output's, in its raw shape.
 
         Raises
@@ -246,7 +251,7 @@ class Tail:
             given = {**activations, derivative.cotangent: block}
             feed = {name: given[name] for name in names}
             gradients.append(_one(_run(session, [derivative.gradient], feed)))
-            self.model.passes.count_backward(len(block))
+            passes.count_backward(len(block))
         gradient = np.concatenate(gradients)[: len(cotangent)].astype(np.float32) * scale
         if not np.isfinite(gradient).all():
             raise NonFiniteGradientError(
@@ -268,7 +273,7 @@ class Tail:
             yield np.concatenate([block, np.repeat(block[-1:], size - len(block), axis=0)])
 
     def _sessions(self, features: Array) -> tuple[Any, Any]:
-        """Build both graphs of the tail once the tensor's shape is known."""
+        """Build both graphs of the second part once the tensor's shape is known."""
         if self._opened is None:
             proto = self.model.proto()
             assert proto is not None
@@ -339,7 +344,9 @@ def _run(session: Any, names: Sequence[str], feed: dict[str, Array]) -> Sequence
     try:
         return list(session.run(list(names), feed))
     except Exception as error:
-        raise ModelError(f"the tail of the model failed to run: {essence(error)}") from error
+        raise ModelError(
+            f"the model failed to run from a tensor inside it: {essence(error)}"
+        ) from error
 
 
 def _one(values: Sequence[Any]) -> Array:

@@ -1,7 +1,7 @@
-"""The bottleneck as a part of an ONNX graph: a mask goes in where the image went in.
+"""Masked images as a part of an ONNX graph: masks go in where the images went in.
 
-Only masks, a few kilobytes, then travel to the device and back at each step; the image and
-the baseline are handed over once. The same formula in NumPy is `bottleneck.Bottleneck.through`.
+Only masks, a few kilobytes, then travel to the device and back at each step; the images and
+the baselines are handed over once. The same formula in NumPy is `MaskedImages.through`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from ibisa_onnx.methods.masking import Bottleneck, interpolation
+from ibisa_onnx.gradients.masked_images import MaskedImages, interpolation
 from ibisa_onnx.models.signature import ImageInput, Layout
 
 BYTES = ("uint8", "int8")
@@ -22,7 +22,7 @@ BYTES = ("uint8", "int8")
 
 @dataclass(frozen=True)
 class Names:
-    """What the bottleneck's tensors are called: `mask`, the others it takes, and what it makes."""
+    """What the tensors of masked images are called: inputs, `mask` first, and what is made."""
 
     mask: str
     rows: str
@@ -44,30 +44,31 @@ class Names:
         return cls(*(f"{prefix}/{each.name}" for each in fields(cls)))
 
     def constants(
-        self, bottleneck: Bottleneck, grid: tuple[int, int]
+        self, masked: MaskedImages, grid: tuple[int, int]
     ) -> dict[str, npt.NDArray[np.float32]]:
         """Return what the model takes beside masks of `grid` (rows, columns) cells, by name."""
-        rows, columns = interpolation(grid, bottleneck.size)
+        rows, columns = interpolation(grid, masked.size)
         return {
             self.rows: rows,
             self.columns: np.ascontiguousarray(columns.T),
-            self.baseline: bottleneck.baseline,
-            self.difference: bottleneck.image - bottleneck.baseline,
+            self.baseline: masked.baselines,
+            self.difference: masked.images - masked.baselines,
         }
 
 
-def insert_bottleneck(model: onnx.ModelProto, image: ImageInput, names: Names) -> None:
-    """Replace a model's image, in place, by z = b + m (x - b); m = R s C is the mask s enlarged.
+def insert_masked_images(model: onnx.ModelProto, image: ImageInput, names: Names) -> None:
+    """Replace a model's images, in place, by z = b + m (x - b); m = R s C is the mask s enlarged.
 
     Its input `names.mask` then takes s, float32 [N, 1, h, w], and further inputs what
     `names.constants` returns.
     """
     graph = model.graph
     place = [each.name for each in graph.input].index(image.name)
-    batch = graph.input[place].type.tensor_type.shape.dim[0]
-    sides = (1, image.channels, image.height, image.width)
+    axis = graph.input[place].type.tensor_type.shape.dim[0]
+    batch = axis.dim_value or axis.dim_param or None
+    sides = (batch, image.channels, image.height, image.width)
     shapes: dict[str, tuple[int | str | None, ...]] = {
-        names.mask: (batch.dim_value or batch.dim_param or None, 1, None, None),
+        names.mask: (batch, 1, None, None),
         names.rows: (image.height, None),
         names.columns: (None, image.width),
         names.baseline: sides,

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 _OPERATORS = ("batch_norm", "instance_norm")
 
 
-class SoundNormalisation(TorchFunctionMode):
+class ContiguousNormalization(TorchFunctionMode):
     """A context in which normalisation gets its image, and later its cotangent, in order.
 
     It does not reach into TorchScript.

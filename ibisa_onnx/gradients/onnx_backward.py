@@ -1,12 +1,13 @@
 """`exact`: a backward ONNX graph, built from the deployed file and run by the same ONNX Runtime.
 
-The bottleneck is a part of both graphs, so that masks go in and their gradients come out.
+The masked images are a part of both graphs, so that masks go in and their gradients come out.
 Activations stay as ONNX Runtime values on the device where they were computed, so nothing is
 computed twice and nothing copied.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,16 +20,17 @@ from ibisa_onnx.errors import (
     ModelError,
     ResultError,
 )
-from ibisa_onnx.gradients.base import power_of_two
+from ibisa_onnx.gradients.base import Raw, power_of_two
 from ibisa_onnx.gradients.cache import VARIABLE, GradientCache
-from ibisa_onnx.gradients.masked_graph import Names, insert_bottleneck
+from ibisa_onnx.gradients.masked_graph import Names, insert_masked_images
+from ibisa_onnx.gradients.masked_images import Floats, MaskedImages
 from ibisa_onnx.gradients.precision import is_quantised, uses_half
-from ibisa_onnx.methods.masking import Bottleneck
+from ibisa_onnx.models.head import Head
 from ibisa_onnx.models.onnx_file import essence
 from ibisa_onnx.models.onnx_session import DeployedModel
-from ibisa_onnx.models.providers import import_onnxruntime
+from ibisa_onnx.models.ort import import_onnxruntime
+from ibisa_onnx.models.passes import PassCounter
 from ibisa_onnx.models.weights import Weights, read_missing, take_weights
-from ibisa_onnx.targets.classification import Quantisation
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -43,20 +45,19 @@ Shape = tuple[int, ...]
 
 
 class ExactGradient:
-    """One output of a deployed model, differentiated with respect to masks right after the image.
+    """Tensors of a deployed model, differentiated with respect to masks right after the images.
 
-    Called with a bottleneck, it gives the function from masks to raw outputs.
+    Called with masked images, it gives the function from masks to these tensors. Of several, what
+    is differentiated is one row of all their values.
 
     Parameters
     ----------
     model
-        The model; its passes are counted there.
-    output
-        The output's name.
+        The model.
+    outputs
+        Names of outputs, or of any tensors.
     cache
         Where graphs that were built before are kept; None: nowhere.
-    quantisation
-        How the output's integers stand for reals; None where it holds floats.
 
     Raises
     ------
@@ -68,79 +69,90 @@ class ExactGradient:
     """
 
     def __init__(
-        self,
-        model: DeployedModel,
-        output: str,
-        cache: GradientCache | None = None,
-        quantisation: Quantisation | None = None,
+        self, model: DeployedModel, outputs: tuple[str, ...], cache: GradientCache | None = None
     ) -> None:
         proto = model.proto()
         if proto is None:
             raise GradientError(
-                f"no exact gradient: {model.file.why_no_graph}; use --gradient forward-only"
+                f"no exact gradient: {model.file.why_no_graph}", "use gradient='forward-only'"
             )
-        self.model, self.quantisation = model, quantisation or Quantisation(1)
+        self.model = model
         self.names = Names.free_in(proto, model.image)
-        derivative, weights = _derivative(model, output, proto, self.names, cache)
+        derivative, weights = _derivative(model, outputs, proto, self.names, cache)
         del proto
         self.half = uses_half(derivative.forward)
         self.quantised = is_quantised(derivative.forward, model.image.name)
-        self.output, self.saved = derivative.output, derivative.saved
+        self.outputs, self.output, self.saved = outputs, derivative.output, derivative.saved
         self.cotangent, self.gradient = derivative.cotangent, derivative.gradient
         self.forward = model.new_session(derivative.forward, weights)
         self.backward = model.new_session(derivative.backward, weights)
 
-    def __call__(self, bottleneck: Bottleneck) -> _MaskedModel:
-        """Return the function from masks [N, 1, h, w] to raw outputs [N, K] of one bottleneck."""
-        return _MaskedModel(self, bottleneck)
+    def __call__(self, masked: MaskedImages, passes: PassCounter) -> _MaskedGraph:
+        """Return the function from masks [N, 1, h, w] to raw outputs of N images."""
+        return _MaskedGraph(self, masked, passes)
 
 
-class _MaskedModel:
-    """Masks of one bottleneck through the model and back: a `VectorJacobian`.
+class _MaskedGraph:
+    """Masks of some images through the model and back: a `MaskedModel`.
 
-    Buffers that nobody can ask a gradient of any more are used again, so that a step allocates
-    nothing, and steps in turn need the memory of one.
+    Buffers that nobody can ask a gradient of any more are used again, for other images too, so that
+    a step allocates nothing, and steps in turn need the memory of one.
     """
 
-    def __init__(self, source: ExactGradient, bottleneck: Bottleneck) -> None:
-        self._source, self._bottleneck = source, bottleneck
-        self._free: dict[Shape, list[_Buffers]] = {}
+    def __init__(
+        self,
+        source: ExactGradient,
+        masked: MaskedImages,
+        passes: PassCounter,
+        free: dict[Shape, list[_Buffers]] | None = None,
+    ) -> None:
+        self.source, self.passes, self.masked = source, passes, masked
+        self._free: dict[Shape, list[_Buffers]] = {} if free is None else free
 
-    def forward(self, masks: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], _Lease]:
-        """Return the output's reals, float32 [N, K], of masks [N, 1, h, w], and its buffers."""
-        filled = _fill(masks, self._source.model.image.batch)
+    def take(self, rows: Sequence[int] | npt.NDArray[Any]) -> _MaskedGraph:
+        """Return the same for some of the images, with the same buffers."""
+        return _MaskedGraph(self.source, self.masked.take(rows), self.passes, self._free)
+
+    def forward(self, masks: Floats) -> tuple[Raw, _Lease]:
+        """Return the outputs, [N, ...], of masks [N, 1, h, w], and their buffers."""
+        filled = np.ascontiguousarray(self.source.model.filled(masks))
         free = self._free.setdefault(filled.shape, [])
         raw, lease = self._again(filled, free) or self._anew(filled, free)
-        reals = raw[: len(masks)].reshape(len(masks), -1).astype(np.float32)
-        quantisation = self._source.quantisation
-        if quantisation != Quantisation(1):
-            reals = (reals - np.float32(quantisation.zero_point)) * np.float32(quantisation.scale)
-        return reals, lease
+        # Copies, for the memory is used again.
+        return {name: value[: len(masks)].copy() for name, value in raw.items()}, lease
 
-    def backward(
-        self, saved: _Lease, cotangent: npt.NDArray[np.float32]
-    ) -> npt.NDArray[np.float32]:
-        """Return the masks' cotangent, float32 [N, 1, h, w], from the output's [N, K]."""
-        return saved.buffers.backward(cotangent * np.float32(self._source.quantisation.scale))
+    def backward(self, saved: _Lease, cotangents: Mapping[str, Floats]) -> Floats:
+        """Return the masks' cotangent, float32 [N, 1, h, w], from those of the outputs."""
+        each = [cotangents[name] for name in self.source.outputs]
+        if len(each) > 1:
+            each = [np.concatenate([rows.reshape(len(rows), -1) for rows in each], axis=1)]
+        return saved.buffers.backward(each[0])
+
+    def given(self, masks: Shape) -> dict[str, npt.NDArray[np.float32]]:
+        """Return all inputs but the masks, whose shape is that: the images as often as masks."""
+        model, count = self.source.model, masks[0]
+        rows = np.minimum(np.arange(count), len(self.masked) - 1)
+        given = self.source.names.constants(self.masked.take(rows), (masks[2], masks[3]))
+        return given | model.extra_feed(count)
 
     def _again(
         self, masks: npt.NDArray[np.float32], free: list[_Buffers]
-    ) -> tuple[npt.NDArray[Any], _Lease] | None:
+    ) -> tuple[Raw, _Lease] | None:
         """Run in buffers that are free; None where there are none, or they do not fit."""
-        if not free:
-            return None
-        lease = _Lease(free.pop(), free)
         try:
+            lease = _Lease(free.pop(), free)
+        except IndexError:  # none, or another thread was quicker
+            return None
+        try:
+            lease.buffers.show(self, masks.shape)
             return lease.buffers.forward(masks), lease
         except ModelError:  # an activation whose shape depends on values; if not, it fails anew
             lease.free = []
             return None
 
-    def _anew(
-        self, masks: npt.NDArray[np.float32], free: list[_Buffers]
-    ) -> tuple[npt.NDArray[Any], _Lease]:
+    def _anew(self, masks: npt.NDArray[np.float32], free: list[_Buffers]) -> tuple[Raw, _Lease]:
         """Run in new buffers."""
-        lease = _Lease(_Buffers(self._source, self._bottleneck, masks.shape), free)
+        lease = _Lease(_Buffers(self, masks.shape), free)
         return lease.buffers.forward(masks), lease
 
 
@@ -157,83 +169,95 @@ class _Lease:
 class _Buffers:
     """The inputs and outputs of both sessions, bound to memory for masks of one shape."""
 
-    def __init__(self, source: ExactGradient, bottleneck: Bottleneck, shape: Shape) -> None:
-        OrtValue = import_onnxruntime().OrtValue  # noqa: N806
-        self._source = source
+    def __init__(self, graph: _MaskedGraph, shape: Shape) -> None:
+        source = graph.source
+        self._source, self._passes = source, graph.passes
+        self._shown: MaskedImages | None = None
         self._forward = source.forward.io_binding()
         self._backward = source.backward.io_binding()
         self._cotangent_is_needed = source.cotangent in _inputs(source.backward)
-        self._outputs: list[Any] = []
+        self._outputs: dict[str, Any] = {}
         self._gradient: Any = None
-        place, needed = _place(source.model), _inputs(source.forward)
-        given = source.names.constants(bottleneck, (shape[2], shape[3]))
-        given |= source.model.extra_feed(shape[0])
-        # Kept, because on the CPU they are the arrays' own memory, which a binding may not keep.
-        self._given = [
-            (name, given[name], OrtValue.ortvalue_from_numpy(given[name], *place))
-            for name in needed.intersection(given)
-        ]
-        for name, _, value in self._given:
-            self._forward.bind_ortvalue_input(name, value)
-        self._forward.bind_output(source.output, "cpu")
+        place = _place(source.model)
+        self.show(graph, shape)
+        for name in dict.fromkeys((source.output, *source.outputs)):
+            self._forward.bind_output(name, "cpu")
         for name in source.saved:
             self._forward.bind_output(name, *place)
         self._backward.bind_output(source.gradient, "cpu")
 
-    def forward(self, masks: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
-        """Return the raw output [N, ...], valid until the next call."""
+    def show(self, graph: _MaskedGraph, shape: Shape) -> None:
+        """Bind the images of a graph, for masks of that shape."""
+        if self._shown is graph.masked:
+            return
+        OrtValue = import_onnxruntime().OrtValue  # noqa: N806
+        place, given = _place(self._source.model), graph.given(shape)
+        # Kept, because on the CPU they are the arrays' own memory, which a binding may not keep.
+        self._given = [
+            (name, given[name], OrtValue.ortvalue_from_numpy(given[name], *place))
+            for name in _inputs(self._source.forward).intersection(given)
+        ]
+        for name, _, value in self._given:
+            self._forward.bind_ortvalue_input(name, value)
+        self._shown = graph.masked
+
+    def forward(self, masks: npt.NDArray[np.float32]) -> Raw:
+        """Return the raw outputs [N, ...], valid until the next call."""
         self._forward.bind_cpu_input(self._source.names.mask, masks)
         _run(self._source.forward, self._forward)
         passes = 2 if self._source.quantised else 1  # the deployed one, and the float one beside it
-        self._source.model.passes.count_forward(passes * len(masks))
+        self._passes.count_forward(passes * len(masks))
         if not self._outputs:  # from the first run on they are where they are
-            self._outputs = self._forward.get_outputs()
-            needed = _inputs(self._source.backward)
-            for name, value in zip(self._source.saved, self._outputs[1:], strict=True):
-                if name in needed:
-                    self._backward.bind_ortvalue_input(name, value)
-        raw: npt.NDArray[Any] = self._outputs[0].numpy()
-        return raw
+            source, values = self._source, self._forward.get_outputs()
+            names = dict.fromkeys((source.output, *source.outputs, *source.saved))
+            self._outputs = dict(zip(names, values, strict=True))
+            for name in _inputs(source.backward).intersection(source.saved):
+                self._backward.bind_ortvalue_input(name, self._outputs[name])
+        return {name: self._outputs[name].numpy() for name in self._source.outputs}
 
     def backward(self, cotangent: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return the masks' cotangent [N, 1, h, w] from the output's [N, K]."""
+        """Return the masks' cotangent [N, 1, h, w] from the output's [N, ...]."""
         filled, scale = self._whole(cotangent)
         if self._cotangent_is_needed:
             self._backward.bind_cpu_input(self._source.cotangent, filled)
         _run(self._source.backward, self._backward)
-        self._source.model.passes.count_backward(len(filled))
+        self._passes.count_backward(len(filled))
         if self._gradient is None:
             (self._gradient,) = self._backward.get_outputs()
         gradient = self._gradient.numpy()[: len(cotangent)]
         return np.asarray(gradient * scale)  # a copy: the memory is used again
 
     def _whole(self, cotangent: npt.NDArray[np.float32]) -> tuple[npt.NDArray[Any], np.float32]:
-        """Return the cotangent in the output's shape and dtype, and what it was divided by."""
-        raw = self._outputs[0].numpy()
+        """Return the cotangent for the whole batch in the output's dtype, and its divisor."""
+        raw = self._outputs[self._source.output].numpy()
         scale = np.float32(power_of_two(cotangent, half=self._source.half))
         if scale == 1 and len(cotangent) == len(raw) and raw.dtype == np.float32:
-            return cotangent.reshape(raw.shape), scale
+            return np.ascontiguousarray(cotangent), scale
         dtype = raw.dtype if raw.dtype.kind == "f" else np.float32
         filled = np.zeros(raw.shape, dtype)
-        filled.reshape(len(raw), -1)[: len(cotangent)] = cotangent / scale
+        filled[: len(cotangent)] = cotangent / scale
         return filled, scale
 
 
 def _derivative(
     model: DeployedModel,
-    output: str,
+    outputs: tuple[str, ...],
     proto: onnx.ModelProto,
     names: Names,
     cache: GradientCache | None,
 ) -> tuple[Derivative, Weights]:
     """Return the two graphs without weights, built or found in the cache, and the weights."""
-    made_from = (model.sha256 or "", repr(model.image), output) if cache else ()
+    made_from = (model.identity, repr(model.image), *outputs) if cache else ()
     derivative = cache.load(*made_from) if cache else None
     if derivative is not None:
         return derivative, read_missing(proto, derivative.forward, derivative.backward)
     known = {tensor.name for tensor in proto.graph.initializer}
-    insert_bottleneck(proto, model.image, names)
+    insert_masked_images(proto, model.image, names)
+    output = outputs[0] if len(outputs) == 1 else _joined(proto.graph, outputs)
     derivative = _differentiate(proto, names.mask, output)
+    if len(outputs) > 1:
+        for name in outputs:
+            derivative.forward.graph.output.append(onnx.ValueInfoProto(name=name))
     take_weights(derivative.forward, known)
     take_weights(derivative.backward, known)
     if cache:
@@ -246,12 +270,19 @@ def _derivative(
     return derivative, read_missing(proto, derivative.forward, derivative.backward)
 
 
+def _joined(graph: onnx.GraphProto, outputs: tuple[str, ...]) -> str:
+    """Write all values of several tensors as one row for each image; return its name."""
+    head = Head(graph)
+    return head.op("Concat", *map(head.rows, outputs), axis=1)
+
+
 def _differentiate(model: onnx.ModelProto, mask: str, output: str) -> Derivative:
     """Build the two graphs, or say what to do without."""
     try:
         return differentiate(model, mask, output)
     except GradientError as error:
-        raise type(error)(f"{error}; use a surrogate or forward-only gradient") from error
+        advice = "use a surrogate or gradient='forward-only'"
+        raise type(error)(str(error), advice) from error
 
 
 def _inputs(session: onnxruntime.InferenceSession) -> set[str]:
@@ -264,14 +295,6 @@ def _place(model: DeployedModel) -> tuple[str, int]:
     options = model.session.get_provider_options().get(provider, {})
     device = _DEVICES.get(provider, "cpu")
     return device, 0 if device == "cpu" else int(options.get("device_id", 0))
-
-
-def _fill(masks: npt.NDArray[np.float32], batch: int | None) -> npt.NDArray[np.float32]:
-    """Repeat the last mask up to the model's batch, where that is fixed."""
-    missing = (batch or 0) - len(masks)
-    if missing <= 0:
-        return np.ascontiguousarray(masks)
-    return np.concatenate([masks, np.repeat(masks[-1:], missing, axis=0)])
 
 
 def _run(session: onnxruntime.InferenceSession, binding: Any) -> None:

@@ -21,7 +21,8 @@ from ibisa_onnx.autodiff.joint import derivative_of
 from ibisa_onnx.errors import ModelError
 from ibisa_onnx.gradients.torch_bridge import differentiable
 from ibisa_onnx.models.onnx_file import ModelFile, essence
-from ibisa_onnx.models.providers import import_onnxruntime, resolve_providers
+from ibisa_onnx.models.ort import import_onnxruntime
+from ibisa_onnx.models.providers import resolve_providers
 from ibisa_onnx.models.session_options import ONLY_FATAL, create_session, serialise
 
 if TYPE_CHECKING:

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ibisa_onnx.caching import BuiltOnce
 from ibisa_onnx.errors import GradientError, IbisaError
 from ibisa_onnx.gradients.precision import rounds_coarsely
-from ibisa_onnx.imports import import_extra
 
 if TYPE_CHECKING:
     import torch
 
-    from ibisa_onnx.gradients.base import VectorJacobian
-    from ibisa_onnx.methods.masking import Bottleneck
+    from ibisa_onnx.gradients.base import GradientSource
     from ibisa_onnx.models.base import ImageModel
-    from ibisa_onnx.targets.classification import Quantisation
 
-    Source = Callable[[Bottleneck], VectorJacobian]
+    Surrogate = str | os.PathLike[str] | torch.nn.Module
+
+_log = logging.getLogger(__name__)
 
 ESTIMATED = ("forward-only", "finite-difference", "spsa", "rloo")
 GRADIENTS = ("auto", "exact", "surrogate", *ESTIMATED)
@@ -29,21 +30,22 @@ _REFUSAL = "no exact gradient: "
 # How far rounding alone may take a probability. In 8 bits a value that falls on the other side is a
 # whole step off, and a step of the logits is about 0.06, of a probability 0.016.
 _IN_SINGLE, _IN_HALF, _IN_8_BITS = 1e-3, 1e-2, 2e-2
+_OF_SURROGATES = 0.05
 
 
 @dataclass(frozen=True)
 class GradientPath:
     """A source of gradients, by name, with the reason for it.
 
-    `source` gives for a bottleneck the function from masks [N, 1, h, w] to raw outputs, which can
-    be pulled back through; None where there is no gradient. `tolerance` is how far its
-    probabilities may be from the deployed model's; `coarse` whether small changes of the image may
-    be lost in its rounding, where that matters; `warnings` what a user should know of it.
+    `source` opens the function from masks [N, 1, h, w] to raw outputs; None where there is no
+    gradient. `tolerance` is how far its probabilities may be from the deployed model's; `coarse`
+    whether small changes of the image may be lost in its rounding, where that matters; `warnings`
+    what a user should know of it.
     """
 
     name: str
     reason: str
-    source: Source | None
+    source: GradientSource | None = None
     tolerance: float = 0.0
     coarse: bool = False
     warnings: tuple[str, ...] = ()
@@ -51,83 +53,128 @@ class GradientPath:
 
 def forward_only(reason: str) -> GradientPath:
     """Return the path that needs no gradient."""
-    return GradientPath("forward-only", reason, None)
+    return GradientPath("forward-only", reason)
 
 
-def check_gradient(wanted: str, surrogate: object) -> None:
-    """Raise `GradientError` where what is asked for cannot be meant."""
-    if wanted not in GRADIENTS:
-        raise GradientError(f"gradient is {wanted!r}; choose from: {', '.join(GRADIENTS)}")
-    if wanted == "surrogate" and surrogate is None:
-        raise GradientError("gradient surrogate needs a surrogate; give --surrogate FILE")
-    if wanted in ("exact", *ESTIMATED) and surrogate is not None:
-        raise GradientError(f"gradient {wanted} uses no surrogate; leave one of the two out")
+class GradientSelection:
+    """The source of gradients that was asked for, opened once for each output.
 
-
-def choose_gradient(
-    wanted: str,
-    model: ImageModel,
-    output: str,
-    surrogate: str | os.PathLike[str] | torch.nn.Module | None,
-    cache: Path | None = None,
-    quantisation: Quantisation | None = None,
-) -> GradientPath:
-    """Open the source of gradients that was asked for, or under "auto" the best there is.
-
-    `cache` is the folder where exact gradients are kept, None for nowhere; `quantisation` how the
-    output's integers stand for reals, None where it holds floats.
+    Parameters
+    ----------
+    wanted
+        One of `GRADIENTS`; "auto" takes the best there is.
+    surrogate
+        A `.pt2` file or an `nn.Module` that gives the model's raw output; None: none is given.
+    cache
+        The folder where exact gradients are kept; None: nowhere.
 
     Raises
     ------
     GradientError
-        What was asked for by name cannot be had, and why.
+        The two contradict each other, or there is no such gradient.
     """
-    check_gradient(wanted, surrogate)
-    if surrogate is not None:
-        return _surrogate(model, surrogate)
-    if wanted == "forward-only":
-        return forward_only("asked for")
-    if wanted in ESTIMATED:
-        return GradientPath(wanted, "asked for", None, coarse=rounds_coarsely(model, output))
-    if wanted == "exact":
-        return _exact(model, output, "asked for", cache, quantisation)
-    try:
-        return _exact(model, output, "every operator has a rule", cache, quantisation)
-    except IbisaError as error:
-        return forward_only(_reason(error))
+
+    def __init__(
+        self, wanted: str = "auto", surrogate: Surrogate | None = None, cache: Path | None = None
+    ) -> None:
+        if wanted not in GRADIENTS:
+            raise GradientError(f"gradient is {wanted!r}; choose from: {', '.join(GRADIENTS)}")
+        if wanted == "surrogate" and surrogate is None:
+            raise GradientError("gradient='surrogate' needs a surrogate", "give surrogate=FILE")
+        if wanted in ("exact", *ESTIMATED) and surrogate is not None:
+            raise GradientError(f"gradient={wanted!r} uses no surrogate; leave one of the two out")
+        self.wanted, self.surrogate, self._cache = wanted, surrogate, cache
+        self._opened: BuiltOnce[GradientPath] = BuiltOnce()
+
+    @property
+    def auto(self) -> bool:
+        """Whether a source that fails is replaced by none at all."""
+        return self.wanted == "auto"
+
+    @property
+    def surrogate_name(self) -> str | None:
+        """What to call the surrogate in a record."""
+        if self.surrogate is None or isinstance(self.surrogate, str | os.PathLike):
+            return None if self.surrogate is None else Path(self.surrogate).name
+        return type(self.surrogate).__name__
+
+    @cached_property
+    def surrogate_identity(self) -> str | None:
+        """What tells the surrogate from others: the SHA-256 of its file, or of its weights."""
+        if self.surrogate is None:
+            return None
+        if not isinstance(self.surrogate, str | os.PathLike):
+            digest = hashlib.sha256(repr(self.surrogate).encode())
+            for name, value in self.surrogate.state_dict().items():
+                digest.update(name.encode())
+                digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+            return f"{self.surrogate_name}#{digest.hexdigest()}"
+        with Path(self.surrogate).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a user should know of the sources that are open."""
+        return tuple(text for path in self._opened.values() for text in path.warnings)
+
+    def open(self, model: ImageModel, outputs: tuple[str, ...]) -> GradientPath:
+        """Return the source of gradients of some outputs.
+
+        Raises
+        ------
+        GradientError
+            What was asked for by name cannot be had, and why.
+        """
+        key = (model.identity, outputs)
+        return self._opened.get(key, lambda: self._open(model, outputs))
+
+    def _open(self, model: ImageModel, outputs: tuple[str, ...]) -> GradientPath:
+        path = self._choose(model, outputs)
+        _log.info("gradient of %s: %s (%s)", ", ".join(outputs), path.name, path.reason)
+        return path
+
+    def _choose(self, model: ImageModel, outputs: tuple[str, ...]) -> GradientPath:
+        if self.surrogate is not None:
+            return _surrogate(model, outputs, self.surrogate)
+        if self.wanted == "forward-only":
+            return forward_only("asked for")
+        if self.wanted in ESTIMATED:
+            coarse = any(rounds_coarsely(model, each) for each in outputs)
+            return GradientPath(self.wanted, "asked for", coarse=coarse)
+        if not self.auto:
+            return _exact(model, outputs, "asked for", self._cache)
+        try:
+            return _exact(model, outputs, "every operator has a rule", self._cache)
+        except IbisaError as error:
+            return forward_only(error.problem.removeprefix(_REFUSAL))
 
 
-def _reason(error: IbisaError) -> str:
-    """Return why there is no exact gradient, without the advice to do what is being done."""
-    return str(error).removeprefix(_REFUSAL).split("; use ")[0]
+def _surrogate(model: ImageModel, outputs: tuple[str, ...], source: Any) -> GradientPath:
+    from ibisa_onnx.imports import import_extra
 
-
-def _surrogate(model: ImageModel, source: str | os.PathLike[str] | torch.nn.Module) -> GradientPath:
+    if len(outputs) != 1:
+        raise GradientError(f"a surrogate gives one output, not {len(outputs)}")
     import_extra("torch", "torch")
     from ibisa_onnx.gradients.surrogate import SurrogateGradient
 
-    opened = SurrogateGradient(source, model.passes)
+    opened = SurrogateGradient(source, outputs[0])
     return GradientPath(
         "surrogate",
         "a surrogate was given",
         opened,
-        tolerance=0.05,
+        tolerance=_OF_SURROGATES,
         warnings=opened.warnings(model),
     )
 
 
 def _exact(
-    model: ImageModel,
-    output: str,
-    reason: str,
-    cache: Path | None,
-    quantisation: Quantisation | None,
+    model: ImageModel, outputs: tuple[str, ...], reason: str, cache: Path | None
 ) -> GradientPath:
     from ibisa_onnx.models.onnx_session import DeployedModel
 
     if not isinstance(model, DeployedModel):
         raise GradientError(
-            f"{_REFUSAL}a function has no gradient; use a surrogate or forward-only"
+            f"{_REFUSAL}a function has no gradient", "use a surrogate or gradient='forward-only'"
         )
     from ibisa_onnx.gradients.cache import GradientCache
     from ibisa_onnx.gradients.masked_graph import BYTES
@@ -136,25 +183,9 @@ def _exact(
     dtype = model.image.dtype
     if not dtype.startswith(("float", "bfloat")) and dtype not in BYTES:
         raise GradientError(
-            f"{_REFUSAL}{model.image.name} is {dtype}, and such integers have no gradient; "
-            "use --gradient forward-only"
+            f"{_REFUSAL}{model.image.name} is {dtype}, and such integers have no gradient",
+            "use gradient='forward-only'",
         )
-    kept = GradientCache(cache) if cache else None
-    opened = ExactGradient(model, output, kept, quantisation)
+    opened = ExactGradient(model, outputs, GradientCache(cache) if cache else None)
     tolerance = _IN_8_BITS if opened.quantised else _IN_HALF if opened.half else _IN_SINGLE
     return GradientPath("exact", reason, opened, tolerance)
-
-
-def surrogate_name(surrogate: str | os.PathLike[str] | torch.nn.Module | None) -> str | None:
-    """Return what to call a surrogate in a record."""
-    if surrogate is None or isinstance(surrogate, str | os.PathLike):
-        return None if surrogate is None else Path(surrogate).name
-    return type(surrogate).__name__
-
-
-def surrogate_identity(surrogate: str | os.PathLike[str] | torch.nn.Module | None) -> str | None:
-    """Return what tells a surrogate from others: of a file the SHA-256, else its name."""
-    if not isinstance(surrogate, str | os.PathLike):
-        return surrogate_name(surrogate)
-    with Path(surrogate).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,7 +1,7 @@
 """`surrogate`: a differentiable program beside the model, a `.pt2` file or any `nn.Module`.
 
 It takes the model's input, float32 [N, C, H, W] in model space, and returns its raw class scores,
-[N, K] (axes of size 1 may follow). How close it is to the model is measured by the certificate.
+[N, K] (axes of size 1 may follow). How close it is to the model is measured by the fidelity check.
 
 A file may carry facts about itself, JSON under the name `FACTS` among the extra files of
 `torch.export.save`: `model_sha256` and `model`, the digest and the name of the deployed model that
@@ -14,17 +14,18 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
 
 from ibisa_onnx.errors import GradientError
-from ibisa_onnx.gradients.normalization import SoundNormalisation
+from ibisa_onnx.gradients.base import Raw
+from ibisa_onnx.gradients.masked_images import Floats, MaskedImages
+from ibisa_onnx.gradients.normalization import ContiguousNormalization
 from ibisa_onnx.gradients.torch_bridge import Differentiated
-from ibisa_onnx.methods.masking import Bottleneck
 from ibisa_onnx.models.base import ImageModel
 from ibisa_onnx.models.passes import PassCounter
 
@@ -33,14 +34,14 @@ FACTS = "ibisa.json"
 
 
 class SurrogateGradient:
-    """A surrogate as a source of gradients; passes are counted.
+    """A surrogate as a source of gradients.
 
     Parameters
     ----------
     source
         A `.pt2` file that `torch.export.save` wrote, or an `nn.Module`, which is used as it is.
-    passes
-        Where passes are counted.
+    output
+        Name of the deployed model's output that it gives.
 
     Raises
     ------
@@ -48,10 +49,8 @@ class SurrogateGradient:
         There is no such file, torch cannot load it, or the module is being trained.
     """
 
-    def __init__(
-        self, source: str | os.PathLike[str] | torch.nn.Module, passes: PassCounter
-    ) -> None:
-        self._passes = passes
+    def __init__(self, source: str | os.PathLike[str] | torch.nn.Module, output: str) -> None:
+        self.output = output
         self.facts: dict[str, Any] = {}
         if isinstance(source, torch.nn.Module):
             module = source
@@ -86,14 +85,14 @@ class SurrogateGradient:
         known = self.facts.get("graph_sha256")
         return known is not None and known == model.graph_sha256
 
-    def __call__(self, bottleneck: Bottleneck) -> _MaskedSurrogate:
-        """Return the function from masks [N, 1, h, w] to raw scores of one bottleneck."""
-        return _MaskedSurrogate(self, bottleneck, self._passes)
+    def __call__(self, masked: MaskedImages, passes: PassCounter) -> _MaskedSurrogate:
+        """Return the function from masks [N, 1, h, w] to raw scores of N images."""
+        return _MaskedSurrogate(self, masked, passes)
 
     def scores(self, images: torch.Tensor) -> torch.Tensor:
         """Return raw scores, float32 [N, K], of images [N, C, H, W]; differentiable."""
         try:
-            with SoundNormalisation():
+            with ContiguousNormalization():
                 raw = self._module(images.to(self._device))
         except Exception as error:
             raise GradientError(
@@ -104,30 +103,35 @@ class SurrogateGradient:
             raise GradientError(
                 f"the surrogate returns {type(raw).__name__}; it must return one tensor of scores"
             )
-        self._passes.count_forward(len(images))
         return raw.reshape(len(images), -1).float().cpu()
 
 
 class _MaskedSurrogate:
-    """Masks of one bottleneck through the surrogate and back: a `VectorJacobian`."""
+    """Masks of some images through the surrogate and back: a `MaskedModel`."""
 
     def __init__(
-        self, source: SurrogateGradient, bottleneck: Bottleneck, passes: PassCounter
+        self, source: SurrogateGradient, masked: MaskedImages, passes: PassCounter
     ) -> None:
-        self._scores, self._bottleneck = Differentiated(source.scores), bottleneck
-        self._passes = passes
+        self._source = source
+        self._output, self._scores = source.output, Differentiated(source.scores)
+        self._masked, self._passes = masked, passes
 
-    def forward(self, masks: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], Any]:
+    def take(self, rows: Sequence[int] | npt.NDArray[Any]) -> _MaskedSurrogate:
+        """Return the same for some of the images."""
+        return _MaskedSurrogate(self._source, self._masked.take(rows), self._passes)
+
+    def forward(self, masks: Floats) -> tuple[Raw, Any]:
         """Return raw scores, float32 [N, K], of masks [N, 1, h, w], and what `backward` needs."""
-        scores, saved = self._scores.forward(self._bottleneck.through(masks))
-        return scores, (saved, masks.shape[2:])
+        scores, saved = self._scores.forward(self._masked.through(masks))
+        self._passes.count_forward(len(masks))
+        return {self._output: scores}, (saved, masks.shape[2:])
 
-    def backward(self, saved: Any, cotangent: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def backward(self, saved: Any, cotangents: Mapping[str, Floats]) -> Floats:
         """Return the masks' cotangent, float32 [N, 1, h, w], from the scores' [N, K]."""
         graph, grid = saved
-        images = self._scores.backward(graph, cotangent)
+        images = self._scores.backward(graph, cotangents[self._output])
         self._passes.count_backward(len(images))
-        return self._bottleneck.pull(images, grid)
+        return self._masked.vjp(images, grid)
 
 
 def _check_at_rest(module: torch.nn.Module) -> None:

@@ -11,14 +11,27 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from ibisa_onnx.errors import ImageError
 
-Source = str | os.PathLike[str] | bytes | npt.NDArray[Any]
+
+class PilImage(Protocol):
+    """What is asked of a `PIL.Image.Image`."""
+
+    @property
+    def mode(self) -> str:
+        """How its pixels are stored."""
+
+    def convert(self, mode: str, /) -> Any:
+        """Return it with its pixels stored otherwise."""
+
+
+Source = str | os.PathLike[str] | bytes | npt.NDArray[Any] | PilImage
+"""A path, a file's bytes, an array, or a PIL image, which is taken as it lies in memory."""
 
 _PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND"
 _JPEG = b"\xff\xd8"  # has no transparency
@@ -45,6 +58,7 @@ class Picture:
 
 def read_picture(source: Source) -> Picture:
     """Read a picture once, for its pixels and its hash; see `read_image`."""
+    source = _as_array(source)
     if isinstance(source, np.ndarray):
         return Picture(_to_rgb(source, "the array"), None, image_sha256(source))
     data, label = _read_bytes(source)
@@ -58,8 +72,9 @@ def read_image(source: Source) -> npt.NDArray[np.uint8]:
     Parameters
     ----------
     source
-        The path or the bytes of a JPEG, PNG, BMP, WebP or TIFF file, or an array: uint8 or uint16
-        [H, W], [H, W, 1], [H, W, 3] (RGB) or [H, W, 4] (RGBA).
+        The path or the bytes of a JPEG, PNG, BMP, WebP or TIFF file, a PIL image, or an array
+        [H, W], [H, W, 1], [H, W, 3] (RGB) or [H, W, 4] (RGBA): integers 0..255, uint16 0..65535,
+        floats 0..1 or booleans.
 
     Returns
     -------
@@ -71,6 +86,7 @@ def read_image(source: Source) -> npt.NDArray[np.uint8]:
     ImageError
         There is no such file, it is no picture, or the array has another shape or dtype.
     """
+    source = _as_array(source)
     if isinstance(source, np.ndarray):
         return _to_rgb(source, "the array")
     return _from_bytes(*_read_bytes(source))
@@ -78,10 +94,32 @@ def read_image(source: Source) -> npt.NDArray[np.uint8]:
 
 def image_sha256(source: Source) -> str:
     """Hash a picture: the file's bytes, or for an array its dtype, shape and values."""
+    source = _as_array(source)
     if isinstance(source, np.ndarray):
         header = f"{source.dtype} {source.shape} ".encode()
         return hashlib.sha256(header + np.ascontiguousarray(source).tobytes()).hexdigest()
     return hashlib.sha256(_read_bytes(source)[0]).hexdigest()
+
+
+def _as_array(source: Source) -> str | os.PathLike[str] | bytes | npt.NDArray[Any]:
+    """Return a PIL image as an array, and anything else as it is."""
+    mode = getattr(source, "mode", None)
+    if not (isinstance(mode, str) and hasattr(source, "convert")):
+        return cast(str | os.PathLike[str] | bytes | npt.NDArray[Any], source)
+    try:
+        return _from_pil(source, mode)
+    except Exception as error:  # PIL decodes only now, and says what is wrong in many ways
+        raise ImageError(f"the PIL image cannot be read: {error}") from error
+
+
+def _from_pil(image: Any, mode: str) -> npt.NDArray[Any]:
+    """Return the pixels of a PIL image."""
+    if mode.startswith("I;16"):
+        return np.asarray(image).astype(np.uint16)
+    alpha = "A" in mode or "transparency" in getattr(image, "info", {})
+    if alpha or mode not in ("L", "RGB"):
+        image = image.convert("RGBA" if alpha else "RGB")
+    return np.asarray(image)
 
 
 def _read_bytes(source: str | os.PathLike[str] | bytes) -> tuple[bytes, str]:
@@ -91,7 +129,7 @@ def _read_bytes(source: str | os.PathLike[str] | bytes) -> tuple[bytes, str]:
     if not isinstance(source, str | os.PathLike):
         raise ImageError(
             f"the picture is a {type(source).__name__}; "
-            "give a path, the bytes of a file, or an array uint8 [H, W, 3]"
+            "give a path, the bytes of a file, a PIL image, or an array uint8 [H, W, 3]"
         )
     path = Path(source)
     try:
@@ -157,7 +195,7 @@ def _to_rgb(image: npt.NDArray[Any], label: str) -> npt.NDArray[np.uint8]:
     if image.dtype == np.uint16:
         image = _to_8_bits(image)
     if image.dtype != np.uint8:
-        raise ImageError(f"{label} has {image.dtype} pixels; give 8 or 16 bits a channel")
+        image = _bytes_of(image, label)
     if image.ndim == 2:
         image = image[..., None]
     if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or image.size == 0:
@@ -165,6 +203,22 @@ def _to_rgb(image: npt.NDArray[Any], label: str) -> npt.NDArray[np.uint8]:
     if image.shape[2] == 4:
         image = _over_white(image)
     return np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3)))
+
+
+def _bytes_of(image: npt.NDArray[Any], label: str) -> npt.NDArray[np.uint8]:
+    """Bring integers 0..255, floats 0..1 and booleans to uint8; ImageError of anything else."""
+    kind, most = image.dtype.kind, 1 if image.dtype.kind == "f" else 255
+    if kind not in "biuf":
+        raise ImageError(f"{label} has {image.dtype} pixels; give integers 0..255 or floats 0..1")
+    if image.size == 0:
+        return image.astype(np.uint8)
+    low, high = image.min(), image.max()
+    if not (low >= 0 and high <= most):  # NaN too
+        raise ImageError(
+            f"{label} has {image.dtype} pixels from {low:g} to {high:g}; give 0 to {most}, or uint8"
+        )
+    scaled = np.rint(image * np.float64(255)) if kind in "bf" else image
+    return np.asarray(scaled, np.uint8)
 
 
 def _to_8_bits(image: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint8]:

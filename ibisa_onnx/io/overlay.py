@@ -12,10 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ibisa_onnx.errors import ResultError
-from ibisa_onnx.explanation import Explanation
 from ibisa_onnx.io.colormap import colormap
 
-Picture = npt.NDArray[np.uint8]
+Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
 MAX_SIDE = 1600
@@ -34,53 +33,7 @@ _DIM, _SATURATION = 0.75, 0.2
 _OPACITY, _ONSET = 0.68, 0.7
 
 
-def overlay(explanation: Explanation, *, uncertainty: bool = False) -> Picture:
-    """Draw an explanation: picture, picture with map, and a caption with what was explained.
-
-    Parameters
-    ----------
-    uncertainty
-        Draw a third panel with the map's uncertainty, in full colour where it is as large as the
-        largest effect.
-
-    Returns
-    -------
-    uint8 [H, W, 3], RGB; see `beside` for the arrangement and the size.
-
-    Raises
-    ------
-    ResultError
-        There is no uncertainty to draw.
-    """
-    target, passes = explanation.target, explanation.passes
-    name = ascii_fold(target.label or "") or f"class {target.index}"
-    cut = "cut short, " if explanation.completion.cut_short else ""
-    last = "last panel: uncertainty, " if uncertainty else ""
-    return beside(
-        explanation.image,
-        explanation.map,
-        *([_relative_uncertainty(explanation)] if uncertainty else []),
-        left=f"{name}  {100 * target.probability:.1f}%",
-        right=f"{last}{cut}{passes.forward} forward + {passes.backward} backward",
-    )
-
-
-def _relative_uncertainty(explanation: Explanation) -> Floats:
-    """Return the uncertainty over the largest effect, at most 1, [H, W]."""
-    if explanation.uncertainty is None or explanation.effect is None:
-        raise ResultError(
-            f"the {explanation.certificate.gradient} gradient does not tell how sure the map is; "
-            "forward-only does"
-        )
-    pixels = np.float32(explanation.effect.size)  # a pixel of a large picture does next to nothing
-    scale = np.float32(scale_of(pixels * explanation.effect))
-    relative = pixels * explanation.uncertainty / scale
-    return np.asarray(np.clip(relative, 0, 1))
-
-
-def beside(
-    image: Picture, map: Floats, *others: Floats, left: str = "", right: str = ""
-) -> Picture:
+def beside(image: Pixels, map: Floats, *others: Floats, left: str = "", right: str = "") -> Pixels:
     """Draw the picture and the picture with its map, with a strip of text below.
 
     The panels stand side by side, or one above the other where the picture is more than twice as
@@ -118,7 +71,7 @@ def beside(
     return np.concatenate([drawn, _strip(drawn.shape[1], left, right)], axis=0)
 
 
-def blend(image: Picture, map: Floats) -> Picture:
+def blend(image: Pixels, map: Floats) -> Pixels:
     """Lay a map over its picture: silence shows the picture in dim grey, need covers it with heat.
 
     Opacity grows with the value, so that nothing is coloured that was not needed, and never
@@ -155,7 +108,7 @@ def ascii_fold(text: str) -> str:
     return folded.strip() if folded.isascii() and folded.isprintable() else ""
 
 
-def _check(image: Picture, map: Floats) -> None:
+def _check(image: Pixels, map: Floats) -> None:
     if image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         raise ResultError(f"a picture to draw on is [H, W, 3], not {list(image.shape)}")
     if map.shape != image.shape[:2]:
@@ -167,7 +120,7 @@ def _check(image: Picture, map: Floats) -> None:
         raise ResultError("the map holds NaN or infinite values and cannot be drawn")
 
 
-def _blend(image: Picture, map: Floats, scale: float) -> Picture:
+def _blend(image: Pixels, map: Floats, scale: float) -> Pixels:
     """Return the blend at the picture's size; `map` has that size, and `scale` is above 0."""
     value = np.clip(map / np.float32(scale), 0.0, 1.0).astype(np.float32)
     opacity = (_OPACITY * value**_ONSET)[..., None]
@@ -179,7 +132,7 @@ def _blend(image: Picture, map: Floats, scale: float) -> Picture:
     return np.asarray(np.rint(base + opacity * (heat - base)), dtype=np.uint8)
 
 
-def _panels(image: Picture, *maps: Floats) -> tuple[Any, ...]:
+def _panels(image: Pixels, *maps: Floats) -> tuple[Any, ...]:
     """Return picture and maps at the size of a panel."""
     import cv2
 
@@ -195,7 +148,7 @@ def _panels(image: Picture, *maps: Floats) -> tuple[Any, ...]:
     return picture, *(cv2.resize(map, size, interpolation=ways[1]) for map in maps)
 
 
-def _strip(width: int, left: str, right: str) -> Picture:
+def _strip(width: int, left: str, right: str) -> Pixels:
     """Return the caption strip [h, width, 3]; of height 0 where there is nothing to write."""
     import cv2
 

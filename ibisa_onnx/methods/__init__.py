@@ -10,9 +10,11 @@ if TYPE_CHECKING:
     from ibisa_onnx.methods.base import Method
     from ibisa_onnx.methods.grad_cam import GradCam
     from ibisa_onnx.methods.iba import Iba
+    from ibisa_onnx.methods.ibisa.method import Ibisa
+    from ibisa_onnx.methods.ibisa.options import Options
     from ibisa_onnx.methods.occlusion import Occlusion
     from ibisa_onnx.methods.random_map import RandomMap
-    from ibisa_onnx.methods.registry import METHODS, Settings, method_named
+    from ibisa_onnx.methods.registry import METHODS, MethodSettings, method_named
     from ibisa_onnx.methods.rise import Rise, rise
 
 _HOMES = {
@@ -23,7 +25,9 @@ _HOMES = {
     "Occlusion": "occlusion",
     "RandomMap": "random_map",
     "Rise": "rise",
-    "Settings": "registry",
+    "MethodSettings": "registry",
+    "Ibisa": "ibisa.method",
+    "Options": "ibisa.options",
     "method_named": "registry",
     "rise": "rise",
 }
@@ -32,11 +36,13 @@ __all__ = [
     "METHODS",
     "GradCam",
     "Iba",
+    "Ibisa",
     "Method",
+    "MethodSettings",
     "Occlusion",
+    "Options",
     "RandomMap",
     "Rise",
-    "Settings",
     "method_named",
     "rise",
 ]

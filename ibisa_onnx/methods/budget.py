@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,27 +10,27 @@ import numpy.typing as npt
 
 from ibisa_onnx.errors import GradientError
 from ibisa_onnx.explanation import Completion
-from ibisa_onnx.methods.problem import Case
-from ibisa_onnx.methods.stopping import Limit
-
-Progress = Callable[[int, int], None]
-"""Told how many steps (without a gradient: queries) are done, and how many there will be."""
+from ibisa_onnx.methods.problem import Problem
+from ibisa_onnx.methods.stopping import Control
 
 _FEWEST = 4
 
 
-def allowance(case: Case, budget: int, spent: int = 0) -> int:
-    """Return how many queries the prediction, the check and what is spent leave of a budget.
+def allowance(problem: Problem, budget: int, check: int, spent: int = 0) -> int:
+    """Return how many queries the prediction, a check and what is spent leave of a budget.
+
+    `check` is how many images the check shows.
 
     Raises
     ------
     GradientError
         Too few for an estimate.
     """
-    reserved = spent + case.filled(1) + case.filled(case.check)
-    queries = (budget - reserved) // case.pair * case.pair
+    pair = problem.pair
+    reserved = spent + problem.filled(1) + problem.filled(check)
+    queries = (budget - reserved) // pair * pair
     if queries < _FEWEST:
-        least = reserved + max(case.pair, -(-_FEWEST // case.pair) * case.pair)
+        least = reserved + max(pair, -(-_FEWEST // pair) * pair)
         raise GradientError(
             f"a budget of {budget} forward passes is too small; give {least} or more"
         )
@@ -47,16 +46,17 @@ class ImagesMixError(Exception):
 
 @dataclass
 class Queries:
-    """The target's probability, with the queries counted and timed.
+    """The objective's probability for one picture, with the queries counted and timed.
 
-    `whole_first` tells that the first image of all is the untouched picture, which shows whether
-    the images of a batch mix: then the first query raises `ImagesMixError`.
+    `check` images will be asked about when they are done, for which time is kept. `whole_first`
+    tells that the first image of all is the untouched picture, which shows whether the images of a
+    batch mix: then the first query raises `ImagesMixError`.
     """
 
-    case: Case
-    progress: Progress | None
-    limit: Limit
+    problem: Problem
+    control: Control
     planned: int = 0
+    check: int = 0
     whole_first: bool = False
     done: int = 0
     seconds: float = 0.0
@@ -64,17 +64,18 @@ class Queries:
     answered: float = 0.0
 
     def __call__(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-        """Return the target's probability [N] for images [N, C, H, W]."""
+        """Return the objective's probability [N] for images [N, C, H, W]."""
         begin = time.perf_counter()
-        probabilities = self.case.probability(images)
-        if self.done == 0 and self.whole_first and self.case.mixes(float(probabilities[0])):
+        whole = self.done == 0 and self.whole_first
+        batch = self.problem.model.max_batch if whole else 1
+        probabilities = self.problem.score(images)
+        if whole and self.problem.mixes(float(probabilities[0]), batch):
             raise ImagesMixError(len(images))
         self.answered = time.perf_counter()
         self.seconds += self.answered - begin
         for _ in images:
             self.done += 1
-            if self.progress is not None:
-                self.progress(self.done, self.planned)
+            self.control.progress(self.done, self.planned)
         return probabilities
 
     def learned(self) -> None:
@@ -83,10 +84,11 @@ class Queries:
 
     def over(self, more: int) -> bool:
         """Tell whether there is no time for `more` queries, to learn from them, and the check."""
-        images = more + self.case.filled(self.case.check)
-        return self.limit.over(self.learning + images * self.seconds / max(1, self.done))
+        images = more + self.problem.filled(self.check)
+        ahead = self.learning + images * self.seconds / max(1, self.done)
+        return self.control.stopping.over(ahead)
 
     @property
     def completion(self) -> Completion:
         """How many there were."""
-        return Completion(self.done, self.planned, "queries", self.limit.reason)
+        return Completion(self.done, self.planned, "queries", self.control.stopping.reason)

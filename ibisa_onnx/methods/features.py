@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
-
-import numpy.typing as npt
 
 from ibisa_onnx.errors import GradientError
-from ibisa_onnx.explainer import Explainer
-from ibisa_onnx.gradients.layer import SpatialTensor, Tail, deployed, spatial_tensors
+from ibisa_onnx.explanation import Certificate
+from ibisa_onnx.gradients.layer import Array, SpatialTensor, SplitModel, spatial_tensors
 from ibisa_onnx.gradients.precision import rounds_coarsely
-from ibisa_onnx.gradients.selection import GradientPath
-from ibisa_onnx.methods.problem import Case
-from ibisa_onnx.targets.classification import ClassOutput
+from ibisa_onnx.methods.problem import Problem
+from ibisa_onnx.models.onnx_session import DeployedModel
+from ibisa_onnx.targets.base import Objective
 
 _IN_SINGLE, _IN_FEWER_BITS = 1e-3, 2e-2  # what rounding makes of a probability
 
@@ -22,31 +19,52 @@ Choice = Callable[[tuple[SpatialTensor, ...]], SpatialTensor | None]
 
 
 @dataclass(frozen=True)
-class Layer:
-    """A tensor of a model, and the model cut open there."""
+class LayerSplit:
+    """A tensor of a model, and the model split there."""
 
     tensor: SpatialTensor
-    tail: Tail
-    output: ClassOutput
-    path: GradientPath
+    split: SplitModel
+    reason: str
+    tolerance: float
 
-    def difference(self, case: Case, raw: npt.NDArray[Any]) -> float:
-        """Return how far the tail's answer is from the model's own, in probability."""
-        return abs(float(self.output.probabilities(raw)[0, case.index]) - case.answer)
+    def certificate(self, problem: Problem, objective: Objective, raw: Array) -> Certificate:
+        """Return how far the objective behind the tensor is from the model's own answer."""
+        found = float(objective.probability({self.split.output: raw})[0])
+        difference = abs(found - problem.row.probability)
+        holds = difference <= self.tolerance
+        return Certificate("exact", self.reason, difference, self.tolerance, holds)
+
+
+def only_output(objective: Objective, method: str) -> str:
+    """Return the output that an objective reads; GradientError where there are several."""
+    if len(objective.outputs) != 1:
+        raise GradientError(f"{method} explains one output, not {len(objective.outputs)}")
+    return objective.outputs[0]
 
 
 def open_layer(
-    explainer: Explainer, output: ClassOutput, method: str, name: str | None, choice: Choice
-) -> Layer:
-    """Cut a model open at a tensor that is named, or else chosen.
+    model: DeployedModel,
+    output: str,
+    size: tuple[int, int],
+    method: str,
+    name: str | None,
+    choice: Choice,
+) -> LayerSplit:
+    """Split a model at a tensor that is named, or else chosen.
+
+    Parameters
+    ----------
+    output
+        The tensor that is explained.
+    size
+        Height and width of the model's input.
 
     Raises
     ------
     GradientError
-        The model has no graph, no tensor of that name, or none to choose.
+        The model has no tensor of that name, or none to choose.
     """
-    model = deployed(explainer.model, method)
-    tensors = spatial_tensors(model, output.name, explainer.preprocessing.spec.size)
+    tensors = spatial_tensors(model, output, size)
     chosen = choice(tensors)
     if name is not None:
         chosen = next((each for each in tensors if each.name == name), None)
@@ -58,9 +76,8 @@ def open_layer(
     if chosen is None:
         raise GradientError(f"{method}: no tensor of the model has the shape [N, C, h, w]")
     reason = f"at {chosen.name}, {chosen.channels} x {chosen.height} x {chosen.width}"
-    tolerance = _IN_FEWER_BITS if rounds_coarsely(model, output.name) else _IN_SINGLE
-    path = GradientPath("exact", reason, None, tolerance=tolerance)
-    return Layer(chosen, Tail(model, chosen.name, output.name), output, path)
+    tolerance = _IN_FEWER_BITS if rounds_coarsely(model, output) else _IN_SINGLE
+    return LayerSplit(chosen, SplitModel(model, chosen.name, output), reason, tolerance)
 
 
 def _some(tensors: tuple[SpatialTensor, ...]) -> str:

@@ -8,17 +8,17 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ibisa_onnx.explainer import Explainer
 from ibisa_onnx.explanation import Completion
 from ibisa_onnx.gradients.layer import before_softmax, deployed, last_spatial
-from ibisa_onnx.gradients.selection import GradientPath
-from ibisa_onnx.methods.budget import Progress
-from ibisa_onnx.methods.features import Layer, open_layer
-from ibisa_onnx.methods.ibisa.method import Found
-from ibisa_onnx.methods.problem import Case
-from ibisa_onnx.methods.scaling import above_zero
-from ibisa_onnx.methods.stopping import Limit
-from ibisa_onnx.targets.classification import Activation, ClassOutput
+from ibisa_onnx.methods.base import AttributionResult, RowByRow
+from ibisa_onnx.methods.features import LayerSplit, only_output, open_layer
+from ibisa_onnx.methods.problem import Problem
+from ibisa_onnx.methods.scaling import positive_part_scaled
+from ibisa_onnx.methods.stopping import Control
+from ibisa_onnx.models.base import ImageModel
+from ibisa_onnx.preprocessing.spec import Preprocessing
+from ibisa_onnx.targets.base import Objective
+from ibisa_onnx.targets.classification import ClassObjective, logit_objective
 
 
 @dataclass(frozen=True)
@@ -42,38 +42,36 @@ class GradCam:
         """The settings by name."""
         return asdict(self)
 
-    def open(self, explainer: Explainer, output: ClassOutput) -> OpenedGradCam:
-        """Cut the model open; GradientError where that cannot be done."""
-        logits = before_softmax(deployed(explainer.model, self.name), output.name)
-        if logits != output.name:
-            output = ClassOutput(logits, output.classes, Activation.SOFTMAX)
-        return OpenedGradCam(open_layer(explainer, output, self.name, self.layer, last_spatial))
+    def prepare(
+        self, model: ImageModel, objective: Objective, preprocessing: Preprocessing
+    ) -> PreparedGradCam:
+        """Split the model; GradientError where that cannot be done."""
+        graph = deployed(model, self.name)
+        logits = only_output(objective, self.name)
+        if isinstance(objective, ClassObjective):
+            logits = before_softmax(graph, logits)
+        size = preprocessing.size
+        return PreparedGradCam(open_layer(graph, logits, size, self.name, self.layer, last_spatial))
 
 
 @dataclass(frozen=True)
-class OpenedGradCam:
+class PreparedGradCam(RowByRow):
     """Grad-CAM of one model."""
 
-    layer: Layer
+    layer: LayerSplit
 
-    @property
-    def path(self) -> GradientPath:
-        """The backward graph of the tail."""
-        return self.layer.path
-
-    def __call__(
-        self, case: Case, rng: np.random.Generator, progress: Progress | None, limit: Limit
-    ) -> Iterator[Found]:
+    def run_one(
+        self, problem: Problem, rng: np.random.Generator, control: Control
+    ) -> Iterator[AttributionResult]:
         """Weight the features A: ReLU(sum of alpha_k A_k), alpha_k = mean of dy/dA_k (eq. 1, 2)."""
-        tail, image = self.layer.tail, case.bottleneck.image
-        features = tail.features(image)
-        raw, saved = tail.forward(image, features)
-        cotangent = np.zeros(raw.shape, raw.dtype if raw.dtype.kind == "f" else np.float32)
-        cotangent.reshape(-1)[case.index] = 1
-        weights = tail.backward(saved, cotangent)[0].astype(np.float64).mean((1, 2))
-        saliency = above_zero(np.tensordot(weights, features[0].astype(np.float64), 1))
-        difference = self.layer.difference(case, raw)
-        done = Completion(1, 1, "steps")
-        if progress is not None:
-            progress(1, 1)
-        yield Found(saliency, case.bottleneck.size, done, difference=difference)
+        split, image = self.layer.split, problem.image
+        objective = logit_objective(problem.row.objective, split.output)
+        features = split.features(image)
+        raw, saved = split.forward(image, features, problem.passes)
+        cotangent = objective.vjp({split.output: raw})[split.output]
+        weights = split.backward(saved, cotangent, problem.passes)
+        alpha = weights[0].astype(np.float64).mean((1, 2))
+        saliency = positive_part_scaled(np.tensordot(alpha, features[0].astype(np.float64), 1))
+        certificate = self.layer.certificate(problem, objective, raw)
+        control.progress(1, 1)
+        yield AttributionResult(saliency, problem.size, Completion(1, 1, "steps"), certificate)

@@ -29,22 +29,21 @@ import numpy as np
 import numpy.typing as npt
 
 from ibisa_onnx.errors import OptionError
-from ibisa_onnx.explainer import Explainer
 from ibisa_onnx.explanation import Completion
-from ibisa_onnx.gradients.layer import last_of_side
-from ibisa_onnx.gradients.selection import GradientPath
+from ibisa_onnx.gradients.layer import deployed, last_of_side
+from ibisa_onnx.gradients.masked_images import Floats
 from ibisa_onnx.io.images import read_image
-from ibisa_onnx.methods.budget import Progress
-from ibisa_onnx.methods.features import Layer, open_layer
-from ibisa_onnx.methods.ibisa.method import Found
+from ibisa_onnx.methods.base import AttributionResult, RowByRow
+from ibisa_onnx.methods.features import LayerSplit, only_output, open_layer
 from ibisa_onnx.methods.ibisa.optimizer import PooledAdam
-from ibisa_onnx.methods.masking import Floats, sigmoid, smooth
-from ibisa_onnx.methods.problem import Case
-from ibisa_onnx.methods.scaling import above_zero
+from ibisa_onnx.methods.masking import sigmoid, smooth
+from ibisa_onnx.methods.problem import Problem
+from ibisa_onnx.methods.scaling import positive_part_scaled
 from ibisa_onnx.methods.settings import is_whole
-from ibisa_onnx.methods.stopping import Limit
-from ibisa_onnx.preprocessing.spec import prepare
-from ibisa_onnx.targets.classification import ClassOutput
+from ibisa_onnx.methods.stopping import Control
+from ibisa_onnx.models.base import ImageModel
+from ibisa_onnx.preprocessing.spec import Preprocessing, prepare
+from ibisa_onnx.targets.base import Objective
 
 _DEPTH = 8  # input pixels a feature: conv4 of VGG-16 and layer2 of ResNet-50, as in the paper
 _LEAST_DEVIATION = 0.01
@@ -98,23 +97,24 @@ class Iba:
         """The settings by name; of the images their number."""
         return {**asdict(self), "images": len(self.images)}
 
-    def open(self, explainer: Explainer, output: ClassOutput) -> OpenedIba:
-        """Cut the model open and estimate its features' statistics.
+    def prepare(
+        self, model: ImageModel, objective: Objective, preprocessing: Preprocessing
+    ) -> PreparedIba:
+        """Split the model and estimate its features' statistics.
 
         Raises
         ------
         GradientError
-            The model cannot be cut open.
+            The model cannot be split.
         ImageError
             A picture cannot be read.
         """
-        side = max(explainer.preprocessing.spec.size) / _DEPTH
-        choice = partial(last_of_side, side=side)
-        layer = open_layer(explainer, output, self.name, self.layer, choice)
-        spec = explainer.preprocessing.spec
-        tensors = (prepare(read_image(each), spec).tensor for each in self.images)
-        features = (layer.tail.features(tensor)[0] for tensor in tensors)
-        return OpenedIba(self, layer, estimate(features))
+        graph, output = deployed(model, self.name), only_output(objective, self.name)
+        choice = partial(last_of_side, side=max(preprocessing.size) / _DEPTH)
+        layer = open_layer(graph, output, preprocessing.size, self.name, self.layer, choice)
+        tensors = (prepare(read_image(each), preprocessing).tensor for each in self.images)
+        features = (layer.split.features(tensor)[0] for tensor in tensors)
+        return PreparedIba(self, layer, estimate(features))
 
 
 @dataclass(frozen=True)
@@ -143,46 +143,41 @@ def estimate(features: Iterator[npt.NDArray[Any]]) -> Statistics:
 
 
 @dataclass(frozen=True)
-class OpenedIba:
+class PreparedIba(RowByRow):
     """IBA of one model."""
 
     method: Iba
-    layer: Layer
+    layer: LayerSplit
     statistics: Statistics
 
-    @property
-    def path(self) -> GradientPath:
-        """The backward graph of the tail."""
-        return self.layer.path
-
-    def __call__(
-        self, case: Case, rng: np.random.Generator, progress: Progress | None, limit: Limit
-    ) -> Iterator[Found]:
+    def run_one(
+        self, problem: Problem, rng: np.random.Generator, control: Control
+    ) -> Iterator[AttributionResult]:
         """Optimise lambda; the map is the information of each place, summed over channels."""
-        method, size = self.method, case.bottleneck.size
-        case.see_whether_images_mix()
-        features = self.layer.tail.features(case.bottleneck.image)
-        raw, _ = self.layer.tail.forward(case.bottleneck.image, features)
-        difference = self.layer.difference(case, raw)
+        method, split = self.method, self.layer.split
+        problem.check_batch_independence()
+        features = split.features(problem.image)
+        raw, _ = split.forward(problem.image, features, problem.passes)
+        certificate = self.layer.certificate(problem, problem.row.objective, raw)
         relative = (features[0] - self.statistics.mean) / self.statistics.deviation
         parameters = np.full(relative.shape, method.start, np.float32)
         adam = PooledAdam(method.learning_rate, pooling=0)
         begin = time.perf_counter()
         for done in range(1, method.steps + 1):
-            slope = self._slope(case, parameters, relative, rng)
-            parameters = parameters - adam.step(slope)
-            if progress is not None:
-                progress(done, method.steps)
-            if done < method.steps and limit.over((time.perf_counter() - begin) / done):
+            gradient = self._loss_gradient(problem, parameters, relative, rng)
+            parameters = parameters - adam.step(gradient)
+            control.progress(done, method.steps)
+            pace = (time.perf_counter() - begin) / done
+            if done < method.steps and control.stopping.over(pace):
                 break
         keep = smooth(sigmoid(parameters), method.smoothing)
         information = np.where(self.statistics.active, divergence(keep, relative), 0)
-        completion = Completion(done, method.steps, "steps", limit.reason)
+        completion = Completion(done, method.steps, "steps", control.stopping.reason)
         bits = information.sum(0) / math.log(2)
-        yield Found(above_zero(bits), size, completion, difference=difference)
+        yield AttributionResult(positive_part_scaled(bits), problem.size, completion, certificate)
 
-    def _slope(
-        self, case: Case, parameters: Floats, relative: Floats, rng: np.random.Generator
+    def _loss_gradient(
+        self, problem: Problem, parameters: Floats, relative: Floats, rng: np.random.Generator
     ) -> Floats:
         """Return d loss / d parameters, [C, h, w]."""
         method, statistics = self.method, self.statistics
@@ -191,26 +186,24 @@ class OpenedIba:
         noise = rng.standard_normal((method.draws, *keep.shape), np.float32)
         mixed = keep * relative + (1 - keep) * noise
         mixed = (mixed * statistics.deviation + statistics.mean) * statistics.active
-        pull = self._pull(case, mixed) * (statistics.deviation * statistics.active)
-        slope = -(pull * (relative - noise)).mean(0)
-        price = np.float32(method.beta / keep.size) * statistics.active
-        slope += price * divergence_slope(keep, relative)
-        smoothed = smooth(np.asarray(slope, np.float32), method.smoothing)
+        by_features = self._score_gradient(problem, mixed)
+        by_features = by_features * (statistics.deviation * statistics.active)
+        gradient = -(by_features * (relative - noise)).mean(0)
+        weight = np.float32(method.beta / keep.size) * statistics.active
+        gradient += weight * divergence_derivative(keep, relative)
+        smoothed = smooth(np.asarray(gradient, np.float32), method.smoothing)
         return np.asarray(smoothed * sigmoids * (1 - sigmoids))
 
-    def _pull(self, case: Case, mixed: Floats) -> Floats:
+    def _score_gradient(self, problem: Problem, mixed: Floats) -> Floats:
         """Return d log p / d features for each of the mixtures [N, C, h, w]."""
-        most = case.model.max_batch
-        blocks = (mixed[begin : begin + most] for begin in range(0, len(mixed), most))
-        return np.concatenate([self._pull_once(case, block) for block in blocks])
-
-    def _pull_once(self, case: Case, mixed: Floats) -> Floats:
-        """Do so for as many as the model takes at once."""
-        raw, saved = self.layer.tail.forward(case.bottleneck.image, mixed)
-        slope = case.output.slope(case.output.scores(raw).astype(np.float32), case.index)
-        quantisation = case.output.quantisation
-        slope = slope if quantisation is None else slope * np.float32(quantisation.scale)
-        return self.layer.tail.backward(saved, slope.reshape(raw.shape))
+        split, objective, most = self.layer.split, problem.row.objective, problem.model.max_batch
+        gradients = []
+        for begin in range(0, len(mixed), most):
+            block = mixed[begin : begin + most]
+            raw, saved = split.forward(problem.image, block, problem.passes)
+            cotangent = objective.vjp({split.output: raw})[split.output]
+            gradients.append(split.backward(saved, cotangent, problem.passes))
+        return np.concatenate(gradients)
 
 
 def divergence(keep: Floats, relative: Floats) -> Floats:
@@ -219,7 +212,7 @@ def divergence(keep: Floats, relative: Floats) -> Floats:
     return np.asarray(-0.5 * (1 + 2 * np.log(left) - (keep * relative) ** 2 - left**2))
 
 
-def divergence_slope(keep: Floats, relative: Floats) -> Floats:
+def divergence_derivative(keep: Floats, relative: Floats) -> Floats:
     """Return its derivative with respect to lambda."""
     left = 1 - np.minimum(keep, np.float32(_MOST))
     return np.asarray(1 / left + keep * relative**2 - left)

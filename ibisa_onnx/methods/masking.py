@@ -1,16 +1,12 @@
-"""The bottleneck right after the image: from logits to masks to bottlenecked images.
+"""Masks: their grid, the noise that they are sampled with, and the baselines that they show.
 
-It knows masks and nothing of ONNX. Masks live on a grid of cells a few pixels wide. All of it is
-smooth, and each derivative stands beside what it is the derivative of. Where whole images are
-meant OpenCV works and no product of matrices, for which BLAS would wake threads that then wait in
-a loop, in the way of ONNX Runtime's.
+It knows masks and nothing of ONNX; how masks reach the images is in `gradients.masked_images`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -18,39 +14,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float32]
+from ibisa_onnx.gradients.masked_images import Floats, read_only
 
 _REACH = 4.0  # of a Gaussian's tails, in standard deviations
 _MIRRORED = cv2.BORDER_REFLECT
 _CLIP = 1e-4  # of a uniform draw, so that its logit stays within +-9.2
-
-
-@dataclass(frozen=True)
-class Bottleneck:
-    """An image, and what is seen where it is masked: float32 [1, C, H, W] in model space."""
-
-    image: Floats
-    baseline: Floats
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width."""
-        height, width = self.image.shape[2:]
-        return height, width
-
-    def through(self, masks: Floats) -> Floats:
-        """Return z = m x + (1 - m) b, [N, C, H, W], for masks [N, 1, h, w] of any grid."""
-        mask = enlarge(masks, self.size)
-        # Not b + m (x - b), by which a mask of ones would not give x to the last bit.
-        return mask * self.image + (1 - mask) * self.baseline
-
-    def pull(self, cotangent: Floats, grid: tuple[int, int]) -> Floats:
-        """Return the cotangent of masks [N, 1, h, w] of a grid from that of z, [N, C, H, W]."""
-        large = (cotangent * (self.image - self.baseline)).sum(1, keepdims=True)
-        if grid == self.size:
-            return np.asarray(large)
-        rows, columns = interpolation(grid, self.size)
-        return np.asarray(rows.T @ large @ columns)
 
 
 def sigmoid(logits: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -104,39 +72,9 @@ def _gaussian(sigma: float) -> npt.NDArray[np.float64]:
     """Return a Gaussian's weights at whole numbers, [taps]."""
     taps = np.arange(-math.ceil(_REACH * sigma), math.ceil(_REACH * sigma) + 1)
     weights = np.exp(-(taps**2) / (2 * sigma**2))
-    return np.asarray(weights / weights.sum())
-
-
-def enlarge(mask: Floats, size: tuple[int, int]) -> Floats:
-    """Interpolate [N, 1, h, w] bilinearly to [N, 1, H, W]."""
-    height, width = size
-    large = np.empty((len(mask), 1, height, width), np.float32)
-    for each, cells in zip(large, mask, strict=True):
-        each[0] = cv2.resize(cells[0], (width, height), interpolation=cv2.INTER_LINEAR)
-    return large
-
-
-def interpolation(grid: tuple[int, int], size: tuple[int, int]) -> tuple[Floats, Floats]:
-    """Return R [H, h] and C [W, w], by which R s C^T is a mask s [h, w] enlarged to [H, W]."""
-    rows, columns = (_bilinear(*sides) for sides in zip(grid, size, strict=True))
-    return rows, columns
-
-
-@lru_cache(maxsize=64)
-def _bilinear(cells: int, pixels: int) -> Floats:
-    """Return the matrix [pixels, cells] that interpolates a line of cells.
-
-    Both are as long as the image, and each value stands in the middle of its cell or pixel.
-    """
-    places = np.clip((np.arange(pixels) + 0.5) * cells / pixels - 0.5, 0, cells - 1)
-    return _constant(np.clip(1 - np.abs(places[:, None] - np.arange(cells)), 0, None))
-
-
-def _constant(values: npt.NDArray[np.float64]) -> Floats:
-    """Return float32 that nobody can change, because it is kept and given to many."""
-    rounded = values.astype(np.float32)
-    rounded.flags.writeable = False
-    return rounded
+    weights /= weights.sum()
+    weights.flags.writeable = False
+    return weights
 
 
 def blurred(image: Floats, sigma: float) -> Floats:
@@ -186,7 +124,7 @@ def stratified_noise(rng: np.random.Generator, draws: int, shape: tuple[int, int
 
 
 @lru_cache(maxsize=8)
-def plane_waves(draws: int, shape: tuple[int, int], frequency: float, tilt: float = 0.3) -> Floats:
+def plane_waves(draws: int, shape: tuple[int, int], frequency: float, angle: float = 0.3) -> Floats:
     """Cosines of unit variance that show broad stripes and hide those between them.
 
     A fixed design, the quasi-random part of the noise: directions are spread evenly over the half
@@ -201,7 +139,7 @@ def plane_waves(draws: int, shape: tuple[int, int], frequency: float, tilt: floa
         Rows and columns of the grid.
     frequency
         Of the coarsest waves, in cycles on the longer side; others have 1.5 and 2 times that.
-    tilt
+    angle
         Direction of the first wave, in radians; not 0, for much of the world is aligned along the
         axes.
 
@@ -212,8 +150,8 @@ def plane_waves(draws: int, shape: tuple[int, int], frequency: float, tilt: floa
     pairs = -(-draws // 2)
     down, across = ((np.arange(side) + 0.5 - side / 2) / max(shape) for side in shape)
     number = np.arange(pairs)[:, None, None]
-    angle = math.pi * number / pairs + tilt
+    direction = math.pi * number / pairs + angle
     cycles = frequency * (1 + 0.5 * (number % 3))
-    along = across[None, None, :] * np.cos(angle) + down[None, :, None] * np.sin(angle)
+    along = across[None, None, :] * np.cos(direction) + down[None, :, None] * np.sin(direction)
     wave = math.sqrt(2) * np.cos(2 * math.pi * cycles * along + math.pi / 2 * number)
-    return _constant(np.stack([wave, -wave], axis=1).reshape(2 * pairs, *shape)[:draws])
+    return read_only(np.stack([wave, -wave], axis=1).reshape(2 * pairs, *shape)[:draws])

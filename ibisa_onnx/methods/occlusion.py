@@ -12,16 +12,15 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ibisa_onnx.errors import OptionError
-from ibisa_onnx.explainer import Explainer
-from ibisa_onnx.gradients.selection import GradientPath
-from ibisa_onnx.methods.budget import Progress, Queries
-from ibisa_onnx.methods.ibisa.method import Found
-from ibisa_onnx.methods.problem import Case
-from ibisa_onnx.methods.scaling import above_zero
+from ibisa_onnx.methods.base import AttributionResult, RowByRow, no_gradient
+from ibisa_onnx.methods.budget import Queries
+from ibisa_onnx.methods.problem import Problem
+from ibisa_onnx.methods.scaling import positive_part_scaled
 from ibisa_onnx.methods.settings import is_whole
-from ibisa_onnx.methods.stopping import Limit
-from ibisa_onnx.preprocessing.spec import mean_colour
-from ibisa_onnx.targets.classification import ClassOutput
+from ibisa_onnx.methods.stopping import Control
+from ibisa_onnx.models.base import ImageModel
+from ibisa_onnx.preprocessing.spec import Preprocessing
+from ibisa_onnx.targets.base import Objective
 
 _BATCH = 8
 
@@ -56,40 +55,43 @@ class Occlusion:
         """The settings by name."""
         return asdict(self)
 
-    def open(self, explainer: Explainer, output: ClassOutput) -> OpenedOcclusion:
-        """Take the mean colour of the model's preprocessing."""
-        return OpenedOcclusion(self, mean_colour(explainer.preprocessing.spec))
+    def prepare(
+        self, model: ImageModel, objective: Objective, preprocessing: Preprocessing
+    ) -> PreparedOcclusion:
+        """Return it: there is nothing to prepare."""
+        return PreparedOcclusion(self)
 
 
 @dataclass(frozen=True)
-class OpenedOcclusion:
+class PreparedOcclusion(RowByRow):
     """Occlusion for one model."""
 
     method: Occlusion
-    blank: np.ndarray[Any, np.dtype[np.float32]]
-    path: ClassVar[GradientPath] = GradientPath("none", "occlusion asks forward passes alone", None)
 
-    def __call__(
-        self, case: Case, rng: np.random.Generator, progress: Progress | None, limit: Limit
-    ) -> Iterator[Found]:
+    def run_one(
+        self, problem: Problem, rng: np.random.Generator, control: Control
+    ) -> Iterator[AttributionResult]:
         """Put the window everywhere, row by row."""
-        queries = Queries(case, progress, limit, self.method.places**2)
-        case.see_whether_images_mix()
-        image, size = case.bottleneck.image, case.bottleneck.size
+        queries = Queries(problem, control, self.method.places**2)
+        problem.check_batch_independence()
+        image, size, answer = problem.image, problem.size, problem.row.probability
         fall, covered = np.zeros(size), np.zeros(size)
         windows = list(self._windows(size))
         for begin in range(0, len(windows), _BATCH):
             block = windows[begin : begin + _BATCH]
             images = np.repeat(image, len(block), axis=0)
             for each, window in zip(images, block, strict=True):
-                each[:, *window] = self.blank
+                each[:, *window] = problem.blank
             for window, probability in zip(block, queries(images), strict=True):
-                fall[window] += case.answer - probability
+                fall[window] += answer - probability
                 covered[window] += 1
             if queries.done < queries.planned and queries.over(len(block)):
                 break
         saliency = fall / np.maximum(covered, 1)
-        yield Found(above_zero(saliency), size, queries.completion)
+        certificate = no_gradient("occlusion asks forward passes alone")
+        yield AttributionResult(
+            positive_part_scaled(saliency), size, queries.completion, certificate
+        )
 
     def _windows(self, size: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
         """Yield the windows' rows and columns."""

@@ -8,37 +8,38 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ibisa_onnx.explainer import Explainer
 from ibisa_onnx.explanation import Completion
-from ibisa_onnx.gradients.selection import GradientPath
-from ibisa_onnx.methods.budget import Progress
-from ibisa_onnx.methods.ibisa.method import Found
-from ibisa_onnx.methods.problem import Case
-from ibisa_onnx.methods.stopping import Limit
-from ibisa_onnx.targets.classification import ClassOutput
+from ibisa_onnx.methods.base import AttributionResult, RowByRow, no_gradient
+from ibisa_onnx.methods.problem import Problem
+from ibisa_onnx.methods.stopping import Control
+from ibisa_onnx.models.base import ImageModel
+from ibisa_onnx.preprocessing.spec import Preprocessing
+from ibisa_onnx.targets.base import Objective
 
 
 @dataclass(frozen=True)
-class RandomMap:
+class RandomMap(RowByRow):
     """Uniform noise, pixel by pixel."""
 
     name: ClassVar[str] = "random"
-    path: ClassVar[GradientPath] = GradientPath("none", "random numbers ask nothing", None)
 
     @property
     def settings(self) -> dict[str, Any]:
         """It has none."""
         return {}
 
-    def open(self, explainer: Explainer, output: ClassOutput) -> RandomMap:
+    def prepare(
+        self, model: ImageModel, objective: Objective, preprocessing: Preprocessing
+    ) -> RandomMap:
         """Return itself: it is the same for each model."""
         return self
 
-    def __call__(
-        self, case: Case, rng: np.random.Generator, progress: Progress | None, limit: Limit
-    ) -> Iterator[Found]:
+    def run_one(
+        self, problem: Problem, rng: np.random.Generator, control: Control
+    ) -> Iterator[AttributionResult]:
         """Draw the map."""
-        size = case.bottleneck.size
-        if progress is not None:
-            progress(1, 1)
-        yield Found(rng.random(size, np.float32), size, Completion(1, 1, "steps"))
+        size = problem.size
+        control.progress(1, 1)
+        certificate = no_gradient("random numbers ask nothing")
+        done = Completion(1, 1, "steps")
+        yield AttributionResult(rng.random(size, np.float32), size, done, certificate)

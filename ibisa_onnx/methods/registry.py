@@ -17,8 +17,8 @@ from ibisa_onnx.methods.rise import Rise
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What the methods are told.
+class MethodSettings:
+    """What the methods are given.
 
     Attributes
     ----------
@@ -36,19 +36,19 @@ class Settings:
     images: Sequence[Path] = ()
 
 
-METHODS: Mapping[str, Callable[[Settings], Method]] = MappingProxyType(
+METHODS: Mapping[str, Callable[[MethodSettings], Method]] = MappingProxyType(
     {
-        "rise": lambda told: Rise(told.masks),
-        "centred-rise": lambda told: Rise(told.masks, centred=True),
-        "gradcam": lambda told: GradCam(told.gradcam_layer),
-        "iba": lambda told: Iba(tuple(map(str, told.images)), told.iba_layer),
-        "occlusion": lambda told: Occlusion(),
-        "random": lambda told: RandomMap(),
+        "rise": lambda given: Rise(given.masks),
+        "centred-rise": lambda given: Rise(given.masks, centred=True),
+        "gradcam": lambda given: GradCam(given.gradcam_layer),
+        "iba": lambda given: Iba(tuple(map(str, given.images)), given.iba_layer),
+        "occlusion": lambda given: Occlusion(),
+        "random": lambda given: RandomMap(),
     }
 )
 
 
-def method_named(name: str, settings: Settings) -> Method:
+def method_named(name: str, settings: MethodSettings | None = None) -> Method:
     """Return a method.
 
     Raises
@@ -58,4 +58,4 @@ def method_named(name: str, settings: Settings) -> Method:
     """
     if name not in METHODS:
         raise OptionError(f"there is no method {name!r}; choose from: {', '.join(METHODS)}")
-    return METHODS[name](settings)
+    return METHODS[name](settings or MethodSettings())

@@ -7,25 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ibisa_onnx.errors import OptionError
-from ibisa_onnx.explainer import Explainer
-from ibisa_onnx.gradients.selection import GradientPath
-from ibisa_onnx.methods.budget import Progress, Queries
-from ibisa_onnx.methods.ibisa.method import Found
-from ibisa_onnx.methods.problem import Case
-from ibisa_onnx.methods.scaling import between_ends
+from ibisa_onnx.gradients.masked_images import Floats
+from ibisa_onnx.methods.base import AttributionResult, RowByRow, no_gradient
+from ibisa_onnx.methods.budget import Queries
+from ibisa_onnx.methods.problem import Problem
+from ibisa_onnx.methods.scaling import min_max_scaled
 from ibisa_onnx.methods.settings import is_whole
-from ibisa_onnx.methods.stopping import Limit
-from ibisa_onnx.metrics.subject import FloatArray, Score
-from ibisa_onnx.preprocessing.spec import mean_colour
-from ibisa_onnx.targets.classification import ClassOutput
+from ibisa_onnx.methods.stopping import Control
+from ibisa_onnx.models.base import ImageModel
+from ibisa_onnx.preprocessing.spec import Preprocessing
+from ibisa_onnx.targets.base import Objective
 
 _BATCH = 8
+
+Score = Callable[[Floats], npt.NDArray[np.floating[Any]]]
+"""Images float32 [N, C, H, W] in model space to scores [N]."""
 
 
 @dataclass(frozen=True)
@@ -55,33 +57,33 @@ class Rise:
     @property
     def name(self) -> str:
         """Plain or centred."""
-        return "centred rise" if self.centred else "rise"
+        return "centred-rise" if self.centred else "rise"
 
     @property
     def settings(self) -> dict[str, Any]:
         """The settings by name."""
         return asdict(self)
 
-    def open(self, explainer: Explainer, output: ClassOutput) -> OpenedRise:
-        """Take the mean colour of the model's preprocessing, which hides what is masked."""
-        return OpenedRise(self, mean_colour(explainer.preprocessing.spec))
+    def prepare(
+        self, model: ImageModel, objective: Objective, preprocessing: Preprocessing
+    ) -> PreparedRise:
+        """Return it: there is nothing to prepare."""
+        return PreparedRise(self)
 
 
 @dataclass(frozen=True)
-class OpenedRise:
-    """RISE for one model."""
+class PreparedRise(RowByRow):
+    """RISE for one model; the usual mean colour hides what is masked."""
 
     method: Rise
-    blank: FloatArray
-    path: ClassVar[GradientPath] = GradientPath("none", "RISE asks forward passes alone", None)
 
-    def __call__(
-        self, case: Case, rng: np.random.Generator, progress: Progress | None, limit: Limit
-    ) -> Iterator[Found]:
+    def run_one(
+        self, problem: Problem, rng: np.random.Generator, control: Control
+    ) -> Iterator[AttributionResult]:
         """Ask about all masks, or about as many as there is time for."""
-        case.see_whether_images_mix()
-        method, image = self.method, case.bottleneck.image[0]
-        queries = Queries(case, progress, limit, method.masks)
+        problem.check_batch_independence()
+        method, image = self.method, problem.image[0]
+        queries = Queries(problem, control, method.masks)
         saliency = rise(
             queries,
             image,
@@ -90,15 +92,18 @@ class OpenedRise:
             grid=method.grid,
             keep=method.keep,
             centred=method.centred,
-            blank=self.blank,
+            blank=problem.blank,
             over=lambda: queries.over(_BATCH),
         )
-        yield Found(between_ends(saliency), case.bottleneck.size, queries.completion)
+        certificate = no_gradient("RISE asks forward passes alone")
+        yield AttributionResult(
+            min_max_scaled(saliency), problem.size, queries.completion, certificate
+        )
 
 
 def rise(
     score: Score,
-    image: FloatArray,
+    image: Floats,
     *,
     rng: np.random.Generator,
     masks: int = 4000,
@@ -106,7 +111,7 @@ def rise(
     keep: float = 0.5,
     centred: bool = False,
     batch: int = _BATCH,
-    blank: FloatArray | None = None,
+    blank: Floats | None = None,
     over: Callable[[], bool] = lambda: False,
 ) -> npt.NDArray[np.float32]:
     """RISE's saliency map.
@@ -166,7 +171,7 @@ def _masks(
     height: int,
     width: int,
     batch: int,
-) -> Iterator[FloatArray]:
+) -> Iterator[Floats]:
     """Batches [n, H, W] of binary grids, enlarged bilinearly, shifted at random (section 3.2)."""
     import cv2
 

@@ -8,11 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ibisa_onnx.errors import NonFiniteGradientError
+from ibisa_onnx.gradients.masked_images import Floats
 
-Floats = npt.NDArray[np.float32]
 
-
-def between_ends(saliency: npt.NDArray[Any]) -> Floats:
+def min_max_scaled(saliency: npt.NDArray[Any]) -> Floats:
     """Return it scaled from its least to its largest value; zeros where it is constant."""
     _check(saliency)
     low, high = float(saliency.min()), float(saliency.max())
@@ -21,7 +20,7 @@ def between_ends(saliency: npt.NDArray[Any]) -> Floats:
     return np.asarray((saliency - low) / (high - low), np.float32)
 
 
-def above_zero(saliency: npt.NDArray[Any]) -> Floats:
+def positive_part_scaled(saliency: npt.NDArray[Any]) -> Floats:
     """Return what is above zero, over its largest value; zeros where nothing is."""
     _check(saliency)
     high = float(saliency.max())

@@ -1,4 +1,4 @@
-"""Until when an explanation may go on: a deadline, and whoever wants it to stop.
+"""What a run is told from outside: until when it may go on, and who wants to hear of its progress.
 
 Work is done in pieces (a step, a batch of queries), and asked between two of them whether there is
 time for another. What is unfinished then is left out, and the explanation says so.
@@ -10,16 +10,19 @@ import math
 import numbers
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ibisa_onnx.errors import OptionError
 
 DEADLINE, STOPPED = "deadline", "stop"
 
+Progress = Callable[[int, int], None]
+"""Told how many steps (without a gradient: queries) are done, and how many there will be."""
+
 
 @dataclass
-class Limit:
-    """Until when one explanation may go on.
+class StoppingRule:
+    """Until when a run may go on.
 
     Attributes
     ----------
@@ -42,6 +45,58 @@ class Limit:
         elif time.perf_counter() + ahead > self.deadline:
             self.reason = DEADLINE
         return self.reason is not None
+
+
+@dataclass
+class Control:
+    """How a run is watched and ended.
+
+    Attributes
+    ----------
+    stopping
+        Until when it may go on.
+    progress
+        Hears of each step.
+    intermediate
+        Whether the maps on the way are shown.
+    timings
+        Seconds of each stage that is over.
+    """
+
+    stopping: StoppingRule = field(default_factory=StoppingRule)
+    progress: Progress = lambda done, planned: None
+    intermediate: bool = False
+    timings: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.begin = self._lap = time.perf_counter()
+
+    @property
+    def anytime(self) -> bool:
+        """Whether maps on the way may be the last, or are shown."""
+        return self.intermediate or math.isfinite(self.stopping.deadline)
+
+    def lap(self, stage: str) -> None:
+        """Note that a stage is over."""
+        now = time.perf_counter()
+        self.timings[stage] = self.timings.get(stage, 0.0) + now - self._lap
+        self._lap = now
+
+    def finish(self) -> dict[str, float]:
+        """Return the seconds of all stages, and those in all."""
+        return {**self.timings, "total": time.perf_counter() - self.begin}
+
+    def share(self, rows: int, first: bool) -> Control:
+        """Return the control of the next of `rows` rows in turn: it has its share of the time left.
+
+        The first takes over the stages that are over.
+        """
+        now = time.perf_counter()
+        deadline = now + (self.stopping.deadline - now) / rows
+        own = Control(StoppingRule(deadline, self.stopping.stop), self.progress, self.intermediate)
+        if first:
+            own.timings, own.begin = dict(self.timings), self.begin
+        return own
 
 
 def check_deadline(seconds: float | None) -> float:

@@ -1,21 +1,25 @@
-"""What every deployed model is to the rest of the package: run on float32 images, passes counted.
+"""What can be explained: the protocol of models, and what all models of images have in common.
 
-Images are checked, converted to what the input takes, and cut into calls as the batch allows. How a
-call is made is for those below: an ONNX file in `session.py`, a function in `function.py`. What the
-images mean is in `preprocessing.py`; what the outputs mean is not known here.
+`Model` is the protocol. `ImageModel` implements all of it but `infer`: images are checked,
+converted to what the input takes, cut into calls as the batch allows, and counted. An ONNX file is
+`onnx_session.py`, a function `function.py`. What images mean is in `preprocessing`; what outputs
+mean is not known here.
 """
 
 from __future__ import annotations
 
+import threading
+import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from ibisa_onnx.errors import ModelError, PreprocessingError
+from ibisa_onnx.errors import IbisaError, ModelError, OutputError, PreprocessingError
 from ibisa_onnx.models.passes import PassCounter
 from ibisa_onnx.models.signature import ImageInput, Layout, Signature
 
@@ -23,30 +27,75 @@ if TYPE_CHECKING:
     import onnx
 
 Images = npt.NDArray[np.float32]
+Values = Mapping[str, npt.NDArray[Any]]
+
+_WORKERS = "ibisa-onnx"
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 
-class ImageModel(ABC):
-    """A model of images, whatever runs it.
+class Model(Protocol):
+    """Whatever answers to tensors by name.
 
     Attributes
     ----------
     signature
         All inputs and outputs, and which input takes the image.
-    passes
-        Images and calls so far; whoever runs gradients of this model adds to it.
     max_batch
-        The most images in one call: the model's own number where its batch is fixed.
-    warnings
-        What a user should know about how this model runs.
+        The most images in one call.
+    max_concurrency
+        The most calls at once that one run makes; above 1, `infer` is called from several threads.
+    identity
+        Tells this model from all others, by content; what results are kept under.
     """
 
-    def __init__(self, signature: Signature, max_batch: int) -> None:
-        if max_batch < 1:
-            raise ModelError(f"max_batch is {max_batch}; give 1 or more")
+    signature: Signature
+    max_batch: int
+    max_concurrency: int
+
+    @property
+    def identity(self) -> str:
+        """Tells this model from all others."""
+
+    def infer(self, feeds: Values, outputs: Sequence[str]) -> Values:
+        """Make one call: values of inputs by name to values of the outputs named."""
+
+
+class ImageModel(ABC):
+    """A model of images, whatever runs it. A subclass needs `infer` alone.
+
+    Attributes
+    ----------
+    signature
+        All inputs and outputs, and which input takes the image.
+    max_batch
+        The most images in one call: the model's own number where its batch is fixed.
+    max_concurrency
+        The most calls at once that one run makes.
+    passes
+        All images and calls so far; each run counts its own in a scope of it.
+    warnings
+        What a user should know about how this model runs.
+
+    Raises
+    ------
+    ModelError
+        `max_batch` or `max_concurrency` is less than 1.
+    """
+
+    def __init__(self, signature: Signature, max_batch: int = 8, max_concurrency: int = 1) -> None:
+        for name, value in (("max_batch", max_batch), ("max_concurrency", max_concurrency)):
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+                raise ModelError(f"{name} is {value!r}; give a whole number, 1 or more")
         self.signature = signature
         self.passes = PassCounter()
         self.max_batch = signature.image.batch or max_batch
+        self.max_concurrency = max_concurrency
+        self.batch_mixes: bool | None = None  # of a fixed batch; None: it is not known
         self.warnings: list[str] = []
+        self._worker, self._lock = threading.local(), threading.Lock()
+        self._token = uuid.uuid4().hex
 
     @property
     def image(self) -> ImageInput:
@@ -54,19 +103,29 @@ class ImageModel(ABC):
         return self.signature.image
 
     @property
-    @abstractmethod
+    def preferred_batch(self) -> int:
+        """Images in one call that are worth it where there are many: `max_batch`, or fewer."""
+        return self.max_batch
+
+    @property
     def name(self) -> str | None:
         """What the model is called in a record; None where it has no name."""
+        return type(self).__name__
 
     @property
-    @abstractmethod
     def label(self) -> str:
         """What to call the model in an error."""
+        return self.name or "the model"
 
     @property
-    @abstractmethod
+    def identity(self) -> str:
+        """Tells this model from all others; here from those of other processes, too."""
+        return f"{self.name}#{self._token}"
+
+    @property
     def sha256(self) -> str | None:
         """Hash of all that the model is made of; None where that is not known."""
+        return None
 
     @property
     def graph_sha256(self) -> str | None:
@@ -74,33 +133,56 @@ class ImageModel(ABC):
         return None
 
     @property
-    @abstractmethod
     def providers(self) -> tuple[str, ...]:
         """ONNX Runtime's execution providers in use; none where it does not run the model."""
+        return ()
 
     @property
-    @abstractmethod
     def metadata(self) -> Mapping[str, str]:
         """What the model says of itself."""
+        return {}
 
     @property
     def folder(self) -> Path | None:
         """Where the model's file lies; None where there is none."""
         return None
 
-    @abstractmethod
     def proto(self) -> onnx.ModelProto | None:
         """Return the model's graph; None where there is none to read."""
+        return None
+
+    def extra_feed(self, batch: int) -> dict[str, npt.NDArray[Any]]:
+        """Return the values of all inputs but the image, by name, for so many images."""
+        return {}
 
     @abstractmethod
-    def _call(self, batch: npt.NDArray[Any], names: list[str]) -> Sequence[npt.NDArray[Any]]:
-        """Make one call on images as the input takes them, and count it.
+    def infer(self, feeds: Values, outputs: Sequence[str]) -> Values:
+        """Make one call.
 
-        Returns the values of each output named, one row for each image.
+        Parameters
+        ----------
+        feeds
+            Values of all inputs by name, in the inputs' own dtypes and layouts.
+        outputs
+            Names of the outputs to compute.
+
+        Returns
+        -------
+        dict of str to ndarray
+            The values of each output named.
+
+        Raises
+        ------
+        ModelError
+            The model failed.
         """
 
     def run(
-        self, images: Images, outputs: Sequence[str] | None = None
+        self,
+        images: Images,
+        outputs: Sequence[str] | None = None,
+        passes: PassCounter | None = None,
+        most: int | None = None,
     ) -> dict[str, npt.NDArray[Any]]:
         """Push images forward.
 
@@ -111,6 +193,10 @@ class ImageModel(ABC):
             to its range.
         outputs
             Names of the outputs to return; None: all.
+        passes
+            The counter of the run that they belong to; None: only the model's own.
+        most
+            Images in one call, fewer than `max_batch`; None: as many as that.
 
         Returns
         -------
@@ -127,39 +213,80 @@ class ImageModel(ABC):
             An output does not have a row for each image.
         """
         self._check_images(images)
-        return self._run(images, self._check_outputs(outputs))
+        names = self._check_outputs(outputs)
+        size = self.max_batch if most is None else min(most, self.max_batch)
+        return self._run(images, names, size, passes or self.passes)
 
     def run_one_by_one(self, why: str) -> None:
         """Put one image in a call from here on, with a warning; `why` says what a batch does."""
-        self.warnings.append(
-            f"{self.label} declares an open batch but {why}, so images run one by one"
-        )
-        self.max_batch = 1
+        with self._lock:
+            if self.max_batch > 1:
+                self.warnings.append(
+                    f"{self.label} declares an open batch but {why}, so images run one by one"
+                )
+            self.max_batch = 1
 
-    def _run(self, images: Images, names: list[str]) -> dict[str, npt.NDArray[Any]]:
-        """Run on images that were checked."""
-        return self._run_chunks(images, names, self.max_batch)
+    def map_concurrently(self, task: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
+        """Return a task's results, as many tasks at once as the model takes calls.
 
-    def _run_chunks(
-        self, images: Images, names: list[str], most: int
+        Tasks within tasks run one after the other.
+        """
+        items = list(items)
+        workers = min(self.max_concurrency, len(items))
+        if workers <= 1 or getattr(self._worker, "busy", False):
+            return [task(each) for each in items]
+        with ThreadPoolExecutor(workers, _WORKERS, self._begin_work) as pool:
+            return list(pool.map(task, items))
+
+    def _begin_work(self) -> None:
+        self._worker.busy = True
+
+    def _run(
+        self, images: Images, names: list[str], most: int, passes: PassCounter
     ) -> dict[str, npt.NDArray[Any]]:
-        """Run in calls of at most `most` images, and put the results together."""
-        parts = [
-            [value[:kept] for value in self._call(to_input(chunk, self.image), names)]
-            for chunk, kept in self._chunks(images, most)
-        ]
-        columns = zip(*parts, strict=True)
+        """Run on images that were checked, in calls of at most `most`."""
+
+        def call(chunk: Images) -> list[npt.NDArray[Any]]:
+            filled = self.filled(chunk)
+            return [value[: len(chunk)] for value in self._call(filled, names, passes)]
+
+        chunks = (images[start : start + most] for start in range(0, len(images), most))
+        columns = zip(*self.map_concurrently(call, chunks), strict=True)
         return {name: np.concatenate(each) for name, each in zip(names, columns, strict=True)}
 
-    def _chunks(self, images: Images, most: int) -> Iterator[tuple[Images, int]]:
-        """Yield chunks of images and how many of each count; a fixed batch is filled up."""
-        for start in range(0, len(images), most):
-            chunk = images[start : start + most]
-            kept = len(chunk)
-            if self.image.batch and kept < self.image.batch:
-                padding = np.repeat(chunk[-1:], self.image.batch - kept, axis=0)
-                chunk = np.concatenate([chunk, padding])
-            yield chunk, kept
+    def filled(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Repeat the last of some rows [n, ...] up to the model's batch, where that is fixed."""
+        missing = (self.image.batch or 0) - len(rows)
+        if missing <= 0:
+            return rows
+        return np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)])
+
+    def _call(
+        self, images: Images, names: list[str], passes: PassCounter
+    ) -> list[npt.NDArray[Any]]:
+        """Make one call, and count it."""
+        batch = to_input(images, self.image)
+        try:
+            found = self.infer({self.image.name: batch, **self.extra_feed(len(batch))}, names)
+        except OutputError:  # it ran, and its answer is of no use
+            passes.count_forward(len(batch))
+            raise
+        except IbisaError:
+            raise
+        except Exception as error:
+            raise ModelError(f"{self.label} failed: {type(error).__name__}: {error}") from error
+        passes.count_forward(len(batch))
+        if not isinstance(found, Mapping) or not set(names) <= set(found):
+            raise OutputError(f"{self.label} did not give its output(s) {', '.join(names)}")
+        values = [found[name] for name in names]
+        for name, value in zip(names, values, strict=True):
+            if np.ndim(value) == 0 or len(value) != len(batch):
+                raise OutputError(
+                    f"output {name} of {self.label} has shape {list(np.shape(value))} for "
+                    f"{len(batch)} image(s): no leading batch axis",
+                    "choose another with output=NAME",
+                )
+        return values
 
     def _check_images(self, images: Images) -> None:
         """Raise where shape or dtype are not what `run` promises to take."""

@@ -5,28 +5,17 @@ Only looks; installs and changes nothing.
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import platform
 from dataclasses import dataclass
 from importlib import metadata
 
-import numpy as np
-
 from ibisa_onnx.errors import MissingDependencyError
-from ibisa_onnx.models.onnx_file import essence
-from ibisa_onnx.models.providers import CUDA, import_onnxruntime, preload_cuda_libraries
+from ibisa_onnx.models.cuda import CudaCheck, cuda_runs_a_node
+from ibisa_onnx.models.ort import import_onnxruntime
 
 _PACKAGES = ("ibisa-onnx", "onnx", "torch", "numpy")
 _PREFIXES = ("onnxruntime", "opencv-")
-
-
-@dataclass(frozen=True)
-class CudaCheck:
-    """Whether a node of a tiny model truly ran on CUDA, and if not, why."""
-
-    ran: bool
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -110,49 +99,3 @@ def versions() -> dict[str, str]:
         if name in _PACKAGES or name.startswith(_PREFIXES):
             found[name] = distribution.version
     return found
-
-
-def cuda_runs_a_node() -> CudaCheck:
-    """Run one matrix product on CUDA with the CPU forbidden, and say whether it ran."""
-    try:
-        runtime = import_onnxruntime()
-    except MissingDependencyError as error:
-        return CudaCheck(False, str(error))
-    if CUDA not in runtime.get_available_providers():
-        return CudaCheck(False, "this build of ONNX Runtime has no CUDA provider")
-    complaint = preload_cuda_libraries()
-    options = runtime.SessionOptions()
-    options.log_severity_level = 4
-    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    one = np.ones((1, 1), np.float32)
-    try:
-        session = runtime.InferenceSession(
-            _one_product(), options, providers=[CUDA], enable_fallback=0
-        )
-        (result,) = session.run(None, {"x": one})
-    except Exception as error:
-        return CudaCheck(False, complaint or _no_driver() or essence(error))
-    if CUDA not in session.get_providers():
-        return CudaCheck(False, complaint or "the provider did not come up")
-    return CudaCheck(bool(result[0, 0] == 1), "a matrix product ran on it")
-
-
-def _no_driver() -> str:
-    """Say that NVIDIA's driver is missing, which no package brings and ONNX Runtime only logs."""
-    if platform.system() != "Linux":
-        return ""
-    try:
-        ctypes.CDLL("libcuda.so.1")
-    except OSError as error:
-        return f"NVIDIA's driver is not here ({error})"
-    return ""
-
-
-def _one_product() -> bytes:
-    """Return a model of a single node, y = x x, with nothing to fold away."""
-    from onnx import TensorProto, helper
-
-    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 1]) for n in "xy")
-    graph = helper.make_graph([helper.make_node("MatMul", ["x", "x"], ["y"])], "probe", [x], [y])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=7)
-    return bytes(model.SerializeToString())

@@ -9,16 +9,15 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ibisa_onnx.errors import ModelError, OutputError
-from ibisa_onnx.models.base import ImageModel
+from ibisa_onnx.models.base import ImageModel, Values
 from ibisa_onnx.models.onnx_file import essence
 from ibisa_onnx.models.signature import (
     IMAGE_DTYPES,
@@ -90,6 +89,11 @@ class FunctionModel(ImageModel):
         What it takes. A fixed batch is filled up.
     max_batch
         The most images in one call where the spec leaves the batch open.
+    max_concurrency
+        The most calls at once; above 1 it is called from several threads.
+    identity
+        What tells this function from all others, by content: the version of a remote model, say.
+        `bench` keeps scores under it. None: nothing is taken for the same in another process.
 
     Raises
     ------
@@ -98,7 +102,13 @@ class FunctionModel(ImageModel):
     """
 
     def __init__(
-        self, function: Callable[[npt.NDArray[Any]], Any], spec: InputSpec, *, max_batch: int = 8
+        self,
+        function: Callable[[npt.NDArray[Any]], Any],
+        spec: InputSpec,
+        *,
+        max_batch: int = 8,
+        max_concurrency: int = 1,
+        identity: str | None = None,
     ) -> None:
         _check_function(function)
         if not isinstance(spec, InputSpec):
@@ -107,7 +117,8 @@ class FunctionModel(ImageModel):
             )
         self._function, self._name = function, name_of(function)
         self._classes: int | None = None
-        super().__init__(spec.signature(self._name), max_batch)
+        super().__init__(spec.signature(self._name), max_batch, max_concurrency)
+        self._identity = identity
 
     @property
     def name(self) -> str:
@@ -115,29 +126,13 @@ class FunctionModel(ImageModel):
         return self._name
 
     @property
-    def label(self) -> str:
-        """The function's name."""
-        return self._name
+    def identity(self) -> str:
+        """The function's name with the identity that was given; else no other function's."""
+        return super().identity if self._identity is None else f"{self._name}@{self._identity}"
 
-    @property
-    def sha256(self) -> None:
-        """None: what a function does cannot be hashed."""
-
-    @property
-    def providers(self) -> tuple[str, ...]:
-        """None are known."""
-        return ()
-
-    @property
-    def metadata(self) -> Mapping[str, str]:
-        """Nothing: a function says nothing of itself."""
-        return MappingProxyType({})
-
-    def proto(self) -> None:
-        """Return None: a function has no graph to read."""
-
-    def _call(self, batch: npt.NDArray[Any], names: list[str]) -> list[npt.NDArray[Any]]:
+    def infer(self, feeds: Values, outputs: Sequence[str]) -> Values:
         """Call once, and never again where that fails: to try again is the function's business."""
+        batch = feeds[INPUT]
         images = batch.copy()  # it may be changed in place, and `batch` be the caller's own
         try:
             returned = self._function(images)
@@ -146,9 +141,8 @@ class FunctionModel(ImageModel):
             raise ModelError(
                 f"{self._name} failed on a batch of {len(batch)}: {why}{self._advice(len(batch))}"
             ) from error
-        self.passes.count_forward(len(batch))
         scores = self._scores(returned, len(batch))
-        return [scores for _ in names]
+        return dict.fromkeys(outputs, scores)
 
     def _scores(self, returned: Any, images: int) -> npt.NDArray[Any]:
         """Read what came back as scores [N, K], or say what it is instead."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +39,8 @@ class ModelFile:
     data: bytes | None = field(default=None, repr=False)
     stamp: tuple[int, int] | None = None
     """The file's size and time of change when it was opened."""
+    extension: Callable[[onnx.GraphProto], object] | None = field(default=None, repr=False)
+    """What is done to the graph whenever it is loaded, in place."""
 
     @classmethod
     def of(cls, source: str | os.PathLike[str] | bytes) -> ModelFile:
@@ -106,7 +108,12 @@ class ModelFile:
         None where there is none to parse, as for `parse`.
         """
         model = self.parse()
-        return None if model is None else without_initializer_inputs(model)
+        if model is None:
+            return None
+        without_initializer_inputs(model)
+        if self.extension is not None:
+            self.extension(model.graph)
+        return model
 
     def parse(self) -> onnx.ModelProto | None:
         """Parse the model as it is, without external weights.

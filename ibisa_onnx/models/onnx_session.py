@@ -1,12 +1,15 @@
 """The deployed ONNX model: a file or a live session, and the graphs that are derived from it.
 
-How images reach it, and what is counted, it shares with other models: `image_model.py`.
+How images reach it, and what is counted, it shares with other models: `base.py`.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,27 +20,24 @@ import numpy.typing as npt
 from ibisa_onnx.errors import IbisaError, ModelError, OutputError
 from ibisa_onnx.models.base import ImageModel
 from ibisa_onnx.models.onnx_file import ModelFile, essence, without_initializer_inputs
-from ibisa_onnx.models.providers import (
-    CPU,
-    CUDA,
-    check_providers,
-    import_onnxruntime,
-    resolve_providers,
-)
+from ibisa_onnx.models.ort import CPU, CUDA, import_onnxruntime
+from ibisa_onnx.models.providers import check_providers, resolve_providers
 from ibisa_onnx.models.session_options import ONLY_FATAL, create_session, open_file, serialise
 from ibisa_onnx.models.signature import (
+    METADATA_KEY,
     Layout,
     Signature,
     TensorInfo,
     find_image,
     read_layout,
 )
-from ibisa_onnx.preprocessing.sources.metadata import layout_hint
 
 if TYPE_CHECKING:
     import onnx
     import onnxruntime
 
+    from ibisa_onnx.models.base import Images, Values
+    from ibisa_onnx.models.passes import PassCounter
     from ibisa_onnx.models.weights import Weights
 
 _BY_VALUE = frozenset({CPU, CUDA})  # these take weights as values; others may want a whole graph
@@ -65,7 +65,9 @@ class DeployedModel(ImageModel):
         threads: int | None = None,
         max_batch: int = 8,
     ) -> None:
-        super().__init__(signature, max_batch)
+        on_cpu = set(session.get_providers()) == {CPU}
+        super().__init__(signature, max_batch, (threads or _cores()) if on_cpu else 1)
+        self._on_cpu, self._extension = on_cpu, ""
         self.session = session
         self.file = file
         self._threads = threads
@@ -217,6 +219,66 @@ class DeployedModel(ImageModel):
                 feed[tensor.name] = np.repeat(value, batch, axis=0) if repeat else value
         return feed
 
+    def exposing(
+        self,
+        tensors: Sequence[str],
+        write: Callable[[onnx.GraphProto], object] = lambda graph: None,
+    ) -> DeployedModel:
+        """Return this model with inner tensors as further outputs, in a session of its own.
+
+        Passes are counted with this model's.
+
+        Parameters
+        ----------
+        tensors
+            Names of tensors of the graph, or of those that `write` makes.
+        write
+            Adds nodes behind the graph, in place.
+
+        Raises
+        ------
+        OutputError
+            There is no graph to read, or no such tensor in it.
+        """
+
+        def extend(graph: onnx.GraphProto) -> None:
+            write(graph)
+            declared = {each.name for each in graph.output}
+            made = {name for node in graph.node for name in node.output}
+            for name in tensors:
+                if name not in made:
+                    outputs = ", ".join(each.name for each in self.signature.outputs)
+                    raise OutputError(
+                        f"{self.label} has no output and no tensor {name!r}; "
+                        f"its outputs are: {outputs}"
+                    )
+                if name not in declared:
+                    graph.output.add(name=name)
+
+        file = replace(self.file, extension=extend)
+        proto = file.load_proto()
+        if proto is None:
+            raise OutputError(f"tensors inside {self.label} cannot be read: {file.why_no_graph}")
+        before = self.file.load_proto()
+        known = {each.name for each in before.graph.initializer} if before else set()
+        del before
+        added = [each for each in proto.graph.initializer if each.name not in known]
+        parts = [each.SerializeToString(deterministic=True) for each in (*proto.graph.node, *added)]
+        digest = hashlib.sha256(b"".join([*parts, repr(tuple(tensors)).encode()])).hexdigest()
+        session = self.new_session(proto)
+        outputs = tuple(_tensor_info(each) for each in session.get_outputs())
+        model = DeployedModel(
+            session,
+            file,
+            replace(self.signature, outputs=outputs),
+            extra_inputs=self._extra,
+            threads=self._threads,
+            max_batch=self.max_batch,
+        )
+        model._extension = f"{self._extension}+{digest}"
+        model.passes, model.warnings = self.passes, self.warnings
+        return model
+
     def new_session(
         self, model: onnx.ModelProto, weights: Weights | None = None
     ) -> onnxruntime.InferenceSession:
@@ -262,36 +324,45 @@ class DeployedModel(ImageModel):
         give_weights(model, weights)
         return {}
 
+    @property
+    def preferred_batch(self) -> int:
+        """On the CPU one image a call: calls side by side are faster there than larger ones."""
+        return self.image.batch or (1 if self._on_cpu else self.max_batch)
+
+    @property
+    def identity(self) -> str:
+        """The SHA-256 of file and weights; of a session that does not remember them, no other's."""
+        return (self.sha256 or super().identity) + self._extension
+
+    def infer(self, feeds: Values, outputs: Sequence[str]) -> Values:
+        """Make one call of the session."""
+        options = import_onnxruntime().RunOptions()
+        options.log_severity_level = ONLY_FATAL
+        names = list(outputs)
+        try:
+            return dict(zip(names, self.session.run(names, dict(feeds), options), strict=True))
+        except Exception as error:
+            raise ModelError(f"{self.label} failed to run: {essence(error)}") from error
+
     def _run(
-        self, images: npt.NDArray[np.float32], names: list[str]
+        self, images: Images, names: list[str], most: int, passes: PassCounter
     ) -> dict[str, npt.NDArray[Any]]:
         """Run; a file may declare an open batch and still take one image only."""
-        batch_is_open = self.image.batch is None and self.max_batch > 1 and len(images) > 1
+        batch_is_open = self.image.batch is None and most > 1 and len(images) > 1
         try:
-            return super()._run(images, names)
+            return super()._run(images, names, most, passes)
         except IbisaError:
             if not batch_is_open:
                 raise
-            results = self._run_chunks(images, names, 1)  # raises where the batch is not to blame
+            # Raises where the batch is not to blame.
+            results = super()._run(images, names, 1, passes)
             self.run_one_by_one("fails on more than one image at once")
             return results
 
-    def _call(self, batch: npt.NDArray[Any], names: list[str]) -> list[npt.NDArray[Any]]:
-        feed = {self.image.name: batch, **self.extra_feed(len(batch))}
-        options = import_onnxruntime().RunOptions()
-        options.log_severity_level = ONLY_FATAL
-        try:
-            values: list[npt.NDArray[Any]] = self.session.run(names, feed, options)
-        except Exception as error:
-            raise ModelError(f"{self.label} failed to run: {essence(error)}") from error
-        self.passes.count_forward(len(batch))
-        for name, value in zip(names, values, strict=True):
-            if np.ndim(value) == 0 or len(value) != len(batch):
-                raise OutputError(
-                    f"output {name} of {self.label} has shape {list(np.shape(value))} for "
-                    f"{len(batch)} image(s): no leading batch axis; choose another with --output"
-                )
-        return values
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _unused(session: onnxruntime.InferenceSession) -> set[str]:
@@ -305,9 +376,18 @@ def _read_signature(
     """Read inputs and outputs off a session, and find the image."""
     inputs = tuple(_tensor_info(each) for each in session.get_inputs())
     outputs = tuple(_tensor_info(each) for each in session.get_outputs())
-    hint = layout_hint(session.get_modelmeta().custom_metadata_map)
+    hint = _layout_hint(session.get_modelmeta().custom_metadata_map)
     image = find_image(inputs, name=input, layout=layout, hint=hint, model=label)
     return Signature(inputs, outputs, image)
+
+
+def _layout_hint(metadata: Mapping[str, str]) -> Layout | None:
+    """Return the layout in the project's own metadata; what is wrong there is told elsewhere."""
+    try:
+        name = json.loads(metadata.get(METADATA_KEY, "{}"))["preprocessing"]["layout"]
+        return read_layout(name)
+    except (ValueError, LookupError, TypeError, RecursionError, ModelError):
+        return None
 
 
 def _tensor_info(argument: Any) -> TensorInfo:
@@ -324,12 +404,12 @@ def _check_extra_inputs(
     others = {each.name: each for each in signature.inputs if each.name != signature.image.name}
     unknown = [name for name in given if name not in others]
     if unknown:
-        raise ModelError(f"{label} has no other input {unknown[0]!r}; it has: {', '.join(others)}")
+        there = f"it has: {', '.join(others)}" if others else "it takes the image alone"
+        raise ModelError(f"{label} has no other input {unknown[0]!r}; {there}")
     missing = [str(tensor) for name, tensor in others.items() if name not in given]
     if missing:
         raise ModelError(
-            f"{label} also needs a value for {', '.join(missing)}; "
-            "give it with --extra-input NAME=VALUE"
+            f"{label} also needs a value for {', '.join(missing)}; give it with extra_inputs="
         )
     return {name: _extra_value(value, others[name]) for name, value in given.items()}
 

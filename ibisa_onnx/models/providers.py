@@ -6,19 +6,12 @@ asked for, CUDA where it truly runs a node, else the CPU.
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import importlib.util
-import io
-import sys
 from collections.abc import Iterable, Sequence
-from types import ModuleType
 
-from ibisa_onnx.errors import MissingDependencyError, ProviderError
+from ibisa_onnx.errors import ProviderError
+from ibisa_onnx.models.cuda import cuda_runs_a_node, preload_cuda_libraries
+from ibisa_onnx.models.ort import CPU, CUDA, TENSORRT, import_onnxruntime
 
-CPU = "CPUExecutionProvider"
-CUDA = "CUDAExecutionProvider"
-TENSORRT = "TensorrtExecutionProvider"
 _SUFFIX = "ExecutionProvider"
 _ALIASES = {"directml": "dml", "trt": "tensorrt"}
 _HOW_TO_GET = {
@@ -28,17 +21,6 @@ _HOW_TO_GET = {
     "DmlExecutionProvider": "pip install onnxruntime-directml in place of onnxruntime",
     "CoreMLExecutionProvider": "use onnxruntime on macOS",
 }
-
-
-def import_onnxruntime() -> ModuleType:
-    """Import ONNX Runtime, or say which extra brings it."""
-    try:
-        return importlib.import_module("onnxruntime")
-    except ImportError as error:
-        raise MissingDependencyError(
-            "ONNX Runtime cannot be imported "
-            f"({error}); pip install 'ibisa-onnx[cpu]', or 'ibisa-onnx[gpu]' for CUDA"
-        ) from error
 
 
 def short_name(provider: str) -> str:
@@ -87,8 +69,6 @@ def resolve_providers(requested: Sequence[str]) -> list[str]:
     runtime = import_onnxruntime()
     available = runtime.get_available_providers()
     if not requested:
-        from ibisa_onnx.models.environment import cuda_runs_a_node
-
         return [CUDA, CPU] if CUDA in available and cuda_runs_a_node().ran else [CPU]
     known = [*runtime.get_all_providers(), *available]
     names = list(dict.fromkeys(full_name(name, known) for name in requested))
@@ -111,39 +91,6 @@ def check_providers(requested: Sequence[str], came_up: Sequence[str]) -> None:
                 f"{name} was asked for and did not come up (in use: {', '.join(came_up)}); "
                 "its libraries or its device are missing: `ibisa-onnx doctor` says more"
             )
-
-
-def preload_cuda_libraries() -> str:
-    """Load the CUDA libraries that ONNX Runtime needs from where pip puts them.
-
-    Those of NVIDIA's packages, which the extra `gpu` brings and torch from PyPI shares, else the
-    system's. Some builds of torch carry libraries inside themselves: where any is missing and torch
-    is installed, it is imported for them.
-
-    Returns the first complaint about a library that could not be loaded, or nothing. Only whether
-    the provider comes up afterwards is decisive.
-    """
-    runtime = import_onnxruntime()
-    if not hasattr(runtime, "preload_dlls"):
-        return ""
-    complaint = _preload(runtime)
-    return _preload(runtime) if complaint and _load_torch() else complaint
-
-
-def _preload(runtime: ModuleType) -> str:
-    """Load the libraries, and return the first line that ONNX Runtime prints about it."""
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
-        runtime.preload_dlls()
-    return next(iter(printed.getvalue().splitlines()), "")
-
-
-def _load_torch() -> bool:
-    """Import torch where it is installed and not there yet; return whether that was done."""
-    if "torch" in sys.modules or importlib.util.find_spec("torch") is None:
-        return False
-    with contextlib.suppress(ImportError, OSError):  # a broken one has nothing to give
-        importlib.import_module("torch")
-    return "torch" in sys.modules
 
 
 def _not_in_this_build(name: str, available: Sequence[str]) -> str:

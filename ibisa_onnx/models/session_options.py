@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ibisa_onnx.errors import ModelError
 from ibisa_onnx.models.onnx_file import ModelFile, essence, external_tensors
-from ibisa_onnx.models.providers import CPU, import_onnxruntime
+from ibisa_onnx.models.ort import CPU, import_onnxruntime
 
 if TYPE_CHECKING:
     import onnx

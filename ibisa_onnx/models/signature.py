@@ -1,6 +1,6 @@
 """What goes into a deployed model and what comes out, as plain data.
 
-Nothing here runs the model; `session.py` reads these from ONNX Runtime, and `find_image` tells
+Nothing here runs the model; `onnx_session.py` reads these from ONNX Runtime, and `find_image` tells
 which input takes the picture.
 """
 
@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ibisa_onnx.errors import ModelError
+
+METADATA_KEY = "ibisa"
+"""The key of the project's own metadata in an ONNX file, JSON."""
 
 
 class Layout(StrEnum):
@@ -122,7 +125,7 @@ def find_image(
         return _as_image(candidates[0], layout, hint, model)
     if candidates:
         raise ModelError(
-            f"{model} has several inputs that may be the image: {listed}; name it with --input"
+            f"{model} has several inputs that may be the image: {listed}; name it with input="
         )
     if any(len(each.shape) == 3 and _channel_axes(each, (0, 2)) for each in inputs):
         raise ModelError(
@@ -164,7 +167,7 @@ def _as_image(
     if layout is None:
         raise ModelError(
             f"{model}: the shape of input {tensor} does not tell where the channels are; "
-            "say --layout NCHW or --layout NHWC"
+            "give layout=NCHW or layout=NHWC"
         )
     n, *rest = (side if isinstance(side, int) else None for side in tensor.shape)
     channels, height, width = rest if layout is Layout.NCHW else (rest[2], rest[0], rest[1])

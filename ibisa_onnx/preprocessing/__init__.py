@@ -8,18 +8,12 @@ from ibisa_onnx.imports import lazy_names
 
 if TYPE_CHECKING:
     from ibisa_onnx.preprocessing.annotate import annotate
+    from ibisa_onnx.preprocessing.geometry import Geometry
     from ibisa_onnx.preprocessing.resolve import Overrides
-    from ibisa_onnx.preprocessing.spec import (
-        PRESETS,
-        Geometry,
-        Prepared,
-        Preprocessing,
-        mean_colour,
-        prepare,
-    )
+    from ibisa_onnx.preprocessing.spec import PRESETS, Prepared, Preprocessing, mean_colour, prepare
 
 _HOMES = {
-    "Geometry": "spec",
+    "Geometry": "geometry",
     "Overrides": "resolve",
     "PRESETS": "spec",
     "Prepared": "spec",

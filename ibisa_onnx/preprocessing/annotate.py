@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ibisa_onnx.errors import PreprocessingError
+from ibisa_onnx.models.signature import METADATA_KEY
 from ibisa_onnx.preprocessing.sources.metadata import (
-    IBISA_KEY,
     MODEL_API_RESIZES,
     PIXEL_FORMATS,
     PIXEL_RANGES,
@@ -69,7 +69,7 @@ def annotate(
     said: dict[str, str] = {}
     before = {each.key: each.value for each in proto.metadata_props}
     ours = written_keys(before)
-    stale = {IBISA_KEY, *ours}
+    stale = {METADATA_KEY, *ours}
     content: dict[str, Any] = {"version": 1}
     if preprocessing is not None:
         stale.update(_ON_PREPROCESSING)
@@ -84,7 +84,7 @@ def annotate(
             said[kind] = "Classification"
     if said:
         content["written"] = sorted(said)
-        said[IBISA_KEY] = json.dumps(content, ensure_ascii=False)
+        said[METADATA_KEY] = json.dumps(content, ensure_ascii=False)
     _replace(proto, stale, said)
 
 

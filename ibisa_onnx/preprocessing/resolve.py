@@ -1,4 +1,4 @@
-"""What is believed about a model's preprocessing, and why.
+"""The preprocessing of a model as it is inferred, each field with its source.
 
 Each field of the spec is taken from the first source that says something on it: flags, a spec file,
 the model's metadata, files beside it, its input's type and shape, and last ImageNet's usual values,
@@ -29,19 +29,19 @@ _GREY_GUESS = "0..1, usual for one channel (a guess)"
 _VALUES = ("scale", "mean", "std")
 _NOT_KNOWN = (
     "how pixels become this model's input is not known, so ImageNet's usual values are taken; if "
-    "the answer looks wrong, say --preprocess caffe, tf, unit or raw, or give --mean, --std, "
-    "--scale and --channel-order (--preprocess imagenet says that they are right)"
+    "the answer looks wrong, give preprocessing=caffe, tf, unit or raw, or mean=, std=, "
+    "scale= and channel_order= (preprocessing=imagenet says that they are right)"
 )
 _GREY_NOT_KNOWN = (
     "how pixels become this model's input is not known, so 0..1 is taken; if the answer looks "
-    "wrong, say --preprocess raw, or give --scale, --mean and --std (--preprocess unit says that "
+    "wrong, give preprocessing=raw, or scale=, mean= and std= (preprocessing=unit says that "
     "0..1 is right)"
 )
 
 
 @dataclass(frozen=True)
 class Overrides:
-    """What the user says on preprocessing, one field for each flag; None: nothing."""
+    """What the user says on preprocessing; None: nothing."""
 
     preset: str | None = None
     mean: tuple[float, ...] | None = None
@@ -56,7 +56,7 @@ class Overrides:
 
 
 @dataclass(frozen=True)
-class Belief:
+class ResolvedField:
     """One field of the spec, its value, and in words where that comes from."""
 
     field: str
@@ -71,16 +71,16 @@ class Belief:
 
 @dataclass(frozen=True)
 class ResolvedPreprocessing:
-    """The spec, one belief for each field that matters, and what a user should know."""
+    """The spec, one field for each field that matters, and what a user should know."""
 
     spec: Preprocessing
-    beliefs: tuple[Belief, ...]
+    resolved_fields: tuple[ResolvedField, ...]
     warnings: tuple[str, ...]
 
     @property
     def values_are_guessed(self) -> bool:
         """Whether nothing says how pixels become the input, so that the usual is taken."""
-        return any(belief.source in (_GUESS, _GREY_GUESS) for belief in self.beliefs)
+        return any(field.source in (_GUESS, _GREY_GUESS) for field in self.resolved_fields)
 
 
 def resolve_preprocessing(
@@ -112,21 +112,21 @@ def resolve_preprocessing(
         A source says something impossible, or contradicts the model's input.
     """
     image = signature.image
-    layers = list(_flag_layers(overrides or Overrides()))
+    layers = list(_override_layers(overrides or Overrides()))
     layers += [read_spec_file(file)] if file is not None else []
     for layer in layers:
         _check_against_input(layer, image)
     fixed = (image.height, image.width) if image.height and image.width else None
     unasked = [*metadata_layers(metadata, fixed), *companion_layers(folder)]
     layers += [_unless_contradicted(layer, image) for layer in unasked]
-    beliefs = _facts(image)
+    resolved = _facts(image)
     for layer in layers:
-        _add(beliefs, _fields(layer, image.channels, beliefs), layer.source)
-    _believe_type(beliefs, image)
+        _add(resolved, _fields(layer, image.channels, resolved), layer.source)
+    _infer_from_type(resolved, image)
     warnings = [warning for layer in layers for warning in layer.warnings]
-    warnings += _guess_values(beliefs, image.channels)
-    warnings += _guess_geometry(beliefs, signature)
-    return _conclude(beliefs, warnings)
+    warnings += _guess_values(resolved, image.channels)
+    warnings += _guess_geometry(resolved, signature)
+    return _conclude(resolved, warnings)
 
 
 def settle_preprocessing(
@@ -175,17 +175,17 @@ def _is_preset(word: str) -> bool:
     return word in PRESETS or not (Path(word).suffix or Path(word).exists())
 
 
-def _flag_layers(overrides: Overrides) -> Iterator[Layer]:
-    """Yield a layer for each flag that was given, the preset last."""
+def _override_layers(overrides: Overrides) -> Iterator[Layer]:
+    """Yield a layer for each value that was given, the preset last."""
     for each in fields_of(overrides):
         value = getattr(overrides, each.name)
         if value is not None and each.name != "preset":
             upper = each.name in ("channel_order", "layout")
             value = value.upper() if upper else value
-            yield Layer(f"flag --{each.name.replace('_', '-')}", {each.name: value})
+            yield Layer(f"argument {each.name}=", {each.name: value})
     if overrides.preset is not None:
         preset = check_preset(overrides.preset)
-        yield Layer(f"flag --preprocess {preset}", {}, preset)
+        yield Layer(f"argument preprocessing={preset}", {}, preset)
 
 
 def _check_against_input(layer: Layer, image: ImageInput) -> None:
@@ -272,30 +272,30 @@ def _resized(layer: Layer, image: ImageInput) -> Layer:
     return replace(layer, fields=fields)
 
 
-def _facts(image: ImageInput) -> dict[str, Belief]:
+def _facts(image: ImageInput) -> dict[str, ResolvedField]:
     """Return what the input's type and shape leave no doubt about."""
-    beliefs: dict[str, Belief] = {}
+    resolved: dict[str, ResolvedField] = {}
     fields: dict[str, Any] = {"layout": str(image.layout), "dtype": image.dtype}
     if image.height and image.width:
         fields["size"] = (image.height, image.width)
     if image.channels == 1:
         fields["channel_order"] = "GRAY"
-    _add(beliefs, fields, "input type and shape")
-    return beliefs
+    _add(resolved, fields, "input type and shape")
+    return resolved
 
 
-def _add(beliefs: dict[str, Belief], fields: Mapping[str, Any], source: str) -> None:
+def _add(resolved: dict[str, ResolvedField], fields: Mapping[str, Any], source: str) -> None:
     """Believe what nothing higher has settled."""
     for field, value in fields.items():
-        beliefs.setdefault(field, Belief(field, value, source))
+        resolved.setdefault(field, ResolvedField(field, value, source))
 
 
-def _fields(layer: Layer, channels: int, beliefs: Mapping[str, Belief]) -> dict[str, Any]:
+def _fields(layer: Layer, channels: int, resolved: Mapping[str, ResolvedField]) -> dict[str, Any]:
     """Return a layer's fields, its preset spelled out."""
     fields = dict(layer.fields)
     if layer.preset is None:
         return fields
-    order = beliefs["channel_order"].value if "channel_order" in beliefs else None
+    order = resolved["channel_order"].value if "channel_order" in resolved else None
     return _spell_out(layer.preset, fields.get("channel_order", order), channels) | fields
 
 
@@ -314,61 +314,61 @@ def _spell_out(preset: str, order: str | None, channels: int) -> dict[str, Any]:
     return {"channel_order": order, "scale": values.scale, "mean": mean, "std": std}
 
 
-def _believe_type(beliefs: dict[str, Belief], image: ImageInput) -> None:
+def _infer_from_type(resolved: dict[str, ResolvedField], image: ImageInput) -> None:
     """Take the bytes as they are where the input is of integers."""
     dtype = np.dtype(image.dtype)
-    if dtype.kind not in "iu" or any(field in beliefs for field in _VALUES):
+    if dtype.kind not in "iu" or any(field in resolved for field in _VALUES):
         return
-    fields = _spell_out("raw", _value(beliefs, "channel_order"), image.channels)
+    fields = _spell_out("raw", _value(resolved, "channel_order"), image.channels)
     source = f"input type {dtype}: the picture's bytes as they are"
     if dtype == np.int8:
         fields["mean"] = (128.0,)
         source = f"input type {dtype}: the picture's bytes less 128"
-    _add(beliefs, fields, source)
+    _add(resolved, fields, source)
 
 
-def _guess_values(beliefs: dict[str, Belief], channels: int) -> list[str]:
+def _guess_values(resolved: dict[str, ResolvedField], channels: int) -> list[str]:
     """Fill in scale, mean, std and channel order where no source says them; warn of it."""
-    said = [field for field in _VALUES if field in beliefs]
+    said = [field for field in _VALUES if field in resolved]
     if not said:
         preset = "unit" if channels == 1 else "imagenet"
         source = _GREY_GUESS if channels == 1 else _GUESS
-        _add(beliefs, _spell_out(preset, _value(beliefs, "channel_order"), channels), source)
+        _add(resolved, _spell_out(preset, _value(resolved, "channel_order"), channels), source)
         return [_NOT_KNOWN if channels != 1 else _GREY_NOT_KNOWN]
-    missing = [field for field in (*_VALUES, "channel_order") if field not in beliefs]
-    _add(beliefs, {"mean": (0.0,), "std": (1.0,)}, "not said, so left out")
-    sizes = np.abs([*beliefs["mean"].value, *beliefs["std"].value])
+    missing = [field for field in (*_VALUES, "channel_order") if field not in resolved]
+    _add(resolved, {"mean": (0.0,), "std": (1.0,)}, "not said, so left out")
+    sizes = np.abs([*resolved["mean"].value, *resolved["std"].value])
     scale = 1.0 if sizes.max() > 2 else 1 / 255
-    _add(beliefs, {"scale": scale}, "the size of mean and std (a guess)")
-    _add(beliefs, {"channel_order": "RGBA" if channels == 4 else "RGB"}, "usual (a guess)")
+    _add(resolved, {"scale": scale}, "the size of mean and std (a guess)")
+    _add(resolved, {"channel_order": "RGBA" if channels == 4 else "RGB"}, "usual (a guess)")
     if not missing:
         return []
-    named = ", ".join(f"{field} = {beliefs[field].value}" for field in missing)
+    named = ", ".join(f"{field} = {resolved[field].value}" for field in missing)
     return [f"{' and '.join(said)} are said but not all of preprocessing; taken: {named}"]
 
 
-def _guess_geometry(beliefs: dict[str, Belief], signature: Signature) -> list[str]:
+def _guess_geometry(resolved: dict[str, ResolvedField], signature: Signature) -> list[str]:
     """Fill in size, resizing and interpolation where no source says them."""
     warnings = []
-    if "size" not in beliefs:
+    if "size" not in resolved:
         image = signature.image
         size = (image.height or DEFAULT_SIZE, image.width or DEFAULT_SIZE)
-        _add(beliefs, {"size": size}, f"the model leaves it open: {DEFAULT_SIZE} (a guess)")
+        _add(resolved, {"size": size}, f"the model leaves it open: {DEFAULT_SIZE} (a guess)")
         warnings.append(
             f"the model leaves height and width open; {size[0]} x {size[1]} is taken: "
-            "say --size if it was made for another"
+            "give size= if it was made for another"
         )
-    height, width = beliefs["size"].value
+    height, width = resolved["size"].value
     if _has_class_scores(signature) and height == width:
-        _add(beliefs, {"resize": "shortest"}, "usual for a classifier (a guess)")
+        _add(resolved, {"resize": "shortest"}, "usual for a classifier (a guess)")
     else:
         source = "usual where the outputs are no class scores, or the input is no square (a guess)"
-        _add(beliefs, {"resize": "stretch"}, source)
+        _add(resolved, {"resize": "stretch"}, source)
     # Small inputs (digits, CIFAR) are hardly ever cropped; larger ones as 224 from 256.
     side = min(height, width)
     shorter = round(side * 256 / 224) if side >= 128 else side
-    _add(beliefs, {"shorter_side": shorter}, "as 256 for 224 (a guess)")
-    _add(beliefs, {"interpolation": "bilinear"}, "usual (a guess)")
+    _add(resolved, {"shorter_side": shorter}, "as 256 for 224 (a guess)")
+    _add(resolved, {"interpolation": "bilinear"}, "usual (a guess)")
     return warnings
 
 
@@ -381,20 +381,20 @@ def _has_class_scores(signature: Signature) -> bool:
     return False
 
 
-def _value(beliefs: Mapping[str, Belief], field: str) -> Any:
-    return beliefs[field].value if field in beliefs else None
+def _value(resolved: Mapping[str, ResolvedField], field: str) -> Any:
+    return resolved[field].value if field in resolved else None
 
 
-def _conclude(beliefs: dict[str, Belief], warnings: Sequence[str]) -> ResolvedPreprocessing:
-    """Build the spec, which checks itself, and put the beliefs in the spec's order."""
-    if beliefs["resize"].value not in CROPPING:
-        del beliefs["shorter_side"]
-    order = [each.name for each in fields_of(Preprocessing) if each.name in beliefs]
+def _conclude(resolved: dict[str, ResolvedField], warnings: Sequence[str]) -> ResolvedPreprocessing:
+    """Build the spec, which checks itself, and put the resolved in the spec's order."""
+    if resolved["resize"].value not in CROPPING:
+        del resolved["shorter_side"]
+    order = [each.name for each in fields_of(Preprocessing) if each.name in resolved]
     try:
-        spec = Preprocessing(**{field: beliefs[field].value for field in order})
+        spec = Preprocessing(**{field: resolved[field].value for field in order})
     except PreprocessingError as error:
-        sources = dict.fromkeys(beliefs[field].source for field in (*_VALUES, "channel_order"))
+        sources = dict.fromkeys(resolved[field].source for field in (*_VALUES, "channel_order"))
         raise PreprocessingError(f"{error} (values from: {'; '.join(sources)})") from error
-    if "shorter_side" in beliefs:
-        _check_shorter_side(spec, beliefs["shorter_side"].source)
-    return ResolvedPreprocessing(spec, tuple(beliefs[field] for field in order), tuple(warnings))
+    if "shorter_side" in resolved:
+        _check_shorter_side(spec, resolved["shorter_side"].source)
+    return ResolvedPreprocessing(spec, tuple(resolved[field] for field in order), tuple(warnings))

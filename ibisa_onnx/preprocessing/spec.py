@@ -1,7 +1,7 @@
 """From a picture to the model's input and back: one frozen spec, and the geometry it implies.
 
 Model space is `(pixel * scale - mean) / std`, channels in the model's own order. Where a spec comes
-from (flags, files, metadata, guesses) is in `resolution.py`.
+from (arguments, files, metadata, guesses) is in `resolve.py`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from ibisa_onnx.errors import ImageError, PreprocessingError
 from ibisa_onnx.models.signature import IMAGE_DTYPES, Layout
+from ibisa_onnx.preprocessing.geometry import Geometry, Placement
 from ibisa_onnx.preprocessing.resampling import KERNELS, resample
 
 
@@ -76,20 +77,6 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
 )
 
 
-@dataclass(frozen=True)
-class Placement:
-    """Where the resized picture lies in the model's input.
-
-    `resized` is its height and width; `top` and `left` are where its corner falls: negative where
-    it is cropped, positive where there is a margin, which is filled with `fill` (0..255).
-    """
-
-    resized: tuple[int, int]
-    top: int
-    left: int
-    fill: int
-
-
 def _centred(resized: tuple[int, int], size: tuple[int, int], fill: int) -> Placement:
     """Put the centre of the resized picture on the centre of the input."""
     # Rounded as torchvision's CenterCrop does: half a pixel goes to the even side.
@@ -138,7 +125,7 @@ def _as_it_is(picture: tuple[int, int], spec: Preprocessing) -> Placement:
     if picture != spec.size:
         raise ImageError(
             f"the picture is {picture[0]} x {picture[1]} (height x width) and the model takes "
-            f"{spec.size[0]} x {spec.size[1]}; resize it, or say --resize shortest"
+            f"{spec.size[0]} x {spec.size[1]}; resize it, or give resize=shortest"
         )
     return Placement(picture, 0, 0, 0)
 
@@ -253,95 +240,8 @@ class Preprocessing:
         if low < limits.min - 1 or high > limits.max + 1 or high - low < 16:
             raise PreprocessingError(
                 f"the model takes {self.dtype}, which cannot hold values {low:.3g}..{high:.3g}; "
-                "leave --preprocess out, or give another --scale, --mean and --std"
+                "leave preprocessing= out, or give another scale=, mean= and std="
             )
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """Where each pixel of the picture fell in the model's input.
-
-    Attributes
-    ----------
-    picture, model
-        Height and width of each.
-    scale
-        Pixels of the model's input for each pixel of the picture: down, across.
-    offset
-        Where the picture's top left corner falls in the model's input: down, across.
-    """
-
-    picture: tuple[int, int]
-    model: tuple[int, int]
-    scale: tuple[float, float]
-    offset: tuple[float, float]
-
-    def restore(self, values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """Bring a map of the model's input back to the picture.
-
-        Parameters
-        ----------
-        values
-            [h, w], the size of the model's input.
-
-        Returns
-        -------
-        ndarray
-            float32 [H, W], the size of the picture: bilinear, and 0 where the model never saw it.
-
-        Raises
-        ------
-        PreprocessingError
-            The map does not have the size of the model's input.
-        """
-        if values.shape != self.model:
-            raise PreprocessingError(f"map is {list(values.shape)}, expected {list(self.model)}")
-        (top, left), (high, wide) = self.offset, self.scale
-        height, width = self.picture
-        box = (top, left, top + height * high, left + width * wide)
-        restored = resample(values, self.picture, box=box)
-        rows, columns = (self._seen(axis) for axis in (0, 1))
-        return restored * (rows[:, None] & columns)
-
-    def project(self, values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """Bring a map of the picture to the model's input, the other way than `restore`.
-
-        Parameters
-        ----------
-        values
-            [H, W], the size of the picture.
-
-        Returns
-        -------
-        ndarray
-            float32 [h, w], the size of the model's input; margins, which show nothing of the
-            picture, have the map's least value.
-
-        Raises
-        ------
-        PreprocessingError
-            The map does not have the size of the picture.
-        """
-        if values.shape != self.picture:
-            raise PreprocessingError(f"map is {list(values.shape)}, expected {list(self.picture)}")
-        (top, left), (high, wide) = self.offset, self.scale
-        height, width = self.model
-        box = (-top / high, -left / wide, (height - top) / high, (width - left) / wide)
-        rows, columns = (self._covered(axis) for axis in (0, 1))
-        seen = (self._seen(0)[:, None] & self._seen(1)).astype(np.float32)
-        weights = resample(seen, self.model, box=box)  # what was cropped away says nothing
-        projected = resample(values * seen, self.model, box=box) / np.maximum(weights, 1e-6)
-        return np.where(rows[:, None] & columns, projected, np.float32(values.min()))
-
-    def _covered(self, axis: int) -> npt.NDArray[np.bool_]:
-        """Tell for each row or column of the model's input whether it shows the picture."""
-        middles = (np.arange(self.model[axis]) + 0.5 - self.offset[axis]) / self.scale[axis]
-        return (middles >= 0) & (middles <= self.picture[axis])
-
-    def _seen(self, axis: int) -> npt.NDArray[np.bool_]:
-        """Tell for each row or column of the picture whether its middle is in the model's input."""
-        middles = self.offset[axis] + (np.arange(self.picture[axis]) + 0.5) * self.scale[axis]
-        return (middles >= 0) & (middles <= self.model[axis])
 
 
 @dataclass(frozen=True)

@@ -1,298 +1,135 @@
-"""What is explained: a class score, read off a model's raw output.
-
-A raw output is told apart by the operator that made it, where the graph is known, and else by its
-values: logits, probabilities that sum to one, or one sigmoid for each class. Here live that reading
-and the choice of a class; how the model is run is not known here.
-"""
+"""Classes as targets: what a user's word for them means, and the objective of one class."""
 
 from __future__ import annotations
 
 import numbers
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ibisa_onnx.errors import OutputError, TargetError
+from ibisa_onnx.errors import TargetError
+from ibisa_onnx.targets.base import Doubles, Objective, Raw
+from ibisa_onnx.targets.class_scores import Activation, ClassScores
 from ibisa_onnx.targets.labels import find_label
 
 if TYPE_CHECKING:
     import onnx
 
-_SUM_TOLERANCE = 0.02  # half precision and 8-bit probabilities do not sum to 1 exactly
-_SMALLEST = 1e-12  # keeps the logarithm of a probability finite
-
-
-class Activation(StrEnum):
-    """How raw scores become probabilities."""
-
-    SOFTMAX = "softmax"
-    """Logits of classes that exclude each other."""
-    LOG = "log-probability"
-    """Logarithms of probabilities."""
-    PROBABILITY = "probability"
-    """Probabilities already, summing to one."""
-    SIGMOID = "sigmoid"
-    """Probabilities already, each class for itself."""
-    SIGMOID_LOGIT = "sigmoid-logit"
-    """Logits of classes that stand each for itself."""
-
-
-_LAST_OPERATOR = {
-    "Softmax": Activation.PROBABILITY,
-    "LogSoftmax": Activation.LOG,
-    "Sigmoid": Activation.SIGMOID,
-    "HardSigmoid": Activation.SIGMOID,
-    "Gemm": Activation.SOFTMAX,
-    "MatMul": Activation.SOFTMAX,
-    "Conv": Activation.SOFTMAX,
-    "GlobalAveragePool": Activation.SOFTMAX,
-}
-_BIAS = frozenset({"Add", "Sub"})
-"""After a matrix product these end logits, after a softmax an average of models."""
-_SCALE_AND_ZERO_POINT = {
-    "QuantizeLinear": (1, 2),
-    "QLinearMatMul": (6, 7),
-    "QLinearConv": (6, 7),
-    "QGemm": (7, 8),
-    "QLinearAdd": (6, 7),
-    "QLinearMul": (6, 7),
-    "QLinearGlobalAveragePool": (3, 4),
-    "QLinearSigmoid": (3, 4),
-    "QLinearSoftmax": (3, 4),
-}
-"""Where the operators that give integers for reals take the output's scale and zero point."""
-TRANSPARENT = frozenset(
-    {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast", "Transpose", "Dropout"}
-    | {"QuantizeLinear", "DequantizeLinear"}
-)
-"""What hands values on, in another shape, order or dtype."""
+    from ibisa_onnx.targets.reader import OutputReader
 
 
 @dataclass(frozen=True)
-class Quantisation:
-    """How integers stand for reals: `(value - zero_point) * scale`."""
-
-    scale: float
-    zero_point: int = 0
-
-
-@dataclass(frozen=True)
-class ClassOutput:
-    """An output that holds one score for each class, and how it is read.
+class ClassObjective(Objective):
+    """The probability of one class.
 
     Attributes
     ----------
-    name
-        The output's name.
-    classes
-        How many scores there are for each image.
-    activation
-        How they become probabilities.
-    quantisation
-        How its integers stand for reals; None where it holds floats.
-    guess
-        What a reader must know where the reading rests on one picture's values alone; else empty.
+    reading
+        How the output that holds class scores is read.
+    index, label
+        The class, and what it is called.
     """
 
-    name: str
-    classes: int
-    activation: Activation
-    quantisation: Quantisation | None = None
-    guess: str = ""
+    reading: ClassScores
+    index: int
+    label: str | None = None
 
-    def contradicts(self, raw: npt.NDArray[Any]) -> bool:
-        """Tell whether values cannot be what they were guessed to be."""
-        scores = self.scores(raw)
-        return bool(self.guess) and not (scores.min() >= 0 and scores.max() <= 1 + _SUM_TOLERANCE)
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The output that holds class scores."""
+        return (self.reading.name,)
 
-    def scores(self, raw: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-        """Return raw values [N, K, 1 ...] as reals, float64 [N, K]."""
-        values = raw.reshape(len(raw), self.classes).astype(np.float64)
-        if self.quantisation is None:
-            return values
-        return (values - self.quantisation.zero_point) * self.quantisation.scale
+    @property
+    def family(self) -> Hashable:
+        """The reading: one gradient serves all classes."""
+        return type(self), self.reading
 
-    def probabilities(self, raw: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-        """Return raw values [N, K, 1 ...] as probabilities, float64 [N, K] in 0..1."""
-        scores = self.scores(raw)
-        if self.activation is Activation.SOFTMAX:
-            powers = np.exp(scores - scores.max(1, keepdims=True))
-            return np.asarray(powers / powers.sum(1, keepdims=True))
-        if self.activation is Activation.LOG:
-            return np.exp(scores)
-        if self.activation is Activation.SIGMOID_LOGIT:
-            return 1 / (1 + np.exp(-scores))
-        return np.clip(scores, 0, 1)
+    def probability(self, raw: Raw) -> Doubles:
+        """Return the class's probability, [N] in 0..1."""
+        return self.readout(raw)[:, self.index]
 
-    def slope(self, raw: npt.NDArray[Any], index: int) -> npt.NDArray[np.float32]:
-        """Return the gradient of the logarithm of a class's probability (nats), float32 [N, K].
+    def score(self, raw: Raw) -> Doubles:
+        """Return its logarithm, [N] in nats."""
+        return self.reading.log_probabilities(raw[self.reading.name])[:, self.index]
 
-        Parameters
-        ----------
-        raw
-            Float values [N, K, 1 ...], with respect to which it is. Where a probability is beyond
-            what can be (below 1e-12, or above 1) the gradient is 0. One that an 8-bit output has
-            rounded to 0 counts as half a step.
-        """
-        scores = raw.reshape(len(raw), self.classes).astype(np.float32)
-        slope = np.zeros_like(scores)
-        score = scores[:, index]
-        if self.activation is Activation.SOFTMAX:  # d log softmax_i = e_i - softmax
-            powers = np.exp(scores - scores.max(1, keepdims=True))
-            slope -= powers / powers.sum(1, keepdims=True)
-            slope[:, index] += 1
-        elif self.activation is Activation.LOG:
-            slope[:, index] = ~(score > 0)
-        elif self.activation is Activation.SIGMOID_LOGIT:  # d log sigmoid(x) = sigmoid(-x)
-            with np.errstate(over="ignore"):
-                slope[:, index] = 1 / (1 + np.exp(score))
-        else:
-            least = _SMALLEST if self.quantisation is None else self.quantisation.scale / 2
-            possible = (score >= _SMALLEST) & (score <= 1) | (self.quantisation is not None)
-            slope[:, index] = possible / np.maximum(score, least)
-        return slope
+    def vjp(self, raw: Raw) -> dict[str, npt.NDArray[np.float32]]:
+        """Return d log p / d scores."""
+        name = self.reading.name
+        return {name: self.reading.log_probability_vjp(raw[name], self.index)}
+
+    def readout(self, raw: Raw) -> Doubles:
+        """Return the probabilities of all classes, [N, K]."""
+        return self.reading.probabilities(raw[self.reading.name])
+
+    def to_onnx(self, graph: onnx.GraphProto) -> str:
+        """Write the logarithm of the probability behind the scores."""
+        return self.reading.write_log_probability(graph, self.index)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the output, the class, and how it was read."""
+        return {
+            "kind": "class",
+            "caption": f"{self.label} ({self.index})" if self.label else f"class {self.index}",
+            "output": self.reading.name,
+            "index": self.index,
+            "label": self.label,
+            "activation": str(self.reading.activation),
+        }
 
 
-def read_output(
-    name: str,
-    raw: npt.NDArray[Any],
-    *,
-    graph: onnx.GraphProto | None = None,
-    activation: str | None = None,
-) -> ClassOutput:
-    """Tell how an output holds class scores.
+@dataclass(frozen=True)
+class LogitObjective(ClassObjective):
+    """The raw score of one class before its softmax, as Grad-CAM's paper takes it."""
 
-    Parameters
+    def score(self, raw: Raw) -> Doubles:
+        """Return the raw score, [N]."""
+        return self.reading.scores(raw[self.reading.name])[:, self.index]
+
+    def vjp(self, raw: Raw) -> dict[str, npt.NDArray[np.float32]]:
+        """Return 1 at the class."""
+        values = raw[self.reading.name]
+        cotangent = np.zeros(values.shape, np.float32)
+        cotangent.reshape(len(values), -1)[:, self.index] = 1
+        return {self.reading.name: cotangent}
+
+
+@dataclass(frozen=True)
+class ClassTarget:
+    """Classes, as a user names them.
+
+    Attributes
     ----------
-    name
-        The output's name.
-    raw
-        Its values for one image, [1, K], also with axes of size 1 between or after them.
-    graph
-        The graph it comes from, where that is known.
-    activation
-        What the user says that the values are; None: to be told apart.
-
-    Raises
-    ------
-    OutputError
-        The values are no class scores, or NaN or infinite; there is no such activation.
+    wanted
+        None: the predicted class; an index, as int or digits; "top:3": the three likeliest; else a
+        label.
     """
-    classes = check_scores(name, raw)
-    maker = maker_of(name, graph) if graph is not None else None
-    operator = "" if maker is None else str(maker.op_type)
-    quantisation, guess = None, ""
-    if operator in ("ArgMax", "ArgMin", "TopK"):
-        raise OutputError(_indices(name, raw.dtype))
-    if raw.dtype.kind in "iu":
-        quantisation = _quantisation(name, raw.dtype, graph)
-        if quantisation is None:
-            quantisation, guess = Quantisation(1 / 255), f"output {name} is {_BYTES}"
-    output = ClassOutput(name, classes, Activation.PROBABILITY, quantisation)
-    if activation:
-        kind = read_activation(activation)
-    elif operator in _LAST_OPERATOR:
-        kind = _LAST_OPERATOR[operator]
-    else:
-        kind = _by_values(output.scores(raw)[0])
-        if kind is Activation.SIGMOID and operator in _BIAS:
-            kind = Activation.SOFTMAX
-        elif kind is Activation.SIGMOID:
-            guess = guess or f"output {name} is {_IN_0_1}"
-    if kind is Activation.SOFTMAX and classes == 1:
-        kind = Activation.SIGMOID_LOGIT  # the softmax of one score is always 1
-    return ClassOutput(name, classes, kind, quantisation, guess)
+
+    wanted: str | int | np.integer[Any] | None = None
+
+    def outputs(self, reader: OutputReader) -> tuple[str, ...]:
+        """Name the output of class scores, or all that may be it."""
+        return tuple(reader.candidates())
+
+    def bind(self, raw: Raw, reader: OutputReader) -> list[Objective]:
+        """Return the classes that it means, likeliest first."""
+        reading = reader.read(raw)
+        probabilities = reading.probabilities(raw[reading.name])[0]
+        indices = choose(self.wanted, probabilities, reader.labels)
+        return [ClassObjective(reading, index, reader.label(index)) for index in indices]
 
 
-_IN_0_1 = (
-    "taken for one sigmoid a class, because its values on this picture lie in 0..1 (a guess): "
-    "say --activation softmax if they are logits"
-)
-_BYTES = "uint8 without a known scale and taken for probabilities times 255 (a guess)"
-
-
-def _indices(name: str, dtype: np.dtype[Any]) -> str:
-    return (
-        f"output {name} is {dtype}: class indices, not scores; choose an output of scores with "
-        "--output, or have the model exported without its ArgMax"
-    )
-
-
-def check_scores(name: str, raw: npt.NDArray[Any]) -> int:
-    """Return how many classes an output has, [N, K, 1 ...], whose every value is finite.
-
-    Raises
-    ------
-    OutputError
-        It is not one score for each class, or NaN or infinite.
-    """
-    classes = int(np.prod(raw.shape[1:]))
-    if raw.ndim < 2 or max(raw.shape[1:], default=0) != classes or classes == 0:
-        raise OutputError(f"output {name} {list(raw.shape)} is not one score for each class")
-    if not np.isfinite(raw).all():
-        raise OutputError(
-            f"output {name} has NaN or infinite values for this image; "
-            "check the preprocessing (ibisa-onnx inspect) or the model file"
-        )
-    return classes
-
-
-def read_activation(word: str) -> Activation:
-    """Read the user's word for how raw scores become probabilities; OutputError if it is none."""
-    try:
-        return Activation(word)
-    except ValueError:
-        known = ", ".join(Activation)
-        raise OutputError(f"activation is {word!r}; choose from: {known}") from None
-
-
-def _by_values(scores: npt.NDArray[np.float64]) -> Activation:
-    """Tell by the scores [K] of one image what they are."""
-    if scores.min() >= 0 and scores.max() <= 1 + _SUM_TOLERANCE:
-        exclusive = len(scores) > 1 and abs(scores.sum() - 1) < _SUM_TOLERANCE
-        return Activation.PROBABILITY if exclusive else Activation.SIGMOID
-    return Activation.SOFTMAX
-
-
-def maker_of(name: str, graph: onnx.GraphProto) -> onnx.NodeProto | None:
-    """Return the node that makes a tensor, apart from those that only hand it on, if one does."""
-    producers = {output: node for node in graph.node for output in node.output}
-    while name in producers and producers[name].op_type in TRANSPARENT:
-        name = producers[name].input[0]
-    return producers.get(name)
-
-
-def _quantisation(
-    name: str, dtype: np.dtype[Any], graph: onnx.GraphProto | None
-) -> Quantisation | None:
-    """Return how an integer output stands for reals, None where only its type can tell.
-
-    Raises
-    ------
-    OutputError
-        Its type says that these are class indices.
-    """
-    producers = {} if graph is None else {out: node for node in graph.node for out in node.output}
-    node = producers.get(name)
-    while node is not None and node.op_type in TRANSPARENT - {"QuantizeLinear"}:
-        node = producers.get(node.input[0])
-    if graph is not None and node is not None and node.op_type in _SCALE_AND_ZERO_POINT:
-        from onnx import numpy_helper
-
-        constants = {each.name: each for each in graph.initializer}
-        places = [place for place in _SCALE_AND_ZERO_POINT[node.op_type] if place < len(node.input)]
-        known = [constants.get(node.input[place]) for place in places]
-        if known and known[0] is not None:
-            values = [numpy_helper.to_array(each).item() for each in known if each is not None]
-            return Quantisation(float(values[0]), int(values[1]) if len(values) > 1 else 0)
-    if dtype == np.uint8:
-        return None
-    raise OutputError(_indices(name, dtype))
+def logit_objective(objective: Objective, logits: str) -> Objective:
+    """Return the objective read off the tensor that its softmax makes the output of."""
+    if not isinstance(objective, ClassObjective):
+        return objective
+    reading = objective.reading
+    if logits != reading.name:
+        reading = ClassScores(logits, reading.classes, Activation.SOFTMAX)
+    return LogitObjective(reading, objective.index, objective.label)
 
 
 def count(target: object) -> int:
@@ -351,6 +188,6 @@ def choose(
     if labels is None:
         raise TargetError(
             f"target {text!r} is a name, and the model's labels are not known; "
-            "give --labels FILE, or a class index"
+            "give labels=FILE, or a class index"
         )
     return [find_label(labels, text)]

@@ -1,6 +1,7 @@
 """Which of a model's outputs holds class scores, and what to say where none does.
 
-Told by shapes before the model has run, and by values after; how scores are read is in `targets`.
+Told by shapes before the model has run, and by values after; how scores are
+read is in `class_scores`.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def find_scores(raws: Values, outputs: Sequence[TensorInfo], wanted: str | None)
         raise OutputError(_no_scores(outputs))
     if len(fitting) > 1:
         raise OutputError(
-            f"outputs {', '.join(fitting)} can all hold class scores; choose with --output NAME"
+            f"outputs {', '.join(fitting)} can all hold class scores; choose with output=NAME"
         )
     return fitting[0]
 
@@ -97,7 +98,7 @@ def _not_this_one(wanted: str, outputs: Sequence[TensorInfo]) -> str:
         return _no_scores(outputs)
     said = next(_described(each) for each in outputs if each.name == wanted)
     names = ", ".join(each.name for each in others)
-    return f"output {said} is not one score for each class; these may be: --output {names}"
+    return f"output {said} is not one score for each class; these may be: output={names}"
 
 
 def _no_scores(outputs: Sequence[TensorInfo]) -> str:
@@ -105,7 +106,7 @@ def _no_scores(outputs: Sequence[TensorInfo]) -> str:
     advice = next((remedy for each in outputs for _, remedy in [_kind(each)] if remedy), _ANY)
     return (
         f"no output is one score for each class [N, K]: {'; '.join(map(_described, outputs))}; "
-        "--output chooses only among outputs of such scores, and --target a class of one, "
+        "output= chooses only among outputs of such scores, and target= a class of one, "
         f"so export the model with one more output: {advice}"
     )
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ibisa_onnx.errors import PreprocessingError, TargetError
+from ibisa_onnx.models.signature import METADATA_KEY
 from ibisa_onnx.preprocessing.sources.files import companions
 from ibisa_onnx.preprocessing.sources.metadata import (
-    IBISA_KEY,
     model_api_key,
     model_api_values,
     parse_literal,
@@ -191,7 +191,7 @@ def _from_ibisa(metadata: Mapping[str, str]) -> KnownLabels | None:
         return None  # resolving the preprocessing warns of it
     if said is None:
         return None
-    return _known(f"metadata key {IBISA_KEY}", _as_labels(said), said)
+    return _known(f"metadata key {METADATA_KEY}", _as_labels(said), said)
 
 
 def _from_companion(path: Path, source: str) -> KnownLabels | None:

@@ -1,7 +1,7 @@
 """How one model's output is read: which one, as what, and what its classes are called.
 
-Shapes and names say much of it, and the values of the first picture settle the rest. What the
-readings are is in `targets`, how outputs are told apart in `scores`.
+Shapes and names say much of it, and the values of the first picture settle the rest. What
+a reading is, is in `class_scores`, how outputs are told apart in `discovery`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 import numpy.typing as npt
 
 from ibisa_onnx.models.base import ImageModel
-from ibisa_onnx.targets.classification import (
-    ClassOutput,
+from ibisa_onnx.targets.class_scores import (
+    ClassScores,
     check_scores,
     read_activation,
     read_output,
@@ -62,7 +62,7 @@ class OutputReader:
         self._known = known_labels(model.metadata, model.folder) if labels is None else []
         first, _ = choose_labels(self._known, None)
         self.labels = first.labels if first else self._given
-        self.output: ClassOutput | None = None
+        self.output: ClassScores | None = None
         self.warnings: list[str] = []
 
     def candidates(self) -> list[str]:
@@ -70,7 +70,7 @@ class OutputReader:
         wanted = self.output.name if self.output else self._wanted
         return candidates(self._model.signature.outputs, wanted)
 
-    def read(self, raws: Mapping[str, npt.NDArray[Any]]) -> ClassOutput:
+    def read(self, raws: Mapping[str, npt.NDArray[Any]]) -> ClassScores:
         """Tell which output holds class scores, and how, from the candidates' values.
 
         Raises

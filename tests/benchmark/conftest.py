@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
 import ibisa_onnx as ibisa
-from ibisa_onnx.benchmark.runner import Contest, Entry
+from ibisa_onnx.benchmark.runner import Benchmark, Entry
 from ibisa_onnx.benchmark.store import Store
 from ibisa_onnx.errors import GradientError
 from ibisa_onnx.explanation import Completion
-from ibisa_onnx.gradients.selection import GradientPath
-from ibisa_onnx.methods.ibisa.method import Found
+from ibisa_onnx.methods.base import AttributionResult, RowByRow, no_gradient
 from ibisa_onnx.metrics import DELETION, INSERTION
 
 SIDE = 16
@@ -42,7 +41,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Planted:
+class Planted(RowByRow):
     """A method whose map is known; it asks `passes` times.
 
     `refuses` the model, or fails where the picture's pixel `fails_at` in the first row is black.
@@ -52,24 +51,24 @@ class Planted:
     passes: int = 3
     refuses: bool = False
     fails_at: int | None = None
-    path: ClassVar[GradientPath] = GradientPath("none", "planted", None)
 
     @property
     def settings(self) -> dict[str, Any]:
         return asdict(self)
 
-    def open(self, explainer: Any, output: Any) -> Planted:
+    def prepare(self, model: Any, objective: Any, preprocessing: Any) -> Planted:
         if self.refuses:
             raise GradientError(f"{self.name}: refuses this model")
         return self
 
-    def __call__(self, case: Any, rng: Any, progress: Any, limit: Any) -> Iterator[Found]:
+    def run_one(self, problem: Any, rng: Any, control: Any) -> Iterator[AttributionResult]:
         for done in range(self.passes):
-            case.probability(case.bottleneck.image)
-            progress(done + 1, self.passes)
-        if self.fails_at is not None and case.bottleneck.image[0, 0, 0, self.fails_at] < 0:
+            problem.score(problem.image)
+            control.progress(done + 1, self.passes)
+        if self.fails_at is not None and problem.image[0, 0, 0, self.fails_at] < 0:
             raise GradientError("no gradient here")
-        yield Found(MAPS[self.name], (SIDE, SIDE), Completion(1, 1, "steps"))
+        done, certificate = Completion(1, 1, "steps"), no_gradient("planted")
+        yield AttributionResult(MAPS[self.name], (SIDE, SIDE), done, certificate)
 
 
 @pytest.fixture
@@ -87,9 +86,9 @@ def open_explainer(model: Model) -> Callable[..., ibisa.Explainer]:
     """Opens the model, afresh as a new process would."""
 
     def open_(**options: Any) -> ibisa.Explainer:
+        spec = ibisa.InputSpec((None, 3, SIDE, SIDE))
         return ibisa.Explainer(
-            model,
-            ibisa.InputSpec((None, 3, SIDE, SIDE)),
+            ibisa.FunctionModel(model, spec, identity="planted"),
             preprocessing="tf",
             overrides=ibisa.Overrides(resize="stretch"),
             activation="probability",
@@ -115,14 +114,14 @@ def picture(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def contest(open_explainer: Any, tmp_path: Path) -> Callable[..., Contest]:
-    """Makes a contest of two planted methods, by an explainer and a store of its own."""
+def benchmark(open_explainer: Any, tmp_path: Path) -> Callable[..., Benchmark]:
+    """Makes a benchmark of two planted methods, by an explainer and a store of its own."""
 
-    def make(images: list[Path], names: tuple[str, ...] = tuple(MAPS), **options: Any) -> Contest:
+    def make(images: list[Path], names: tuple[str, ...] = tuple(MAPS), **options: Any) -> Benchmark:
         entries = options.pop("entries", [Entry(name, Planted(name)) for name in names])
         metrics = options.pop("metrics", (INSERTION, DELETION))
         store = Store(tmp_path / "out" / "scores.csv", [metric.name for metric in metrics])
-        return Contest(
+        return Benchmark(
             options.pop("explainer", None) or open_explainer(),
             entries,
             images,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,9 @@ import pytest
 import ibisa_onnx as ibisa
 from ibisa_onnx.benchmark import runner as module
 from ibisa_onnx.benchmark.maps import MapFolder
-from ibisa_onnx.benchmark.runner import Contest, Entry
+from ibisa_onnx.benchmark.runner import Benchmark, Entry
 from ibisa_onnx.demo import model_path
 from ibisa_onnx.errors import GradientError, ImageError, MetricError
-from ibisa_onnx.explanation import Completion
 from ibisa_onnx.methods.random_map import RandomMap
 from ibisa_onnx.metrics import AVERAGE_DROP
 
@@ -24,7 +23,7 @@ EXPLAINING = 1 + 3  # the prediction, and what a planted method asks
 
 @dataclass
 class Notes:
-    """A watcher that remembers."""
+    """A listener that remembers."""
 
     failures: list[tuple[str, Exception]] = field(default_factory=list)
     warnings: list[tuple[str, str]] = field(default_factory=list)
@@ -41,55 +40,55 @@ def pictures(picture):
     return [picture("a.png", 0), picture("b.png", 1), picture("c.png", 2)]
 
 
-def passes(contest: Contest, model: Any) -> int:
+def passes(benchmark: Benchmark, model: Any) -> int:
     before = model.images
-    list(contest.run())
+    list(benchmark.run())
     return model.images - before
 
 
-def written(contest: Contest) -> list[list[str]]:
+def written(benchmark: Benchmark) -> list[list[str]]:
     """Picture and method of each line of the file."""
-    lines = contest.store.path.read_text().splitlines()[1:]
+    lines = benchmark.store.path.read_text().splitlines()[1:]
     return [line.split(",")[0:3:2] for line in lines]
 
 
-def test_each_picture_has_a_row_of_each_method_with_its_scores_and_cost(contest, pictures):
-    rows = list(contest(pictures).run())
+def test_each_picture_has_a_row_of_each_method_with_its_scores_and_cost(benchmark, pictures):
+    rows = list(benchmark(pictures).run())
     assert [(row.image, row.method) for row in rows] == [
         (image, method)
         for image in ("a.png", "b.png", "c.png")
         for method in ("perfect", "inverse")
     ]
     for row in rows:
-        assert (row.forward, row.backward, row.target) == (EXPLAINING, 0, 0)
+        assert (row.forward, row.backward, row.target) == (EXPLAINING, 0, "class 0")
         exact = {"perfect": 1 / 26, "inverse": 24.6 / 26}[row.method]
         assert row.scores["deletion"] == pytest.approx(exact, abs=1e-6)
         assert 0 < row.seconds < 60
         assert row.peak_bytes > 2**20
 
 
-def test_what_was_measured_is_not_measured_again(contest, pictures, model):
-    rows = list(contest(pictures).run())
-    again = contest(pictures)
+def test_what_was_measured_is_not_measured_again(benchmark, pictures, model):
+    rows = list(benchmark(pictures).run())
+    again = benchmark(pictures)
     assert passes(again, model) == 0
     assert [row.key for row in again.run()] == [row.key for row in rows]
 
 
-def test_an_interrupted_run_goes_on_where_it_was(contest, pictures, model):
-    whole = passes(contest(pictures, seed=1), model)  # other settings: of no use to what follows
+def test_an_interrupted_run_goes_on_where_it_was(benchmark, pictures, model):
+    whole = passes(benchmark(pictures, seed=1), model)  # other settings: of no use to what follows
     before = model.images
-    for done, _ in enumerate(contest(pictures).run(), 1):
+    for done, _ in enumerate(benchmark(pictures).run(), 1):
         if done == 3:  # the first method of the second picture
             break
-    first, rest = model.images - before, contest(pictures)
+    first, rest = model.images - before, benchmark(pictures)
     twice = 1 + 2  # the second picture's prediction, and whether images of a batch mix
     assert passes(rest, model) <= whole - first + twice
     assert len(written(rest)) == 6 + 6
 
 
-def test_a_new_method_and_a_new_picture_alone_are_measured(contest, pictures):
-    list(contest(pictures[:1], ("perfect",)).run())
-    more = contest(pictures[:2])
+def test_a_new_method_and_a_new_picture_alone_are_measured(benchmark, pictures):
+    list(benchmark(pictures[:1], ("perfect",)).run())
+    more = benchmark(pictures[:2])
     list(more.run())
     assert written(more) == [
         ["a.png", "perfect"],
@@ -99,17 +98,19 @@ def test_a_new_method_and_a_new_picture_alone_are_measured(contest, pictures):
     ]
 
 
-def test_another_version_has_rows_of_its_own(contest, picture, monkeypatch):
-    (old,) = contest([picture()], ("perfect",)).run()
+def test_another_version_has_rows_of_its_own(benchmark, picture, monkeypatch):
+    (old,) = benchmark([picture()], ("perfect",)).run()
     monkeypatch.setattr(ibisa, "__version__", "99")
-    (new,) = contest([picture()], ("perfect",)).run()
+    (new,) = benchmark([picture()], ("perfect",)).run()
     assert old.settings != new.settings
 
 
-def test_other_settings_have_rows_of_their_own(contest, open_explainer, planted, pictures, picture):
+def test_other_settings_have_rows_of_their_own(
+    benchmark, open_explainer, planted, pictures, picture
+):
     def digest(**words: Any) -> str:
         words = {"entries": [Entry("perfect", planted())], **words}
-        (row,) = contest(pictures[:1], **words).run()
+        (row,) = benchmark(pictures[:1], **words).run()
         return row.settings
 
     def reading(place: int) -> list[Entry]:
@@ -129,7 +130,7 @@ def test_other_settings_have_rows_of_their_own(contest, open_explainer, planted,
     assert digest(entries=reading(7)) == others[4]
 
 
-def test_another_model_and_another_preprocessing_have_rows_of_their_own(contest, picture):
+def test_another_model_and_another_preprocessing_have_rows_of_their_own(benchmark, picture):
     changed = model_path().read_bytes() + b"\x1a\x00"  # another domain, which nobody reads
     explainers = [
         ibisa.Explainer(model_path(), threads=1),
@@ -140,25 +141,25 @@ def test_another_model_and_another_preprocessing_have_rows_of_their_own(contest,
     settings = set()
     for explainer in explainers:
         words = {"entries": [Entry("random", RandomMap())], "explainer": explainer, "metrics": ()}
-        settings |= {row.settings for row in contest([image], **words).run()}
+        settings |= {row.settings for row in benchmark([image], **words).run()}
     assert len(settings) == 3
 
 
-def test_a_picture_that_cannot_be_read_is_left_out(contest, pictures, tmp_path):
+def test_a_picture_that_cannot_be_read_is_left_out(benchmark, pictures, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"no picture")
     notes = Notes()
     images = [tmp_path / "bad.png", pictures[0], tmp_path / "nosuch.png", pictures[1]]
-    rows = list(contest(images, watcher=notes).run())
+    rows = list(benchmark(images, listener=notes).run())
     assert [row.image for row in rows] == ["a.png", "a.png", "b.png", "b.png"]
     assert sorted(name for name, _ in notes.failures) == ["bad.png", "nosuch.png"]
     assert all(isinstance(error, ImageError) for _, error in notes.failures)
 
 
 @pytest.mark.parametrize("failing", [0, 1])
-def test_a_picture_that_a_method_cannot_explain_is_left_out(contest, planted, pictures, failing):
+def test_a_picture_that_a_method_cannot_explain_is_left_out(benchmark, planted, pictures, failing):
     notes = Notes()
     entries = [Entry("inverse", planted("inverse")), Entry("p", planted(fails_at=failing))]
-    rows = list(contest(pictures[:2], entries=entries, watcher=notes).run())
+    rows = list(benchmark(pictures[:2], entries=entries, listener=notes).run())
     good = pictures[1 - failing].name
     assert [row.method for row in rows if row.image == good] == ["inverse", "p"]
     assert [row.method for row in rows if row.image != good] == ["inverse"]
@@ -167,24 +168,24 @@ def test_a_picture_that_a_method_cannot_explain_is_left_out(contest, planted, pi
     assert isinstance(error, GradientError)
 
 
-def test_a_picture_of_which_a_metric_is_not_defined_is_left_out(contest, picture, monkeypatch):
+def test_a_picture_of_which_a_metric_is_not_defined_is_left_out(benchmark, picture, monkeypatch):
     notes, measure, bad = Notes(), module.evaluate, picture("bad.png")
 
-    def evaluate(subject: Any, question: Any, *rest: Any) -> dict[str, float]:
-        if question.case.bottleneck.image[0, 0, 0, 0] < 0:
+    def evaluate(subject: Any, problem: Any, *rest: Any) -> dict[str, float]:
+        if problem.image[0, 0, 0, 0] < 0:
             raise MetricError("not defined here")
-        return measure(subject, question, *rest)
+        return measure(subject, problem, *rest)
 
     monkeypatch.setattr(module, "evaluate", evaluate)
     images = [bad, picture("good.png", 3)]
-    rows = list(contest(images, metrics=(AVERAGE_DROP,), watcher=notes).run())
+    rows = list(benchmark(images, metrics=(AVERAGE_DROP,), listener=notes).run())
     assert [row.image for row in rows] == ["good.png", "good.png"]
     assert [name for name, _ in notes.failures] == ["bad.png"]
 
 
-def test_pictures_of_the_same_content_count_once_and_it_is_said(contest, picture):
+def test_pictures_of_the_same_content_count_once_and_it_is_said(benchmark, picture):
     notes = Notes()
-    rows = list(contest([picture("a.png"), picture("copy.png")], watcher=notes).run())
+    rows = list(benchmark([picture("a.png"), picture("copy.png")], listener=notes).run())
     assert [row.image for row in rows] == ["a.png", "a.png"]
     ((name, text),) = notes.warnings
     assert name == "copy.png"
@@ -192,38 +193,37 @@ def test_pictures_of_the_same_content_count_once_and_it_is_said(contest, picture
 
 
 def test_a_method_that_refuses_the_model_ends_it_before_any_map(
-    contest, planted, picture, model, tmp_path
+    benchmark, planted, picture, model, tmp_path
 ):
     (tmp_path / "bad.png").write_bytes(b"no picture")
     entries = [Entry("inverse", planted("inverse")), Entry("perfect", planted(refuses=True))]
-    refused = contest([tmp_path / "bad.png", picture()], entries=entries)
+    refused = benchmark([tmp_path / "bad.png", picture()], entries=entries)
     with pytest.raises(GradientError, match="refuses this model"):
         list(refused.run())
-    assert model.images == 1  # the question
+    assert model.images == 1  # the problem
     assert not refused.store.path.exists()
 
 
-def test_the_warnings_of_a_map_are_passed_on_with_the_method_s_name(contest, planted, picture):
+def test_the_warnings_of_a_map_are_passed_on_with_the_method_s_name(benchmark, planted, picture):
     class Flat(planted):
-        def __call__(self, case: Any, rng: Any, progress: Any, limit: Any) -> Any:
-            (found,) = super().__call__(case, rng, progress, limit)
-            found.keep[:] = 0.5
-            yield type(found)(found.keep, (16, 16), Completion(1, 1, "steps"))
+        def run_one(self, problem: Any, rng: Any, control: Any) -> Any:
+            (found,) = super().run_one(problem, rng, control)
+            yield replace(found, cells=np.full_like(found.cells, 0.5))
 
     notes = Notes()
-    list(contest([picture()], entries=[Entry("flat", Flat("inverse"))], watcher=notes).run())
+    list(benchmark([picture()], entries=[Entry("flat", Flat("inverse"))], listener=notes).run())
     ((name, text),) = notes.warnings
     assert name == "a.png"
     assert text.startswith("flat: the map is flat")
 
 
 def test_maps_are_kept_and_a_missing_one_is_made_again_without_measuring(
-    contest, pictures, model, tmp_path
+    benchmark, pictures, model, tmp_path
 ):
     maps = MapFolder(tmp_path / "maps")
-    list(contest(pictures[:2]).run())
-    kept = contest(pictures[:2], maps=maps)
-    explaining = 2 * (1 + 2 * EXPLAINING)  # of each picture the question, and two explanations
+    list(benchmark(pictures[:2]).run())
+    kept = benchmark(pictures[:2], maps=maps)
+    explaining = 2 * (1 + 2 * EXPLAINING)  # of each picture the problem, and two explanations
     assert passes(kept, model) == explaining
     files = sorted((tmp_path / "maps").rglob("*.npy"))
     assert len(files) == 4
@@ -231,18 +231,18 @@ def test_maps_are_kept_and_a_missing_one_is_made_again_without_measuring(
     assert np.load(perfect)[4:8, 6:11].min() > np.load(perfect)[9:].max()
     assert len(written(kept)) == 4
     files[0].unlink()
-    assert passes(contest(pictures[:2], maps=maps), model) == 1 + EXPLAINING
+    assert passes(benchmark(pictures[:2], maps=maps), model) == 1 + EXPLAINING
     assert files[0].exists()
-    assert passes(contest(pictures[:2], maps=maps), model) == 0
+    assert passes(benchmark(pictures[:2], maps=maps), model) == 0
 
 
 def test_progress_counts_maps_and_tells_the_time_of_what_is_missing(
-    contest, planted, pictures, model
+    benchmark, planted, pictures, model
 ):
     entries = [Entry("slow", planted(passes=9)), Entry("quick", planted("inverse"))]
-    list(contest(pictures[:1], entries=entries).run())
+    list(benchmark(pictures[:1], entries=entries).run())
     shown: list[Any] = []
-    rest = contest(pictures, entries=entries, clock=lambda: model.images)  # a second each
+    rest = benchmark(pictures, entries=entries, clock=lambda: model.images)  # a second each
     list(rest.run(lambda *told: shown.append(told)))
     assert [done for done, _, _ in shown] == sorted(done for done, _, _ in shown)
     assert {total for _, total, _ in shown} == {6}
@@ -255,8 +255,8 @@ def test_progress_counts_maps_and_tells_the_time_of_what_is_missing(
     assert left[6][-1] == 0
 
 
-def test_progress_ends_though_a_picture_fails(contest, planted, pictures):
+def test_progress_ends_though_a_picture_fails(benchmark, planted, pictures):
     entries = [Entry("p", planted(fails_at=1)), Entry("inverse", planted("inverse"))]
     shown: list[Any] = []
-    list(contest(pictures, entries=entries).run(lambda *told: shown.append(told)))
+    list(benchmark(pictures, entries=entries).run(lambda *told: shown.append(told)))
     assert shown[-1] == (6, 6, 0)

@@ -7,17 +7,17 @@ from dataclasses import replace
 
 import pytest
 
-from ibisa_onnx.benchmark.row import Row
+from ibisa_onnx.benchmark.row import ScoreRow
 from ibisa_onnx.benchmark.store import Store
 from ibisa_onnx.errors import ResultError
 
 METRICS = ("insertion", "insertion - deletion")
-ROW = Row(
+ROW = ScoreRow(
     image='odd, "name".png',
     image_sha256="1" * 64,
     method="rise",
     settings="abc",
-    target=3,
+    target="class 3",
     forward=4003,
     backward=0,
     seconds=1.25,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ibisa_onnx.benchmark.plot import draw
-from ibisa_onnx.benchmark.row import Row
+from ibisa_onnx.benchmark.row import ScoreRow
 from ibisa_onnx.benchmark.table import Table
 from ibisa_onnx.errors import MetricError, MissingDependencyError
 from ibisa_onnx.metrics import DELETION, INSERTION
@@ -20,14 +20,14 @@ from ibisa_onnx.metrics import DELETION, INSERTION
 STUDENT_OF_3 = 4.302653  # the 97.5% quantile of t with 2 degrees of freedom
 
 
-def row(image: int, method: str, insertion: float, deletion: float, **cost: float) -> Row:
+def row(image: int, method: str, insertion: float, deletion: float, **cost: float) -> ScoreRow:
     usual = {"forward": 20, "backward": 10, "seconds": 1.0, "peak_bytes": 2**20 * 100}
-    return Row(
+    return ScoreRow(
         image=f"{image}.png",
         image_sha256=str(image) * 64,
         method=method,
         settings="abc",
-        target=0,
+        target="class 0",
         scores={"insertion": insertion, "deletion": deletion},
         **{**usual, **cost},
     )

@@ -40,10 +40,13 @@ class FakeExplainer:
     def __init__(self, model, **options):
         self.model, self.options = model, options
         self.warnings = ("the mean is a guess",)
+        self.method = "ibisa"
         self.asked = []
         type(self).last = self
 
-    def explain_all(self, image, targets, *, seed, progress=None, deadline=None, stop=None):
+    def iter_explanations(
+        self, image, targets, *, seed, progress=None, deadline=None, stop=None, method=None
+    ):
         picture = read_image(image)
         self.asked.append((image, targets, seed))
         for index in self._indices(targets):
@@ -74,7 +77,15 @@ class FakeExplainer:
         return Explanation(
             map=map,
             image=picture,
-            target=ExplainedTarget("scores", index, LABELS[index], 0.875, "softmax"),
+            target=ExplainedTarget(
+                kind="class",
+                caption=f"{LABELS[index]} ({index})",
+                output="scores",
+                probability=0.875,
+                index=index,
+                label=LABELS[index],
+                activation="softmax",
+            ),
             sufficiency=Sufficiency((0.0, 0.05, 0.5), (0.01, 0.6, 0.9)),
             completion=Completion(10, 10, "steps"),
             passes=Passes(20, 10, 10, 10),

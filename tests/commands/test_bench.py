@@ -42,9 +42,9 @@ def measured(monkeypatch) -> list[str]:
     names: list[str] = []
     evaluate = module.evaluate
 
-    def spy(subject, question, *rest):
-        names.append(question.target.label)
-        return evaluate(subject, question, *rest)
+    def spy(subject, problem, *rest):
+        names.append(problem.row.objective.label)
+        return evaluate(subject, problem, *rest)
 
     monkeypatch.setattr(module, "evaluate", spy)
     return names

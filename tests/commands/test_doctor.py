@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from ibisa_onnx.models.environment import CudaCheck, RuntimeReport
+from ibisa_onnx.models.cuda import CudaCheck
+from ibisa_onnx.models.environment import RuntimeReport
 
 SOUND = RuntimeReport(
     builds={"onnxruntime": "1.32"},

@@ -1,4 +1,4 @@
-"""`inspect`: inputs, outputs, beliefs with their sources, what has no gradient, the top five."""
+"""`inspect`: inputs, outputs, fields with their sources, what has no gradient, the top five."""
 
 from __future__ import annotations
 

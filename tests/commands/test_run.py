@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 from ibisa_onnx.commands import explaining, main, model_options
-from ibisa_onnx.methods.ibisa import optimizer as ibisa
+from ibisa_onnx.methods.ibisa import options as ibisa
+from ibisa_onnx.methods.registry import METHODS
 from ibisa_onnx.preprocessing import resampling
 from ibisa_onnx.preprocessing import spec as preprocessing
 from ibisa_onnx.preprocessing.resolve import Overrides
-from ibisa_onnx.targets.classification import Activation
+from ibisa_onnx.targets.class_scores import Activation
 
 
 def files(folder: Path) -> set[str]:
@@ -245,14 +246,14 @@ def test_interrupted_among_several_it_says_how_many_are_left_out(
 ):
     for name in "abc":
         photo(f"{name}.jpg")
-    real = fake.explain_all
+    real = fake.iter_explanations
 
     def interrupted(self, image, *args, **options):
         if image == "b.jpg":
             signal.raise_signal(signal.SIGINT)
         return real(self, image, *args, **options)
 
-    monkeypatch.setattr(fake, "explain_all", interrupted)
+    monkeypatch.setattr(fake, "iter_explanations", interrupted)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     result = cli("run", "m.onnx", "a.jpg", "b.jpg", "c.jpg", "--json")
     assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
@@ -358,6 +359,24 @@ def test_choices_offered_are_those_there_are():
     assert set(model_options.ACTIVATIONS) == set(Activation)
     assert set(model_options.PRESETS) == set(preprocessing.PRESETS)
     assert tuple(explaining.PRESETS) == tuple(ibisa.PRESETS)
+    assert set(explaining.METHOD_NAMES) == {"ibisa", *METHODS}
     assert set(model_options.CHANNEL_ORDERS) == set(preprocessing.CHANNEL_ORDERS)
     assert set(model_options.RESIZES) == set(preprocessing.RESIZES)
     assert set(model_options.INTERPOLATIONS) == set(resampling.KERNELS)
+
+
+@pytest.mark.parametrize(
+    ("method", "option"),
+    [
+        ("ibisa", ("--masks", "4000")),
+        ("gradcam", ("--iba-layer", "mixed")),
+        ("occlusion", ("--gradcam-layer", "mixed")),
+        ("rise", ("--iba-images", ".")),
+    ],
+)
+def test_an_option_of_another_method_is_refused(cli, fake, photo, tmp_path, method, option):
+    photo("a.jpg")
+    result = cli("run", "m.onnx", "a.jpg", "--method", method, *option)
+    assert result.code == 2
+    assert f"{option[0]} is an option of" in result.err
+    assert files(tmp_path) == {"a.jpg"}

@@ -64,12 +64,12 @@ def demo(cli, tmp_path):
 
 def test_the_maps_are_the_same(demo):
     exact = Explainer(demo / "demo.onnx")
-    twin = Explainer(
+    surrogate = Explainer(
         demo / "demo.onnx", gradient="surrogate", surrogate=demo / "demo.surrogate.pt2"
     )
     scene = scene_path()
     for target in ("star", "striped ball"):
-        one, two = exact.explain(scene, target), twin.explain(scene, target)
+        one, two = exact.explain(scene, target), surrogate.explain(scene, target)
         assert (one.certificate.gradient, two.certificate.gradient) == ("exact", "surrogate")
         assert two.certificate.difference < 1e-4
         assert one.map.std() > 0
@@ -117,14 +117,14 @@ def test_channels_last(tmp_path):
         net = ChannelsLast().eval()
     spec = Preprocessing((24, 28), scale=1 / 255, layout="NHWC")
     model = TrainedModel("last", net, torch.zeros(1, 24, 28, 3), spec, layout=Layout.NHWC)
-    path, twin = tmp_path / "last.onnx", tmp_path / "last.pt2"
+    path, surrogate = tmp_path / "last.onnx", tmp_path / "last.pt2"
     save(to_onnx(model, Form()), path)
     found = verify(path, model, Form(), spec, [read_image(scene_path())])
     check(found, 1e-5)
-    write_surrogate(model, twin, {})
+    write_surrogate(model, surrogate, {})
     options = {"preprocessing": spec}
     exact = Explainer(path, **options).explain(scene_path(), 1)
-    other = Explainer(path, gradient="surrogate", surrogate=twin, **options)
+    other = Explainer(path, gradient="surrogate", surrogate=surrogate, **options)
     assert spearman(exact.map, other.explain(scene_path(), 1).map) > 0.99
     assert np.ptp(exact.map) >= 0
 
@@ -149,11 +149,11 @@ def test_one_image_has_the_gradient_that_it_has_among_two(tmp_path):
         net = Crossed().eval()
         x = torch.randn(2, 3, 8, 8)
     write_surrogate(TrainedModel("crossed", net, torch.zeros(1, 3, 8, 8)), tmp_path / "net.pt2", {})
-    twin = torch.export.load(tmp_path / "net.pt2").module()
+    surrogate = torch.export.load(tmp_path / "net.pt2").module()
 
     def gradient(images):
         leaf = images.clone().requires_grad_(True)
-        return torch.autograd.grad(twin(leaf)[:, 1].sum(), leaf)[0]
+        return torch.autograd.grad(surrogate(leaf)[:, 1].sum(), leaf)[0]
 
     (expected,) = torch.autograd.functional.vjp(
         lambda images: net.double()(images)[:, 1], x.double(), torch.ones(2, dtype=torch.float64)
@@ -186,15 +186,15 @@ def test_units_that_rounding_switches_are_no_difference(tmp_path):
         net = Edge(seen[0, 0, 0, 0]).eval()
     model = TrainedModel("edge", net, torch.zeros(1, 3, 16, 16))
     write_surrogate(model, tmp_path / "net.pt2", {})
-    twin = torch.export.load(tmp_path / "net.pt2").module()
+    surrogate = torch.export.load(tmp_path / "net.pt2").module()
     slopes = []
-    for each in (net, twin):
+    for each in (net, surrogate):
         leaf = seen.clone().requires_grad_(True)
         slopes.append(torch.autograd.grad(each(leaf)[:, 1].sum(), leaf)[0])
     assert (slopes[0] - slopes[1]).abs().max() > 1e-3 * slopes[0].abs().max()  # else it proves none
 
 
-def test_a_twin_that_differs_is_not_written(cli, module):
+def test_a_surrogate_that_differs_is_not_written(cli, module):
     module.write_text(
         module.read_text()
         + "\n\nclass Odd(Net):\n    def forward(self, x):\n"

@@ -50,7 +50,7 @@ def test_what_does_not_fit_is_named(tmp_path):
     net = network()
     before = {name: value.clone() for name, value in net.state_dict().items()}
     with pytest.raises(ExportError) as error:
-        load_weights(net, tmp_path / "weights.pth", "say --classes 5")
+        load_weights(net, tmp_path / "weights.pth", "say classes=5")
     message = str(error.value)
     assert "missing: 3.bias;" in message
     assert "unknown: head.bias;" in message
@@ -61,8 +61,8 @@ def test_what_does_not_fit_is_named(tmp_path):
 def test_the_hint_is_for_shapes_alone(tmp_path):
     state = network().state_dict() | {"3.weight": torch.zeros(5, 4)}
     torch.save(state, tmp_path / "weights.pth")
-    with pytest.raises(ExportError, match=r"the network has \[2, 4\]\); say --classes 5"):
-        load_weights(network(), tmp_path / "weights.pth", "say --classes 5")
+    with pytest.raises(ExportError, match=r"the network has \[2, 4\]\); say classes=5"):
+        load_weights(network(), tmp_path / "weights.pth", "say classes=5")
 
 
 def test_few_of_many_names_are_said(tmp_path):

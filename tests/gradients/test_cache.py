@@ -16,9 +16,10 @@ from ibisa_onnx.errors import OptionError
 from ibisa_onnx.gradients import cache as module
 from ibisa_onnx.gradients import onnx_backward as exact
 from ibisa_onnx.gradients.cache import VARIABLE, GradientCache, cache_folder, usage
+from ibisa_onnx.gradients.masked_images import MaskedImages
 from ibisa_onnx.gradients.onnx_backward import ExactGradient
-from ibisa_onnx.methods.masking import Bottleneck
 from ibisa_onnx.models.onnx_session import DeployedModel
+from ibisa_onnx.models.passes import PassCounter
 
 
 @pytest.fixture
@@ -47,15 +48,15 @@ def pull(images):
     cotangent = np.linspace(-1, 1, 10, dtype=np.float32).reshape(2, 5)
 
     def pulled(source):
-        function = source(Bottleneck(np.asarray(images[:1]), np.asarray(images[1:])))
+        function = source(MaskedImages(images[:1], images[1:]), PassCounter())
         raw, saved = function.forward(masks)
-        return raw.copy(), function.backward(saved, cotangent)
+        return raw["scores"], function.backward(saved, {"scores": cotangent})
 
     return pulled
 
 
 def open_(model, folder, output="scores"):
-    return ExactGradient(model, output, GradientCache(folder))
+    return ExactGradient(model, (output,), GradientCache(folder))
 
 
 def entries(folder):
@@ -64,7 +65,7 @@ def entries(folder):
 
 @pytest.mark.parametrize("options", [{}, {"half": True}, {"nhwc": True}, {"listed": True}], ids=str)
 def test_what_is_kept_is_what_was_built(deployed, folder, built, pull, options):
-    plain = pull(ExactGradient(deployed(**options), "scores"))
+    plain = pull(ExactGradient(deployed(**options), ("scores",)))
     for _ in range(3):
         found = pull(open_(deployed(**options), folder))
         for one, other in zip(found, plain, strict=True):
@@ -96,11 +97,10 @@ def test_an_entry_holds_no_weights(folder, tmp_path, images):
     masks, cotangent = np.full((1, 1, 3, 3), 0.5, np.float32), np.ones((1, 100), np.float32)
     found = []
     for path in (inside, outside, inside, outside):
-        function = open_(DeployedModel.open(path), folder)(
-            Bottleneck(np.asarray(images[:1]), np.asarray(images[1:]))
-        )
+        source = open_(DeployedModel.open(path), folder)
+        function = source(MaskedImages(images[:1], images[1:]), PassCounter())
         raw, saved = function.forward(masks)
-        found.append((raw.copy(), function.backward(saved, cotangent)))
+        found.append((raw["scores"], function.backward(saved, {"scores": cotangent})))
     for raw, gradient in found[1:]:
         np.testing.assert_array_equal(raw, found[0][0])
         np.testing.assert_array_equal(gradient, found[0][1])
@@ -144,7 +144,7 @@ def test_a_folder_that_cannot_be_written_is_a_warning_and_no_failure(deployed, t
     obstacle.write_text("in the way")
     model = deployed()
     pulled = pull(open_(model, obstacle / "cache"))
-    np.testing.assert_array_equal(pulled[1], pull(ExactGradient(deployed(), "scores"))[1])
+    np.testing.assert_array_equal(pulled[1], pull(ExactGradient(deployed(), ("scores",)))[1])
     (warning,) = model.warnings
     assert warning.startswith("the gradient is not kept for the next time: ")
     assert VARIABLE in warning
@@ -187,7 +187,7 @@ def test_two_processes_at_once(folder, tmp_path):
         "from ibisa_onnx.models.onnx_session import DeployedModel\n"
         "model = DeployedModel.open(model_path(), threads=1)\n"
         "sys.stdin.readline()\n"
-        "for _ in range(5): ExactGradient(model, 'logits', GradientCache(__import__('pathlib')"
+        "for _ in range(5): ExactGradient(model, ('logits',), GradientCache(__import__('pathlib')"
         f".Path({str(folder)!r})))\n"
         "print(model.warnings)"
     )

@@ -1,4 +1,4 @@
-"""A model cut open: the tail's gradient against PyTorch, and which tensors can be cut at."""
+"""A model split at a tensor: its gradient there against PyTorch, and where it can be split."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ibisa_onnx.demo import model_path
 from ibisa_onnx.errors import GradientError, NonFiniteGradientError, UnsupportedOperatorError
 from ibisa_onnx.gradients.layer import (
     SpatialTensor,
-    Tail,
+    SplitModel,
     before_softmax,
     deployed,
     last_of_side,
@@ -131,19 +131,28 @@ def close(found: np.ndarray, expected: Any, share: float) -> bool:
     return bool(np.abs(found - wanted).max() <= share * np.abs(wanted).max())
 
 
-def check(tail: Tail, image: np.ndarray, count: int, share: float, gain: float = 1) -> None:
-    """Hold the tail against PyTorch, at features that are not those of the image."""
+def forward(split: SplitModel, image: np.ndarray, features: np.ndarray) -> tuple[Any, Any]:
+    """Run from the tensor on, counted at the model."""
+    return split.forward(image, features, split.model.passes)
+
+
+def backward(split: SplitModel, saved: Any, cotangent: np.ndarray) -> np.ndarray:
+    return split.backward(saved, cotangent, split.model.passes)
+
+
+def check(split: SplitModel, image: np.ndarray, count: int, share: float, gain: float = 1) -> None:
+    """Hold the second part against PyTorch, at features that are not those of the image."""
     rng = np.random.default_rng(7)
     whole = torch.from_numpy(image).double()
-    assert close(tail.features(image), torch_features(whole), share)
+    assert close(split.features(image), torch_features(whole), share)
     features = rng.normal(0.5, 1, (count, CHANNELS, SIDE, SIDE)).astype(np.float32)
     cotangent = rng.normal(size=(count, CLASSES)).astype(np.float32)
     leaf = torch.from_numpy(features).double().requires_grad_()
     expected = gain * torch_scores(whole, leaf)
     (gradient,) = torch.autograd.grad(expected, leaf, torch.from_numpy(cotangent).double())
-    raw, saved = tail.forward(image, features)
+    raw, saved = forward(split, image, features)
     assert close(raw, expected.detach(), share)
-    assert close(tail.backward(saved, cotangent.astype(raw.dtype)), gradient, share)
+    assert close(backward(split, saved, cotangent.astype(raw.dtype)), gradient, share)
 
 
 @pytest.mark.parametrize(
@@ -151,44 +160,49 @@ def check(tail: Tail, image: np.ndarray, count: int, share: float, gain: float =
     [{}, {"batch": 1}, {"batch": 4}, {"nhwc": True}, {"listed": True, "ir": 3, "opset": 9}],
     ids=str,
 )
-def test_the_tail_is_pytorchs(options: dict[str, Any], image: np.ndarray) -> None:
-    tail = Tail(opened(skipping(**options)), "features", "scores")
+def test_the_second_part_is_pytorchs(options: dict[str, Any], image: np.ndarray) -> None:
+    split = SplitModel(opened(skipping(**options)), "features", "scores")
     for count in (1, 6):
-        check(tail, image, count, 1e-5)
+        check(split, image, count, 1e-5)
 
 
 def test_in_half_precision(image: np.ndarray) -> None:
-    check(Tail(opened(skipping(half=True)), "features", "scores"), image, 3, 5e-3)
+    check(SplitModel(opened(skipping(half=True)), "features", "scores"), image, 3, 5e-3)
 
 
 def test_in_8_bits_the_gradient_goes_straight_through(image: np.ndarray) -> None:
     model = opened(skipping(eight=True))
-    check(Tail(model, "features", "scores"), image, 3, 2e-2)
-    assert model.passes.snapshot().forward == 2 * 3  # the file's own way, and a float one beside it
+    check(SplitModel(model, "features", "scores"), image, 3, 2e-2)
+    assert model.passes.count.forward == 2 * 3  # the file's own way, and a float one beside it
 
 
 def test_with_another_input(image: np.ndarray) -> None:
     model = opened(skipping(extra=True), extra_inputs={"gain": np.array([3.0])})
-    check(Tail(model, "features", "scores"), image, 2, 1e-5, gain=3)
+    check(SplitModel(model, "features", "scores"), image, 2, 1e-5, gain=3)
 
 
 def test_with_weights_in_another_file(image: np.ndarray, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     onnx.save(skipping(), path, save_as_external_data=True, location="w", size_threshold=64)
     assert (tmp_path / "w").stat().st_size > 1000
-    check(Tail(DeployedModel.open(path, providers=["cpu"]), "features", "scores"), image, 2, 1e-5)
+    check(
+        SplitModel(DeployedModel.open(path, providers=["cpu"]), "features", "scores"),
+        image,
+        2,
+        1e-5,
+    )
 
 
 def test_images_that_run_one_by_one(image: np.ndarray) -> None:
     model = opened(skipping(), max_batch=1)
-    check(Tail(model, "features", "scores"), image, 3, 1e-5)
-    assert (model.passes.snapshot().forward, model.passes.snapshot().forward_calls) == (3, 3)
+    check(SplitModel(model, "features", "scores"), image, 3, 1e-5)
+    assert (model.passes.count.forward, model.passes.count.forward_calls) == (3, 3)
 
 
 def test_a_fixed_batch_is_filled_up_and_counted(image: np.ndarray) -> None:
     model = opened(skipping(batch=4))
-    check(Tail(model, "features", "scores"), image, 6, 1e-5)
-    spent = model.passes.snapshot()
+    check(SplitModel(model, "features", "scores"), image, 6, 1e-5)
+    spent = model.passes.count
     assert (spent.forward, spent.backward, spent.forward_calls, spent.backward_calls) == (
         8,
         8,
@@ -210,20 +224,20 @@ def test_height_and_width_that_are_open() -> None:
         ("c1", CHANNELS, 6, 10),
         ("features", CHANNELS, 6, 10),
     ]
-    tail = Tail(model, "features", "scores")
-    features = tail.features(np.ones((1, 3, 6, 10), np.float32))
-    raw, saved = tail.forward(np.ones((1, 3, 6, 10), np.float32), features)
-    gradient = tail.backward(saved, np.ones_like(raw))
+    split = SplitModel(model, "features", "scores")
+    features = split.features(np.ones((1, 3, 6, 10), np.float32))
+    raw, saved = forward(split, np.ones((1, 3, 6, 10), np.float32), features)
+    gradient = backward(split, saved, np.ones_like(raw))
     np.testing.assert_allclose(gradient, np.full((1, CHANNELS, 6, 10), 1 / 60), rtol=1e-6)
 
 
 def test_small_cotangents_are_not_lost_in_half_precision(image: np.ndarray) -> None:
-    tail = Tail(opened(skipping(half=True)), "features", "scores")
-    raw, saved = tail.forward(image, tail.features(image))
+    split = SplitModel(opened(skipping(half=True)), "features", "scores")
+    raw, saved = forward(split, image, split.features(image))
     cotangent = np.random.default_rng(0).normal(size=raw.shape).astype(np.float32)
-    large = tail.backward(saved, cotangent)
-    assert close(tail.backward(saved, np.float32(2**-30) * cotangent) * 2**30, large, 1e-6)
-    assert not tail.backward(saved, 0 * cotangent).any()
+    large = backward(split, saved, cotangent)
+    assert close(backward(split, saved, np.float32(2**-30) * cotangent) * 2**30, large, 1e-6)
+    assert not backward(split, saved, 0 * cotangent).any()
 
 
 @pytest.mark.parametrize("place", [0, 5, 9, 14])
@@ -232,19 +246,19 @@ def test_inside_the_demo_model_by_differences(place: int) -> None:
     output = model.signature.outputs[0].name
     rng = np.random.default_rng(place)
     image = rng.normal(size=(1, 3, 128, 128)).astype(np.float32)
-    tail = Tail(model, spatial_tensors(model, output, (128, 128))[place].name, output)
-    features = tail.features(image)
-    raw, _ = tail.forward(image, features)
+    split = SplitModel(model, spatial_tensors(model, output, (128, 128))[place].name, output)
+    features = split.features(image)
+    raw, _ = forward(split, image, features)
     np.testing.assert_allclose(raw, model.run(image)[output], atol=1e-5)
     spread = features.std() * np.float32(1)
     features += spread * rng.random(features.shape, np.float32)  # away from the kinks at 0
     direction = rng.normal(size=features.shape).astype(np.float32) * spread
     ends = np.concatenate([features + step * direction for step in (1e-3, -1e-3)])
-    raw, saved = tail.forward(image, features)
+    raw, saved = forward(split, image, features)
     cotangent = rng.normal(size=raw.shape).astype(np.float32)
-    (up, down), _ = tail.forward(image, ends)
+    (up, down), _ = forward(split, image, ends)
     slope = float((cotangent * (up - down)).sum()) / 2e-3
-    gradient = tail.backward(saved, cotangent)
+    gradient = backward(split, saved, cotangent)
     usual = float(np.linalg.norm(gradient) * spread)  # the deviation of slopes over directions
     assert float((gradient * direction).sum()) == pytest.approx(slope, abs=0.03 * usual)
 
@@ -256,10 +270,10 @@ def test_a_gradient_that_is_not_finite_is_refused(image: np.ndarray) -> None:
         node("GlobalAveragePool", "r", "g"),
         node("Flatten", "g", "scores"),
     ]
-    tail = Tail(opened(build(nodes, {"k1": 0 * weights()["k1"]})), "c1", "scores")
-    raw, saved = tail.forward(image, tail.features(image))
+    split = SplitModel(opened(build(nodes, {"k1": 0 * weights()["k1"]})), "c1", "scores")
+    raw, saved = forward(split, image, split.features(image))
     with pytest.raises(NonFiniteGradientError, match="c1 is NaN or infinite"):
-        tail.backward(saved, np.ones_like(raw))
+        backward(split, saved, np.ones_like(raw))
 
 
 # -- which tensors there are
@@ -296,7 +310,10 @@ def test_a_tensor_that_is_an_output_too_is_found() -> None:
     model.graph.output.append(helper.make_tensor_value_info("features", FLOAT, None))
     assert "features" in names(model)
     check(
-        Tail(opened(model), "features", "scores"), np.ones((1, 3, SIDE, SIDE), np.float32), 1, 1e-5
+        SplitModel(opened(model), "features", "scores"),
+        np.ones((1, 3, SIDE, SIDE), np.float32),
+        1,
+        1e-5,
     )
 
 
@@ -409,7 +426,7 @@ def test_nodes_in_any_order(image: np.ndarray) -> None:
     del model.graph.node[:]
     model.graph.node.extend(nodes[::-1])
     assert set(names(model)) == set(names(skipping()))
-    check(Tail(opened(model), "features", "scores"), image, 1, 1e-5)
+    check(SplitModel(opened(model), "features", "scores"), image, 1, 1e-5)
 
 
 def test_old_models() -> None:
@@ -421,11 +438,11 @@ def test_old_models() -> None:
     ]
     model = build(nodes, {"k1": weights()["k1"]}, opset=7, ir=3, listed=True)
     assert names(model) == ["c1", "r"]
-    tail = Tail(opened(model), "r", "g")
+    split = SplitModel(opened(model), "r", "g")
     image = np.ones((1, 3, SIDE, SIDE), np.float32)
-    raw, saved = tail.forward(image, tail.features(image))
+    raw, saved = forward(split, image, split.features(image))
     assert raw.shape == (1, CHANNELS, 1, 1)
-    np.testing.assert_allclose(tail.backward(saved, np.ones_like(raw)), 1 / SIDE**2, rtol=1e-6)
+    np.testing.assert_allclose(backward(split, saved, np.ones_like(raw)), 1 / SIDE**2, rtol=1e-6)
 
 
 def test_the_last_tensor_before_it_is_pooled() -> None:
@@ -520,14 +537,14 @@ def test_the_runtimes_own_format(tmp_path: Path) -> None:
     model = DeployedModel.open(tmp_path / "model.ort", providers=["cpu"])
     refused(model, "iba", match="model.ort holds no ONNX graph")
     with pytest.raises(GradientError, match="holds no ONNX graph"):
-        Tail(model, "features", "scores")
+        SplitModel(model, "features", "scores")
     with pytest.raises(GradientError, match="holds no ONNX graph"):
         spatial_tensors(model, "scores", (SIDE, SIDE))
 
 
 def test_a_tensor_that_does_not_exist() -> None:
     with pytest.raises(GradientError, match="no tensor 'elsewhere' inside"):
-        Tail(opened(skipping()), "elsewhere", "scores")
+        SplitModel(opened(skipping()), "elsewhere", "scores")
 
 
 def test_an_operator_without_a_rule_behind_the_tensor(image: np.ndarray) -> None:
@@ -539,12 +556,12 @@ def test_an_operator_without_a_rule_behind_the_tensor(image: np.ndarray) -> None
         node("Flatten", "g", "scores"),
     ]
     model = opened(build(nodes, {"k1": weights()["k1"]}))
-    tail = Tail(model, "c1", "scores")
+    split = SplitModel(model, "c1", "scores")
     with pytest.raises(UnsupportedOperatorError, match=r"SampleOp.*; choose another tensor"):
-        tail.forward(image, tail.features(image))
-    behind = Tail(model, "r", "scores")
-    raw, saved = behind.forward(image, behind.features(image))
-    assert behind.backward(saved, np.ones_like(raw)).shape == (1, CHANNELS, SIDE, SIDE)
+        forward(split, image, split.features(image))
+    behind = SplitModel(model, "r", "scores")
+    raw, saved = forward(behind, image, behind.features(image))
+    assert backward(behind, saved, np.ones_like(raw)).shape == (1, CHANNELS, SIDE, SIDE)
 
 
 def test_sparse_weights_are_named() -> None:

@@ -1,4 +1,4 @@
-"""The backward ONNX graph through the torch shell, held against differences and torch autograd."""
+"""The backward ONNX graph through the torch bridge, held against differences and torch autograd."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ import torch.nn.functional as F
 from onnx import TensorProto, helper
 
 from ibisa_onnx.errors import GradientError, ModelError
+from ibisa_onnx.gradients.base import MaskedModel
+from ibisa_onnx.gradients.masked_images import MaskedImages
 from ibisa_onnx.gradients.onnx_backward import ExactGradient
 from ibisa_onnx.gradients.torch_bridge import differentiable
-from ibisa_onnx.methods.masking import Bottleneck
-from ibisa_onnx.models.environment import cuda_runs_a_node
+from ibisa_onnx.models.cuda import cuda_runs_a_node
 from ibisa_onnx.models.onnx_session import DeployedModel
+from ibisa_onnx.models.passes import PassCounter
 
 SIDE = 9  # of the small network's images
 Deploy = Callable[..., DeployedModel]
@@ -25,8 +27,8 @@ Function = Callable[[torch.Tensor], torch.Tensor]
 
 
 @pytest.fixture
-def bottleneck(images: np.ndarray) -> Bottleneck:
-    return Bottleneck(images[:1], images[1:])
+def masked(images: np.ndarray) -> MaskedImages:
+    return MaskedImages(images[:1], images[1:])
 
 
 @pytest.fixture
@@ -36,19 +38,34 @@ def masks() -> torch.Tensor:
 
 
 @pytest.fixture
-def expected(bottleneck: Bottleneck, network: torch.nn.Module) -> Function:
-    """What every exact gradient should be: torch's bottleneck, then torch's network."""
-    return lambda masks: network(through(bottleneck, masks))
+def expected(masked: MaskedImages, network: torch.nn.Module) -> Function:
+    """What every exact gradient should be: torch's masked, then torch's network."""
+    return lambda masks: network(through(masked, masks))
 
 
-def through(bottleneck: Bottleneck, masks: torch.Tensor) -> torch.Tensor:
-    image, baseline = (torch.from_numpy(each) for each in (bottleneck.image, bottleneck.baseline))
-    return torch.lerp(baseline, image, F.interpolate(masks, bottleneck.size, mode="bilinear"))
+def through(masked: MaskedImages, masks: torch.Tensor) -> torch.Tensor:
+    image, baseline = (torch.from_numpy(each) for each in (masked.images, masked.baselines))
+    return torch.lerp(baseline, image, F.interpolate(masks, masked.size, mode="bilinear"))
 
 
-def exact(model: DeployedModel, bottleneck: Bottleneck) -> Function:
+class Scores:
+    """A masked model's only output, alone: a `VectorJacobian`, as the torch bridge takes it."""
+
+    def __init__(self, function: MaskedModel) -> None:
+        self.function = function
+
+    def forward(self, masks: np.ndarray) -> tuple[np.ndarray, Any]:
+        raw, saved = self.function.forward(masks)
+        return raw["scores"], saved
+
+    def backward(self, saved: Any, cotangent: np.ndarray) -> np.ndarray:
+        return self.function.backward(saved, {"scores": cotangent})
+
+
+def exact(model: DeployedModel, masked: MaskedImages) -> Function:
     """Our function from masks to scores, as one of torch."""
-    return differentiable(ExactGradient(model, "scores")(bottleneck))
+    source = ExactGradient(model, ("scores",))
+    return differentiable(Scores(source(masked, model.passes)))
 
 
 def pulled(function: Function, masks: torch.Tensor) -> torch.Tensor:
@@ -79,12 +96,12 @@ def assert_close(one: torch.Tensor, other: torch.Tensor, tolerance: float) -> No
 )
 def test_it_agrees_with_torch(
     deployed: Deploy,
-    bottleneck: Bottleneck,
+    masked: MaskedImages,
     expected: Function,
     masks: torch.Tensor,
     options: dict[str, Any],
 ) -> None:
-    function = exact(deployed(**options), bottleneck)
+    function = exact(deployed(**options), masked)
     torch.testing.assert_close(function(masks), expected(masks), rtol=1e-5, atol=1e-5)
     assert_close(pulled(function, masks), pulled(expected, masks), 1e-5)
 
@@ -93,28 +110,30 @@ def test_it_agrees_with_torch(
 @pytest.mark.parametrize("grid", [(1, 1), (4, 6), (SIDE, SIDE), (20, 3)])
 def test_one_mask_of_any_grid(
     deployed: Deploy,
-    bottleneck: Bottleneck,
+    masked: MaskedImages,
     expected: Function,
     batch: int | str,
     grid: tuple[int, int],
 ) -> None:
-    function = exact(deployed(batch=batch), bottleneck)
+    function = exact(deployed(batch=batch), masked)
     mask = torch.rand(1, 1, *grid, generator=torch.Generator().manual_seed(2))
     assert_close(pulled(function, mask), pulled(expected, mask), 1e-5)
 
 
 def test_half_precision(
-    deployed: Deploy, bottleneck: Bottleneck, expected: Function, masks: torch.Tensor
+    deployed: Deploy, masked: MaskedImages, expected: Function, masks: torch.Tensor
 ) -> None:
-    function = exact(deployed(half=True), bottleneck)
-    assert function(masks).dtype == torch.float32
-    assert_close(pulled(function, masks), pulled(expected, masks), 2e-2)
+    function = exact(deployed(half=True), masked)
+    assert function(masks).dtype == torch.float16  # the model's own
+    gradient = pulled(function, masks)
+    assert gradient.dtype == torch.float32
+    assert_close(gradient, pulled(expected, masks), 2e-2)
 
 
 def test_it_agrees_with_central_differences(
-    deployed: Deploy, bottleneck: Bottleneck, masks: torch.Tensor
+    deployed: Deploy, masked: MaskedImages, masks: torch.Tensor
 ) -> None:
-    function = exact(deployed(), bottleneck)
+    function = exact(deployed(), masked)
     gradient = pulled(function, masks[:1])
 
     def loss(mask: torch.Tensor) -> float:
@@ -134,7 +153,7 @@ def test_it_agrees_with_central_differences(
 @pytest.mark.parametrize("half", [False, True])
 def test_it_agrees_with_torch_on_cuda(
     small_onnx: Callable[..., Any],
-    bottleneck: Bottleneck,
+    masked: MaskedImages,
     expected: Function,
     masks: torch.Tensor,
     half: bool,
@@ -142,28 +161,28 @@ def test_it_agrees_with_torch_on_cuda(
     if not cuda_runs_a_node().ran:
         pytest.skip(cuda_runs_a_node().reason)
     model = DeployedModel.open(small_onnx(half=half).SerializeToString(), providers=["cuda"])
-    function = exact(model, bottleneck)
+    function = exact(model, masked)
     for _ in range(3):  # buffers used again
         assert_close(pulled(function, masks), pulled(expected, masks), 2e-2)
 
 
 def test_extra_inputs_are_fed(
-    deployed: Deploy, bottleneck: Bottleneck, expected: Function, masks: torch.Tensor
+    deployed: Deploy, masked: MaskedImages, expected: Function, masks: torch.Tensor
 ) -> None:
     model = deployed(extra_inputs={"gain": np.full(1, 3.0)})
-    function = exact(model, bottleneck)
+    function = exact(model, masked)
     assert_close(pulled(function, masks), pulled(lambda m: 3 * expected(m), masks), 1e-5)
 
 
 @pytest.mark.parametrize("factor", [1e-12, 1e-36, 1e3])
 def test_the_size_of_the_cotangent_makes_no_difference(
-    deployed: Deploy, bottleneck: Bottleneck, expected: Function, factor: float
+    deployed: Deploy, masked: MaskedImages, expected: Function, factor: float
 ) -> None:
     """A softmax that is all but certain hands back next to nothing."""
     for batch in ("n", 3):
         mask = torch.rand(1, 1, 4, 6, generator=torch.Generator().manual_seed(2))
         mask.requires_grad_()
-        function = exact(deployed(batch=batch), bottleneck)
+        function = exact(deployed(batch=batch), masked)
         (found,) = torch.autograd.grad(function(mask)[0, 2] * factor, mask)
         (wanted,) = torch.autograd.grad(expected(mask)[0, 2], mask)
         assert_close(found / factor, wanted, 1e-5)
@@ -174,21 +193,22 @@ def test_behind_an_open_mask_is_the_deployed_model_bit_for_bit(
 ) -> None:
     model = deployed()
     for image in np.split(images * 37, 2):
-        function = ExactGradient(model, "scores")(Bottleneck(image, np.zeros_like(image)))
+        untouched = MaskedImages(image, np.zeros_like(image))
+        function = ExactGradient(model, ("scores",))(untouched, PassCounter())
         found, _ = function.forward(np.ones((1, 1, 1, 1), np.float32))
-        np.testing.assert_array_equal(found, model.run(image)["scores"])
+        np.testing.assert_array_equal(found["scores"], model.run(image)["scores"])
 
 
 @pytest.mark.parametrize(("batch", "counted"), [("n", 2), (2, 2), (3, 3)])
 def test_passes_are_images_and_padding_counts(
     deployed: Deploy,
-    bottleneck: Bottleneck,
+    masked: MaskedImages,
     masks: torch.Tensor,
     batch: int | str,
     counted: int,
 ) -> None:
     model = deployed(batch=batch)
-    function = exact(model, bottleneck)
+    function = exact(model, masked)
     assert model.passes.forward == 0
     pulled(function, masks)
     passes = model.passes
@@ -199,9 +219,9 @@ def test_passes_are_images_and_padding_counts(
 
 
 def test_a_later_forward_does_not_disturb_an_earlier_gradient(
-    deployed: Deploy, bottleneck: Bottleneck, expected: Function, masks: torch.Tensor
+    deployed: Deploy, masked: MaskedImages, expected: Function, masks: torch.Tensor
 ) -> None:
-    function = exact(deployed(), bottleneck)
+    function = exact(deployed(), masked)
     pulled(function, masks)  # leaves buffers that are used again
     mask = masks[:1].clone().requires_grad_()
     score = function(mask)[0, 2]
@@ -212,9 +232,9 @@ def test_a_later_forward_does_not_disturb_an_earlier_gradient(
 
 
 def test_a_gradient_that_may_be_asked_for_again_keeps_its_buffers(
-    deployed: Deploy, bottleneck: Bottleneck, masks: torch.Tensor
+    deployed: Deploy, masked: MaskedImages, masks: torch.Tensor
 ) -> None:
-    function = exact(deployed(), bottleneck)
+    function = exact(deployed(), masked)
     mask = masks[:1].clone().requires_grad_()
     score = function(mask)[0, 2]
     (first,) = torch.autograd.grad(score, mask, retain_graph=True)
@@ -223,16 +243,80 @@ def test_a_gradient_that_may_be_asked_for_again_keeps_its_buffers(
     torch.testing.assert_close(again, first, rtol=0, atol=0)
 
 
-def test_two_bottlenecks_do_not_mix(
+def test_two_pictures_do_not_mix(
     deployed: Deploy, network: torch.nn.Module, images: np.ndarray, masks: torch.Tensor
 ) -> None:
-    gradient = ExactGradient(deployed(), "scores")
-    bottlenecks = [Bottleneck(images[:1], images[1:]), Bottleneck(images[1:], images[:1] * 0)]
-    functions = [differentiable(gradient(each)) for each in bottlenecks]
+    gradient = ExactGradient(deployed(), ("scores",))
+    pictures = [MaskedImages(images[:1], images[1:]), MaskedImages(images[1:], images[:1] * 0)]
+    functions = [differentiable(Scores(gradient(each, PassCounter()))) for each in pictures]
     for _ in range(2):
-        for function, bottleneck in zip(functions, bottlenecks, strict=True):
-            wanted = pulled(lambda m, b=bottleneck: network(through(b, m)), masks)
+        for function, picture in zip(functions, pictures, strict=True):
+            wanted = pulled(lambda m, p=picture: network(through(p, m)), masks)
             assert_close(pulled(function, masks), wanted, 1e-5)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"batch": 3}, {"nhwc": True}, {"half": True}, {"last": ("Sigmoid",)}], ids=str
+)
+def test_several_tensors_at_once_have_the_sum_of_their_gradients(
+    deployed: Deploy, masked: MaskedImages, masks: torch.Tensor, options: dict[str, Any]
+) -> None:
+    """Of the scores, of what is before them, and of feature maps [N, 4, 3, 3]."""
+    model, names = deployed(**options), ("scores", "m", "p")
+    passes = model.passes.scope()
+    together = ExactGradient(model, names)(masked, passes)
+    raw, saved = together.forward(masks.numpy())
+    assert {name: value.shape for name, value in raw.items()} == {
+        "scores": (2, 5),
+        "m": (2, 5),
+        "p": (2, 4, 3, 3),
+    }
+    rng, dtype = np.random.default_rng(4), np.float16 if "half" in options else np.float32
+    cotangents = {
+        name: rng.normal(size=value.shape).astype(np.float32) for name, value in raw.items()
+    }
+    found = together.backward(saved, cotangents)
+    assert (found.shape, found.dtype) == (masks.shape, np.float32)
+    assert (passes.forward_calls, passes.backward_calls) == (1, 1)
+    each, rounding = [], 5e-3 if "half" in options else 1e-5
+    for name in names:
+        function = ExactGradient(model, (name,))(masked, PassCounter())
+        alone, kept = function.forward(masks.numpy())
+        assert alone[name].dtype == raw[name].dtype == dtype
+        np.testing.assert_allclose(raw[name], alone[name], rtol=rounding, atol=rounding / 10)
+        each.append(function.backward(kept, {name: cotangents[name]}))
+    scale = np.abs(each).max()
+    np.testing.assert_allclose(found, np.sum(each, 0), atol=2 * rounding * scale)
+    # None is lost in the others.
+    assert all(np.abs(one).max() > 10 * rounding * scale for one in each)
+
+
+def test_of_several_tensors_any_may_have_no_say(
+    deployed: Deploy, masked: MaskedImages, masks: torch.Tensor
+) -> None:
+    model = deployed()
+    together = ExactGradient(model, ("scores", "p"))(masked, PassCounter())
+    alone = ExactGradient(model, ("p",))(masked, PassCounter())
+    raw, saved = together.forward(masks.numpy())
+    cotangent = np.random.default_rng(0).normal(size=raw["p"].shape).astype(np.float32)
+    found = together.backward(saved, {"scores": np.zeros_like(raw["scores"]), "p": cotangent})
+    _, saved = alone.forward(masks.numpy())
+    expected = alone.backward(saved, {"p": cotangent})
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_mask_for_each_of_several_pictures(
+    deployed: Deploy, network: torch.nn.Module, images: np.ndarray, masks: torch.Tensor
+) -> None:
+    """And a fixed batch that is larger is filled with the last picture."""
+    pictures = MaskedImages(images, images[::-1] * 0.5)
+    for batch in ("n", 2, 3):
+        function = exact(deployed(batch=batch), pictures)
+        torch.testing.assert_close(
+            function(masks), network(through(pictures, masks)), rtol=1e-5, atol=1e-5
+        )
+        wanted = pulled(lambda m: network(through(pictures, m)), masks)
+        assert_close(pulled(function, masks), wanted, 1e-5)
 
 
 def test_activations_whose_shape_depends_on_values_are_followed() -> None:
@@ -261,12 +345,12 @@ def test_activations_whose_shape_depends_on_values_are_followed() -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     deployed = DeployedModel.open(model.SerializeToString(), providers=["cpu"])
     image = np.linspace(-1, 1, 16, dtype=np.float32).reshape(1, 1, 4, 4)
-    bottleneck = Bottleneck(image, np.full_like(image, -0.5))
-    function = exact(deployed, bottleneck)
+    masked = MaskedImages(image, np.full_like(image, -0.5))
+    function = exact(deployed, masked)
     for keep in (1.0, 0.5, 0.9):
         mask = torch.full((1, 1, 2, 2), keep, requires_grad=True)
         (found,) = torch.autograd.grad(function(mask)[0, 0], mask)
-        z = through(bottleneck, mask)
+        z = through(masked, mask)
         (wanted,) = torch.autograd.grad((z[z > 0] ** 2).mean(), mask)
         assert_close(found, wanted, 1e-5)
 
@@ -277,19 +361,19 @@ def test_a_session_that_forgot_its_file_has_no_graph(small_onnx: Callable[..., A
     del data
     session._model_bytes = None
     with pytest.raises(GradientError, match="give its path"):
-        ExactGradient(DeployedModel.open(session), "scores")
+        ExactGradient(DeployedModel.open(session), ("scores",))
 
 
 def test_an_operator_without_a_rule_is_named(deployed: Deploy) -> None:
     with pytest.raises(GradientError, match="Floor") as caught:
-        ExactGradient(deployed(last=("Floor",)), "scores")
+        ExactGradient(deployed(last=("Floor",)), ("scores",))
     assert "\n" not in str(caught.value)
 
 
 def test_more_masks_than_the_model_takes_is_said_in_one_line(
-    deployed: Deploy, bottleneck: Bottleneck, masks: torch.Tensor
+    deployed: Deploy, masked: MaskedImages, masks: torch.Tensor
 ) -> None:
-    function = exact(deployed(batch=1), bottleneck)
+    function = exact(deployed(batch=1), masked)
     with pytest.raises((ModelError, GradientError)) as caught:
         function(masks)
     assert "\n" not in str(caught.value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,12 +13,18 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from ibisa_onnx.errors import GradientError, ModelError
-from ibisa_onnx.gradients.selection import GRADIENTS, choose_gradient
-from ibisa_onnx.methods.masking import Bottleneck
+from ibisa_onnx.gradients.masked_images import MaskedImages
+from ibisa_onnx.gradients.selection import GRADIENTS, GradientPath, GradientSelection
 from ibisa_onnx.models.onnx_session import DeployedModel
-from ibisa_onnx.targets.classification import Quantisation
+from ibisa_onnx.models.passes import PassCounter
+from ibisa_onnx.targets.class_scores import Activation, ClassScores, Quantisation
 
 Deploy = Callable[..., DeployedModel]
+
+
+def opened(wanted: str, model: DeployedModel, surrogate: Any = None) -> GradientPath:
+    """The source of gradients of a model's output."""
+    return GradientSelection(wanted, surrogate).open(model, ("scores",))
 
 
 @pytest.fixture
@@ -53,23 +60,24 @@ def expected(images: np.ndarray, network: torch.nn.Module) -> np.ndarray:
 def test_auto_takes_the_exact_gradient_where_it_can(
     deployed: Deploy, images: np.ndarray, masks: np.ndarray, expected: np.ndarray
 ) -> None:
-    path = choose_gradient("auto", deployed(), "scores", None)
+    path = opened("auto", deployed())
     assert (path.name, path.reason) == ("exact", "every operator has a rule")
     assert 0 < path.tolerance <= 1e-3
     assert path.source is not None
-    found, _ = path.source(Bottleneck(images[:1], images[1:])).forward(masks)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    masked = MaskedImages(images[:1], images[1:])
+    found, _ = path.source(masked, PassCounter()).forward(masks)
+    np.testing.assert_allclose(found["scores"], expected, rtol=1e-5, atol=1e-5)
 
 
 def test_half_precision_is_certified_more_mildly(deployed: Deploy) -> None:
-    half = choose_gradient("auto", deployed(half=True), "scores", None)
-    full = choose_gradient("auto", deployed(), "scores", None)
+    half = opened("auto", deployed(half=True))
+    full = opened("auto", deployed())
     assert half.name == "exact"
     assert half.tolerance > full.tolerance
 
 
 def test_auto_goes_without_a_gradient_and_names_the_operator(deployed: Deploy) -> None:
-    path = choose_gradient("auto", deployed(last=("Floor",)), "scores", None)
+    path = opened("auto", deployed(last=("Floor",)))
     assert path.name == "forward-only"
     assert path.source is None
     assert "Floor" in path.reason
@@ -81,24 +89,24 @@ def test_auto_goes_without_a_gradient_for_long_integers(byte_model: DeployedMode
     assert proto is not None
     proto.graph.input[0].type.tensor_type.elem_type = TensorProto.INT32
     model = DeployedModel.open(proto.SerializeToString(), providers=["cpu"], threads=1)
-    path = choose_gradient("auto", model, "scores", None)
+    path = opened("auto", model)
     assert path.name == "forward-only"
     assert path.reason == "image is int32, and such integers have no gradient"
 
 
 def test_bytes_have_a_gradient_like_the_numbers_that_they_are(byte_model: DeployedModel) -> None:
-    path = choose_gradient("exact", byte_model, "scores", None)
+    path = opened("exact", byte_model)
     assert path.source is not None
     image, baseline = np.full((1, 3, 4, 4), 200, np.float32), np.full((1, 3, 4, 4), 100, np.float32)
-    function = path.source(Bottleneck(image, baseline))
+    function = path.source(MaskedImages(image, baseline), PassCounter())
     raw, saved = function.forward(np.full((1, 1, 1, 1), 0.503, np.float32))
-    np.testing.assert_array_equal(raw, [[150, 150, 150]])  # rounded, as pixels are
-    slope = function.backward(saved, np.float32([[1, 0, 0]]))
+    np.testing.assert_array_equal(raw["scores"], [[150, 150, 150]])  # rounded, as pixels are
+    slope = function.backward(saved, {"scores": np.float32([[1, 0, 0]])})
     np.testing.assert_allclose(slope, [[[[100]]]], rtol=1e-5)
 
 
 def test_an_output_of_integers_is_read_as_reals() -> None:
-    """The scores are what the integers stand for, and so is what the slope is taken of."""
+    """The scores are what the integers stand for; cotangents are of the integers themselves."""
     inits = {"s": np.float32(0.25), "z": np.uint8(3)}
     graph = helper.make_graph(
         [
@@ -112,14 +120,21 @@ def test_an_output_of_integers_is_read_as_reals() -> None:
     )
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     model = DeployedModel.open(proto.SerializeToString(), providers=["cpu"], threads=1)
-    path = choose_gradient("exact", model, "scores", None, None, Quantisation(0.25, 3))
+    path = opened("exact", model)
     assert path.source is not None
     ones = np.ones((1, 3, 4, 4), np.float32)
-    function = path.source(Bottleneck(4 * ones, ones))
-    raw, saved = function.forward(np.full((1, 1, 1, 1), 0.5, np.float32))
-    np.testing.assert_array_equal(raw, [[2.5, 2.5, 2.5]])
-    slope = function.backward(saved, np.float32([[1, 0, 0]]))
+    function = path.source(MaskedImages(4 * ones, ones), PassCounter())
+    found, saved = function.forward(np.full((1, 1, 1, 1), 0.5, np.float32))
+    raw = found["scores"]
+    np.testing.assert_array_equal(raw, np.uint8([[13, 13, 13]]))
+    assert raw.dtype == np.uint8
+    reading = ClassScores("scores", 3, Activation.SIGMOID_LOGIT, Quantisation(0.25, 3))
+    np.testing.assert_array_equal(reading.scores(raw), [[2.5, 2.5, 2.5]])
+    slope = function.backward(saved, {"scores": np.float32([[0.25, 0, 0]])})
     np.testing.assert_allclose(slope, [[[[3]]]], rtol=1e-5)
+    # d log sigmoid(x) / dx = 1 / (1 + e^x), and x moves by 3 from one end of the mask to the other
+    of_log_p = function.backward(saved, {"scores": reading.log_probability_vjp(raw, 0)})
+    np.testing.assert_allclose(of_log_p, [[[[3 / (1 + np.exp(2.5))]]]], rtol=1e-5)
 
 
 @pytest.mark.parametrize("wanted", ["auto", "surrogate"])
@@ -132,24 +147,25 @@ def test_a_surrogate_that_was_given_is_used(
     wanted: str,
 ) -> None:
     model = deployed(last=("Floor",))
-    path = choose_gradient(wanted, model, "scores", network)
+    path = opened(wanted, model, network)
     assert (path.name, path.reason) == ("surrogate", "a surrogate was given")
     assert path.source is not None
-    found, _ = path.source(Bottleneck(images[:1], images[1:])).forward(masks)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    masked = MaskedImages(images[:1], images[1:])
+    found, _ = path.source(masked, model.passes.scope()).forward(masks)
+    np.testing.assert_allclose(found["scores"], expected, rtol=1e-5, atol=1e-6)
     assert model.passes.forward == 2  # counted at the model that it stands for
 
 
 @pytest.mark.parametrize("wanted", ["exact", "forward-only"])
 def test_what_was_asked_for_is_said_so(deployed: Deploy, wanted: str) -> None:
-    path = choose_gradient(wanted, deployed(), "scores", None)
+    path = opened(wanted, deployed())
     assert (path.name, path.reason) == (wanted, "asked for")
     assert (path.source is None) == (wanted == "forward-only")
 
 
 def test_exact_is_not_quietly_something_else(deployed: Deploy) -> None:
-    with pytest.raises(GradientError, match=r"Floor.*use a surrogate or forward-only"):
-        choose_gradient("exact", deployed(last=("Floor",)), "scores", None)
+    with pytest.raises(GradientError, match=r"Floor.*use a surrogate or gradient='forward-only'"):
+        opened("exact", deployed(last=("Floor",)))
 
 
 def test_auto_says_so_when_the_runtime_refuses_the_gradient_graph(
@@ -159,11 +175,11 @@ def test_auto_says_so_when_the_runtime_refuses_the_gradient_graph(
         raise ModelError("ONNX Runtime cannot open a graph made from m.onnx: no kernel")
 
     monkeypatch.setattr(DeployedModel, "new_session", refuse)
-    path = choose_gradient("auto", deployed(), "scores", None)
+    path = opened("auto", deployed())
     assert path.name == "forward-only"
     assert "no kernel" in path.reason
     with pytest.raises(ModelError, match="no kernel"):
-        choose_gradient("exact", deployed(), "scores", None)
+        opened("exact", deployed())
 
 
 @pytest.mark.parametrize("wanted", ["exact", "forward-only"])
@@ -171,28 +187,28 @@ def test_a_surrogate_and_another_wish_contradict(
     deployed: Deploy, network: torch.nn.Module, wanted: str
 ) -> None:
     with pytest.raises(GradientError, match="uses no surrogate"):
-        choose_gradient(wanted, deployed(), "scores", network)
+        opened(wanted, deployed(), network)
 
 
 def test_surrogate_without_one(deployed: Deploy) -> None:
-    with pytest.raises(GradientError, match="--surrogate FILE"):
-        choose_gradient("surrogate", deployed(), "scores", None)
+    with pytest.raises(GradientError, match="give surrogate=FILE"):
+        opened("surrogate", deployed())
 
 
 def test_a_surrogate_file_that_is_missing_is_no_reason_to_go_on(
     deployed: Deploy, tmp_path: Path
 ) -> None:
     with pytest.raises(GradientError, match=r"no surrogate file .*none\.pt2"):
-        choose_gradient("auto", deployed(), "scores", tmp_path / "none.pt2")
+        opened("auto", deployed(), tmp_path / "none.pt2")
 
 
 def test_a_gradient_that_does_not_exist(deployed: Deploy) -> None:
     with pytest.raises(GradientError, match="magic") as caught:
-        choose_gradient("magic", deployed(), "scores", None)
+        opened("magic", deployed())
     assert all(name in str(caught.value) for name in GRADIENTS)
 
 
 def test_no_pass_is_spent_on_choosing(deployed: Deploy) -> None:
     model = deployed()
-    choose_gradient("auto", model, "scores", None)
+    opened("auto", model)
     assert model.passes.forward == 0

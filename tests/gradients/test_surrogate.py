@@ -15,17 +15,17 @@ import torch
 import torch.nn.functional as F
 
 from ibisa_onnx.errors import GradientError
-from ibisa_onnx.gradients.base import VectorJacobian
+from ibisa_onnx.gradients.base import MaskedModel
+from ibisa_onnx.gradients.masked_images import MaskedImages
 from ibisa_onnx.gradients.onnx_backward import ExactGradient
 from ibisa_onnx.gradients.surrogate import FACTS, SurrogateGradient
-from ibisa_onnx.methods.masking import Bottleneck
 from ibisa_onnx.models.onnx_session import DeployedModel
 from ibisa_onnx.models.passes import PassCounter
 
 
 @pytest.fixture
-def bottleneck(images: np.ndarray) -> Bottleneck:
-    return Bottleneck(images[:1], images[1:])
+def masked(images: np.ndarray) -> MaskedImages:
+    return MaskedImages(images[:1], images[1:])
 
 
 @pytest.fixture
@@ -44,36 +44,43 @@ def program(network: torch.nn.Module, images: np.ndarray, tmp_path: Path) -> Pat
     return path
 
 
-def gradient(function: VectorJacobian, masks: np.ndarray) -> np.ndarray:
+def through(source: Any, masked: MaskedImages, passes: PassCounter | None = None) -> MaskedModel:
+    """The function from masks to scores of a surrogate, a file or a module."""
+    return SurrogateGradient(source, "scores")(masked, passes or PassCounter())
+
+
+def gradient(function: MaskedModel, masks: np.ndarray) -> np.ndarray:
     """The gradient of class 1, of each mask."""
     raw, saved = function.forward(masks)
-    return function.backward(saved, np.eye(raw.shape[1], dtype=np.float32)[[1] * len(masks)])
+    classes = raw["scores"].shape[1]
+    cotangent = np.eye(classes, dtype=np.float32)[[1] * len(masks)]
+    return function.backward(saved, {"scores": cotangent})
 
 
 def test_module_and_file_give_the_exact_gradient(
     deployed: Callable[..., DeployedModel],
     network: torch.nn.Module,
     program: Path,
-    bottleneck: Bottleneck,
+    masked: MaskedImages,
     masks: np.ndarray,
 ) -> None:
-    exact = gradient(ExactGradient(deployed(), "scores")(bottleneck), masks)
+    exact = gradient(ExactGradient(deployed(), ("scores",))(masked, PassCounter()), masks)
     for source in (network, program, str(program)):
-        found = gradient(SurrogateGradient(source, PassCounter())(bottleneck), masks)
+        found = gradient(through(source, masked), masks)
         assert (found.shape, found.dtype) == (masks.shape, np.float32)
         np.testing.assert_allclose(found, exact, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("grid", [(1, 1), (4, 6), (9, 9), (20, 3)])
 def test_masks_of_any_grid(
-    network: torch.nn.Module, bottleneck: Bottleneck, grid: tuple[int, int]
+    network: torch.nn.Module, masked: MaskedImages, grid: tuple[int, int]
 ) -> None:
     mask = np.random.default_rng(1).random((1, 1, *grid), np.float32)
     leaf = torch.tensor(mask, requires_grad=True)
-    image, baseline = (torch.from_numpy(each) for each in (bottleneck.image, bottleneck.baseline))
-    mixed = torch.lerp(baseline, image, F.interpolate(leaf, bottleneck.size, mode="bilinear"))
+    image, baseline = (torch.from_numpy(each) for each in (masked.images, masked.baselines))
+    mixed = torch.lerp(baseline, image, F.interpolate(leaf, masked.size, mode="bilinear"))
     (expected,) = torch.autograd.grad(network(mixed)[0, 1], leaf)
-    found = gradient(SurrogateGradient(network, PassCounter())(bottleneck), mask)
+    found = gradient(through(network, masked), mask)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
@@ -106,7 +113,7 @@ def test_a_single_image_is_normalised_with_the_right_gradient(
         source = tmp_path / "by-hand.pt2"
         torch.export.save(torch.export.export(net, (image,)), source)
     leaf = image.clone().requires_grad_(True)
-    score = SurrogateGradient(source, PassCounter()).scores(leaf)[0, 1]
+    score = SurrogateGradient(source, "scores").scores(leaf)[0, 1]
     (found,) = torch.autograd.grad(score, leaf)
     twice = images[[0, 0]].astype(np.float64)  # of which torch makes no mistake
     leaf = torch.from_numpy(twice).requires_grad_(True)
@@ -119,17 +126,17 @@ def test_torchscript_is_warned_of(
     deployed: Callable[..., DeployedModel], network: torch.nn.Module, images: np.ndarray
 ) -> None:
     model = deployed()
-    assert SurrogateGradient(network, PassCounter()).warnings(model) == ()
+    assert SurrogateGradient(network, "scores").warnings(model) == ()
     scripted = torch.jit.trace(network, torch.from_numpy(images))
-    (warning,) = SurrogateGradient(scripted, PassCounter()).warnings(model)
+    (warning,) = SurrogateGradient(scripted, "scores").warnings(model)
     assert "TorchScript" in warning
 
 
 def test_passes_are_counted(
-    network: torch.nn.Module, bottleneck: Bottleneck, masks: np.ndarray
+    network: torch.nn.Module, masked: MaskedImages, masks: np.ndarray
 ) -> None:
     passes = PassCounter()
-    function = SurrogateGradient(network, passes)(bottleneck)
+    function = through(network, masked, passes)
     gradient(function, masks)
     assert (passes.forward, passes.backward) == (3, 3)
     assert (passes.forward_calls, passes.backward_calls) == (1, 1)
@@ -138,10 +145,10 @@ def test_passes_are_counted(
 
 
 def test_the_module_itself_is_left_alone(
-    network: torch.nn.Module, bottleneck: Bottleneck, masks: np.ndarray
+    network: torch.nn.Module, masked: MaskedImages, masks: np.ndarray
 ) -> None:
     network.train()
-    gradient(SurrogateGradient(network, PassCounter())(bottleneck), masks)
+    gradient(through(network, masked), masks)
     assert network.training
     assert all(each.grad is None for each in network.parameters())
     network.eval()
@@ -158,53 +165,55 @@ class Wraps(torch.nn.Module):
         return self.function(images)
 
 
-def test_half_precision_comes_back_as_float32(bottleneck: Bottleneck, masks: np.ndarray) -> None:
+def test_half_precision_comes_back_as_float32(masked: MaskedImages, masks: np.ndarray) -> None:
     half = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(243, 5)).half()
-    function = SurrogateGradient(Wraps(lambda x: half(x.half())), PassCounter())(bottleneck)
-    assert function.forward(masks)[0].dtype == np.float32
+    function = through(Wraps(lambda x: half(x.half())), masked)
+    assert function.forward(masks)[0]["scores"].dtype == np.float32
     assert gradient(function, masks).dtype == np.float32
 
 
 @pytest.mark.parametrize("axes", [(), (1,), (1, 1)])
 def test_scores_may_have_axes_of_one(
-    network: torch.nn.Module, bottleneck: Bottleneck, masks: np.ndarray, axes: tuple[int, ...]
+    network: torch.nn.Module, masked: MaskedImages, masks: np.ndarray, axes: tuple[int, ...]
 ) -> None:
-    plain = SurrogateGradient(network, PassCounter())(bottleneck)
+    plain = through(network, masked)
     module = Wraps(lambda x: network(x).reshape(len(x), -1, *axes))
-    function = SurrogateGradient(module, PassCounter())(bottleneck)
-    np.testing.assert_array_equal(function.forward(masks)[0], plain.forward(masks)[0])
+    function = through(module, masked)
+    np.testing.assert_array_equal(
+        function.forward(masks)[0]["scores"], plain.forward(masks)[0]["scores"]
+    )
     np.testing.assert_array_equal(gradient(function, masks), gradient(plain, masks))
 
 
-def test_one_score_an_image_needs_no_axis_for_it(bottleneck: Bottleneck, masks: np.ndarray) -> None:
-    function = SurrogateGradient(Wraps(lambda x: x.mean((1, 2, 3))), PassCounter())(bottleneck)
+def test_one_score_an_image_needs_no_axis_for_it(masked: MaskedImages, masks: np.ndarray) -> None:
+    function = through(Wraps(lambda x: x.mean((1, 2, 3))), masked)
     raw, saved = function.forward(masks)
-    assert raw.shape == (3, 1)
-    assert function.backward(saved, np.ones_like(raw)).any()
+    assert raw["scores"].shape == (3, 1)
+    assert function.backward(saved, {"scores": np.ones_like(raw["scores"])}).any()
 
 
 def test_what_does_not_depend_on_the_image_has_a_gradient_of_zero(
-    bottleneck: Bottleneck, masks: np.ndarray
+    masked: MaskedImages, masks: np.ndarray
 ) -> None:
     module = Wraps(lambda x: 0 * module.weight + torch.ones(len(x), 5))
-    found = gradient(SurrogateGradient(module, PassCounter())(bottleneck), masks)
+    found = gradient(through(module, masked), masks)
     assert found.shape == masks.shape
     assert not found.any()
 
 
 def test_a_surrogate_that_takes_no_gradients_is_refused(
-    network: torch.nn.Module, bottleneck: Bottleneck, masks: np.ndarray
+    network: torch.nn.Module, masked: MaskedImages, masks: np.ndarray
 ) -> None:
-    function = SurrogateGradient(Wraps(torch.no_grad()(network)), PassCounter())(bottleneck)
+    function = through(Wraps(torch.no_grad()(network)), masked)
     with pytest.raises(GradientError, match="no gradient") as caught:
         function.forward(masks)
     assert "\n" not in str(caught.value)
 
 
 def test_whoever_asks_may_have_switched_gradients_off(
-    network: torch.nn.Module, bottleneck: Bottleneck, masks: np.ndarray
+    network: torch.nn.Module, masked: MaskedImages, masks: np.ndarray
 ) -> None:
-    function = SurrogateGradient(network, PassCounter())(bottleneck)
+    function = through(network, masked)
     wanted = gradient(function, masks)
     with torch.no_grad():
         np.testing.assert_array_equal(gradient(function, masks), wanted)
@@ -234,7 +243,7 @@ def test_a_bad_file_is_one_line_and_nothing_else(
 ) -> None:
     path = damaged(kind, tmp_path)
     with caplog.at_level(logging.DEBUG), pytest.raises(GradientError) as caught:
-        SurrogateGradient(path, PassCounter())
+        SurrogateGradient(path, "scores")
     assert str(path) in str(caught.value)
     assert "torch.export.save" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -245,7 +254,7 @@ def test_a_bad_file_is_one_line_and_nothing_else(
 
 def test_a_file_may_have_any_name(program: Path, caplog: pytest.LogCaptureFixture) -> None:
     named = program.rename(program.with_suffix(".bin"))
-    SurrogateGradient(named, PassCounter())
+    SurrogateGradient(named, "scores")
     assert caplog.text == ""
 
 
@@ -254,7 +263,7 @@ def test_a_cut_file_too(
 ) -> None:
     program.write_bytes(program.read_bytes()[:500])
     with pytest.raises(GradientError, match="no surrogate that torch can load"):
-        SurrogateGradient(program, PassCounter())
+        SurrogateGradient(program, "scores")
     assert "Traceback" not in capfd.readouterr().err + caplog.text
 
 
@@ -264,7 +273,7 @@ def test_torchs_log_speaks_again_afterwards(
     log = logging.getLogger("torch.export")
     before = list(log.filters)
     with pytest.raises(GradientError):
-        SurrogateGradient(damaged("nonsense", tmp_path), PassCounter())
+        SurrogateGradient(damaged("nonsense", tmp_path), "scores")
     assert log.filters == before
 
 
@@ -278,11 +287,11 @@ def test_torchs_log_speaks_again_afterwards(
     ],
 )
 def test_the_wrong_program_is_one_line(
-    module: torch.nn.Module, says: str, bottleneck: Bottleneck, masks: np.ndarray
+    module: torch.nn.Module, says: str, masked: MaskedImages, masks: np.ndarray
 ) -> None:
     passes = PassCounter()
     with pytest.raises(GradientError, match=says) as caught:
-        SurrogateGradient(module, passes)(bottleneck).forward(masks)
+        through(module, masked, passes).forward(masks)
     assert "\n" not in str(caught.value)
     assert passes.forward == 0
 
@@ -305,7 +314,7 @@ def test_a_file_says_of_which_model_it_is(
 ) -> None:
     facts = '{"model": "m.onnx", "model_sha256": "abc", "certified": true}'
     path = with_facts(network, images, tmp_path / "s.pt2", facts)
-    surrogate = SurrogateGradient(path, PassCounter())
+    surrogate = SurrogateGradient(path, "scores")
     assert surrogate.warnings(Digests("abc")) == ()
     assert surrogate.warnings(Digests(None)) == ()  # a function has no digest
     (warning,) = surrogate.warnings(Digests("def"))
@@ -317,4 +326,4 @@ def test_a_file_need_not_say_anything(
     network: torch.nn.Module, images: np.ndarray, tmp_path: Path, facts: str
 ) -> None:
     path = with_facts(network, images, tmp_path / "s.pt2", facts)
-    assert SurrogateGradient(path, PassCounter()).warnings(Digests("abc")) == ()
+    assert SurrogateGradient(path, "scores").warnings(Digests("abc")) == ()

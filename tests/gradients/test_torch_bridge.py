@@ -1,4 +1,4 @@
-"""The shell hands values and gradients on to a model outside torch, and to one inside it."""
+"""The bridge hands values and gradients on to a model outside torch, and to one inside it."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_an_earlier_gradient_outlives_a_later_forward() -> None:
 
 
 def test_there_and_back_again_is_the_same_function() -> None:
-    """Into torch by one shell, out of it by the other."""
+    """Into torch by one way, out of it by the other."""
     function = Differentiated(differentiable(Differentiated(sum_and_squares)))
     result, saved = function.forward(VALUES)
     np.testing.assert_array_equal(result, [[6, 14], [15, 77]])

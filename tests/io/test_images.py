@@ -153,7 +153,11 @@ class TestRefused:
     @pytest.mark.parametrize(
         "array",
         [
-            np.zeros((4, 4, 3), np.float32),
+            np.full((4, 4, 3), 1.5, np.float32),
+            np.full((4, 4, 3), np.nan),
+            np.full((4, 4, 3), -1, np.int64),
+            np.full((4, 4, 3), 256),
+            np.zeros((4, 4, 3), np.complex64),
             np.zeros((4, 4, 2), np.uint8),
             np.zeros((1, 4, 4, 3), np.uint8),
             np.zeros((0, 4, 3), np.uint8),
@@ -161,6 +165,36 @@ class TestRefused:
     )
     def test_arrays_of_another_kind(self, array):
         self._refused(array, "the array has")
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.int64, np.uint32, np.int8])
+def test_integers_of_any_size_are_pixels(rgb, dtype):
+    pixels = rgb // 2 if dtype == np.int8 else rgb
+    np.testing.assert_array_equal(read_image(pixels.astype(dtype)), pixels)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_floats_go_from_0_to_1(rgb, dtype):
+    np.testing.assert_array_equal(read_image((rgb / 255).astype(dtype)), rgb)
+
+
+def test_booleans_are_black_and_white(rgb):
+    found = read_image(rgb[..., 0] > 127)
+    np.testing.assert_array_equal(found[..., 1], np.where(rgb[..., 0] > 127, 255, 0))
+
+
+def test_a_pil_image_is_read_as_its_file_would_be(rgb, tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    np.testing.assert_array_equal(read_image(image.fromarray(rgb)), rgb)
+    grey, alpha = rgb[..., 0], np.dstack([rgb, rgb[..., 0]])
+    np.testing.assert_array_equal(read_image(image.fromarray(grey)), read_image(grey))
+    np.testing.assert_array_equal(read_image(image.fromarray(alpha)), read_image(alpha))
+    palette = image.fromarray(rgb).quantize(256)
+    np.testing.assert_array_equal(read_image(palette), np.asarray(palette.convert("RGB")))
+    deep = grey.astype(np.uint16) * 257
+    np.testing.assert_array_equal(read_image(image.fromarray(deep)), read_image(deep))
+    two = image.fromarray(grey > 127)
+    np.testing.assert_array_equal(read_image(two)[..., 0], np.where(grey > 127, 255, 0))
 
 
 def test_hash_is_of_the_file_or_of_all_there_is_in_an_array(tmp_path, rgb):

@@ -12,7 +12,7 @@ import torch
 
 import ibisa_onnx as ibisa
 from ibisa_onnx.errors import GradientError
-from ibisa_onnx.gradients.layer import Tail
+from ibisa_onnx.gradients.layer import SplitModel
 from ibisa_onnx.methods.grad_cam import GradCam
 
 Open = Callable[..., ibisa.Explainer]
@@ -73,19 +73,19 @@ def test_a_map_without_any_support_is_empty(explainer: Open, picture: np.ndarray
     assert any("the map is flat" in each for each in found.warnings)
 
 
-def test_a_tail_that_gives_another_answer_is_told(
+def test_a_second_part_that_gives_another_answer_is_told(
     explainer: Open, picture: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     honest = explainer().explain(picture, 1, method=GradCam())
     assert honest.certificate.difference == pytest.approx(0, abs=1e-6)
     assert honest.certificate.holds
-    forward = Tail.forward
+    forward = SplitModel.forward
 
-    def wrong(self: Tail, *values: Any) -> Any:
+    def wrong(self: SplitModel, *values: Any) -> Any:
         raw, saved = forward(self, *values)
         return raw + np.array([[0, 0.1, 0]], np.float32), saved
 
-    monkeypatch.setattr(Tail, "forward", wrong)
+    monkeypatch.setattr(SplitModel, "forward", wrong)
     found = explainer().explain(picture, 1, method=GradCam())
     odds = np.exp(0.1) * honest.target.probability / (1 - honest.target.probability)
     expected = odds / (1 + odds) - honest.target.probability

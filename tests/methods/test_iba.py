@@ -18,10 +18,14 @@ import ibisa_onnx as ibisa
 from ibisa_onnx.demo import model_path
 from ibisa_onnx.demo.scenes import draw_scene
 from ibisa_onnx.errors import ImageError, OptionError
-from ibisa_onnx.methods.iba import Iba, OpenedIba, divergence, divergence_slope, estimate
+from ibisa_onnx.methods.iba import Iba, PreparedIba, divergence, divergence_derivative, estimate
 from ibisa_onnx.methods.masking import sigmoid, smooth
-from ibisa_onnx.methods.stopping import Limit
+from ibisa_onnx.methods.problem import Problem
+from ibisa_onnx.methods.stopping import Control
 from ibisa_onnx.models.onnx_session import DeployedModel
+from ibisa_onnx.models.passes import PassCounter
+from ibisa_onnx.targets.class_scores import Activation, ClassScores, Quantisation
+from ibisa_onnx.targets.classification import ClassObjective
 
 Open = Callable[..., ibisa.Explainer]
 
@@ -39,12 +43,14 @@ def test_the_divergence_is_that_of_two_gaussians(keep: float, relative: float) -
     assert found[0] == pytest.approx(expected, abs=1e-4)
 
 
-def test_the_divergences_slope() -> None:
+def test_the_derivative_of_the_divergence() -> None:
     keep, relative = np.meshgrid(np.linspace(0.01, 0.99, 30), np.linspace(-3, 3, 7))
     step = 1e-6
     expected = (divergence(keep + step, relative) - divergence(keep - step, relative)) / (2 * step)
-    np.testing.assert_allclose(divergence_slope(keep, relative), expected, rtol=1e-5, atol=1e-8)
-    assert np.isfinite(divergence_slope(np.float32([1.0]), np.float32([2.0]))).all()
+    np.testing.assert_allclose(
+        divergence_derivative(keep, relative), expected, rtol=1e-5, atol=1e-8
+    )
+    assert np.isfinite(divergence_derivative(np.float32([1.0]), np.float32([2.0]))).all()
 
 
 def test_statistics_are_numpys() -> None:
@@ -70,9 +76,12 @@ def pictures(tmp_path: Path) -> list[Path]:
     return paths
 
 
-def opened(explainer: ibisa.Explainer, method: Iba, picture: np.ndarray) -> tuple[OpenedIba, Any]:
-    case = explainer.question(picture, 1).case
-    return method.open(explainer, case.output), case
+def prepared(
+    explainer: ibisa.Explainer, method: Iba, picture: np.ndarray
+) -> tuple[PreparedIba, Problem]:
+    problem = explainer.problem(picture, 1)
+    objective, spec = problem.row.objective, explainer.preprocessing.spec
+    return method.prepare(explainer.model, objective, spec), problem
 
 
 class Same:
@@ -86,14 +95,14 @@ class Same:
         return self.noise
 
 
-def test_the_losss_slope_by_differences(
+def test_the_gradient_of_the_loss_by_differences(
     explainer: Open, picture: np.ndarray, pictures: list[Path]
 ) -> None:
     method = Iba(pictures, layer="c1", beta=3.0, draws=11, smoothing=1.5)
-    iba, case = opened(explainer(deep=True), method, picture)
+    iba, problem = prepared(explainer(deep=True), method, picture)
     statistics, rng = iba.statistics, np.random.default_rng(0)
     statistics.active[0, :4] = False
-    features = iba.layer.tail.features(case.bottleneck.image)[0]
+    features = iba.layer.split.features(problem.image)[0]
     relative = (features - statistics.mean) / statistics.deviation
     parameters = rng.normal(0, 1, relative.shape).astype(np.float32)
     noise = rng.standard_normal((11, *relative.shape)).astype(np.float32)
@@ -102,13 +111,13 @@ def test_the_losss_slope_by_differences(
         keep = smooth(sigmoid(at.astype(np.float64)), 1.5)
         z = keep * relative + (1 - keep) * noise
         z = (z * statistics.deviation + statistics.mean) * statistics.active
-        raw, _ = iba.layer.tail.forward(case.bottleneck.image, z.astype(np.float32))
-        log = np.log(case.output.probabilities(raw)[:, case.index])
+        raw, _ = iba.layer.split.forward(problem.image, z.astype(np.float32), PassCounter())
+        log = problem.row.objective.score({iba.layer.split.output: raw})
         left = 1 - keep
         nats = -0.5 * (1 + np.log(left**2) - (keep * relative) ** 2 - left**2)
         return float(-log.mean() + 3.0 * (nats * statistics.active).mean())
 
-    slope = iba._slope(case, parameters, relative, Same(noise))
+    slope = iba._loss_gradient(problem, parameters, relative, Same(noise))
     assert np.abs(slope[0, :2]).max() < np.abs(slope).max() / 10
     for _ in range(4):
         direction = rng.normal(size=slope.shape) * np.abs(slope).max()
@@ -126,8 +135,8 @@ def test_the_map_is_the_information_of_each_place(
 ) -> None:
     """Without a step's length nothing moves: lambda is the sigmoid of the start."""
     method = Iba(pictures, layer="features", learning_rate=0.0, steps=1, draws=2, start=1.0)
-    iba, case = opened(explainer(), method, picture)
-    features = iba.layer.tail.features(case.bottleneck.image)[0]
+    iba, problem = prepared(explainer(), method, picture)
+    features = iba.layer.split.features(problem.image)[0]
     relative = (features - iba.statistics.mean) / iba.statistics.deviation
     keep = 1 / (1 + math.exp(-1))
     nats = np.where(iba.statistics.active, divergence(np.float64(keep), relative), 0).sum(0)
@@ -143,10 +152,10 @@ def test_the_steps_are_those_of_pytorch(
     torch_smooth: Callable[[torch.Tensor, float], torch.Tensor],
 ) -> None:
     method = Iba(pictures, layer="features", steps=6, draws=5, learning_rate=0.7, start=1.5)
-    iba, case = opened(explainer(deep=True), method, picture)
-    features = iba.layer.tail.features(case.bottleneck.image)
+    iba, problem = prepared(explainer(deep=True), method, picture)
+    features = iba.layer.split.features(problem.image)
     noise = np.random.default_rng(3).standard_normal((5, *features.shape[1:])).astype(np.float32)
-    (found,) = iba(case, Same(noise), None, Limit())  # type: ignore[arg-type]
+    (found,) = iba.run_one(problem, Same(noise), Control())  # type: ignore[arg-type]
 
     def double(values: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.asarray(values, np.float64))
@@ -165,7 +174,7 @@ def test_the_steps_are_those_of_pytorch(
         keep = torch_smooth(torch.sigmoid(alpha), 1.0)
         z = ((keep * relative + (1 - keep) * double(noise)) * deviation + mean) * active
         deep = F.softplus(F.conv2d(z, kernel, padding=1, stride=2))
-        log = torch.log_softmax(deep.mean((2, 3)) @ matrix, 1)[:, case.index]
+        log = torch.log_softmax(deep.mean((2, 3)) @ matrix, 1)[:, 1]
         adam.zero_grad()
         (-log.mean() + 10 * nats(keep).mean()).backward()
         adam.step()
@@ -199,7 +208,7 @@ def test_a_list_of_pictures_is_meant_too(
     one = model.explain(picture, method=Iba(pictures, steps=2))
     other = model.explain(picture, method=Iba(tuple(pictures), steps=2))
     assert Iba(pictures) == Iba(tuple(pictures))
-    assert len(model._opened) == 1  # so statistics are taken once
+    assert len(model._pipeline._prepared.values()) == 1  # so statistics are taken once
     np.testing.assert_array_equal(one.map, other.map)
     assert one.provenance.options["images"] == len(pictures)
 
@@ -261,16 +270,20 @@ def test_pictures_that_cannot_be_read(
 
 def test_integers_of_an_output_are_reals_to_the_loss() -> None:
     """The slope of log p is with respect to reals; of integers it is a step's share of that."""
-    from ibisa_onnx.targets.classification import Activation, ClassOutput, Quantisation
-
-    output = ClassOutput("y", 2, Activation.SOFTMAX, Quantisation(0.5, 10))
+    output = ClassScores("y", 2, Activation.SOFTMAX, Quantisation(0.5, 10))
     given: list[np.ndarray] = []
-    tail = SimpleNamespace(
-        forward=lambda image, mixed: (np.array([[12, 10]], np.uint8), None),
-        backward=lambda saved, cotangent: given.append(cotangent) or cotangent,
+    split = SimpleNamespace(
+        output="y",
+        forward=lambda image, mixed, passes: (np.array([[12, 10]], np.uint8), None),
+        backward=lambda saved, cotangent, passes: given.append(cotangent) or cotangent,
     )
-    iba = OpenedIba(Iba(["a", "b"]), SimpleNamespace(tail=tail), None)
-    bottleneck = SimpleNamespace(image=None)
-    iba._pull_once(SimpleNamespace(bottleneck=bottleneck, output=output, index=0), None)
+    iba = PreparedIba(Iba(["a", "b"]), SimpleNamespace(split=split), None)
+    problem = SimpleNamespace(
+        image=None,
+        row=SimpleNamespace(objective=ClassObjective(output, 0)),
+        model=SimpleNamespace(max_batch=8),
+        passes=PassCounter(),
+    )
+    iba._score_gradient(problem, np.zeros((1, 1)))
     p = math.exp(1) / (math.exp(1) + 1)
     np.testing.assert_allclose(given[0], [[0.5 * (1 - p), -0.5 * (1 - p)]], rtol=1e-5)

@@ -9,11 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from ibisa_onnx.gradients.masked_images import MaskedImages, enlarge
 from ibisa_onnx.methods.masking import (
     BASELINES,
-    Bottleneck,
     blurred,
-    enlarge,
     grid_shape,
     plane_waves,
     sample,
@@ -115,46 +114,46 @@ def test_the_grid_has_square_cells_never_under_a_pixel(
 
 
 @pytest.fixture
-def bottleneck() -> Bottleneck:
-    return Bottleneck(*np.random.default_rng(1).normal(size=(2, 1, 3, 12, 18)).astype(np.float32))
+def masked() -> MaskedImages:
+    return MaskedImages(*np.random.default_rng(1).normal(size=(2, 1, 3, 12, 18)).astype(np.float32))
 
 
-def test_all_or_nothing_comes_through(bottleneck: Bottleneck) -> None:
-    assert bottleneck.size == (12, 18)
+def test_all_or_nothing_comes_through(masked: MaskedImages) -> None:
+    assert masked.size == (12, 18)
     for grid in GRIDS:
         mask = np.ones((1, 1, *grid), np.float32)
-        np.testing.assert_array_equal(bottleneck.through(mask), bottleneck.image)
-        np.testing.assert_array_equal(bottleneck.through(0 * mask), bottleneck.baseline)
+        np.testing.assert_array_equal(masked.through(mask), masked.images)
+        np.testing.assert_array_equal(masked.through(0 * mask), masked.baselines)
 
 
-def test_several_masks_give_several_images_channels_alike(bottleneck: Bottleneck) -> None:
+def test_several_masks_give_several_images_channels_alike(masked: MaskedImages) -> None:
     masks = np.random.default_rng(0).random((5, 1, 12, 18), np.float32)
-    found = bottleneck.through(masks)
+    found = masked.through(masks)
     assert (found.shape, found.dtype) == ((5, 3, 12, 18), np.float32)
-    share = (found - bottleneck.baseline) / (bottleneck.image - bottleneck.baseline)
+    share = (found - masked.baselines) / (masked.images - masked.baselines)
     np.testing.assert_allclose(share, np.repeat(masks, 3, 1), rtol=1e-3, atol=1e-3)
 
 
-def test_half_a_mask_shows_its_own_half(bottleneck: Bottleneck) -> None:
+def test_half_a_mask_shows_its_own_half(masked: MaskedImages) -> None:
     mask = np.zeros((1, 1, 4, 6), np.float32)
     mask[..., :3] = 1
-    found = bottleneck.through(mask)
-    np.testing.assert_allclose(found[..., :7], bottleneck.image[..., :7], rtol=1e-6)
-    np.testing.assert_allclose(found[..., 11:], bottleneck.baseline[..., 11:], rtol=1e-6)
+    found = masked.through(mask)
+    np.testing.assert_allclose(found[..., :7], masked.images[..., :7], rtol=1e-6)
+    np.testing.assert_allclose(found[..., 11:], masked.baselines[..., 11:], rtol=1e-6)
 
 
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize("batch", [1, 3])
-def test_pulling_is_the_adjoint_of_letting_through(
-    bottleneck: Bottleneck, grid: tuple[int, int], batch: int
+def test_the_vector_jacobian_product_is_the_adjoint_of_letting_through(
+    masked: MaskedImages, grid: tuple[int, int], batch: int
 ) -> None:
-    """In z = b + A m, A is what `through` does to a mask, and `pull` is its transpose."""
+    """In z = b + A m, A is what `through` does to a mask, and `vjp` is its transpose."""
     rng = np.random.default_rng(2)
     masks = rng.normal(size=(batch, 1, *grid)).astype(np.float32)
     cotangent = rng.normal(size=(batch, 3, 12, 18)).astype(np.float32)
-    pulled = bottleneck.pull(cotangent, grid)
+    pulled = masked.vjp(cotangent, grid)
     assert (pulled.shape, pulled.dtype) == (masks.shape, np.float32)
-    let_through = bottleneck.through(masks) - bottleneck.baseline
+    let_through = masked.through(masks) - masked.baselines
     for one in range(batch):
         left, right = (let_through * cotangent)[one].sum(), (masks * pulled)[one].sum()
         assert left == pytest.approx(right, rel=1e-4, abs=1e-4)

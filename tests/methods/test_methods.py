@@ -14,17 +14,17 @@ import pytest
 
 import ibisa_onnx as ibisa
 from ibisa_onnx.errors import GradientError, NonFiniteGradientError, OptionError
-from ibisa_onnx.gradients.layer import Tail
+from ibisa_onnx.gradients.layer import SplitModel
 from ibisa_onnx.methods.grad_cam import GradCam
 from ibisa_onnx.methods.iba import Iba
-from ibisa_onnx.methods.occlusion import Occlusion, OpenedOcclusion
+from ibisa_onnx.methods.occlusion import Occlusion, PreparedOcclusion
 from ibisa_onnx.methods.random_map import RandomMap
-from ibisa_onnx.methods.rise import OpenedRise, Rise, rise
-from ibisa_onnx.methods.scaling import above_zero, between_ends
-from ibisa_onnx.methods.stopping import Limit
+from ibisa_onnx.methods.rise import PreparedRise, Rise, rise
+from ibisa_onnx.methods.scaling import min_max_scaled, positive_part_scaled
+from ibisa_onnx.methods.stopping import Control
 
 Open = Callable[..., ibisa.Explainer]
-METHODS = ("gradcam", "iba", "occlusion", "random", "rise", "centred rise")
+METHODS = ("gradcam", "iba", "occlusion", "random", "rise", "centred-rise")
 LOOKS_INSIDE = ("gradcam", "iba")
 PASSES = {
     # the prediction, two that show that images do not mix, and the method's own
@@ -33,7 +33,7 @@ PASSES = {
     "occlusion": (1 + 2 + 5 * 5, 0),
     "random": (1, 0),
     "rise": (1 + 2 + 20, 0),
-    "centred rise": (1 + 2 + 20, 0),
+    "centred-rise": (1 + 2 + 20, 0),
 }
 
 
@@ -102,7 +102,7 @@ def test_seeds_and_several_targets(
     assert np.array_equal(other.map, again.map) == (name in ("gradcam", "occlusion"))
 
 
-@pytest.mark.parametrize("name", ["iba", "occlusion", "rise", "centred rise"])
+@pytest.mark.parametrize("name", ["iba", "occlusion", "rise", "centred-rise"])
 def test_images_that_mix_run_one_by_one(
     explainer: Open, picture: np.ndarray, methods: dict[str, Any], name: str
 ) -> None:
@@ -130,7 +130,7 @@ def test_functions(methods: dict[str, Any], picture: np.ndarray, name: str) -> N
 
 
 @pytest.mark.parametrize("name", LOOKS_INSIDE)
-def test_the_certificate_tells_how_far_the_tail_is_off(
+def test_the_certificate_tells_how_far_the_second_part_is_off(
     explainer: Open,
     picture: np.ndarray,
     methods: dict[str, Any],
@@ -139,19 +139,30 @@ def test_the_certificate_tells_how_far_the_tail_is_off(
 ) -> None:
     honest = explainer(deep=True).explain(picture, 1, method=methods[name]).certificate
     assert honest.difference == pytest.approx(0, abs=1e-6)
-    forward = Tail.forward
+    forward = SplitModel.forward
 
-    def wrong(self: Tail, *values: Any) -> Any:
+    def wrong(self: SplitModel, *values: Any) -> Any:
         raw, saved = forward(self, *values)
         return raw + np.array([[0, 0.1, 0]], np.float32), saved
 
-    monkeypatch.setattr(Tail, "forward", wrong)
+    monkeypatch.setattr(SplitModel, "forward", wrong)
     certificate = explainer(deep=True).explain(picture, 1, method=methods[name]).certificate
     assert 0.01 < certificate.difference < 0.026  # p (1 - p) / 10, at most a fortieth
     assert not certificate.holds
 
 
-@pytest.mark.parametrize("method", ["gradcam", GradCam, 3])
+def test_a_method_may_be_named(explainer: Open, picture: np.ndarray) -> None:
+    model = explainer()
+    by_name, by_object = (
+        model.explain(picture, 1, method=method) for method in ("gradcam", GradCam())
+    )
+    assert by_name.method == "gradcam"
+    np.testing.assert_array_equal(by_name.map, by_object.map)
+    with pytest.raises(OptionError, match=r"no method 'gradcams'; choose from: .*gradcam, iba"):
+        model.explain(picture, 1, method="gradcams")
+
+
+@pytest.mark.parametrize("method", [GradCam, 3])
 def test_what_is_no_method(explainer: Open, picture: np.ndarray, method: Any) -> None:
     with pytest.raises(OptionError, match=r"give one of ibisa_onnx.methods, such as GradCam\(\)"):
         explainer().explain(picture, method=method)
@@ -159,12 +170,14 @@ def test_what_is_no_method(explainer: Open, picture: np.ndarray, method: Any) ->
 
 def test_scaling_keeps_the_order_and_tells_what_is_not_finite() -> None:
     values = np.array([[-2.0, 0.0], [1.0, 6.0]])
-    np.testing.assert_allclose(between_ends(values), [[0, 0.25], [0.375, 1]])
-    np.testing.assert_allclose(above_zero(values), [[0, 0], [1 / 6, 1]])
-    assert not between_ends(np.full((2, 2), 7.0)).any()
+    np.testing.assert_allclose(min_max_scaled(values), [[0, 0.25], [0.375, 1]])
+    np.testing.assert_allclose(positive_part_scaled(values), [[0, 0], [1 / 6, 1]])
+    assert not min_max_scaled(np.full((2, 2), 7.0)).any()
     for value in (-1, 0):
-        np.testing.assert_array_equal(above_zero(np.full((2, 2), value)), np.zeros((2, 2)))
-    for scaling in (between_ends, above_zero):
+        np.testing.assert_array_equal(
+            positive_part_scaled(np.full((2, 2), value)), np.zeros((2, 2))
+        )
+    for scaling in (min_max_scaled, positive_part_scaled):
         for value in (np.nan, np.inf):
             with pytest.raises(NonFiniteGradientError, match="NaN or infinite"):
                 scaling(np.array([[value, 1.0]]))
@@ -172,30 +185,27 @@ def test_scaling_keeps_the_order_and_tells_what_is_not_finite() -> None:
 
 def test_what_is_hidden_becomes_the_mean_colour(explainer: Open, picture: np.ndarray) -> None:
     model = explainer()  # whose preprocessing subtracts no mean
-    output = model.question(picture).case.output
-    for method in (Rise(), Occlusion()):
-        colour = method.open(model, output).blank[:, 0, 0]
-        np.testing.assert_allclose(colour, np.array([124, 116, 104]) / 255, atol=1e-6)
+    colour = model.problem(picture).blank[:, 0, 0]
+    np.testing.assert_allclose(colour, np.array([124, 116, 104]) / 255, atol=1e-6)
 
 
 # -- occlusion
 
 
 class Linear:
-    """A case whose probability is linear in the image: weights [C, H, W] times it."""
+    """A problem whose probability is linear in the image: weights [C, H, W] times it."""
 
-    def __init__(self, image: np.ndarray, weights: np.ndarray) -> None:
-        self.weights, self.images, self.check = weights, 0, 0
-        size = image.shape[1:]
-        self.bottleneck = SimpleNamespace(image=image[None], size=size)
-        self.answer = float(self.probability(image[None])[0])
+    def __init__(self, image: np.ndarray, weights: np.ndarray, blank: Any = None) -> None:
+        self.weights, self.blank = weights, blank
+        self.image, self.size = image[None], image.shape[1:]
+        self.row = SimpleNamespace(probability=float(self.score(image[None])[0]))
         self.largest = 0
 
-    def probability(self, images: np.ndarray) -> np.ndarray:
+    def score(self, images: np.ndarray) -> np.ndarray:
         self.largest = max(getattr(self, "largest", 0), len(images))
         return np.einsum("nchw,chw->n", images, self.weights)
 
-    def see_whether_images_mix(self) -> int:
+    def check_batch_independence(self) -> int:
         return 0
 
     def filled(self, images: int) -> int:
@@ -210,9 +220,9 @@ def test_occlusion_of_a_linear_model(size: tuple[int, int]) -> None:
         np.float32([[[1]], [[-2]], [[3]]]),
     )
     weights = rng.normal(size=(3, *size))
-    case = Linear(image, weights)
-    opened = OpenedOcclusion(Occlusion(window=1 / 3, places=4), blank)
-    (found,) = opened(case, rng, None, Limit())  # type: ignore[arg-type]
+    problem = Linear(image, weights, blank)
+    prepared = PreparedOcclusion(Occlusion(window=1 / 3, places=4))
+    (found,) = prepared.run_one(problem, rng, Control())  # type: ignore[arg-type]
     each_pixel = (weights * (image - blank)).sum(0)  # by how much hiding it alone lowers the score
     side = round(min(size) / 3)
     tops, lefts = (np.rint(np.linspace(0, length - side, 4)).astype(int) for length in size)
@@ -224,8 +234,8 @@ def test_occlusion_of_a_linear_model(size: tuple[int, int]) -> None:
             fall[window] += each_pixel[window].sum()
             covered[window] += 1
     expected = np.maximum(fall / np.maximum(covered, 1), 0)
-    np.testing.assert_allclose(found.keep, expected / expected.max(), atol=1e-5)
-    assert (found.completion.done, case.largest) == (16, 8)
+    np.testing.assert_allclose(found.map, expected / expected.max(), atol=1e-5)
+    assert (found.completion.done, problem.largest) == (16, 8)
 
 
 @pytest.mark.parametrize(
@@ -251,11 +261,12 @@ def linear() -> Linear:
 def test_the_method_is_the_function(linear: Linear, centred: bool, colour: float) -> None:
     blank = np.full((3, 1, 1), colour, np.float32)
     method = Rise(masks=50, grid=5, keep=0.4, centred=centred)
-    opened = OpenedRise(method, blank)
-    (found,) = opened(linear, np.random.default_rng(2), None, Limit())  # type: ignore[arg-type]
+    linear.blank = blank
+    prepared, rng = PreparedRise(method), np.random.default_rng(2)
+    (found,) = prepared.run_one(linear, rng, Control())  # type: ignore[arg-type]
     saliency = rise(
-        linear.probability,
-        linear.bottleneck.image[0],
+        linear.score,
+        linear.image[0],
         rng=np.random.default_rng(2),
         masks=50,
         grid=5,
@@ -263,9 +274,9 @@ def test_the_method_is_the_function(linear: Linear, centred: bool, colour: float
         centred=centred,
         blank=blank,
     )
-    ordered = found.keep.ravel()[np.argsort(saliency, axis=None, kind="stable")]
+    ordered = found.map.ravel()[np.argsort(saliency, axis=None, kind="stable")]
     assert (np.diff(ordered) >= 0).all()
-    np.testing.assert_array_equal(found.keep == 1, saliency == saliency.max())
+    np.testing.assert_array_equal(found.map == 1, saliency == saliency.max())
 
 
 def test_masked_pixels_have_the_blank_colour() -> None:
@@ -288,8 +299,8 @@ def test_memory_does_not_grow_with_the_masks(linear: Linear) -> None:
     def peak(masks: int) -> int:
         tracemalloc.start()
         rise(
-            linear.probability,
-            linear.bottleneck.image[0],
+            linear.score,
+            linear.image[0],
             rng=np.random.default_rng(0),
             masks=masks,
         )
@@ -301,7 +312,7 @@ def test_memory_does_not_grow_with_the_masks(linear: Linear) -> None:
     assert peak(1000) < 1.1 * peak(100)
 
 
-@pytest.mark.parametrize("name", ["rise", "centred rise", "occlusion"])
+@pytest.mark.parametrize("name", ["rise", "centred-rise", "occlusion"])
 def test_a_deadline_ends_it_early(
     explainer: Open,
     picture: np.ndarray,

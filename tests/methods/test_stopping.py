@@ -7,32 +7,32 @@ import time
 import pytest
 
 from ibisa_onnx.errors import OptionError
-from ibisa_onnx.methods.stopping import DEADLINE, STOPPED, Limit, check_deadline
+from ibisa_onnx.methods.stopping import DEADLINE, STOPPED, StoppingRule, check_deadline
 
 
-def test_without_a_limit_it_is_never_over() -> None:
-    limit = Limit()
-    assert not limit.over(1e9)
-    assert limit.reason is None
+def test_without_a_deadline_it_is_never_over() -> None:
+    rule = StoppingRule()
+    assert not rule.over(1e9)
+    assert rule.reason is None
 
 
 def test_it_is_over_where_what_is_left_would_end_late() -> None:
-    limit = Limit(time.perf_counter() + 100)
-    assert not limit.over(50)
-    assert limit.over(150)
-    assert limit.reason == DEADLINE
+    rule = StoppingRule(time.perf_counter() + 100)
+    assert not rule.over(50)
+    assert rule.over(150)
+    assert rule.reason == DEADLINE
 
 
 def test_once_over_it_stays_over() -> None:
-    limit = Limit(time.perf_counter() + 100)
-    assert limit.over(150)
-    assert limit.over(0)
+    rule = StoppingRule(time.perf_counter() + 100)
+    assert rule.over(150)
+    assert rule.over(0)
 
 
 def test_a_wish_comes_before_a_deadline() -> None:
-    limit = Limit(0.0, lambda: True)
-    assert limit.over(0)
-    assert limit.reason == STOPPED
+    rule = StoppingRule(0.0, lambda: True)
+    assert rule.over(0)
+    assert rule.reason == STOPPED
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan"), "1"])

@@ -15,15 +15,11 @@ import onnxruntime
 import pytest
 
 from ibisa_onnx.errors import MissingDependencyError, ProviderError
-from ibisa_onnx.models.environment import cuda_runs_a_node, runtime_report
+from ibisa_onnx.models.cuda import cuda_runs_a_node, preload_cuda_libraries
+from ibisa_onnx.models.environment import runtime_report
 from ibisa_onnx.models.onnx_session import DeployedModel
-from ibisa_onnx.models.providers import (
-    CUDA,
-    full_name,
-    preload_cuda_libraries,
-    resolve_providers,
-    short_name,
-)
+from ibisa_onnx.models.ort import CUDA
+from ibisa_onnx.models.providers import full_name, resolve_providers, short_name
 
 
 def test_the_report_names_the_build_in_use():

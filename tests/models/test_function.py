@@ -311,8 +311,9 @@ def test_threads_count_their_own_calls():
     spent: list[int] = []
 
     def work(images: np.ndarray) -> None:
-        model.run(images)
-        spent.append(model.passes.forward)
+        passes = model.passes.scope()
+        model.run(images, passes=passes)
+        spent.append(passes.forward)
 
     workers = [threading.Thread(target=work, args=(ones(count),)) for count in (1, 2)]
     for each in workers:
@@ -320,6 +321,7 @@ def test_threads_count_their_own_calls():
     for each in workers:
         each.join()
     assert sorted(spent) == [1, 2]
+    assert model.passes.forward == 3
 
 
 REFUSED = [

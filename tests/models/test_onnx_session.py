@@ -55,15 +55,15 @@ def test_passes_are_counted_with_the_padding(mean_model, rng, batch, options, fo
     assert (model.passes.backward, model.passes.backward_calls) == (0, 0)
 
 
-def test_since_tells_what_one_piece_of_work_cost(mean_model, rng):
+def test_a_scope_tells_what_one_run_cost(mean_model, rng):
     model = _open(mean_model())
     images = rng.random((2, 3, 5, 6), dtype=np.float32)
     model.run(images)
-    before = model.passes.snapshot()
-    model.run(images)
-    model.passes.count_backward(2)
-    spent = model.passes.since(before)
+    spent = model.passes.scope()
+    model.run(images, passes=spent)
+    spent.count_backward(2)
     assert (spent.forward, spent.backward, spent.backward_calls) == (2, 2, 1)
+    assert (model.passes.forward, model.passes.backward) == (4, 2)
 
 
 @pytest.mark.parametrize(
@@ -357,7 +357,7 @@ class TestInputs:
 
     def test_layout_that_shape_does_not_tell(self, rng):
         model = self._model(("x", TensorProto.FLOAT, ["n", "a", "b", "c"]))
-        with pytest.raises(ModelError, match="--layout NCHW or --layout NHWC"):
+        with pytest.raises(ModelError, match="layout=NCHW or layout=NHWC"):
             _open(model)
         opened = _open(model, layout="nhwc")
         image = rng.random((1, 3, 5, 7), dtype=np.float32)
@@ -368,7 +368,7 @@ class TestInputs:
     def test_tiny_square_pictures_are_told_apart(self):
         assert _open(self._model(("x", 1, ["n", 3, 4, 4]))).image.layout == "NCHW"
         assert _open(self._model(("x", 1, ["n", 4, 4, 3]))).image.layout == "NHWC"
-        with pytest.raises(ModelError, match="--layout"):
+        with pytest.raises(ModelError, match="layout="):
             _open(self._model(("x", 1, ["n", 3, 3, 3])))
 
     def test_an_axis_that_is_called_channels_tells_the_layout(self):
@@ -387,7 +387,7 @@ class TestInputs:
             ("left", TensorProto.FLOAT, ["n", 3, 5, 5]),
             ("right", TensorProto.FLOAT, ["n", 3, 6, 6]),
         )
-        with pytest.raises(ModelError, match=r"left float32 .*right float32 .*--input"):
+        with pytest.raises(ModelError, match=r"left float32 .*right float32 .*input="):
             _open(model)
         with pytest.raises(ModelError, match="needs a value for left"):
             _open(model, input="right")

@@ -8,14 +8,8 @@ import numpy as np
 import pytest
 
 from ibisa_onnx.errors import PreprocessingError
-from ibisa_onnx.preprocessing.spec import (
-    CROPPING,
-    PRESETS,
-    Geometry,
-    Preprocessing,
-    mean_colour,
-    prepare,
-)
+from ibisa_onnx.preprocessing.geometry import Geometry
+from ibisa_onnx.preprocessing.spec import CROPPING, PRESETS, Preprocessing, mean_colour, prepare
 
 
 def geometry(picture: tuple[int, int], size: tuple[int, int], resize: str) -> Geometry:

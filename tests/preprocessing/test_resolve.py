@@ -38,7 +38,7 @@ def _resolve(signature=None, metadata=None, file=None, folder=None, **flags):
 
 
 def _sources(resolved):
-    return {belief.field: belief.source for belief in resolved.beliefs}
+    return {field.field: field.source for field in resolved.resolved_fields}
 
 
 def _ibisa(**preprocessing):
@@ -55,8 +55,8 @@ class TestOrder:
 
         assert resolved.spec.mean == THIRD
         assert resolved.spec.scale == 1 / 255  # the preset is a flag, and above the file
-        assert _sources(resolved)["mean"] == "flag --mean"
-        assert _sources(resolved)["scale"] == "flag --preprocess unit"
+        assert _sources(resolved)["mean"] == "argument mean="
+        assert _sources(resolved)["scale"] == "argument preprocessing=unit"
 
         resolved = _resolve(metadata=metadata, file=file, mean=THIRD)
         assert (resolved.spec.mean, resolved.spec.scale) == (THIRD, 0.5)
@@ -70,7 +70,7 @@ class TestOrder:
 
     def test_every_field_of_the_spec_has_a_belief_with_its_value(self):
         resolved = _resolve()
-        assert {b.field: b.value for b in resolved.beliefs} == resolved.spec.to_dict() | {
+        assert {b.field: b.value for b in resolved.resolved_fields} == resolved.spec.to_dict() | {
             "size": resolved.spec.size,
             "mean": resolved.spec.mean,
             "std": resolved.spec.std,
@@ -84,7 +84,7 @@ class TestGuesses:
         assert "guess" in _sources(resolved)["mean"]
         (warning,) = resolved.warnings
         assert "is not known" in warning
-        assert "--preprocess caffe, tf, unit or raw" in warning
+        assert "preprocessing=caffe, tf, unit or raw" in warning
 
     @pytest.mark.parametrize("preset", ["imagenet", "caffe", "tf", "unit", "raw"])
     def test_saying_a_preset_is_enough(self, preset):
@@ -162,7 +162,7 @@ class TestGeometry:
     def test_an_open_size_is_224_until_it_is_said(self):
         resolved = _resolve(_signature(side=None), preset="unit")
         assert resolved.spec.size == (224, 224)
-        assert "--size" in resolved.warnings[0]
+        assert "size=" in resolved.warnings[0]
         said = _resolve(_signature(side=None), preset="unit", size=(96, 96))
         assert said.spec.size == (96, 96)
         assert said.warnings == ()
@@ -175,10 +175,10 @@ class TestContradictions:
     @pytest.mark.parametrize(
         ("flags", "match"),
         [
-            ({"size": (100, 100)}, r"--size says size 100 x 100, but input image .* 224 x 224"),
-            ({"layout": "NHWC"}, "--layout says layout NHWC"),
-            ({"layout": "CHWN"}, "--layout says layout CHWN"),
-            ({"mean": (1.0, 2.0)}, r"values from: .*flag --mean"),
+            ({"size": (100, 100)}, r"size= says size 100 x 100, but input image .* 224 x 224"),
+            ({"layout": "NHWC"}, "layout= says layout NHWC"),
+            ({"layout": "CHWN"}, "layout= says layout CHWN"),
+            ({"mean": (1.0, 2.0)}, r"values from: .*argument mean="),
             ({"std": (0.0,)}, "cannot be 0"),
             ({"channel_order": "GRAY"}, r"channel order GRAY, but input image .* takes 3 channel"),
             ({"shorter_side": 100}, r"shorter side 100 .* less than the model's 224"),
@@ -192,7 +192,8 @@ class TestContradictions:
         assert "\n" not in str(error.value)
 
     def test_a_normalised_preset_on_bytes(self):
-        with pytest.raises(PreprocessingError, match=r"uint8, which cannot hold .*--preprocess im"):
+        match = r"uint8, which cannot hold .*preprocessing=im"
+        with pytest.raises(PreprocessingError, match=match):
             _resolve(_signature(dtype="uint8"), preset="imagenet")
 
     def test_metadata_of_another_type(self):

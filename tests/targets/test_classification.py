@@ -10,13 +10,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from ibisa_onnx.errors import OutputError, TargetError
-from ibisa_onnx.targets.classification import (
-    Activation,
-    ClassOutput,
-    Quantisation,
-    choose,
-    read_output,
-)
+from ibisa_onnx.targets.class_scores import Activation, ClassScores, Quantisation, read_output
+from ibisa_onnx.targets.classification import choose
 
 LOGITS = np.array([[2.0, -1.0, 0.5, 0.1]])
 SOFTMAX = np.exp(LOGITS) / np.exp(LOGITS).sum()
@@ -45,7 +40,7 @@ def graph() -> GraphMaker:
     return make
 
 
-def read(raw: np.ndarray, **options: object) -> ClassOutput:
+def read(raw: np.ndarray, **options: object) -> ClassScores:
     return read_output("y", raw, **options)  # type: ignore[arg-type]
 
 
@@ -117,9 +112,9 @@ def test_axes_of_one_do_not_matter(shape: tuple[int, ...]) -> None:
     assert (output.classes, output.activation) == (4, Activation.PROBABILITY)
     expected = np.concatenate([SOFTMAX, SOFTMAX[:, ::-1]])
     np.testing.assert_allclose(output.probabilities(raw), expected, atol=1e-6)
-    slope = output.slope(raw, 2)
-    assert (slope.shape, slope.dtype) == ((2, 4), np.float32)
-    np.testing.assert_allclose(slope[:, 2], 1 / expected[:, 2], rtol=1e-5)
+    slope = output.log_probability_vjp(raw, 2)
+    assert (slope.shape, slope.dtype) == (shape, np.float32)
+    np.testing.assert_allclose(slope.reshape(2, 4)[:, 2], 1 / expected[:, 2], rtol=1e-5)
 
 
 REFERENCES: dict[Activation, tuple[np.ndarray, np.ndarray]] = {
@@ -134,14 +129,14 @@ REFERENCES: dict[Activation, tuple[np.ndarray, np.ndarray]] = {
 @pytest.mark.parametrize("kind", list(Activation))
 def test_probabilities(kind: Activation) -> None:
     raw, expected = REFERENCES[kind]
-    output = ClassOutput("y", raw.shape[1], kind)
+    output = ClassScores("y", raw.shape[1], kind)
     np.testing.assert_allclose(output.probabilities(raw), expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("kind", list(Activation))
 def test_the_slope_is_the_gradient_of_the_log_probability(kind: Activation) -> None:
     raw = np.concatenate([REFERENCES[kind][0], REFERENCES[kind][0][:, ::-1]])
-    output = ClassOutput("y", raw.shape[1], kind)
+    output = ClassScores("y", raw.shape[1], kind)
     for index in range(output.classes):
         numeric = np.zeros_like(raw)
         for place in range(output.classes):
@@ -149,7 +144,9 @@ def test_the_slope_is_the_gradient_of_the_log_probability(kind: Activation) -> N
             step[place] = 1e-6
             up, down = (np.log(output.probabilities(raw + s)[:, index]) for s in (step, -step))
             numeric[:, place] = (up - down) / 2e-6
-        np.testing.assert_allclose(output.slope(raw, index), numeric, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            output.log_probability_vjp(raw, index), numeric, rtol=1e-4, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("kind", list(Activation))
@@ -157,7 +154,7 @@ def test_the_slope_is_the_gradient_of_the_log_probability(kind: Activation) -> N
 def test_the_slope_is_finite_whatever_the_scores(kind: Activation, extreme: float) -> None:
     raw = np.array([[extreme, 0.3, 0.2], [0.3, extreme, extreme]], np.float32)
     with np.errstate(over="raise", invalid="raise", divide="raise"):
-        slope = ClassOutput("y", 3, kind).slope(raw, 0)
+        slope = ClassScores("y", 3, kind).log_probability_vjp(raw, 0)
     assert np.isfinite(slope).all()
     assert (slope[:, 0] >= 0).all()  # more of a score is never less of its probability
 
@@ -186,27 +183,31 @@ def test_there_is_a_slope_only_where_a_probability_is_possible(
     kind: Activation, score: float, slope: float
 ) -> None:
     raw = np.array([[0.3, score, 0.2]], np.float32)
-    np.testing.assert_allclose(ClassOutput("y", 3, kind).slope(raw, 1), [[0, slope, 0]])
+    np.testing.assert_allclose(
+        ClassScores("y", 3, kind).log_probability_vjp(raw, 1), [[0, slope, 0]]
+    )
 
 
 @pytest.mark.parametrize("logits", [[0.0, 1e4, -1e4], [1e4, 1e4, 0.0], [-3.0, 2.0, 0.1]])
 def test_the_slope_of_a_softmax_takes_from_others_what_it_gives(logits: list[float]) -> None:
-    output = ClassOutput("y", 3, Activation.SOFTMAX)
+    output = ClassScores("y", 3, Activation.SOFTMAX)
     for index in range(3):
-        slope = output.slope(np.array([logits], np.float32), index)
+        slope = output.log_probability_vjp(np.array([logits], np.float32), index)
         assert slope.sum() == pytest.approx(0, abs=1e-6)
         assert (np.delete(slope, index) <= 0).all()
 
 
 def test_the_slope_of_half_precision_is_taken_in_single() -> None:
     raw = LOGITS.astype(np.float16)
-    output = ClassOutput("y", 4, Activation.SOFTMAX)
-    assert output.slope(raw, 0).dtype == np.float32
-    np.testing.assert_allclose(output.slope(raw, 0), output.slope(LOGITS, 0), atol=1e-3)
+    output = ClassScores("y", 4, Activation.SOFTMAX)
+    assert output.log_probability_vjp(raw, 0).dtype == np.float32
+    np.testing.assert_allclose(
+        output.log_probability_vjp(raw, 0), output.log_probability_vjp(LOGITS, 0), atol=1e-3
+    )
 
 
 def test_large_logits_do_not_overflow() -> None:
-    output = ClassOutput("y", 3, Activation.SOFTMAX)
+    output = ClassScores("y", 3, Activation.SOFTMAX)
     np.testing.assert_allclose(output.probabilities(np.array([[1e5, 0, 1e5]])), [[0.5, 0, 0.5]])
 
 
@@ -221,8 +222,8 @@ def test_a_quantised_softmax_is_read_by_its_scale_and_zero_point(graph: GraphMak
 
 
 def test_a_probability_that_rounds_to_zero_still_has_a_slope() -> None:
-    output = ClassOutput("y", 2, Activation.PROBABILITY, Quantisation(1 / 256))
-    slope = output.slope(np.array([[0, 255 / 256], [1 / 256, 1]], np.float32), 0)
+    output = ClassScores("y", 2, Activation.PROBABILITY, Quantisation(1 / 256))
+    slope = output.log_probability_vjp(np.array([[0, 255 / 256], [1 / 256, 1]], np.float32), 0)
     np.testing.assert_allclose(slope, [[512, 0], [256, 0]])  # half a step stands for zero
 
 
@@ -241,7 +242,7 @@ def test_bytes_without_a_graph_are_shares_of_255() -> None:
 @pytest.mark.parametrize(
     ("raw", "says"),
     [
-        (np.array([[207]], np.int64), "class indices, not scores.*--output"),
+        (np.array([[207]], np.int64), "class indices, not scores.*output="),
         (np.array([[1, 2, 3]], np.int32), "class indices"),
         (np.zeros((1, 4420, 2), np.float32), "not one score for each class"),
         (np.zeros((1, 21, 8, 8), np.float32), "not one score for each class"),
@@ -300,7 +301,7 @@ def test_equal_shares_go_by_index() -> None:
         ("1000", None, "out of range"),
         ("top:0", LABELS, "has 4 classes"),
         ("top:5", LABELS, "has 4 classes"),
-        ("crane", None, "--labels FILE"),
+        ("crane", None, "labels=FILE"),
         ("crain", LABELS, "nearest.*crane"),
         ("hound", LABELS, "several"),
         ("", LABELS, "no label"),

@@ -13,7 +13,7 @@ from torch import nn
 from ibisa_exporters.distillation.answers import Answers
 from ibisa_exporters.distillation.scores import floored, log_probabilities
 from ibisa_onnx.metrics.correlation import pearson, rank_correlation
-from ibisa_onnx.targets.classification import ClassOutput
+from ibisa_onnx.targets.class_scores import ClassScores
 
 LEAST_CORRELATION, LEAST_TOP1 = 0.95, 0.6
 """What a certificate asks for: see docs/distillation.md for what maps are worth from there on."""
@@ -63,21 +63,21 @@ class Agreement:
         )
 
 
-def agreement(student: nn.Module, held: Sequence[Answers], output: ClassOutput) -> Agreement:
+def agreement(student: nn.Module, held_out: Sequence[Answers], reading: ClassScores) -> Agreement:
     """Measure the agreement on answers that the student was not fitted to."""
     same, linear, ranked = [], [], []
-    for answers in held:
+    for answers in held_out:
         found, wanted = _scores(student, answers), torch.from_numpy(answers.scores)
         same.append(float((found.argmax(1) == wanted.argmax(1)).float().mean()))
         logs = [
-            floored(log_probabilities(each, output), output)[:, answers.index].numpy()
+            floored(log_probabilities(each, reading), reading)[:, answers.index].numpy()
             for each in (found, wanted)
         ]
         if logs[1].std() > _STILL:
             linear.append(pearson(*logs))
             ranked.append(rank_correlation(*logs))
-    masks = min(len(answers.masks) for answers in held)
-    return Agreement(len(held), masks, _mean(same), _mean(linear), _mean(ranked))
+    masks = min(len(answers.masks) for answers in held_out)
+    return Agreement(len(held_out), masks, _mean(same), _mean(linear), _mean(ranked))
 
 
 def _scores(student: nn.Module, answers: Answers) -> torch.Tensor:

@@ -1,8 +1,8 @@
-"""What the deployed model says of masked pictures: the questions, and its answers to them.
+"""What the deployed model answers to masked pictures: the masks, and its scores at them.
 
-The masks are of the kinds that explanations ask about, on the bottleneck's own grid: the samples of
-IBISA's ten steps, which lean on smooth logits and show stripes of them, and the smooth random masks
-of `forward-only` with their complements. Only forward passes are made here.
+The masks are of the kinds that explanations ask about, on the same grid: the samples of IBISA's ten
+steps, which lean on smooth logits and show stripes of them, and the smooth random masks of
+`forward-only` with their complements. Only forward passes are made here.
 """
 
 from __future__ import annotations
@@ -13,28 +13,31 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ibisa_onnx.methods.ibisa.optimizer import Options, wave_amplitudes
+from ibisa_onnx.gradients.masked_images import Floats, MaskedImages
+from ibisa_onnx.methods.ibisa.optimizer import amplitudes
+from ibisa_onnx.methods.ibisa.options import Options
 from ibisa_onnx.methods.ibisa.random_masks import smooth_masks
-from ibisa_onnx.methods.masking import Bottleneck, Floats, grid_shape, plane_waves, sample, smooth
-from ibisa_onnx.methods.problem import Case
-from ibisa_onnx.targets.classification import check_scores
+from ibisa_onnx.methods.masking import grid_shape, plane_waves, sample, smooth
+from ibisa_onnx.methods.problem import Problem
+from ibisa_onnx.targets.class_scores import check_scores
+from ibisa_onnx.targets.classification import ClassObjective
 
 _BATCH = 8
 _CELLS = (5, 7, 9)  # of the random masks' own grids, as forward-only has them
 _DEEPEST, _HIGHEST = -4.0, 3.0  # logits on the whole, from all but hidden to all but whole
 _LEAST = 1e-6  # deviation, of a field of one cell
-_TILTS = np.linspace(0, np.pi / 5, 8, endpoint=False)  # few, for the designs are kept
+_ANGLES = np.linspace(0, np.pi / 5, 8, endpoint=False)  # few, for the designs are kept
 _CONTRAST = 2.5  # how far logits of one mask lie apart, in standard deviations
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Answers:
-    """A picture under masks, and what the deployed model said each time.
+    """The deployed model's answers to a picture under masks.
 
     Attributes
     ----------
-    bottleneck
-        The picture and its baseline in model space.
+    masked
+        The picture and its baseline, [1, C, H, W] in model space.
     index
         The class that was predicted for the untouched picture.
     masks
@@ -43,14 +46,14 @@ class Answers:
         float32 [M, K], the output's reals.
     """
 
-    bottleneck: Bottleneck
+    masked: MaskedImages
     index: int
     masks: npt.NDArray[np.float16]
     scores: Floats
 
     def images(self, chosen: npt.NDArray[np.intp] | slice) -> Floats:
         """Return the picture under some of the masks, float32 [n, C, H, W]."""
-        return self.bottleneck.through(self.masks[chosen].astype(np.float32))
+        return self.masked.through(self.masks[chosen].astype(np.float32))
 
 
 def draw_masks(
@@ -83,19 +86,29 @@ def _step_mask(rng: np.random.Generator, shape: tuple[int, int], options: Option
     logits = rng.uniform(_DEEPEST, _HIGHEST) + rng.uniform(0, _CONTRAST) * field / (
         field.std() + _LEAST
     )
-    waves = plane_waves(options.steps, shape, options.frequency, float(rng.choice(_TILTS)))
+    waves = plane_waves(options.steps, shape, options.wave_frequency, float(rng.choice(_ANGLES)))
     step = int(rng.integers(len(waves)))
-    noise = wave_amplitudes(options)[step] * waves[step]
+    noise = amplitudes(options)[step] * waves[step]
     noise = noise + options.noise * rng.logistic(size=shape)
     return sample(logits.astype(np.float32), noise.astype(np.float32), options.temperature)
 
 
-def ask(case: Case, masks: Floats) -> Answers:
+def predicted_class(problem: Problem) -> ClassObjective:
+    """Return the objective of a problem, which is the class predicted for its picture."""
+    objective = problem.row.objective
+    assert isinstance(objective, ClassObjective)
+    return objective
+
+
+def ask(problem: Problem, masks: Floats) -> Answers:
     """Ask the deployed model about a picture under masks [M, 1, h, w]."""
-    scores = []
+    objective, scores = predicted_class(problem), []
+    reading = objective.reading
     for begin in range(0, len(masks), _BATCH):
-        block = masks[begin : begin + _BATCH]
-        raw = case.model.run(case.bottleneck.through(block), [case.output.name])[case.output.name]
-        check_scores(case.output.name, raw)
-        scores.append(case.output.scores(raw).astype(np.float32))
-    return Answers(case.bottleneck, case.index, masks.astype(np.float16), np.concatenate(scores))
+        images = problem.masked.through(masks[begin : begin + _BATCH])
+        raw = problem.model.run(images, [reading.name], problem.passes)[reading.name]
+        check_scores(reading.name, raw)
+        scores.append(reading.scores(raw).astype(np.float32))
+    return Answers(
+        problem.masked, objective.index, masks.astype(np.float16), np.concatenate(scores)
+    )

@@ -13,17 +13,17 @@ import torch
 from torch import nn
 
 from ibisa_exporters.distillation.agreement import agreement
-from ibisa_exporters.distillation.answers import Answers, ask
+from ibisa_exporters.distillation.answers import Answers, ask, predicted_class
 from ibisa_exporters.distillation.distilled import Distilled
 from ibisa_exporters.distillation.fitting import Budget, fit
-from ibisa_exporters.distillation.practice import practice_masks, practise
-from ibisa_exporters.distillation.questions import Course, Question, plan
+from ibisa_exporters.distillation.on_policy import masks_per_picture, on_policy
 from ibisa_exporters.distillation.settings import RATES, Settings
 from ibisa_exporters.distillation.students import OwnGraph, SmallNet
+from ibisa_exporters.distillation.training_plan import MaskedPicture, plan_training
 from ibisa_onnx.errors import OptionError, UnsupportedOperatorError
-from ibisa_onnx.methods.ibisa.optimizer import Options
-from ibisa_onnx.methods.problem import Case
-from ibisa_onnx.targets.classification import ClassOutput
+from ibisa_onnx.methods.ibisa.options import Options
+from ibisa_onnx.methods.problem import Problem
+from ibisa_onnx.targets.class_scores import ClassScores
 
 if TYPE_CHECKING:
     from ibisa_onnx import Explainer
@@ -60,127 +60,141 @@ def distil(
         a small network is to be fitted for no epoch.
     """
     settings = settings or Settings()
-    model, before = explainer.model, explainer.model.passes.snapshot()
-    cases = _cases(explainer, images, progress)
-    kind, reason, student = _student(cases[0], settings)
+    problems = _problems(explainer, images, progress)
+    kind, reason, student = _student(problems[0], settings)
     epochs = settings.epochs_of(kind)
-    course = plan(
-        cases,
+    plan = plan_training(
+        problems,
         explainer.options,
         masks=settings.masks if epochs else 0,
         held_out=settings.held_out,
         seed=settings.seed,
     )
-    rng = np.random.default_rng(settings.seed)
-    task = _Task(cases[0].output, explainer.options, settings, progress, rng)
+    run = _Run(
+        student,
+        kind,
+        predicted_class(problems[0]).reading,
+        explainer.options,
+        settings,
+        progress,
+        np.random.default_rng(settings.seed),
+    )
     student.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    steps = _teach(student, kind, course, epochs, task) if epochs else 0
+    steps = run.train(plan.training, epochs) if epochs else 0
     student.eval()
-    seen = agreement(student, task.ask("judging", course.seen), task.output)
-    others = task.ask("judging by others", course.unseen)
-    unseen = agreement(student, others, task.output) if others else None
+    seen = agreement(student, run.ask("evaluating", plan.seen), run.reading)
+    unseen = run.ask("evaluating on held-out pictures", plan.unseen)
+    model = explainer.model
     return Distilled(
         student=student,
-        shape=_shape(cases[0]),
+        shape=_shape(problems[0]),
         model=model.label,
         sha256=model.sha256,
         graph_sha256=model.graph_sha256,
         kind=kind,
         reason=reason,
         seen=seen,
-        unseen=unseen,
-        queries=model.passes.since(before).forward,
+        unseen=agreement(student, unseen, run.reading) if unseen else None,
+        queries=sum(spent.forward for problem in problems for spent in problem.spent()),
         steps=steps,
     )
 
 
-def _cases(explainer: Explainer, images: Sequence[Image], progress: Progress) -> list[Case]:
+def _problems(explainer: Explainer, images: Sequence[Image], progress: Progress) -> list[Problem]:
     """Ask the model about each untouched picture."""
     if not images:
         raise OptionError("there is no picture; give some such as will be explained")
-    cases = []
+    problems = []
     for number, image in enumerate(images, 1):
-        cases.append(explainer.question(image).case)
+        problems.append(explainer.problem(image))
         progress("reading", number, len(images))
-    cases[0].see_whether_images_mix()
-    if len({_shape(case) for case in cases}) > 1:
-        raise OptionError("the pictures reach the model in several sizes; give one with --size")
+    problems[0].check_batch_independence()
+    if len({_shape(problem) for problem in problems}) > 1:
+        raise OptionError("the pictures reach the model in several sizes; give one with size=")
     # How the output is read may have been guessed from the first, and corrected by a later one.
-    return [replace(case, output=cases[-1].output) for case in cases]
+    reading = predicted_class(problems[-1]).reading
+    return [_read_as(reading, problem) for problem in problems]
 
 
-def _shape(case: Case) -> tuple[int, int, int]:
-    _, channels, height, width = case.bottleneck.image.shape
+def _read_as(reading: ClassScores, problem: Problem) -> Problem:
+    """Return the same problem with the output read in that way."""
+    objective = replace(predicted_class(problem), reading=reading)
+    return replace(problem, rows=(replace(problem.row, objective=objective),))
+
+
+def _shape(problem: Problem) -> tuple[int, int, int]:
+    _, channels, height, width = problem.image.shape
     return channels, height, width
 
 
-def _student(case: Case, settings: Settings) -> tuple[str, str, nn.Module]:
+def _student(problem: Problem, settings: Settings) -> tuple[str, str, nn.Module]:
     """Return the kind of student, why it is not the deployed graph, and the student itself."""
     why = "a small network was asked for"
     if settings.student != "small":
         try:
-            return "own", "", OwnGraph(case)
+            return "own", "", OwnGraph(problem)
         except UnsupportedOperatorError as error:
             if settings.student == "own":
                 raise
             why = str(error)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(settings.seed)  # the CPU's alone
-        return "small", why, SmallNet(_shape(case), case.output)
-
-
-def _teach(student: nn.Module, kind: str, course: Course, epochs: int, task: _Task) -> int:
-    """Fit a student in two parts, by lessons and by practice; return the steps that took."""
-    lessons = task.ask("asking", course.lessons)
-    if isinstance(student, SmallNet):
-        student.prepare(lessons, task.output)
-    first = epochs - epochs // 2
-    steps = task.fit("fitting", student, lessons, kind, first)
-    if epochs > first:
-        told = partial(task.progress, "practising")
-        practice = practise(student, task.some(course.lessons), task.options, told)
-        lessons += task.ask("asking again", practice)
-        steps += task.fit("fitting again", student, lessons, kind, epochs - first)
-    return steps
+        return "small", why, SmallNet(_shape(problem), predicted_class(problem).reading)
 
 
 @dataclass(frozen=True)
-class _Task:
-    """What all parts of the work need to know."""
+class _Run:
+    """One distillation: a student, and what all its stages need to know."""
 
-    output: ClassOutput
+    student: nn.Module
+    kind: str
+    reading: ClassScores
     options: Options
     settings: Settings
     progress: Progress
     rng: np.random.Generator
 
-    def ask(self, what: str, questions: Sequence[Question]) -> list[Answers]:
-        """Ask the deployed model."""
-        total, done = sum(len(question.masks) for question in questions), 0
+    def train(self, training: Sequence[MaskedPicture], epochs: int) -> int:
+        """Fit the student to the training set, then with on-policy masks in it; return the steps.
+
+        Each of the two fits has half of the epochs and of the time.
+        """
+        answers = self.ask("asking", training)
+        if isinstance(self.student, SmallNet):
+            self.student.prepare(answers, self.reading)
+        first = epochs - epochs // 2
+        steps = self._fit("fitting", answers, first)
+        if epochs > first:
+            told = partial(self.progress, "explaining by the student")
+            pictures = on_policy(self.student, self._some(training), self.options, told)
+            answers += self.ask("asking again", pictures)
+            steps += self._fit("fitting again", answers, epochs - first)
+        return steps
+
+    def ask(self, what: str, pictures: Sequence[MaskedPicture]) -> list[Answers]:
+        """Ask the deployed model about masked pictures."""
+        total, done = sum(len(picture.masks) for picture in pictures), 0
         answers = []
-        for question in questions:
-            answers.append(ask(question.case, question.masks))
-            done += len(question.masks)
+        for picture in pictures:
+            answers.append(ask(picture.problem, picture.masks))
+            done += len(picture.masks)
             self.progress(what, done, total)
         return answers
 
-    def some(self, lessons: Sequence[Question]) -> list[Case]:
-        """Choose what to practise by, so that it is a fifth of all that is taught."""
-        images = sum(len(question.masks) for question in lessons)
-        count = math.ceil(images / 4 / practice_masks(self.options))
-        chosen = self.rng.permutation(len(lessons))[:count]
-        return [lessons[number].case for number in sorted(chosen)]
+    def _some(self, training: Sequence[MaskedPicture]) -> list[Problem]:
+        """Choose the pictures of on-policy masks, so that these are a fifth of the training set."""
+        images = sum(len(picture.masks) for picture in training)
+        count = math.ceil(images / 4 / masks_per_picture(self.options))
+        chosen = self.rng.permutation(len(training))[:count]
+        return [training[number].problem for number in sorted(chosen)]
 
-    def fit(
-        self, what: str, student: nn.Module, lessons: Sequence[Answers], kind: str, epochs: int
-    ) -> int:
-        """Fit a student; each of two parts has half of the time."""
+    def _fit(self, what: str, answers: Sequence[Answers], epochs: int) -> int:
         minutes = self.settings.minutes
         return fit(
-            student,
-            lessons,
-            self.output,
-            rate=RATES[kind],
+            self.student,
+            answers,
+            self.reading,
+            rate=RATES[self.kind],
             budget=Budget(epochs, 30 * minutes if minutes else math.inf),
             rng=self.rng,
             progress=partial(self.progress, what),

@@ -94,11 +94,11 @@ class Distilled:
             return (
                 f"{self.model} answers the same under every mask of {which}, so that nothing can "
                 "be learned from them; give pictures of which it is sure, and see that it gets "
-                "them as it expects (--preprocess)"
+                "them as it expects (preprocessing=)"
             )
-        more = "more pictures, --masks or --epochs" if self.steps else "--epochs to fit it"
+        more = "more pictures, masks= or epochs=" if self.steps else "epochs= to fit it"
         agrees = f"the surrogate agrees too little with {self.model}: {self.figures}"
-        return f"{agrees}; give {more}, or --force"
+        return f"{agrees}; give {more}"
 
     def to_bytes(self) -> bytes:
         """Return the content of its `.pt2` file; the student is on the CPU after that, at rest."""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ibisa_exporters.distillation.answers import Answers
 from ibisa_exporters.distillation.scores import cross_entropy, floored, log_probabilities
 from ibisa_onnx.errors import GradientError
-from ibisa_onnx.targets.classification import ClassOutput
+from ibisa_onnx.targets.class_scores import ClassScores
 
 _PICTURES, _MASKS = 4, 8  # in a batch
 _WARM_UP = 0.1  # of the fit
@@ -39,7 +39,7 @@ class Budget:
 def fit(
     student: nn.Module,
     answers: Sequence[Answers],
-    output: ClassOutput,
+    reading: ClassScores,
     *,
     rate: float,
     budget: Budget,
@@ -57,7 +57,7 @@ def fit(
     """
     steps = budget.epochs * math.ceil(sum(len(a.masks) for a in answers) / (_PICTURES * _MASKS))
     device = next(each.device for each in student.parameters())
-    objective = _Objective(answers, output, device)
+    loss_of = _Loss(answers, reading, device)
     optimiser = torch.optim.AdamW(student.parameters(), rate, weight_decay=1e-2)
     begin = time.perf_counter()
     student.train()
@@ -67,7 +67,7 @@ def fit(
             return step
         for group in optimiser.param_groups:
             group["lr"] = rate * _share(spent)
-        loss = objective(student, rng)
+        loss = loss_of(student, rng)
         if not loss.isfinite():
             raise GradientError("the fit of the student failed: its loss is no number; change seed")
         optimiser.zero_grad()
@@ -85,24 +85,24 @@ def _share(spent: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (spent - _WARM_UP) / (1 - _WARM_UP)))
 
 
-class _Objective:
+class _Loss:
     """The loss of a student on a random batch of answers."""
 
     def __init__(
-        self, answers: Sequence[Answers], output: ClassOutput, device: torch.device
+        self, answers: Sequence[Answers], reading: ClassScores, device: torch.device
     ) -> None:
-        self._answers, self._output, self._device = answers, output, device
+        self._answers, self._reading, self._device = answers, reading, device
         counts = np.array([len(each.masks) for each in answers])
         self._weights = counts / counts.sum()
         of_class = [
-            floored(self._logs(each), output)[:, each.index].var(correction=0) for each in answers
+            floored(self._logs(each), reading)[:, each.index].var(correction=0) for each in answers
         ]
         self._variance = max(float(torch.stack(of_class).mean()), _LEAST_VARIANCE)
 
     def __call__(self, student: nn.Module, rng: np.random.Generator) -> Tensor:
         images, logs, classes = self._batch(rng)
-        found = log_probabilities(student(images), self._output)
-        return cross_entropy(found, logs, self._output) + self._differences(found, logs, classes)
+        found = log_probabilities(student(images), self._reading)
+        return cross_entropy(found, logs, self._reading) + self._differences(found, logs, classes)
 
     def _batch(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Draw images [N, C, H, W], log-probabilities [N, K], and each picture's class [P]."""
@@ -120,13 +120,13 @@ class _Objective:
 
     def _logs(self, answers: Answers, chosen: npt.NDArray[np.intp] | slice = slice(None)) -> Tensor:
         """Return the deployed model's log-probabilities of a picture under masks [n, K]."""
-        return log_probabilities(torch.from_numpy(answers.scores[chosen]), self._output)
+        return log_probabilities(torch.from_numpy(answers.scores[chosen]), self._reading)
 
     def _differences(self, found: Tensor, logs: Tensor, classes: Tensor) -> Tensor:
         """Return the variance of the error over one picture's masks, over that of the answers."""
         place = classes.repeat_interleave(len(found) // len(classes))[:, None]
         of_class = [
-            floored(each, self._output).gather(1, place).reshape(len(classes), -1)
+            floored(each, self._reading).gather(1, place).reshape(len(classes), -1)
             for each in (found, logs)
         ]
         return (of_class[0] - of_class[1]).var(1).mean() / self._variance

@@ -51,12 +51,12 @@ class GraphModule(nn.Module):
         graph = Graph(model, output)
         if graph.opsets[""] < OLDEST_OPSET:
             raise UnsupportedOperatorError(f"opset {graph.opsets['']} is not covered")
-        twin = dequantise(graph, input)
-        if twin.refused or (twin.graph.output == output and twin.input != input):
+        real = dequantise(graph, input)
+        if real.refused or (real.graph.output == output and real.input != input):
             raise UnsupportedOperatorError(f"{output} has no real counterpart")
-        self._input, self._output = twin.input, twin.graph.output
+        self._input, self._output = real.input, real.graph.output
         self._names: dict[str, str] = {}
-        graph = twin.graph
+        graph = real.graph
         nodes = [n for n in graph.nodes if not graph.constants.issuperset(filter(None, n.outputs))]
         nodes = [n for n in nodes if self._input not in n.outputs]
         known = {self._input, *(node.outputs[0] for node in nodes)}

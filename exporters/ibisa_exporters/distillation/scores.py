@@ -8,45 +8,45 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ibisa_onnx.targets.classification import Activation, ClassOutput
+from ibisa_onnx.targets.class_scores import Activation, ClassScores
 
 _FAINTEST = 1e-4  # what is less likely is not told apart; an 8-bit output cannot anyway
 _TINY = 1e-12
 _EXCLUSIVE = (Activation.SOFTMAX, Activation.LOG, Activation.PROBABILITY)
 
 
-def log_probabilities(scores: Tensor, output: ClassOutput) -> Tensor:
-    """Return scores [N, K], as `output` reads its reals, as log-probabilities (nats) [N, K]."""
-    if output.activation is Activation.SOFTMAX:
+def log_probabilities(scores: Tensor, reading: ClassScores) -> Tensor:
+    """Return scores [N, K], as the output's reals, as log-probabilities (nats) [N, K]."""
+    if reading.activation is Activation.SOFTMAX:
         return functional.log_softmax(scores, 1)
-    if output.activation is Activation.LOG:
+    if reading.activation is Activation.LOG:
         return scores
-    if output.activation is Activation.SIGMOID_LOGIT:
+    if reading.activation is Activation.SIGMOID_LOGIT:
         return functional.logsigmoid(scores)
     return scores.clamp(min=_TINY).log()
 
 
-def floored(logs: Tensor, output: ClassOutput) -> Tensor:
+def floored(logs: Tensor, reading: ClassScores) -> Tensor:
     """Return log(p + e): log-probabilities that level off where p is too faint to be told."""
-    step = 0.0 if output.quantisation is None else output.quantisation.scale / 2
-    probability = output.activation in (Activation.PROBABILITY, Activation.SIGMOID)
+    step = 0.0 if reading.quantisation is None else reading.quantisation.scale / 2
+    probability = reading.activation in (Activation.PROBABILITY, Activation.SIGMOID)
     faintest = max(_FAINTEST, step) if probability else _FAINTEST
     return torch.logaddexp(logs, torch.full_like(logs[..., :1], math.log(faintest)))
 
 
-def cross_entropy(student: Tensor, deployed: Tensor, output: ClassOutput) -> Tensor:
+def cross_entropy(student: Tensor, deployed: Tensor, reading: ClassScores) -> Tensor:
     """Return the mean cross-entropy (nats) of two sets of log-probabilities [N, K]."""
     wanted = deployed.exp()
     each = wanted * student
-    if output.activation not in _EXCLUSIVE:
+    if reading.activation not in _EXCLUSIVE:
         each = each + (1 - wanted) * torch.log1p(-student.exp().clamp(max=1 - 1e-6))
     return -each.sum(1).mean()
 
 
-def usual_logits(logs: Tensor, output: ClassOutput) -> Tensor:
+def usual_logits(logs: Tensor, reading: ClassScores) -> Tensor:
     """Return logits [K] that stand for the mean of log-probabilities [N, K]."""
-    if output.activation in _EXCLUSIVE:
-        return floored(logs, output).mean(0)
+    if reading.activation in _EXCLUSIVE:
+        return floored(logs, reading).mean(0)
     return torch.logit(logs.exp().mean(0), _FAINTEST)
 
 

@@ -23,13 +23,12 @@ class Settings:
         "own", the deployed file's own graph; "small", a small network that knows nothing yet;
         "auto": the former where it can be had.
     masks
-        Questions about each picture that the student is fitted to; a quarter as many are asked
-        about its mirror image.
+        Of each picture in the training set; a quarter as many are put on its mirror image.
     held_out
         Share of the pictures that the student is not fitted to, but judged by. 0: it is judged by
         other masks of the same pictures alone.
     epochs
-        Times over all answers; None: 12, and none for the deployed graph itself, which is then
+        Times over the training set; None: 12, and none for the deployed graph itself, which is then
         judged as it is. A small network needs one.
     minutes
         The most that the fit takes; None: as long as the epochs take. Without it the student is

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ibisa_exporters.distillation.answers import Answers
+from ibisa_exporters.distillation.answers import Answers, predicted_class
 from ibisa_exporters.distillation.graph_module import GraphModule
 from ibisa_exporters.distillation.scores import from_logits, log_probabilities, usual_logits
 from ibisa_onnx.errors import UnsupportedOperatorError
-from ibisa_onnx.methods.problem import Case
+from ibisa_onnx.methods.problem import Problem
 from ibisa_onnx.models.onnx_session import DeployedModel
 from ibisa_onnx.models.signature import Layout
-from ibisa_onnx.targets.classification import ClassOutput
+from ibisa_onnx.targets.class_scores import ClassScores
 
 _LEAST_STD = 1e-6
 _MIXED = 1e-3  # by how much, relatively, scores differ beside another image
@@ -34,8 +34,8 @@ _CELLS = 14  # on the shorter side of the small network's last features
 class OwnGraph(nn.Module):
     """The deployed graph: images float32 [N, C, H, W] to the output's reals [N, K]."""
 
-    def __init__(self, case: Case) -> None:
-        """Read the graph, and run it on the case's image.
+    def __init__(self, problem: Problem) -> None:
+        """Read the graph, and run it on the problem's image.
 
         Raises
         ------
@@ -43,7 +43,7 @@ class OwnGraph(nn.Module):
             There is no graph, something in it has no counterpart in torch, or it mixes images.
         """
         super().__init__()
-        model, output = case.model, case.output
+        model, reading = problem.model, predicted_class(problem).reading
         from onnx.external_data_helper import load_external_data_for_model
 
         proto = model.proto()
@@ -52,10 +52,10 @@ class OwnGraph(nn.Module):
         if model.folder is not None:
             load_external_data_for_model(proto, str(model.folder))
         # Not `graph`, which torch.export's own modules have.
-        self.network = GraphModule(proto, model.image.name, output.name)
+        self.network = GraphModule(proto, model.image.name, reading.name)
         self._last = model.image.layout is Layout.NHWC
-        self._quantisation = output.quantisation
-        self._try(torch.from_numpy(case.bottleneck.image))
+        self._quantisation = reading.quantisation
+        self._try(torch.from_numpy(problem.image))
 
     def _try(self, image: Tensor) -> None:
         """See that it runs, and says the same of an image [1, C, H, W] beside another."""
@@ -87,10 +87,10 @@ class SmallNet(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, shape: tuple[int, int, int], output: ClassOutput) -> None:
+    def __init__(self, shape: tuple[int, int, int], reading: ClassScores) -> None:
         super().__init__()
         channels, height, width = shape
-        self._activation = output.activation
+        self._activation = reading.activation
         self.register_buffer("mean", torch.zeros(channels, 1, 1))
         self.register_buffer("std", torch.ones(channels, 1, 1))
         side, planes = min(height, width), _PLANES
@@ -109,20 +109,20 @@ class SmallNet(nn.Module):
         cells = grid[0] * grid[1]
         self.pool = nn.Parameter((1 + _UNEVEN * torch.randn(planes, cells, _POOLS)) / cells)
         self.mix = nn.ModuleList([_Mix(planes) for _ in range(3)])
-        self.classify = nn.Linear(_POOLS * planes, output.classes)
+        self.classify = nn.Linear(_POOLS * planes, reading.classes)
 
-    def prepare(self, answers: Sequence[Answers], output: ClassOutput) -> None:
+    def prepare(self, answers: Sequence[Answers], reading: ClassScores) -> None:
         """Take over what is usual: the colours of pictures, and the mean of answers."""
-        colours = np.stack([each.bottleneck.image[0] for each in answers])
+        colours = np.stack([each.masked.images[0] for each in answers])
         logs = log_probabilities(
-            torch.from_numpy(np.concatenate([each.scores for each in answers])), output
+            torch.from_numpy(np.concatenate([each.scores for each in answers])), reading
         )
         with torch.no_grad():
             self.mean.copy_(torch.from_numpy(colours.mean((0, 2, 3))).reshape(self.mean.shape))
             self.std.copy_(
                 torch.from_numpy(colours.std((0, 2, 3)) + _LEAST_STD).reshape(self.std.shape)
             )
-            self.classify.bias.copy_(usual_logits(logs, output))
+            self.classify.bias.copy_(usual_logits(logs, reading))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the output's reals [N, K] of images [N, C, H, W]."""

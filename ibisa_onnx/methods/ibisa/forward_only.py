@@ -1,11 +1,11 @@
 """`forward-only`: what each cell does to the score, estimated from forward passes alone.
 
 The model is asked about the whole picture and about none of it, and then about smooth random masks,
-each with its complement; the scores are regressed on the masks (`regression.py`). Masks are drawn
-in ten rounds, from coarse to fine. From the second round on each leans towards a draw from the
-posterior of the effects w (Thompson sampling): where much is known, towards what matters, so that a
-mask shows most of it and its complement most of the rest, and whether a part is needed is asked
-where the others are there; where little is known, anywhere.
+each with its complement; the scores are regressed on the masks (`gaussian_process.py`). Masks are
+drawn in ten rounds, from coarse to fine. From the second round on each leans towards a draw from
+the posterior of the effects w (Thompson sampling): where much is known, towards what matters, so
+that a mask shows most of it and its complement most of the rest, and whether a part is needed is
+asked where the others are there; where little is known, anywhere.
 
 The fitted surrogate is differentiable, and linear, so that the minimum of IBISA's objective is
 known in closed form:
@@ -25,9 +25,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from ibisa_onnx.gradients.masked_images import Floats, MaskedImages
 from ibisa_onnx.methods.ibisa.gaussian_process import PRIORS, Array, Posterior, regress
 from ibisa_onnx.methods.ibisa.random_masks import smooth_masks
-from ibisa_onnx.methods.masking import Bottleneck, Floats, grid_shape, sigmoid
+from ibisa_onnx.methods.masking import grid_shape, sigmoid
 
 Query = Callable[[npt.NDArray[np.float32]], Array]
 """Images float32 [N, C, H, W] in model space to the target's probability [N]."""
@@ -78,7 +79,7 @@ class Estimate:
 
 def estimates(
     query: Query,
-    bottleneck: Bottleneck,
+    masked: MaskedImages,
     budget: int,
     rng: np.random.Generator,
     *,
@@ -92,7 +93,7 @@ def estimates(
     ----------
     query
         The model, as the target's probability.
-    bottleneck
+    masked
         Image and baseline.
     budget
         Forward passes to spend; rounded down to an even number, at least 4.
@@ -110,7 +111,7 @@ def estimates(
     Estimate
         After each round.
     """
-    evidence = _Evidence(query, bottleneck, max(1, batch // 2))
+    evidence = _Evidence(query, masked, max(1, batch // 2))
     rounds = _rounds(max(2, budget // 2) // multiple)
     for place, units in enumerate(rounds):
         cells = round(_COARSEST + (_FINEST - _COARSEST) * place / max(1, len(rounds) - 1))
@@ -125,26 +126,26 @@ class _Evidence:
     """Masks and the scores that they got, `pairs` of them in one query."""
 
     query: Query
-    bottleneck: Bottleneck
+    masked: MaskedImages
     pairs: int
     masks: list[Floats] = field(default_factory=list)
     scores: list[Array] = field(default_factory=list)
     posterior: Posterior | None = None
 
     def __post_init__(self) -> None:
-        self.shape = grid_shape(*self.bottleneck.size, _CELLS)
-        self.contrast = _contrast(self.bottleneck, self.shape)
+        self.shape = grid_shape(*self.masked.size, _CELLS)
+        self.contrast = _contrast(self.masked, self.shape)
 
     def gather(
         self, rng: np.random.Generator, count: int, cells: int, over: Callable[[], bool]
     ) -> bool:
         """Ask about `count` pairs that lean towards what is known; False where it was cut short."""
-        tilts = None if self.posterior is None else _leaning(self.posterior.draw(rng, count))
-        asked, size = 0, self.bottleneck.size
-        for mask in smooth_masks(rng, count, size, self.pairs, cells=cells, tilts=tilts):
+        lean = None if self.posterior is None else _leaning(self.posterior.draw(rng, count))
+        asked, size = 0, self.masked.size
+        for mask in smooth_masks(rng, count, size, self.pairs, cells=cells, lean=lean):
             if not self.masks:
                 mask[0] = 1  # the whole picture, and none of it: what all effects add up to
-            answers = self.query(self.bottleneck.through(np.concatenate([mask, 1 - mask])))
+            answers = self.query(self.masked.through(np.concatenate([mask, 1 - mask])))
             self.scores.append(np.asarray(answers, np.float64).reshape(2, -1).T)
             self.masks += [_shrunk(each, self.shape) for each in mask[:, 0]]
             asked += len(mask)
@@ -158,13 +159,13 @@ class _Evidence:
         return asked == count
 
 
-def _contrast(bottleneck: Bottleneck, shape: tuple[int, int]) -> Array:
+def _contrast(masked: MaskedImages, shape: tuple[int, int]) -> Array:
     """How much hiding each cell changes the image, [h, w] in 0..1.4, about 1 where as usual.
 
     That is the root mean square of image less baseline around it, over that of all cells, but
     levelled off: what stands out most is not needed most.
     """
-    squared = ((bottleneck.image - bottleneck.baseline)[0] ** 2).mean(0)
+    squared = ((masked.images - masked.baselines)[0] ** 2).mean(0)
     around = cv2.GaussianBlur(_shrunk(squared, shape).astype(np.float64), (0, 0), _POOLED)
     mean = float(around.mean())
     relative = np.sqrt(around / mean) + _FAINTEST if mean > 0 else np.ones(shape)

@@ -36,7 +36,7 @@ _NOTHING = 1e-4  # of the largest score: masks that change it by no more tell no
 
 @dataclass(frozen=True, order=True)
 class Prior:
-    """What is believed of the effects beforehand.
+    """The prior of the effects.
 
     `length` is how far they stay alike, as a fraction of the longer side; `power` that of the
     contrast to which they are proportional.
@@ -86,7 +86,7 @@ class Posterior:
         """Effects as likely as any, [count, h, w].
 
         The same numbers are drawn whatever the scores are: where these differ by little, as those
-        of another batch or of an 8-bit twin, so do the effects.
+        of another batch or of an 8-bit counterpart, so do the effects.
         """
         shares, white = rng.random(count), rng.standard_normal((count, *self.mean.shape))
         noise = rng.standard_normal((count, len(self.fits[0].masks)))

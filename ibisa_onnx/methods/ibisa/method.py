@@ -1,220 +1,323 @@
-"""One answer to one picture: its keep-probability found, by gradients or without.
-
-Between the algorithm (`ibisa`, `gradients.forward_only`) and the public face (`explainer`), which
-prepares the picture and reports the result.
-"""
+"""IBISA as a method: its gradient checked, steps taken or queries made, and the map checked."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from ibisa_onnx.errors import NonFiniteGradientError
-from ibisa_onnx.explanation import Completion
-from ibisa_onnx.gradients.base import VectorJacobian
-from ibisa_onnx.gradients.selection import GradientPath
-from ibisa_onnx.methods.budget import ImagesMixError, Progress, Queries, allowance
+from ibisa_onnx.errors import GradientError, IbisaError, ModelError, NonFiniteGradientError
+from ibisa_onnx.explanation import Certificate, Completion
+from ibisa_onnx.gradients.fidelity import CheckedPath, check_fidelity, without_gradient
+from ibisa_onnx.gradients.masked_images import Floats
+from ibisa_onnx.gradients.selection import GradientPath, GradientSelection
+from ibisa_onnx.methods.base import AttributionResult, Results, one_by_one
+from ibisa_onnx.methods.budget import ImagesMixError, Queries, allowance
 from ibisa_onnx.methods.ibisa import forward_only
-from ibisa_onnx.methods.ibisa.estimators import ESTIMATORS, Asking
-from ibisa_onnx.methods.ibisa.optimizer import Options, optimise
-from ibisa_onnx.methods.ibisa.step import Pull, Slope, pathwise
-from ibisa_onnx.methods.masking import Floats, enlarge
-from ibisa_onnx.methods.problem import Case
-from ibisa_onnx.methods.stopping import Limit
+from ibisa_onnx.methods.ibisa.estimators import ESTIMATORS, MaskQueries
+from ibisa_onnx.methods.ibisa.optimizer import Step, optimise, pathwise
+from ibisa_onnx.methods.ibisa.options import Options
+from ibisa_onnx.methods.ibisa.sufficiency import IMAGES, check_sufficiency
+from ibisa_onnx.methods.problem import Problem
+from ibisa_onnx.methods.stopping import Control
+from ibisa_onnx.models.base import ImageModel
+from ibisa_onnx.models.passes import PassCount
+from ibisa_onnx.preprocessing.spec import Preprocessing
+from ibisa_onnx.targets.base import Objective
 
 _BATCH = 8
 _CHECK = 3.0  # what the check takes at most, in steps of one forward and one backward pass
 
 
 @dataclass(frozen=True)
-class Found:
-    """What is known after a round.
+class Ibisa:
+    """IBISA, with its settings and the gradients that it goes by."""
 
-    Attributes
-    ----------
-    cells
-        float32 [r, c]: lambda, in 0..1, of a grid of cells.
-    size
-        Height and width of the model's input.
-    completion
-        How much of the work was done by then.
-    estimate
-        What it comes from, where that is a regression.
-    difference
-        How far the probabilities of the path that was differentiated are from the deployed
-        model's, where that is known only now (see `Certificate`).
-    """
-
-    cells: Floats
-    size: tuple[int, int]
-    completion: Completion
-    estimate: forward_only.Estimate | None = None
-    difference: float | None = None
-
-    @cached_property
-    def keep(self) -> Floats:
-        """Lambda of each pixel, float32 [h, w]."""
-        return _enlarged(self.cells, self.size)
+    options: Options = field(default_factory=Options)
+    gradients: GradientSelection = field(default_factory=GradientSelection)
+    name: ClassVar[str] = "ibisa"
 
     @property
-    def effect(self) -> Floats | None:
-        """What showing each pixel adds to the probability, float32 [h, w], where that is known."""
-        return None if self.estimate is None else self._per_pixel(self.estimate.effect)
+    def settings(self) -> Mapping[str, Any]:
+        """The settings by name."""
+        return {"surrogate": self.gradients.surrogate_name, **asdict(self.options)}
+
+    def prepare(
+        self, model: ImageModel, objective: Objective, preprocessing: Preprocessing
+    ) -> PreparedIbisa:
+        """Open the gradient; GradientError where the one that was asked for cannot be had."""
+        path = self.gradients.open(model, objective.outputs)
+        if path.source is not None and type(objective).vjp is Objective.vjp:
+            error = GradientError(f"{type(objective).__name__} has no vjp")
+            path = without_gradient(error, auto=self.gradients.auto).path
+        return PreparedIbisa(self.options, path, self.gradients.auto)
+
+
+@dataclass(frozen=True)
+class PreparedIbisa:
+    """IBISA for one model.
+
+    `auto` tells whether an answer whose gradient fails is explained without.
+    """
+
+    options: Options
+    path: GradientPath
+    auto: bool
+
+    def run(
+        self, problem: Problem, rng: np.random.Generator, control: Control
+    ) -> Iterator[Results]:
+        """Look for lambda, round by round; at least one is always done.
+
+        Raises
+        ------
+        NonFiniteGradientError
+            The gradient is NaN or infinite on this image, and not `auto`.
+        GradientError
+            The budget is too small for an estimate without gradients.
+        """
+        checked = self._check_paths(problem)
+        failed: dict[int, _Failure] = {}
+        rows = [row for row, each in enumerate(checked) if each.path.source is not None]
+        if rows:
+            yield from self._by_gradients(problem, rows, checked, deepcopy(rng), control, failed)
+        for row, failure in failed.items():
+            checked[row] = without_gradient(failure.error, auto=self.auto)
+        left = [row for row, each in enumerate(checked) if each.path.source is None]
+        if left:
+            following = iter(left)
+
+            def run_one(
+                one: Problem, rng: np.random.Generator, control: Control
+            ) -> Iterator[AttributionResult]:
+                return self._without_gradient(one, checked[next(following)], rng, control)
+
+            for found in one_by_one(problem.take(left), rng, control, run_one):
+                yield {
+                    left[place]: _and(each, failed, left[place]) for place, each in found.items()
+                }
+
+    def _check_paths(self, problem: Problem) -> list[CheckedPath]:
+        """Check the gradient's fidelity on each picture, for all rows of it at once."""
+        pictures = [row.picture for row in problem.rows]
+        firsts = [n for n, each in enumerate(pictures) if n == 0 or each is not pictures[n - 1]]
+        groups = np.split(np.arange(len(problem)), firsts[1:])
+
+        def check(group: npt.NDArray[np.intp]) -> list[CheckedPath]:
+            first, images = problem.rows[group[0]], problem.masked.images[group[:1]]
+            readouts = [problem.rows[number].objective.readout for number in group]
+            passes = first.shared or problem.passes
+            return check_fidelity(self.path, images, first.answer, readouts, passes, auto=self.auto)
+
+        return [each for found in problem.model.map_concurrently(check, groups) for each in found]
+
+    def _by_gradients(
+        self,
+        problem: Problem,
+        rows: list[int],
+        checked: list[CheckedPath],
+        rng: np.random.Generator,
+        control: Control,
+        failed: dict[int, _Failure],
+    ) -> Iterator[Results]:
+        """Explain the rows that have a gradient side by side; tell of those where it fails."""
+        part = problem.take(rows)
+        control.lap("open")
+        last: Results = {}
+        errors: dict[int, IbisaError] = {}
+        try:
+            for maps, completion in self._steps(part, rng, control):
+                found = dict(zip(rows, maps, strict=True))
+                errors |= {
+                    row: _not_finite(self.path.name)
+                    for row, cells in found.items()
+                    if not np.isfinite(cells).all()
+                }
+                last = {
+                    row: AttributionResult(
+                        cells,
+                        part.size,
+                        completion,
+                        checked[row].certificate,
+                        warnings=self.path.warnings,
+                    )
+                    for row, cells in found.items()
+                    if row not in errors
+                }
+                if not last or (errors and not self.auto):
+                    break
+                yield last
+        except ModelError as error:
+            errors, last = dict.fromkeys(rows, error), {}
+        control.lap("optimise")
+        if self.options.check and last:
+            last = self._check_maps(part, rows, last)
+            control.lap("check")
+        spent = dict(zip(rows, part.spent(), strict=True))
+        # The only row of a problem goes on counting where it is.
+        own = [PassCount()] if part is problem else part.passes.count.split(len(rows))
+        failed |= {row: _Failure(error, own[rows.index(row)]) for row, error in errors.items()}
+        timings = control.finish()
+        yield {row: replace(each, timings=timings, passes=spent[row]) for row, each in last.items()}
+
+    def _steps(
+        self, problem: Problem, rng: np.random.Generator, control: Control
+    ) -> Iterator[tuple[Floats, Completion]]:
+        """Take IBISA's ten steps: the maps of all rows after each."""
+        options, source = self.options, self.path.source
+        assert source is not None
+
+        def open_step(rounds: int) -> Step:
+            masks = np.repeat(np.arange(len(problem)), rounds)
+            return pathwise(problem.gradient(source, masks), options.temperature)
+
+        together, steps = not control.anytime, options.steps * options.rounds
+        maps = optimise(open_step, len(problem), problem.size, options, rng, together=together)
+        begin = time.perf_counter()
+        for number, cells in enumerate(maps, 1):
+            done = number * (options.rounds if together else 1)
+            control.progress(done, steps)
+            pace = (time.perf_counter() - begin) / number
+            ahead = 1 + (_CHECK if options.check else 0)
+            over = done < steps and control.stopping.over(ahead * pace)
+            yield cells, Completion(done, steps, "steps", control.stopping.reason)
+            if over:
+                return
+
+    def _without_gradient(
+        self,
+        problem: Problem,
+        checked: CheckedPath,
+        rng: np.random.Generator,
+        control: Control,
+    ) -> Iterator[AttributionResult]:
+        """Explain the only row by forward passes alone, and check its map."""
+        by_differences = checked.path.name in ESTIMATORS
+        search = self._by_differences if by_differences else self._by_regression
+        for found in search(problem, checked, rng, control):
+            if not np.isfinite(found.cells).all():
+                raise _not_finite(checked.path.name)
+            yield found
+        control.lap("optimise")
+        if self.options.check:
+            yield self._check_maps(problem, [0], {0: found})[0]
+            control.lap("check")
+
+    def _by_differences(
+        self,
+        problem: Problem,
+        checked: CheckedPath,
+        rng: np.random.Generator,
+        control: Control,
+    ) -> Iterator[AttributionResult]:
+        """Take the ten steps along a gradient that is estimated from forward passes."""
+        estimator, options, check = ESTIMATORS[checked.path.name], self.options, self._images
+        queries = Queries(problem, control, check=check)
+        ask = MaskQueries(
+            queries,
+            problem.masked,
+            options.temperature,
+            coarse=checked.path.coarse,
+            fixed=problem.fixed,
+            grid=options.grid,
+        )
+        spent = problem.check_batch_independence()
+        allowed = allowance(problem, options.budget, check, spent)
+        plan = estimator.plan(ask, allowed, options.steps)
+        shares = [estimator.queries(ask, each) for each in plan]
+        queries.planned = sum(shares)
+        options = replace(options, steps=len(plan), rounds=1)
+        step = estimator.step(ask, plan, rng)
+        steps = optimise(lambda _: step, 1, problem.size, options, rng)
+        for (keep,), following in zip(steps, [*shares[1:], 0], strict=True):
+            over = following > 0 and queries.over(following)
+            yield AttributionResult(keep, problem.size, queries.completion, checked.certificate)
+            if over:
+                return
+
+    def _by_regression(
+        self,
+        problem: Problem,
+        checked: CheckedPath,
+        rng: np.random.Generator,
+        control: Control,
+    ) -> Iterator[AttributionResult]:
+        """Spend what the prediction and the check leave of the budget on queries."""
+        budget, check, certificate = self.options.budget, self._images, checked.certificate
+        unused, planned = deepcopy(rng), allowance(problem, budget, check)
+        try:
+            queries = Queries(problem, control, planned, check, whole_first=True)
+            yield from _estimated(queries, certificate, rng)
+        except ImagesMixError as found:  # at the first query; what it told is worth nothing
+            planned = allowance(problem, budget, check, found.spent)
+            yield from _estimated(Queries(problem, control, planned, check), certificate, unused)
 
     @property
-    def deviation(self) -> Floats | None:
-        """The standard deviation of the effect, float32 [h, w]."""
-        return None if self.estimate is None else self._per_pixel(self.estimate.deviation)
+    def _images(self) -> int:
+        """How many images the check of a finished map shows."""
+        return IMAGES if self.options.check else 0
 
-    def _per_pixel(self, of_cells: npt.NDArray[np.float64]) -> Floats:
-        share = self.cells.size / (self.size[0] * self.size[1])  # cells a pixel
-        return _enlarged((share * of_cells).astype(np.float32), self.size)
+    def _check_maps(self, problem: Problem, rows: list[int], results: Results) -> Results:
+        """Let the model itself check finished maps; `rows` are what the problem's are called."""
 
+        def check(row: int) -> AttributionResult:
+            found = results[row]
+            sufficiency = check_sufficiency(problem, rows.index(row), found.map)
+            return replace(found, sufficiency=sufficiency)
 
-def search(
-    case: Case,
-    path: GradientPath,
-    options: Options,
-    seed: int,
-    progress: Progress | None,
-    limit: Limit,
-) -> Iterator[Found]:
-    """Look for lambda, round by round; at least one is always done.
-
-    Raises
-    ------
-    NonFiniteGradientError
-        The gradient is NaN or infinite on this image.
-    GradientError
-        The budget is too small for an estimate without gradients.
-    """
-    rng = np.random.default_rng(seed)
-    if path.source is not None:
-        function = path.source(case.bottleneck)
-        rounds = _by_gradient(case, function, options, rng, progress, limit)
-    elif path.name in ESTIMATORS:
-        rounds = _by_differences(case, path, options, rng, progress, limit)
-    else:
-        rounds = _by_regression(case, options.budget, rng, progress, limit)
-    for found in rounds:
-        if not np.isfinite(found.cells).all():
-            raise NonFiniteGradientError(
-                f"the {path.name} gradient is NaN or infinite on this image; "
-                "try --gradient forward-only"
-            )
-        yield found
+        return dict(zip(results, problem.model.map_concurrently(check, results), strict=True))
 
 
-def slope_of(case: Case, function: VectorJacobian) -> Slope:
-    """Return d log p / d mask of a case, by the gradient of raw scores by masks."""
-    reals = replace(case.output, quantisation=None)  # which is what the function returns
-
-    def slope(mask: Floats) -> Pull:
-        raw, saved = function.forward(mask[None, None])
-        gradient = function.backward(saved, case.output.slope(raw, case.index))[0, 0]
-        probability = float(reals.probabilities(raw)[0, case.index])
-        return Pull(gradient, probability / case.answer if case.answer > 0 else 1.0)
-
-    return slope
-
-
-def _by_gradient(
-    case: Case,
-    function: VectorJacobian,
-    options: Options,
-    rng: np.random.Generator,
-    progress: Progress | None,
-    limit: Limit,
-) -> Iterator[Found]:
-    """Take IBISA's ten steps."""
-
-    size, steps = case.bottleneck.size, options.steps * options.rounds
-    begin = time.perf_counter()
-    ascent = pathwise(slope_of(case, function), options.temperature)
-    for done, keep in enumerate(optimise(ascent, size, options, rng), 1):
-        if progress is not None:
-            progress(done, steps)
-        pace = (time.perf_counter() - begin) / done
-        ahead = 1 + (_CHECK if case.check else 0)
-        over = done < steps and limit.over(ahead * pace)
-        yield Found(keep, size, Completion(done, steps, "steps", limit.reason))
-        if over:
-            return
-
-
-def _by_differences(
-    case: Case,
-    path: GradientPath,
-    options: Options,
-    rng: np.random.Generator,
-    progress: Progress | None,
-    limit: Limit,
-) -> Iterator[Found]:
-    """Take the ten steps along an ascent that is estimated from forward passes."""
-    estimator, queries = ESTIMATORS[path.name], Queries(case, progress, limit)
-    asking = Asking(
-        queries,
-        case.bottleneck,
-        options.temperature,
-        coarse=path.coarse,
-        fixed=case.fixed,
-        grid=options.grid,
-    )
-    spent = case.see_whether_images_mix()
-    plan = estimator.plan(asking, allowance(case, options.budget, spent), options.steps)
-    shares = [estimator.queries(asking, each) for each in plan]
-    queries.planned = sum(shares)
-    options, size = replace(options, steps=len(plan), rounds=1), case.bottleneck.size
-    steps = optimise(estimator.ascent(asking, plan, rng), size, options, rng)
-    for keep, following in zip(steps, [*shares[1:], 0], strict=True):
-        over = following > 0 and queries.over(following)
-        yield Found(keep, size, queries.completion)
-        if over:
-            return
-
-
-def _by_regression(
-    case: Case,
-    budget: int,
-    rng: np.random.Generator,
-    progress: Progress | None,
-    limit: Limit,
-) -> Iterator[Found]:
-    """Spend what the prediction and the check leave of the budget on queries."""
-    unused, planned = deepcopy(rng), allowance(case, budget)
-    try:
-        queries = Queries(case, progress, limit, planned, whole_first=True)
-        yield from _estimated(queries, rng)
-    except ImagesMixError as found:  # at the first query; what it told is worth nothing
-        planned = allowance(case, budget, found.spent)
-        yield from _estimated(Queries(case, progress, limit, planned), unused)
-
-
-def _estimated(queries: Queries, rng: np.random.Generator) -> Iterator[Found]:
+def _estimated(
+    queries: Queries, certificate: Certificate, rng: np.random.Generator
+) -> Iterator[AttributionResult]:
     """Make all queries, and say after each round what they tell."""
-    case = queries.case
-    size, batch = case.bottleneck.size, -(-_BATCH // case.pair) * case.pair
+    problem = queries.problem
+    batch = -(-_BATCH // problem.pair) * problem.pair
     for estimate in forward_only.estimates(
         queries,
-        case.bottleneck,
+        problem.masked,
         queries.planned,
         rng,
         batch=batch,
-        multiple=case.pair // 2,
+        multiple=problem.pair // 2,
         over=lambda: queries.over(batch),
     ):
         queries.learned()
         over = queries.done < queries.planned and queries.over(batch)
-        yield Found(estimate.keep, size, queries.completion, estimate)
+        yield AttributionResult(
+            estimate.keep,
+            problem.size,
+            queries.completion,
+            certificate,
+            effect=estimate.effect,
+            deviation=estimate.deviation,
+        )
         if over:
             return
 
 
-def _enlarged(keep: Floats, size: tuple[int, int]) -> Floats:
-    return np.asarray(enlarge(keep[None, None], size)[0, 0])
+@dataclass(frozen=True)
+class _Failure:
+    """Why the gradient of a row failed, and the passes it took that far."""
+
+    error: IbisaError
+    passes: PassCount
+
+
+def _and(result: AttributionResult, failed: dict[int, _Failure], row: int) -> AttributionResult:
+    """Add the passes that a failed gradient took to a finished result."""
+    if result.timings is None or row not in failed:
+        return result
+    return replace(result, passes=result.passes + failed[row].passes)
+
+
+def _not_finite(path: str) -> NonFiniteGradientError:
+    return NonFiniteGradientError(
+        f"the {path} gradient is NaN or infinite on this image", "try gradient='forward-only'"
+    )

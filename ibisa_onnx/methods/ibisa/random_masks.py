@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
-from ibisa_onnx.methods.masking import Floats, sigmoid
+from ibisa_onnx.gradients.masked_images import Floats
+from ibisa_onnx.methods.masking import sigmoid
 
 _SHARPNESS = 3.0  # of the sigmoid over unit normal noise: most pixels are below 0.2 or above 0.8
 
@@ -19,7 +20,7 @@ def smooth_masks(
     batch: int,
     *,
     cells: int = 8,
-    tilts: Floats | None = None,
+    lean: Floats | None = None,
 ) -> Iterator[Floats]:
     """Draw masks: normal noise on a coarse grid, shifted at random, interpolated and squashed.
 
@@ -29,8 +30,8 @@ def smooth_masks(
     ----------
     cells
         On the longer side of the noise's grid; the 7 of RISE are a usual choice.
-    tilts
-        [count, h, w] of any grid, added to the noise, which has unit variance: where a tilt is
+    lean
+        [count, h, w] of any grid, added to the noise, which has unit variance: where it is
         positive, pixels are shown more often than not. Without any, a mask's complement has the
         same distribution as the mask.
 
@@ -49,8 +50,8 @@ def smooth_masks(
             top, left = shifts[place] + cell // 2
             large = _enlarged(noise[place], (rows * cell, columns * cell))
             part = large[top : top + size[0], left : left + size[1]]
-            tilt = 0.0 if tilts is None else _enlarged(tilts[place], size)
-            mask[0] = sigmoid(_SHARPNESS * (part + tilt))
+            bias = 0.0 if lean is None else _enlarged(lean[place], size)
+            mask[0] = sigmoid(_SHARPNESS * (part + bias))
         yield masks
 
 

@@ -1,7 +1,7 @@
 """One source's say on preprocessing: some fields of the spec, and where they come from.
 
 Reads the project's own notation, which spec files and metadata share. Which source wins is in
-`resolution.py`.
+`resolve.py`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Preprocessing from files: one that the user names, and those that lie beside the model.
 
-In the project's notation, TOML or JSON, or as a training framework writes it (`data_configs.py`).
+In the project's notation, TOML or JSON, or as a training framework writes it (`frameworks.py`).
 """
 
 from __future__ import annotations

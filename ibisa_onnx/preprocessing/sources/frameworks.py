@@ -1,7 +1,7 @@
 """Preprocessing as the training frameworks write it down: Hugging Face's, timm's and torchvision's.
 
 Each is told by its keys and translated into the fields of `Preprocessing`; where ours can only come
-near, a warning says how it differs. Reading the files is in `spec_files.py`.
+near, a warning says how it differs. Reading the files is in `files.py`.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 `ibisa` holds JSON: `{"version": 1, "preprocessing": {...}, "labels": [...], "written": [...]}`, the
 fields those of `Preprocessing`; `written` lists the keys of others that say the same. Ultralytics'
 keys, those of OpenVINO's Model API and ONNX's standard `Image.*` are understood as well. Writing is
-in `annotation.py`.
+in `annotate.py`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ from types import MappingProxyType
 from typing import Any
 
 from ibisa_onnx.errors import PreprocessingError
-from ibisa_onnx.models.signature import Layout, read_layout
+from ibisa_onnx.models.signature import METADATA_KEY
 from ibisa_onnx.preprocessing.sources.base import Layer, parse_layer
 
-IBISA_KEY = "ibisa"
 PIXEL_FORMATS: Mapping[str, str] = MappingProxyType(
     {"Gray8": "GRAY", "Rgb8": "RGB", "Bgr8": "BGR", "Rgba8": "RGBA", "Bgra8": "BGRA"}
 )
@@ -79,21 +78,15 @@ def read_ibisa(metadata: Mapping[str, str]) -> dict[str, Any]:
     PreprocessingError
         It is not JSON of version 1.
     """
-    if IBISA_KEY not in metadata:
+    if METADATA_KEY not in metadata:
         return {}
     try:
-        content = json.loads(metadata[IBISA_KEY])
+        content = json.loads(metadata[METADATA_KEY])
     except (ValueError, RecursionError) as error:
-        raise PreprocessingError(f"metadata key {IBISA_KEY} is not JSON: {error}") from error
+        raise PreprocessingError(f"metadata key {METADATA_KEY} is not JSON: {error}") from error
     if not isinstance(content, dict) or content.get("version") != 1:
-        raise PreprocessingError(f"metadata key {IBISA_KEY} is not of version 1")
+        raise PreprocessingError(f"metadata key {METADATA_KEY} is not of version 1")
     return content
-
-
-def layout_hint(metadata: Mapping[str, str]) -> Layout | None:
-    """Return the layout that the `ibisa` key says, for inputs whose shape does not tell."""
-    layer = _ibisa_layer(metadata)
-    return None if layer is None else read_layout(layer.fields.get("layout"))
 
 
 def parse_literal(text: str) -> Any:
@@ -122,7 +115,7 @@ def model_api_values(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def _ibisa_layer(metadata: Mapping[str, str]) -> Layer | None:
-    source = f"metadata key {IBISA_KEY}"
+    source = f"metadata key {METADATA_KEY}"
     try:
         content = read_ibisa(metadata)
         values = content.get("preprocessing", {})

@@ -17,7 +17,7 @@ from onnx.reference import ReferenceEvaluator
 
 from ibisa_onnx import Explainer, InputSpec
 from ibisa_onnx.errors import GradientError, ImageError, OptionError, UnsupportedOperatorError
-from ibisa_onnx.methods.ibisa.optimizer import Options
+from ibisa_onnx.methods.ibisa.options import Options
 from ibisa_onnx.metrics.agreement import spearman
 
 SIDE, CLASSES = 12, 3
@@ -67,11 +67,11 @@ def test_the_file_tells_nothing_of_where_the_code_lay(learned) -> None:
 def test_queries_are_counted(learned, pictures) -> None:
     """The whole picture, 24 masks to judge by, 48 and a quarter more for the fit; 2 for the batch.
 
-    A quarter of these once more, for practice: the 20 masks of two explanations each time.
+    A quarter of these once more, on policy: the 20 masks of two explanations each time.
     """
-    lessons = len(pictures) * (48 + 12)
-    practice = 20 * math.ceil(lessons / 4 / 20)
-    assert learned.queries == len(pictures) * (1 + 24) + lessons + practice + 2
+    training = len(pictures) * (48 + 12)
+    on_policy = 20 * math.ceil(training / 4 / 20)
+    assert learned.queries == len(pictures) * (1 + 24) + training + on_policy + 2
     assert learned.facts["queries"] == learned.queries
 
 
@@ -175,7 +175,7 @@ def test_answers_that_no_mask_changes_are_no_agreement(pictures) -> None:
     assert found.facts["seen"]["pearson"] is None
     with pytest.raises(GradientError, match="the same under every mask of the pictures") as no:
         found.check()
-    assert "--masks" not in str(no.value)
+    assert "masks=" not in str(no.value)
 
 
 def test_the_process_is_left_as_it_was(planted, pictures) -> None:
@@ -214,8 +214,15 @@ def test_progress_counts_to_the_end(planted, pictures) -> None:
         settings,
         progress=lambda what, done, total: told.setdefault(what, []).append((done, total)),
     )
-    parts = ["reading", "asking", "fitting", "practising", "asking again", "fitting again"]
-    parts += ["judging"]
+    parts = [
+        "reading",
+        "asking",
+        "fitting",
+        "explaining by the student",
+        "asking again",
+        "fitting again",
+    ]
+    parts += ["evaluating"]
     assert list(told) == parts
     for counts in told.values():
         assert counts == sorted(counts)

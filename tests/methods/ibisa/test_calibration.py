@@ -7,16 +7,17 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
+from ibisa_onnx.gradients.masked_images import MaskedImages
 from ibisa_onnx.methods.ibisa.forward_only import estimates
-from ibisa_onnx.methods.masking import Bottleneck, blurred
+from ibisa_onnx.methods.masking import blurred
 
 SIDE, GRID = 112, 28
 BAND = 1.645
 """Standard deviations to each side that hold 90% of a normal distribution."""
 
 
-class Masks(Bottleneck):
-    """A bottleneck that shows the masks themselves, whatever its image is."""
+class Masks(MaskedImages):
+    """Masked images that show the masks themselves, whatever the image is."""
 
     def through(self, masks: np.ndarray) -> np.ndarray:
         return masks
@@ -59,7 +60,7 @@ def textured(rng: np.random.Generator) -> np.ndarray:
     return sum(octaves, np.zeros(())).transpose(2, 0, 1)[None].astype(np.float32)
 
 
-def planted() -> Iterator[tuple[Bottleneck, np.ndarray, float, np.random.Generator]]:
+def planted() -> Iterator[tuple[MaskedImages, np.ndarray, float, np.random.Generator]]:
     """Yield what is seen, each pixel's effect in it, and the noise of the scores."""
     for seed in range(10, 14):
         for effect in (boxes, blobs, clouds):
@@ -72,7 +73,9 @@ def planted() -> Iterator[tuple[Bottleneck, np.ndarray, float, np.random.Generat
                     yield Masks(image, baseline), weights / np.abs(weights).sum(), noise, rng
 
 
-def within(seen: Bottleneck, weights: np.ndarray, noise: float, rng: np.random.Generator) -> float:
+def within(
+    seen: MaskedImages, weights: np.ndarray, noise: float, rng: np.random.Generator
+) -> float:
     """The share of cells whose true effect lies in the 90% band."""
 
     def ask(masks: np.ndarray) -> np.ndarray:

@@ -10,10 +10,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from ibisa_onnx.gradients.masked_images import MaskedImages
 from ibisa_onnx.methods.ibisa.forward_only import Estimate, estimates
 from ibisa_onnx.methods.ibisa.gaussian_process import Posterior, Prior, regress
 from ibisa_onnx.methods.ibisa.random_masks import smooth_masks
-from ibisa_onnx.methods.masking import Bottleneck
 
 SIDE, GRID = 56, 28
 Query = Callable[[np.ndarray], np.ndarray]
@@ -204,9 +204,9 @@ def square() -> np.ndarray:
 
 
 @pytest.fixture
-def bottleneck() -> Bottleneck:
+def masked() -> MaskedImages:
     image = np.ones((1, 3, SIDE, SIDE), np.float32)
-    return Bottleneck(image, np.zeros_like(image))
+    return MaskedImages(image, np.zeros_like(image))
 
 
 def ask(square: np.ndarray) -> Query:
@@ -216,11 +216,11 @@ def ask(square: np.ndarray) -> Query:
     )
 
 
-def run(query: Query, bottleneck: Bottleneck, **options: int) -> np.ndarray:
+def run(query: Query, masked: MaskedImages, **options: int) -> np.ndarray:
     settings = {"budget": 120, "seed": 0, **options}
     rng = np.random.default_rng(settings.pop("seed"))
     budget = settings.pop("budget")
-    return last(estimates(query, bottleneck, budget, rng, **settings)).keep
+    return last(estimates(query, masked, budget, rng, **settings)).keep
 
 
 def last(rounds: Iterator[Estimate]) -> Estimate:
@@ -229,9 +229,9 @@ def last(rounds: Iterator[Estimate]) -> Estimate:
 
 
 def test_the_map_is_high_where_the_model_looks_and_near_zero_elsewhere(
-    square: np.ndarray, bottleneck: Bottleneck
+    square: np.ndarray, masked: MaskedImages
 ) -> None:
-    found = run(ask(square), bottleneck)
+    found = run(ask(square), masked)
     assert found.shape == (GRID, GRID)
     assert found.dtype == np.float32
     inside = square[::2, ::2]
@@ -250,7 +250,7 @@ def test_pixels_need_not_fill_whole_cells(size: tuple[int, int], grid: tuple[int
     square = np.zeros(size, bool)
     square[size[0] // 2 : size[0] * 3 // 4, size[1] // 3 : size[1] * 2 // 3] = True
     image = np.ones((1, 3, *size), np.float32)
-    found = run(ask(square), Bottleneck(image, np.zeros_like(image)), budget=160)
+    found = run(ask(square), MaskedImages(image, np.zeros_like(image)), budget=160)
     assert found.shape == grid
     row, column = ((np.array(np.unravel_index(found.argmax(), grid)) + 0.5) / grid * size).astype(
         int
@@ -258,34 +258,34 @@ def test_pixels_need_not_fill_whole_cells(size: tuple[int, int], grid: tuple[int
     assert square[row, column]
 
 
-def test_every_mask_is_shown_with_its_complement(bottleneck: Bottleneck) -> None:
+def test_every_mask_is_shown_with_its_complement(masked: MaskedImages) -> None:
     shown: list[np.ndarray] = []
 
     def watch(images: np.ndarray) -> np.ndarray:
         shown.append(images)
         return images.mean((1, 2, 3))
 
-    run(watch, bottleneck, budget=24)
+    run(watch, masked, budget=24)
     for images in shown:
         half = len(images) // 2
         np.testing.assert_allclose(images[:half] + images[half:], 1, atol=1e-5)
 
 
-def test_the_batch_has_no_influence(square: np.ndarray, bottleneck: Bottleneck) -> None:
-    maps = [run(ask(square), bottleneck, batch=batch) for batch in (2, 8, 120)]
+def test_the_batch_has_no_influence(square: np.ndarray, masked: MaskedImages) -> None:
+    maps = [run(ask(square), masked, batch=batch) for batch in (2, 8, 120)]
     np.testing.assert_allclose(maps[0], maps[1], atol=1e-5)
     np.testing.assert_allclose(maps[0], maps[2], atol=1e-5)
 
 
-def test_seeds(square: np.ndarray, bottleneck: Bottleneck) -> None:
-    one, same, other = (run(ask(square), bottleneck, seed=seed) for seed in (4, 4, 5))
+def test_seeds(square: np.ndarray, masked: MaskedImages) -> None:
+    one, same, other = (run(ask(square), masked, seed=seed) for seed in (4, 4, 5))
     np.testing.assert_array_equal(one, same)
     assert not np.array_equal(one, other)
 
 
 @pytest.mark.parametrize(("budget", "spent"), [(40, 40), (41, 40), (4, 4), (1, 4)])
 def test_the_budget_is_kept(
-    square: np.ndarray, bottleneck: Bottleneck, budget: int, spent: int
+    square: np.ndarray, masked: MaskedImages, budget: int, spent: int
 ) -> None:
     sizes: list[int] = []
 
@@ -294,13 +294,13 @@ def test_the_budget_is_kept(
         return ask(square)(images)
 
     rng = np.random.default_rng(0)
-    last(estimates(count, bottleneck, budget, rng, batch=8))
+    last(estimates(count, masked, budget, rng, batch=8))
     assert sum(sizes) == spent
     assert max(sizes) <= 8
 
 
-def test_a_model_that_does_not_care_gives_a_flat_finite_map(bottleneck: Bottleneck) -> None:
-    found = run(lambda images: np.full(len(images), 0.25), bottleneck)
+def test_a_model_that_does_not_care_gives_a_flat_finite_map(masked: MaskedImages) -> None:
+    found = run(lambda images: np.full(len(images), 0.25), masked)
     assert np.ptp(found) < 1e-3
     assert found.max() < 0.1
 
@@ -311,7 +311,7 @@ def test_scores_that_vary_by_rounding_alone_have_no_effect() -> None:
     assert regress(rng.random((40, 4, 4)), scores, np.ones((4, 4))) is None
 
 
-def test_later_masks_lean_to_what_matters(square: np.ndarray, bottleneck: Bottleneck) -> None:
+def test_later_masks_lean_to_what_matters(square: np.ndarray, masked: MaskedImages) -> None:
     """And their complements away from it; masks of the first round do neither."""
     shown: list[np.ndarray] = []
 
@@ -319,7 +319,7 @@ def test_later_masks_lean_to_what_matters(square: np.ndarray, bottleneck: Bottle
         shown.append(images[: len(images) // 2, 0])
         return ask(square)(images)
 
-    run(watch, bottleneck, budget=400)
+    run(watch, masked, budget=400)
     masks = np.concatenate(shown)
     first, last = masks[:30], masks[-60:]
     assert abs(first[:, square].mean() - 0.5) < 0.12
@@ -329,7 +329,7 @@ def test_later_masks_lean_to_what_matters(square: np.ndarray, bottleneck: Bottle
 
 @pytest.mark.parametrize("multiple", [1, 4])
 def test_rounds_are_made_of_whole_batches(
-    square: np.ndarray, bottleneck: Bottleneck, multiple: int
+    square: np.ndarray, masked: MaskedImages, multiple: int
 ) -> None:
     """As models of a fixed batch need."""
     sizes: list[int] = []
@@ -338,6 +338,6 @@ def test_rounds_are_made_of_whole_batches(
         sizes.append(len(images))
         return ask(square)(images)
 
-    run(count, bottleneck, budget=104, batch=8, multiple=multiple)
+    run(count, masked, budget=104, batch=8, multiple=multiple)
     assert sum(sizes) == 104
     assert all(size % (2 * multiple) == 0 for size in sizes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -10,23 +10,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from ibisa_onnx.gradients.masked_images import MaskedImages, enlarge
 from ibisa_onnx.methods.ibisa.optimizer import (
-    Options,
+    LogitGradient,
     PooledAdam,
-    _gradient,
+    Step,
+    _loss_gradient,
     betas,
     optimise,
+    pathwise,
     smoothings,
 )
-from ibisa_onnx.methods.ibisa.step import Ascent, Pull, pathwise
-from ibisa_onnx.methods.masking import (
-    Bottleneck,
-    enlarge,
-    plane_waves,
-    sigmoid,
-    smooth,
-    stratified_noise,
-)
+from ibisa_onnx.methods.ibisa.options import Options
+from ibisa_onnx.methods.masking import plane_waves, sigmoid, smooth, stratified_noise
+from ibisa_onnx.methods.problem import MaskGradient
 
 SIDE = 56
 Slope = Callable[[np.ndarray], np.ndarray]
@@ -68,25 +65,37 @@ def run(
     seed: int = 0,
     options: Options | None = None,
 ) -> np.ndarray:
-    rng, bottleneck = np.random.default_rng(seed), Bottleneck(image, baseline)
+    rng, masked = np.random.default_rng(seed), MaskedImages(image, baseline)
 
     def slope(mask: np.ndarray) -> np.ndarray:
-        images = bottleneck.through(mask[None, None])
-        return bottleneck.pull(function(images), mask.shape)[0, 0]
+        images = masked.through(mask[None, None])
+        return masked.vjp(function(images), mask.shape)[0, 0]
 
-    return last(slope, bottleneck.size, options or Options(), rng)
+    return last(slope, masked.size, options or Options(), rng)
 
 
-def _along(slope: Slope, temperature: float) -> Ascent:
-    """The ascent along a function's slope by the mask, the answer kept whole."""
-    return pathwise(lambda mask: Pull(slope(mask)), temperature)
+def along(slope: Slope, temperature: float, ratio: float = 1.0) -> Step:
+    """The step along a function's slope by each mask [h, w], of whose answer a share is left."""
+
+    def gradient(masks: np.ndarray) -> MaskGradient:
+        return MaskGradient(np.stack([slope(each) for each in masks]), np.full(len(masks), ratio))
+
+    return pathwise(gradient, temperature)
+
+
+def maps(
+    step: Step, size: tuple[int, int], options: Options, rng: np.random.Generator
+) -> Iterator[np.ndarray]:
+    """The maps of one answer, its rounds one after the other."""
+    found = optimise(lambda _: step, 1, size, options, rng, together=False)
+    return (keep for (keep,) in found)
 
 
 def last(
     slope: Slope, size: tuple[int, int], options: Options, rng: np.random.Generator
 ) -> np.ndarray:
     """The keep-probability after the last step."""
-    return list(optimise(_along(slope, options.temperature), size, options, rng))[-1]
+    return list(maps(along(slope, options.temperature), size, options, rng))[-1]
 
 
 @pytest.mark.parametrize(
@@ -135,9 +144,9 @@ def test_a_step_asks_for_the_slope_of_one_mask(steps: int) -> None:
         return np.ones_like(mask)
 
     options, rng = replace(Options(), steps=steps), np.random.default_rng(0)
-    ascent = _along(watch, options.temperature)
+    step = along(watch, options.temperature)
     asked = []
-    for keep in optimise(ascent, (30, 60), options, rng):
+    for keep in maps(step, (30, 60), options, rng):
         asked.append(len(masks))
         masks.append(keep)
     assert asked == list(range(1, 2 * steps, 2))
@@ -216,7 +225,7 @@ def test_the_price_grows_evenly() -> None:
 
 @pytest.fixture
 def torch_loss(torch_smooth: TorchSmooth) -> Callable[..., torch.Tensor]:
-    """The objective at the head of `ibisa.py`, in float64, from logits and one mask's noise."""
+    """The objective at the head of `optimizer.py`, in float64, from logits and one mask's noise."""
 
     def loss(
         logits: torch.Tensor, noise: np.ndarray, smoothing: float, options: Options
@@ -236,6 +245,16 @@ def torch_loss(torch_smooth: TorchSmooth) -> Callable[..., torch.Tensor]:
     return loss
 
 
+def loss_gradient(
+    logits: np.ndarray, noise: np.ndarray, smoothing: float, options: Options
+) -> np.ndarray:
+    """Ours, of one answer, [h, w]."""
+    step = along(slope_of_decides, options.temperature)
+    found = step(smooth(logits, smoothing)[None], noise[None]).values
+    weight = np.array([options.beta])
+    return _loss_gradient(found, logits[None], smoothing, weight, options)[0]
+
+
 @pytest.mark.parametrize("temperature", [0.5, 1.0])
 @pytest.mark.parametrize("smoothing", [0.5, 3.0])
 @pytest.mark.parametrize(("beta", "information"), [(0.0, "mean"), (10.0, "mean"), (10.0, "kl")])
@@ -252,8 +271,7 @@ def test_the_gradient_is_the_one_of_torch(
     logits = torch.tensor(values, requires_grad=True)
     torch_loss(logits, noise, smoothing, options).backward()
     assert logits.grad is not None
-    pull = _along(slope_of_decides, temperature)(smooth(values, smoothing), noise).gradient
-    found = _gradient(pull, values, smoothing, beta, options)
+    found = loss_gradient(values, noise, smoothing, options)
     # The tails of the Gaussian, which are cut, are all that differs.
     np.testing.assert_allclose(found, logits.grad, atol=1e-3 * float(logits.grad.abs().max()))
 
@@ -268,8 +286,7 @@ def test_the_gradient_agrees_with_central_differences(
         float(torch_loss(torch.from_numpy(logits + step * direction), noise, 1.5, options))
         for step in (1e-4, -1e-4)
     )
-    pull = _along(slope_of_decides, temperature)(smooth(logits, 1.5), noise).gradient
-    found = (_gradient(pull, logits, 1.5, options.beta, options) * direction).sum()
+    found = (loss_gradient(logits, noise, 1.5, options) * direction).sum()
     assert found == pytest.approx((up - down) / 2e-4, rel=1e-3)
 
 
@@ -283,14 +300,14 @@ def test_ten_steps_are_those_of_torchs_autograd_and_adam(
         first_smoothing=3.0,
         first_beta=0.5,
         beta=1.0,
-        first_waves=3.0,
+        first_wave_amplitude=3.0,
         noise=0.2,
         evidence=0.0,
     )
     rng = np.random.default_rng(6)
     noises = options.noise * stratified_noise(rng, options.steps, (6, 8)).astype(float)
     amplitudes = np.linspace(3, 1, options.steps)[:, None, None]
-    noises += amplitudes * plane_waves(options.steps, (6, 8), options.frequency)
+    noises += amplitudes * plane_waves(options.steps, (6, 8), options.wave_frequency)
     logits = torch.full((6, 8), options.start, dtype=torch.float64, requires_grad=True)
     adam = torch.optim.Adam([logits], lr=options.learning_rate)
     prices = np.linspace(0.5, 1, options.steps)
@@ -305,23 +322,25 @@ def test_ten_steps_are_those_of_torchs_autograd_and_adam(
 
 
 @pytest.mark.parametrize(
-    ("kept", "relief", "share"),
+    ("ratio", "exponent", "share"),
     [(1.0, 1.0, 1.0), (0.25, 1.0, 0.25), (0.25, 0.5, 0.5), (0.25, 0.0, 1.0), (9.0, 1.0, 2.0)],
 )
-def test_beta_is_paid_as_far_as_the_answer_stands(kept: float, relief: float, share: float) -> None:
-    def keep(kept: float, options: Options) -> np.ndarray:
-        """Lambda after a step of two functions at once: cells on the left help, all cost."""
+def test_beta_is_paid_as_far_as_the_answer_stands(
+    ratio: float, exponent: float, share: float
+) -> None:
+    def keep(ratio: float, options: Options) -> np.ndarray:
+        """Lambda after the steps of two functions at once: cells on the left help, all cost."""
 
-        def slope(mask: np.ndarray) -> Pull:
-            helps = np.where(np.arange(8) < 4, np.float32(0.02), 0) * np.ones_like(mask)
-            return Pull(helps, kept)
+        def slope(mask: np.ndarray) -> np.ndarray:
+            return np.where(np.arange(8) < 4, np.float32(0.02), 0) * np.ones_like(mask)
 
-        steps = optimise(pathwise(slope, 1.0), (6, 8), options, np.random.default_rng(0))
+        steps = maps(along(slope, 1.0, ratio), (6, 8), options, np.random.default_rng(0))
         return list(steps)[-1]
 
     options = Options(steps=3, evidence=0.0, first_beta=1.0, beta=2.0)
     expected = keep(1.0, replace(options, beta=2.0 * share))
-    np.testing.assert_allclose(keep(kept, replace(options, relief=relief)), expected, rtol=1e-5)
+    found = keep(ratio, replace(options, penalty_exponent=exponent))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
     if share != 1:
         assert abs(expected - keep(1.0, options)).max() > 0.01
 
@@ -330,20 +349,20 @@ def test_beta_is_paid_as_far_as_the_answer_stands(kept: float, relief: float, sh
 
 
 def test_the_map_mixes_lambda_with_its_mean_with_the_evidence() -> None:
-    pulls: list[np.ndarray] = []
-    ascent = _along(slope_of_decides, 1.0)
+    gradients: list[np.ndarray] = []
+    step = along(slope_of_decides, 1.0)
 
-    def watch(smoothed: np.ndarray, noise: np.ndarray) -> Pull:
-        pull = ascent(smoothed, noise)
-        pulls.append(pull.gradient)
-        return pull
+    def watch(smoothed: np.ndarray, noise: np.ndarray) -> LogitGradient:
+        found = step(smoothed, noise)
+        gradients.append(found.values[0])
+        return found
 
-    def maps(share: float, ascent: Ascent) -> np.ndarray:
+    def mixed_by(share: float, step: Step) -> np.ndarray:
         options = Options(evidence=share, evidence_smoothing=0.7, beta=1.0)
-        return np.array(list(optimise(ascent, (6, 8), options, np.random.default_rng(0))))
+        return np.array(list(maps(step, (6, 8), options, np.random.default_rng(0))))
 
-    lambdas, mixed = maps(0.0, watch), maps(0.25, ascent)
-    relative = np.array([pull / np.sqrt((pull**2).mean()) for pull in pulls])
+    lambdas, mixed = mixed_by(0.0, watch), mixed_by(0.25, step)
+    relative = np.array([each / np.sqrt((each**2).mean()) for each in gradients])
     for done, (keep, found) in enumerate(zip(lambdas, mixed, strict=True), 1):
         above = np.maximum(smooth(relative[:done].mean(0), 0.7), 0)
         evidence = keep.max() * above / above.max()
@@ -366,19 +385,140 @@ def test_rounds_take_the_steps_again_with_waves_of_other_directions() -> None:
         return slope_of_decides(mask)
 
     options = Options(rounds=3, steps=4, evidence=0.0)
-    keeps = list(optimise(_along(watch, 1.0), (6, 8), options, np.random.default_rng(0)))
+    keeps = list(maps(along(watch, 1.0), (6, 8), options, np.random.default_rng(0)))
     assert len(keeps) == len(masks) == 12
     assert not np.allclose(masks[0], masks[4])
     ends = [
         last(
             slope_of_decides,
             (6, 8),
-            replace(options, rounds=1, tilt=tilt),
+            replace(options, rounds=1, wave_angle=float(angle)),
             np.random.default_rng(0),
         )
-        for tilt in options.tilt + np.pi * np.arange(3) / 6
+        for angle in options.wave_angle + np.pi * np.arange(3) / 6
     ]
     np.testing.assert_allclose(keeps[-1], np.mean(ends, 0), atol=1e-6)
+
+
+# -- several answers side by side
+
+SIZE = (12, 16)
+
+
+def deciding(seed: int) -> Slope:
+    """The slope by a mask of a log p of one's own: w m^2 with weights of both signs."""
+    weights = np.random.default_rng(seed).normal(0.3, 1, SIZE).astype(np.float32)
+    return lambda mask: weights * mask
+
+
+def side_by_side(slopes: list[Slope], ratios: list[float]) -> Callable[[int], Step]:
+    """Opens steps of these answers: as many masks of the first as there are rounds, and so on."""
+
+    def open_step(rounds: int) -> Step:
+        each = [slope for slope in slopes for _ in range(rounds)]
+        ratio = np.repeat(ratios, rounds)
+
+        def gradient(masks: np.ndarray) -> MaskGradient:
+            pairs = zip(each, masks, strict=True)
+            return MaskGradient(np.stack([slope(mask) for slope, mask in pairs]), ratio)
+
+        return pathwise(gradient, 1.0)
+
+    return open_step
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("rounds", [1, 3])
+@pytest.mark.parametrize("evidence", [0.0, 0.9])
+def test_answers_side_by_side_are_what_each_is_alone(
+    rounds: int, evidence: float, together: bool
+) -> None:
+    """Bit for bit, after every step."""
+    options = Options(steps=4, rounds=rounds, noise=0.3, evidence=evidence, beta=4.0)
+    slopes, ratios = [deciding(seed) for seed in range(5)], [1.0, 0.3, 1.7, 0.9, np.nan]
+
+    def found(numbers: list[int]) -> list[np.ndarray]:
+        some = side_by_side([slopes[n] for n in numbers], [ratios[n] for n in numbers])
+        rng = np.random.default_rng(3)
+        return list(optimise(some, len(numbers), SIZE, options, rng, together=together))
+
+    all_of_them, alone = found([0, 1, 2, 3, 4]), [found([n]) for n in range(5)]
+    assert len(all_of_them) == (4 if together else 4 * rounds)
+    assert len({each.tobytes() for each in all_of_them[-1]}) == 5  # no two are the same
+    for step, maps_ in enumerate(all_of_them):
+        assert (maps_.shape, maps_.dtype) == ((5, *SIZE), np.float32)
+        for number, one in enumerate(alone):
+            np.testing.assert_array_equal(maps_[number], one[step][0])
+    some = found([3, 1])  # in any order and company
+    np.testing.assert_array_equal(some[-1], all_of_them[-1][[3, 1]])
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("evidence", [0.0, 0.9, 1.0])
+def test_rounds_together_end_in_the_map_of_rounds_in_turn(count: int, evidence: float) -> None:
+    options = Options(steps=3, rounds=4, noise=0.3, evidence=evidence, beta=4.0)
+    step = side_by_side([deciding(seed) for seed in range(count)], [1.0, 0.4, 1.5][:count])
+
+    def found(*, together: bool) -> list[np.ndarray]:
+        rng = np.random.default_rng(3)
+        return list(optimise(step, count, SIZE, options, rng, together=together))
+
+    map_concurrently, in_turn = found(together=True), found(together=False)
+    assert (len(map_concurrently), len(in_turn)) == (3, 12)
+    np.testing.assert_array_equal(map_concurrently[-1], in_turn[-1])
+    assert not np.array_equal(in_turn[2], in_turn[-1])  # one round is not all of them
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_step_is_opened_once_for_the_rounds_that_it_takes_side_by_side(together: bool) -> None:
+    opened: list[int] = []
+    asked: list[int] = []
+
+    def open_step(rounds: int) -> Step:
+        opened.append(rounds)
+
+        def step(smoothed: np.ndarray, noise: np.ndarray) -> LogitGradient:
+            assert smoothed.shape == noise.shape
+            asked.append(len(smoothed))
+            return LogitGradient(np.ones_like(smoothed), np.ones(len(smoothed)))
+
+        return step
+
+    options, rng = Options(steps=2, rounds=3), np.random.default_rng(0)
+    assert len(list(optimise(open_step, 5, SIZE, options, rng, together=together))) == len(asked)
+    assert opened == ([3] if together else [1, 1, 1])
+    assert asked == ([15, 15] if together else [5] * 6)
+
+
+def test_every_answer_meets_the_same_masks() -> None:
+    noises: list[np.ndarray] = []
+
+    def step(smoothed: np.ndarray, noise: np.ndarray) -> LogitGradient:
+        noises.append(noise.reshape(2, 3, *noise.shape[1:]))  # of answers and rounds
+        return LogitGradient(np.ones_like(smoothed), np.ones(len(smoothed)))
+
+    options = Options(steps=2, rounds=3, noise=1.0)
+    list(optimise(lambda _: step, 2, SIZE, options, np.random.default_rng(0)))
+    for first, second in noises:
+        np.testing.assert_array_equal(first, second)
+        assert not np.array_equal(first[0], first[1])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_gradient_beyond_numbers_spoils_no_other_answer(value: float) -> None:
+    def broken(mask: np.ndarray) -> np.ndarray:
+        found = np.zeros_like(mask)
+        found[3, 4] = value
+        return found
+
+    def found(slopes: list[Slope]) -> np.ndarray:
+        step, rng = side_by_side(slopes, [1.0] * len(slopes)), np.random.default_rng(0)
+        return list(optimise(step, len(slopes), SIZE, Options(rounds=2), rng))[-1]
+
+    with np.errstate(all="raise", under="ignore"):
+        first, spoilt, last_ = found([deciding(0), broken, deciding(1)])
+    assert np.isnan(spoilt).any()
+    np.testing.assert_array_equal([first, last_], found([deciding(0), deciding(1)]))
 
 
 # -- Adam

@@ -1,16 +1,18 @@
-"""How what is believed of a model reads on a terminal: preprocessing and labels, and why."""
+"""How the inferred settings of a model read on a terminal: preprocessing and labels, and why."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ibisa_onnx.commands.console import rows
+from ibisa_onnx.commands.flags import with_flags
 
 if TYPE_CHECKING:
-    from ibisa_onnx.preprocessing.resolve import Belief
+    from ibisa_onnx.preprocessing.resolve import ResolvedField
     from ibisa_onnx.targets.labels import KnownLabels
 
 _SHOWN_LABELS = 3
@@ -24,13 +26,19 @@ def sections_text(title: str, sections: Mapping[str, Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def belief_rows(beliefs: Sequence[Belief]) -> list[str]:
-    """Say what is believed of preprocessing: a row for each field, its value and its source."""
+def field_rows(fields: Sequence[ResolvedField]) -> list[str]:
+    """Return a row for each field of the preprocessing: its value and its source."""
     said = [
-        (each.field.replace("_", " "), _value_text(each.value), each.source) for each in beliefs
+        (each.field.replace("_", " "), _value_text(each.value), with_flags(each.source))
+        for each in fields
     ]
     wide = max(len(value) for _, value, _ in said)
     return rows([(name, f"{value:{wide}}  {source}") for name, value, source in said])
+
+
+def fields_data(fields: Sequence[ResolvedField]) -> list[dict[str, Any]]:
+    """Return the fields as plain data."""
+    return [{**asdict(each), "source": with_flags(each.source)} for each in fields]
 
 
 def label_rows(known: KnownLabels | None) -> list[str]:

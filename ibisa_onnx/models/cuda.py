@@ -1,0 +1,106 @@
+"""Whether CUDA truly runs a node here, and where its libraries come from."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import importlib.util
+import io
+import platform
+import sys
+from dataclasses import dataclass
+from types import ModuleType
+
+import numpy as np
+
+from ibisa_onnx.errors import MissingDependencyError
+from ibisa_onnx.models.onnx_file import essence
+from ibisa_onnx.models.ort import CUDA, import_onnxruntime
+
+
+@dataclass(frozen=True)
+class CudaCheck:
+    """Whether a node of a tiny model truly ran on CUDA, and if not, why."""
+
+    ran: bool
+    reason: str
+
+
+def cuda_runs_a_node() -> CudaCheck:
+    """Run one matrix product on CUDA with the CPU forbidden, and say whether it ran."""
+    try:
+        runtime = import_onnxruntime()
+    except MissingDependencyError as error:
+        return CudaCheck(False, str(error))
+    if CUDA not in runtime.get_available_providers():
+        return CudaCheck(False, "this build of ONNX Runtime has no CUDA provider")
+    complaint = preload_cuda_libraries()
+    options = runtime.SessionOptions()
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    one = np.ones((1, 1), np.float32)
+    try:
+        session = runtime.InferenceSession(
+            _one_product(), options, providers=[CUDA], enable_fallback=0
+        )
+        (result,) = session.run(None, {"x": one})
+    except Exception as error:
+        return CudaCheck(False, complaint or _no_driver() or essence(error))
+    if CUDA not in session.get_providers():
+        return CudaCheck(False, complaint or "the provider did not come up")
+    return CudaCheck(bool(result[0, 0] == 1), "a matrix product ran on it")
+
+
+def _no_driver() -> str:
+    """Say that NVIDIA's driver is missing, which no package brings and ONNX Runtime only logs."""
+    if platform.system() != "Linux":
+        return ""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError as error:
+        return f"NVIDIA's driver is not here ({error})"
+    return ""
+
+
+def _one_product() -> bytes:
+    """Return a model of a single node, y = x x, with nothing to fold away."""
+    from onnx import TensorProto, helper
+
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 1]) for n in "xy")
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "x"], ["y"])], "probe", [x], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=7)
+    return bytes(model.SerializeToString())
+
+
+def preload_cuda_libraries() -> str:
+    """Load the CUDA libraries that ONNX Runtime needs from where pip puts them.
+
+    Those of NVIDIA's packages, which the extra `gpu` brings and torch from PyPI shares, else the
+    system's. Some builds of torch carry libraries inside themselves: where any is missing and torch
+    is installed, it is imported for them.
+
+    Returns the first complaint about a library that could not be loaded, or nothing. Only whether
+    the provider comes up afterwards is decisive.
+    """
+    runtime = import_onnxruntime()
+    if not hasattr(runtime, "preload_dlls"):
+        return ""
+    complaint = _preload(runtime)
+    return _preload(runtime) if complaint and _load_torch() else complaint
+
+
+def _preload(runtime: ModuleType) -> str:
+    """Load the libraries, and return the first line that ONNX Runtime prints about it."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        runtime.preload_dlls()
+    return next(iter(printed.getvalue().splitlines()), "")
+
+
+def _load_torch() -> bool:
+    """Import torch where it is installed and not there yet; return whether that was done."""
+    if "torch" in sys.modules or importlib.util.find_spec("torch") is None:
+        return False
+    with contextlib.suppress(ImportError, OSError):  # a broken one has nothing to give
+        importlib.import_module("torch")
+    return "torch" in sys.modules

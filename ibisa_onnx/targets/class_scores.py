@@ -1,0 +1,316 @@
+"""An output that holds one score for each class: told apart, and read as probabilities.
+
+A raw output is told apart by the operator that made it, where the graph is known, and else by its
+values: logits, probabilities that sum to one, or one sigmoid for each class. How the model is run
+is not known here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ibisa_onnx.errors import OutputError
+from ibisa_onnx.models.head import Head
+from ibisa_onnx.models.onnx_graph import TRANSPARENT, producer_of
+
+if TYPE_CHECKING:
+    import onnx
+
+_SUM_TOLERANCE = 0.02  # half precision and 8-bit probabilities do not sum to 1 exactly
+SMALLEST = 1e-12
+"""Keeps the logarithm of a probability finite."""
+
+
+class Activation(StrEnum):
+    """How raw scores become probabilities."""
+
+    SOFTMAX = "softmax"
+    """Logits of classes that exclude each other."""
+    LOG = "log-probability"
+    """Logarithms of probabilities."""
+    PROBABILITY = "probability"
+    """Probabilities already, summing to one."""
+    SIGMOID = "sigmoid"
+    """Probabilities already, each class for itself."""
+    SIGMOID_LOGIT = "sigmoid-logit"
+    """Logits of classes that stand each for itself."""
+
+
+_LAST_OPERATOR = {
+    "Softmax": Activation.PROBABILITY,
+    "LogSoftmax": Activation.LOG,
+    "Sigmoid": Activation.SIGMOID,
+    "HardSigmoid": Activation.SIGMOID,
+    "Gemm": Activation.SOFTMAX,
+    "MatMul": Activation.SOFTMAX,
+    "Conv": Activation.SOFTMAX,
+    "GlobalAveragePool": Activation.SOFTMAX,
+}
+_BIAS = frozenset({"Add", "Sub"})
+"""After a matrix product these end logits, after a softmax an average of models."""
+_SCALE_AND_ZERO_POINT = {
+    "QuantizeLinear": (1, 2),
+    "QLinearMatMul": (6, 7),
+    "QLinearConv": (6, 7),
+    "QGemm": (7, 8),
+    "QLinearAdd": (6, 7),
+    "QLinearMul": (6, 7),
+    "QLinearGlobalAveragePool": (3, 4),
+    "QLinearSigmoid": (3, 4),
+    "QLinearSoftmax": (3, 4),
+}
+"""Where the operators that give integers for reals take the output's scale and zero point."""
+
+
+@dataclass(frozen=True)
+class Quantisation:
+    """How integers stand for reals: `(value - zero_point) * scale`."""
+
+    scale: float
+    zero_point: int = 0
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """An output that holds one score for each class, and how it is read.
+
+    Attributes
+    ----------
+    name
+        The output's name.
+    classes
+        How many scores there are for each image.
+    activation
+        How they become probabilities.
+    quantisation
+        How its integers stand for reals; None where it holds floats.
+    guess
+        What a reader must know where the reading rests on one picture's values alone; else empty.
+    """
+
+    name: str
+    classes: int
+    activation: Activation
+    quantisation: Quantisation | None = None
+    guess: str = ""
+
+    def contradicts(self, raw: npt.NDArray[Any]) -> bool:
+        """Tell whether values cannot be what they were guessed to be."""
+        scores = self.scores(raw)
+        return bool(self.guess) and not (scores.min() >= 0 and scores.max() <= 1 + _SUM_TOLERANCE)
+
+    def scores(self, raw: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        """Return raw values [N, K, 1 ...] as reals, float64 [N, K]."""
+        values = raw.reshape(len(raw), self.classes).astype(np.float64)
+        if self.quantisation is None or raw.dtype.kind == "f":  # a surrogate gives reals
+            return values
+        return (values - self.quantisation.zero_point) * self.quantisation.scale
+
+    def probabilities(self, raw: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        """Return raw values [N, K, 1 ...] as probabilities, float64 [N, K] in 0..1."""
+        scores = self.scores(raw)
+        if self.activation is Activation.SOFTMAX:
+            powers = np.exp(scores - scores.max(1, keepdims=True))
+            return np.asarray(powers / powers.sum(1, keepdims=True))
+        if self.activation is Activation.LOG:
+            return np.exp(scores)
+        if self.activation is Activation.SIGMOID_LOGIT:
+            return 1 / (1 + np.exp(-scores))
+        return np.clip(scores, 0, 1)
+
+    def log_probabilities(self, raw: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        """Return the logarithms of the probabilities, float64 [N, K] in nats.
+
+        Of outputs that are probabilities already, at least log 1e-12.
+        """
+        scores = self.scores(raw)
+        if self.activation is Activation.SOFTMAX:
+            shifted = scores - scores.max(1, keepdims=True)
+            return np.asarray(shifted - np.log(np.exp(shifted).sum(1, keepdims=True)))
+        if self.activation is Activation.LOG:
+            return scores
+        if self.activation is Activation.SIGMOID_LOGIT:
+            return -np.logaddexp(0, -scores)
+        return np.log(np.clip(scores, SMALLEST, 1))
+
+    def log_probability_vjp(self, raw: npt.NDArray[Any], index: int) -> npt.NDArray[np.float32]:
+        """Return d log p / d raw of one class (nats), float32, in the shape of `raw` [N, K, 1 ...].
+
+        Where a probability is beyond what can be (below 1e-12, or above 1) it is 0. One that an
+        8-bit output has rounded to 0 counts as half a step.
+        """
+        scores = self._reals(raw)
+        cotangent = np.zeros_like(scores)
+        score = scores[:, index]
+        if self.activation is Activation.SOFTMAX:  # d log softmax_i = e_i - softmax
+            powers = np.exp(scores - scores.max(1, keepdims=True))
+            cotangent -= powers / powers.sum(1, keepdims=True)
+            cotangent[:, index] += 1
+        elif self.activation is Activation.LOG:
+            cotangent[:, index] = ~(score > 0)
+        elif self.activation is Activation.SIGMOID_LOGIT:  # d log sigmoid(x) = sigmoid(-x)
+            with np.errstate(over="ignore"):
+                cotangent[:, index] = 1 / (1 + np.exp(score))
+        else:
+            least = SMALLEST if self.quantisation is None else self.quantisation.scale / 2
+            possible = (score >= SMALLEST) & (score <= 1) | (self.quantisation is not None)
+            cotangent[:, index] = possible / np.maximum(score, least)
+        if self.quantisation is not None and raw.dtype.kind != "f":
+            cotangent *= np.float32(self.quantisation.scale)
+        return cotangent.reshape(raw.shape)
+
+    def write_log_probability(self, graph: onnx.GraphProto, index: int) -> str:
+        """Write log p of one class behind the output, float32 [N, 1]; return the tensor's name."""
+        head = Head(graph)
+        scores = head.rows(self.name)
+        if self.quantisation is not None:
+            zero = head.constant(self.quantisation.zero_point)
+            scores = head.op("Sub", scores, zero)
+            scores = head.op("Mul", scores, head.constant(self.quantisation.scale))
+        if self.activation is Activation.SOFTMAX:
+            return head.column(head.op("LogSoftmax", scores, axis=1), index)
+        score = head.column(scores, index)
+        if self.activation is Activation.LOG:
+            return score
+        if self.activation is Activation.SIGMOID_LOGIT:
+            return head.log_sigmoid(score)
+        return head.log(score, SMALLEST)
+
+    def _reals(self, raw: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Return raw values as float32 [N, K], in which derivatives are computed."""
+        values = raw.reshape(len(raw), self.classes).astype(np.float32)
+        if self.quantisation is None or raw.dtype.kind == "f":
+            return values
+        zero = np.float32(self.quantisation.zero_point)
+        return (values - zero) * np.float32(self.quantisation.scale)
+
+
+def read_output(
+    name: str,
+    raw: npt.NDArray[Any],
+    *,
+    graph: onnx.GraphProto | None = None,
+    activation: str | None = None,
+) -> ClassScores:
+    """Tell how an output holds class scores.
+
+    Parameters
+    ----------
+    name
+        The output's name.
+    raw
+        Its values for one image, [1, K], also with axes of size 1 between or after them.
+    graph
+        The graph it comes from, where that is known.
+    activation
+        What the user says that the values are; None: to be told apart.
+
+    Raises
+    ------
+    OutputError
+        The values are no class scores, or NaN or infinite; there is no such activation.
+    """
+    classes = check_scores(name, raw)
+    maker = producer_of(name, graph) if graph is not None else None
+    operator = "" if maker is None else str(maker.op_type)
+    quantisation, guess = None, ""
+    if operator in ("ArgMax", "ArgMin", "TopK"):
+        raise OutputError(_indices(name, raw.dtype))
+    if raw.dtype.kind in "iu":
+        quantisation = _quantisation(name, raw.dtype, graph)
+        if quantisation is None:
+            quantisation, guess = Quantisation(1 / 255), f"output {name} is {_BYTES}"
+    output = ClassScores(name, classes, Activation.PROBABILITY, quantisation)
+    if activation:
+        kind = read_activation(activation)
+    elif operator in _LAST_OPERATOR:
+        kind = _LAST_OPERATOR[operator]
+    else:
+        kind = _by_values(output.scores(raw)[0])
+        if kind is Activation.SIGMOID and operator in _BIAS:
+            kind = Activation.SOFTMAX
+        elif kind is Activation.SIGMOID:
+            guess = guess or f"output {name} is {_IN_0_1}"
+    if kind is Activation.SOFTMAX and classes == 1:
+        kind = Activation.SIGMOID_LOGIT  # the softmax of one score is always 1
+    return ClassScores(name, classes, kind, quantisation, guess)
+
+
+_IN_0_1 = (
+    "taken for one sigmoid a class, because its values on this picture lie in 0..1 (a guess): "
+    "give activation=softmax if they are logits"
+)
+_BYTES = "uint8 without a known scale and taken for probabilities times 255 (a guess)"
+
+
+def _indices(name: str, dtype: np.dtype[Any]) -> str:
+    return (
+        f"output {name} is {dtype}: class indices, not scores; choose an output of scores with "
+        "output=, or have the model exported without its ArgMax"
+    )
+
+
+def check_scores(name: str, raw: npt.NDArray[Any]) -> int:
+    """Return how many classes an output has, [N, K, 1 ...], whose every value is finite.
+
+    Raises
+    ------
+    OutputError
+        It is not one score for each class, or NaN or infinite.
+    """
+    classes = int(np.prod(raw.shape[1:]))
+    if raw.ndim < 2 or max(raw.shape[1:], default=0) != classes or classes == 0:
+        raise OutputError(f"output {name} {list(raw.shape)} is not one score for each class")
+    if not np.isfinite(raw).all():
+        raise OutputError(
+            f"output {name} has NaN or infinite values for this image; "
+            "check the preprocessing (ibisa-onnx inspect) or the model file"
+        )
+    return classes
+
+
+def read_activation(word: str) -> Activation:
+    """Read the user's word for how raw scores become probabilities; OutputError if it is none."""
+    try:
+        return Activation(word)
+    except ValueError:
+        known = ", ".join(Activation)
+        raise OutputError(f"activation is {word!r}; choose from: {known}") from None
+
+
+def _by_values(scores: npt.NDArray[np.float64]) -> Activation:
+    """Tell by the scores [K] of one image what they are."""
+    if scores.min() >= 0 and scores.max() <= 1 + _SUM_TOLERANCE:
+        exclusive = len(scores) > 1 and abs(scores.sum() - 1) < _SUM_TOLERANCE
+        return Activation.PROBABILITY if exclusive else Activation.SIGMOID
+    return Activation.SOFTMAX
+
+
+def _quantisation(
+    name: str, dtype: np.dtype[Any], graph: onnx.GraphProto | None
+) -> Quantisation | None:
+    """Return how an integer output stands for reals, None where only its type can tell.
+
+    Raises
+    ------
+    OutputError
+        Its type says that these are class indices.
+    """
+    node = None if graph is None else producer_of(name, graph, TRANSPARENT - {"QuantizeLinear"})
+    if graph is not None and node is not None and node.op_type in _SCALE_AND_ZERO_POINT:
+        from onnx import numpy_helper
+
+        constants = {each.name: each for each in graph.initializer}
+        places = [place for place in _SCALE_AND_ZERO_POINT[node.op_type] if place < len(node.input)]
+        known = [constants.get(node.input[place]) for place in places]
+        if known and known[0] is not None:
+            values = [numpy_helper.to_array(each).item() for each in known if each is not None]
+            return Quantisation(float(values[0]), int(values[1]) if len(values) > 1 else 0)
+    if dtype == np.uint8:
+        return None
+    raise OutputError(_indices(name, dtype))

@@ -1,0 +1,75 @@
+"""Models whose inner tensors are outputs too, for targets that read these or add nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from ibisa_onnx.caching import BuiltOnce
+from ibisa_onnx.errors import OptionError, OutputError
+from ibisa_onnx.models.base import ImageModel
+from ibisa_onnx.models.onnx_session import DeployedModel
+from ibisa_onnx.targets.base import Objective
+
+if TYPE_CHECKING:
+    import onnx
+
+_MOST = 4  # sessions that stay open
+
+
+class ExposedModels:
+    """The sessions of one model with further outputs; the last few stay open."""
+
+    def __init__(self, model: ImageModel) -> None:
+        self._model = model
+        self._declared = frozenset(each.name for each in model.signature.outputs)
+        # With the objectives, so that no other one gets the identity of one of them.
+        self._open: BuiltOnce[tuple[list[Objective], ImageModel]] = BuiltOnce(_MOST)
+
+    def with_outputs(self, names: Iterable[str], objectives: Iterable[Objective]) -> ImageModel:
+        """Return the model, or one that has these tensors as outputs, too.
+
+        Parameters
+        ----------
+        names
+            Outputs, inner tensors, or tensors that objectives make.
+        objectives
+            Those that may add nodes to the graph.
+
+        Raises
+        ------
+        OutputError
+            There is no such tensor, or nothing inside the model can be read.
+        OptionError
+            Two objectives make a tensor of the same name.
+        """
+        inner = tuple(dict.fromkeys(name for name in names if name not in self._declared))
+        if not inner:
+            return self._model
+        if not isinstance(self._model, DeployedModel):
+            raise OutputError(
+                f"{self._model.label} has no output {inner[0]!r}, and nothing inside can be read"
+            )
+        known = self._known
+        writing = [each for each in objectives if not known.issuperset(each.outputs)]
+        writers = list({id(each): each for each in writing}.values())
+        made = [name for each in writers for name in each.outputs if name not in known]
+        for name in made:
+            if made.count(name) > 1:
+                raise OptionError(f"two objectives make {name!r}; give each a caption of its own")
+
+        def write(graph: onnx.GraphProto) -> None:
+            for each in writers:
+                each.to_onnx(graph)
+
+        key = (inner, *map(id, writers))
+        model = self._model
+        return self._open.get(key, lambda: (writers, model.exposing(inner, write)))[1]
+
+    @cached_property
+    def _known(self) -> frozenset[str]:
+        """The names of all tensors that the graph makes."""
+        proto = self._model.proto()
+        nodes = [] if proto is None else proto.graph.node
+        return frozenset(name for node in nodes for name in node.output)

@@ -1,0 +1,54 @@
+"""A user's own objective as ONNX nodes behind any tensor of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ibisa_onnx.models.head import Head
+from ibisa_onnx.targets.base import Doubles, Objective, Raw
+
+if TYPE_CHECKING:
+    import onnx
+
+
+class OnnxObjective(Objective):
+    """A score that a few ONNX nodes compute.
+
+    Parameters
+    ----------
+    write
+        Adds nodes with a `Head` to the end of the model's graph, and returns the name of a tensor
+        [N] or [N, 1]: the logarithm of a probability, or like one.
+    caption
+        What to call it.
+    """
+
+    def __init__(self, write: Callable[[Head], str], caption: str) -> None:
+        self._write, self.caption = write, caption
+        self._name = f"ibisa_target/{caption}"
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The tensor that the nodes make."""
+        return (self._name,)
+
+    def score(self, raw: Raw) -> Doubles:
+        """Return what the nodes computed, [N]."""
+        return raw[self._name].reshape(-1).astype(np.float64)
+
+    def vjp(self, raw: Raw) -> dict[str, npt.NDArray[np.float32]]:
+        """Return ones: the nodes are differentiated with the model."""
+        return {self._name: np.ones(raw[self._name].shape, np.float32)}
+
+    def to_onnx(self, graph: onnx.GraphProto) -> str:
+        """Write the nodes."""
+        head = Head(graph)
+        return head.named(self._write(head), self._name)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the caption."""
+        return {"kind": "nodes", "caption": self.caption}

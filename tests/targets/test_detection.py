@@ -1,0 +1,134 @@
+"""The best anchor of a detector: planted scores, a map on the planted square, and real faces."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import ibisa_onnx as ibisa
+from ibisa_onnx.targets.detection import AnchorObjective, BestAnchor
+
+FACES = ibisa.Preprocessing(
+    (240, 320), resize="stretch", mean=(127.0,) * 3, std=(128.0,) * 3, interpolation="bilinear"
+)
+SIDE = 32
+SQUARES = ((4, 4), (20, 18))  # of 8 pixels a side: anchor 0 and anchor 1
+
+
+def detector() -> onnx.ModelProto:
+    """`scores` [n, 2, 2]: the sigmoid of how bright an anchor's square is, for class 1."""
+    kernel = np.full((1, 3, 8, 8), 1 / 192, np.float32)
+    places = np.array([[0, 0, y, x] for y, x in SQUARES], np.int64)
+    nodes = [
+        helper.make_node("Conv", ["image", "kernel"], ["means"]),  # [n, 1, 25, 25]
+        helper.make_node("Flatten", ["means"], ["flat"]),
+        helper.make_node("Gather", ["flat", "places"], ["bright"], axis=1),
+        helper.make_node("Mul", ["bright", "gain"], ["scaled"]),
+        helper.make_node("Add", ["scaled", "bias"], ["logits"]),
+        helper.make_node("Sigmoid", ["logits"], ["object"]),
+        helper.make_node("Sub", ["one", "object"], ["nothing"]),
+        helper.make_node("Unsqueeze", ["object"], ["o"], axes=[2]),
+        helper.make_node("Unsqueeze", ["nothing"], ["b"], axes=[2]),
+        helper.make_node("Concat", ["b", "o"], ["scores"], axis=2),
+    ]
+    constants = {
+        "kernel": kernel,
+        "places": np.array([y * 25 + x for _, _, y, x in places], np.int64),
+        "gain": np.float32(10),
+        "bias": np.float32(-4),
+        "one": np.float32(1),
+    }
+    graph = helper.make_graph(
+        nodes,
+        "detector",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, SIDE, SIDE])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 2, 2])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=8)
+
+
+@pytest.fixture
+def explainer() -> ibisa.Explainer:
+    options = ibisa.Options(baseline="mean")  # a blur leaves a square as bright as it was
+    data = detector().SerializeToString()
+    return ibisa.Explainer(data, preprocessing="unit", threads=1, options=options)
+
+
+def picture(*levels: int) -> np.ndarray:
+    """A black picture with squares of those levels."""
+    pixels = np.zeros((SIDE, SIDE, 3), np.uint8)
+    for (y, x), level in zip(SQUARES, levels, strict=True):
+        pixels[y : y + 8, x : x + 8] = level
+    return pixels
+
+
+@pytest.mark.parametrize("best", [0, 1])
+def test_the_map_of_the_best_anchor_falls_on_its_square(explainer: ibisa.Explainer, best: int):
+    levels = [200, 160] if best == 0 else [160, 200]
+    found = explainer.explain(picture(*levels), BestAnchor("scores", 1))
+    assert found.target.details == {"anchor": best}
+    assert found.target.kind == "anchor"
+    assert found.certificate.gradient == "exact"
+    assert found.target.probability == pytest.approx(1 / (1 + np.exp(4 - 2000 / 255)), abs=1e-5)
+    y, x = SQUARES[best]
+    on_it = found.map[y : y + 8, x : x + 8].sum()
+    assert on_it > 0.5 * found.map.sum()
+    peak = np.unravel_index(found.map.argmax(), found.map.shape)
+    assert y <= peak[0] < y + 8
+    assert x <= peak[1] < x + 8
+
+
+def test_its_derivative_is_that_of_the_logarithm():
+    objective, raw = AnchorObjective("s", 1, 0), np.array([[[0.2], [0.4]], [[0.2], [0.0]]], "f4")
+    np.testing.assert_allclose(objective.probability({"s": raw}), [0.4, 0], rtol=1e-6)
+    np.testing.assert_allclose(objective.vjp({"s": raw})["s"][..., 0], [[0, 2.5], [0, 0]])
+    assert np.isfinite(objective.score({"s": raw})).all()
+
+
+def test_the_record_comes_back_from_disk(explainer: ibisa.Explainer, tmp_path: Path):
+    found = explainer.explain(picture(200, 100), BestAnchor("scores", 1))
+    found.save(tmp_path)
+    assert ibisa.Explanation.load(tmp_path).target == found.target
+
+
+@pytest.mark.parametrize(("output", "column"), [("scores", 2), ("scores", -1)])
+def test_what_has_no_such_anchors_is_refused(explainer: ibisa.Explainer, output: str, column: int):
+    with pytest.raises(
+        ibisa.TargetError, match=r"output scores is \[1, 2, 2\]; an anchor of class"
+    ):
+        explainer.explain(picture(9, 9), BestAnchor(output, column))
+
+
+def test_every_method_explains_it(explainer: ibisa.Explainer):
+    for method in ("rise", "occlusion", "random"):
+        found = explainer.explain(picture(200, 100), BestAnchor("scores", 1), method=method)
+        assert (found.method, found.target.kind) == (method, "anchor")
+
+
+@pytest.mark.real
+def test_the_best_face_keeps_its_score_by_a_twentieth_of_the_picture(assets: Path):
+    explainer = ibisa.Explainer(assets / "models" / "face_rfb320.onnx", preprocessing=FACES)
+    found = explainer.explain(assets / "detection" / "11.jpg", BestAnchor("scores", 1))
+    assert found.certificate.gradient == "exact"
+    assert found.target.probability > 0.99
+    assert found.sufficiency is not None
+    hidden, least, *_ = found.sufficiency.probabilities
+    assert hidden < 0.2
+    assert least > 0.9
+
+
+@pytest.mark.real
+def test_faces_together_are_the_faces_alone(assets: Path):
+    """Each photograph has a best anchor of its own."""
+    explainer = ibisa.Explainer(assets / "models" / "face_rfb320.onnx", preprocessing=FACES)
+    pictures = [assets / "detection" / name for name in ("11.jpg", "15.jpg")]
+    found = explainer.explain_batch(pictures, [BestAnchor("scores", 1)] * 2)
+    for picture_, one in zip(pictures, found, strict=True):
+        alone = explainer.explain(picture_, BestAnchor("scores", 1))
+        assert one.target == alone.target
+        np.testing.assert_allclose(one.map, alone.map, atol=1e-4)
