@@ -31,8 +31,8 @@ from ibisa_exporters.huggingface import Logits
 from ibisa_exporters.source import load_source
 from ibisa_exporters.trained import Request
 from pages import put
+from surrogates import shake
 from torch import Tensor, nn
-from twins import shake
 from zoo import calibrate, randomise
 
 from ibisa_onnx.demo import scene_path
@@ -145,7 +145,7 @@ def _saved_by_keras(kind: str, folder: Path) -> list[str]:
         fan = np.prod(weight.shape[:2] if "depthwise" in weight.path else weight.shape[:-1])
         if len(weight.shape) > 1:
             weight.assign(rng.normal(0, np.sqrt(2 / fan), weight.shape))
-    for layer in net.layers:  # batch normalisation takes what it sees
+    for layer in net.layers:  # batch normalization takes what it sees
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = 0.0
     net(rng.uniform(0, 255, (8, *net.inputs[0].shape[1:])).astype(np.float32), training=True)

@@ -4,13 +4,13 @@
     python benchmarks/forward_only.py measure ASSETS WORK --model mobilenetv2
     python benchmarks/forward_only.py curves ASSETS WORK --model squeezenet
     python benchmarks/forward_only.py curves ASSETS WORK --model mobilenetv2
-    python benchmarks/forward_only.py twins ASSETS WORK
+    python benchmarks/forward_only.py quantised ASSETS WORK
     python benchmarks/forward_only.py report ASSETS WORK
 
 `measure` scores forward-only and centred RISE on all photographs, and AISE's maps where
 `benchmarks/aise.py` has left them in WORK; `curves` scores every estimator on a sixth of the
-photographs, from 25 to 2000 forward passes; `twins` compares the maps of an 8-bit model with those
-of the float model it was made from. What is measured is appended to files in WORK, so that an
+photographs, from 25 to 2000 forward passes; `quantised` compares the maps of an 8-bit model with
+those of the float model it was made from. What is measured is appended to files in WORK, so that an
 interrupted run goes on where it stopped and several may run side by side. `report` prints the
 tables and draws docs/figures/forward-only.png.
 
@@ -50,7 +50,7 @@ OURS = ("forward-only", "finite-difference", "spsa", "rloo")
 RISES = ("rise", "centred-rise")
 EVERY = 6  # of the photographs, for the curves
 MASKS = 4000  # of the RISE that all are held against
-TWINS, TWIN_BUDGET = ("mobilenetv2", "mobilenetv2_int8"), 400
+PAIR, PAIR_BUDGET = ("mobilenetv2", "mobilenetv2_int8"), 400
 # Of the estimators that take IBISA's steps; the defaults when the curves were drawn.
 STEPS = replace(EARLIER, evidence_smoothing=1.5)
 
@@ -117,18 +117,18 @@ def fill(args: argparse.Namespace, wanted: list[tuple[str, int]], every: int) ->
         print(args.model, photo.path.stem, flush=True)
 
 
-def twins(args: argparse.Namespace) -> None:
+def quantised(args: argparse.Namespace) -> None:
     """Measure how alike the maps of the float and of the 8-bit model are."""
-    file = args.work / "forward-only-twins.csv"
-    seen = (photographs_of(args.assets, model) for model in TWINS)
+    file = args.work / "forward-only-quantised.csv"
+    seen = (photographs_of(args.assets, model) for model in PAIR)
     for one, other in zip(*seen, strict=True):
         if one.path.stem in {key[0] for key in read(file)}:
             continue
         index = one.fitted.predict(one.crop, 1)[0].index
-        maps = [explain(photo, "forward-only", TWIN_BUDGET, index) for photo in (one, other)]
+        maps = [explain(photo, "forward-only", PAIR_BUDGET, index) for photo in (one, other)]
         agreement = spearman(*maps)
         with file.open("a", newline="") as lines:
-            csv.writer(lines).writerow([one.path.stem, "twins", TWIN_BUDGET, agreement, 0])
+            csv.writer(lines).writerow([one.path.stem, "quantised", PAIR_BUDGET, agreement, 0])
         print(one.path.stem, f"{agreement:.3f}", flush=True)
 
 
@@ -161,10 +161,10 @@ def tables(args: argparse.Namespace) -> None:
                 ]
                 print(f"| {model} | {passes} | {' | '.join(gaps)} |")
         print()
-    found = read(args.work / "forward-only-twins.csv").values()
+    found = read(args.work / "forward-only-quantised.csv").values()
     if found:
         print(
-            f"8-bit twin, {len(found)} photographs, {TWIN_BUDGET} passes: "
+            f"8-bit model, {len(found)} photographs, {PAIR_BUDGET} passes: "
             f"Spearman {np.mean(list(found)):.3f} in the mean, {min(found):.3f} at the least"
         )
 
@@ -204,7 +204,7 @@ def plot(args: argparse.Namespace) -> None:
 def main() -> None:
     """Measure, or report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("measure", "curves", "twins", "report"))
+    parser.add_argument("what", choices=("measure", "curves", "quantised", "report"))
     parser.add_argument("assets", type=Path)
     parser.add_argument("work", type=Path)
     parser.add_argument("--model", choices=PRESETS, default=MODELS[0])
@@ -217,8 +217,8 @@ def main() -> None:
         fill(args, wanted, 1)
     elif args.what == "curves":
         fill(args, [(method, n) for n in CURVE for method in (*OURS, *RISES)], EVERY)
-    elif args.what == "twins":
-        twins(args)
+    elif args.what == "quantised":
+        quantised(args)
     else:
         tables(args)
         plot(args)

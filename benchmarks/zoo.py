@@ -7,7 +7,7 @@ a few lie so near a kink (ReLU, max pooling) that float32 falls on its other sid
 often as ours, and the gradient is then another one. So images are drawn, two at a time, until one
 has no such unit, at most forty: a wrong rule would show on every image. (Two at a time also because
 PyTorch 2.13 and 2.14 give wrong gradients of a single image where the cotangent comes transposed to
-a batch normalisation at inference: they differ from PyTorch's own finite differences.)
+a batch normalization at inference: they differ from PyTorch's own finite differences.)
 
 Results are kept in a JSON file after each architecture, and what is there is not done again, so
 that a run can be cut off and continued. `--write` puts the table into a page, between the marks
@@ -271,7 +271,7 @@ def randomise(net: nn.Module) -> None:
 
 
 def calibrate(net: nn.Module, side: int) -> None:
-    """Let batch normalisation scale features to about 1, as they come from a few random images.
+    """Let batch normalization scale features to about 1, as they come from a few random images.
 
     Without that they grow from block to block, until float32 has no digits left to compare. They
     are not centred: a deep chain of centred ReLUs is chaotic, which takes the digits as well.

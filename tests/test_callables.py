@@ -188,16 +188,16 @@ class Counterpart(torch.nn.Module):
 
 
 def test_a_surrogate_lends_a_function_its_gradient() -> None:
-    twin, calls = Counterpart(), []
+    counterpart, calls = Counterpart(), []
 
     def scores(images: np.ndarray) -> torch.Tensor:
         calls.append(len(images))
-        return twin(torch.from_numpy(images))
+        return counterpart(torch.from_numpy(images))
 
     picture = np.zeros((64, 64, 3), np.uint8)
     picture[24:40, 24:40] = 255
     spec = ibisa.InputSpec((None, 3, 64, 64))
-    explainer = ibisa.Explainer(scores, spec, preprocessing="unit", surrogate=twin)
+    explainer = ibisa.Explainer(scores, spec, preprocessing="unit", surrogate=counterpart)
     found = explainer.explain(picture, 1)
     assert found.certificate.gradient == "surrogate"
     assert found.certificate.difference == pytest.approx(0, abs=1e-6)

@@ -66,7 +66,7 @@ class DemoNet(nn.Module):
         self.classifier = nn.Linear(96, len(LABELS))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Give the logits [N, 8] of normalised images [N, 3, 128, 128]."""
+        """Give the logits [N, 8] of normalized images [N, 3, 128, 128]."""
         pooled = functional.adaptive_avg_pool2d(self.features(images), 1)
         return self.classifier(torch.flatten(pooled, 1))  # type: ignore[no-any-return]
 
@@ -140,7 +140,7 @@ def soft_targets(classes: Tensor, keep: Tensor) -> Tensor:
 def training_batch(
     images: Tensor, classes: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Turn, colour and partly hide scenes: normalised images [n, 3, H, W], targets [n, 8]."""
+    """Turn, colour and partly hide scenes: normalized images [n, 3, H, W], targets [n, 8]."""
     turns = int(torch.randint(4, (), generator=generator))
     images, classes = images.rot90(turns, (1, 2)), classes.rot90(turns, (1, 2))
     if torch.rand((), generator=generator) < 0.5:
@@ -152,11 +152,11 @@ def training_batch(
     keep = random_keep(len(images), generator)
     hidden = random_baseline(pictures, generator)
     pictures = hidden + keep * (pictures - hidden)
-    inputs = normalise(pictures).contiguous(memory_format=torch.channels_last)
+    inputs = normalize(pictures).contiguous(memory_format=torch.channels_last)
     return inputs, soft_targets(classes, keep)
 
 
-def normalise(pictures: Tensor) -> Tensor:
+def normalize(pictures: Tensor) -> Tensor:
     """Take pictures [n, 3, H, W] of 0..1 to model space."""
     return (pictures - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
 
@@ -196,7 +196,7 @@ def accuracy(net: nn.Module, count: int = 600, seed: int = SEED + 1) -> dict[str
         scene = draw_scene(rng, size=(SIDE, SIDE))
         pictures = torch.from_numpy(scene.image).permute(2, 0, 1)[None].float() / 255
         with torch.no_grad():
-            order = net(normalise(pictures))[0].argsort(descending=True).tolist()
+            order = net(normalize(pictures))[0].argsort(descending=True).tolist()
         present = {item.index for item in scene.objects}
         first += order[0] in present
         if len(present) == 2:

@@ -111,7 +111,7 @@ def _copy_where_needed(program: torch.export.ExportedProgram) -> None:
     program.graph_module.recompile()
 
 
-def _normalise(
+def _normalize(
     x: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
@@ -120,7 +120,7 @@ def _normalise(
     momentum: float,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Write batch normalisation at inference as a product and a sum.
+    """Write batch normalization at inference as a product and a sum.
 
     PyTorch's own has a wrong gradient on some single images (`ContiguousNormalization`), which is
     put right where we derive it; in the file it is right for others too.
@@ -134,7 +134,7 @@ def _normalise(
     return x * scale.reshape(axes) + shift.reshape(axes), none, none
 
 
-_DECOMPOSED = {torch.ops.aten._native_batch_norm_legit_no_training.default: _normalise}
+_DECOMPOSED = {torch.ops.aten._native_batch_norm_legit_no_training.default: _normalize}
 
 
 def _check(module: nn.Module, program: nn.Module, images: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Batch and instance normalisation whose gradient is right whatever the layout of what reaches it.
+"""Batch and instance normalization whose gradient is right whatever the layout of what reaches it.
 
 PyTorch 2.13 and 2.14 read the image, or its cotangent, in the wrong order on the CPU where there is
 one image and the two lie differently in memory; MPS has had the like. Nothing else lives here.
@@ -16,7 +16,7 @@ _OPERATORS = ("batch_norm", "instance_norm")
 
 
 class ContiguousNormalization(TorchFunctionMode):
-    """A context in which normalisation gets its image, and later its cotangent, in order.
+    """A context in which normalization gets its image, and later its cotangent, in order.
 
     It does not reach into TorchScript.
     """
@@ -35,9 +35,9 @@ class ContiguousNormalization(TorchFunctionMode):
         result = func(
             *map(_in_order, args), **{key: _in_order(value) for key, value in kwargs.items()}
         )
-        normalised = result[0] if isinstance(result, tuple | list) else result
-        if isinstance(normalised, Tensor) and normalised.requires_grad:
-            normalised.register_hook(_in_order)  # type: ignore[no-untyped-call]
+        normalized = result[0] if isinstance(result, tuple | list) else result
+        if isinstance(normalized, Tensor) and normalized.requires_grad:
+            normalized.register_hook(_in_order)  # type: ignore[no-untyped-call]
         return result
 
 

@@ -75,7 +75,7 @@ class SurrogateGradient:
             found.append("the surrogate is not certified: it agrees too little with its model")
         if any(isinstance(each, torch.jit.ScriptModule) for each in self._module.modules()):
             found.append(
-                "the surrogate is TorchScript, where PyTorch derives batch normalisation wrongly "
+                "the surrogate is TorchScript, where PyTorch derives batch normalization wrongly "
                 "on some single images: give the nn.Module itself, or a .pt2 of it"
             )
         return tuple(found)

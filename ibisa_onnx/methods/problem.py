@@ -379,7 +379,7 @@ def check_described(objective: Objective) -> None:
 def _name(objective: Objective) -> str:
     try:
         return f"objective {objective.describe()['caption']!r}"
-    except Exception:
+    except Exception:  # describe() is a user's, and may be what failed
         return f"objective {type(objective).__name__}"
 
 

@@ -47,7 +47,7 @@ class Degradation:
         return float(self.morf[0] - self.morf[-1])
 
     @property
-    def normalised(self) -> float:
+    def normalized(self) -> float:
         """The area as a share of the span, so that it does not depend on how sure a model is.
 
         Raises

@@ -104,7 +104,7 @@ def difference_metric(protocol: Protocol = RISE) -> FaithfulnessMetric:
 
 
 def degradation_metric(
-    tile: int | None = None, steps: int = 28, *, normalised: bool = False
+    tile: int | None = None, steps: int = 28, *, normalized: bool = False
 ) -> FaithfulnessMetric:
     """Area between the curves of LeRF and MoRF (`degradation`).
 
@@ -114,7 +114,7 @@ def degradation_metric(
     ----------
     tile, steps
         As in `degradation`.
-    normalised
+    normalized
         As a share of what the picture scores above the blank one, image by image. A picture of
         which the model is unsure then weighs as much as any, and none is defined where the blank
         one scores as high; so it is off.
@@ -122,7 +122,7 @@ def degradation_metric(
 
     def measure(subject: Subject, values: Map, rng: np.random.Generator) -> float:
         curves = degradation(subject, values, tile=tile, steps=steps)
-        return curves.normalised if normalised else curves.area
+        return curves.normalized if normalized else curves.area
 
     return FaithfulnessMetric(
         "degradation",

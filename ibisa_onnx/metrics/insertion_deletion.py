@@ -1,7 +1,7 @@
 """Insertion and deletion: the model's score as pixels appear, or vanish, by falling saliency.
 
 The protocol is that of RISE (Petsiuk et al., arXiv 1806.07421, section 4.3, and its published
-code): insertion starts from a blurred picture, deletion ends at zeros in normalised space, 28
+code): insertion starts from a blurred picture, deletion ends at zeros in normalized space, 28
 steps of 224 * 8 pixels at 224 x 224, and the area under the curve by the trapezoidal rule. Here
 live only these two measures; they know a score function and arrays, no model and no file.
 """

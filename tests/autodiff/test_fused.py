@@ -86,7 +86,7 @@ def test_gelu(check, spread, op_type, bias, attributes):
 
 
 @pytest.mark.parametrize("op_type", ["LayerNormalization", "SimplifiedLayerNormalization"])
-def test_normalisation_in_a_model_older_than_the_operator(check, random, op_type):
+def test_normalization_in_a_model_older_than_the_operator(check, random, op_type):
     inputs = ["h", "g", "b"] if op_type == "LayerNormalization" else ["h", "g"]
     nodes = [
         helper.make_node("Mul", ["x", "x"], ["h"]),
@@ -100,7 +100,7 @@ def test_normalisation_in_a_model_older_than_the_operator(check, random, op_type
 
 @pytest.mark.parametrize("simplified", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
-def test_skip_layer_normalisation(check, random, simplified, bias):
+def test_skip_layer_normalization(check, random, simplified, bias):
     """Both of its inputs, and both of the outputs that are used."""
     op_type = "SkipSimplifiedLayerNormalization" if simplified else "SkipLayerNormalization"
     beta = [] if simplified else ["beta"]
@@ -166,7 +166,7 @@ def test_what_a_fused_operator_does_not_cover_is_named(build):
     assert "packed" in _refusal(build, packed, {}, x)
 
 
-def test_statistics_of_a_fused_normalisation_are_refused(build):
+def test_statistics_of_a_fused_normalization_are_refused(build):
     node = fused("SkipLayerNormalization", ["x", "x", "g"], ["n", "y"])
     x = np.ones((1, 3, 6), np.float32)
     assert "some outputs" in _refusal(build, node, {"g": (6,)}, x)

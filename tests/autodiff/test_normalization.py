@@ -82,7 +82,7 @@ def test_lp_normalization(check, spread, p):
 
 
 @pytest.mark.parametrize("p", [1, 2])
-def test_zeros_normalised_have_no_gradient(build, p):
+def test_zeros_normalized_have_no_gradient(build, p):
     x = np.zeros((2, 3), np.float32)
     x[0] = 3, -4, 1
     model = build([helper.make_node("LpNormalization", ["x"], ["y"], p=p)], x, {}, 17, None)

@@ -129,14 +129,14 @@ def test_bfloat16_is_refused_where_an_operator_has_no_such_version():
     assert missing.node == "turn"
 
 
-def test_mean_variance_normalisation_of_halves_has_a_gradient():
+def test_mean_variance_normalization_of_halves_has_a_gradient():
     """ONNX defines it for halves by operators that mix them with float32."""
     x = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype(np.float16)
 
     def build(elem):
         graph = helper.make_graph(
             [helper.make_node("MeanVarianceNormalization", ["x"], ["y"])],
-            "normalised",
+            "normalized",
             [helper.make_tensor_value_info("x", elem, x.shape)],
             [helper.make_tensor_value_info("y", elem, x.shape)],
         )
@@ -149,14 +149,14 @@ def test_mean_variance_normalisation_of_halves_has_a_gradient():
 
 @pytest.mark.parametrize("op_type", ["LayerNormalization", "InstanceNormalization"])
 @pytest.mark.parametrize("size", [1e-3, 1000.0])
-def test_normalisations_of_halves_are_differentiated_in_float32(op_type, size):
+def test_normalizations_of_halves_are_differentiated_in_float32(op_type, size):
     """Squares of 1000 are infinite in half precision, and so small an epsilon is 0."""
     inputs = ["x", "s"] if op_type == "LayerNormalization" else ["x", "s", "b"]
 
     def build(elem, dtype):
         graph = helper.make_graph(
             [helper.make_node(op_type, inputs, ["y"], epsilon=1e-12)],
-            "normalised",
+            "normalized",
             [helper.make_tensor_value_info("x", elem, [1, 3, 8])],
             [helper.make_tensor_value_info("y", elem, [1, 3, 8])],
             [
@@ -172,14 +172,14 @@ def test_normalisations_of_halves_are_differentiated_in_float32(op_type, size):
     assert np.linalg.norm(found - expected) < 0.01 * np.linalg.norm(expected)
 
 
-def test_halves_are_normalised_by_float32_statistics():
+def test_halves_are_normalized_by_float32_statistics():
     def build(elem):
         vectors = {
             name: np.linspace(i, i + 1, 3, dtype=np.float32) for i, name in enumerate("sbmv")
         }
         graph = helper.make_graph(
             [helper.make_node("BatchNormalization", ["x", *vectors], ["y"])],
-            "normalised",
+            "normalized",
             [helper.make_tensor_value_info("x", elem, [1, 3, 8])],
             [helper.make_tensor_value_info("y", elem, [1, 3, 8])],
             [numpy_helper.from_array(vector, name) for name, vector in vectors.items()],

@@ -212,7 +212,7 @@ def test_bytes_cast_to_floats():
     np.testing.assert_allclose(dx, 0.02 * np.cos(0.02 * x.astype(np.float64)), rtol=1e-5)
 
 
-def test_quantised_weights_alone_need_no_twin():
+def test_quantised_weights_alone_need_no_counterpart():
     x = np.float32([[1.0, -2.0]])
     nodes = [
         helper.make_node(DQ, ["b", "bs", "bz"], ["w"]),
@@ -300,7 +300,7 @@ def test_qlinear_functions(bytes_, op_type, attributes, function):
 
 @pytest.mark.parametrize("opset", [11, 13])
 def test_qlinear_softmax(bytes_, opset):
-    """Before opset 13 everything behind the axis is normalised as one."""
+    """Before opset 13 everything behind the axis is normalized as one."""
     x = bytes_(2, 3, 4)
     constants = {"s": np.float32(1 / 256), "z": np.uint8(0)}
     node = contrib("QLinearSoftmax", ["x", "xs", "xz", "s", "z"], axis=1, opset=opset)

@@ -41,7 +41,7 @@ def test_directional_derivative(assets, name, source, target, scale):
 
 
 @pytest.mark.real
-def test_a_quantised_model_has_the_gradient_of_its_float_twin(assets):
+def test_a_quantised_model_has_the_gradient_of_its_float_file(assets):
     """Of one photograph; `benchmarks/quantised.py` takes all of them."""
     (cosine,) = cosines(assets / "models", sorted((assets / "images").glob("*.JPEG"))[:1])
     assert cosine > 0.95

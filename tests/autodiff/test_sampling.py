@@ -18,7 +18,7 @@ def _off_centre(*shape, low=-3, high=7):
     return whole + rng.choice([0.2, 0.3, 0.7, 0.8], shape)
 
 
-def _normalised(pixels, sides, aligned):
+def _normalized(pixels, sides, aligned):
     """From pixels to -1 .. 1; the last axis of the grid goes from the innermost axis outward."""
     sides = np.array(sides[::-1])
     return pixels * 2 / (sides - 1) - 1 if aligned else (pixels * 2 + 1) / sides - 1
@@ -34,7 +34,7 @@ def _normalised(pixels, sides, aligned):
 def test_grid_sample(check, spread, opset, mode, padding, aligned, is_open):
     attributes = {"mode": mode, "padding_mode": padding, "align_corners": aligned}
     node = helper.make_node("GridSample", ["x", "grid"], ["y"], **attributes)
-    grid = _normalised(_off_centre(2, 3, 4, 2), (5, 3), aligned)
+    grid = _normalized(_off_centre(2, 3, 4, 2), (5, 3), aligned)
     dims = OPEN if is_open else None
     check(node, spread(2, 4, 5, 3), {"grid": grid}, opset=opset, dims=dims, step=0.5)
 
@@ -45,7 +45,7 @@ def test_grid_sample(check, spread, opset, mode, padding, aligned, is_open):
 def test_grid_sample_with_respect_to_the_grid(check, spread, mode, padding, aligned):
     attributes = {"mode": mode, "padding_mode": padding, "align_corners": aligned}
     node = helper.make_node("GridSample", ["image", "x"], ["y"], **attributes)
-    grid = _normalised(_off_centre(2, 3, 4, 2), (5, 3), aligned)
+    grid = _normalized(_off_centre(2, 3, 4, 2), (5, 3), aligned)
     check(node, grid, {"image": spread(2, 4, 5, 3)}, opset=16, step=1e-3)
 
 
@@ -53,7 +53,7 @@ def test_grid_sample_with_respect_to_the_grid(check, spread, mode, padding, alig
 @pytest.mark.parametrize("mode", ["linear", "nearest"])
 def test_grid_sample_of_a_volume(check, spread, mode, padding):
     node = helper.make_node("GridSample", ["x", "grid"], ["y"], mode=mode, padding_mode=padding)
-    grid = _normalised(_off_centre(1, 2, 3, 2, 3), (3, 4, 2), 0)
+    grid = _normalized(_off_centre(1, 2, 3, 2, 3), (3, 4, 2), 0)
     check(node, spread(1, 2, 3, 4, 2), {"grid": grid}, opset=20, step=0.5)
 
 

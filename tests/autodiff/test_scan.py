@@ -110,7 +110,7 @@ def test_without_states(check, spread):
 
 
 def test_a_step_of_an_older_opset(check, spread):
-    """In opset 11 Softmax normalises all axes, and ReduceSum takes its axes as an attribute."""
+    """In opset 11 Softmax normalizes all axes, and ReduceSum takes its axes as an attribute."""
     nodes = [
         helper.make_node("Softmax", ["e"], ["p"], axis=0),
         helper.make_node("Mul", ["p", "e"], ["m"]),

@@ -25,7 +25,7 @@ from ibisa_onnx.preprocessing.spec import Preprocessing
 
 pytest.importorskip("onnxscript", reason="torch writes ONNX by onnxscript")
 
-# The demo's network as its file has it: batch normalisation folded into the convolutions.
+# The demo's network as its file has it: batch normalization folded into the convolutions.
 _DEMO = """
 from torch import nn
 from ibisa_exporters.demo_model import MEAN, PREPROCESSING, STD, DemoNet
@@ -130,7 +130,7 @@ def test_channels_last(tmp_path):
 
 
 class Crossed(nn.Module):
-    """Batch normalisation whose cotangent comes transposed, which torch derives wrongly alone."""
+    """Batch normalization whose cotangent comes transposed, which torch derives wrongly alone."""
 
     def __init__(self) -> None:
         super().__init__()

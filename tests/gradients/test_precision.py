@@ -67,6 +67,6 @@ def test_what_rounds(graph: Graph, coarse: bool) -> None:
 
 @pytest.mark.real
 @pytest.mark.parametrize(("name", "coarse"), [("mobilenetv2", False), ("mobilenetv2_int8", True)])
-def test_real_twins(assets: Path, name: str, coarse: bool) -> None:
+def test_real_files_of_half_and_single_precision(assets: Path, name: str, coarse: bool) -> None:
     opened = DeployedModel.open(assets / "models" / f"{name}.onnx", providers=["cpu"])
     assert rounds_coarsely(opened, opened.signature.outputs[0].name) is coarse

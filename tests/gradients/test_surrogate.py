@@ -85,7 +85,7 @@ def test_masks_of_any_grid(
 
 
 class Tokens(torch.nn.Module):
-    """Normalisation and then tokens, as in XCiT: its cotangent lies otherwise than its image."""
+    """Normalization and then tokens, as in XCiT: its cotangent lies otherwise than its image."""
 
     def __init__(self, kind: type[torch.nn.Module]) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class Tokens(torch.nn.Module):
 
 @pytest.mark.parametrize("kind", [torch.nn.BatchNorm2d, torch.nn.InstanceNorm2d])
 @pytest.mark.parametrize("exported", [False, True])
-def test_a_single_image_is_normalised_with_the_right_gradient(
+def test_a_single_image_is_normalized_with_the_right_gradient(
     images: np.ndarray, tmp_path: Path, kind: type[torch.nn.Module], exported: bool
 ) -> None:
     """PyTorch 2.13 and 2.14 alone are off by more than the whole gradient here."""

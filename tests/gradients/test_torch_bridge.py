@@ -33,8 +33,8 @@ def test_gradients_flow_on_both_sides_of_the_model() -> None:
     mask = torch.linspace(0.1, 0.9, 12).reshape(1, 1, 3, 4).requires_grad_()
     images = torch.arange(24.0).reshape(2, 1, 3, 4) / 10
     (found,) = torch.autograd.grad(torch.log(function(mask * images)).sum(), mask)
-    twin = torch.stack([((mask * images) ** 2).sum((1, 2, 3)) * k for k in (1, 2)], 1)
-    (expected,) = torch.autograd.grad(torch.log(twin).sum(), mask)
+    by_torch = torch.stack([((mask * images) ** 2).sum((1, 2, 3)) * k for k in (1, 2)], 1)
+    (expected,) = torch.autograd.grad(torch.log(by_torch).sum(), mask)
     torch.testing.assert_close(found, expected)
 
 

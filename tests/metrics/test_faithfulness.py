@@ -138,17 +138,17 @@ def test_degradation_of_the_perfect_map_is_all_but_the_square(
     assert by_pixel(subject, np.full((SIDE, SIDE), 7)) == 0
 
 
-def test_the_normalised_degradation_does_not_depend_on_the_scale(
+def test_the_normalized_degradation_does_not_depend_on_the_scale(
     subject: Subject, square: np.ndarray, share: float
 ) -> None:
     louder = replace(subject, score=lambda images: 3 * subject.score(images) + 1)
     by_pixel = degradation_metric(tile=1, steps=SIDE * SIDE)
-    normalised = degradation_metric(tile=1, steps=SIDE * SIDE, normalised=True)
+    normalized = degradation_metric(tile=1, steps=SIDE * SIDE, normalized=True)
     assert by_pixel(louder, square) == pytest.approx(3 * (1 - share), abs=1e-5)
-    assert normalised(louder, square) == pytest.approx(1 - share, abs=1e-5)
+    assert normalized(louder, square) == pytest.approx(1 - share, abs=1e-5)
     flat = replace(subject, score=lambda images: np.ones(len(images)))
     with pytest.raises(IbisaError, match="nothing to degrade"):
-        normalised(flat, square)
+        normalized(flat, square)
 
 
 @pytest.mark.parametrize(("value", "drop"), [(0.0, 1.0), (0.25, 0.75), (0.5, 0.5), (1.0, 0.0)])

@@ -191,7 +191,7 @@ class TestContradictions:
             _resolve(**flags)
         assert "\n" not in str(error.value)
 
-    def test_a_normalised_preset_on_bytes(self):
+    def test_a_normalized_preset_on_bytes(self):
         match = r"uint8, which cannot hold .*preprocessing=im"
         with pytest.raises(PreprocessingError, match=match):
             _resolve(_signature(dtype="uint8"), preset="imagenet")
@@ -542,7 +542,7 @@ class TestHuggingFace:
         assert (spec.resize, spec.shorter_side, spec.size) == ("stretch-crop", 256, (224, 224))
         assert ["aspect" in each for each in resolved.warnings] == [True] * warned
 
-    def test_no_normalisation_and_flipped_channels(self, tmp_path):
+    def test_no_normalization_and_flipped_channels(self, tmp_path):
         config = {"do_normalize": False, "do_flip_channel_order": True, "do_rescale": False}
         spec = self._spec(tmp_path, config).spec
         assert (spec.channel_order, spec.scale, spec.mean) == ("BGR", 1.0, (0.0,))
@@ -730,7 +730,7 @@ class TestBeside:
         assert "preprocessor_config.json beside the model" in warning
         assert match in warning
 
-    def test_an_input_of_bytes_is_not_normalised(self, tmp_path):
+    def test_an_input_of_bytes_is_not_normalized(self, tmp_path):
         self._write(tmp_path, "preprocessor_config.json", self.HUGGING_FACE)
         resolved = _resolve(_signature(dtype="uint8"), folder=tmp_path)
         assert (resolved.spec.scale, resolved.spec.mean) == (1.0, (0.0,))

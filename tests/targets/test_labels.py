@@ -205,7 +205,7 @@ def test_labels_and_classes_must_go_together():
 
 
 @pytest.mark.real
-def test_imagenets_own_twins(assets):
+def test_imagenets_own_duplicates(assets):
     labels = read_labels(assets / "imagenet_classes.txt")
     assert len(labels) == 1000
     assert labels[find_label(labels, "Italian greyhound")] == "Italian greyhound"

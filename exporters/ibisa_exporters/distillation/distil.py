@@ -70,7 +70,7 @@ def distil(
         held_out=settings.held_out,
         seed=settings.seed,
     )
-    run = _Run(
+    run = _Distillation(
         student,
         kind,
         predicted_class(problems[0]).reading,
@@ -143,7 +143,7 @@ def _student(problem: Problem, settings: Settings) -> tuple[str, str, nn.Module]
 
 
 @dataclass(frozen=True)
-class _Run:
+class _Distillation:
     """One distillation: a student, and what all its stages need to know."""
 
     student: nn.Module

@@ -1,5 +1,5 @@
 """Operators that ONNX Runtime's optimiser makes of several: convolution and matrix product with an
-activation, activations with a bias, normalisations with a skip connection.
+activation, activations with a bias, normalizations with a skip connection.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def _quick_gelu(writer: Writer, node: Node) -> str:
     return writer.op("Mul", x, gate)
 
 
-# -- normalisations
+# -- normalizations
 
 
 @definitions.add("LayerNormalization", domain="")

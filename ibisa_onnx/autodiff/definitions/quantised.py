@@ -125,7 +125,7 @@ def _activation(writer: Writer, node: Node) -> str:
 
 @definitions.add("QLinearSoftmax")
 def _softmax(writer: Writer, node: Node) -> str:
-    """Before opset 13 everything from the axis on is normalised as one."""
+    """Before opset 13 everything from the axis on is normalized as one."""
     x, axis = _real(writer, 0), node.attribute("axis", -1)
     if node.attribute("opset") >= 13:
         return _quantised(writer, writer.op("Softmax", x, axis=axis), 3)

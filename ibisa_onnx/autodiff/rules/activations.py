@@ -166,7 +166,7 @@ def _log_softmax(tape: Tape, node: Node, dy: str) -> Cotangents:
 
 
 def _softmax_axes(tape: Tape, node: Node) -> list[int]:
-    """Before opset 13 everything from the axis on is normalised as one."""
+    """Before opset 13 everything from the axis on is normalized as one."""
     if node.opset >= 13:
         return [node.attribute("axis", -1)]
     rank = tape.rank(node.input(0))

@@ -123,13 +123,13 @@ def _cast(tape: Tape, node: Node, dy: str) -> Cotangents:
     return [dx]
 
 
-Slope = Callable[[Tape, str, str], str]
+Derivative = Callable[[Tape, str, str], str]
 """dy/dx as a tensor, from the names of x and y."""
 
 
-def _unary(slope: Slope) -> Callable[[Tape, Node, str], Cotangents]:
+def _unary(derivative: Derivative) -> Callable[[Tape, Node, str], Cotangents]:
     def rule(tape: Tape, node: Node, dy: str) -> Cotangents:
-        return [tape.op("Mul", dy, slope(tape, node.input(0), node.outputs[0]))]
+        return [tape.op("Mul", dy, derivative(tape, node.input(0), node.outputs[0]))]
 
     return rule
 
@@ -153,22 +153,22 @@ def _log(tape: Tape, node: Node, dy: str) -> Cotangents:
     return [tape.op("Div", dy, node.input(0))]
 
 
-def _sqrt_slope(tape: Tape, x: str, y: str) -> str:
+def _sqrt_derivative(tape: Tape, x: str, y: str) -> str:
     return tape.op("Div", tape.scalar(0.5, x), y)
 
 
-def _erf_slope(tape: Tape, x: str, y: str) -> str:
+def _erf_derivative(tape: Tape, x: str, y: str) -> str:
     """2 / sqrt(pi) exp(-x^2)."""
     bell = tape.op("Exp", tape.op("Neg", tape.op("Mul", x, x)))
     return tape.op("Mul", bell, tape.scalar(2 / np.sqrt(np.pi), x))
 
 
-_SLOPES: dict[str, Slope] = {
+_DERIVATIVES: dict[str, Derivative] = {
     "Abs": lambda t, x, y: t.op("Sign", x),
     "Exp": lambda t, x, y: y,
-    "Sqrt": _sqrt_slope,
+    "Sqrt": _sqrt_derivative,
     "Reciprocal": lambda t, x, y: t.op("Neg", t.op("Mul", y, y)),
-    "Erf": _erf_slope,
+    "Erf": _erf_derivative,
     "Sin": lambda t, x, y: t.op("Cos", x),
     "Cos": lambda t, x, y: t.op("Neg", t.op("Sin", x)),
     "Tan": lambda t, x, y: _one_and_square(t, y, "Add"),
@@ -181,5 +181,5 @@ _SLOPES: dict[str, Slope] = {
     "Acosh": lambda t, x, y: _inverse(t, t.op("Sinh", y)),
     "Atanh": lambda t, x, y: _inverse(t, _one_and_square(t, x, "Sub")),
 }
-for _name, _slope in _SLOPES.items():
-    rules.add(_name)(_unary(_slope))
+for _name, _derivative in _DERIVATIVES.items():
+    rules.add(_name)(_unary(_derivative))

@@ -1,4 +1,4 @@
-"""Normalisation layers. GroupNormalization, RMSNormalization and the like follow from their ONNX
+"""Normalization layers. GroupNormalization, RMSNormalization and the like follow from their ONNX
 definitions.
 """
 
@@ -63,7 +63,7 @@ def _batch_normalization(tape: Tape, node: Node, dy: str) -> Cotangents:
     epsilon = tape.scalar(node.attribute("epsilon", 1e-5), variance)
     deviation = tape.op("Sqrt", tape.op("Add", variance, epsilon))
     elems = tape.type(x).elem, tape.type(scale).elem, tape.type(variance).elem
-    if len(set(elems)) > 1:  # halves may be normalised by float32 statistics
+    if len(set(elems)) > 1:  # halves may be normalized by float32 statistics
         scale, deviation = (tape.op("Cast", each, to=elems[0]) for each in (scale, deviation))
     factor = _per_channel(tape, tape.op("Div", scale, deviation), tape.rank(x))
     return [tape.op("Mul", dy, factor)]

@@ -1,6 +1,6 @@
 """The map of an exported surrogate beside the exact one, on photographs, with trained weights.
 
-    python benchmarks/twins.py ASSETS [--write docs/exporters.md]
+    python benchmarks/surrogates.py ASSETS [--write docs/exporters.md]
 
 ASSETS has `models/squeezenet.onnx`, `models/mobilenetv2.onnx` and photographs in `images/`. Each
 file's graph is put into torch (`distill --student own`) and goes through `export model.pt2
@@ -113,7 +113,7 @@ def main() -> None:
             lines.append(row(name, correlations(model, photographs)))
     text = "\n".join(lines)
     if arguments.write:
-        put(arguments.write, "twins", text)
+        put(arguments.write, "surrogates", text)
     print(text)
 
 
