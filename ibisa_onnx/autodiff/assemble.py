@@ -41,7 +41,9 @@ def assemble(
         and name not in extra
     }
     saved = tuple(aliases.get(name, name) for name in read if name not in constants)
-    types = {name: _result_type(graph, node) for name, node in extra.items()}
+    types: dict[str, TensorType] = {}
+    for name, node in extra.items():
+        types[name] = _result_type(node, types.get(node.input(0)) or graph.type(node.input(0)))
     types |= {alias: tape.type(name) for name, alias in aliases.items()}
     handed = [value_info(name, types.get(name) or tape.type(name)) for name in saved]
     copies = [helper.make_node("Identity", [name], [alias]) for name, alias in aliases.items()]
@@ -95,10 +97,13 @@ def _is_mask(node: Node) -> bool:
     return node.op_type in ("Less", "Greater", "And", "Or", "Not")
 
 
-def _result_type(graph: Graph, node: Node) -> TensorType:
+def _result_type(node: Node, given: TensorType) -> TensorType:
+    """The type of a shape or a mask, by that of what it is taken of."""
     if node.op_type == "Shape":
-        return TensorType(onnx.TensorProto.INT64, (None,))
-    return TensorType(onnx.TensorProto.BOOL, graph.type(node.input(0)).dims)
+        return TensorType(
+            onnx.TensorProto.INT64, (None if given.dims is None else len(given.dims),)
+        )
+    return TensorType(onnx.TensorProto.BOOL, given.dims)
 
 
 def _forward(

@@ -48,6 +48,37 @@ def test_hand_computed(build):
     assert dx == 7
 
 
+def test_a_backward_graph_can_be_differentiated_itself(build):
+    """It is linear in the cotangent, so that its own gradient is the Jacobian."""
+    nodes = [
+        helper.make_node("Clip", ["x", "low", "high"], ["c"]),
+        helper.make_node("Reshape", ["c", "rows"], ["r"]),
+        helper.make_node("MatMul", ["r", "w"], ["m"]),
+        helper.make_node("Tanh", ["m"], ["y"]),
+    ]
+    rng = np.random.default_rng(3)
+    constants = {"low": np.array(-0.5), "high": np.array(0.5), "w": rng.normal(size=(6, 4))}
+    x = rng.normal(size=(3, 2, 3)).astype(np.float32)
+    constants["rows"] = np.array([0, -1])
+    model = build(nodes, x, constants, 17, ["N", 2, 3])
+    once = differentiate(model, "x", "y")
+    for handed in once.backward.graph.input:
+        assert handed.type.tensor_type.HasField("shape"), handed.name
+    twice = differentiate(once.backward, once.cotangent, once.gradient)
+    y, *saved = run(once.forward, {"x": x})
+    tangent = rng.normal(size=x.shape).astype(np.float32)
+    feeds = {once.cotangent: np.zeros_like(y), **dict(zip(once.saved, saved, strict=True))}
+    needed = {each.name for each in twice.forward.graph.input}
+    _, *saved = run(twice.forward, {k: v for k, v in feeds.items() if k in needed})
+    feeds |= dict(zip(twice.saved, saved, strict=True))
+    feeds[twice.cotangent] = tangent
+    needed = {each.name for each in twice.backward.graph.input}
+    (pushed,) = run(twice.backward, {k: v for k, v in feeds.items() if k in needed})
+    inside = (np.abs(x) < 0.5) * tangent
+    expected = (1 - y**2) * (inside.reshape(3, 6) @ constants["w"])
+    np.testing.assert_allclose(pushed, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_names_and_order_of_outputs(build):
     model = build(chain("Exp", "Tanh"), np.zeros((2, 3), np.float32), {}, 17, ["N", 3])
     derivative = differentiate(model, "x", "y")
