@@ -1,9 +1,9 @@
-"""The bridge to PyTorch's autograd: our vector-Jacobian products for torch, and torch's for us."""
+"""The bridge to PyTorch's autograd: our derivatives for torch, and torch's for us."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol, cast, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -22,23 +22,139 @@ class VectorJacobian(Protocol):
         """Return the cotangent of the values from the result's."""
 
 
+@runtime_checkable
+class JacobianVector(Protocol):
+    """A `VectorJacobian` that has Jacobian-vector products, too."""
+
+    def jvp(self, saved: Any, tangent: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return the tangent of the result from the values'."""
+
+
 def differentiable(model: VectorJacobian) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return a model outside torch as a function that torch can differentiate once."""
-    return lambda values: _Bridge.apply(values, model)  # type: ignore[no-untyped-call]
+    """Return a model outside torch as a function that torch can differentiate once.
+
+    `torch.func.vmap` runs it slice by slice. Forward mode (`jvp`, `jacfwd`) needs a model that is a
+    `JacobianVector`. A second derivative raises `GradientError`.
+    """
+
+    def function(values: torch.Tensor) -> torch.Tensor:
+        result, _ = _Evaluate.apply(values, model)  # type: ignore[no-untyped-call]
+        return cast(torch.Tensor, result)
+
+    return function
 
 
-class _Bridge(torch.autograd.Function):
-    """Hands torch's tensors to the model, and its gradients back."""
+class _Kept:
+    """What one evaluation saved for its derivatives; under `vmap`, a list of one for each slice.
+
+    torch passes it on as it is, where it would take a plain list apart.
+    """
+
+    def __init__(self, saved: Any) -> None:
+        self.saved = saved
+
+
+class _Evaluate(torch.autograd.Function):
+    """Runs the model on a tensor."""
 
     @staticmethod
-    def forward(ctx: Any, values: torch.Tensor, model: VectorJacobian) -> torch.Tensor:
+    def forward(values: torch.Tensor, model: VectorJacobian) -> tuple[torch.Tensor, _Kept]:
         raw, saved = model.forward(values.detach().numpy())
-        ctx.vjp = lambda cotangent: model.backward(saved, cotangent)
-        return torch.from_numpy(raw)
+        return torch.from_numpy(raw), _Kept(saved)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+        values, ctx.model = inputs
+        _, ctx.kept = output
+        ctx.save_for_backward(values)
+        ctx.save_for_forward(values)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return torch.from_numpy(ctx.vjp(cotangents[0].contiguous().numpy())), None
+        (values,) = ctx.saved_tensors
+        return _Pull.apply(values, cotangents[0], ctx.kept, ctx.model), None  # type: ignore[no-untyped-call]
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (values,) = ctx.saved_tensors
+        return _Push.apply(values, tangents[0], ctx.kept, ctx.model), None  # type: ignore[no-untyped-call]
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[Any, ...], values: torch.Tensor, model: VectorJacobian
+    ) -> tuple[tuple[torch.Tensor, _Kept], tuple[int, None]]:
+        # One by one, as vmap means it: rows of a batch may mix, and its size may be fixed.
+        slices = values.unbind(in_dims[0])
+        results, kept = zip(*(_Evaluate.apply(each, model) for each in slices), strict=True)  # type: ignore[no-untyped-call]
+        return (torch.stack(results), _Kept(kept)), (0, None)
+
+
+class _Product(torch.autograd.Function):
+    """A product with the Jacobian at `values`, whose own derivatives are not there."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        """Save nothing."""
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Any) -> NoReturn:
+        raise GradientError(_ONCE)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> NoReturn:
+        raise GradientError(_ONCE)
+
+    @classmethod
+    def vmap(
+        cls,
+        info: Any,
+        in_dims: tuple[Any, ...],
+        values: torch.Tensor,
+        vector: torch.Tensor,
+        kept: _Kept,
+        model: VectorJacobian,
+    ) -> tuple[torch.Tensor, int]:
+        of_values, of_vector, *_ = in_dims
+        products = [
+            cls.apply(  # type: ignore[no-untyped-call]
+                values if of_values is None else values.select(of_values, place),
+                vector if of_vector is None else vector.select(of_vector, place),
+                kept if of_values is None else kept.saved[place],
+                model,
+            )
+            for place in range(info.batch_size)
+        ]
+        return torch.stack(products), 0
+
+
+class _Pull(_Product):
+    """The values' cotangent from the result's."""
+
+    @staticmethod
+    def forward(
+        values: torch.Tensor, vector: torch.Tensor, kept: _Kept, model: VectorJacobian
+    ) -> torch.Tensor:
+        return torch.from_numpy(model.backward(kept.saved, vector.detach().contiguous().numpy()))
+
+
+class _Push(_Product):
+    """The result's tangent from the values'."""
+
+    @staticmethod
+    def forward(
+        values: torch.Tensor, vector: torch.Tensor, kept: _Kept, model: VectorJacobian
+    ) -> torch.Tensor:
+        if not isinstance(model, JacobianVector):
+            raise GradientError(
+                "the model has no forward-mode derivative; use reverse mode (grad, vjp, jacrev)"
+            )
+        return torch.from_numpy(model.jvp(kept.saved, vector.detach().contiguous().numpy()))
+
+
+_ONCE = (
+    "a model run outside torch has first derivatives only, and a second one was asked for "
+    "(create_graph=True, hessian); use a network in torch"
+)
 
 
 class Differentiated:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
 
 from ibisa_onnx.errors import GradientError
 from ibisa_onnx.gradients.torch_bridge import Differentiated, differentiable
@@ -49,6 +51,93 @@ def test_the_cotangent_is_plain_memory() -> None:
 def test_without_grad_nothing_is_kept() -> None:
     with torch.no_grad():
         assert not differentiable(Squares())(torch.ones(1, 1, 2, 2)).requires_grad
+
+
+# -- torch.func
+
+
+class Pushing(Squares):
+    """The same, with Jacobian-vector products; it counts its runs."""
+
+    runs = 0
+
+    def forward(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        self.runs += 1
+        return super().forward(images)
+
+    def jvp(self, saved: np.ndarray, tangent: np.ndarray) -> np.ndarray:
+        total = (2 * saved * tangent).sum((1, 2, 3))
+        return np.stack([total, 2 * total], 1)
+
+
+def squares(images: torch.Tensor) -> torch.Tensor:
+    """The same in torch."""
+    total = (images**2).sum((1, 2, 3))
+    return torch.stack([total, 2 * total], 1)
+
+
+def one(function: Callable[[torch.Tensor], torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """The function of one image [C, H, W], a score [2]."""
+    return lambda image: function(image[None])[0]
+
+
+TRANSFORMS = [
+    lambda f: vmap(one(f)),
+    lambda f: grad(lambda x: (f(x) ** 2).sum()),
+    lambda f: vmap(grad(lambda x: one(f)(x)[1] ** 2)),
+    lambda f: grad(lambda x: (vmap(one(f))(x) ** 2).sum()),
+    lambda f: jacrev(f),
+    lambda f: jacfwd(f),
+    lambda f: vmap(jacrev(one(f))),
+    lambda f: vmap(jacfwd(one(f))),
+    lambda f: jacrev(vmap(one(f), in_dims=1)),
+    lambda f: vmap(vmap(grad(lambda x: one(f)(x[None])[1] ** 2), in_dims=1)),
+    lambda f: jvp(f, (IMAGES,), (IMAGES.flip(0),)),
+]
+IMAGES = torch.linspace(-1, 1, 36).reshape(3, 3, 2, 2)
+
+
+@pytest.mark.parametrize("place", range(len(TRANSFORMS)))
+def test_what_torch_func_makes_of_it_is_what_it_makes_of_torchs_own(place: int) -> None:
+    transform = TRANSFORMS[place]
+    ours, theirs = transform(differentiable(Pushing())), transform(squares)
+    if callable(ours):
+        ours, theirs = ours(IMAGES), theirs(IMAGES)
+    torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("jacobian", [jacrev, jacfwd])
+def test_a_jacobian_runs_the_model_once(jacobian: Callable[..., Any]) -> None:
+    model = Pushing()
+    jacobian(differentiable(model))(IMAGES)
+    assert model.runs == 1
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        lambda f: hessian(lambda x: f(x).sum())(IMAGES),
+        lambda f: jacrev(jacrev(f))(IMAGES),
+        lambda f: jacfwd(jacfwd(f))(IMAGES),
+        lambda f: penalty(f).backward(),
+    ],
+)
+def test_a_second_derivative_is_refused(second: Callable[..., Any]) -> None:
+    with pytest.raises(GradientError, match="first derivatives only") as caught:
+        second(differentiable(Pushing()))
+    assert "\n" not in str(caught.value)
+
+
+def penalty(function: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """The sum of a gradient, as gradient penalties take it: a silent zero would be wrong."""
+    leaf = IMAGES.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(function(leaf).sum(), leaf, create_graph=True)
+    return (slope**2).sum() + leaf.sum()
+
+
+def test_forward_mode_is_refused_where_the_model_has_none() -> None:
+    with pytest.raises(GradientError, match="no forward-mode derivative; use reverse mode"):
+        jvp(differentiable(Squares()), (IMAGES,), (IMAGES,))
 
 
 # -- torch's functions for the rest of us
