@@ -71,7 +71,7 @@ class Explainer:
         A whole spec, the name of a preset, or a spec file; None: from the model's metadata, files
         beside it, its input's type and shape, and ImageNet's usual values (see `warnings`).
     overrides
-        Single values of the preprocessing, which go before all else.
+        Single values of the preprocessing, which go before all else; also as a dict.
     labels
         Names of the classes by index, or a file of them; None: from the model's metadata, or a
         `config.json` beside it.
@@ -114,7 +114,7 @@ class Explainer:
         input: str | None = None,
         output: str | None = None,
         preprocessing: Preprocessing | str | os.PathLike[str] | None = None,
-        overrides: Overrides | None = None,
+        overrides: Overrides | Mapping[str, Any] | None = None,
         labels: Sequence[str] | str | os.PathLike[str] | None = None,
         activation: str | None = None,
         gradient: str = "auto",
@@ -125,6 +125,7 @@ class Explainer:
         extra_inputs: Mapping[str, npt.NDArray[Any]] | None = None,
         cache: bool | str | os.PathLike[str] = True,
     ) -> None:
+        overrides = Overrides.of(overrides)
         self.model = open_model(
             model,
             input_spec,
@@ -139,7 +140,7 @@ class Explainer:
             self.model.signature,
             self.model.metadata,
             preprocessing,
-            overrides or Overrides(),
+            overrides,
             self.model.folder,
         )
         self.options = options_named(options)
@@ -443,12 +444,12 @@ class Explainer:
 
 
 def _layout(
-    preprocessing: Preprocessing | str | os.PathLike[str] | None, overrides: Overrides | None
+    preprocessing: Preprocessing | str | os.PathLike[str] | None, overrides: Overrides
 ) -> str | None:
     """Return the layout that was given, without which some shapes cannot be read."""
     if isinstance(preprocessing, Preprocessing):
         return preprocessing.layout
-    return overrides.layout if overrides else None
+    return overrides.layout
 
 
 def _several(targets: Any) -> bool:

@@ -259,6 +259,45 @@ def test_a_whole_spec_leaves_nothing_to_override() -> None:
         )
 
 
+def test_overrides_may_be_a_dict_as_json_has_it() -> None:
+    def spec(overrides: Any) -> ibisa.Preprocessing:
+        model = make_model().SerializeToString()
+        return ibisa.Explainer(model, overrides=overrides).preprocessing.spec
+
+    given = {"preset": "tf", "mean": [0.5, 0.25, 0.125], "resize": "stretch"}
+    wanted = ibisa.Overrides(preset="tf", mean=(0.5, 0.25, 0.125), resize="stretch")
+    assert spec(given) == spec(wanted)
+    assert spec({}) == spec(None)
+    assert spec({"mean": np.full(3, 0.5)}) == spec(ibisa.Overrides(mean=(0.5, 0.5, 0.5)))
+
+
+@pytest.mark.parametrize("overrides", [{"meen": 0.5}, [("mean", 0.5)], "tf"])
+def test_overrides_of_another_kind_are_refused(overrides: Any) -> None:
+    with pytest.raises(ibisa.OptionError, match=r"overrides (is|has no)"):
+        explain(make_model(), overrides=overrides)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"mean": "x"},
+        {"mean": (None,)},
+        {"scale": "a"},
+        {"size": "a"},
+        {"size": (128,)},
+        {"channel_order": 3},
+        {"preset": 4},
+        {"interpolation": []},
+        {"shorter_side": 2.5},
+    ],
+)
+def test_an_override_of_the_wrong_kind_is_one_line(given: dict[str, Any]) -> None:
+    ((name, _),) = given.items()
+    with pytest.raises(PreprocessingError, match=f"{name} is .*, expected") as caught:
+        ibisa.Explainer(make_model().SerializeToString(), overrides=ibisa.Overrides(**given))
+    assert "\n" not in str(caught.value)
+
+
 def test_a_misspelt_preset_is_no_missing_file() -> None:
     with pytest.raises(PreprocessingError, match=r"imagnet.*imagenet, caffe"):
         explain(make_model(), preprocessing="imagnet")

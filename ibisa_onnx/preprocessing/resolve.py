@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from ibisa_onnx.errors import PreprocessingError
+from ibisa_onnx.errors import OptionError, PreprocessingError
 from ibisa_onnx.models.signature import ImageInput, Signature
-from ibisa_onnx.preprocessing.sources.base import Layer, check_preset
+from ibisa_onnx.preprocessing.sources.base import Layer, parse_layer
 from ibisa_onnx.preprocessing.sources.files import companion_layers, read_spec_file
 from ibisa_onnx.preprocessing.sources.metadata import metadata_layers
 from ibisa_onnx.preprocessing.spec import CHANNEL_ORDERS, CROPPING, PRESETS, Preprocessing
@@ -27,6 +27,8 @@ DEFAULT_SIZE = 224
 _GUESS = "ImageNet's usual values (a guess)"
 _GREY_GUESS = "0..1, usual for one channel (a guess)"
 _VALUES = ("scale", "mean", "std")
+_UPPER = ("channel_order", "layout")
+_WORDS = (*_UPPER, "resize", "interpolation")
 _NOT_KNOWN = (
     "how pixels become this model's input is not known, so ImageNet's usual values are taken; if "
     "the answer looks wrong, give preprocessing=caffe, tf, unit or raw, or mean=, std=, "
@@ -53,6 +55,27 @@ class Overrides:
     shorter_side: int | None = None
     interpolation: str | None = None
     layout: str | None = None
+
+    @classmethod
+    def of(cls, given: Overrides | Mapping[str, Any] | None) -> Overrides:
+        """Return what was given as keywords of this class, or as one of it.
+
+        Raises
+        ------
+        OptionError
+            It is neither, or names what there is not.
+        """
+        if given is None or isinstance(given, cls):
+            return given or cls()
+        if not isinstance(given, Mapping):
+            raise OptionError(
+                f"overrides is {type(given).__name__}; give an Overrides, or a dict of its fields"
+            )
+        known = [each.name for each in fields_of(cls)]
+        for name in given:
+            if name not in known:
+                raise OptionError(f"overrides has no {name!r}; choose from: {', '.join(known)}")
+        return cls(**given)
 
 
 @dataclass(frozen=True)
@@ -87,7 +110,7 @@ def resolve_preprocessing(
     signature: Signature,
     metadata: Mapping[str, str],
     *,
-    overrides: Overrides | None = None,
+    overrides: Overrides | Mapping[str, Any] | None = None,
     file: Path | None = None,
     folder: Path | None = None,
 ) -> ResolvedPreprocessing:
@@ -112,7 +135,7 @@ def resolve_preprocessing(
         A source says something impossible, or contradicts the model's input.
     """
     image = signature.image
-    layers = list(_override_layers(overrides or Overrides()))
+    layers = list(_override_layers(Overrides.of(overrides)))
     layers += [read_spec_file(file)] if file is not None else []
     for layer in layers:
         _check_against_input(layer, image)
@@ -133,7 +156,7 @@ def settle_preprocessing(
     signature: Signature,
     metadata: Mapping[str, str],
     wanted: Preprocessing | str | os.PathLike[str] | None,
-    overrides: Overrides,
+    overrides: Overrides | Mapping[str, Any] | None,
     folder: Path | None = None,
 ) -> ResolvedPreprocessing:
     """Settle the preprocessing from what a user gave for it: a whole spec, a preset, or a file.
@@ -152,6 +175,7 @@ def settle_preprocessing(
     PreprocessingError
         As `resolve_preprocessing`, or a whole spec was given and overrides too.
     """
+    overrides = Overrides.of(overrides)
     if isinstance(wanted, Preprocessing):
         if overrides != Overrides():
             raise PreprocessingError(
@@ -180,12 +204,24 @@ def _override_layers(overrides: Overrides) -> Iterator[Layer]:
     for each in fields_of(overrides):
         value = getattr(overrides, each.name)
         if value is not None and each.name != "preset":
-            upper = each.name in ("channel_order", "layout")
-            value = value.upper() if upper else value
-            yield Layer(f"argument {each.name}=", {each.name: value})
+            yield _override_layer(each.name, _plain(value))
     if overrides.preset is not None:
-        preset = check_preset(overrides.preset)
-        yield Layer(f"argument preprocessing={preset}", {}, preset)
+        preset = overrides.preset
+        yield parse_layer(f"argument preprocessing={preset}", {"preset": preset})
+
+
+def _override_layer(name: str, value: Any) -> Layer:
+    source = f"argument {name}="
+    if isinstance(value, str) and name in _WORDS:  # which word it may be is checked by the spec
+        return Layer(source, {name: value.upper() if name in _UPPER else value})
+    return parse_layer(source, {name: value})
+
+
+def _plain(value: Any) -> Any:
+    """Return NumPy's numbers and arrays as Python's."""
+    if isinstance(value, tuple | list):
+        return [_plain(each) for each in value]
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
 
 
 def _check_against_input(layer: Layer, image: ImageInput) -> None:
