@@ -67,7 +67,7 @@ def derivative_of(
     output: str | None = None,
 ) -> Derivative:
     """Differentiate a model of any origin; see `backward_graph` for the parameters."""
-    proto = _read(model)
+    proto = model if isinstance(model, onnx.ModelProto) else read_model(ModelFile.of(model))
     input = _only_input(proto) if input is None else input
     output = _first_output(proto) if output is None else output
     return differentiate(proto, input, output)
@@ -100,10 +100,8 @@ def join(derivative: Derivative) -> onnx.ModelProto:
     return joint
 
 
-def _read(model: onnx.ModelProto | str | os.PathLike[str] | bytes) -> onnx.ModelProto:
-    if isinstance(model, onnx.ModelProto):
-        return model
-    file = ModelFile.of(model)
+def read_model(file: ModelFile) -> onnx.ModelProto:
+    """Parse a file; ModelError where it holds no ONNX model."""
     file.check_readable()
     proto = file.load_proto()
     if proto is None or not proto.graph.node:

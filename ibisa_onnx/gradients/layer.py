@@ -26,7 +26,7 @@ from ibisa_onnx.gradients.base import power_of_two
 from ibisa_onnx.gradients.precision import is_quantised
 from ibisa_onnx.models.base import ImageModel, to_input
 from ibisa_onnx.models.onnx_file import essence
-from ibisa_onnx.models.onnx_graph import TRANSPARENT, producer_of
+from ibisa_onnx.models.onnx_graph import TRANSPARENT, cut, producer_of
 from ibisa_onnx.models.onnx_session import DeployedModel
 from ibisa_onnx.models.passes import PassCounter
 from ibisa_onnx.models.weights import read_missing, take_weights
@@ -278,10 +278,9 @@ class SplitModel:
             proto = self.model.proto()
             assert proto is not None
             known = {each.name for each in proto.graph.initializer}
-            dtype = _dtype(self._head.get_outputs()[0].type)
-            _cut(
-                proto.graph, self.tensor, dtype, [self._batch or "ibisa_batch", *features.shape[1:]]
-            )
+            kind = helper.np_dtype_to_tensor_dtype(_dtype(self._head.get_outputs()[0].type))
+            shape = [self._batch or "ibisa_batch", *features.shape[1:]]
+            cut(proto.graph, helper.make_tensor_value_info(self.tensor, kind, shape))
             try:
                 derivative = differentiate(proto, self.tensor, self.output)
             except IbisaError as error:
@@ -315,16 +314,6 @@ def _for_image(model: DeployedModel, size: tuple[int, int]) -> onnx.ModelProto:
             for axis, side in zip(each.type.tensor_type.shape.dim, sides, strict=True):
                 axis.dim_value = side
     return proto
-
-
-def _cut(graph: onnx.GraphProto, tensor: str, dtype: np.dtype[Any], shape: Sequence[Any]) -> None:
-    """Make a tensor an input, in place."""
-    for node in graph.node:
-        for place, name in enumerate(node.output):
-            if name == tensor:
-                node.output[place] = f"{tensor}/cut"
-    kind = helper.np_dtype_to_tensor_dtype(dtype)
-    graph.input.append(helper.make_tensor_value_info(tensor, kind, shape))
 
 
 def _cast(values: Array, session: Any, name: str) -> Array:

@@ -1,8 +1,10 @@
-"""Questions to the nodes of an ONNX graph: which one makes a tensor, and what only hands it on."""
+"""Which node of an ONNX graph makes a tensor, what only hands it on, and how to cut there."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+from ibisa_onnx.errors import ModelError
 
 if TYPE_CHECKING:
     import onnx
@@ -22,3 +24,62 @@ def producer_of(
     while name in producers and producers[name].op_type in transparent:
         name = producers[name].input[0]
     return producers.get(name)
+
+
+_TO_PROBABILITIES = frozenset({"Softmax", "LogSoftmax", "Sigmoid", "HardSigmoid"})
+_MIXING = frozenset(
+    {"Log", "Add", "Sub", "Sum", "Mean", "Mul", "Div", "Min", "Max", "Clip", "Pow", "Concat"}
+    | {"Slice", "Split", "Gather", "ReduceMean", "ReduceSum", "ReduceMax"}
+)
+"""Operators behind which probabilities are still recognisable as such."""
+
+
+def logits_of(output: str, graph: onnx.GraphProto) -> str:
+    """Return the tensor that goes into the softmax or sigmoid which makes an output.
+
+    That is the output itself where neither makes it.
+
+    Raises
+    ------
+    ModelError
+        The output mixes probabilities with others, so that no one tensor holds its logits.
+    """
+    maker = producer_of(output, graph, TRANSPARENT | {"Log"})
+    if maker is not None and maker.op_type in _TO_PROBABILITIES:
+        return str(maker.input[0])
+    hidden = _probabilities_in(output, graph)
+    if hidden is not None:
+        raise ModelError(
+            f"no one tensor holds the logits of {output!r}: it is computed from what "
+            f"{hidden.op_type} {hidden.output[0]!r} makes; name the tensor with output="
+        )
+    return output
+
+
+def _probabilities_in(output: str, graph: onnx.GraphProto) -> onnx.NodeProto | None:
+    """Return a node whose probabilities an output is a simple function of, if there is one."""
+    producers: dict[str, onnx.NodeProto] = {
+        name: node for node in graph.node for name in node.output
+    }
+    open_, seen = [output], set[str]()
+    while open_:
+        name = open_.pop()
+        node = producers.get(name)
+        if node is None or name in seen:
+            continue
+        seen.add(name)
+        if node.op_type == "Exp" or node.op_type.endswith(("Softmax", "Sigmoid")):
+            return node
+        gate = node.op_type == "Mul" and producers.keys() >= set(node.input)  # x times sigmoid
+        if node.op_type in TRANSPARENT | _MIXING and not gate:
+            open_.extend(node.input)
+    return None
+
+
+def cut(graph: onnx.GraphProto, tensor: onnx.ValueInfoProto) -> None:
+    """Make a tensor inside a graph an input of it, in place; what made it makes another."""
+    for node in graph.node:
+        for place, name in enumerate(node.output):
+            if name == tensor.name:
+                node.output[place] = f"{name}/cut"
+    graph.input.append(tensor)

@@ -1,0 +1,109 @@
+"""The part of a model between two of its tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx
+
+from ibisa_onnx.autodiff.graph import Graph
+from ibisa_onnx.autodiff.node import Node, in_order, prune
+from ibisa_onnx.autodiff.types import value_info
+from ibisa_onnx.errors import ModelError
+from ibisa_onnx.models.onnx_graph import cut, logits_of
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """A model of one input, and the tensors between which it is part of another.
+
+    `begins_inside` and `ends_inside` tell whether the other does not declare them.
+    """
+
+    model: onnx.ModelProto
+    input: str
+    output: str
+    begins_inside: bool
+    ends_inside: bool
+
+
+def excerpt(
+    model: onnx.ModelProto,
+    label: str,
+    *,
+    input: str | None = None,
+    output: str | None = None,
+    logits: bool = False,
+) -> Excerpt:
+    """Cut the part between two tensors out of a model, in place.
+
+    Parameters
+    ----------
+    model
+        Its initializers are no inputs.
+    label
+        What to call it in an error.
+    input
+        Any tensor; None: the only input.
+    output
+        Any tensor; None: the first output.
+    logits
+        Whether to end before the softmax or sigmoid that makes the output.
+
+    Raises
+    ------
+    ModelError
+        There is no such tensor, there are several inputs to choose from, the output needs others
+        too, or it has no logits.
+    """
+    graph = model.graph
+    declared = [each.name for each in graph.output]
+    if output is None and not declared:
+        raise ModelError(f"{label} has no output")
+    end = declared[0] if output is None else output
+    ends_inside = end not in declared
+    if logits:
+        end = logits_of(end, graph)
+    begins_inside = input is not None and input not in {each.name for each in graph.input}
+    if input is not None and begins_inside:
+        _begin_at(model, input, end, label)
+    names = [str(each.name) for each in graph.input]
+    if input is None and len(names) != 1:
+        few = (
+            f"takes more than one tensor: {', '.join(names)}; name it with input="
+            if names
+            else "has no input"
+        )
+        raise ModelError(f"{label} {few}")
+    begin = names[0] if input is None else input
+    _drop_others(graph, begin, end, label)
+    return Excerpt(model, begin, end, begins_inside, ends_inside)
+
+
+def _begin_at(model: onnx.ModelProto, tensor: str, output: str, label: str) -> None:
+    """Make a tensor inside a model an input of it."""
+    if not any(tensor in node.output for node in model.graph.node):
+        inputs = ", ".join(each.name for each in model.graph.input)
+        raise ModelError(f"{label} has no tensor {tensor!r} inside, and its inputs are: {inputs}")
+    if tensor == output:
+        raise ModelError(f"{label}: input and output are both {tensor!r}; choose two tensors")
+    kind = Graph(model, tensor, weights=False).type(tensor)
+    if kind.elem is None:
+        raise ModelError(f"{label}: the type of {tensor!r} is not known; choose another tensor")
+    cut(model.graph, value_info(tensor, kind))
+
+
+def _drop_others(graph: onnx.GraphProto, input: str, output: str, label: str) -> None:
+    """Leave one input alone, in place; ModelError where the output needs another."""
+    nodes = in_order([Node.read(each, {}) for each in graph.node])
+    used = {name for node in prune(nodes, [output]) for name in node.uses}
+    others = [each.name for each in graph.input if each.name != input]
+    needed = [name for name in others if name in used]
+    if needed:
+        raise ModelError(
+            f"{label}: {output!r} needs {', '.join(needed)} beside {input!r}; choose a tensor that "
+            "all paths to it go through"
+        )
+    kept = [each for each in graph.input if each.name == input]
+    del graph.input[:]
+    graph.input.extend(kept)
