@@ -39,7 +39,11 @@ _DTYPES = {
     TensorProto.FLOAT16: torch.float16,
     TensorProto.DOUBLE: torch.float64,
     TensorProto.UINT8: torch.uint8,
+    TensorProto.UINT16: torch.uint16,
     TensorProto.INT8: torch.int8,
+    TensorProto.INT16: torch.int16,
+    TensorProto.INT32: torch.int32,
+    TensorProto.INT64: torch.int64,
 }
 
 
@@ -259,7 +263,7 @@ class _Sessions:
     ) -> None:
         self._names = replace(derivative, forward=_NONE, backward=_NONE)
         self._forward, self._backward = (
-            create_session(serialise(graph, file.label), providers, threads, file.folder)
+            _session(graph, file, providers, threads)
             for graph in (derivative.forward, derivative.backward)
         )
 
@@ -294,11 +298,25 @@ def _dtype(part: Excerpt, label: str) -> torch.dtype:
     return _DTYPES[elem]
 
 
+def _session(
+    graph: onnx.ModelProto, file: ModelFile, providers: list[str], threads: int | None
+) -> onnxruntime.InferenceSession:
+    """Open a graph, or say in one line why ONNX Runtime does not."""
+    data = serialise(graph, file.label)
+    try:
+        return create_session(data, providers, threads, file.folder)
+    except Exception as error:
+        raise ModelError(
+            f"ONNX Runtime cannot open a graph made from {file.label}: {essence(error)}"
+        ) from error
+
+
 def _rounded(values: npt.NDArray[Any], dtype: torch.dtype) -> npt.NDArray[Any]:
     """Return floats as the integers that are nearest to them."""
     limits = torch.iinfo(dtype)
     name = str(dtype).removeprefix("torch.")
-    rounded: npt.NDArray[Any] = np.clip(np.rint(values), limits.min, limits.max).astype(name)
+    nearest = np.rint(values.astype(np.float64))  # in float32 the limits of 32 bits are rounded
+    rounded: npt.NDArray[Any] = np.clip(nearest, limits.min, limits.max).astype(name)
     return rounded
 
 

@@ -257,6 +257,30 @@ def test_a_model_of_bytes_takes_floats_and_rounds_them():
     torch.testing.assert_close(leaf.grad, torch.full((1, 4), 0.5))
 
 
+@pytest.mark.parametrize("elem", [TensorProto.UINT16, TensorProto.INT16, TensorProto.INT32])
+def test_wider_integers_are_not_cut_to_bytes(elem):
+    nodes = [
+        helper.make_node("Cast", ["image"], ["x"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["x", "x"], ["scores"]),
+    ]
+    image = helper.make_tensor_value_info("image", elem, ["n", 1])
+    scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 1])
+    graph = helper.make_graph(nodes, "integers", [image], [scores])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    leaf = torch.tensor([[3000.4]], requires_grad=True)
+    squared = OnnxModule(model.SerializeToString(), threads=1)(leaf)
+    squared.backward()
+    assert (squared.item(), leaf.grad.item()) == (3000**2, 6000)
+
+
+def test_a_graph_that_onnx_runtime_refuses_is_one_line(small_onnx):
+    model = small_onnx()
+    model.ir_version = 99
+    with pytest.raises(ModelError, match="ONNX Runtime cannot open a graph made from") as caught:
+        OnnxModule(model.SerializeToString())
+    assert "\n" not in str(caught.value)
+
+
 def test_what_is_no_tensor_is_refused(module, images):
     with pytest.raises(OptionError, match="ndarray; give a torch tensor"):
         module(images)
