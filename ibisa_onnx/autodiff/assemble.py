@@ -125,6 +125,7 @@ def _forward(
     body.node.extend([*(node.proto for node in nodes), *extra])
     used = {name for node in body.node for name in node.input}
     used |= {name for node in nodes for name in node.captured}
+    used -= {name for node in body.node for name in node.output}
     body.initializer.extend(t for t in graph.model.graph.initializer if t.name in used)
     body.initializer.extend(
         numpy_helper.from_array(value, name)

@@ -1,15 +1,18 @@
 """Shape inference: ONNX's own, helped where a model computes shapes from shapes.
 
-Older exporters write Shape, Gather, Concat, Reshape; the numbers on that way are followed here, as
-far as they are known, and what they say of Reshape's and Expand's results is handed to ONNX.
+Exporters write Shape, Gather, Div, Ceil, Concat, Pad; the numbers on that way are followed here, as
+far as they are known, and handed to ONNX. What is computed from sides that are fixed is constant,
+though the batch be open.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import reduce
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper, shape_inference
 
@@ -19,11 +22,13 @@ from ibisa_onnx.autodiff.types import Array, Dimension, TensorType, read_type, v
 from ibisa_onnx.errors import UnsupportedOperatorError
 
 Types = dict[str, TensorType]
-Vector = tuple[Dimension, ...]
-"""A small integer tensor, flattened; None and symbols where a number is not known."""
+Vector = tuple[Dimension | float, ...]
+"""A small tensor, flattened; None and symbols where a number is not known."""
 
 _LONGEST = 64
 _LONGEST_DATA = 4096
+_INTEGERS = (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
+_KINDS = "ifb"
 
 
 def infer_types(
@@ -38,8 +43,9 @@ def infer_types(
     known: dict[str, Array] = {}
     while True:
         types = _infer(skeleton, nodes, found, known)
-        vectors = _follow(skeleton, nodes, types)
-        more, values = dict(_shaped(nodes, types, vectors)), dict(_known(vectors, types))
+        vectors, settled = _follow(skeleton, nodes, types, known)
+        more = settled | dict(_shaped(nodes, types, vectors))
+        values = dict(_known(vectors, types))
         if more.keys() <= found.keys() and values.keys() <= known.keys():
             return types, dict(values)
         found |= more
@@ -91,8 +97,11 @@ def _with_constants(
 
 def is_vector(kind: TensorType) -> bool:
     """Whether a tensor may be one that shapes are computed with."""
-    integer = kind.elem in (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
-    return integer and kind.static is not None and math.prod(kind.static) <= _LONGEST
+    return kind.elem in _INTEGERS and _is_short(kind)
+
+
+def _is_short(kind: TensorType) -> bool:
+    return kind.static is not None and math.prod(kind.static) <= _LONGEST
 
 
 def _plain(model: onnx.ModelProto, node: Node, place: int) -> onnx.NodeProto:
@@ -131,30 +140,66 @@ def _without_long_vectors(
 
 
 def _known(vectors: Mapping[str, Vector], types: Types) -> Iterator[tuple[str, Array]]:
-    for name, vector in vectors.items():
-        kind = types.get(name, TensorType())
-        numbers = [number for number in vector if isinstance(number, int)]
-        if kind.elem is not None and kind.static is not None and len(numbers) == len(vector):
-            dtype = helper.tensor_dtype_to_np_dtype(kind.elem)
-            yield name, np.array(numbers, dtype).reshape(kind.static)
+    """The tensors of which every element and the shape are known."""
+    for name in vectors:
+        found = _tensor(name, types, vectors)
+        if found is not None and found[1].all() and types[name].static is not None:
+            yield name, found[0]
 
 
-def _follow(skeleton: onnx.ModelProto, nodes: Sequence[Node], types: Types) -> dict[str, Vector]:
-    """The integer vectors that shapes are computed with."""
+def _follow(
+    skeleton: onnx.ModelProto, nodes: Sequence[Node], types: Types, known: Mapping[str, Array]
+) -> tuple[dict[str, Vector], Types]:
+    """The small tensors that shapes are computed with, and the types that they settle.
+
+    `known` are those that ONNX was told of. What the others say of a type is put into `types` at
+    once, so that a chain of such computations takes one pass, and not one for each.
+    """
     vectors: dict[str, Vector] = {}
     for tensor in skeleton.graph.initializer:
-        if tensor.data_type in (onnx.TensorProto.INT64, onnx.TensorProto.INT32):
+        if math.prod(tensor.dims) <= _LONGEST:
             _note(vectors, tensor.name, numpy_helper.to_array(tensor))
+    told, settled = {*vectors, *known}, Types()
     for node in nodes:
+        if any(x in settled or (x in vectors and x not in told) for x in node.inputs):
+            settled |= _settled(node, types, vectors)
+            types |= {name: settled[name] for name in node.outputs if name in settled}
         if node.op_type == "Constant":
             _note(vectors, node.outputs[0], evaluate(node, {}, {"": node.opset})[0])
+            told.add(node.outputs[0])
         elif node.domain == "" and (vector := _vector(node, types, vectors)) is not None:
             vectors[node.outputs[0]] = vector
-    return vectors
+        elif node.domain == "" and node.op_type in _FOLDED:
+            vectors |= _folded(node, types, vectors)
+    return vectors, settled
+
+
+def _settled(
+    node: Node, types: Types, vectors: Mapping[str, Vector]
+) -> Iterator[tuple[str, TensorType]]:
+    """The types of a node's outputs of which more sides are known than were."""
+    kinds = {x: types.get(x, TensorType()) for x in node.inputs if x}
+    if node.captured or any(kind.elem is None for kind in kinds.values()):
+        return
+    values = dict(_known({x: vectors[x] for x in kinds if x in vectors}, types))
+    try:
+        inferred = shape_inference.infer_node_outputs(
+            onnx.defs.get_schema(node.op_type, node.opset, node.domain),
+            node.proto,
+            {x: value_info(x, kind).type for x, kind in kinds.items()},
+            {x: numpy_helper.from_array(value, x) for x, value in values.items()},
+            opset_imports=[helper.make_opsetid(node.domain, node.opset)],
+        )
+    except (onnx.defs.SchemaError, shape_inference.InferenceError):
+        return
+    for name, proto in inferred.items():
+        kind = read_type(onnx.ValueInfoProto(type=proto))
+        if _fixed(kind.dims or ()) > _fixed(types.get(name, TensorType()).dims or ()):
+            yield name, kind
 
 
 def _note(vectors: dict[str, Vector], name: str, value: Array) -> None:
-    if value.dtype.kind == "i" and value.size <= _LONGEST:
+    if value.dtype.kind in _KINDS and value.size <= _LONGEST:
         vectors[name] = tuple(value.reshape(-1).tolist())
 
 
@@ -176,8 +221,8 @@ def _vector(node: Node, types: Types, vectors: Mapping[str, Vector]) -> Vector |
     if node.op_type in ("Unsqueeze", "Squeeze", "Reshape", "Identity"):
         return first
     if node.op_type == "Cast":
-        integer = node.attribute("to") in (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
-        return first if integer else None
+        elems = {types.get(node.input(0), TensorType()).elem, node.attribute("to")}
+        return first if elems <= {*_INTEGERS} else None
     if node.op_type == "Concat":
         return sum(vectors_given, ())
     if node.op_type == "Gather":
@@ -186,9 +231,81 @@ def _vector(node: Node, types: Types, vectors: Mapping[str, Vector]) -> Vector |
         return _sliced(node, first, rest)
     if node.op_type == "Where":
         return _chosen(*vectors_given)
-    if node.op_type in _ARITHMETIC and max(len(first), len(rest[0])) < _LONGEST:
-        return _computed(node.op_type, first, rest[0])
     return None
+
+
+_ELEMENTWISE = frozenset(
+    {"Abs", "Add", "And", "Cast", "Ceil", "Clip", "Div", "Equal", "Floor", "Greater", "Less", "Max"}
+    | {"GreaterOrEqual", "LessOrEqual", "Min", "Mod", "Mul", "Neg", "Not", "Or", "Pow", "Round"}
+    | {"Sign", "Sqrt", "Sub", "Sum"}
+)
+_GROWING = frozenset({"Expand", "Tile"})
+_FOLDED = (
+    _ELEMENTWISE
+    | _GROWING
+    | {
+        *("Concat", "CumSum", "Flatten", "Gather", "GatherElements", "GatherND", "ReduceMax"),
+        *(
+            "ReduceMin",
+            "ReduceProd",
+            "ReduceSum",
+            "Reshape",
+            "ScatterElements",
+            "ScatterND",
+            "Slice",
+        ),
+        *("Split", "Squeeze", "Transpose", "Unsqueeze", "Where"),
+    }
+)
+
+
+def _folded(
+    node: Node, types: Types, vectors: Mapping[str, Vector]
+) -> Iterator[tuple[str, Vector]]:
+    """What a node computes of small tensors: all of it, or number by number what is known."""
+    names = [name for name in node.inputs if name]
+    given = {x: found for x in names if (found := _tensor(x, types, vectors)) is not None}
+    feeds = {x: value for x, (value, _) in given.items()}
+    known = [mask for _, mask in given.values()]
+    if not names or not given.keys() >= {*names} or _is_undefined(node, feeds):
+        return
+    if node.op_type not in _ELEMENTWISE and not all(map(np.all, known)):
+        return
+    if node.op_type in _GROWING and not _is_short(types.get(node.outputs[0], TensorType())):
+        return
+    try:
+        with np.errstate(all="ignore"):
+            results = evaluate(node, feeds, {"": node.opset})
+    except Exception:  # odd operands: ONNX Runtime tells of them when it runs the model
+        return
+    for name, result in zip(node.outputs, results, strict=True):
+        if name and result.dtype.kind in _KINDS and result.size <= _LONGEST:
+            mask = reduce(np.logical_and, known) if node.op_type in _ELEMENTWISE else True
+            pairs = zip(result.flat, np.broadcast_to(mask, result.shape).flat, strict=True)
+            yield name, tuple(number.item() if sure else None for number, sure in pairs)
+
+
+def _tensor(
+    name: str, types: Types, vectors: Mapping[str, Vector]
+) -> tuple[Array, npt.NDArray[np.bool_]] | None:
+    """A small tensor, and which of its elements are known; those that are not are 1."""
+    kind, vector = types.get(name, TensorType()), vectors.get(name)
+    if vector is None or kind.elem is None or kind.dims is None:
+        return None
+    shape = (len(vector),) if len(kind.dims) == 1 else kind.static
+    if shape is None or math.prod(shape) != len(vector):
+        return None
+    known = [number is not None and not isinstance(number, str) for number in vector]
+    numbers = [number if sure else 1 for number, sure in zip(vector, known, strict=True)]
+    dtype = helper.tensor_dtype_to_np_dtype(kind.elem)
+    return np.array(numbers, dtype).reshape(shape), np.array(known, bool).reshape(shape)
+
+
+def _is_undefined(node: Node, feeds: Mapping[str, Array]) -> bool:
+    """Whether it divides integers by 0, of which NumPy makes 0."""
+    divisor = feeds.get(node.input(1))
+    whole = node.op_type in ("Div", "Mod") and divisor is not None and divisor.dtype.kind == "i"
+    return whole and not np.all(divisor)
 
 
 # Operators that keep the order of the elements, whatever the rank.
@@ -214,7 +331,7 @@ def _picked(vector: Vector, places: Vector) -> Vector | None:
     return tuple(vector[place] for place in known) if len(known) == len(places) else None
 
 
-def _generated(node: Node, numbers: Sequence[Dimension]) -> Vector | None:
+def _generated(node: Node, numbers: Sequence[Dimension | float]) -> Vector | None:
     """Range, and ConstantOfShape of one side; None where they are too long to follow."""
     limits = [number for number in numbers if isinstance(number, int)]
     if len(limits) < len(numbers):
@@ -255,28 +372,6 @@ def slice_range(side: int, start: int, end: int, step: int) -> range:
     As Python does, but that backwards a start before the first element is the first element.
     """
     return range(side)[max(start, -side) if step < 0 else start : end : step]
-
-
-_ARITHMETIC: dict[str, Callable[[int, int], int | None]] = {
-    "Add": lambda a, b: a + b,
-    "Sub": lambda a, b: a - b,
-    "Mul": lambda a, b: a * b,
-    "Div": lambda a, b: abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1) if b else None,
-    "Mod": lambda a, b: a % b if b else None,
-    "Equal": lambda a, b: a == b,
-    "Less": lambda a, b: a < b,
-    "Greater": lambda a, b: a > b,
-}
-
-
-def _computed(op_type: str, a: Vector, b: Vector) -> Vector | None:
-    count = max(len(a), len(b))
-    if {len(a), len(b)} - {1, count}:
-        return None
-    pairs = zip(a * (count // len(a)), b * (count // len(b)), strict=True)
-    function = _ARITHMETIC[op_type]
-    numbers = ((x, y) if isinstance(x, int) and isinstance(y, int) else None for x, y in pairs)
-    return tuple(None if pair is None else function(*pair) for pair in numbers)
 
 
 def _shaped(
@@ -330,9 +425,9 @@ def _keeps_rank(node: Node) -> bool:
     return node.op_type in ("Slice", "Split", "Tile", "Pad")
 
 
-def _reshaped(source: TensorType, vector: Vector, allow_zero: int) -> Vector:
+def _reshaped(source: TensorType, vector: Vector, allow_zero: int) -> tuple[Dimension, ...]:
     """The sides a Reshape gives: 0 copies a side, -1 takes what is left."""
-    dims = list(vector)
+    dims = [None if isinstance(side, float) else side for side in vector]
     for axis, side in enumerate(dims):
         if side == 0 and not allow_zero:
             known = source.dims is not None and axis < len(source.dims)

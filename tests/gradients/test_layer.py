@@ -573,3 +573,25 @@ def test_sparse_weights_are_named() -> None:
     opened_before.proto = lambda: model  # type: ignore[method-assign]
     with pytest.raises(GradientError, match="sparse initializer 'sparse'"):
         spatial_tensors(opened_before, "scores", (SIDE, SIDE))
+
+
+def test_tensors_behind_computed_pads_are_found() -> None:
+    """The pads are half of the side, rounded up in floats, as a network may compute them."""
+    nodes = [
+        node("Shape", "image", "sides"),
+        node("Gather", "sides two", "side"),
+        node("Cast", "side", "real", to=FLOAT),
+        node("Mul", "real share", "part"),
+        node("Ceil", "part", "whole"),
+        node("Cast", "whole", "margin", to=TensorProto.INT64),
+        node("Concat", "zeros margin margin zeros margin margin", "pads", axis=0),
+        node("Pad", "image pads", "padded"),
+        node("Conv", "padded k1", "features"),
+        node("GlobalAveragePool", "features", "p"),
+        node("Flatten", "p", "scores"),
+    ]
+    constants = {"k1": weights()["k1"], "two": np.array([2]), "zeros": np.array([0, 0])}
+    constants["share"] = np.array([0.3], np.float32)
+    model = opened(build(nodes, constants))
+    (_, tensor) = spatial_tensors(model, "scores", (SIDE, SIDE))
+    assert tensor == SpatialTensor("features", CHANNELS, SIDE + 4, SIDE + 4, "Conv")
