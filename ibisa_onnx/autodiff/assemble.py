@@ -134,7 +134,7 @@ def _forward(
     )
     body.input.extend(graph.inputs)
     output = deployed.output
-    declared = next((o for o in graph.model.graph.output if o.name == output), None)
+    declared = next((o for o in graph.outputs if o.name == output), None)
     inferred = value_info(output, deployed.type(output))
     body.output.append(declared if declared and declared.HasField("type") else inferred)
     body.output.extend(handed)

@@ -16,7 +16,7 @@ from onnx import helper, inliner, numpy_helper
 from ibisa_onnx.autodiff.branches import inline_branches
 from ibisa_onnx.autodiff.inference import infer_types
 from ibisa_onnx.autodiff.node import Node, evaluate, in_order, opsets_of, prune
-from ibisa_onnx.autodiff.types import Array, TensorType
+from ibisa_onnx.autodiff.types import Array, TensorType, with_open_sides
 from ibisa_onnx.errors import ModelError, UnsupportedOperatorError
 
 # Shapes, axes, pads and scalars are smaller than this; weights are not worth looking into.
@@ -44,14 +44,16 @@ class Graph:
         self.output = output
         self.model = model
         self._weights = weights
-        skeleton = _skeleton(model)
+        inputs = (i for i in model.graph.input if i.name not in self.initializers)
+        self.inputs = tuple(with_open_sides(inputs))
+        self.outputs = tuple(with_open_sides(model.graph.output))
+        skeleton = _skeleton(model, self.inputs, self.outputs)
         self.imports = list(skeleton.opset_import)
         self.opsets = opsets_of(self.imports)
-        self.inputs = tuple(i for i in model.graph.input if i.name not in self.initializers)
         self._skeleton = skeleton
         nodes = [Node.read(proto, self.opsets) for proto in skeleton.graph.node]
         if not any(output in node.outputs for node in nodes):
-            names = ", ".join(o.name for o in model.graph.output)
+            names = ", ".join(o.name for o in self.outputs)
             raise ModelError(f"the model computes no output {output!r}; choose one of: {names}")
         self._settle(in_order(nodes))
         while inlined := inline_branches(self.nodes, self.value, self.opsets):
@@ -120,16 +122,19 @@ def _is_small(tensor: onnx.TensorProto) -> bool:
     return int(np.prod(tensor.dims, dtype=np.int64)) <= _SMALL
 
 
-def _skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
+def _skeleton(
+    model: onnx.ModelProto,
+    inputs: Iterable[onnx.ValueInfoProto],
+    outputs: Iterable[onnx.ValueInfoProto],
+) -> onnx.ModelProto:
     """The model without the data of its weights, with model-local functions inlined."""
     skeleton = onnx.ModelProto(ir_version=max(model.ir_version, 4))
     skeleton.opset_import.extend(model.opset_import)
     skeleton.functions.extend(model.functions)
     skeleton.graph.name = model.graph.name
     skeleton.graph.node.extend(model.graph.node)
-    skeleton.graph.output.extend(model.graph.output)
-    initialized = {i.name for i in model.graph.initializer}
-    skeleton.graph.input.extend(i for i in model.graph.input if i.name not in initialized)
+    skeleton.graph.output.extend(outputs)
+    skeleton.graph.input.extend(inputs)
     for tensor in model.graph.initializer:
         if _is_small(tensor) and tensor.data_location != onnx.TensorProto.EXTERNAL:
             skeleton.graph.initializer.append(tensor)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,9 +58,20 @@ def read_type(info: onnx.ValueInfoProto) -> TensorType:
 def _read_dimensions(shape: onnx.TensorShapeProto) -> Iterator[Dimension]:
     for side in shape.dim:
         if side.HasField("dim_value"):
-            yield side.dim_value
+            yield side.dim_value if side.dim_value >= 0 else None
         else:
             yield side.dim_param or None
+
+
+def with_open_sides(infos: Iterable[onnx.ValueInfoProto]) -> Iterator[onnx.ValueInfoProto]:
+    """The same declarations; a negative side, as older Paddle converters write it, becomes open."""
+    for info in infos:
+        declared = onnx.ValueInfoProto()
+        declared.CopyFrom(info)
+        for side in declared.type.tensor_type.shape.dim:
+            if side.dim_value < 0:
+                side.Clear()
+        yield declared
 
 
 def value_info(name: str, kind: TensorType) -> onnx.ValueInfoProto:

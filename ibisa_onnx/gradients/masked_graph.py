@@ -14,6 +14,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from ibisa_onnx.autodiff.types import read_type
 from ibisa_onnx.gradients.masked_images import MaskedImages, interpolation
 from ibisa_onnx.models.signature import ImageInput, Layout
 
@@ -64,8 +65,7 @@ def insert_masked_images(model: onnx.ModelProto, image: ImageInput, names: Names
     """
     graph = model.graph
     place = [each.name for each in graph.input].index(image.name)
-    axis = graph.input[place].type.tensor_type.shape.dim[0]
-    batch = axis.dim_value or axis.dim_param or None
+    batch = (read_type(graph.input[place]).dims or (None,))[0] or None
     sides = (batch, image.channels, image.height, image.width)
     shapes: dict[str, tuple[int | str | None, ...]] = {
         names.mask: (batch, 1, None, None),

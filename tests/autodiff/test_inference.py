@@ -90,3 +90,21 @@ def test_numbers_beside_an_open_batch_are_followed(build):
     graph = Graph(model, "z")
     assert graph.value(sides) is None
     assert graph.value("z").tolist() == [[4, 4]]
+
+
+def test_a_negative_side_is_open(build, check, spread):
+    """As older Paddle converters write it."""
+    node = helper.make_node("GlobalAveragePool", ["x"], ["y"])
+    x, dims = spread(2, 3, 2, 4), [-1, 3, -1, -1]
+    model = build([node], x, {}, 17, dims)
+    model.graph.output[0].CopyFrom(
+        helper.make_tensor_value_info("y", TensorProto.DOUBLE, [-1, 3, 1, 1])
+    )
+    graph = Graph(model, "y")
+    assert graph.type("x").dims == (None, 3, None, None)
+    assert not any(
+        side.dim_value < 0
+        for info in (*graph.inputs, *graph.outputs)
+        for side in info.type.tensor_type.shape.dim
+    )
+    check(node, x, dims=dims)

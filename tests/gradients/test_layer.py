@@ -595,3 +595,14 @@ def test_tensors_behind_computed_pads_are_found() -> None:
     model = opened(build(nodes, constants))
     (_, tensor) = spatial_tensors(model, "scores", (SIDE, SIDE))
     assert tensor == SpatialTensor("features", CHANNELS, SIDE + 4, SIDE + 4, "Conv")
+
+
+def test_negative_sides_are_open() -> None:
+    """As older Paddle converters write an open batch, height and width."""
+    model = opened(skipping(batch=-1))
+    assert model.image.batch is None
+    names = [each.name for each in spatial_tensors(model, "scores", (SIDE, SIDE))]
+    assert names[:2] == ["c1", "features"]
+    split, image = SplitModel(model, "features", "scores"), np.ones((1, 3, SIDE, SIDE), np.float32)
+    raw, _ = forward(split, image, np.concatenate([split.features(image)] * 2))
+    assert close(raw, np.repeat(model.run(image)["scores"], 2, axis=0), 1e-5)
