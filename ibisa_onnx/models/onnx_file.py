@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ibisa_onnx.errors import ModelError
+from ibisa_onnx.models.ort_messages import shorten
 
 if TYPE_CHECKING:
     import onnx
@@ -267,19 +267,9 @@ def without_initializer_inputs(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-_NOISE = (
-    re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : "),
-    re.compile(r"\S*/onnxruntime\S*\.(?:h|cc|cpp|cu)\S*:\d+ "),  # the runtime's own source lines
-    re.compile(r"Non-zero status code returned while "),
-)
-
-
 def essence(error: object, limit: int = 300) -> str:
     """Return what another library's error says, on one line, without ONNX Runtime's ornaments."""
-    text = str(error)
-    for noise in _NOISE:
-        text = noise.sub("", text)
-    text = " ".join(text.split())
+    text = shorten(str(error))
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
