@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -99,8 +100,9 @@ class DeployedModel(ImageModel):
         layout
             "NCHW" or "NHWC"; None: read from the input's shape.
         extra_inputs
-            Values of all other inputs, by name, cast to their dtype. One with a leading axis of 1
-            is repeated for each image where the model leaves that axis open.
+            Values of all other inputs, by name, brought to their dtype and rank: four numbers for
+            [N, 4] become [1, 4]. One with a leading axis of 1 is repeated for each image where the
+            model leaves that axis open.
         threads
             Threads within an operator; None: ONNX Runtime's own choice.
         max_batch
@@ -411,10 +413,48 @@ def _check_extra_inputs(
         raise ModelError(
             f"{label} also needs a value for {', '.join(missing)}; give it with extra_inputs="
         )
-    return {name: _extra_value(value, others[name]) for name, value in given.items()}
+    return {name: _extra_value(value, others[name], label) for name, value in given.items()}
 
 
-def _extra_value(value: npt.NDArray[Any], tensor: TensorInfo) -> npt.NDArray[Any]:
-    """Bring an input's value to its dtype, and a single number to its rank."""
-    array = np.asarray(value, dtype=tensor.dtype)
-    return array.reshape((1,) * len(tensor.shape)) if array.size == 1 else array
+def _extra_value(value: npt.ArrayLike, tensor: TensorInfo, label: str) -> npt.NDArray[Any]:
+    """Bring an input's value to its dtype and its rank; ModelError where it cannot fit."""
+    try:
+        given = np.asarray(value)
+        array = given.astype(object if tensor.dtype == "string" else tensor.dtype)
+        fits = array.dtype.kind not in "biu" or np.array_equal(array, given)
+    except (TypeError, ValueError, OverflowError):
+        fits = False
+    if not fits:
+        raise ModelError(
+            f"{label}: the value {essence(repr(value), 60)} is not one that input {tensor} takes; "
+            "give another with extra_inputs="
+        )
+    shape = _fitting(array, tensor.shape)
+    if shape is None:
+        raise ModelError(
+            f"{label}: a value of shape {list(array.shape)} does not fit input {tensor}; "
+            "give one of that shape with extra_inputs="
+        )
+    return array.reshape(shape)
+
+
+def _fitting(
+    array: npt.NDArray[Any], declared: tuple[int | str | None, ...]
+) -> tuple[int, ...] | None:
+    """Return the shape of the declared rank that an array may take, if there is one.
+
+    Axes of 1 go before its own; numbers in a row may also fill the sides that are fixed.
+    """
+    if not declared:  # of a scalar, or of what may have any shape
+        return () if array.size == 1 else array.shape
+    before = (1,) * (len(declared) - array.ndim)
+    filled = tuple(side if isinstance(side, int) else 1 for side in declared)
+    rows = [(*before, *array.shape)]
+    if array.ndim <= 1 or array.size == 1:
+        rows.append(filled)
+    for shape in rows:
+        pairs = zip(shape, declared, strict=False)
+        same = all(side == given for given, side in pairs if isinstance(side, int))
+        if len(shape) == len(declared) and same and math.prod(shape) == array.size:
+            return shape
+    return None

@@ -397,6 +397,38 @@ class TestInputs:
         answer = opened.run(np.zeros((3, 3, 6, 6), np.float32))["y"]
         np.testing.assert_array_equal(answer, np.ones((3, 3, 5, 5)))
 
+    @pytest.mark.parametrize(
+        ("declared", "value", "shape"),
+        [
+            (["n", 4], [0.5, 1, 0, 2], (1, 4)),
+            (["n", 4], np.ones((3, 4)), (3, 4)),
+            (["n", 1], 0.5, (1, 1)),
+            ([1], 0.5, (1,)),
+            ([], [0.5], ()),
+            ([None, 2, 2], [1, 2, 3, 4], (1, 2, 2)),
+            (["m"], [1, 2, 3], (3,)),
+            ([1, "m", 2], np.ones((3, 2)), (1, 3, 2)),
+            ([-1, 3], [1, 2, 3], (1, 3)),
+        ],
+    )
+    def test_a_value_is_brought_to_the_declared_rank(self, declared, value, shape):
+        model = self._model(("image", 1, ["n", 3, 5, 5]), ("meta", 1, declared))
+        fed = _open(model, input="image", extra_inputs={"meta": value}).extra_feed(1)["meta"]
+        assert (fed.shape, fed.dtype) == (shape, np.float32)
+        np.testing.assert_array_equal(fed.ravel(), np.ravel(value))
+
+    @pytest.mark.parametrize("value", [[1, 2, 3], 1, np.ones((2, 2)), np.ones((1, 1, 4))])
+    def test_a_value_that_cannot_fit_is_told_the_declared_shape(self, value):
+        model = self._model(("image", 1, ["n", 3, 5, 5]), ("meta", 1, ["n", 4]))
+        with pytest.raises(ModelError, match=r"shape \[.*\] does not fit .*meta float32 \[n, 4\]"):
+            _open(model, extra_inputs={"meta": value})
+
+    @pytest.mark.parametrize("value", [0.5, "much", 2**70, [[1], [2, 3]]])
+    def test_a_value_of_another_type_is_refused(self, value):
+        model = self._model(("image", 1, ["n", 3, 5, 5]), ("count", TensorProto.INT64, [1]))
+        with pytest.raises(ModelError, match=r"not one that input count int64 \[1\] takes"):
+            _open(model, extra_inputs={"count": value})
+
     def test_wrong_names_and_inputs_that_are_no_picture(self):
         model = self._model(
             ("image", TensorProto.FLOAT, ["n", 3, 5, 5]), ("count", TensorProto.INT64, [1])
