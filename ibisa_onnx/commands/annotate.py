@@ -159,12 +159,12 @@ def _write(path: Path | None, proto: onnx.ModelProto, file: ModelFile) -> dict[s
     """Write the model once ONNX Runtime has opened it; return its metadata."""
     from ibisa_onnx.models.session_options import check_opens
 
-    data = check_opens(proto, file.label, file.folder)
+    data = check_opens(proto, file)
     if path is None:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
     else:
-        write_model(path, data, proto, file.folder)
+        write_model(path, data, proto, file)
     return {each.key: each.value for each in proto.metadata_props}
 
 

@@ -42,19 +42,21 @@ def command(
     dL/d input. Needs nothing but ONNX Runtime to run.
     """
     from ibisa_onnx.autodiff import backward_graph
+    from ibisa_onnx.models.onnx_file import ModelFile
     from ibisa_onnx.models.session_options import check_opens
 
     check_out(out)
     source = sys.stdin.buffer.read() if model == STDIO else model
     graph = backward_graph(source, input=input, output=output)
     path = model_destination(model, out, ".grad.onnx")
-    data = check_opens(graph, model, None if model == STDIO else Path(model).parent)
+    file = ModelFile.of(source)
+    data = check_opens(graph, file)
     if path is None:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
         console = console.on_stderr()
     else:
-        write_model(path, data, graph, None if model == STDIO else Path(model).parent)
+        write_model(path, data, graph, file)
     _tell(console, model, path, graph)
 
 

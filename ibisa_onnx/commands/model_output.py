@@ -15,6 +15,8 @@ from ibisa_onnx.io.atomic import check_not_given
 if TYPE_CHECKING:
     import onnx
 
+    from ibisa_onnx.models.onnx_file import ModelFile
+
 
 def model_destination(
     model: str,
@@ -55,16 +57,29 @@ def model_destination(
     return path
 
 
-def write_model(path: Path, data: bytes, graph: onnx.ModelProto, source: Path | None) -> None:
+def write_model(path: Path, data: bytes, graph: onnx.ModelProto, file: ModelFile) -> None:
     """Write a model, and beside it the external weights, if they are not there already.
 
-    `data` are the bytes of `graph`; `source` is where its weights lie, None where it has none.
+    `data` are the bytes of `graph`; `file` is the one it was made from. Where what is there is a
+    link that ONNX Runtime would not follow from the new file, as in Hugging Face's cache, the
+    weights are copied under another name.
     """
     from ibisa_onnx.io.atomic import copy_files, write_files
-    from ibisa_onnx.models.onnx_file import external_tensors
+    from ibisa_onnx.models.onnx_file import rename_weights, weight_files
+    from ibisa_onnx.models.session_options import serialise
 
-    if source is not None:
-        locations = sorted({tensor.location for tensor in external_tensors(graph)})
-        check_not_given(path, [source / each for each in locations])
-        copy_files({source / each: path.parent / each for each in locations})
+    if file.folder is not None:
+        names = {name: _name_beside(path, name) for name in weight_files(graph)}
+        check_not_given(path, [file.folder / name for name in names])
+        copy_files({file.folder / name: path.parent / new for name, new in names.items()})
+        if any(name != new for name, new in names.items()):
+            data = serialise(rename_weights(graph, names), file.label)
     write_files({path: data})
+
+
+def _name_beside(path: Path, weights: str) -> str:
+    """Return what the file of external weights is called beside a model that is written."""
+    real, homes = (path.parent / weights).resolve(), (path.parent, path.resolve().parent)
+    if any(real.is_relative_to(home.resolve()) for home in homes):
+        return weights
+    return f"{path.stem}.{Path(weights).name}"

@@ -29,7 +29,7 @@ from ibisa_onnx.gradients.torch_bridge import differentiable
 from ibisa_onnx.models.onnx_file import ModelFile, essence
 from ibisa_onnx.models.ort import import_onnxruntime
 from ibisa_onnx.models.providers import resolve_providers
-from ibisa_onnx.models.session_options import ONLY_FATAL, create_session, serialise
+from ibisa_onnx.models.session_options import ONLY_FATAL, open_graph
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -302,9 +302,10 @@ def _session(
     graph: onnx.ModelProto, file: ModelFile, providers: list[str], threads: int | None
 ) -> onnxruntime.InferenceSession:
     """Open a graph, or say in one line why ONNX Runtime does not."""
-    data = serialise(graph, file.label)
     try:
-        return create_session(data, providers, threads, file.folder)
+        return open_graph(graph, file, providers, threads)
+    except ModelError:
+        raise
     except Exception as error:
         raise ModelError(
             f"ONNX Runtime cannot open a graph made from {file.label}: {essence(error)}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -178,8 +178,30 @@ class ModelFile:
     def _hash_weights(self, digest: Any, model: onnx.ModelProto) -> None:
         """Feed the external weights to a hash, in the order of their files' names."""
         if self.folder is not None:
-            for location in sorted({tensor.location for tensor in external_tensors(model)}):
+            for location in weight_files(model):
                 _hash_file(digest, self.folder / location)
+
+    def follow_links(self, model: onnx.ModelProto) -> tuple[onnx.ModelProto, Path | None]:
+        """Return a graph made from this one, and the folder of its external weights.
+
+        Where the model is a link, as in Hugging Face's cache, ONNX Runtime follows links to weights
+        into the folder that it leads to, too. Of a graph without a path it has to be told: weights
+        are called otherwise then in the graph that is returned. Whatever else leaves the model's
+        folder stays as it is, and is refused.
+        """
+        if self.path is None or self.folder is None:
+            return model, None
+        home, names = self.path.resolve().parent, {}
+        for location in weight_files(model):
+            place = self.folder / location
+            plain = not Path(location).is_absolute() and ".." not in Path(location).parts
+            if plain and place.resolve().is_relative_to(home):
+                names[location] = str(place.resolve().relative_to(home))
+            elif place.exists():
+                return model, self.folder
+        if home == self.folder.resolve() or not names:
+            return model, self.folder
+        return rename_weights(model, names), home
 
     def explain_failure(self, error: Exception) -> ModelError:
         """Turn what ONNX Runtime said while opening this model into one line that helps."""
@@ -234,6 +256,22 @@ def external_tensors(model: onnx.ModelProto) -> Iterator[ExternalTensor]:
             entries = {entry.key: entry.value for entry in tensor.external_data}
             end = int(entries.get("offset", 0)) + int(entries.get("length", 0))
             yield ExternalTensor(entries.get("location", ""), end)
+
+
+def weight_files(model: onnx.ModelProto) -> list[str]:
+    """Return the names of the files that a model's external weights are in, sorted."""
+    return sorted({tensor.location for tensor in external_tensors(model)})
+
+
+def rename_weights(model: onnx.ModelProto, names: Mapping[str, str]) -> onnx.ModelProto:
+    """Return a copy of a model that calls the files of its external weights otherwise."""
+    copy = type(model)()
+    copy.CopyFrom(model)
+    for tensor in _tensors(copy.graph):
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = names.get(entry.value, entry.value)
+    return copy
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:

@@ -23,7 +23,7 @@ from ibisa_onnx.models.base import ImageModel
 from ibisa_onnx.models.onnx_file import ModelFile, essence, without_initializer_inputs
 from ibisa_onnx.models.ort import CPU, CUDA, import_onnxruntime
 from ibisa_onnx.models.providers import check_providers, resolve_providers
-from ibisa_onnx.models.session_options import ONLY_FATAL, create_session, open_file, serialise
+from ibisa_onnx.models.session_options import ONLY_FATAL, open_file, open_graph
 from ibisa_onnx.models.signature import (
     METADATA_KEY,
     Layout,
@@ -301,10 +301,11 @@ class DeployedModel(ImageModel):
             The graph cannot be serialised or opened.
         """
         given = self._weights_for(model, weights or {})
-        data = serialise(without_initializer_inputs(model), self.label)
-        del model  # so that only one copy of its weights is there while the session is made
+        graph = without_initializer_inputs(model)
         try:
-            return create_session(data, self._providers(), self._threads, self.folder, given)
+            return open_graph(graph, self.file, self._providers(), self._threads, given)
+        except ModelError:
+            raise
         except Exception as error:
             raise ModelError(
                 f"ONNX Runtime cannot open a graph made from {self.label}: {essence(error)}"

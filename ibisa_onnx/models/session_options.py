@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ibisa_onnx.errors import ModelError
-from ibisa_onnx.models.onnx_file import ModelFile, essence, external_tensors
+from ibisa_onnx.models.onnx_file import ModelFile, essence
 from ibisa_onnx.models.ort import CPU, import_onnxruntime
 
 if TYPE_CHECKING:
@@ -33,13 +33,23 @@ def open_file(
         model = file.load_proto()
         if model is None:
             return session
-        external = next(external_tensors(model), None) is not None
-        folder = file.folder if external else None
-        return create_session(serialise(model, file.label), providers, threads, folder)
+        return open_graph(model, file, providers, threads)
     except ModelError:
         raise
     except Exception as error:
         raise file.explain_failure(error) from error
+
+
+def open_graph(
+    model: onnx.ModelProto,
+    file: ModelFile,
+    providers: Sequence[str | tuple[str, dict[str, str]]],
+    threads: int | None,
+    weights: Weights | None = None,
+) -> onnxruntime.InferenceSession:
+    """Open a graph that was made from a file; weights in external files are found where its are."""
+    followed, folder = file.follow_links(model)
+    return create_session(serialise(followed, file.label), providers, threads, folder, weights)
 
 
 def create_session(
@@ -84,22 +94,21 @@ def serialise(model: onnx.ModelProto, label: str) -> bytes:
         ) from error
 
 
-def check_opens(model: onnx.ModelProto, label: str, folder: Path | None) -> bytes:
-    """Return the bytes of a graph, once ONNX Runtime has opened them.
+def check_opens(model: onnx.ModelProto, file: ModelFile) -> bytes:
+    """Return the bytes of a graph, once ONNX Runtime has opened it.
 
-    `folder` is where its external weights are; `label` is what the model it was made from is
-    called.
+    `file` is the one that it was made from.
 
     Raises
     ------
     ModelError
         The graph holds 2 GB or more, or ONNX Runtime refuses it.
     """
-    data = serialise(model, label)
+    data = serialise(model, file.label)
     try:
-        create_session(data, [CPU], None, folder)
+        open_graph(model, file, [CPU], None)
     except Exception as error:
         raise ModelError(
-            f"ONNX Runtime cannot open a graph made from {label}: {essence(error)}"
+            f"ONNX Runtime cannot open a graph made from {file.label}: {essence(error)}"
         ) from error
     return data
