@@ -361,6 +361,45 @@ def test_a_dynamically_quantised_product():
     np.testing.assert_allclose(dx, dy @ real_b(b).T, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("each_column", [False, True])
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize("given", [(), ("B", "h", "c")])
+@pytest.mark.parametrize("kind", [np.int8, np.uint8])
+def test_a_dynamically_quantised_lstm_has_the_gradient_of_the_float_one(
+    direction, each_column, given, kind
+):
+    """Of one with the same weights; these are small, for processors that add pairs in 16 bits."""
+    rng, hidden, both = np.random.default_rng(2), 5, 1 + (direction == "bidirectional")
+    x = rng.normal(size=(4, 2, 3)).astype(np.float32)
+    sides, middle = (both, 4 * hidden) if each_column else (both,), 0 if kind is np.int8 else 128
+    quantised, real = {}, {}
+    for name, inputs in (("W", 3), ("R", hidden)):
+        values = (rng.integers(-60, 60, (both, inputs, 4 * hidden)) + middle).astype(kind)
+        scale = rng.uniform(0.002, 0.006, sides).astype(np.float32)
+        zero = np.full(sides, middle, kind)
+        quantised |= {name: values, f"{name}s": scale, f"{name}z": zero}
+        turned = scale.reshape(both, 1, -1) * (values.astype(np.float32) - middle)
+        real[name] = turned.transpose(0, 2, 1)
+    shared = {"B": (both, 8 * hidden), "h": (both, 2, hidden), "c": (both, 2, hidden)}
+    constants = {name: rng.normal(size=shared[name]).astype(np.float32) for name in given}
+    constants["flat"] = np.array([-1])
+    rest = [name if name in given else "" for name in ("B", "lengths", "h", "c", "P")]
+    names = ["x", "W", "R", *rest]
+    attributes = {"hidden_size": hidden, "direction": direction}
+    behind = [
+        helper.make_node("Reshape", ["Y", "flat"], ["a"]),
+        helper.make_node("Reshape", ["Yc", "flat"], ["b"]),
+        helper.make_node("Concat", ["a", "b"], ["y"], axis=0),
+    ]
+    outputs, scales = ["Y", "", "Yc"], ["Ws", "Wz", "Rs", "Rz"]
+    fast = contrib("DynamicQuantizeLSTM", [*names, *scales], outputs, **attributes)
+    slow = helper.make_node("LSTM", names, outputs, **attributes)
+    y, dx = gradient(model_of([fast, *behind], x, quantised | constants), x)
+    expected, dx_expected = gradient(model_of([slow, *behind], x, real | constants), x)
+    np.testing.assert_allclose(y, expected, atol=0.05)
+    np.testing.assert_allclose(dx, dx_expected, rtol=1e-4, atol=1e-5)
+
+
 def test_integer_convolution_and_product(bytes_):
     x = bytes_(1, 2, 4, 4)
     w = bytes_(3, 2, 2, 2)

@@ -5,6 +5,8 @@ That is what they compute up to rounding; `dequantise` takes the rounding away.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from onnx import TensorProto
 
 from ibisa_onnx.autodiff.definitions.fused import WINDOW, chosen, scaled
@@ -106,6 +108,24 @@ def _qgemm(writer: Writer, node: Node) -> str:
             "Add", y, scaled(writer, _bias(writer, 6, 1, 4), node.attribute("alpha", 1.0))
         )
     return _quantised(writer, y, 7) if writer.input(7) else y
+
+
+@definitions.add("DynamicQuantizeLSTM")
+def _dynamic_quantize_lstm(writer: Writer, node: Node) -> Sequence[str]:
+    """An LSTM of weights [directions, inputs, 4 hidden], each direction or column with a scale."""
+    directions = 2 if node.attribute("direction", "forward") == "bidirectional" else 1
+    along = writer.ints(directions, 1, -1)
+
+    def real(tensor: int, first: int) -> str:
+        scale, zero = (writer.op("Reshape", writer.input(first + i), along) for i in range(2))
+        less = writer.op(
+            "Sub", *(writer.op("Cast", x, to=FLOAT) for x in (writer.input(tensor), zero))
+        )
+        return writer.op("Transpose", writer.op("Mul", less, scale), perm=[0, 2, 1])
+
+    weights = real(1, 8), real(2, 10)
+    operands = [writer.input(0), *weights, *(writer.input(place) for place in range(3, 8))]
+    return writer.ops("LSTM", len(node.outputs), *operands, **node.attributes)
 
 
 # -- element by element
