@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ibisa_onnx.errors import ModelError
+from ibisa_onnx.models.custom_operators import explain_absent
 from ibisa_onnx.models.ort_messages import shorten
 
 if TYPE_CHECKING:
@@ -214,7 +215,8 @@ class ModelFile:
         missing = self._missing_weights(model)
         if missing:
             return ModelError(f"{self.label}: {missing}")
-        return ModelError(f"ONNX Runtime cannot open {self.label}: {essence(error)}")
+        why = explain_absent(model, error) or essence(error)
+        return ModelError(f"ONNX Runtime cannot open {self.label}: {why}")
 
     def _missing_weights(self, model: onnx.ModelProto) -> str | None:
         """Say which external weights are absent or cut short, if any are."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ibisa_onnx.errors import ModelError
+from ibisa_onnx.models.custom_operators import library_for
 from ibisa_onnx.models.onnx_file import ModelFile, essence
 from ibisa_onnx.models.ort import CPU, import_onnxruntime
 
@@ -61,8 +62,27 @@ def create_session(
 ) -> onnxruntime.InferenceSession:
     """Create a session that never falls back to another provider and logs nothing but crashes.
 
-    `weights` are initializers that were taken out of the graph; they are not copied.
+    `weights` are initializers that were taken out of the graph; they are not copied. A library of
+    operators that it turns out to lack is registered where it is installed.
     """
+    try:
+        return _create_session(source, providers, threads, external_folder, weights)
+    except Exception as error:
+        library = library_for(error)
+        if library is None:
+            raise
+    return _create_session(source, providers, threads, external_folder, weights, library)
+
+
+def _create_session(
+    source: str | bytes | None,
+    providers: Sequence[str | tuple[str, dict[str, str]]],
+    threads: int | None,
+    external_folder: Path | None,
+    weights: Weights | None,
+    library: str | None = None,
+) -> onnxruntime.InferenceSession:
+    """Create a session; `library` holds operators that ONNX Runtime does not have itself."""
     runtime = import_onnxruntime()
     options = runtime.SessionOptions()
     options.log_severity_level = ONLY_FATAL
@@ -71,6 +91,8 @@ def create_session(
     options.add_session_config_entry(*_NO_SPINNING)
     if threads is not None:
         options.intra_op_num_threads = threads
+    if library is not None:
+        options.register_custom_ops_library(library)
     if external_folder is not None:
         options.add_session_config_entry(_EXTERNAL_FOLDER, str(external_folder.resolve()))
     values = {name: runtime.OrtValue.ortvalue_from_numpy(w) for name, w in (weights or {}).items()}
