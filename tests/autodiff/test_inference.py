@@ -69,11 +69,19 @@ def test_a_chain_of_computed_pads_is_followed_to_its_end(build):
     assert missing_rules(model, "x", "y") == ()
 
 
-def test_pads_computed_from_open_sides_stay_open(build):
+@pytest.mark.parametrize("mode", ["constant", "edge", "reflect"])
+def test_pads_computed_from_open_sides_are_taken_as_they_come(build, check, spread, mode):
     nodes = Nodes()
-    nodes.same_pad("x", "edge", output="y")
-    model = build(nodes, np.zeros((1, 1, 5, 4), np.float32), {}, 17, ["N", 1, "H", "W"])
-    assert Graph(model, "y").value(nodes[-1].input[1]) is None
+    nodes.same_pad("x", mode, output="y")
+    x, dims = spread(2, 1, 5, 4), ["N", 1, "H", "W"]
+    assert Graph(build(nodes, x, {}, 17, dims), "y").value(nodes[-1].input[1]) is None
+    check(nodes, x, dims=dims)
+
+
+def test_computed_pads_that_wrap_are_refused(build):
+    nodes = Nodes()
+    nodes.same_pad("x", "wrap", output="y")
+    model = build(nodes, np.zeros((1, 1, 5, 4), np.float32), {}, 19, ["N", 1, "H", "W"])
     (missing,) = missing_rules(model, "x", "y")
     assert "computed at run time" in missing.why
 

@@ -257,6 +257,10 @@ def _pad(tape: Tape, node: Node, dy: str) -> Cotangents:
         if "pads" in node.attributes:
             return [tape.op("Pad", dy, tape.ints(*(-pad for pad in node.attributes["pads"])))]
         return [tape.op("Pad", dy, tape.op("Neg", node.input(1)), None, node.input(3) or None)]
+    computed = any(name and tape.value(name) is None for name in (node.input(1), node.input(3)))
+    if computed and mode != "wrap":  # which the backward graph's opset does not have
+        others = (node.input(1), None, node.input(3) or None)
+        return [_unselected(tape, node, dy, others, mode=mode)]
     pads = tape.option(node, "pads", 1)
     axes = tape.option(node, "axes", 3) or range(len(pads) // 2)
     for axis, before, after in zip(axes, pads, pads[len(pads) // 2 :], strict=False):
@@ -267,7 +271,7 @@ def _pad(tape: Tape, node: Node, dy: str) -> Cotangents:
 
 def _reused(tape: Tape, x: str, axis: int, pads: tuple[int, int], mode: str) -> str:
     """Which position of the axis each position of the padded axis repeats."""
-    if mode != "wrap":  # which the backward graph's opset does not have
+    if mode != "wrap":
         return tape.op("Pad", _range(tape, x, axis), tape.ints(*pads), mode=mode)
     if min(pads) < 0:
         raise UnsupportedOperatorError("mode wrap with negative pads is not covered")
@@ -303,17 +307,25 @@ def _space_to_depth(tape: Tape, node: Node, dy: str) -> Cotangents:
 # -- shared
 
 
-def _unselected(tape: Tape, node: Node, dy: str) -> str:
+def _unselected(
+    tape: Tape,
+    node: Node,
+    dy: str,
+    others: Sequence[str | None] | None = None,
+    **attributes: Any,
+) -> str:
     """The transpose of any operator that only picks elements of its first input.
 
-    It is applied to the elements' places, which says where each element of the result comes from.
+    It is applied to the elements' places, which says where each element of the result comes from;
+    `others` are its other inputs, the node's own by default.
     """
     x, vector = node.input(0), tape.ints(-1)
     sides = tape.shape(x)
     size = tape.op("ReduceProd", sides, keepdims=0)
     places = tape.op("Reshape", tape.count_up(size), sides)
-    attributes = {"axis": node.attribute("axis"), "batch_dims": node.attribute("batch_dims")}
-    source = tape.op(node.op_type, places, *node.inputs[1:], **attributes)
+    attributes |= {"axis": node.attribute("axis"), "batch_dims": node.attribute("batch_dims")}
+    others = node.inputs[1:] if others is None else others
+    source = tape.op(node.op_type, places, *others, **attributes)
     blank = tape.op("Reshape", tape.zeros(x), vector)
     flat = [tape.op("Reshape", v, vector) for v in (source, dy)]
     return tape.reshape(tape.scatter_add(blank, *flat, like=x), like=x)
