@@ -29,6 +29,11 @@ _LONGEST = 64
 _LONGEST_DATA = 4096
 _INTEGERS = (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
 _KINDS = "ifb"
+_NOT_INFERRED = (
+    onnx.checker.ValidationError,
+    onnx.defs.SchemaError,
+    shape_inference.InferenceError,
+)
 
 
 def infer_types(
@@ -190,7 +195,7 @@ def _settled(
             {x: numpy_helper.from_array(value, x) for x, value in values.items()},
             opset_imports=[helper.make_opsetid(node.domain, node.opset)],
         )
-    except (onnx.defs.SchemaError, shape_inference.InferenceError):
+    except _NOT_INFERRED:
         return
     for name, proto in inferred.items():
         kind = read_type(onnx.ValueInfoProto(type=proto))
@@ -240,22 +245,11 @@ _ELEMENTWISE = frozenset(
     | {"Sign", "Sqrt", "Sub", "Sum"}
 )
 _GROWING = frozenset({"Expand", "Tile"})
-_FOLDED = (
-    _ELEMENTWISE
-    | _GROWING
-    | {
-        *("Concat", "CumSum", "Flatten", "Gather", "GatherElements", "GatherND", "ReduceMax"),
-        *(
-            "ReduceMin",
-            "ReduceProd",
-            "ReduceSum",
-            "Reshape",
-            "ScatterElements",
-            "ScatterND",
-            "Slice",
-        ),
-        *("Split", "Squeeze", "Transpose", "Unsqueeze", "Where"),
-    }
+_FOLDED = _ELEMENTWISE.union(
+    ("Concat", "CumSum", "Flatten", "Gather", "GatherElements", "GatherND", "ReduceMax"),
+    ("ReduceMin", "ReduceProd", "ReduceSum", "Reshape", "ScatterElements", "ScatterND", "Slice"),
+    ("Split", "Squeeze", "Transpose", "Unsqueeze", "Where"),
+    _GROWING,
 )
 
 
