@@ -65,16 +65,16 @@ class Explainer:
         Execution providers, by ONNX Runtime's names or their short forms; strict. Empty: CUDA where
         it works, else the CPU.
     input, output
-        Names of the input that takes the image and of the output that holds class scores, where
-        that is not plain.
+        Names of the input that takes the image, and of the output, or the tensor inside the model,
+        that holds class scores, where that is not plain.
     preprocessing
         A whole spec, the name of a preset, or a spec file; None: from the model's metadata, files
         beside it, its input's type and shape, and ImageNet's usual values (see `warnings`).
     overrides
         Single values of the preprocessing, which go before all else; also as a dict.
     labels
-        Names of the classes by index, or a file of them; None: from the model's metadata, or a
-        `config.json` beside it.
+        Names of the classes by index, or a file of them; None: from the model's metadata, a
+        `config.json` beside it, or its ZipMap. Of a single score, two, or the positive's alone.
     activation
         How raw scores become probabilities ("softmax", "probability", "sigmoid", ...), where that
         is read wrongly (see `targets.class_scores.Activation`).
@@ -162,7 +162,10 @@ class Explainer:
 
     @property
     def labels(self) -> tuple[str, ...] | None:
-        """Names of the classes by index; None where nobody gave any."""
+        """Names of the classes by index; None where nobody gave any.
+
+        Those that the graph gives, and of a single score, are known once a picture was seen.
+        """
         return self._reader.labels
 
     @property

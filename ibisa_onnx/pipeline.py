@@ -150,7 +150,8 @@ class Pipeline:
     def probabilities(self, image: Source) -> npt.NDArray[np.float64]:
         """Return the probabilities of all classes, [K], for one forward pass."""
         tensor = prepare(read_picture(image).pixels, self.preprocessing).tensor
-        raw = self.model.run(tensor, self.reader.candidates())
+        names = self.reader.candidates()
+        raw = self._exposed.with_outputs(names, []).run(tensor, names)
         reading = self.reader.read(raw)
         probabilities: npt.NDArray[np.float64] = reading.probabilities(raw[reading.name])[0]
         return probabilities

@@ -105,15 +105,15 @@ def _settle(choice: ModelChoice, model: DeployedModel) -> _Facts:
     TargetError
         The labels are not as many as the classes.
     """
-    names = [each.name for each in model.signature.outputs]
-    if choice.output is not None and choice.output not in names:
-        raise OutputError(f"there is no output {choice.output!r}; choose from: {', '.join(names)}")
+    reader = choice.reader(model)
+    reader.check()
     resolved = choice.resolve(model)
-    labels, doubts = choice.find_labels(model)
+    labels, doubts = choice.find_labels(reader)
     if resolved.values_are_guessed:
         raise PreprocessingError(_NOT_KNOWN)
     warnings = [*model.warnings, *resolved.warnings, *doubts, *_guesses(resolved)]
-    warnings += _unchecked(choice, model, resolved) if labels is not None else []
+    if labels is not None and reader.declared_classes is None:
+        warnings += _unchecked(choice, model, resolved)
     return _Facts(model.signature, resolved, labels, tuple(warnings))
 
 
@@ -135,10 +135,6 @@ def _unchecked(
     """Count the classes by a run where no shape tells; warn where there are none to count."""
     import numpy as np
 
-    from ibisa_onnx.targets.discovery import class_count
-
-    if class_count(model.signature.outputs, choice.output) is not None:
-        return []
     black = np.zeros((*resolved.spec.size, 3), np.uint8)
     try:
         choice.explainer(model).predict(black)

@@ -20,14 +20,14 @@ from ibisa_onnx.commands.resolved_fields import (
     labels_data,
     sections_text,
 )
-from ibisa_onnx.errors import IbisaError, ModelError
+from ibisa_onnx.errors import IbisaError, ModelError, OutputError
 
 if TYPE_CHECKING:
     from ibisa_onnx import Prediction
     from ibisa_onnx.models.onnx_session import DeployedModel
-    from ibisa_onnx.models.signature import TensorInfo
     from ibisa_onnx.preprocessing.resolve import ResolvedPreprocessing
     from ibisa_onnx.targets.labels import KnownLabels
+    from ibisa_onnx.targets.reader import OutputReader
 
 _MOST_OBSTACLES = 6
 
@@ -60,8 +60,10 @@ def command(console: Console, image: str | None, choice: ModelChoice) -> None:
             _list_tensors(console, choice.model)
         raise
     resolved = choice.resolve(model)
-    labels, doubts = choice.find_labels(model)
-    gradients = [_gradient_of(model, output) for output in model.signature.outputs]
+    reader = choice.reader(model)
+    labels, doubts = choice.find_labels(reader)
+    labels = labels or reader.usual_labels
+    gradients = [_gradient_of(model, output) for output in _tensors_of_interest(reader, model)]
     warnings = [*model.warnings, *resolved.warnings, *doubts]
     console.warn(warnings)
     predictions: Sequence[Prediction] = ()
@@ -69,7 +71,11 @@ def command(console: Console, image: str | None, choice: ModelChoice) -> None:
     if image is not None:
         picture = sys.stdin.buffer.read() if image == STDIO else image
         try:
-            predictions = choice.explainer(model).predict(picture, top=5)
+            explainer = choice.explainer(model)
+            predictions = explainer.predict(picture, top=5)
+            found = [each for each in explainer.warnings if each not in warnings]
+            console.warn(found)
+            warnings += found
         except IbisaError as error:
             failure = error
     data = _data(model, resolved, labels, gradients, predictions) | {"warnings": warnings}
@@ -94,19 +100,28 @@ def _list_tensors(console: Console, path: str) -> None:
     console.result(sections_text(path, sections), data)
 
 
-def _gradient_of(model: DeployedModel, output: TensorInfo) -> _Gradient:
-    """Tell whether an exact gradient of an output can be had."""
+def _tensors_of_interest(reader: OutputReader, model: DeployedModel) -> list[str]:
+    """Name all outputs, and the tensors inside the model that are read in place of one."""
+    names = [each.name for each in model.signature.outputs]
+    try:
+        return list(dict.fromkeys([*names, *reader.candidates()]))
+    except OutputError:
+        return names
+
+
+def _gradient_of(model: DeployedModel, output: str) -> _Gradient:
+    """Tell whether an exact gradient of a tensor can be had."""
     from ibisa_onnx.autodiff import missing_rules
 
     graph = model.proto()
     if graph is None:
-        return _Gradient(output.name, False, ("the graph cannot be read from this source",))
+        return _Gradient(output, False, ("the graph cannot be read from this source",))
     try:
-        missing = missing_rules(graph, model.image.name, output.name)
+        missing = missing_rules(graph, model.image.name, output)
     except IbisaError as error:
-        return _Gradient(output.name, False, (str(error),))
+        return _Gradient(output, False, (str(error),))
     obstacles = tuple(dict.fromkeys(f"{rule.op_type}: {rule.why}" for rule in missing))
-    return _Gradient(output.name, not obstacles, obstacles)
+    return _Gradient(output, not obstacles, obstacles)
 
 
 def _data(

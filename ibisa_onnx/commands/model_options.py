@@ -9,7 +9,7 @@ import functools
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ibisa_onnx.models.onnx_session import DeployedModel
     from ibisa_onnx.preprocessing.resolve import Overrides, ResolvedPreprocessing
     from ibisa_onnx.targets.labels import KnownLabels
+    from ibisa_onnx.targets.reader import OutputReader
 
 # Said here again, so that `--help` need not load what they are keys of; a test holds them equal.
 PRESETS = ("imagenet", "caffe", "tf", "unit", "raw")
@@ -148,30 +149,30 @@ class ModelChoice:
             model.signature, model.metadata, self.preprocess, self._overrides(), model.folder
         )
 
-    def find_labels(self, model: DeployedModel) -> tuple[KnownLabels | None, list[str]]:
+    def find_labels(self, reader: OutputReader) -> tuple[KnownLabels | None, list[str]]:
         """Return the labels of an open model, and warnings of those that do not fit it.
 
         Raises
         ------
         TargetError
-            Those that were given cannot be read, or do not fit.
+            Those that were given do not fit.
         """
-        from ibisa_onnx.targets.discovery import class_count
-        from ibisa_onnx.targets.labels import (
-            KnownLabels,
-            check_labels,
-            choose_labels,
-            known_labels,
-            read_labels,
-        )
+        found, warnings = reader.declared_labels()
+        if found is not None and self.labels is not None:
+            found = replace(found, source=f"flag --labels {self.labels}")
+        return found, warnings
 
-        classes = class_count(model.signature.outputs, self.output)
-        if self.labels is None:
-            return choose_labels(known_labels(model.metadata, model.folder), classes)
-        given = KnownLabels(f"flag --labels {self.labels}", read_labels(self.labels))
-        if classes is not None:
-            check_labels(given.labels, classes)
-        return given, []
+    def reader(self, model: DeployedModel) -> OutputReader:
+        """Return what finds the class scores of an open model.
+
+        Raises
+        ------
+        TargetError
+            The labels that were given cannot be read.
+        """
+        from ibisa_onnx.targets.reader import OutputReader
+
+        return OutputReader(model, self.output, self.activation, self.labels)
 
     def _overrides(self) -> Overrides:
         from ibisa_onnx.preprocessing.resolve import Overrides
@@ -234,7 +235,9 @@ _OPTIONS = (
         metavar="NAME=VALUE",
         help="Value of another input: a number, several with commas, or a .npy file. Repeatable.",
     ),
-    click.option("--output", metavar="NAME", help="The model's output that holds class scores."),
+    click.option(
+        "--output", metavar="NAME", help="What holds class scores: an output or inner tensor."
+    ),
 )
 _ON_RUNNING = (
     click.option(

@@ -284,7 +284,7 @@ class ImageModel(ABC):
                 raise OutputError(
                     f"output {name} of {self.label} has shape {list(np.shape(value))} for "
                     f"{len(batch)} image(s): no leading batch axis",
-                    "choose another with output=NAME",
+                    "choose another with output=NAME" if len(self.signature.outputs) > 1 else "",
                 )
         return values
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ibisa_onnx.errors import ModelError
@@ -15,15 +17,31 @@ TRANSPARENT = frozenset(
 )
 """Operators that hand values on, in another shape, order or dtype."""
 
+_SMALL = 64  # values; scales, axes and shapes are no more
+
+
+def producers(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
+    """Return the node that makes each tensor, by the tensor's name."""
+    return {output: node for node in graph.node for output in node.output}
+
 
 def producer_of(
     name: str, graph: onnx.GraphProto, transparent: frozenset[str] = TRANSPARENT
 ) -> onnx.NodeProto | None:
     """Return the node that makes a tensor, apart from those that only hand it on, if one does."""
-    producers = {output: node for node in graph.node for output in node.output}
-    while name in producers and producers[name].op_type in transparent:
-        name = producers[name].input[0]
-    return producers.get(name)
+    makers = producers(graph)
+    return makers.get(origin(name, makers, transparent))
+
+
+def origin(
+    name: str,
+    makers: Mapping[str, onnx.NodeProto],
+    transparent: frozenset[str] = TRANSPARENT,
+) -> str:
+    """Return the tensor whose values are handed on as this one."""
+    while name in makers and makers[name].op_type in transparent and makers[name].input:
+        name = makers[name].input[0]
+    return name
 
 
 _TO_PROBABILITIES = frozenset({"Softmax", "LogSoftmax", "Sigmoid", "HardSigmoid"})
@@ -58,19 +76,17 @@ def logits_of(output: str, graph: onnx.GraphProto) -> str:
 
 def _probabilities_in(output: str, graph: onnx.GraphProto) -> onnx.NodeProto | None:
     """Return a node whose probabilities an output is a simple function of, if there is one."""
-    producers: dict[str, onnx.NodeProto] = {
-        name: node for node in graph.node for name in node.output
-    }
+    makers = producers(graph)
     open_, seen = [output], set[str]()
     while open_:
         name = open_.pop()
-        node = producers.get(name)
+        node = makers.get(name)
         if node is None or name in seen:
             continue
         seen.add(name)
         if node.op_type == "Exp" or node.op_type.endswith(("Softmax", "Sigmoid")):
             return node
-        gate = node.op_type == "Mul" and producers.keys() >= set(node.input)  # x times sigmoid
+        gate = node.op_type == "Mul" and makers.keys() >= set(node.input)  # x times sigmoid
         if node.op_type in TRANSPARENT | _MIXING and not gate:
             open_.extend(node.input)
     return None
@@ -83,3 +99,12 @@ def cut(graph: onnx.GraphProto, tensor: onnx.ValueInfoProto) -> None:
             if name == tensor.name:
                 node.output[place] = f"{name}/cut"
     graph.input.append(tensor)
+
+
+def without_weights(graph: onnx.GraphProto) -> onnx.GraphProto:
+    """Return a copy of the nodes of a graph, and of its small initializers."""
+    from onnx import GraphProto
+
+    copy = GraphProto(node=graph.node)
+    copy.initializer.extend(each for each in graph.initializer if math.prod(each.dims) <= _SMALL)
+    return copy

@@ -90,7 +90,9 @@ class ClassScores:
     quantisation
         How its integers stand for reals; None where it holds floats.
     guess
-        What a reader must know where the reading rests on one picture's values alone; else empty.
+        What a reader must know where the reading is a guess; else empty.
+    one_score
+        Whether a single score s stands for two classes: 0 is the negative, 1 the positive.
     """
 
     name: str
@@ -98,18 +100,49 @@ class ClassScores:
     activation: Activation
     quantisation: Quantisation | None = None
     guess: str = ""
+    one_score: bool = False
+
+    @property
+    def width(self) -> int:
+        """How many numbers the output holds for each image."""
+        return 1 if self.one_score else self.classes
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether the probabilities sum to one."""
+        return self.one_score or self.activation not in (
+            Activation.SIGMOID,
+            Activation.SIGMOID_LOGIT,
+        )
 
     def contradicts(self, raw: npt.NDArray[Any]) -> bool:
         """Tell whether values cannot be what they were guessed to be."""
-        scores = self.scores(raw)
-        return bool(self.guess) and not (scores.min() >= 0 and scores.max() <= 1 + _SUM_TOLERANCE)
+        if not self.guess or self.activation is Activation.SIGMOID_LOGIT:
+            return False
+        reals = self.reals(raw)
+        return not (reals.min() >= 0 and reals.max() <= 1 + _SUM_TOLERANCE)
 
-    def scores(self, raw: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-        """Return raw values [N, K, 1 ...] as reals, float64 [N, K]."""
-        values = raw.reshape(len(raw), self.classes).astype(np.float64)
+    def reals(self, raw: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        """Return raw values [N, K, 1 ...] as the reals that they stand for, float64 [N, width]."""
+        values = raw.reshape(len(raw), self.width).astype(np.float64)
         if self.quantisation is None or raw.dtype.kind == "f":  # a surrogate gives reals
             return values
         return (values - self.quantisation.zero_point) * self.quantisation.scale
+
+    def scores(self, raw: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        """Return raw values [N, K, 1 ...] as one real for each class, float64 [N, K]."""
+        return np.asarray(self._of_classes(self.reals(raw)))
+
+    def vjp(self, cotangent: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return the cotangent of the reals, [N, width], from that of the scores, [N, K]."""
+        return cotangent[:, 1:] - cotangent[:, :1] if self.one_score else cotangent
+
+    def _of_classes(self, reals: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floating[Any]]:
+        """Return one real for each class, [N, K]; of one score both: -s and s, or 1 - p and p."""
+        if not self.one_score:
+            return reals
+        opposite = -reals if self.activation is Activation.SIGMOID_LOGIT else 1 - reals
+        return np.concatenate([opposite, reals], axis=1)
 
     def probabilities(self, raw: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         """Return raw values [N, K, 1 ...] as probabilities, float64 [N, K] in 0..1."""
@@ -162,7 +195,7 @@ class ClassScores:
             cotangent[:, index] = possible / np.maximum(score, least)
         if self.quantisation is not None and raw.dtype.kind != "f":
             cotangent *= np.float32(self.quantisation.scale)
-        return cotangent.reshape(raw.shape)
+        return self.vjp(cotangent).reshape(raw.shape)
 
     def write_log_probability(self, graph: onnx.GraphProto, index: int) -> str:
         """Write log p of one class behind the output, float32 [N, 1]; return the tensor's name."""
@@ -174,7 +207,10 @@ class ClassScores:
             scores = head.op("Mul", scores, head.constant(self.quantisation.scale))
         if self.activation is Activation.SOFTMAX:
             return head.column(head.op("LogSoftmax", scores, axis=1), index)
-        score = head.column(scores, index)
+        score = head.column(scores, 0 if self.one_score else index)
+        if self.one_score and index == 0:
+            logit = self.activation is Activation.SIGMOID_LOGIT
+            score = head.op("Neg", score) if logit else head.op("Sub", head.constant(1), score)
         if self.activation is Activation.LOG:
             return score
         if self.activation is Activation.SIGMOID_LOGIT:
@@ -182,12 +218,12 @@ class ClassScores:
         return head.log(score, SMALLEST)
 
     def _reals(self, raw: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """Return raw values as float32 [N, K], in which derivatives are computed."""
-        values = raw.reshape(len(raw), self.classes).astype(np.float32)
-        if self.quantisation is None or raw.dtype.kind == "f":
-            return values
-        zero = np.float32(self.quantisation.zero_point)
-        return (values - zero) * np.float32(self.quantisation.scale)
+        """Return the scores as float32 [N, K], in which derivatives are computed."""
+        values = raw.reshape(len(raw), self.width).astype(np.float32)
+        if self.quantisation is not None and raw.dtype.kind != "f":
+            zero = np.float32(self.quantisation.zero_point)
+            values = (values - zero) * np.float32(self.quantisation.scale)
+        return np.asarray(self._of_classes(values), np.float32)
 
 
 def read_output(
@@ -215,17 +251,19 @@ def read_output(
     OutputError
         The values are no class scores, or NaN or infinite; there is no such activation.
     """
-    classes = check_scores(name, raw)
+    width = check_scores(name, raw)
     maker = producer_of(name, graph) if graph is not None else None
     operator = "" if maker is None else str(maker.op_type)
     quantisation, guess = None, ""
+    if operator == "TopK" and raw.dtype.kind == "f":
+        raise OutputError(f"output {name} is scores sorted by TopK; {_ANOTHER} TopK")
     if operator in ("ArgMax", "ArgMin", "TopK"):
         raise OutputError(_indices(name, raw.dtype))
     if raw.dtype.kind in "iu":
         quantisation = _quantisation(name, raw.dtype, graph)
         if quantisation is None:
             quantisation, guess = Quantisation(1 / 255), f"output {name} is {_BYTES}"
-    output = ClassScores(name, classes, Activation.PROBABILITY, quantisation)
+    output = ClassScores(name, width, Activation.PROBABILITY, quantisation)
     if activation:
         kind = read_activation(activation)
     elif operator in _LAST_OPERATOR:
@@ -235,24 +273,43 @@ def read_output(
         if kind is Activation.SIGMOID and operator in _BIAS:
             kind = Activation.SOFTMAX
         elif kind is Activation.SIGMOID:
-            guess = guess or f"output {name} is {_IN_0_1}"
-    if kind is Activation.SOFTMAX and classes == 1:
-        kind = Activation.SIGMOID_LOGIT  # the softmax of one score is always 1
-    return ClassScores(name, classes, kind, quantisation, guess)
+            guess = guess or f"output {name} is {_IN_0_1 if width > 1 else _ONE_IN_0_1}"
+    if width > 1:
+        return ClassScores(name, width, kind, quantisation, guess)
+    if kind is Activation.SOFTMAX:  # that of one score is always 1
+        kind = Activation.SIGMOID_LOGIT
+        guess = guess or ("" if activation else f"output {name} is {_ONE_LOGIT}")
+    if kind is Activation.LOG:
+        raise OutputError(
+            f"output {name} is one score, which is no log-probability of two classes; "
+            "give activation=sigmoid or activation=sigmoid-logit"
+        )
+    return ClassScores(name, 2, kind, quantisation, guess, one_score=True)
 
 
 _IN_0_1 = (
     "taken for one sigmoid a class, because its values on this picture lie in 0..1 (a guess): "
     "give activation=softmax if they are logits"
 )
+_ONE_IN_0_1 = (
+    "one number and taken for the probability of the second of two classes, because on this "
+    "picture it lies in 0..1 (a guess): give activation=sigmoid-logit if it is a logit"
+)
+_ONE_LOGIT = (
+    "one number and taken for the logit of two classes, 0 negative and 1 positive (a guess): if it "
+    "is a probability, give activation=sigmoid; if a value such as an age, its map means nothing"
+)
 _BYTES = "uint8 without a known scale and taken for probabilities times 255 (a guess)"
 
 
+_ANOTHER = (
+    "choose an output or an inner tensor of scores with output=, or have the model exported "
+    "without its"
+)
+
+
 def _indices(name: str, dtype: np.dtype[Any]) -> str:
-    return (
-        f"output {name} is {dtype}: class indices, not scores; choose an output of scores with "
-        "output=, or have the model exported without its ArgMax"
-    )
+    return f"output {name} is {dtype}: class indices, not scores; {_ANOTHER} ArgMax"
 
 
 def check_scores(name: str, raw: npt.NDArray[Any]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numbers
 import re
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -92,9 +92,9 @@ class LogitObjective(ClassObjective):
     def vjp(self, raw: Raw) -> dict[str, npt.NDArray[np.float32]]:
         """Return 1 at the class."""
         values = raw[self.reading.name]
-        cotangent = np.zeros(values.shape, np.float32)
-        cotangent.reshape(len(values), -1)[:, self.index] = 1
-        return {self.reading.name: cotangent}
+        cotangent = np.zeros((len(values), self.reading.classes), np.float32)
+        cotangent[:, self.index] = 1
+        return {self.reading.name: self.reading.vjp(cotangent).reshape(values.shape)}
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,8 @@ def logit_objective(objective: Objective, logits: str) -> Objective:
         return objective
     reading = objective.reading
     if logits != reading.name:
-        reading = ClassScores(logits, reading.classes, Activation.SOFTMAX)
+        kind = Activation.SIGMOID_LOGIT if reading.one_score else Activation.SOFTMAX
+        reading = replace(reading, name=logits, activation=kind, quantisation=None)
     return LogitObjective(reading, objective.index, objective.label)
 
 

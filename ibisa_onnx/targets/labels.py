@@ -7,7 +7,7 @@ import difflib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,9 @@ from ibisa_onnx.preprocessing.sources.metadata import (
 )
 
 _MOST_CLASSES = 1_000_000
+BINARY = ("negative", "positive")
+"""What the two classes of a single score are called where nobody named them."""
+_CHARACTER = "character"  # the key of PaddleOCR's files: a class or a character on each line
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,41 @@ class KnownLabels:
     source: str
     labels: tuple[str, ...]
     warning: str | None = None
+
+
+@dataclass(frozen=True)
+class ClassCount:
+    """How many classes a model has, and which labels go with them.
+
+    Attributes
+    ----------
+    classes
+        Their number.
+    one_score
+        Whether both are read off a single score: a name may then be given to the positive alone.
+    steps
+        Whether they are the characters of a text recogniser: its blank, which goes first, and the
+        space, which goes last, are seldom among the labels.
+    """
+
+    classes: int
+    one_score: bool = False
+    steps: bool = False
+
+    @classmethod
+    def of_scores(cls, scores: int) -> ClassCount:
+        """Return the count of a model that gives so many scores."""
+        return cls(2, one_score=True) if scores == 1 else cls(scores)
+
+    def fit(self, labels: Sequence[str]) -> tuple[str, ...]:
+        """Return labels for all classes; `TargetError` where they do not go together."""
+        given = tuple(labels)
+        if self.one_score and len(given) == 1:
+            return f"not {given[0]}", given[0]
+        if self.steps and 1 <= self.classes - len(given) <= 2:
+            given = ("blank", *given, " ")[: self.classes]
+        check_labels(given, self.classes)
+        return given
 
 
 def read_labels(path: str | os.PathLike[str]) -> tuple[str, ...]:
@@ -68,7 +106,8 @@ def known_labels(metadata: Mapping[str, str], folder: Path | None = None) -> lis
     Parameters
     ----------
     metadata
-        Those in its file: `ibisa`, Ultralytics' `names`, and OpenVINO's Model API are read.
+        Those in its file: `ibisa`, Ultralytics' `names`, OpenVINO's Model API, and PaddleOCR's
+        `character` are read.
     folder
         Where it lies: a `config.json` of Hugging Face or timm beside it is read. None: nowhere.
     """
@@ -80,17 +119,22 @@ def known_labels(metadata: Mapping[str, str], folder: Path | None = None) -> lis
     if words is not None:
         source = f"metadata key {model_api_key('labels')}"
         found.append(_known(source, tuple(words.split()), words))
+    if _CHARACTER in metadata:
+        lines = metadata[_CHARACTER].replace("\r\n", "\n").removesuffix("\n").split("\n")
+        source = f"metadata key {_CHARACTER}"
+        found.append(_known(source, tuple(filter(None, lines)) and tuple(lines), ""))
     found += [_from_companion(path, source) for path, source in companions(folder)]
     return [each for each in found if each is not None]
 
 
 def choose_labels(
-    known: Sequence[KnownLabels], classes: int | None
+    known: Sequence[KnownLabels], count: ClassCount | int | None
 ) -> tuple[KnownLabels | None, list[str]]:
     """Return the first labels that fit, and warnings of those before them that do not.
 
-    `classes` is the model's number of classes, None where it is not known.
+    `count` is how many classes the model has, None where that is not known.
     """
+    count = ClassCount(count) if isinstance(count, int) else count
     warnings: list[str] = []
     refused: list[list[str]] = []
     for each in known:
@@ -101,13 +145,12 @@ def choose_labels(
         if names in refused:  # the same in another's words
             continue
         try:
-            if classes is not None:
-                check_labels(each.labels, classes)
+            labels = each.labels if count is None else count.fit(each.labels)
         except TargetError as error:
             warnings.append(f"the labels of {each.source} are not used: {error}")
             refused.append(names)
             continue
-        return each, warnings
+        return replace(each, labels=labels), warnings
     return None, warnings
 
 

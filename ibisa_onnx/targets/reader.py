@@ -8,19 +8,35 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
 from ibisa_onnx.models.base import ImageModel
+from ibisa_onnx.models.onnx_graph import without_weights
 from ibisa_onnx.targets.class_scores import (
+    Activation,
     ClassScores,
     check_scores,
     read_activation,
     read_output,
 )
-from ibisa_onnx.targets.discovery import candidates, find_scores
-from ibisa_onnx.targets.labels import check_labels, choose_labels, known_labels, read_labels
+from ibisa_onnx.targets.discovery import Candidate, ScoreSearch
+from ibisa_onnx.targets.labels import (
+    BINARY,
+    ClassCount,
+    KnownLabels,
+    choose_labels,
+    known_labels,
+    read_labels,
+)
+
+if TYPE_CHECKING:
+    import onnx
+
+_USUAL = "usual for the two classes of a single score"
 
 Labels = Sequence[str] | str | os.PathLike[str]
 """Names of the classes by index, or a file of them."""
@@ -66,12 +82,14 @@ class OutputReader:
         self.warnings: list[str] = []
 
     def candidates(self) -> list[str]:
-        """Name the outputs to be computed: the one that is read, or all that it may be."""
-        wanted = self.output.name if self.output else self._wanted
-        return candidates(self._model.signature.outputs, wanted)
+        """Name the tensors to be computed: the one that is read, or all that it may be.
+
+        These are outputs, or tensors inside the model.
+        """
+        return [self.output.name] if self.output else [each.name for each in self._candidates]
 
     def read(self, raws: Mapping[str, npt.NDArray[Any]]) -> ClassScores:
-        """Tell which output holds class scores, and how, from the candidates' values.
+        """Tell which of the candidates holds class scores, and how, from their values.
 
         Raises
         ------
@@ -86,28 +104,83 @@ class OutputReader:
             if not self.output.contradicts(raw):
                 return self.output
             self.warnings.append(f"that was wrong: {self.output.name} is read anew from here on")
-        name = find_scores(raws, self._model.signature.outputs, self._wanted)
-        proto = self._model.proto()
-        graph = None if proto is None else proto.graph
-        output = read_output(name, raws[name], graph=graph, activation=self._activation)
-        self._settle_labels(output.classes)
-        if output.guess:
-            self.warnings.append(output.guess)
+            name, notes = self.output.name, []
+        else:
+            chosen, warning = self._search.choose(self._candidates, raws)
+            name, notes = chosen.name, [chosen.note, warning]
+        output = read_output(name, raws[name], graph=self._graph, activation=self._activation)
+        known = self._settle_labels(ClassCount(output.classes, one_score=output.one_score))
+        if known and output.one_score and output.activation is Activation.SIGMOID_LOGIT:
+            output = replace(output, guess="")  # who names two classes says that there are two
+        self.warnings += filter(None, [*notes, output.guess])
         self.output = output
         return output
+
+    def check(self) -> None:
+        """Raise `OutputError` where the user named a tensor that the model has not."""
+        self._search.check_wanted()
+
+    def declared_labels(self) -> tuple[KnownLabels | None, list[str]]:
+        """Return the labels that fit as far as shapes and graph tell, and warnings of others.
+
+        Raises
+        ------
+        TargetError
+            The user's do not fit.
+        """
+        count = self.declared_classes
+        if self._given is not None:
+            labels = self._given if count is None else count.fit(self._given)
+            return KnownLabels("given", labels), []
+        return choose_labels(self._found, count)
+
+    @property
+    def declared_classes(self) -> ClassCount | None:
+        """How many classes there are by shapes and graph; None where these do not say."""
+        return self._search.declared()
+
+    @property
+    def usual_labels(self) -> KnownLabels | None:
+        """What the classes are called where nobody named them; None where that says nothing."""
+        count = self.declared_classes
+        return KnownLabels(_USUAL, BINARY) if count is not None and count.one_score else None
 
     def label(self, index: int) -> str | None:
         """Return what a class is called."""
         return self.labels[index] if self.labels else None
 
-    def _settle_labels(self, classes: int) -> None:
-        """Refuse labels that do not fit, if the user gave them; else take the first that do."""
+    def _settle_labels(self, count: ClassCount) -> bool:
+        """Refuse labels that do not fit, if the user gave them; else take the first that do.
+
+        Returns whether anybody named the classes.
+        """
         if self._given is not None:
-            check_labels(self._given, classes)
-            return
-        chosen, warnings = choose_labels(self._known, classes)
+            self.labels = count.fit(self._given)
+            return True
+        chosen, warnings = choose_labels(self._found, count)
         self.warnings += warnings
-        self.labels = chosen.labels if chosen else None
+        usual = BINARY if count.one_score else None
+        self.labels = chosen.labels if chosen else usual
+        return chosen is not None
+
+    @property
+    def _found(self) -> list[KnownLabels]:
+        return [*self._known, *self._search.labels()]
+
+    @cached_property
+    def _graph(self) -> onnx.GraphProto | None:
+        """The model's nodes without larger weights, read once."""
+        proto = self._model.proto()
+        return None if proto is None else without_weights(proto.graph)
+
+    @cached_property
+    def _search(self) -> ScoreSearch:
+        trusted = self._activation is not None
+        return ScoreSearch(self._model.signature, self._graph, self._wanted, trusted=trusted)
+
+    @cached_property
+    def _candidates(self) -> list[Candidate]:
+        return self._search.candidates()
 
 
 def _as_labels(labels: Labels) -> tuple[str, ...]:

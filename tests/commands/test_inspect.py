@@ -163,3 +163,71 @@ def test_labels_that_do_not_fit_are_told_and_those_given_refused(cli, model, tmp
     result = cli("inspect", path, "--preprocess", "tf", "--labels", "mine.txt")
     assert result.code == 1
     assert "2 labels for the model's 5 classes" in result.err
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Write z.onnx: the mean colour of 8 x 8 pictures, and nodes that go on from it."""
+
+    def write(nodes, *outputs, **constants):
+        mean = helper.make_node("ReduceMean", ["image"], ["c"], axes=[2, 3], keepdims=0)
+        graph = helper.make_graph(
+            [mean, *nodes],
+            "colours",
+            [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, 8, 8])],
+            outputs,
+            [numpy_helper.from_array(value, name) for name, value in constants.items()],
+        )
+        opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 2)]
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+        (tmp_path / "z.onnx").write_bytes(model.SerializeToString())
+        return "z.onnx"
+
+    return write
+
+
+def test_one_score_has_two_classes_and_two_predictions(cli, written, photo):
+    nodes = [helper.make_node("MatMul", ["c", "w"], ["y"])]
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 1])
+    path = written(nodes, output, w=np.full((3, 1), -9, np.float32))
+    result = cli("inspect", path, photo(), "--preprocess", "unit")
+    assert "2 names  negative; positive" in result.out
+    assert "negative (0)" in result.out
+    assert "positive (1)" in result.out
+    assert "the logit of two classes" in result.err
+    labels = "labels.txt"
+    (photo().parent / labels).write_text("dog\n")
+    named = cli("inspect", path, photo(), "--preprocess", "unit", "--labels", labels)
+    assert "2 names  not dog; dog" in named.out
+    assert "not dog (0)" in named.out
+    assert named.err == ""
+
+
+def test_the_scores_inside_a_zip_map_have_a_gradient_and_labels(cli, written, photo):
+    value = helper.make_tensor_type_proto(TensorProto.FLOAT, [])
+    table = helper.make_map_type_proto(TensorProto.STRING, value)
+    nodes = [
+        helper.make_node("Softmax", ["c"], ["p"], axis=1),
+        helper.make_node(
+            "ZipMap",
+            ["p"],
+            ["loss"],
+            domain="ai.onnx.ml",
+            classlabels_strings=["red", "green", "blue"],
+        ),
+    ]
+    path = written(nodes, helper.make_value_info("loss", helper.make_sequence_type_proto(table)))
+    result = cli("inspect", path, photo(), "--json", "--preprocess", "unit")
+    data = json.loads(result.out)
+    assert {"output": "p", "exact": True, "obstacles": []} in data["gradients"]
+    assert data["labels"] == {"count": 3, "source": "the ZipMap of output loss"}
+    assert {each["label"] for each in data["predictions"]} == {"red", "green", "blue"}
+
+
+def test_what_is_found_with_the_picture_is_warned_of(cli, written, photo):
+    nodes = [helper.make_node("Mul", ["c", "none"], ["y"])]
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 3])
+    path = written(nodes, output, none=np.zeros(3, np.float32))
+    result = cli("inspect", path, photo(), "--json", "--preprocess", "unit")
+    assert "one sigmoid a class" in result.err
+    assert any("one sigmoid a class" in each for each in json.loads(result.out)["warnings"])

@@ -92,7 +92,66 @@ def test_an_operator_that_tells_nothing_leaves_it_to_the_values(graph: GraphMake
 def test_the_softmax_of_one_logit_is_a_sigmoid(graph: GraphMaker) -> None:
     output = read(np.array([[0.4]]), graph=graph("Gemm"))
     assert output.activation is Activation.SIGMOID_LOGIT
-    np.testing.assert_allclose(output.probabilities(np.array([[0.0]])), [[0.5]])
+    np.testing.assert_allclose(output.probabilities(np.array([[0.0]])), [[0.5, 0.5]])
+
+
+ONE_SCORE = {
+    Activation.SIGMOID_LOGIT: np.array([[2.0], [-0.4], [0.0]]),
+    Activation.SIGMOID: np.array([[0.9], [0.3], [0.5]]),
+}
+
+
+@pytest.mark.parametrize("kind", ONE_SCORE)
+def test_one_score_stands_for_two_classes(kind: Activation) -> None:
+    raw = ONE_SCORE[kind]
+    output = read(raw[:1], activation=str(kind))
+    assert (output.classes, output.width, output.exclusive) == (2, 1, True)
+    positive = 1 / (1 + np.exp(-raw)) if kind is Activation.SIGMOID_LOGIT else raw
+    expected = np.concatenate([1 - positive, positive], axis=1)
+    np.testing.assert_allclose(output.probabilities(raw), expected, rtol=1e-12)
+    np.testing.assert_allclose(output.log_probabilities(raw), np.log(expected), rtol=1e-12)
+    for index in (0, 1):
+        up, down = (output.log_probabilities(raw + step)[:, index] for step in (1e-6, -1e-6))
+        slope = output.log_probability_vjp(raw, index)
+        assert (slope.shape, slope.dtype) == (raw.shape, np.float32)
+        np.testing.assert_allclose(slope[:, 0], (up - down) / 2e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("score", [-1e4, -1.0, 0.0, 1e-13, 1.0, 1.001, 1e4])
+@pytest.mark.parametrize("kind", ONE_SCORE)
+def test_the_slopes_of_one_score_are_finite_and_opposite(kind: Activation, score: float) -> None:
+    raw = np.array([[score]], np.float32)
+    output = ClassScores("y", 2, kind, one_score=True)
+    with np.errstate(over="raise", invalid="raise", divide="raise"):
+        negative, positive = (output.log_probability_vjp(raw, index) for index in (0, 1))
+    assert np.isfinite([negative, positive]).all()
+    assert negative <= 0 <= positive
+
+
+def test_one_score_of_bytes() -> None:
+    output = ClassScores("y", 2, Activation.SIGMOID, Quantisation(1 / 256), one_score=True)
+    raw = np.array([[64], [0]], np.uint8)
+    np.testing.assert_allclose(output.probabilities(raw), [[0.75, 0.25], [1, 0]])
+    np.testing.assert_allclose(output.log_probability_vjp(raw[:1], 0), [[-1 / 0.75 / 256]])
+
+
+@pytest.mark.parametrize(
+    ("operators", "value", "says"),
+    [
+        (["Gemm"], 0.4, "the logit of two classes"),
+        (["Mul"], 0.4, "because on this picture it lies in 0..1"),
+        (["Mul"], 3.0, "the logit of two classes"),
+        (["Gemm", "Sigmoid"], 0.4, ""),
+    ],
+)
+def test_how_one_score_is_read_is_said(
+    graph: GraphMaker, operators: list[str], value: float, says: str
+) -> None:
+    found = read(np.array([[value]]), graph=graph(*operators))
+    assert says in found.guess
+    assert bool(found.guess) is bool(says)
+    probability = found.activation is Activation.SIGMOID
+    assert found.contradicts(np.array([[-5.0]])) is (probability and bool(says))
 
 
 def test_the_users_word_goes_first(graph: GraphMaker) -> None:
@@ -285,6 +344,11 @@ LABELS = ("goat", "Afghan hound", "Ibizan hound", "crane")
 )
 def test_every_way_to_name_a_class(target: str | int | None, indices: list[int]) -> None:
     assert choose(target, SHARES, LABELS) == indices
+
+
+def test_scores_sorted_by_a_top_k_are_no_indices(graph: GraphMaker) -> None:
+    with pytest.raises(OutputError, match="scores sorted by TopK"):
+        read(SOFTMAX, graph=graph("Softmax", "TopK"))
 
 
 def test_equal_shares_go_by_index() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from ibisa_onnx.errors import TargetError
 from ibisa_onnx.targets.labels import (
+    ClassCount,
     check_labels,
     choose_labels,
     find_label,
@@ -105,6 +106,60 @@ def test_model_api_separates_by_spaces():
     (known,) = known_labels({"model_info  labels": "cat great_white_shark  dog"})
     assert known.labels == ("cat", "great_white_shark", "dog")
     assert known.source == "metadata key model_info labels"
+
+
+@pytest.mark.parametrize("text", ["cat\ndog", "cat\ndog\n", "cat\r\ndog\r\n"])
+def test_paddle_has_one_on_each_line_of_character(text):
+    (known,) = known_labels({"character": text})
+    assert (known.labels, known.source) == (("cat", "dog"), "metadata key character")
+
+
+def test_characters_are_taken_as_they_are():
+    (known,) = known_labels({"character": "a\n \n\u3000\n\x85\nb"})
+    assert known.labels == ("a", " ", "\u3000", "\x85", "b")
+
+
+@pytest.mark.parametrize("text", ["", "\n", "\n\n"])
+def test_an_empty_character_is_a_warning(text):
+    chosen, (warning,) = choose_labels(known_labels({"character": text}), 2)
+    assert chosen is None
+    assert "metadata key character holds no names" in warning
+
+
+def test_characters_of_another_number_are_told_and_not_used():
+    chosen, (warning,) = choose_labels(known_labels({"character": "a\nb"}), 3)
+    assert chosen is None
+    assert "the labels of metadata key character are not used" in warning
+
+
+@pytest.mark.parametrize(
+    ("count", "labels", "fitted"),
+    [
+        (ClassCount.of_scores(3), ("a", "b", "c"), ("a", "b", "c")),
+        (ClassCount.of_scores(1), ("a", "b"), ("a", "b")),
+        (ClassCount.of_scores(1), ("cat",), ("not cat", "cat")),
+        (ClassCount(3, steps=True), ("a", "b", "c"), ("a", "b", "c")),
+        (ClassCount(3, steps=True), ("a", "b"), ("blank", "a", "b")),
+        (ClassCount(3, steps=True), ("a",), ("blank", "a", " ")),
+    ],
+)
+def test_labels_that_fit(count, labels, fitted):
+    assert count.fit(labels) == fitted
+
+
+@pytest.mark.parametrize(
+    ("count", "labels"),
+    [
+        (ClassCount.of_scores(2), ("cat",)),
+        (ClassCount.of_scores(1), ("a", "b", "c")),
+        (ClassCount(3), ("a", "b")),
+        (ClassCount(4, steps=True), ("a",)),
+        (ClassCount(1, steps=True), ("a", "b")),
+    ],
+)
+def test_labels_that_do_not_fit(count, labels):
+    with pytest.raises(TargetError, match=f"{len(labels)} labels for the model's {count.classes}"):
+        count.fit(labels)
 
 
 def test_what_annotate_wrote_and_does_not_fit_is_told_once():

@@ -160,6 +160,16 @@ def test_a_class_writes_its_score_as_onnx_nodes(kind: Activation, opset: int, sh
     np.testing.assert_allclose(found[:, 0], objective.score({"y": values}), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("opset", [7, 13, 21])
+@pytest.mark.parametrize("kind", [Activation.SIGMOID, Activation.SIGMOID_LOGIT])
+@pytest.mark.parametrize("index", [0, 1])
+def test_both_classes_of_one_score_are_onnx_nodes(index: int, kind: Activation, opset: int):
+    values = np.array([[[[0.9]]], [[[0.2]]]], np.float32)
+    objective = ClassObjective(ClassScores("y", 2, kind, one_score=True), index)
+    found = _run_head(objective, values, onnx.TensorProto.FLOAT, opset)
+    np.testing.assert_allclose(found[:, 0], objective.score({"y": values}), rtol=1e-5, atol=1e-6)
+
+
 def test_a_quantised_class_is_dequantised_in_its_nodes():
     reading = ClassScores("y", 3, Activation.PROBABILITY, Quantisation(1 / 256, 0))
     values = np.array([[10, 100, 146], [0, 0, 255]], np.uint8)

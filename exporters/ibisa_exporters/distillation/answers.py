@@ -43,7 +43,7 @@ class Answers:
     masks
         float16 [M, 1, h, w] in 0..1 on a grid; the first shows the whole picture.
     scores
-        float32 [M, K], the output's reals.
+        float32 [M, width], the output's reals.
     """
 
     masked: MaskedImages
@@ -108,7 +108,7 @@ def ask(problem: Problem, masks: Floats) -> Answers:
         images = problem.masked.through(masks[begin : begin + _BATCH])
         raw = problem.model.run(images, [reading.name], problem.passes)[reading.name]
         check_scores(reading.name, raw)
-        scores.append(reading.scores(raw).astype(np.float32))
+        scores.append(reading.reals(raw).astype(np.float32))
     return Answers(
         problem.masked, objective.index, masks.astype(np.float16), np.concatenate(scores)
     )

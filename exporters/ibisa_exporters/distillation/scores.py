@@ -12,11 +12,13 @@ from ibisa_onnx.targets.class_scores import Activation, ClassScores
 
 _FAINTEST = 1e-4  # what is less likely is not told apart; an 8-bit output cannot anyway
 _TINY = 1e-12
-_EXCLUSIVE = (Activation.SOFTMAX, Activation.LOG, Activation.PROBABILITY)
 
 
 def log_probabilities(scores: Tensor, reading: ClassScores) -> Tensor:
-    """Return scores [N, K], as the output's reals, as log-probabilities (nats) [N, K]."""
+    """Return the output's reals [N, width] as log-probabilities (nats) of its classes, [N, K]."""
+    if reading.one_score:
+        logit = reading.activation is Activation.SIGMOID_LOGIT
+        scores = torch.cat([-scores if logit else 1 - scores, scores], 1)
     if reading.activation is Activation.SOFTMAX:
         return functional.log_softmax(scores, 1)
     if reading.activation is Activation.LOG:
@@ -38,16 +40,16 @@ def cross_entropy(student: Tensor, deployed: Tensor, reading: ClassScores) -> Te
     """Return the mean cross-entropy (nats) of two sets of log-probabilities [N, K]."""
     wanted = deployed.exp()
     each = wanted * student
-    if reading.activation not in _EXCLUSIVE:
+    if not reading.exclusive:
         each = each + (1 - wanted) * torch.log1p(-student.exp().clamp(max=1 - 1e-6))
     return -each.sum(1).mean()
 
 
 def usual_logits(logs: Tensor, reading: ClassScores) -> Tensor:
-    """Return logits [K] that stand for the mean of log-probabilities [N, K]."""
-    if reading.activation in _EXCLUSIVE:
+    """Return logits [width] that stand for the mean of log-probabilities [N, K]."""
+    if reading.exclusive and not reading.one_score:
         return floored(logs, reading).mean(0)
-    return torch.logit(logs.exp().mean(0), _FAINTEST)
+    return torch.logit(logs.exp().mean(0), _FAINTEST)[-reading.width :]
 
 
 def from_logits(logits: Tensor, activation: Activation) -> Tensor:

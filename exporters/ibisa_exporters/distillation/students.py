@@ -32,7 +32,7 @@ _CELLS = 14  # on the shorter side of the small network's last features
 
 
 class OwnGraph(nn.Module):
-    """The deployed graph: images float32 [N, C, H, W] to the output's reals [N, K]."""
+    """The deployed graph: images float32 [N, C, H, W] to the output's reals [N, width]."""
 
     def __init__(self, problem: Problem) -> None:
         """Read the graph, and run it on the problem's image.
@@ -69,7 +69,7 @@ class OwnGraph(nn.Module):
             raise UnsupportedOperatorError("its graph mixes images in torch")
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the output's reals [N, K] of images [N, C, H, W]."""
+        """Return the output's reals [N, width] of images [N, C, H, W]."""
         raw: Tensor = self.network(images.permute(0, 2, 3, 1) if self._last else images)
         scores = raw.reshape(images.shape[0], -1)
         if self._quantisation is None:
@@ -78,7 +78,7 @@ class OwnGraph(nn.Module):
 
 
 class SmallNet(nn.Module):
-    """A small convolutional network: images float32 [N, C, H, W] of one size to reals [N, K].
+    """A small convolutional network: images float32 [N, C, H, W] of one size to reals [N, width].
 
     Its features know where they are: what a part of the picture means depends on its place, which
     a network that has seen few pictures can learn, where it cannot learn what things look like.
@@ -109,7 +109,7 @@ class SmallNet(nn.Module):
         cells = grid[0] * grid[1]
         self.pool = nn.Parameter((1 + _UNEVEN * torch.randn(planes, cells, _POOLS)) / cells)
         self.mix = nn.ModuleList([_Mix(planes) for _ in range(3)])
-        self.classify = nn.Linear(_POOLS * planes, reading.classes)
+        self.classify = nn.Linear(_POOLS * planes, reading.width)
 
     def prepare(self, answers: Sequence[Answers], reading: ClassScores) -> None:
         """Take over what is usual: the colours of pictures, and the mean of answers."""
@@ -125,7 +125,7 @@ class SmallNet(nn.Module):
             self.classify.bias.copy_(usual_logits(logs, reading))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the output's reals [N, K] of images [N, C, H, W]."""
+        """Return the output's reals [N, width] of images [N, C, H, W]."""
         cells = self.features((images - self.mean) / self.std) * self.gain + self.place
         for mix in self.mix:
             cells = mix(cells)

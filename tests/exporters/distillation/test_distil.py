@@ -24,6 +24,7 @@ SIDE, CLASSES = 12, 3
 MEAN = Options(baseline="mean")  # of soft pictures a blur hides nothing
 SHORT = Settings(student="small", masks=48, epochs=8, held_out=0)
 """A fit of a few seconds."""
+_OF_ONE = {"Identity": "sigmoid-logit"}
 
 
 def explainer(model, **options) -> Explainer:
@@ -107,6 +108,19 @@ def test_every_kind_of_output_can_be_learned(planted_onnx, pictures, last) -> No
     model = explainer(planted_onnx(last).SerializeToString())
     found = distil(model, pictures[:12], replace(SHORT, epochs=4))
     assert found.seen.pearson > 0.75
+
+
+@pytest.mark.parametrize("student", ["own", "small"])
+@pytest.mark.parametrize("last", ["Identity", "Sigmoid"])
+def test_one_score_of_two_classes_can_be_learned(planted_onnx, pictures, last, student) -> None:
+    proto = planted_onnx(last)
+    for tensor in proto.graph.initializer:  # only the first class is left
+        value = onnx.numpy_helper.to_array(tensor)[..., :1]
+        tensor.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(value), tensor.name))
+    proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 1
+    model = explainer(proto.SerializeToString(), activation=_OF_ONE.get(last))
+    found = distil(model, pictures[:12], replace(SHORT, epochs=4, student=student))
+    assert found.seen.pearson > (0.999 if student == "own" else 0.75)
 
 
 def test_a_graph_with_an_unknown_operator_gets_a_small_student(planted_onnx, pictures) -> None:

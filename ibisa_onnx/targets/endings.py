@@ -1,0 +1,151 @@
+"""What the last operators before a tensor say of it: probabilities, an embedding, a sequence.
+
+Only nodes are looked at, no values. What follows from it for a model's outputs is in `discovery`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ibisa_onnx.models.onnx_graph import origin
+
+if TYPE_CHECKING:
+    import onnx
+
+    Makers = Mapping[str, onnx.NodeProto]
+
+_SOFTMAX = frozenset({"Softmax", "LogSoftmax", "QLinearSoftmax"})
+_ACTIVATIONS = _SOFTMAX | {"Sigmoid", "HardSigmoid", "QLinearSigmoid"}
+_SAME_VALUES = frozenset({"Identity", "Cast", "Dropout"})
+_RECURRENT = frozenset({"LSTM", "GRU", "RNN", "DynamicQuantizeLSTM"})
+_SELECTING = frozenset({"ArgMax", "ArgMin", "TopK"})
+_NEAR = 30  # operators; a norm takes some ten
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What an output is made of by an operator that no gradient passes.
+
+    Attributes
+    ----------
+    operator
+        ZipMap, TopK, ArgMax or ArgMin.
+    scores
+        The tensor of scores that it is given.
+    labels
+        Names of the classes that it holds; None where it holds none.
+    """
+
+    operator: str
+    scores: str
+    labels: tuple[str, ...] | None = None
+
+
+def selection(name: str, makers: Makers) -> Selection | None:
+    """Return what ZipMap, TopK or ArgMax makes a tensor of, None where none does."""
+    node = _maker(name, makers)
+    if node is None or not node.input:
+        return None
+    if node.op_type == "ZipMap":
+        return Selection("ZipMap", node.input[0], _zip_map_labels(node))
+    return Selection(node.op_type, node.input[0]) if node.op_type in _SELECTING else None
+
+
+def ends_in_probabilities(name: str, makers: Makers) -> bool:
+    """Tell whether a softmax or a sigmoid makes a tensor."""
+    node = _maker(name, makers)
+    return node is not None and node.op_type in _ACTIVATIONS
+
+
+def feeds_probabilities(name: str, output: str, makers: Makers) -> bool:
+    """Tell whether a tensor is what the softmax or sigmoid of an output is given."""
+    node = _maker(output, makers)
+    given = node is not None and node.op_type in _ACTIVATIONS and origin(node.input[0], makers)
+    return given == origin(name, makers)
+
+
+def has_unit_length(name: str, makers: Makers) -> bool:
+    """Tell whether a tensor is divided by its own L2 norm, in any of the usual spellings."""
+    node = _maker(name, makers)
+    if node is None:
+        return False
+    if node.op_type == "LpNormalization":
+        return int(_attribute(node, "p", 2)) == 2
+    if node.op_type == "Normalizer":  # of ai.onnx.ml
+        return bool(_attribute(node, "norm", b"MAX") == b"L2")
+    pairs = {"Div": [(0, 1)], "Mul": [(0, 1), (1, 0)]}.get(node.op_type, [])
+    return any(_is_norm(node.input[norm], node.input[of], makers) for of, norm in pairs)
+
+
+def reads_a_line(name: str, makers: Makers) -> bool:
+    """Tell whether an axis of a tensor [N, T, K] was the width of a picture, read as a line.
+
+    That is what a recurrent layer makes, and the features of one row whose axes are turned round.
+    """
+    for node in _backwards(name, makers):
+        if node.op_type in _RECURRENT:
+            return True
+        if node.op_type == "Transpose":
+            before = makers.get(origin(node.input[0], makers, _SAME_VALUES))
+            if before is not None and before.op_type == "Squeeze":
+                return True
+        if node.op_type == "Concat":
+            return False
+    return False
+
+
+def ends_in_softmax(name: str, makers: Makers) -> bool:
+    """Tell whether a softmax makes a tensor."""
+    node = _maker(name, makers)
+    return node is not None and node.op_type in _SOFTMAX
+
+
+def _maker(name: str, makers: Makers) -> onnx.NodeProto | None:
+    return makers.get(origin(name, makers))
+
+
+def _backwards(name: str, makers: Makers) -> Iterator[onnx.NodeProto]:
+    """Yield the nodes before a tensor, the last one first, along the first computed input."""
+    for _ in range(_NEAR):
+        node = makers.get(name)
+        if node is None:
+            return
+        yield node
+        computed = [each for each in node.input if each in makers]
+        name = next((each for each in computed if makers[each].op_type != "Constant"), "")
+
+
+def _is_norm(divisor: str, vector: str, makers: Makers) -> bool:
+    """Tell whether a divisor (or factor) is the L2 norm of a vector (or one over it)."""
+    whole, reached = origin(vector, makers), False
+    left, met, seen = [divisor], list[str](), set[str]()
+    while left and len(met) < _NEAR:
+        name = left.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        if origin(name, makers) == whole:
+            reached = True
+        elif name in makers:
+            met.append(makers[name].op_type)
+            left += makers[name].input
+    squaring_powers = int("ReduceSum" in met and "Mul" not in met)
+    squared = "ReduceSumSquare" in met or ("ReduceSum" in met and bool({"Mul", "Pow"} & set(met)))
+    rooted = "Sqrt" in met or met.count("Pow") > squaring_powers
+    return reached and ("ReduceL2" in met or (squared and rooted))
+
+
+def _zip_map_labels(node: onnx.NodeProto) -> tuple[str, ...] | None:
+    words = _attribute(node, "classlabels_strings", ())
+    if words:
+        return tuple(word.decode("utf-8", "replace") for word in words)
+    return tuple(map(str, _attribute(node, "classlabels_int64s", ()))) or None
+
+
+def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
+    from onnx import helper
+
+    found = [each for each in node.attribute if each.name == name]
+    return helper.get_attribute_value(found[0]) if found else default
