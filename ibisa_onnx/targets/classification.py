@@ -183,9 +183,10 @@ def choose(
             )
         return [int(index) for index in np.argsort(-probabilities, kind="stable")[:wanted]]
     if re.fullmatch(r"[+-]?\d+", text):
-        if not 0 <= int(text) < classes:
+        if 0 <= int(text) < classes:
+            return [int(text)]
+        if labels is None or text not in labels:  # such as 90, of 0, 90, 180 and 270 degrees
             raise TargetError(f"target {text} is out of range: classes are 0 to {classes - 1}")
-        return [int(text)]
     if labels is None:
         raise TargetError(
             f"target {text!r} is a name, and the model's labels are not known; "

@@ -346,6 +346,15 @@ def test_every_way_to_name_a_class(target: str | int | None, indices: list[int])
     assert choose(target, SHARES, LABELS) == indices
 
 
+def test_a_number_that_is_no_index_may_be_a_label() -> None:
+    degrees = ("0", "90", "180", "270")
+    assert choose(90, SHARES, degrees) == [1]
+    assert choose("270", SHARES, degrees) == [3]
+    assert choose(0, SHARES, degrees) == [0]
+    with pytest.raises(TargetError, match="out of range"):
+        choose(45, SHARES, degrees)
+
+
 def test_scores_sorted_by_a_top_k_are_no_indices(graph: GraphMaker) -> None:
     with pytest.raises(OutputError, match="scores sorted by TopK"):
         read(SOFTMAX, graph=graph("Softmax", "TopK"))
