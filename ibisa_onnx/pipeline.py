@@ -236,7 +236,7 @@ class Pipeline:
             timings=dict(result.timings or {}),
             certificate=result.certificate,
             provenance=self._provenance(problem.model, row, method, seed, result.certificate),
-            warnings=_warnings(result),
+            warnings=(*row.objective.warnings(row.answer), *_warnings(result)),
             effect=effect,
             uncertainty=uncertainty,
             method=method.name,

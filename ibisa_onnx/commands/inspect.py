@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ibisa_onnx.targets.reader import OutputReader
 
 _MOST_OBSTACLES = 6
+_SHOWN = 5  # predictions
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,9 @@ def command(console: Console, image: str | None, choice: ModelChoice) -> None:
         picture = sys.stdin.buffer.read() if image == STDIO else image
         try:
             explainer = choice.explainer(model)
-            predictions = explainer.predict(picture, top=5)
+            predictions = explainer.predict(picture, top=_SHOWN)
             found = [each for each in explainer.warnings if each not in warnings]
+            found += _tie(predictions)
             console.warn(found)
             warnings += found
         except IbisaError as error:
@@ -107,6 +109,16 @@ def _tensors_of_interest(reader: OutputReader, model: DeployedModel) -> list[str
         return list(dict.fromkeys([*names, *reader.candidates()]))
     except OutputError:
         return names
+
+
+def _tie(predictions: Sequence[Prediction]) -> tuple[str, ...]:
+    """Say where the likeliest classes are equally likely."""
+    import numpy as np
+
+    from ibisa_onnx.targets.class_scores import tie
+
+    probabilities = np.array([each.probability for each in predictions])
+    return tie(probabilities, "all" if len(predictions) < _SHOWN else "the likeliest")
 
 
 def _gradient_of(model: DeployedModel, output: str) -> _Gradient:

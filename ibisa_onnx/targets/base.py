@@ -55,6 +55,10 @@ class Objective(ABC):
         """Return what the fidelity check compares, [N, ...], in units of probability."""
         return self.probability(raw)[:, None]
 
+    def warnings(self, raw: Raw) -> tuple[str, ...]:
+        """Return what a user must know of one picture's answer, values [1, ...]."""
+        return ()
+
     def to_onnx(self, graph: onnx.GraphProto) -> str | None:
         """Write the score as nodes behind the graph's outputs or inner tensors.
 

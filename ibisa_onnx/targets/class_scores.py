@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import onnx
 
 _SUM_TOLERANCE = 0.02  # half precision and 8-bit probabilities do not sum to 1 exactly
+_EQUAL = 1e-6  # relatively: what rounding in single precision makes of equal probabilities
 SMALLEST = 1e-12
 """Keeps the logarithm of a probability finite."""
 
@@ -329,6 +330,13 @@ def check_scores(name: str, raw: npt.NDArray[Any]) -> int:
             "check the preprocessing (ibisa-onnx inspect) or the model file"
         )
     return classes
+
+
+def tie(probabilities: npt.NDArray[np.float64], which: str = "all") -> tuple[str, ...]:
+    """Return a line that says so where these classes [K] are equally likely, and else none."""
+    if len(probabilities) < 2 or float(np.ptp(probabilities)) > _EQUAL * probabilities.max():
+        return ()
+    return (f"{which} {len(probabilities)} classes tie at {100 * probabilities[0]:.1f}%",)
 
 
 def read_activation(word: str) -> Activation:

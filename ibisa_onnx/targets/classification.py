@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ibisa_onnx.errors import TargetError
 from ibisa_onnx.targets.base import Doubles, Objective, Raw
-from ibisa_onnx.targets.class_scores import Activation, ClassScores
+from ibisa_onnx.targets.class_scores import Activation, ClassScores, tie
 from ibisa_onnx.targets.labels import find_label
 
 if TYPE_CHECKING:
@@ -64,6 +64,10 @@ class ClassObjective(Objective):
     def readout(self, raw: Raw) -> Doubles:
         """Return the probabilities of all classes, [N, K]."""
         return self.reading.probabilities(raw[self.reading.name])
+
+    def warnings(self, raw: Raw) -> tuple[str, ...]:
+        """Say where all classes are equally likely."""
+        return tie(self.readout(raw)[0])
 
     def to_onnx(self, graph: onnx.GraphProto) -> str:
         """Write the logarithm of the probability behind the scores."""

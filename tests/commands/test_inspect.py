@@ -229,5 +229,5 @@ def test_what_is_found_with_the_picture_is_warned_of(cli, written, photo):
     output = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 3])
     path = written(nodes, output, none=np.zeros(3, np.float32))
     result = cli("inspect", path, photo(), "--json", "--preprocess", "unit")
-    assert "one sigmoid a class" in result.err
+    assert "all 3 classes tie at 0.0%" in result.err
     assert any("one sigmoid a class" in each for each in json.loads(result.out)["warnings"])

@@ -10,7 +10,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from ibisa_onnx.errors import OutputError, TargetError
-from ibisa_onnx.targets.class_scores import Activation, ClassScores, Quantisation, read_output
+from ibisa_onnx.targets.class_scores import (
+    Activation,
+    ClassScores,
+    Quantisation,
+    read_output,
+    tie,
+)
 from ibisa_onnx.targets.classification import choose
 
 LOGITS = np.array([[2.0, -1.0, 0.5, 0.1]])
@@ -358,6 +364,20 @@ def test_a_number_that_is_no_index_may_be_a_label() -> None:
 def test_scores_sorted_by_a_top_k_are_no_indices(graph: GraphMaker) -> None:
     with pytest.raises(OutputError, match="scores sorted by TopK"):
         read(SOFTMAX, graph=graph("Softmax", "TopK"))
+
+
+@pytest.mark.parametrize(
+    ("shares", "said"),
+    [
+        ([0.25] * 4, ("all 4 classes tie at 25.0%",)),
+        ([0.5, 0.5], ("all 2 classes tie at 50.0%",)),
+        ([0.25, 0.25, 0.25 + 1e-9, 0.25], ("all 4 classes tie at 25.0%",)),
+        ([0.25, 0.25, 0.24, 0.26], ()),
+        ([1.0], ()),
+    ],
+)
+def test_a_tie(shares: list[float], said: tuple[str, ...]) -> None:
+    assert tie(np.array(shares)) == said
 
 
 def test_equal_shares_go_by_index() -> None:

@@ -412,3 +412,16 @@ def test_two_heads_of_probabilities_are_the_users_choice() -> None:
     outputs = [(name, FLOAT, ["N", 3]) for name in ("colour", "tags", "rest")]
     with pytest.raises(OutputError, match="outputs colour, tags can all"):
         explainer(make_model(nodes, outputs)).predict(picture())
+
+
+# -- ties
+
+
+def test_a_tie_of_all_classes_is_said() -> None:
+    nodes = [node("Mul", "f zero", "z"), node("Softmax", "z", "y", axis=1)]
+    model = make_model(nodes, [("y", FLOAT, ["N", 3])], zero=np.zeros(3, np.float32))
+    found = explainer(model)
+    assert "all 3 classes tie at 33.3%" in found.explain(picture()).warnings
+    assert found.warnings == ()  # it is of the picture, not of the model
+    plain = explainer(make_model(SOFTMAX, [("p", FLOAT, ["N", 3])])).explain(picture(green=False))
+    assert not any("tie" in warning for warning in plain.warnings)
