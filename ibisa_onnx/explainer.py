@@ -16,9 +16,10 @@ import numpy.typing as npt
 from ibisa_onnx.errors import OptionError, TargetError
 from ibisa_onnx.explanation import Explanation
 from ibisa_onnx.gradients.cache import cache_folder
+from ibisa_onnx.gradients.masked_images import MaskedImages
 from ibisa_onnx.gradients.selection import GradientSelection
 from ibisa_onnx.io.images import Source
-from ibisa_onnx.methods.base import Method
+from ibisa_onnx.methods.base import Method, Results
 from ibisa_onnx.methods.ibisa.method import Ibisa
 from ibisa_onnx.methods.ibisa.options import Options, options_named
 from ibisa_onnx.methods.problem import Problem
@@ -402,6 +403,45 @@ class Explainer:
             The method cannot explain this model; the message says why.
         """
         self._pipeline.prepare(self._method(method), problem)
+
+    def map_of(
+        self,
+        problem: Problem,
+        image: npt.NDArray[np.float32] | None = None,
+        *,
+        seed: int = 0,
+        method: Method | str | None = None,
+    ) -> npt.NDArray[np.float32]:
+        """Explain one answer at the size of the model's input, where nothing is resized.
+
+        Parameters
+        ----------
+        problem
+            Of one picture.
+        image
+            float32 [C, h, w] in model space: another image, of which the same is asked; None: the
+            problem's own.
+        seed, method
+            As in `explain`.
+
+        Returns
+        -------
+        float32 [h, w]
+            The map, in 0..1.
+        """
+        _check_seed(seed)
+        chosen = self._method(method)
+        if image is not None:
+            options = chosen.options if isinstance(chosen, Ibisa) else self.options
+            problem = problem.with_images(
+                MaskedImages(image[None], options.baseline_of(image[None]))
+            )
+        prepared = self._pipeline.prepare(chosen, problem)
+        found: Results = {}
+        control = _control(None, check_deadline(None), None)
+        for results in prepared.run(problem, np.random.default_rng(int(seed)), control):
+            found |= results
+        return found[0].map
 
     def _solve(
         self,

@@ -136,6 +136,22 @@ class Problem:
         masked, passes = self.masked.take(rows), self.passes.scope()
         return replace(self, masked=masked, rows=chosen, passes=passes)
 
+    def with_images(self, masked: MaskedImages) -> Problem:
+        """Return the same questions about other images of the same size, a forward pass each.
+
+        Parameters
+        ----------
+        masked
+            The images and their baselines, one for each row.
+        """
+        rows = [
+            replace(row, answer=self.model.run(image, tuple(row.answer), self.passes), shared=None)
+            for row, image in zip(self.rows, np.split(masked.images, len(self)), strict=True)
+        ]
+        for row in rows:
+            _ = row.probability  # an answer that is none is told of here
+        return replace(self, masked=masked, rows=tuple(rows))
+
     def sharing(self) -> Problem:
         """Return the same, in which the first row of each picture counts what its rows share."""
         rows, seen = list(self.rows), set[int]()

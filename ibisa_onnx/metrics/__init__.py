@@ -1,4 +1,4 @@
-"""How good a map is: by the model itself, by known objects, by other seeds, by another model."""
+"""How good a map is: by the model itself, by known objects, by other maps, by another model."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from ibisa_onnx.metrics.faithfulness import (
     DEGRADATION,
     DELETION,
     FAITHFULNESS,
+    IMPUTED,
     INSERTION,
     INSERTION_MINUS_DELETION,
+    LERF_MORF,
     SENSITIVITY_N,
     FaithfulnessMetric,
     degradation_metric,
@@ -26,14 +28,26 @@ from ibisa_onnx.metrics.faithfulness import (
     difference_metric,
     faithfulness,
     insertion_metric,
+    lerf_morf_metric,
     metric_named,
     sensitivity_metric,
+)
+from ibisa_onnx.metrics.imputation import (
+    BLUR,
+    BORDER,
+    IMPUTATIONS,
+    MEAN,
+    NOISE,
+    NOISY_LINEAR,
+    ZEROS,
+    Imputation,
+    blurred,
+    imputation_named,
 )
 from ibisa_onnx.metrics.insertion_deletion import (
     RISE,
     Curve,
     Protocol,
-    blurred,
     deletion,
     insertion,
 )
@@ -49,41 +63,62 @@ from ibisa_onnx.metrics.localisation import (
 )
 from ibisa_onnx.metrics.maps import box_region
 from ibisa_onnx.metrics.metric import Interval, Metric, Scores, named
+from ibisa_onnx.metrics.random_maps import smooth_random
+from ibisa_onnx.metrics.regions import RegionTest, region_test
 from ibisa_onnx.metrics.sensitivity import Sensitivity, sensitivity_n
 from ibisa_onnx.metrics.shuffling import shuffled
+from ibisa_onnx.metrics.stability import STABILITIES, STABILITY, StabilityMetric, stability
 from ibisa_onnx.metrics.subject import Score, Subject
+from ibisa_onnx.metrics.verdict import Comparison, Verdict, compare, judge
 
 __all__ = [
     "AVERAGE_DROP",
     "AVERAGE_INCREASE",
+    "BLUR",
+    "BORDER",
     "BOX_RATIO",
     "DEGRADATION",
     "DELETION",
     "EHR",
     "ENERGY",
     "FAITHFULNESS",
+    "IMPUTATIONS",
+    "IMPUTED",
     "INSERTION",
     "INSERTION_MINUS_DELETION",
+    "LERF_MORF",
     "LOCALISATION",
+    "MEAN",
+    "NOISE",
+    "NOISY_LINEAR",
     "POINTING_GAME",
     "RANDOMISATION",
     "RISE",
     "SEED_STABILITY",
     "SENSITIVITY_N",
+    "STABILITIES",
+    "STABILITY",
+    "ZEROS",
     "AgreementMetric",
+    "Comparison",
     "Curve",
     "Degradation",
     "FaithfulnessMetric",
+    "Imputation",
     "Interval",
     "LocalisationMetric",
     "Metric",
     "Protocol",
+    "RegionTest",
     "Score",
     "Scores",
     "Sensitivity",
+    "StabilityMetric",
     "Subject",
+    "Verdict",
     "blurred",
     "box_region",
+    "compare",
     "degradation",
     "degradation_metric",
     "deletion",
@@ -91,15 +126,21 @@ __all__ = [
     "difference_metric",
     "effective_heat_ratio",
     "faithfulness",
+    "imputation_named",
     "insertion",
     "insertion_metric",
+    "judge",
+    "lerf_morf_metric",
     "metric_named",
     "named",
     "pointing_game",
     "randomisation",
+    "region_test",
     "seed_stability",
     "sensitivity_metric",
     "sensitivity_n",
     "shuffled",
+    "smooth_random",
     "spearman",
+    "stability",
 ]

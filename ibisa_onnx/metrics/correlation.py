@@ -17,7 +17,7 @@ def pearson(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> float:
     one, two = centred(first), centred(second)
     if not (one.any() and two.any()):
         return 0.0
-    return float(one @ two / (np.linalg.norm(one) * np.linalg.norm(two)))
+    return float(np.clip(one @ two / (np.linalg.norm(one) * np.linalg.norm(two)), -1, 1))
 
 
 def rank_correlation(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> float:

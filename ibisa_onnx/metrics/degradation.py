@@ -7,16 +7,20 @@ values (AOPC). The area between both curves is the measure of Schulz et al. (IBA
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from ibisa_onnx.errors import MetricError, OptionError
-from ibisa_onnx.metrics.insertion_deletion import replaced
+from ibisa_onnx.metrics.imputation import Imputation, replacing
 from ibisa_onnx.metrics.maps import Saliency, checked_map, falling_order, ranks
 from ibisa_onnx.metrics.subject import Subject
 from ibisa_onnx.metrics.tiles import cut
+
+STEPS = 28
+"""As many as RISE takes at 224 x 224."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,33 +68,55 @@ class Degradation:
 
 
 def degradation(
-    subject: Subject, saliency: Saliency, *, tile: int | None = None, steps: int = 28
+    subject: Subject,
+    saliency: Saliency,
+    *,
+    tile: int | None = None,
+    steps: int = STEPS,
+    shares: Sequence[float] | None = None,
+    imputation: Imputation | None = None,
 ) -> Degradation:
     """Take away tiles from both ends of their ranking.
 
     Parameters
     ----------
     subject
-        What the map is of; tiles become its blank.
+        What the map is of.
     saliency
         [H, W], any real type. Tiles are ranked by its mean; ties go by position in both
         directions, so that a constant map has no area.
     tile
-        Pixels a side; a sixteenth of the shorter side unless given (14 at 224).
+        Pixels a side; a sixteenth of the shorter side unless given (14 at 224); 1 for pixels.
     steps
         Scores on each curve, beside the whole picture's; at most the number of tiles. The IBA
         paper's code has about 100.
+    shares
+        Of the tiles that are hidden at each score, rising from 0 to 1, in place of even steps.
+    imputation
+        What hidden tiles become; the subject's blank unless given.
     """
-    if steps < 1:
-        raise OptionError(f"there are {steps} steps; give 1 or more")
     tiles = cut(subject.size, tile)
+    counts = _counts(tiles.count, steps, shares)
     means = tiles.means(checked_map(saliency, subject.size))
-    counts = np.round(np.linspace(0, tiles.count, min(steps, tiles.count) + 1)).astype(np.int64)
-    blank = np.broadcast_to(subject.blank, subject.image.shape)
+    if imputation is None:
+        impute = replacing(subject.image, np.asarray(subject.blank, np.float32))
+    else:
+        impute = imputation.of(subject.image)
 
     def scores(order: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         rank = ranks(order)[tiles.labels]
-        return subject.scores(replaced(subject.image, blank, rank, counts))
+        return subject.scores(impute(rank < count) for count in counts)
 
     morf, lerf = scores(falling_order(means)), scores(falling_order(-means))
     return Degradation(counts / tiles.count, morf, lerf)
+
+
+def _counts(tiles: int, steps: int, shares: Sequence[float] | None) -> npt.NDArray[np.int64]:
+    """Return how many tiles are hidden at each score."""
+    if shares is not None:
+        if shares[0] != 0 or shares[-1] != 1 or (np.diff(shares) <= 0).any():
+            raise OptionError(f"shares are {list(shares)}; give numbers that rise from 0 to 1")
+        return np.unique(np.round(np.multiply(shares, tiles))).astype(np.int64)
+    if steps < 1:
+        raise OptionError(f"there are {steps} steps; give 1 or more")
+    return np.round(np.linspace(0, tiles, min(steps, tiles) + 1)).astype(np.int64)

@@ -7,12 +7,13 @@ of your own; the constants are those with the usual ones.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ibisa_onnx.errors import MetricError
-from ibisa_onnx.metrics.degradation import degradation
+from ibisa_onnx.metrics.degradation import STEPS, degradation
+from ibisa_onnx.metrics.imputation import IMPUTATIONS, Imputation
 from ibisa_onnx.metrics.insertion_deletion import RISE, Protocol, deletion, insertion
 from ibisa_onnx.metrics.maps import Map, Saliency, checked_map, stretched
 from ibisa_onnx.metrics.metric import Metric, named
@@ -62,49 +63,64 @@ class FaithfulnessMetric(Metric):
         return self.measure(subject, values, np.random.default_rng(_SEED) if rng is None else rng)
 
 
-def insertion_metric(protocol: Protocol = RISE) -> FaithfulnessMetric:
+def insertion_metric(
+    protocol: Protocol = RISE, imputation: Imputation | None = None
+) -> FaithfulnessMetric:
     """Area under the score as the most important pixels come first into a blurred picture.
 
-    Petsiuk et al. (RISE), arXiv 1806.07421, section 4.3.
+    Petsiuk et al. (RISE), arXiv 1806.07421, section 4.3. Other imputations than its blur are an
+    option.
     """
+    start = imputation.description if imputation else "the blurred picture"
     return FaithfulnessMetric(
-        "insertion",
+        _name("insertion", imputation),
         True,
         (0.0, 1.0),
-        "mean score as the most important pixels come first into a blurred picture",
-        lambda subject, values, rng: _inserted(subject, values, protocol),
+        f"mean score as the most important pixels come first; the rest is {start}",
+        lambda subject, values, rng: _inserted(subject, values, protocol, imputation),
     )
 
 
-def deletion_metric(protocol: Protocol = RISE) -> FaithfulnessMetric:
+def deletion_metric(
+    protocol: Protocol = RISE, imputation: Imputation | None = None
+) -> FaithfulnessMetric:
     """Area under the score as the most important pixels go first, to the subject's blank.
 
-    Petsiuk et al. (RISE), arXiv 1806.07421, section 4.3.
+    Petsiuk et al. (RISE), arXiv 1806.07421, section 4.3. Other imputations than the blank are an
+    option.
     """
+    end = f"become {imputation.description}" if imputation else "are taken away"
     return FaithfulnessMetric(
-        "deletion",
+        _name("deletion", imputation),
         False,
         (0.0, 1.0),
-        "mean score as the most important pixels are taken away first",
-        lambda subject, values, rng: _deleted(subject, values, protocol),
+        f"mean score as the most important pixels {end} first",
+        lambda subject, values, rng: _deleted(subject, values, protocol, imputation),
     )
 
 
-def difference_metric(protocol: Protocol = RISE) -> FaithfulnessMetric:
+def difference_metric(
+    protocol: Protocol = RISE, imputation: Imputation | None = None
+) -> FaithfulnessMetric:
     """Insertion less deletion, which no map wins by suiting one starting picture alone."""
     return FaithfulnessMetric(
-        "insertion - deletion",
+        _name("insertion - deletion", imputation),
         True,
         (-1.0, 1.0),
         "the one less the other",
         lambda subject, values, rng: (
-            _inserted(subject, values, protocol) - _deleted(subject, values, protocol)
+            _inserted(subject, values, protocol, imputation)
+            - _deleted(subject, values, protocol, imputation)
         ),
     )
 
 
 def degradation_metric(
-    tile: int | None = None, steps: int = 28, *, normalized: bool = False
+    tile: int | None = None,
+    steps: int = STEPS,
+    *,
+    normalized: bool = False,
+    imputation: Imputation | None = None,
 ) -> FaithfulnessMetric:
     """Area between the curves of LeRF and MoRF (`degradation`).
 
@@ -112,7 +128,7 @@ def degradation_metric(
 
     Parameters
     ----------
-    tile, steps
+    tile, steps, imputation
         As in `degradation`.
     normalized
         As a share of what the picture scores above the blank one, image by image. A picture of
@@ -121,16 +137,30 @@ def degradation_metric(
     """
 
     def measure(subject: Subject, values: Map, rng: np.random.Generator) -> float:
-        curves = degradation(subject, values, tile=tile, steps=steps)
+        curves = degradation(subject, values, tile=tile, steps=steps, imputation=imputation)
         return curves.normalized if normalized else curves.area
 
     return FaithfulnessMetric(
-        "degradation",
+        _name("degradation", imputation),
         True,
         (-1.0, 1.0),
         "score with the least relevant tiles gone first, less that with the most relevant gone",
         measure,
     )
+
+
+def lerf_morf_metric(imputation: Imputation, steps: int = STEPS) -> FaithfulnessMetric:
+    """Area between the curves of LeRF and MoRF pixel by pixel: `degradation` with tiles of one."""
+    return replace(
+        degradation_metric(1, steps, imputation=imputation),
+        name=_name("LeRF - MoRF", imputation),
+        description="score with the least important pixels hidden first, less that with the most "
+        f"important hidden; they become {imputation.description}",
+    )
+
+
+def _name(name: str, imputation: Imputation | None) -> str:
+    return f"{name} ({imputation.name})" if imputation else name
 
 
 def sensitivity_metric(
@@ -151,16 +181,31 @@ def sensitivity_metric(
     )
 
 
-def _inserted(subject: Subject, values: Map, protocol: Protocol) -> float:
+def _inserted(
+    subject: Subject, values: Map, protocol: Protocol, imputation: Imputation | None
+) -> float:
     return insertion(
-        subject.score, subject.image, values, batch=subject.batch, protocol=protocol
+        subject.score,
+        subject.image,
+        values,
+        batch=subject.batch,
+        protocol=protocol,
+        imputation=imputation,
     ).auc
 
 
-def _deleted(subject: Subject, values: Map, protocol: Protocol) -> float:
-    blank = np.broadcast_to(subject.blank, subject.image.shape)
+def _deleted(
+    subject: Subject, values: Map, protocol: Protocol, imputation: Imputation | None
+) -> float:
+    blank = np.broadcast_to(np.asarray(subject.blank, np.float32), subject.image.shape)
     return deletion(
-        subject.score, subject.image, values, end=blank, batch=subject.batch, protocol=protocol
+        subject.score,
+        subject.image,
+        values,
+        end=None if imputation else blank,
+        batch=subject.batch,
+        protocol=protocol,
+        imputation=imputation,
     ).auc
 
 
@@ -218,15 +263,29 @@ FAITHFULNESS: tuple[FaithfulnessMetric, ...] = (
 )
 
 
+LERF_MORF = {each.name: lerf_morf_metric(each) for each in IMPUTATIONS}
+"""By imputation."""
+
+IMPUTED: tuple[FaithfulnessMetric, ...] = (
+    *LERF_MORF.values(),
+    *(
+        metric(imputation=imputation)
+        for metric in (insertion_metric, deletion_metric, difference_metric, degradation_metric)
+        for imputation in IMPUTATIONS
+    ),
+)
+"""Those that hide pixels, each under each imputation: "LeRF - MoRF (mean)", "insertion (noise)"."""
+
+
 def metric_named(name: str) -> FaithfulnessMetric:
-    """Return the faithfulness metric of a name; case, spaces and dashes do not matter.
+    """Return the faithfulness metric of a name; case, spaces and punctuation do not matter.
 
     Raises
     ------
     OptionError
         There is none of that name.
     """
-    return named(name, FAITHFULNESS)
+    return named(name, (*FAITHFULNESS, *IMPUTED))
 
 
 def faithfulness(

@@ -8,13 +8,13 @@ live only these two measures; they know a score function and arrays, no model an
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from ibisa_onnx.errors import OptionError
+from ibisa_onnx.metrics.imputation import Imputation, blurred, replacing
 from ibisa_onnx.metrics.maps import Saliency, checked_map, falling_order, ranks
 from ibisa_onnx.metrics.subject import FloatArray, Score, score_all
 
@@ -27,7 +27,6 @@ __all__ = [
     "blurred",
     "deletion",
     "insertion",
-    "replaced",
 ]
 
 
@@ -90,29 +89,6 @@ class Curve:
         return float((self.scores.sum() - ends) / (len(self.scores) - 1))
 
 
-def blurred(image: FloatArray, *, kernel: int = 11, sigma: float = 5.0) -> FloatArray:
-    """Blur an image as RISE's insertion does: a Gaussian of `sigma` cut to `kernel` pixels.
-
-    Parameters
-    ----------
-    image
-        float32 [C, H, W]. Pixels beyond the border count as zero, as in RISE's code. (There the
-        tails of the Gaussian are folded back into the kernel, which makes it all but a box; here
-        they are cut off.)
-
-    Returns
-    -------
-    float32 [C, H, W]
-    """
-    import cv2
-
-    planes = [
-        cv2.GaussianBlur(plane, (kernel, kernel), sigma, borderType=cv2.BORDER_CONSTANT)
-        for plane in image
-    ]
-    return np.stack(planes).astype(np.float32)
-
-
 def insertion(
     score: Score,
     image: FloatArray,
@@ -122,6 +98,7 @@ def insertion(
     step: int | None = None,
     batch: int = 8,
     protocol: Protocol = RISE,
+    imputation: Imputation | None = None,
 ) -> Curve:
     """Score as the most salient pixels are put into a blurred picture first. Higher is better.
 
@@ -142,6 +119,8 @@ def insertion(
         Images in one call of `score`.
     protocol
         Blur and steps; RISE's unless given.
+    imputation
+        What stands where pixels are hidden, in place of `start`.
 
     Raises
     ------
@@ -150,10 +129,17 @@ def insertion(
     OutputError
         The model's scores are not finite.
     """
-    if start is None:
-        start = blurred(image, kernel=protocol.kernel, sigma=protocol.sigma)
-    pixels = protocol.step(*image.shape[1:]) if step is None else step
-    return _curve(score, start, image, saliency, pixels, batch)
+    if start is not None and imputation is not None:
+        raise OptionError("start and imputation are both given; give one")
+    if imputation is None:
+        if start is None:
+            start = blurred(image, kernel=protocol.kernel, sigma=protocol.sigma)
+        impute = replacing(image, start)
+    else:
+        impute = imputation.of(image)
+    rank = _ranked(saliency, image)
+    counts = _counts(rank.size, protocol.step(*rank.shape) if step is None else step)
+    return Curve(score_all(score, (impute(rank >= count) for count in counts), batch))
 
 
 def deletion(
@@ -165,40 +151,33 @@ def deletion(
     step: int | None = None,
     batch: int = 8,
     protocol: Protocol = RISE,
+    imputation: Imputation | None = None,
 ) -> Curve:
     """Score as the most salient pixels are taken out of the picture first. Lower is better.
 
     The parameters are those of `insertion`; `end` is the picture after the last pixel, zeros in
-    model space unless given.
+    model space unless given, and `imputation` stands in its place.
     """
-    last = np.zeros_like(image) if end is None else end
-    pixels = protocol.step(*image.shape[1:]) if step is None else step
-    return _curve(score, image, last, saliency, pixels, batch)
+    if end is not None and imputation is not None:
+        raise OptionError("end and imputation are both given; give one")
+    impute = (
+        replacing(image, 0.0 if end is None else end)
+        if imputation is None
+        else imputation.of(image)
+    )
+    rank = _ranked(saliency, image)
+    counts = _counts(rank.size, protocol.step(*rank.shape) if step is None else step)
+    return Curve(score_all(score, (impute(rank < count) for count in counts), batch))
 
 
-def replaced(
-    first: FloatArray,
-    last: FloatArray,
-    rank: npt.NDArray[np.int64],
-    counts: npt.NDArray[np.int64],
-) -> Iterator[FloatArray]:
-    """Yield `first` with those pixels from `last` whose rank [H, W] is below each of `counts`."""
-    for count in counts:
-        yield np.where(rank < count, last, first).astype(np.float32, copy=False)
+def _ranked(saliency: Saliency, image: FloatArray) -> npt.NDArray[np.int64]:
+    """Return at which turn each pixel comes, most salient first, [H, W]."""
+    values = checked_map(saliency, image.shape[1:])
+    return ranks(falling_order(values)).reshape(values.shape)
 
 
-def _curve(
-    score: Score,
-    first: FloatArray,
-    last: FloatArray,
-    saliency: Saliency,
-    step: int,
-    batch: int,
-) -> Curve:
-    """Scores while pixels of `first` give way to those of `last`, most salient first."""
+def _counts(pixels: int, step: int) -> npt.NDArray[np.int64]:
+    """Return how many pixels have come or gone after each step."""
     if step < 1:
         raise OptionError(f"step is {step}; give 1 pixel or more")
-    values = checked_map(saliency, first.shape[1:])
-    rank = ranks(falling_order(values)).reshape(values.shape)
-    counts = np.minimum(np.arange(0, values.size + step, step), values.size)
-    return Curve(score_all(score, replaced(first, last, rank, counts), batch))
+    return np.minimum(np.arange(0, pixels + step, step), pixels)

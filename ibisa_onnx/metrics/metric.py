@@ -51,7 +51,7 @@ AnyMetric = TypeVar("AnyMetric", bound=Metric)
 
 
 def named(name: str, metrics: Sequence[AnyMetric]) -> AnyMetric:
-    """Return the metric of a name; case, spaces and dashes do not matter.
+    """Return the metric of a name; case, spaces and punctuation do not matter.
 
     Raises
     ------
@@ -61,8 +61,19 @@ def named(name: str, metrics: Sequence[AnyMetric]) -> AnyMetric:
     for metric in metrics:
         if _letters(metric.name) == _letters(name):
             return metric
-    names = ", ".join(f"'{metric.name}'" for metric in metrics)
-    raise OptionError(f"there is no metric '{name}'; choose among {names}")
+    raise OptionError(f"there is no metric '{name}'; choose among {_names(metrics)}")
+
+
+def _names(metrics: Sequence[Metric]) -> str:
+    """Name metrics; those of one name under several conditions once: 'insertion (blur, mean)'."""
+    conditions: dict[str, list[str]] = {}
+    for metric in metrics:
+        name, _, condition = metric.name.rstrip(")").partition(" (")
+        conditions.setdefault(name, []).extend([condition] if condition else [])
+    plain = {metric.name for metric in metrics}
+    known = [f"'{name}'" for name in conditions if name in plain]
+    known += [f"'{name} ({', '.join(of)})'" for name, of in conditions.items() if of]
+    return ", ".join(known)
 
 
 def _letters(name: str) -> str:
