@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,19 +13,48 @@ import numpy.typing as npt
 from ibisa_onnx.errors import MetricError, OptionError
 from ibisa_onnx.methods.problem import Problem
 from ibisa_onnx.metrics import (
+    DELETION,
     FAITHFULNESS,
+    IMPUTED,
+    INSERTION,
+    INSERTION_MINUS_DELETION,
+    LERF_MORF,
     LOCALISATION,
+    STABILITIES,
+    Comparison,
     FaithfulnessMetric,
-    LocalisationMetric,
     Metric,
+    StabilityMetric,
     Subject,
     box_region,
+    compare,
     faithfulness,
     named,
+    region_test,
+    stability,
 )
+from ibisa_onnx.metrics.localisation import ENERGY
 from ibisa_onnx.metrics.maps import Region, checked_region
+from ibisa_onnx.metrics.regions import ONLY, REGION, SHARE, WITHOUT, RegionTest
+from ibisa_onnx.metrics.subject import remembering
+from ibisa_onnx.metrics.verdict import JUDGES
+
+if TYPE_CHECKING:
+    from ibisa_onnx.explainer import Explainer
+    from ibisa_onnx.methods.base import Method
 
 _BATCH = 8
+USUAL: tuple[FaithfulnessMetric, ...] = (
+    *(INSERTION, DELETION, INSERTION_MINUS_DELETION),
+    *(LERF_MORF[each.name] for each in JUDGES),
+)
+"""What is measured of a map unless told otherwise: RISE's, and LeRF - MoRF by imputation."""
+OF_METHODS: tuple[FaithfulnessMetric | StabilityMetric, ...] = (
+    *FAITHFULNESS,
+    *IMPUTED,
+    *STABILITIES,
+)
+"""What may be measured of a method on any picture."""
 
 Box = tuple[int, int, int, int]
 """Left, top, right and bottom in pixels of the picture, the last two not included."""
@@ -83,19 +112,47 @@ def evaluate(
     return faithfulness(subject, at_model_size(problem, map), metrics)
 
 
+def stability_of(
+    explainer: Explainer,
+    problem: Problem,
+    metrics: Sequence[StabilityMetric] = STABILITIES,
+    *,
+    seed: int = 0,
+    method: Method | None = None,
+) -> dict[str, float]:
+    """Measure how stable a method is on a picture, at the size of the model's input.
+
+    The answer that is explained is the same in each variant of the picture.
+    """
+
+    def explain(image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        return explainer.map_of(problem, image, seed=seed, method=method)
+
+    return stability(explain, problem.image[0], explainer.preprocessing.spec, metrics)
+
+
 @dataclass(frozen=True)
 class Threshold:
-    """The worst value of a metric that is good enough."""
+    """The worst value of a metric that is good enough.
+
+    `over` tells whether higher values fail; by default those on the worse side of it.
+    """
 
     metric: Metric
     value: float
+    over: bool = False
 
-    def miss(self, scores: Mapping[str, float]) -> str:
-        """Say how scores, by name of the metric, fall short; empty where they do not."""
-        score, higher = scores[self.metric.name], self.metric.higher_is_better
-        if score >= self.value if higher else score <= self.value:
+    def miss(self, scores: Mapping[str, float], of: str = "") -> str:
+        """Say how scores, by name of the metric, fall short; empty where they do not.
+
+        `of` names what they are of.
+        """
+        score = scores[self.metric.name]
+        high = self.over or not self.metric.higher_is_better
+        if score <= self.value if high else score >= self.value:
             return ""
-        return f"{self.metric.name} is {score:.6g}, {'under' if higher else 'over'} {self.value:g}"
+        side = "over" if high else "under"
+        return f"{of}{self.metric.name} is {score:.6g}, {side} {self.value:g}"
 
 
 class MetricSelection:
@@ -104,70 +161,158 @@ class MetricSelection:
     Parameters
     ----------
     metrics
-        Names; none: all that there are, those of localisation where the object is known.
-    thresholds
-        Names and values. What they name is measured too.
-    box
-        Where the object is; without it there is no localisation.
+        Names; none: the usual ones, localisation where regions are known, stability where the map
+        is made here.
+    under, over
+        Names and values that must be reached, or not exceeded. What they name is measured too.
+    located
+        Whether regions of the picture are given.
+    made
+        Whether the map is made here, so that it can be made of variants of the picture too.
 
     Raises
     ------
     OptionError
-        There is no such metric, a value is not finite, or localisation has no box.
+        There is no such metric, a value is not finite, or what it needs is not given.
     """
 
     def __init__(
         self,
         metrics: Sequence[str] = (),
-        thresholds: Sequence[tuple[str, float]] = (),
-        box: Box | None = None,
+        under: Sequence[tuple[str, float]] = (),
+        over: Sequence[tuple[str, float]] = (),
+        *,
+        located: bool = False,
+        made: bool = True,
     ) -> None:
-        self.box = box
-        known: tuple[FaithfulnessMetric | LocalisationMetric, ...] = (*FAITHFULNESS, *LOCALISATION)
-        usual = known if box else FAITHFULNESS
-        wanted = [named(name, known) for name in metrics] or usual
-        self.thresholds = tuple(Threshold(named(name, known), value) for name, value in thresholds)
+        measured: tuple[Metric, ...] = (*OF_METHODS, *LOCALISATION)
+        known = (*measured, *REGION)
+        self.thresholds = (
+            *(Threshold(named(name, known), value) for name, value in under),
+            *(Threshold(named(name, known), value, over=True) for name, value in over),
+        )
+        self.everything = not metrics
+        usual = (*USUAL, *(STABILITIES if made else ()), *(LOCALISATION if located else ()))
+        wanted = [named(name, measured) for name in metrics] or usual
         names = {each.name for each in (*wanted, *(each.metric for each in self.thresholds))}
-        self.faithfulness = tuple(each for each in FAITHFULNESS if each.name in names)
+        self.faithfulness = tuple(e for e in (*FAITHFULNESS, *IMPUTED) if e.name in names)
+        self.stability = tuple(each for each in STABILITIES if each.name in names)
         self.localisation = tuple(each for each in LOCALISATION if each.name in names)
-        if self.localisation and box is None:
-            raise OptionError(f"{self.localisation[0].name} needs to know the object: give a box")
+        self._check(names, located, made)
+
+    def _check(self, names: set[str], located: bool, made: bool) -> None:
+        for each in (*LOCALISATION, *REGION):
+            if each.name in names and not located:
+                raise OptionError(f"{each.name} needs to know the object: give a box or a mask")
+        if self.stability and not made:
+            raise OptionError(
+                f"{self.stability[0].name} is of a method, which makes maps of other pictures too; "
+                "leave the map out"
+            )
+        for threshold in self.thresholds:
+            if not np.isfinite(threshold.value):
+                name, value = threshold.metric.name, threshold.value
+                raise OptionError(f"{name} cannot reach {value}; give a number")
+
+    def misses(
+        self,
+        scores: Mapping[str, float],
+        regions: Mapping[str, Mapping[str, float]] | None = None,
+    ) -> list[str]:
+        """Say which thresholds are not reached.
+
+        Parameters
+        ----------
+        scores
+            Of the map, by name of the metric.
+        regions
+            Figures of each region, by its name.
+        """
+        found = []
         for each in self.thresholds:
-            if not np.isfinite(each.value):
-                raise OptionError(f"{each.metric.name} cannot reach {each.value}; give a number")
+            if each.metric in REGION:
+                found += [each.miss(own, f"{name}: ") for name, own in (regions or {}).items()]
+            else:
+                found.append(each.miss(scores))
+        return list(filter(None, found))
+
+
+@dataclass(frozen=True, eq=False)
+class PictureRegion:
+    """A part of a picture, bool [H, W], and what to call it."""
+
+    name: str
+    pixels: Region
+
+
+def box_of_picture(box: Box, picture: tuple[int, int]) -> PictureRegion:
+    """Return the pixels of a box of a picture of (H, W).
+
+    Raises
+    ------
+    MetricError
+        It is turned around, reaches beyond the picture, or is all of it.
+    """
+    left, top, right, bottom = box
+    height, width = picture
+    if min(left, top) < 0 or right > width or bottom > height:
+        raise MetricError(
+            f"the box {box} reaches beyond the picture, which is {width} x {height} (width x "
+            "height); give pixels of the picture"
+        )
+    name = f"box {','.join(map(str, box))}"
+    return PictureRegion(name, checked_region(box_region(box, picture), picture))
+
+
+@dataclass(frozen=True)
+class RegionFigures:
+    """A region, what the model says of it, and how much of the map lies there."""
+
+    name: str
+    test: RegionTest
+    share: float
 
     @property
-    def metrics(self) -> tuple[Metric, ...]:
-        """What is measured, in the usual order."""
-        return *self.faithfulness, *self.localisation
-
-    def misses(self, scores: Mapping[str, float]) -> list[str]:
-        """Say which thresholds scores, by name of the metric, do not reach."""
-        return [text for each in self.thresholds if (text := each.miss(scores))]
+    def scores(self) -> dict[str, float]:
+        """By name of the metric: medians over the imputations, and the share."""
+        without, only = self.test.median("without"), self.test.median("only")
+        return {WITHOUT.name: without, ONLY.name: only, SHARE.name: self.share}
 
 
 @dataclass(frozen=True)
 class MapEvaluator:
     """Measures maps of one picture by a selection of metrics.
 
+    Attributes
+    ----------
+    problem
+        The picture and the answer.
+    selection
+        What is measured; stability is not measured here, for it is no map's.
+    regions
+        Parts of the picture; localisation takes them together for the object.
+
     Raises
     ------
     MetricError
-        The box holds no pixel of the picture, or all of them.
+        The model sees nothing of a region, or nothing else.
     """
 
     problem: Problem
     selection: MetricSelection
+    regions: tuple[PictureRegion, ...] = ()
 
     def __post_init__(self) -> None:
-        _ = self._region
+        _ = self._seen, self._object
 
     def check(self, map: npt.NDArray[Any]) -> None:
         """Raise `MetricError` where a map has another size than picture and model's input."""
         at_model_size(self.problem, map)
 
-    def __call__(self, map: npt.NDArray[Any]) -> dict[str, float]:
+    def __call__(self, map: npt.NDArray[Any], *, located: bool = True) -> dict[str, float]:
         """Measure a map, [H, W] or [h, w], by name of the metric.
+
+        `located` tells whether localisation is measured too.
 
         Raises
         ------
@@ -177,18 +322,66 @@ class MapEvaluator:
         scores = {}
         if self.selection.faithfulness:
             scores = evaluate(self._subject, self.problem, map, self.selection.faithfulness)
-        if self._region is None:
+        if self._object is None or not located:
             return scores
-        geometry = self.problem.row.geometry
-        whole = map if map.shape == geometry.picture else geometry.restore(map)
-        found = {each.name: each(whole, self._region) for each in self.selection.localisation}
+        found = {
+            each.name: each(self._whole(map), self._object) for each in self.selection.localisation
+        }
         return scores | found
+
+    def compare(self, map: npt.NDArray[Any], seed: int = 0) -> list[Comparison]:
+        """Hold a map against random ones as smooth as it (`metrics.verdict.compare`)."""
+        return compare(self._subject, at_model_size(self.problem, map), seed=seed)
+
+    def region_figures(self, map: npt.NDArray[Any]) -> list[RegionFigures]:
+        """Test each region, and measure the share of a map that lies there."""
+        return [
+            RegionFigures(
+                region.name,
+                region_test(self._subject, seen),
+                ENERGY(self._whole(map), region.pixels),
+            )
+            for region, seen in zip(self.regions, self._seen, strict=True)
+        ]
+
+    @property
+    def region_map(self) -> npt.NDArray[np.float32] | None:
+        """A map that is 1 in the regions and 0 elsewhere, [h, w]; None where there are none."""
+        if not self._seen:
+            return None
+        return np.asarray(np.logical_or.reduce(self._seen), np.float32)
+
+    def _whole(self, map: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return a map at the size of the picture."""
+        geometry = self.problem.row.geometry
+        return map if map.shape == geometry.picture else geometry.restore(map)
 
     @cached_property
     def _subject(self) -> Subject:
-        return subject_of(self.problem)
+        return remembering(subject_of(self.problem))
 
     @cached_property
-    def _region(self) -> Region | None:
-        box, picture = self.selection.box, self.problem.row.geometry.picture
-        return None if box is None else checked_region(box_region(box, picture), picture)
+    def _seen(self) -> tuple[Region, ...]:
+        """The regions at the size of the model's input."""
+        return tuple(self._projected(each) for each in self.regions)
+
+    def _projected(self, region: PictureRegion) -> Region:
+        geometry = self.problem.row.geometry
+        pixels = checked_region(region.pixels, geometry.picture)
+        seen = geometry.project(pixels.astype(np.float32)) > 0.5
+        if not seen.any():
+            raise MetricError(
+                f"{region.name}: the model sees nothing of it; the preprocessing crops it away, or "
+                "it is smaller than a pixel of the model's input"
+            )
+        if seen.all():
+            raise MetricError(f"{region.name} is all that the model sees; give a part of it")
+        return seen
+
+    @cached_property
+    def _object(self) -> Region | None:
+        """The regions together, at the size of the picture."""
+        if not self.regions:
+            return None
+        whole = np.logical_or.reduce([each.pixels for each in self.regions])
+        return checked_region(whole, self.problem.row.geometry.picture)

@@ -1,4 +1,4 @@
-"""Maps as files: those that a user gives, and those that a comparison keeps."""
+"""Maps and masks as files: those that a user gives, and those that a comparison keeps."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ibisa_onnx.benchmark.evaluation import PictureRegion
 from ibisa_onnx.errors import MetricError
 from ibisa_onnx.io.atomic import write_files
 from ibisa_onnx.io.formats import encode_npy
-from ibisa_onnx.metrics.maps import Map, checked_map
+from ibisa_onnx.io.images import read_image
+from ibisa_onnx.metrics.maps import Map, checked_map, checked_region
 
 _DIGITS = 8  # of a picture's SHA-256, in the name of its map
 
@@ -41,6 +43,29 @@ def read_map(source: Path | bytes) -> Map:
         return checked_map(values)
     except MetricError as error:
         raise MetricError(f"{name}: {error}") from error
+
+
+def read_region(path: Path, picture: tuple[int, int]) -> PictureRegion:
+    """Read a mask of a picture of (H, W): its pixels that are not black.
+
+    Raises
+    ------
+    ImageError
+        It cannot be read.
+    MetricError
+        It has another size, or is all black or all not.
+    """
+    pixels = read_image(path).any(2)
+    if pixels.shape != picture:
+        (height, width), (high, wide) = pixels.shape, picture
+        raise MetricError(
+            f"{path}: the mask is {width} x {height} (width x height), the picture is {wide} x "
+            f"{high}; give one of its size"
+        )
+    try:
+        return PictureRegion(f"mask {path.name}", checked_region(pixels, picture))
+    except MetricError as error:
+        raise MetricError(f"{path}: {error}") from error
 
 
 @dataclass(frozen=True)

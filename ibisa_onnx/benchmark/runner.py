@@ -7,14 +7,16 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+import numpy.typing as npt
 
 import ibisa_onnx
-from ibisa_onnx.benchmark.evaluation import evaluate, subject_of
+from ibisa_onnx.benchmark.evaluation import evaluate, stability_of, subject_of
 from ibisa_onnx.benchmark.forecast import Forecast
-from ibisa_onnx.benchmark.maps import MapFolder
+from ibisa_onnx.benchmark.maps import MapFolder, read_map
 from ibisa_onnx.benchmark.memory import PeakMemory
 from ibisa_onnx.benchmark.row import SECONDS_DIGITS, Key, ScoreRow
 from ibisa_onnx.benchmark.store import Store
@@ -24,7 +26,7 @@ from ibisa_onnx.explanation import Explanation
 from ibisa_onnx.io.images import image_sha256
 from ibisa_onnx.methods.base import Method
 from ibisa_onnx.methods.problem import Problem
-from ibisa_onnx.metrics import FaithfulnessMetric
+from ibisa_onnx.metrics import FaithfulnessMetric, StabilityMetric
 
 Progress = Callable[[int, int, float | None], None]
 """Told how many maps are done, how many there will be, and about how many seconds are left."""
@@ -91,7 +93,7 @@ class Benchmark:
     explainer: Explainer
     entries: Sequence[Entry]
     images: Sequence[Path]
-    metrics: Sequence[FaithfulnessMetric]
+    metrics: Sequence[FaithfulnessMetric | StabilityMetric]
     store: Store
     seed: int = 0
     maps: MapFolder | None = None
@@ -202,6 +204,7 @@ class _Run:
             entry
             for entry in self._benchmark.entries
             if self._key(sha256, entry) not in self._benchmark.store.rows
+            or self._unmeasured(self._key(sha256, entry))
             or ((path := self._map_path(image, sha256, entry)) and not path.exists())
         ]
 
@@ -216,36 +219,78 @@ class _Run:
                 self._benchmark.explainer.prepare(problem, entry.method)
         self._opened = True
 
+    def _unmeasured(self, key: Key) -> list[FaithfulnessMetric | StabilityMetric]:
+        """Return the metrics of which a row has no score."""
+        row, metrics = self._benchmark.store.rows.get(key), self._benchmark.metrics
+        return [each for each in metrics if row is None or each.name not in row.scores]
+
     def _new_row(self, image: Path, sha256: str, entry: Entry, problem: Problem) -> ScoreRow:
-        """Explain, keep the map, and measure it where that has not been done."""
-        benchmark, key = self._benchmark, self._key(sha256, entry)
+        """Explain, keep the map, and measure it, as far as that has not been done."""
+        key, store = self._key(sha256, entry), self._benchmark.store
+        path, wanted = self._map_path(image, sha256, entry), self._unmeasured(key)
+        of_maps = [each for each in wanted if isinstance(each, FaithfulnessMetric)]
+        of_methods = [each for each in wanted if isinstance(each, StabilityMetric)]
+        row = store.rows.get(key)
+        map: npt.NDArray[Any] | None = None
         with self._forecast.working(entry.name):
-            with PeakMemory() as memory:
-                explanation = benchmark.explainer.explain(
-                    image,
-                    problem.row.objective,
-                    seed=benchmark.seed,
-                    progress=lambda *_: self._report(),
-                    method=entry.method,
-                )
-            for text in explanation.warnings:
-                if text not in benchmark.explainer.warnings:
-                    benchmark.listener.warned(image, f"{entry.name}: {text}")
-            path = self._map_path(image, sha256, entry)
-            if benchmark.maps is not None and path is not None:
-                benchmark.maps.write(path, explanation.map)
-            if key not in benchmark.store.rows:
-                scores = evaluate(subject_of(problem), problem, explanation.map, benchmark.metrics)
-                benchmark.store.add(_row(image, key, explanation, memory.bytes, scores))
-        return benchmark.store.rows[key]
+            if row is not None and path is not None and path.exists():
+                map = read_map(path) if of_maps else None
+            elif row is None or path is not None or of_maps:
+                explanation, peak_bytes = self._explain(image, entry, problem, path)
+                map = explanation.map
+                row = row or _row(image, key, explanation, peak_bytes)
+            if wanted or key not in store.rows:
+                scores = self._scores(problem, entry, map, of_maps, of_methods)
+                store.add(replace(row, scores=scores))
+        return store.rows[key]
+
+    def _explain(
+        self, image: Path, entry: Entry, problem: Problem, path: Path | None
+    ) -> tuple[Explanation, int]:
+        """Make a map, and keep it; return it with the memory that took."""
+        benchmark = self._benchmark
+        with PeakMemory() as memory:
+            explanation = benchmark.explainer.explain(
+                image,
+                problem.row.objective,
+                seed=benchmark.seed,
+                progress=lambda *_: self._report(),
+                method=entry.method,
+            )
+        for text in explanation.warnings:
+            if text not in benchmark.explainer.warnings:
+                benchmark.listener.warned(image, f"{entry.name}: {text}")
+        if benchmark.maps is not None and path is not None:
+            benchmark.maps.write(path, explanation.map)
+        return explanation, memory.bytes
+
+    def _scores(
+        self,
+        problem: Problem,
+        entry: Entry,
+        map: npt.NDArray[Any] | None,
+        of_maps: Sequence[FaithfulnessMetric],
+        of_methods: Sequence[StabilityMetric],
+    ) -> dict[str, float]:
+        benchmark, scores = self._benchmark, dict[str, float]()
+        if map is not None:
+            scores |= evaluate(subject_of(problem), problem, map, of_maps)
+        if of_methods:
+            scores |= stability_of(
+                benchmark.explainer,
+                problem,
+                of_methods,
+                seed=benchmark.seed,
+                method=entry.method,
+            )
+        return scores
 
     def _report(self) -> None:
         self._progress(self._done, self._total, self._forecast.seconds_left())
 
 
-def _row(
-    image: Path, key: Key, explanation: Explanation, peak_bytes: int, scores: Mapping[str, float]
-) -> ScoreRow:
+def _row(image: Path, key: Key, explanation: Explanation, peak_bytes: int) -> ScoreRow:
+    """Return a row without scores."""
     sha256, method, settings = key
     return ScoreRow(
         image=image.name,
@@ -257,5 +302,5 @@ def _row(
         backward=explanation.passes.backward,
         seconds=round(explanation.timings["total"], SECONDS_DIGITS),
         peak_bytes=peak_bytes,
-        scores=scores,
+        scores={},
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ibisa_onnx.benchmark.row import SECONDS_DIGITS, Key, ScoreRow
@@ -13,6 +14,7 @@ from ibisa_onnx.io.atomic import write_files
 
 _HEAD = ("image", "image_sha256", "method", "settings", "target")
 _COST = ("forward", "backward", "seconds", "peak_bytes")
+_BEFORE = (*_HEAD, *_COST)
 
 
 class Store:
@@ -23,44 +25,59 @@ class Store:
     path
         The file; made with its folder when the first line is written.
     metrics
-        Names of the metrics, a column each.
+        Names of the metrics, a column each, beside those that the file has already; a cell is empty
+        where a metric was not measured.
 
     Raises
     ------
     ResultError
-        The file cannot be read, or holds other columns.
+        The file cannot be read, or is none of scores.
     """
 
     def __init__(self, path: Path, metrics: Sequence[str]) -> None:
-        self.path, self.metrics = path, tuple(metrics)
-        self._columns = (*_HEAD, *_COST, *self.metrics)
+        self.path = path
+        self._written: tuple[str, ...] | None = None  # the file's columns
         self.rows: dict[Key, ScoreRow] = {row.key: row for row in self._read()}
+        self.metrics = tuple(dict.fromkeys((*(self._written or ()), *metrics)))
 
     def add(self, row: ScoreRow) -> None:
-        """Keep a row, at once.
+        """Keep a row, or what it adds to one that is known, at once.
 
         Raises
         ------
         ResultError
             The file cannot be written.
         """
+        known = self.rows.get(row.key)
+        if known is not None:
+            row = replace(known, scores={**known.scores, **row.scores})
         self.rows[row.key] = row
-        text = io.StringIO()
-        lines = csv.writer(text, lineterminator="\n")
+        if known is not None or self._written != self.metrics:
+            self._write()
+            return
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            if not self.path.exists() or not self.path.stat().st_size:
-                lines.writerow(self._columns)
-            lines.writerow(self._cells(row))
             with self.path.open("ab") as file:
-                file.write(text.getvalue().encode(errors="backslashreplace"))
+                file.write(self._text([self._cells(row)]))
         except OSError as error:
             raise ResultError(f"{self.path}: cannot write: {error.strerror}") from error
+
+    def _write(self) -> None:
+        """Write the whole file, with a column for each metric."""
+        lines: list[Sequence[object]] = [(*_BEFORE, *self.metrics)]
+        lines += map(self._cells, self.rows.values())
+        write_files({self.path: self._text(lines)})
+        self._written = self.metrics
+
+    def _text(self, lines: Sequence[Sequence[object]]) -> bytes:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(lines)
+        return text.getvalue().encode(errors="backslashreplace")
 
     def _cells(self, row: ScoreRow) -> list[object]:
         head = (row.image, row.image_sha256, row.method, row.settings, row.target)
         cost = (row.forward, row.backward, f"{row.seconds:.{SECONDS_DIGITS}f}", row.peak_bytes)
-        return [*head, *cost, *(repr(float(row.scores[name])) for name in self.metrics)]
+        scores = (row.scores.get(name) for name in self.metrics)
+        return [*head, *cost, *("" if each is None else repr(float(each)) for each in scores)]
 
     def _read(self) -> list[ScoreRow]:
         """Return what is there; a last line that was cut off is taken out of the file."""
@@ -73,12 +90,13 @@ class Store:
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             why = getattr(error, "strerror", None) or "this is no table of scores"
             raise ResultError(f"{self.path}: cannot read: {why}; give another -o") from error
-        head = ",".join(self._columns).encode()
-        if (lines and tuple(lines[0]) != self._columns) or not head.startswith(data[: len(head)]):
+        head = ",".join(_BEFORE).encode()
+        if not head.startswith(data[: len(head)]) or not all(lines[:1]):
             raise ResultError(
-                f"{self.path} holds other columns than {', '.join(self.metrics)}: it is of another "
-                "benchmark; give another -o"
+                f"{self.path} holds other columns than {', '.join(_BEFORE)}: it is no table of "
+                "scores; give another -o"
             )
+        self._written = tuple(lines[0][len(_BEFORE) :]) if lines else None
         rows = [self._row(line) for line in lines[1:] if line]
         if whole != data:
             write_files({self.path: whole})
@@ -86,7 +104,8 @@ class Store:
 
     def _row(self, line: Sequence[str]) -> ScoreRow:
         try:
-            cells = dict(zip(self._columns, line, strict=True))
+            metrics = self._written or ()
+            cells = dict(zip((*_BEFORE, *metrics), line, strict=True))
             return ScoreRow(
                 image=cells["image"],
                 image_sha256=cells["image_sha256"],
@@ -97,7 +116,7 @@ class Store:
                 backward=int(cells["backward"]),
                 seconds=float(cells["seconds"]),
                 peak_bytes=int(cells["peak_bytes"]),
-                scores={name: float(cells[name]) for name in self.metrics},
+                scores={name: float(cells[name]) for name in metrics if cells[name]},
             )
         except ValueError as error:
             raise ResultError(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import numpy as np
 
 from ibisa_onnx.commands.console import Console, console_options, rows
 from ibisa_onnx.commands.explaining import (
@@ -20,19 +21,21 @@ from ibisa_onnx.commands.explaining import (
     parse_target,
 )
 from ibisa_onnx.commands.model_options import ModelChoice, model_options
-from ibisa_onnx.commands.outputs import STDIO
+from ibisa_onnx.commands.outputs import STDIO, expand
 from ibisa_onnx.commands.report import details_text, target_text
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from ibisa_onnx import Explainer
-    from ibisa_onnx.benchmark.evaluation import MetricSelection
+    from ibisa_onnx.benchmark.evaluation import MapEvaluator, PictureRegion, RegionFigures
     from ibisa_onnx.explanation import Passes
     from ibisa_onnx.methods.base import Method
     from ibisa_onnx.methods.problem import Problem
+    from ibisa_onnx.metrics import Comparison, Verdict
 
-_THIS, _RANDOM, _OURS = "this map", "random", "ibisa"
+_THIS, _RANDOM, _REGION, _OURS = "this map", "smooth random", "region", "ibisa"
+_FLAT = 0.01  # a map that goes up to no more
 
 
 class _Threshold(click.ParamType[tuple[str, float]]):
@@ -74,22 +77,41 @@ class _Box(click.ParamType[tuple[int, int, int, int]]):
     "--against",
     default="",
     metavar="METHODS",
-    help="Score these too, beside a random map: rise,centred-rise,gradcam,occlusion.",
+    help="Score these too: rise,centred-rise,gradcam,occlusion,random.",
 )
 @click.option("--metric", "metrics", multiple=True, metavar="NAME", help="Only these. Repeatable.")
 @click.option(
     "--box",
+    "boxes",
     type=_Box(),
+    multiple=True,
     metavar="L,T,R,B",
-    help="Where the object is, in pixels of the picture: measures localisation too.",
+    help="A region, in pixels of the picture: what the model says without it, and of it alone; "
+    "measures localisation too. Repeatable.",
+)
+@click.option(
+    "--mask",
+    "masks_given",
+    type=click.Path(exists=True),
+    multiple=True,
+    metavar="FILE",
+    help="A region too: the pixels of a picture, or of each in a folder, that are not black.",
 )
 @click.option(
     "--fail-under",
-    "thresholds",
+    "under",
     type=_Threshold(),
     multiple=True,
     metavar="METRIC=VALUE",
     help="Exit with 1 where the map is worse (where lower is better: above it). Repeatable.",
+)
+@click.option(
+    "--fail-over",
+    "over",
+    type=_Threshold(),
+    multiple=True,
+    metavar="METRIC=VALUE",
+    help="Exit with 1 where it is above: without=0.5 of a region. Repeatable.",
 )
 @method_options
 @model_options
@@ -102,8 +124,10 @@ def command(
     target: str | None,
     against: str,
     metrics: tuple[str, ...],
-    box: tuple[int, int, int, int] | None,
-    thresholds: tuple[tuple[str, float], ...],
+    boxes: tuple[tuple[int, int, int, int], ...],
+    masks_given: tuple[str, ...],
+    under: tuple[tuple[str, float], ...],
+    over: tuple[tuple[str, float], ...],
     choice: ModelChoice,
     methods: MethodChoice,
     seed: int,
@@ -112,24 +136,26 @@ def command(
     """Check how true a map of IMAGE is to what MODEL does when pixels come and go.
 
     MAP.npy is a map of the picture's or of the model's input's size; without one the picture is
-    explained first. A random map is scored beside it, for what the figures are worth.
+    explained first. It is held against random maps as smooth as it, with pixels hidden in several
+    ways, and a sentence at the end says whether it may be trusted.
     """
     from ibisa_onnx.benchmark.evaluation import MapEvaluator, MetricSelection
+    from ibisa_onnx.targets.classification import count
 
     if [choice.model, image, map_file].count(STDIO) > 1:
         raise click.UsageError("only one of MODEL, IMAGE and MAP can be -, stdin is read once")
-    from ibisa_onnx.targets.classification import count
-
     if target is not None and count(target) > 1:
         raise click.UsageError(f"--target {target} is several classes; eval takes one")
-    selection = MetricSelection(metrics, thresholds, box)
+    located, made = bool(boxes or masks_given), map_file is None
+    selection = MetricSelection(metrics, under, over, located=located, made=made)
     names = _names(against)
     methods.check(names)
     given = _read(map_file)
     explainer = choice.explainer(**options)
     picture = sys.stdin.buffer.read() if image == STDIO else image
     problem = explainer.problem(picture, None if target is None else parse_target(target))
-    evaluator = MapEvaluator(problem, selection)
+    regions = _regions(boxes, masks_given, problem.row.geometry.picture)
+    evaluator = MapEvaluator(problem, selection, regions)
     if given is not None:
         evaluator.check(given)
     work = _Maps(console, explainer, picture, problem, seed)
@@ -140,21 +166,14 @@ def command(
     }
     maps = ({} if given is None else {_THIS: given}) | work.explain(makers)
     console.warn(explainer.warnings)
-    before = problem.passes.forward
-    with console.progress("checking") as bar:
-        scores = {}
-        for done, (name, each) in enumerate(maps.items()):
-            bar(done, len(maps))
-            scores[name] = evaluator(each)
-    spent = problem.passes.forward - before
-    misses = selection.misses(scores[_THIS])
+    found = _measure(work, evaluator, maps)
     console.result(
-        _text(image, problem, selection, scores, work.costs, spent),
-        _record(image, map_file, problem, scores, work.costs, spent, misses),
-        bare="\n".join(f"{name} {value:.4f}" for name, value in scores[_THIS].items()),
+        _text(image, evaluator, found, work.costs),
+        _record(image, map_file, problem, found, work.costs),
+        bare="\n".join(f"{name} {value:.4f}" for name, value in found.scores[_THIS].items()),
     )
-    if misses:
-        raise click.ClickException("; ".join(misses))
+    if found.misses:
+        raise click.ClickException("; ".join(found.misses))
 
 
 def _names(against: str) -> list[str]:
@@ -162,7 +181,7 @@ def _names(against: str) -> list[str]:
     names = method_names(against)
     if "iba" in names:
         raise click.UsageError("iba estimates from many pictures; compare it by ibisa-onnx bench")
-    return list(dict.fromkeys((_RANDOM, *names)))
+    return names
 
 
 def _read(map_file: str | None) -> npt.NDArray[Any] | None:
@@ -172,6 +191,20 @@ def _read(map_file: str | None) -> npt.NDArray[Any] | None:
     if map_file is None:
         return None
     return read_map(sys.stdin.buffer.read() if map_file == STDIO else Path(map_file))
+
+
+def _regions(
+    boxes: Sequence[tuple[int, int, int, int]], masks: Sequence[str], picture: tuple[int, int]
+) -> tuple[PictureRegion, ...]:
+    """Return the regions of a picture of (H, W)."""
+    from ibisa_onnx.benchmark.evaluation import box_of_picture
+    from ibisa_onnx.benchmark.maps import read_region
+
+    files = [Path(each) for each in expand(masks)]
+    return (
+        *(box_of_picture(box, picture) for box in boxes),
+        *(read_region(file, picture) for file in files),
+    )
 
 
 @dataclass
@@ -186,6 +219,7 @@ class _Maps:
 
     def __post_init__(self) -> None:
         self.costs: dict[str, Passes] = {}
+        self.fidelity: dict[str, bool] = {}
 
     def explain(self, makers: Mapping[str, Method]) -> dict[str, npt.NDArray[Any]]:
         """Make the maps; what cannot be made is said before any of them is."""
@@ -208,22 +242,91 @@ class _Maps:
         known = self.explainer.warnings
         self.console.warn([f"{prefix}{text}" for text in found.warnings if text not in known])
         self.costs[name] = found.passes
+        self.fidelity[name] = found.certificate.holds
         return found.map
+
+
+@dataclass(frozen=True)
+class _Findings:
+    """All that was found out.
+
+    `verdict` is None where only some metrics were wanted, `passes` are forward ones.
+    """
+
+    scores: dict[str, dict[str, float]]
+    comparisons: list[Comparison]
+    regions: list[RegionFigures]
+    verdict: Verdict | None
+    misses: list[str]
+    passes: int
+
+
+def _measure(
+    work: _Maps, evaluator: MapEvaluator, maps: Mapping[str, npt.NDArray[Any]]
+) -> _Findings:
+    """Measure all maps, and judge the first."""
+    from ibisa_onnx.benchmark.evaluation import at_model_size, stability_of
+    from ibisa_onnx.metrics import smooth_random
+
+    problem, selection, map = work.problem, evaluator.selection, maps[_THIS]
+    before = problem.passes.forward
+    random = smooth_random(at_model_size(problem, map), np.random.default_rng(work.seed))
+    columns = {_THIS: map, _RANDOM: random}
+    if evaluator.region_map is not None:
+        columns[_REGION] = evaluator.region_map
+    columns |= {name: each for name, each in maps.items() if name != _THIS}
+    with work.console.progress("checking") as bar:
+        scores = {}
+        for done, (name, each) in enumerate(columns.items()):
+            bar(done, len(columns))
+            scores[name] = evaluator(each, located=name != _REGION)
+    with work.console.progress("stability"):
+        if selection.stability:
+            scores[_THIS] |= stability_of(
+                work.explainer, problem, selection.stability, seed=work.seed
+            )
+    regions = evaluator.region_figures(map)
+    with work.console.progress("random maps"):
+        comparisons = evaluator.compare(map, work.seed) if selection.everything else []
+    figures = {each.name: each.scores for each in regions}
+    return _Findings(
+        scores,
+        comparisons,
+        regions,
+        _judge(work, map, comparisons, scores[_THIS]) if comparisons else None,
+        selection.misses(scores[_THIS], figures),
+        problem.passes.forward - before,
+    )
+
+
+def _judge(
+    work: _Maps,
+    map: npt.NDArray[Any],
+    comparisons: Sequence[Comparison],
+    scores: Mapping[str, float],
+) -> Verdict:
+    from ibisa_onnx.metrics import STABILITY, judge
+
+    made, height = _THIS in work.costs, float(np.ptp(map))
+    return judge(
+        comparisons,
+        flat=height < _FLAT if made else height == 0,
+        fidelity=work.fidelity.get(_THIS),
+        stability=scores.get(STABILITY.name),
+    )
 
 
 def _record(
     image: str,
     map_file: str | None,
     problem: Problem,
-    scores: Mapping[str, Mapping[str, float]],
+    found: _Findings,
     costs: Mapping[str, Passes],
-    spent: int,
-    misses: Sequence[str],
 ) -> dict[str, Any]:
     """Return the result as plain data."""
     from ibisa_onnx.pipeline import explained_target
 
-    target = explained_target(problem.row)
+    target, verdict = explained_target(problem.row), found.verdict
     return {
         "image": image,
         "map": map_file,
@@ -232,35 +335,81 @@ def _record(
             "label": target.label,
             "probability": target.probability,
         },
-        "scores": scores,
+        "scores": found.scores,
+        "comparisons": [
+            {**asdict(each), "beaten": each.beaten, "decides": each.decides}
+            for each in found.comparisons
+        ],
+        "regions": [
+            {"region": each.name, **each.scores, "by_imputation": asdict(each.test)}
+            for each in found.regions
+        ],
+        "verdict": None if verdict is None else asdict(verdict),
         "passes": {name: [each.forward, each.backward] for name, each in costs.items()},
-        "checking_passes": spent,
-        "failed": misses,
+        "checking_passes": found.passes,
+        "failed": found.misses,
     }
 
 
 def _text(
-    image: str,
-    problem: Problem,
-    selection: MetricSelection,
-    scores: Mapping[str, Mapping[str, float]],
-    costs: Mapping[str, Passes],
-    spent: int,
+    image: str, evaluator: MapEvaluator, found: _Findings, costs: Mapping[str, Passes]
 ) -> str:
     """Return the table that people read."""
     from ibisa_onnx.pipeline import explained_target
 
+    selection, scores = evaluator.selection, found.scores
     passes = {name: f"{each.forward} + {each.backward}" for name, each in costs.items()}
     width = max(len(text) for text in (*scores, *passes.values()))
-    pairs = [("", _line(scores, width))]
-    for metric in selection.metrics:
-        values = [f"{each[metric.name]:.3f}" for each in scores.values()]
-        pairs.append((f"{metric.name} {metric.arrow}", _line(values, width)))
+    beaten = {f"LeRF - MoRF ({e.imputation})": _beaten(e) for e in found.comparisons}
+    pairs = [("", _line([*scores, "beaten by it"] if beaten else [*scores], width))]
+    groups = {
+        "faithfulness": selection.faithfulness,
+        "stability": selection.stability,
+        "localisation": selection.localisation,
+    }
+    for title, metrics in groups.items():
+        pairs += [(click.style(title, bold=True), "")] if metrics else []
+        for metric in metrics:
+            cells = [_cell(each.get(metric.name)) for each in scores.values()]
+            cells += [beaten[metric.name]] if metric.name in beaten else []
+            pairs.append((f"  {metric.name} {metric.arrow}", _line(cells, width)))
+    pairs += [(click.style("regions", bold=True), "")] if found.regions else []
+    pairs += [(f"  {each.name}", _region_text(each)) for each in found.regions]
     pairs.append(("passes", _line([passes.get(name, "") for name in scores], width)))
-    pairs.append(("checked by", f"{spent} forward passes"))
-    head = f"{image}: {target_text(explained_target(problem.row))}"
-    return "\n".join([click.style(head, bold=True), *rows(pairs)])
+    pairs.append(("checked by", f"{found.passes} forward passes"))
+    head = f"{image}: {target_text(explained_target(evaluator.problem.row))}"
+    verdict = [_verdict_text(found.verdict)] if found.verdict else []
+    return "\n".join([click.style(head, bold=True), *rows(pairs), *verdict])
 
 
-def _line(cells: Sequence[str] | Mapping[str, object], width: int) -> str:
+def _beaten(comparison: Comparison) -> str:
+    if not comparison.decides:
+        return "hides nothing"
+    return f"{comparison.beaten} of {len(comparison.random)}"
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _region_text(figures: RegionFigures) -> str:
+    """Say what the model says of a region: medians, and the range over the imputations."""
+    test = figures.test
+    without, only = (
+        f"{100 * test.median(name):.0f}% ({100 * min(of.values()):.0f} to "
+        f"{100 * max(of.values()):.0f})"
+        for name, of in (("without", test.without), ("only", test.only))
+    )
+    return (
+        f"without this region: {100 * test.whole:.0f}% → {without}; only this region: {only}; "
+        f"share of the map: {100 * figures.share:.0f}%"
+    )
+
+
+def _verdict_text(verdict: Verdict) -> str:
+    colour = {True: "green", False: "red", None: "yellow"}[verdict.trusted]
+    return click.style(f"{verdict.text[0].upper()}{verdict.text[1:]}.", fg=colour)
+
+
+def _line(cells: Sequence[str], width: int) -> str:
     return "  ".join(f"{cell:>{width}}" for cell in cells)

@@ -7,14 +7,18 @@ import pytest
 
 import ibisa_onnx as ibisa
 from ibisa_onnx.benchmark.evaluation import (
+    USUAL,
     MapEvaluator,
     MetricSelection,
+    PictureRegion,
     Threshold,
+    box_of_picture,
     evaluate,
+    stability_of,
     subject_of,
 )
 from ibisa_onnx.errors import MetricError, OptionError
-from ibisa_onnx.metrics import DELETION, ENERGY, FAITHFULNESS, INSERTION, LOCALISATION
+from ibisa_onnx.metrics import DELETION, ENERGY, INSERTION, LOCALISATION, STABILITIES
 
 SIDE, SQUARE = 16, np.s_[4:8, 6:11]  # 20 pixels; of 256 go 10 a step, in 26 steps
 PERFECT_DELETION = (1 + 0.5 + 0) / 26 - 0.5 / 26
@@ -109,27 +113,53 @@ def test_a_near_miss_does_not_read_as_reached():
     )
 
 
-def test_a_checklist_has_all_metrics_and_localisation_with_a_box():
-    assert MetricSelection().metrics == FAITHFULNESS
-    assert MetricSelection(box=(0, 0, 1, 1)).metrics == (*FAITHFULNESS, *LOCALISATION)
+@pytest.mark.parametrize(("value", "missed"), [(0.4, True), (0.5, False), (0.6, False)])
+@pytest.mark.parametrize("metric", [INSERTION, DELETION])
+def test_a_ceiling_is_missed_above_it_whichever_side_is_better(metric, value, missed):
+    text = Threshold(metric, value, over=True).miss({metric.name: 0.5})
+    assert text == (f"{metric.name} is 0.5, over 0.4" if missed else "")
+
+
+def of(selection: MetricSelection) -> tuple[str, ...]:
+    chosen = (*selection.faithfulness, *selection.stability, *selection.localisation)
+    return tuple(each.name for each in chosen)
+
+
+def test_the_usual_metrics_are_those_that_can_be_measured():
+    usual, stable, located = (
+        tuple(each.name for each in group) for group in (USUAL, STABILITIES, LOCALISATION)
+    )
+    assert of(MetricSelection(made=False)) == usual
+    assert of(MetricSelection()) == (*usual, *stable)
+    assert of(MetricSelection(located=True)) == (*usual, *stable, *located)
 
 
 def test_a_checklist_of_some_metrics_has_those_of_its_floors_too():
-    some = MetricSelection(["Insertion", "average-drop"], [("ENERGY", 0.1)], (0, 0, 1, 1))
-    assert [each.name for each in some.metrics] == ["insertion", "average drop", "energy"]
-    assert some.misses({"insertion": 0.0, "average drop": 1.0, "energy": 0.05}) == [
-        "energy is 0.05, under 0.1"
-    ]
+    some = MetricSelection(
+        ["Insertion", "lerf-morf-mean"], [("ENERGY", 0.1)], [("deletion", 0.2)], located=True
+    )
+    assert of(some) == ("insertion", "deletion", "LeRF - MoRF (mean)", "energy")
+    scores = {"insertion": 0.0, "LeRF - MoRF (mean)": 1.0, "energy": 0.05, "deletion": 0.3}
+    assert some.misses(scores) == ["energy is 0.05, under 0.1", "deletion is 0.3, over 0.2"]
+
+
+def test_thresholds_of_regions_hold_for_each():
+    selection = MetricSelection(["insertion"], [("only", 0.5)], [("without", 0.5)], located=True)
+    regions = {"a": {"without": 0.6, "only": 0.7}, "b": {"without": 0.1, "only": 0.2}}
+    said = ["b: only is 0.2, under 0.5", "a: without is 0.6, over 0.5"]
+    assert selection.misses({"insertion": 0.0}, regions) == said
 
 
 @pytest.mark.parametrize(
     ("words", "match"),
     [
-        ({"metrics": ["inserted"]}, "'inserted'.*'pointing game'"),
-        ({"thresholds": [("inserted", 1.0)]}, "'inserted'"),
-        ({"thresholds": [("insertion", float("nan"))]}, "insertion cannot reach nan"),
-        ({"thresholds": [("pointing game", 1.0)]}, "pointing game needs.*box"),
+        ({"metrics": ["inserted"]}, "'inserted'.*'pointing game'.*'insertion .blur, mean"),
+        ({"under": [("inserted", 1.0)]}, "'inserted'"),
+        ({"over": [("insertion", float("nan"))]}, "insertion cannot reach nan"),
+        ({"under": [("pointing game", 1.0)]}, "pointing game needs.*box"),
+        ({"over": [("without", 1.0)]}, "without needs.*box or a mask"),
         ({"metrics": ["box ratio"]}, "box ratio needs.*box"),
+        ({"metrics": ["stability"], "made": False}, "stability is of a method"),
     ],
 )
 def test_metrics_that_cannot_be_measured_is_refused(words, match):
@@ -137,9 +167,16 @@ def test_metrics_that_cannot_be_measured_is_refused(words, match):
         MetricSelection(**words)
 
 
+BOX = (12, 8, 22, 16)  # the square, at twice the model's size
+
+
+def evaluator_of(problem, metrics=(), box=BOX) -> MapEvaluator:
+    region = box_of_picture(box, problem.row.geometry.picture)
+    return MapEvaluator(problem, MetricSelection(metrics, located=True), (region,))
+
+
 def test_localisation_is_measured_on_the_picture(problem, perfect):
-    box = (12, 8, 22, 16)  # the square, at twice the model's size
-    evaluator = MapEvaluator(problem, MetricSelection(["energy", "box ratio"], box=box))
+    evaluator = evaluator_of(problem, ["energy", "box ratio"])
     whole = np.kron(perfect, np.ones((2, 2), np.float32))
     assert evaluator(whole) == {"energy": 1.0, "box ratio": 1.0}
     assert evaluator(1 - whole) == {"energy": 0.0, "box ratio": 0.0}
@@ -148,19 +185,61 @@ def test_localisation_is_measured_on_the_picture(problem, perfect):
 
 def test_localisation_alone_asks_the_model_nothing(problem, perfect, model):
     before = model.images
-    MapEvaluator(problem, MetricSelection(["energy"], box=(0, 0, 4, 4)))(perfect)
+    evaluator_of(problem, ["energy"])(perfect)
     assert model.images == before
 
 
 def test_both_kinds_are_measured_together(problem, perfect):
-    checklist = MetricSelection(["deletion", ENERGY.name], box=(12, 8, 22, 16))
-    assert list(MapEvaluator(problem, checklist)(perfect)) == ["deletion", "energy"]
+    assert list(evaluator_of(problem, ["deletion", ENERGY.name])(perfect)) == ["deletion", "energy"]
 
 
-@pytest.mark.parametrize("box", [(99, 99, 120, 120), (0, 0, 32, 32), (5, 5, 5, 9)])
-def test_a_box_that_is_no_object_is_refused_at_once(problem, box):
-    with pytest.raises(MetricError):
-        MapEvaluator(problem, MetricSelection(box=box))
+def test_several_regions_are_one_object(problem, perfect):
+    halves = ((12, 8, 22, 12), (12, 12, 22, 16))
+    regions = tuple(box_of_picture(box, (32, 32)) for box in halves)
+    evaluator = MapEvaluator(problem, MetricSelection(["energy"], located=True), regions)
+    whole = np.kron(perfect, np.ones((2, 2), np.float32))
+    assert evaluator(whole) == {"energy": 1.0}
+    np.testing.assert_array_equal(evaluator.region_map, perfect)
+    assert [each.share for each in evaluator.region_figures(whole)] == [0.5, 0.5]
+
+
+def test_the_model_says_what_is_left_without_a_region_and_of_it_alone(problem, perfect):
+    (figures,) = evaluator_of(problem).region_figures(perfect)
+    assert figures.name == "box 12,8,22,16"
+    assert figures.test.whole == pytest.approx(1)
+    assert set(figures.test.only.values()) == {1.0}  # the square is all that the model looks at
+    # The picture is white but for a pixel: no colour of its own hides the square.
+    assert figures.test.without["mean"] == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    "box", [(99, 99, 120, 120), (0, 0, 32, 32), (5, 5, 5, 9), (20, 20, 33, 30), (-1, 2, 5, 5)]
+)
+def test_a_box_that_is_no_part_of_the_picture_is_refused(problem, box):
+    with pytest.raises(MetricError, match=r"box|whole"):
+        evaluator_of(problem, box=box)
+
+
+def test_a_region_that_is_cropped_away_is_refused(open_explainer, picture):
+    explainer = open_explainer()
+    wide = ibisa.Explainer(explainer.model, preprocessing="tf", activation="probability").problem(
+        picture(size=(SIDE, 3 * SIDE)), 0
+    )
+    with pytest.raises(MetricError, match="the model sees nothing of it"):
+        evaluator_of(wide, box=(0, 0, 8, 8))
+    middle = PictureRegion("mask m.png", np.arange(3 * SIDE) // SIDE == np.ones((SIDE, 1)))
+    with pytest.raises(MetricError, match=r"m\.png is all that the model sees"):
+        MapEvaluator(wide, MetricSelection(located=True), (middle,))
+
+
+def test_stability_explains_variants_of_what_the_model_sees(open_explainer, picture, planted):
+    explainer = open_explainer()
+    problem = explainer.problem(picture(size=(2 * SIDE, 2 * SIDE)), 0)
+    found = stability_of(explainer, problem, method=planted())
+    assert list(found) == [each.name for each in STABILITIES]
+    assert found["stability (noise)"] == found["stability (JPEG)"] == 1  # the same map each time
+    assert found["stability (shift)"] < 0.95  # which does not move with the picture
+    assert found["stability"] == pytest.approx((2 + found["stability (shift)"]) / 3)
 
 
 def test_an_examiner_checks_a_map_s_size_without_measuring(problem, model):

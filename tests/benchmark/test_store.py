@@ -83,9 +83,23 @@ def test_a_file_of_something_else_is_refused_and_stays(path, data):
     assert path.read_bytes() == data
 
 
-def test_scores_of_other_metrics_are_refused(written):
-    with pytest.raises(ResultError, match="other columns than deletion"):
-        Store(written, ["deletion"])
+def test_the_file_grows_by_other_metrics_and_loses_nothing(written):
+    store = Store(written, ["deletion"])
+    assert store.rows == {ROW.key: ROW, OTHER.key: OTHER}
+    store.add(replace(ROW, scores={"deletion": 0.25}, seconds=9.0))
+    grown = replace(ROW, scores={**ROW.scores, "deletion": 0.25})  # and what it cost stays
+    for metrics in (["insertion"], ["deletion", "degradation"]):
+        assert Store(written, metrics).rows == {ROW.key: grown, OTHER.key: OTHER}
+    with written.open(newline="", encoding="utf-8") as file:
+        head, first, second = csv.reader(file)
+    assert head[-3:] == [*METRICS, "deletion"]
+    assert (first[-1], second[-1]) == ("0.25", "")
+
+
+def test_a_row_of_fewer_metrics_has_empty_cells(path):
+    Store(path, METRICS).add(replace(ROW, scores={"insertion": 0.5}))
+    (row,) = Store(path, METRICS).rows.values()
+    assert row.scores == {"insertion": 0.5}
 
 
 def test_a_damaged_line_is_named(written):

@@ -276,11 +276,28 @@ def test_a_missing_package_is_said_before_the_model_is_opened(bench, monkeypatch
     assert "pip install 'ibisa-onnx[bench]'" in error(bench("pictures"))
 
 
-def test_scores_of_another_benchmark_are_not_mixed_in(bench, folder):
-    bench("pictures/a.png", *QUICK)
-    before = (folder / "model.bench" / "scores.csv").read_bytes()
-    assert "give another -o" in error(bench("pictures/a.png", *QUICK, "--metric", "degradation"))
-    assert (folder / "model.bench" / "scores.csv").read_bytes() == before
+def test_more_metrics_are_measured_alone(bench, folder, measured):
+    bench("pictures/a.png", *QUICK, "--keep-maps")
+    path = folder / "model.bench" / "scores.csv"
+    before, seen = lines(path), len(measured)
+    words = ("--metric", "stability (noise)", "--metric", "LeRF - MoRF (mean)", "--keep-maps")
+    result = bench("pictures/a.png", *QUICK, *words)
+    assert result.code == 0, result.err
+    assert [{**line, **old} for line, old in zip(lines(path), before, strict=True)] == lines(path)
+    assert len(measured) == seen + 3
+    ours, _, random = lines(folder / "model.bench" / "table.csv")
+    assert float(random["stability (noise)"]) == 1  # the same numbers whatever the picture
+    assert float(ours["LeRF - MoRF (mean)"]) > float(random["LeRF - MoRF (mean)"])
+    assert "insertion" not in ours
+    assert bench("pictures/a.png", *QUICK, *words).code == 0
+    assert len(measured) == seen + 3
+
+
+def test_a_file_of_something_else_is_not_written_to(bench, folder):
+    (folder / "out").mkdir()
+    (folder / "out" / "scores.csv").write_text("a,b\n1,2\n")
+    assert "give another -o" in error(bench("pictures/a.png", *QUICK, "-o", "out"))
+    assert (folder / "out" / "scores.csv").read_text() == "a,b\n1,2\n"
 
 
 def test_stdin_is_refused(bench, cli):

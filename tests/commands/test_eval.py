@@ -10,10 +10,12 @@ import cv2
 import numpy as np
 import pytest
 
+from ibisa_onnx.benchmark.evaluation import USUAL
 from ibisa_onnx.demo import model_path, scene_path
-from ibisa_onnx.metrics import FAITHFULNESS, LOCALISATION
+from ibisa_onnx.metrics import LOCALISATION, STABILITIES
 
 MODEL, SCENE = model_path(), scene_path()
+IMPUTATIONS = ("blur", "mean", "noise", "border")
 QUICK = ("--metric", "insertion", "--metric", "deletion", "--threads", 1)
 BALL = (74, 20, 115, 60)  # in pixels of a picture of 128 x 128
 LARGE = 480 / 128
@@ -60,14 +62,17 @@ def one_line(result) -> str:
 
 def test_without_a_map_the_picture_is_explained_and_beats_a_random_map(cli):
     result = cli("eval", MODEL, SCENE, "--json", "--threads", 1)
-    ours, random = scores(result), scores(result, "random")
-    assert list(ours) == [metric.name for metric in FAITHFULNESS]
+    ours, random = scores(result), scores(result, "smooth random")
+    assert list(ours) == [metric.name for metric in (*USUAL, *STABILITIES)]
     assert ours["insertion"] > random["insertion"] + 0.2
-    assert ours["deletion"] < random["deletion"] - 0.2
+    assert ours["deletion"] < random["deletion"] - 0.1
     record = json.loads(result.out)
     assert record["passes"]["this map"] == [20, 10]
     assert record["target"]["label"] == "striped ball"
     assert record["checking_passes"] > 100
+    assert record["verdict"]["trusted"] is True
+    assert "may be trusted" in record["verdict"]["text"]
+    assert {each["imputation"] for each in record["comparisons"]} == set(IMPUTATIONS)
 
 
 def test_a_map_fits_its_own_object_and_no_other(cli, given):
@@ -93,11 +98,31 @@ def test_the_table_names_map_metrics_directions_and_cost(cli, given):
     result = cli("eval", MODEL, SCENE, given, *QUICK, "--against", "gradcam")
     head, names, *rows = result.out.splitlines()
     assert "striped ball (1)" in head
-    assert names.split() == ["this", "map", "random", "gradcam"]
-    assert [" ".join(row.split()[:2]) for row in rows[:2]] == ["insertion ↑", "deletion ↓"]
-    assert all(len(row.split()) == 5 for row in rows[:2])
-    assert rows[2].split("  ")[-1].strip() == "2 + 1"
-    assert "forward passes" in rows[3]
+    assert names.split() == ["this", "map", "smooth", "random", "gradcam"]
+    assert rows[0].split() == ["faithfulness"]
+    assert [" ".join(row.split()[:2]) for row in rows[1:3]] == ["insertion ↑", "deletion ↓"]
+    assert all(len(row.split()) == 5 for row in rows[1:3])
+    assert rows[3].split("  ")[-1].strip() == "2 + 1"
+    assert "forward passes" in rows[4]
+    assert len(rows) == 5  # of some metrics there is no verdict
+
+
+def test_the_last_line_is_the_verdict(cli, given, ball_map, tmp_path):
+    np.save(tmp_path / "inverted.npy", 1 - ball_map)
+    for file, said in (
+        ("ball.npy", "This map may be trusted: it is better than each of 20 smooth random maps"),
+        ("inverted.npy", "Do not trust this map: it is worse than smooth random maps under"),
+    ):
+        text = cli("eval", MODEL, SCENE, file, "--threads", 1).out
+        assert text.splitlines()[-1].startswith(said)
+        assert text.count("of 20") >= len(IMPUTATIONS)
+
+
+def test_the_verdict_does_not_depend_on_whether_it_is_seen(cli, given):
+    words = ("eval", MODEL, SCENE, given, "--threads", 1)
+    record = json.loads(cli(*words, "--json").out)
+    assert f"{record['verdict']['text'][1:]}." in cli(*words).out
+    assert "trusted" not in cli(*words, "-q").out
 
 
 def test_quiet_gives_the_map_s_scores_alone(cli, given):
@@ -129,9 +154,57 @@ def test_a_box_brings_localisation(cli, given):
     box = ",".join(str(round(LARGE * side)) for side in BALL)
     result = cli("eval", MODEL, SCENE, given, "--box", box, "--json", "--metric", "box ratio")
     assert list(scores(result)) == ["box ratio"]
-    assert scores(result)["box ratio"] > 0.9 > scores(result, "random")["box ratio"]
-    every = scores(cli("eval", MODEL, SCENE, given, "--box", box, "--json", "--threads", 1))
-    assert list(every) == [metric.name for metric in (*FAITHFULNESS, *LOCALISATION)]
+    assert scores(result)["box ratio"] > 0.9 > scores(result, "smooth random")["box ratio"]
+    every = cli("eval", MODEL, SCENE, given, "--box", box, "--json", "--threads", 1)
+    assert list(scores(every)) == [metric.name for metric in (*USUAL, *LOCALISATION)]
+    assert list(scores(every, "region")) == [metric.name for metric in USUAL]
+    assert scores(every, "region")["insertion"] > scores(every, "smooth random")["insertion"]
+
+
+@pytest.fixture
+def masks(tmp_path):
+    """A folder of two masks: the ball, and a corner where there is nothing."""
+    (tmp_path / "masks").mkdir()
+    left, top, right, bottom = (round(LARGE * side) for side in BALL)
+    for name, place in {"ball": np.s_[top:bottom, left:right], "corner": np.s_[:60, :60]}.items():
+        mask = np.zeros((480, 480), np.uint8)
+        mask[place] = 255
+        cv2.imwrite(str(tmp_path / "masks" / f"{name}.png"), mask)
+    return tmp_path / "masks"
+
+
+def test_regions_are_tested_by_box_and_by_a_folder_of_masks(cli, given, masks):
+    box = ",".join(str(round(LARGE * side)) for side in BALL)
+    words = ("eval", MODEL, SCENE, given, *QUICK, "--box", box, "--mask", masks)
+    record = json.loads(cli(*words, "--json").out)
+    names = [f"box {box}", "mask ball.png", "mask corner.png"]
+    assert [each["region"] for each in record["regions"]] == names
+    by_box, ball, corner = record["regions"]
+    assert by_box == {**ball, "region": by_box["region"]}
+    assert ball["without"] < 0.2 < 0.4 < ball["only"]
+    assert corner["only"] < 0.2 < 0.4 < corner["without"]
+    assert ball["share"] > 0.8 > 0.1 > corner["share"]
+    assert len(ball["by_imputation"]["without"]) == 5
+    text = cli(*words).out
+    for said in ("without this region: ", "only this region: ", "share of the map: "):
+        assert text.count(said) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--fail-over", "without=0.5"), "mask corner.png: without is 0."),
+        (("--fail-under", "only=0.5"), "mask corner.png: only is 0."),
+        (("--fail-under", "share=0.5"), "mask corner.png: share is 0"),
+        (("--fail-over", "share=1"), ""),
+        (("--fail-over", "insertion=0"), "insertion is "),
+    ],
+)
+def test_regions_decide_the_exit_code(cli, given, masks, words, said):
+    result = cli("eval", MODEL, SCENE, given, *QUICK, "--mask", masks, *words, "-q")
+    assert result.code == (1 if said else 0)
+    assert said in result.err
+    assert len(result.err.splitlines()) == bool(said)
 
 
 @pytest.mark.parametrize(
@@ -168,14 +241,22 @@ def test_fail_under_decides_the_exit_code_after_the_scores(cli, given, floors, c
         (["--fail-under", "pointing game=1"], 1, "box"),
         (["--metric", "energy"], 1, "box"),
         (["--box", "1,2,3"], 2, "LEFT,TOP,RIGHT,BOTTOM"),
-        (["--box", "900,900,950,950"], 1, "no pixel"),
+        (["--box", "900,900,950,950"], 1, "beyond the picture, which is 480 x 480"),
+        (["--box", "400,400,481,480"], 1, "beyond the picture"),
+        (["--fail-over", "without=0.5"], 1, "a box or a mask"),
+        (["--mask", "nosuch.png"], 2, "nosuch.png"),
+        (["--mask", "small.png"], 1, "the mask is 30 x 20"),
+        (["--mask", "black.png"], 1, "black.png: the region is empty"),
+        (["--metric", "stability"], 1, "leave the map out"),
         (["--box", "0,0,480,480"], 1, "whole picture"),
         (["-t", "zebra crossing"], 1, "no label"),
     ],
 )
 def test_what_cannot_be_scored_is_said_before_any_explanation(
-    cli, given, no_explanation, words, code, match
+    cli, given, tmp_path, no_explanation, words, code, match
 ):
+    cv2.imwrite(str(tmp_path / "small.png"), np.ones((20, 30), np.uint8))
+    cv2.imwrite(str(tmp_path / "black.png"), np.zeros((480, 480), np.uint8))
     result = cli("eval", MODEL, SCENE, given, *words)
     assert result.code == code
     assert match in one_line(result)
