@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from ibisa_onnx.methods.base import Method
 
 _BATCH = 8
+_SEEN = 0.99  # of a region; less is worth a warning
 USUAL: tuple[FaithfulnessMetric, ...] = (
     *(INSERTION, DELETION, INSERTION_MINUS_DELETION),
     *(LERF_MORF[each.name] for each in JUDGES),
@@ -118,11 +119,12 @@ def stability_of(
     metrics: Sequence[StabilityMetric] = STABILITIES,
     *,
     seed: int = 0,
-    method: Method | None = None,
+    method: Method | str | None = None,
 ) -> dict[str, float]:
     """Measure how stable a method is on a picture, at the size of the model's input.
 
-    The answer that is explained is the same in each variant of the picture.
+    The answer that is explained is the same in each variant of the picture; `seed` and `method` are
+    those of `Explainer.explain`.
     """
 
     def explain(image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -304,6 +306,18 @@ class MapEvaluator:
 
     def __post_init__(self) -> None:
         _ = self._seen, self._object
+
+    @property
+    def warnings(self) -> list[str]:
+        """What there is to know of the regions: how much of them the model does not see."""
+        geometry = self.problem.row.geometry
+        seen = geometry.restore(np.ones(geometry.model, np.float32)) > 0
+        shares = {each.name: float(seen[each.pixels].mean()) for each in self.regions}
+        return [
+            f"{name}: the preprocessing crops {1 - share:.0%} of it away"
+            for name, share in shares.items()
+            if share < _SEEN
+        ]
 
     def check(self, map: npt.NDArray[Any]) -> None:
         """Raise `MetricError` where a map has another size than picture and model's input."""

@@ -156,6 +156,7 @@ def command(
     problem = explainer.problem(picture, None if target is None else parse_target(target))
     regions = _regions(boxes, masks_given, problem.row.geometry.picture)
     evaluator = MapEvaluator(problem, selection, regions)
+    console.warn(evaluator.warnings)
     if given is not None:
         evaluator.check(given)
     work = _Maps(console, explainer, picture, problem, seed)

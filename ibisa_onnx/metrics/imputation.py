@@ -92,7 +92,7 @@ def _border(image: FloatArray) -> FloatArray:
 def _noisy_linear(image: FloatArray) -> Impute:
     """ROAD's imputation: each hidden pixel is the weighted mean of its neighbours, and noise.
 
-    Rong et al., arXiv 2202.00449, section 4: direct neighbours weigh 1/6, diagonal ones 1/12; at
+    Rong et al., arXiv 2202.00449: direct neighbours weigh 1/6, diagonal ones 1/12; at
     the border the weights of those that are there. Where nothing is left to start from, the mean
     colour. Their noise has a standard deviation of 0.01 in normalised space; here it is 0.01 of
     each channel's, which does not depend on the model's units.

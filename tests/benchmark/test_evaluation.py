@@ -227,6 +227,10 @@ def test_a_region_that_is_cropped_away_is_refused(open_explainer, picture):
     )
     with pytest.raises(MetricError, match="the model sees nothing of it"):
         evaluator_of(wide, box=(0, 0, 8, 8))
+    assert evaluator_of(wide, box=(8, 0, 24, 8)).warnings == [
+        "box 8,0,24,8: the preprocessing crops 50% of it away"
+    ]
+    assert evaluator_of(wide, box=(16, 0, 24, 8)).warnings == []
     middle = PictureRegion("mask m.png", np.arange(3 * SIDE) // SIDE == np.ones((SIDE, 1)))
     with pytest.raises(MetricError, match=r"m\.png is all that the model sees"):
         MapEvaluator(wide, MetricSelection(located=True), (middle,))
