@@ -23,14 +23,15 @@ _IR_VERSION = 8
 
 
 def assemble(
-    tape: Tape, deployed: Graph, cotangent: str, gradient: str, gradient_type: TensorType
+    tape: Tape, deployed: Graph, cotangent: str, results: Mapping[str, TensorType]
 ) -> tuple[onnx.ModelProto, onnx.ModelProto, tuple[str, ...]]:
     """Build the forward and the backward model, and name what goes from one to the other.
 
-    The forward model computes the deployed graph's output, and activations of the tape's graph.
+    The forward model computes the deployed graph's output, and activations of the tape's graph; the
+    backward model the tape's `results`.
     """
     graph = tape.graph
-    nodes, extra = _hoist(tape, prune(tape.nodes, [gradient]))
+    nodes, extra = _hoist(tape, prune(tape.nodes, list(results)))
     read = _unproduced(nodes, cotangent)
     constants = {name: c for name in read if (c := _constant(tape, name)) is not None}
     aliases = {
@@ -53,7 +54,7 @@ def assemble(
         [_rename_inputs(node.proto, aliases) for node in nodes],
         "backward",
         [value_info(cotangent, graph.type(graph.output)), *handed],
-        [value_info(gradient, gradient_type)],
+        [value_info(name, kind) for name, kind in results.items()],
         list(constants.values()),
     )
     imports = [helper.make_opsetid("", OPSET)]

@@ -47,6 +47,9 @@ class Derivative:
         The backward graph's output, dL/d input, in `input`'s shape and dtype, likewise.
     saved
         The activations that go from the forward to the backward graph, under the same names.
+    beside
+        A second output of the backward graph, which `beside` of `differentiate` wrote; empty where
+        there is none.
     """
 
     forward: onnx.ModelProto
@@ -56,6 +59,12 @@ class Derivative:
     cotangent: str
     gradient: str
     saved: tuple[str, ...]
+    beside: str = ""
+
+
+Beside = Callable[[Tape, Callable[[str], str | None]], str | None]
+"""Writes more onto the tape and returns the tensor's name: it is told the cotangent of each tensor,
+None where there is none."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +81,9 @@ class MissingRule:
         return f"{domain}{self.op_type} {self.node!r}: {self.why}"
 
 
-def differentiate(model: onnx.ModelProto, input: str, output: str) -> Derivative:
+def differentiate(
+    model: onnx.ModelProto, input: str, output: str, beside: Beside | None = None
+) -> Derivative:
     """Build the graphs that compute an output and its vector-Jacobian product with an input.
 
     Parameters
@@ -83,6 +94,8 @@ def differentiate(model: onnx.ModelProto, input: str, output: str) -> Derivative
     input, output
         Names of an input, and of any tensor that depends on it. Integers (an image in bytes, a
         quantised output) are taken as real numbers, and have float32 gradients.
+    beside
+        What else the backward graph computes, of cotangents and activations.
 
     Raises
     ------
@@ -100,9 +113,12 @@ def differentiate(model: onnx.ModelProto, input: str, output: str) -> Derivative
             raise UnsupportedOperatorError(_refusal(sweep.missing, input, output))
         tape, source = sweep.tape, sweep.source
         gradient = tape.op("Identity", sweep.total(source))
-        kind = tape.type(source)
-        forward, backward, saved = assemble(tape, graph, sweep.cotangent, gradient, kind)
-    return Derivative(forward, backward, input, output, sweep.cotangent, gradient, saved)
+        results = {gradient: tape.type(source)}
+        more = (beside and beside(tape, sweep.total)) or ""
+        if more:
+            results[more] = tape.type(more)
+        forward, backward, saved = assemble(tape, graph, sweep.cotangent, results)
+    return Derivative(forward, backward, input, output, sweep.cotangent, gradient, saved, more)
 
 
 def missing_rules(model: onnx.ModelProto, input: str, output: str) -> tuple[MissingRule, ...]:

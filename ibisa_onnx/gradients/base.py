@@ -31,6 +31,9 @@ class MaskedModel(Protocol):
     def backward(self, saved: Any, cotangents: Mapping[str, Floats]) -> Floats:
         """Return the masks' cotangent [N, 1, h, w] from those of the raw outputs."""
 
+    def class_activation(self, saved: Any) -> Floats | None:
+        """Return the class activation maps [N, r, c] of the last `backward`, if there are any."""
+
 
 GradientSource = Callable[[MaskedImages, PassCounter], MaskedModel]
 """Opens the function for images of a run, whose passes are counted."""

@@ -145,7 +145,8 @@ def _versions() -> list[str]:
 def _hash_of_sources() -> str:
     """Hash the code that builds an entry; a checkout changes without a change of version."""
     here = Path(__file__)
-    ours = [here.with_name("onnx_backward.py"), here.with_name("masked_graph.py")]
+    names = ("class_activation.py", "layer.py", "masked_graph.py", "onnx_backward.py")
+    ours = [here.with_name(name) for name in names]
     ours += [here.parents[1] / "models" / name for name in _MODEL_SOURCES]
     digest = hashlib.sha256()
     for path in (*sorted(Path(autodiff.__file__).parent.rglob("*.py")), *ours):

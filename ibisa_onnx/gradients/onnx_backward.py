@@ -22,6 +22,7 @@ from ibisa_onnx.errors import (
 )
 from ibisa_onnx.gradients.base import Raw, power_of_two
 from ibisa_onnx.gradients.cache import VARIABLE, GradientCache
+from ibisa_onnx.gradients.class_activation import class_activation_at, last_features
 from ibisa_onnx.gradients.masked_graph import Names, insert_masked_images
 from ibisa_onnx.gradients.masked_images import Floats, MaskedImages
 from ibisa_onnx.gradients.precision import is_quantised, uses_half
@@ -58,6 +59,9 @@ class ExactGradient:
         Names of outputs, or of any tensors.
     cache
         Where graphs that were built before are kept; None: nowhere.
+    size
+        Height and width of the model's input, so that class activation maps come with the
+        gradient; None: they do not.
 
     Raises
     ------
@@ -69,7 +73,11 @@ class ExactGradient:
     """
 
     def __init__(
-        self, model: DeployedModel, outputs: tuple[str, ...], cache: GradientCache | None = None
+        self,
+        model: DeployedModel,
+        outputs: tuple[str, ...],
+        cache: GradientCache | None = None,
+        size: tuple[int, int] | None = None,
     ) -> None:
         proto = model.proto()
         if proto is None:
@@ -78,12 +86,13 @@ class ExactGradient:
             )
         self.model = model
         self.names = Names.free_in(proto, model.image)
-        derivative, weights = _derivative(model, outputs, proto, self.names, cache)
+        derivative, weights = _derivative(model, outputs, proto, self.names, cache, size)
         del proto
         self.half = uses_half(derivative.forward)
         self.quantised = is_quantised(derivative.forward, model.image.name)
         self.outputs, self.output, self.saved = outputs, derivative.output, derivative.saved
         self.cotangent, self.gradient = derivative.cotangent, derivative.gradient
+        self.beside = derivative.beside
         self.forward = model.new_session(derivative.forward, weights)
         self.backward = model.new_session(derivative.backward, weights)
 
@@ -127,6 +136,10 @@ class _MaskedGraph:
         if len(each) > 1:
             each = [np.concatenate([rows.reshape(len(rows), -1) for rows in each], axis=1)]
         return saved.buffers.backward(each[0])
+
+    def class_activation(self, saved: _Lease) -> Floats | None:
+        """Return the class activation maps [N, r, c] of the last `backward`, if there are any."""
+        return saved.buffers.class_activation
 
     def given(self, masks: Shape) -> dict[str, npt.NDArray[np.float32]]:
         """Return all inputs but the masks, whose shape is that: the images as often as masks."""
@@ -177,14 +190,16 @@ class _Buffers:
         self._backward = source.backward.io_binding()
         self._cotangent_is_needed = source.cotangent in _inputs(source.backward)
         self._outputs: dict[str, Any] = {}
-        self._gradient: Any = None
+        self._results: list[Any] = []
         place = _place(source.model)
         self.show(graph, shape)
         for name in dict.fromkeys((source.output, *source.outputs)):
             self._forward.bind_output(name, "cpu")
         for name in source.saved:
             self._forward.bind_output(name, *place)
-        self._backward.bind_output(source.gradient, "cpu")
+        self.class_activation: Floats | None = None
+        for name in filter(None, (source.gradient, source.beside)):
+            self._backward.bind_output(name, "cpu")
 
     def show(self, graph: _MaskedGraph, shape: Shape) -> None:
         """Bind the images of a graph, for masks of that shape."""
@@ -222,10 +237,12 @@ class _Buffers:
             self._backward.bind_cpu_input(self._source.cotangent, filled)
         _run(self._source.backward, self._backward)
         self._passes.count_backward(len(filled))
-        if self._gradient is None:
-            (self._gradient,) = self._backward.get_outputs()
-        gradient = self._gradient.numpy()[: len(cotangent)]
-        return np.asarray(gradient * scale)  # a copy: the memory is used again
+        if not self._results:
+            self._results = self._backward.get_outputs()
+        # Products are copies: the memory is used again.
+        gradient, *beside = (each.numpy()[: len(cotangent)] * scale for each in self._results)
+        self.class_activation = beside[0] if beside else None
+        return np.asarray(gradient)
 
     def _whole(self, cotangent: npt.NDArray[np.float32]) -> tuple[npt.NDArray[Any], np.float32]:
         """Return the cotangent for the whole batch in the output's dtype, and its divisor."""
@@ -245,16 +262,18 @@ def _derivative(
     proto: onnx.ModelProto,
     names: Names,
     cache: GradientCache | None,
+    size: tuple[int, int] | None,
 ) -> tuple[Derivative, Weights]:
     """Return the two graphs without weights, built or found in the cache, and the weights."""
-    made_from = (model.identity, repr(model.image), *outputs) if cache else ()
+    made_from = (model.identity, repr(model.image), repr(size), *outputs) if cache else ()
     derivative = cache.load(*made_from) if cache else None
     if derivative is not None:
         return derivative, read_missing(proto, derivative.forward, derivative.backward)
     known = {tensor.name for tensor in proto.graph.initializer}
     insert_masked_images(proto, model.image, names)
     output = outputs[0] if len(outputs) == 1 else _joined(proto.graph, outputs)
-    derivative = _differentiate(proto, names.mask, output)
+    features = last_features(model, outputs, size) if size else ""
+    derivative = _differentiate(proto, names.mask, output, features)
     if len(outputs) > 1:
         for name in outputs:
             derivative.forward.graph.output.append(onnx.ValueInfoProto(name=name))
@@ -276,10 +295,11 @@ def _joined(graph: onnx.GraphProto, outputs: tuple[str, ...]) -> str:
     return head.op("Concat", *map(head.rows, outputs), axis=1)
 
 
-def _differentiate(model: onnx.ModelProto, mask: str, output: str) -> Derivative:
+def _differentiate(model: onnx.ModelProto, mask: str, output: str, features: str) -> Derivative:
     """Build the two graphs, or say what to do without."""
+    beside = class_activation_at(features) if features else None
     try:
-        return differentiate(model, mask, output)
+        return differentiate(model, mask, output, beside)
     except GradientError as error:
         advice = "use a surrogate or gradient='forward-only'"
         raise type(error)(str(error), advice) from error

@@ -117,23 +117,35 @@ class GradientSelection:
         """What a user should know of the sources that are open."""
         return tuple(text for path in self._opened.values() for text in path.warnings)
 
-    def open(self, model: ImageModel, outputs: tuple[str, ...]) -> GradientPath:
+    def open(
+        self, model: ImageModel, outputs: tuple[str, ...], size: tuple[int, int] | None = None
+    ) -> GradientPath:
         """Return the source of gradients of some outputs.
+
+        Parameters
+        ----------
+        size
+            Height and width of the model's input, so that class activation maps come with an exact
+            gradient; None: they do not.
 
         Raises
         ------
         GradientError
             What was asked for by name cannot be had, and why.
         """
-        key = (model.identity, outputs)
-        return self._opened.get(key, lambda: self._open(model, outputs))
+        key = (model.identity, outputs, size)
+        return self._opened.get(key, lambda: self._open(model, outputs, size))
 
-    def _open(self, model: ImageModel, outputs: tuple[str, ...]) -> GradientPath:
-        path = self._choose(model, outputs)
+    def _open(
+        self, model: ImageModel, outputs: tuple[str, ...], size: tuple[int, int] | None
+    ) -> GradientPath:
+        path = self._choose(model, outputs, size)
         _log.info("gradient of %s: %s (%s)", ", ".join(outputs), path.name, path.reason)
         return path
 
-    def _choose(self, model: ImageModel, outputs: tuple[str, ...]) -> GradientPath:
+    def _choose(
+        self, model: ImageModel, outputs: tuple[str, ...], size: tuple[int, int] | None
+    ) -> GradientPath:
         if self.surrogate is not None:
             return _surrogate(model, outputs, self.surrogate)
         if self.wanted == "forward-only":
@@ -142,9 +154,9 @@ class GradientSelection:
             coarse = any(rounds_coarsely(model, each) for each in outputs)
             return GradientPath(self.wanted, "asked for", coarse=coarse)
         if not self.auto:
-            return _exact(model, outputs, "asked for", self._cache)
+            return _exact(model, outputs, "asked for", self._cache, size)
         try:
-            return _exact(model, outputs, "every operator has a rule", self._cache)
+            return _exact(model, outputs, "every operator has a rule", self._cache, size)
         except IbisaError as error:
             return forward_only(error.problem.removeprefix(_REFUSAL))
 
@@ -168,7 +180,11 @@ def _surrogate(model: ImageModel, outputs: tuple[str, ...], source: Any) -> Grad
 
 
 def _exact(
-    model: ImageModel, outputs: tuple[str, ...], reason: str, cache: Path | None
+    model: ImageModel,
+    outputs: tuple[str, ...],
+    reason: str,
+    cache: Path | None,
+    size: tuple[int, int] | None,
 ) -> GradientPath:
     from ibisa_onnx.models.onnx_session import DeployedModel
 
@@ -186,6 +202,6 @@ def _exact(
             f"{_REFUSAL}{model.image.name} is {dtype}, and such integers have no gradient",
             "use gradient='forward-only'",
         )
-    opened = ExactGradient(model, outputs, GradientCache(cache) if cache else None)
+    opened = ExactGradient(model, outputs, GradientCache(cache) if cache else None, size)
     tolerance = _IN_8_BITS if opened.quantised else _IN_HALF if opened.half else _IN_SINGLE
     return GradientPath("exact", reason, opened, tolerance)

@@ -133,6 +133,9 @@ class _MaskedSurrogate:
         self._passes.count_backward(len(images))
         return self._masked.vjp(images, grid)
 
+    def class_activation(self, saved: Any) -> None:
+        """Return None: a module's features are not known."""
+
 
 def _check_at_rest(module: torch.nn.Module) -> None:
     """Refuse a module whose answers are random, or change it: dropout or batch norm in training."""

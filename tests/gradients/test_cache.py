@@ -33,9 +33,9 @@ def built(monkeypatch):
     outputs = []
     differentiate = exact.differentiate
 
-    def counted(model, mask, output):
+    def counted(model, mask, output, beside):
         outputs.append(output)
-        return differentiate(model, mask, output)
+        return differentiate(model, mask, output, beside)
 
     monkeypatch.setattr(exact, "differentiate", counted)
     return outputs
