@@ -26,6 +26,9 @@ EARLIER = Options(
     beta=20.0,
     first_beta=1.0,
     penalty_exponent=0.0,
+    evidence_smoothing=1.0,
+    activation=0.0,
+    baseline="blur",
 )
 Score = Callable[[np.ndarray], np.ndarray]
 

@@ -20,6 +20,7 @@ from ibisa_onnx.gradients.masked_images import MaskedImages
 from ibisa_onnx.gradients.selection import GradientSelection
 from ibisa_onnx.io.images import Source
 from ibisa_onnx.methods.base import Method, Results
+from ibisa_onnx.methods.baselines import Baseline, baseline_named
 from ibisa_onnx.methods.ibisa.method import Ibisa
 from ibisa_onnx.methods.ibisa.options import Options, options_named
 from ibisa_onnx.methods.problem import Problem
@@ -383,7 +384,7 @@ class Explainer:
         Parameters and errors are those of `explain`.
         """
         _check_single(target)
-        problem = self._pipeline.ask([image], [_specs(target)], self.options.baseline_of)
+        problem = self._pipeline.ask([image], [_specs(target)], self._baseline(self.options))
         _check_rows(problem, 1)
         return problem
 
@@ -434,7 +435,7 @@ class Explainer:
         if image is not None:
             options = chosen.options if isinstance(chosen, Ibisa) else self.options
             problem = problem.with_images(
-                MaskedImages(image[None], options.baseline_of(image[None]))
+                MaskedImages(image[None], self._baseline(options)(image[None]))
             )
         prepared = self._pipeline.prepare(chosen, problem)
         found: Results = {}
@@ -461,11 +462,14 @@ class Explainer:
         chosen = self._method(method)
         specs = [_specs(each) for each in targets]
         options = chosen.options if isinstance(chosen, Ibisa) else self.options
-        problem = self._pipeline.ask(images, specs, options.baseline_of)
+        problem = self._pipeline.ask(images, specs, self._baseline(options))
         if single:
             _check_rows(problem, len(images))
         found = self._pipeline.solve(problem, chosen, int(seed), control)
         return ((row, self._with_warnings(explanation)) for row, explanation in found)
+
+    def _baseline(self, options: Options) -> Baseline:
+        return baseline_named(options.baseline, options.blur, self.preprocessing.spec)
 
     def _method(self, method: Method | str | None) -> Method:
         if method is None or method == self.method.name:

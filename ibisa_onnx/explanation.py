@@ -21,7 +21,10 @@ from ibisa_onnx.io.atomic import write_files
 from ibisa_onnx.io.formats import decode_png, encode_npy, encode_png, jsonable
 from ibisa_onnx.io.overlay import ascii_fold, beside, blend, scale_of
 
-_FORMAT = 4
+_FORMAT = 5
+FLAT = 0.01
+"""A map that varies by less points at nothing."""
+
 _MAPS = ("map", "effect", "uncertainty")
 
 
@@ -81,6 +84,18 @@ class Sufficiency:
 
     areas: tuple[float, ...]
     probabilities: tuple[float, ...]
+
+    def restored(self, probability: float) -> float:
+        """Return the largest share that half of the picture or less gives back, 0 to 1.
+
+        Of what is lost between a picture of this probability and the baseline; 1 where the baseline
+        loses nothing.
+        """
+        nothing = self.probabilities[0]
+        shown = [p for area, p in zip(self.areas, self.probabilities, strict=True) if area <= 0.5]
+        if probability <= nothing:
+            return 1.0
+        return float(np.clip((max(shown) - nothing) / (probability - nothing), 0, 1))
 
     def area_for(self, probability: float) -> float | None:
         """Return the smallest of the areas that gives at least this probability, if one does."""
@@ -159,6 +174,9 @@ class Explanation:
         Seconds by stage, of all explanations that were made together.
     together
         How many that were; `passes` are this one's share.
+    baseline
+        What stood where the picture was masked: one of `methods.baselines.BASELINES`, a colour or
+        a picture's file; None where the model was not asked about it.
     effect, uncertainty
         float32 [H, W] where the gradient is "forward-only", else None: what showing each pixel adds
         to the probability, so that the sum over a region is what showing the region adds, and the
@@ -180,6 +198,7 @@ class Explanation:
     uncertainty: npt.NDArray[np.float32] | None = None
     method: str = "ibisa"
     together: int = 1
+    baseline: str | None = None
 
     def __repr__(self) -> str:
         target, passes = self.target, self.passes
@@ -188,6 +207,24 @@ class Explanation:
             f"map {list(self.map.shape)}, "
             f"{self.certificate.gradient}, {passes.forward} forward + {passes.backward} backward>"
         )
+
+    @property
+    def flat(self) -> bool:
+        """Whether the map points at nothing: the answer needs no part of the picture, or all."""
+        return float(np.ptp(self.map)) < FLAT
+
+    @property
+    def strength(self) -> float:
+        """How much of the answer the map accounts for, 0 to 1; what its picture is lit by.
+
+        That is what the most needed half of the picture gives back of what the baseline takes; of
+        a map that was not checked, its highest value.
+        """
+        if self.flat:
+            return 0.0
+        if self.sufficiency is None:
+            return min(1.0, float(self.map.max()))
+        return self.sufficiency.restored(self.target.probability)
 
     def _repr_png_(self) -> bytes:
         """Show itself in a notebook."""
@@ -219,6 +256,7 @@ class Explanation:
             self.image,
             self.map,
             *([self._relative_uncertainty()] if uncertainty else []),
+            strength=self.strength,
             left=f"{name}  {100 * target.probability:.1f}%",
             right=f"{last}{cut}{passes.forward} forward + {passes.backward} backward",
         )
@@ -238,7 +276,7 @@ class Explanation:
         """
         if axes is None:
             axes = import_extra("matplotlib.pyplot", "bench").subplots()[1]
-        axes.imshow(blend(self.image, self.map))
+        axes.imshow(blend(self.image, self.map, self.strength))
         axes.set_title(f"{self.target.name}  {100 * self.target.probability:.1f}%")
         axes.set_axis_off()
         return axes
@@ -389,6 +427,7 @@ def _from_record(
         warnings=tuple(record["warnings"]),
         method=record["method"],
         together=record["together"],
+        baseline=record["baseline"],
     )
 
 

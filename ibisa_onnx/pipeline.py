@@ -6,7 +6,7 @@ Each part lives elsewhere; the public face is `explainer`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from ibisa_onnx.caching import BuiltOnce
 from ibisa_onnx.errors import OptionError
 from ibisa_onnx.explanation import (
+    FLAT,
     Certificate,
     ExplainedTarget,
     Explanation,
@@ -25,6 +26,7 @@ from ibisa_onnx.explanation import (
 from ibisa_onnx.gradients.masked_images import Floats, MaskedImages
 from ibisa_onnx.io.images import Source, read_picture
 from ibisa_onnx.methods.base import AttributionResult, Method, PreparedMethod, Results
+from ibisa_onnx.methods.baselines import Baseline
 from ibisa_onnx.methods.problem import Problem, Row, check_described
 from ibisa_onnx.methods.stopping import DEADLINE, Control
 from ibisa_onnx.models.base import ImageModel
@@ -36,8 +38,6 @@ from ibisa_onnx.targets.exposing import ExposedModels
 from ibisa_onnx.targets.reader import OutputReader
 
 _log = logging.getLogger(__name__)
-
-_FLAT = 0.01  # a map that goes up to no more
 
 _DETAILS = frozenset({"kind", "caption", "output", "index", "label", "activation"})
 
@@ -58,7 +58,7 @@ class Pipeline:
         self,
         images: Sequence[Source],
         specs: Sequence[Sequence[TargetSpec]],
-        baseline: Callable[[Floats], Floats],
+        baseline: Baseline,
     ) -> Problem:
         """Push each picture forward once, and bind its targets to the answer.
 
@@ -241,6 +241,7 @@ class Pipeline:
             uncertainty=uncertainty,
             method=method.name,
             together=len(problem),
+            baseline=result.baseline,
         )
 
     def _provenance(
@@ -264,9 +265,7 @@ class Pipeline:
         return versions()
 
 
-def _masked(
-    images: Sequence[Floats], baseline: Callable[[Floats], Floats], rows: Sequence[int]
-) -> MaskedImages:
+def _masked(images: Sequence[Floats], baseline: Baseline, rows: Sequence[int]) -> MaskedImages:
     """Put a baseline to each image, and both to each of its rows."""
     pair = np.concatenate(images), np.concatenate([baseline(each) for each in images])
     return MaskedImages(*(each[list(rows)] for each in pair))
@@ -316,7 +315,12 @@ def explained_target(row: Row) -> ExplainedTarget:
 def _warnings(result: AttributionResult) -> tuple[str, ...]:
     """Return what a reader of this map must know."""
     warnings, completion, certificate = [*result.warnings], result.completion, result.certificate
-    if float(np.ptp(result.map)) < _FLAT:
+    if result.blind:
+        warnings.append(
+            "the answer does not depend on the picture: the model says the same of it, of every "
+            "baseline and of every part that was shown"
+        )
+    elif float(np.ptp(result.map)) < FLAT:
         warnings.append("the map is flat: no part of the picture is worth its information")
     if not certificate.holds:
         warnings.append(

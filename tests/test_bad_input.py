@@ -325,7 +325,7 @@ def test_graph_hash_and_picture_are_read_once(
         (ModelFile, "load_proto"),
         (ModelFile, "sha256"),
         (pipeline, "versions"),
-        (ibisa.Options, "baseline_of"),
+        (pipeline, "prepare"),
         (images, "_read_bytes"),
     ):
         monkeypatch.setattr(owner, name, counted(name, getattr(owner, name)))
@@ -337,7 +337,7 @@ def test_graph_hash_and_picture_are_read_once(
     list(explainer.explain_all(picture, [0, 1]))
     once = dict(counts)
     list(explainer.explain_all(picture, [0, 1]))
-    assert (once["_read_bytes"], once["baseline_of"], once["sha256"], once["versions"]) == (
+    assert (once["_read_bytes"], once["prepare"], once["sha256"], once["versions"]) == (
         1,
         1,
         1,
@@ -347,7 +347,7 @@ def test_graph_hash_and_picture_are_read_once(
         "load_proto": 0,
         "sha256": 0,
         "versions": 0,
-        "baseline_of": 1,
+        "prepare": 1,
         "_read_bytes": 1,
     }
 

@@ -156,7 +156,7 @@ def test_answers_of_one_picture_share_prediction_and_check(explainer: ibisa.Expl
     first, second, third = explainer.explain_all(scene_path(), "top:3")
     assert (first.passes.forward, first.passes.backward) == (FORWARD, BACKWARD)
     assert second.passes == third.passes
-    assert (second.passes.forward, second.passes.backward) == (FORWARD - 2, BACKWARD)
+    assert (second.passes.forward, second.passes.backward) == (FORWARD - 6, BACKWARD)
 
 
 def test_a_fixed_batch_is_filled_with_other_pictures():

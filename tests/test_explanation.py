@@ -165,6 +165,6 @@ def test_damaged_files_are_reported_in_one_line(explanation, tmp_path, name):
 def test_record_of_another_format_is_refused(explanation, tmp_path):
     explanation.save(tmp_path)
     path = tmp_path / "explanation.json"
-    path.write_text(path.read_text().replace('"format": 4', '"format": 99'))
+    path.write_text(path.read_text().replace('"format": 5', '"format": 99'))
     with pytest.raises(ResultError, match="format is 99"):
         Explanation.load(tmp_path)

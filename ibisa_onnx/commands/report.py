@@ -32,6 +32,8 @@ def explanation_text(
     )
     head = f"{name}: {target_text(explanation.target)}"
     pairs = [("written", ", ".join(map(str, paths)) or "to stdout")]
+    if explanation.baseline is not None:
+        pairs += [("baseline", _baseline_text(explanation))]
     pairs += [("sufficient", _sufficiency_text(explanation))]
     if explanation.completion.cut_short:
         pairs += [("cut short", completion_text(explanation.completion))]
@@ -91,6 +93,17 @@ def seconds(explanation: Explanation) -> float:
     return timings.get("total", sum(timings.values()))
 
 
+def _baseline_text(explanation: Explanation) -> str:
+    """Name what stands where the picture is hidden, and what the model says of it alone."""
+    from ibisa_onnx.methods.baselines import AUTO
+
+    sufficiency, name = explanation.sufficiency, str(explanation.baseline)
+    chosen = " (chosen)" if explanation.provenance.options.get("baseline") == AUTO else ""
+    if sufficiency is None:
+        return f"{name}{chosen}"
+    return f"{name}{chosen}, which alone gives {100 * sufficiency.probabilities[0]:.1f}%"
+
+
 def _sufficiency_text(explanation: Explanation) -> str:
     """Say how little of the picture gives the answer back, or the most that was reached."""
     sufficiency, whole = explanation.sufficiency, explanation.target.probability
@@ -103,7 +116,7 @@ def _sufficiency_text(explanation: Explanation) -> str:
             "of that probability"
         )
     if area == 0:
-        return "the answer needs no pixel: the blurred picture gives it too"
+        return f"the answer needs no pixel: the baseline ({explanation.baseline}) gives it too"
     best = max(sufficiency.probabilities, default=0.0)
     return f"no part that was tried gives {_MOST_OF_IT:.0%} of that probability (best {best:.1%})"
 

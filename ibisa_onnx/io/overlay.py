@@ -31,9 +31,17 @@ _SILENCE = 1e-6
 # How dim and how grey silence is; how opaque full heat is, and how early it sets in.
 _DIM, _SATURATION = 0.75, 0.2
 _OPACITY, _ONSET = 0.68, 0.7
+_FAINT = 0.35  # of full opacity, where a map accounts for next to nothing
 
 
-def beside(image: Pixels, map: Floats, *others: Floats, left: str = "", right: str = "") -> Pixels:
+def beside(
+    image: Pixels,
+    map: Floats,
+    *others: Floats,
+    strength: float = 1.0,
+    left: str = "",
+    right: str = "",
+) -> Pixels:
     """Draw the picture and the picture with its map, with a strip of text below.
 
     The panels stand side by side, or one above the other where the picture is more than twice as
@@ -47,6 +55,8 @@ def beside(image: Pixels, map: Floats, *others: Floats, left: str = "", right: s
         float32 [H, W], 0 for silence, any unit.
     others
         float32 [H, W] in 0..1, each a panel of its own.
+    strength
+        How bright the map is, 0 to 1; 0 draws none of it.
     left, right
         ASCII text. What does not fit is left out, the right one first; without text, no strip.
 
@@ -65,13 +75,14 @@ def beside(image: Pixels, map: Floats, *others: Floats, left: str = "", right: s
     plain, *resized = _panels(image, map, *others)
     gap = np.full_like(plain[:_GAP] if stacked else plain[:, :_GAP], _PAPER)
     parts = [plain]
-    for each, scale in zip(resized, (scale_of(map), *(1.0 for _ in others)), strict=True):
-        parts += [gap, _blend(plain, each, scale)]
+    scales = [(scale_of(map), strength), *((1.0, 1.0) for _ in others)]
+    for each, drawn_by in zip(resized, scales, strict=True):
+        parts += [gap, _blend(plain, each, *drawn_by)]
     drawn = np.concatenate(parts, axis=0 if stacked else 1)
     return np.concatenate([drawn, _strip(drawn.shape[1], left, right)], axis=0)
 
 
-def blend(image: Pixels, map: Floats) -> Pixels:
+def blend(image: Pixels, map: Floats, strength: float = 1.0) -> Pixels:
     """Lay a map over its picture: silence shows the picture in dim grey, need covers it with heat.
 
     Opacity grows with the value, so that nothing is coloured that was not needed, and never
@@ -84,7 +95,7 @@ def blend(image: Pixels, map: Floats) -> Pixels:
     uint8 [H, W, 3], RGB.
     """
     _check(image, map)
-    return _blend(image, map, scale_of(map))
+    return _blend(image, map, scale_of(map), strength)
 
 
 def scale_of(map: Floats) -> float:
@@ -120,10 +131,11 @@ def _check(image: Pixels, map: Floats) -> None:
         raise ResultError("the map holds NaN or infinite values and cannot be drawn")
 
 
-def _blend(image: Pixels, map: Floats, scale: float) -> Pixels:
+def _blend(image: Pixels, map: Floats, scale: float, strength: float) -> Pixels:
     """Return the blend at the picture's size; `map` has that size, and `scale` is above 0."""
     value = np.clip(map / np.float32(scale), 0.0, 1.0).astype(np.float32)
-    opacity = (_OPACITY * value**_ONSET)[..., None]
+    bright = _FAINT + (1 - _FAINT) * strength if strength else 0.0
+    opacity = np.float32(_OPACITY * bright) * (value**_ONSET)[..., None]
     picture = image.astype(np.float32)
     grey = picture @ np.array([[0.299], [0.587], [0.114]], dtype=np.float32)
     base = _DIM * (_SATURATION * picture + (1.0 - _SATURATION) * grey)

@@ -54,6 +54,11 @@ class AttributionResult:
         What a finished result took: of what rows share, this one's share.
     warnings
         What there is to know of the way it was obtained.
+    baseline
+        Name of what was seen where the picture was masked; None where the model was not asked
+        about it.
+    blind
+        Whether the answer was found not to depend on the picture.
     """
 
     cells: Floats
@@ -66,6 +71,8 @@ class AttributionResult:
     timings: Mapping[str, float] | None = None
     passes: PassCount = _NO_PASSES
     warnings: tuple[str, ...] = ()
+    baseline: str | None = None
+    blind: bool = False
 
     @cached_property
     def map(self) -> Floats:

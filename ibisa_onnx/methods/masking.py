@@ -1,12 +1,12 @@
-"""Masks: their grid, the noise that they are sampled with, and the baselines that they show.
+"""Masks: their grid, and the noise that they are sampled with.
 
-It knows masks and nothing of ONNX; how masks reach the images is in `gradients.masked_images`.
+It knows masks and nothing of ONNX; how masks reach the images is in `gradients.masked_images`, what
+stands where they hide them in `baselines`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -75,30 +75,6 @@ def _gaussian(sigma: float) -> npt.NDArray[np.float64]:
     weights /= weights.sum()
     weights.flags.writeable = False
     return weights
-
-
-def blurred(image: Floats, sigma: float) -> Floats:
-    """Return the image [1, C, H, W] blurred with a Gaussian of `sigma` pixels."""
-    return smooth(image, sigma)
-
-
-def _noisy(image: Floats, sigma: float) -> Floats:
-    """Return its mean colour with white noise as strong as it varies, the same each time."""
-    noise = np.random.default_rng(0).standard_normal(image.shape, np.float32)
-    return np.asarray(_mean(image, sigma) + image.std((2, 3), keepdims=True) * noise)
-
-
-def _mean(image: Floats, sigma: float) -> Floats:
-    """Return the image's mean colour everywhere."""
-    return np.broadcast_to(image.mean((2, 3), keepdims=True), image.shape).copy()
-
-
-BASELINES: dict[str, Callable[[Floats, float], Floats]] = {
-    "blur": blurred,
-    "mean": _mean,
-    "noise": _noisy,
-}
-"""What is seen where an image [1, C, H, W] is masked, from the image and the blur's pixels."""
 
 
 def stratified_noise(rng: np.random.Generator, draws: int, shape: tuple[int, int]) -> Floats:

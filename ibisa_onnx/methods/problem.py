@@ -31,6 +31,25 @@ Doubles = npt.NDArray[np.float64]
 Rows = Sequence[int] | npt.NDArray[np.intp]
 
 
+@dataclass(frozen=True, eq=False)
+class RowBaseline:
+    """A baseline of an answer, and what the deployed model says of it.
+
+    Attributes
+    ----------
+    name
+        What it is called.
+    image
+        float32 [C, H, W] in model space.
+    score
+        The answer's probability where the whole picture is hidden.
+    """
+
+    name: str
+    image: Floats
+    score: float
+
+
 @dataclass(frozen=True)
 class Row:
     """One answer to one picture.
@@ -46,6 +65,13 @@ class Row:
     shared
         Counts the passes that the rows of a picture share (the prediction, the fidelity check);
         None in all rows of a picture but the first.
+    baselines
+        The chosen one, and after it others that lose the answer too; empty where the model was not
+        asked about any.
+    blind
+        Whether the outputs are the same for the picture and for every baseline that was tried.
+    asked
+        How many passes it took to settle the baselines.
     """
 
     objective: Objective
@@ -53,6 +79,9 @@ class Row:
     picture: Picture
     geometry: Geometry
     shared: PassCounter | None = None
+    baselines: tuple[RowBaseline, ...] = ()
+    blind: bool = False
+    asked: int = 0
 
     @cached_property
     def probability(self) -> float:
@@ -70,10 +99,13 @@ class MaskGradient:
         d score / d mask, in nats, float32 [N, h, w].
     ratio
         p(z) over p(x): what the masks left of the answers, float64 [N]; 1 where that is unknown.
+    activation
+        Class activation maps, float32 [N, r, c], where the gradient comes with them.
     """
 
     values: Floats
     ratio: Doubles
+    activation: Floats | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,6 +201,13 @@ class Problem:
             for count, row in zip(own, self.rows, strict=True)
         ]
 
+    @cached_property
+    def pictures(self) -> list[npt.NDArray[np.intp]]:
+        """The numbers of the rows of each picture."""
+        pictures = [row.picture for row in self.rows]
+        firsts = [n for n, each in enumerate(pictures) if n == 0 or each is not pictures[n - 1]]
+        return np.split(np.arange(len(self)), firsts[1:])
+
     # -- asking the model
 
     def score(self, images: Floats, rows: Rows | None = None) -> Doubles:
@@ -200,6 +239,48 @@ class Problem:
                 own = {name: values[mine] for name, values in raw.items()}
                 scores[mine] = checked_probability(row.objective, own, int(mine.sum()))
         return scores
+
+    def ask_pictures(self, images: Sequence[Floats]) -> list[tuple[Raw, int]]:
+        """Ask about images of each picture, once for all its rows.
+
+        Parameters
+        ----------
+        images
+            float32 [K, C, H, W] for each picture, of which the first is the untouched one.
+
+        Returns
+        -------
+        list of tuple
+            Outputs [K, ...] by name, and the passes that took: twice as many where the images of a
+            batch were found to mix.
+
+        Raises
+        ------
+        OutputError
+            An output is NaN or infinite.
+        """
+
+        def ask(number: int) -> tuple[Raw, int]:
+            group, shown = self.pictures[number], images[number]
+            objectives = [self.rows[row].objective for row in group]
+            outputs = tuple(dict.fromkeys(name for each in objectives for name in each.outputs))
+            passes = self.rows[group[0]].shared or self.passes
+            batch = self.model.max_batch
+            raw = self.model.run(shown, outputs, passes)
+            _check_finite(raw)
+            taken = self.filled(len(shown))
+            if self.mixes(float(self.probabilities(group[0], raw)[0]), batch, int(group[0])):
+                raw = self.model.run(shown, outputs, passes)
+                taken *= 2
+            return raw, taken
+
+        return self.model.map_concurrently(ask, range(len(self.pictures)))
+
+    def probabilities(self, row: int, raw: Raw) -> Doubles:
+        """Return what a row's objective is in outputs [K, ...] by name, [K]."""
+        objective = self.rows[row].objective
+        own = {name: raw[name] for name in objective.outputs}
+        return checked_probability(objective, own, len(raw[objective.outputs[0]]))
 
     def gradient(
         self, source: GradientSource, rows: Rows | None = None
@@ -302,9 +383,11 @@ class _RowGradients:
         found = self._problem.model.map_concurrently(
             lambda call: self._one_call(call, masks[self._calls[call]]), range(len(self._calls))
         )
+        activations = [each.activation for each in found if each.activation is not None]
         return MaskGradient(
             np.concatenate([each.values for each in found]),
             np.concatenate([each.ratio for each in found]),
+            np.concatenate(activations) if activations else None,
         )
 
     def _one_call(self, call: int, masks: Floats) -> MaskGradient:
@@ -323,7 +406,7 @@ class _RowGradients:
         whole = {name: np.concatenate(each) for name, each in cotangents.items()}
         gradients = masked.backward(saved, whole)[:, 0]
         gradients[~np.isfinite(ratio)] = np.nan  # of a score that is none
-        return MaskGradient(gradients, ratio)
+        return MaskGradient(gradients, ratio, masked.class_activation(saved))
 
 
 def checked_probability(objective: Objective, raw: Raw, count: int) -> Doubles:

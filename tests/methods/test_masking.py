@@ -11,8 +11,6 @@ import torch.nn.functional as F
 
 from ibisa_onnx.gradients.masked_images import MaskedImages, enlarge
 from ibisa_onnx.methods.masking import (
-    BASELINES,
-    blurred,
     grid_shape,
     plane_waves,
     sample,
@@ -83,17 +81,6 @@ def test_far_tails_are_cut_before_they_are_denormal() -> None:
 
 def test_smoothing_by_nothing_is_nothing(field: np.ndarray) -> None:
     np.testing.assert_array_equal(smooth(field, 0), field)
-
-
-def test_blurring_does_not_mix_channels() -> None:
-    image = np.zeros((1, 3, 20, 16), np.float32)
-    image[0, 0], image[0, 1, 10, 8], image[0, 2] = 5, 1, -1
-    found = blurred(image, 2)
-    assert found.shape == image.shape
-    np.testing.assert_allclose(found[0, 0], image[0, 0], rtol=1e-6)
-    np.testing.assert_allclose(found[0, 2], image[0, 2], rtol=1e-6)
-    assert 0 < found[0, 1].max() < 0.1
-    assert found[0, 1].sum() == pytest.approx(1, abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -280,12 +267,3 @@ def test_certain_cells_are_quietly_all_or_nothing(value: float) -> None:
     with np.errstate(over="raise", invalid="raise", divide="raise"):
         masks = sample(logits, np.zeros((2, 2), np.float32), 0.5)
     np.testing.assert_array_equal(masks, float(value > 0))
-
-
-def test_baselines_hide_the_image() -> None:
-    image = np.random.default_rng(0).random((1, 3, 20, 30)).astype(np.float32)
-    mean, blur, noise = (BASELINES[name](image, 3.0) for name in ("mean", "blur", "noise"))
-    np.testing.assert_allclose(mean, image.mean((2, 3), keepdims=True) * np.ones_like(image))
-    np.testing.assert_array_equal(blur, smooth(image, 3.0))
-    np.testing.assert_allclose((noise - mean).std((2, 3)), image.std((2, 3)), rtol=0.15)
-    np.testing.assert_array_equal(noise, BASELINES["noise"](image, 3.0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
@@ -17,13 +17,15 @@ from ibisa_onnx.gradients.fidelity import CheckedPath, check_fidelity, without_g
 from ibisa_onnx.gradients.masked_images import Floats
 from ibisa_onnx.gradients.selection import GradientPath, GradientSelection
 from ibisa_onnx.methods.base import AttributionResult, Results, one_by_one
+from ibisa_onnx.methods.baselines import AUTO
 from ibisa_onnx.methods.budget import ImagesMixError, Queries, allowance
 from ibisa_onnx.methods.ibisa import forward_only
+from ibisa_onnx.methods.ibisa.baseline_choice import count_of, for_rounds, settle_baselines
 from ibisa_onnx.methods.ibisa.estimators import ESTIMATORS, MaskQueries
 from ibisa_onnx.methods.ibisa.optimizer import Step, optimise, pathwise
 from ibisa_onnx.methods.ibisa.options import Options
 from ibisa_onnx.methods.ibisa.sufficiency import IMAGES, check_sufficiency
-from ibisa_onnx.methods.problem import Problem
+from ibisa_onnx.methods.problem import Problem, Row
 from ibisa_onnx.methods.stopping import Control
 from ibisa_onnx.models.base import ImageModel
 from ibisa_onnx.models.passes import PassCount
@@ -31,6 +33,7 @@ from ibisa_onnx.preprocessing.spec import Preprocessing
 from ibisa_onnx.targets.base import Objective
 
 _BATCH = 8
+_SAME = 1e-5  # of a probability: what differs by less differs by rounding
 _CHECK = 3.0  # what the check takes at most, in steps of one forward and one backward pass
 
 
@@ -51,7 +54,7 @@ class Ibisa:
         self, model: ImageModel, objective: Objective, preprocessing: Preprocessing
     ) -> PreparedIbisa:
         """Open the gradient; GradientError where the one that was asked for cannot be had."""
-        path = self.gradients.open(model, objective.outputs)
+        path = self.gradients.open(model, objective.outputs, preprocessing.size)
         if path.source is not None and type(objective).vjp is Objective.vjp:
             error = GradientError(f"{type(objective).__name__} has no vjp")
             path = without_gradient(error, auto=self.gradients.auto).path
@@ -82,6 +85,19 @@ class PreparedIbisa:
             The budget is too small for an estimate without gradients.
         """
         checked = self._check_paths(problem)
+        if self._asked:
+            problem = settle_baselines(problem, self.options.baseline, self.options.blur)
+        for results in self._run(problem, checked, rng, control):
+            yield {row: _described(problem.rows[row], each) for row, each in results.items()}
+
+    def _run(
+        self,
+        problem: Problem,
+        checked: list[CheckedPath],
+        rng: np.random.Generator,
+        control: Control,
+    ) -> Iterator[Results]:
+        """Explain by gradients what has any, and the rest without."""
         failed: dict[int, _Failure] = {}
         rows = [row for row, each in enumerate(checked) if each.path.source is not None]
         if rows:
@@ -104,9 +120,6 @@ class PreparedIbisa:
 
     def _check_paths(self, problem: Problem) -> list[CheckedPath]:
         """Check the gradient's fidelity on each picture, for all rows of it at once."""
-        pictures = [row.picture for row in problem.rows]
-        firsts = [n for n, each in enumerate(pictures) if n == 0 or each is not pictures[n - 1]]
-        groups = np.split(np.arange(len(problem)), firsts[1:])
 
         def check(group: npt.NDArray[np.intp]) -> list[CheckedPath]:
             first, images = problem.rows[group[0]], problem.masked.images[group[:1]]
@@ -114,7 +127,11 @@ class PreparedIbisa:
             passes = first.shared or problem.passes
             return check_fidelity(self.path, images, first.answer, readouts, passes, auto=self.auto)
 
-        return [each for found in problem.model.map_concurrently(check, groups) for each in found]
+        return [
+            each
+            for found in problem.model.map_concurrently(check, problem.pictures)
+            for each in found
+        ]
 
     def _by_gradients(
         self,
@@ -172,9 +189,8 @@ class PreparedIbisa:
         options, source = self.options, self.path.source
         assert source is not None
 
-        def open_step(rounds: int) -> Step:
-            masks = np.repeat(np.arange(len(problem)), rounds)
-            return pathwise(problem.gradient(source, masks), options.temperature)
+        def open_step(rounds: Sequence[int]) -> Step:
+            return pathwise(for_rounds(problem, rounds).gradient(source), options.temperature)
 
         together, steps = not control.anytime, options.steps * options.rounds
         maps = optimise(open_step, len(problem), problem.size, options, rng, together=together)
@@ -226,8 +242,7 @@ class PreparedIbisa:
             fixed=problem.fixed,
             grid=options.grid,
         )
-        spent = problem.check_batch_independence()
-        allowed = allowance(problem, options.budget, check, spent)
+        allowed = allowance(problem, options.budget, check, problem.row.asked)
         plan = estimator.plan(ask, allowed, options.steps)
         shares = [estimator.queries(ask, each) for each in plan]
         queries.planned = sum(shares)
@@ -249,25 +264,32 @@ class PreparedIbisa:
     ) -> Iterator[AttributionResult]:
         """Spend what the prediction and the check leave of the budget on queries."""
         budget, check, certificate = self.options.budget, self._images, checked.certificate
-        unused, planned = deepcopy(rng), allowance(problem, budget, check)
+        unused, spent = deepcopy(rng), problem.row.asked
+        planned = allowance(problem, budget, check, spent)
         try:
             queries = Queries(problem, control, planned, check, whole_first=True)
             yield from _estimated(queries, certificate, rng)
         except ImagesMixError as found:  # at the first query; what it told is worth nothing
-            planned = allowance(problem, budget, check, found.spent)
+            planned = allowance(problem, budget, check, spent + found.spent)
             yield from _estimated(Queries(problem, control, planned, check), certificate, unused)
+
+    @property
+    def _asked(self) -> int:
+        """How many images are shown before the first step, to settle the baseline."""
+        options = self.options
+        return count_of(options.baseline) if options.check or options.baseline == AUTO else 0
 
     @property
     def _images(self) -> int:
         """How many images the check of a finished map shows."""
-        return IMAGES if self.options.check else 0
+        return IMAGES - self._asked if self.options.check else 0
 
     def _check_maps(self, problem: Problem, rows: list[int], results: Results) -> Results:
         """Let the model itself check finished maps; `rows` are what the problem's are called."""
 
         def check(row: int) -> AttributionResult:
             found = results[row]
-            sufficiency = check_sufficiency(problem, rows.index(row), found.map)
+            sufficiency = check_sufficiency(problem, rows.index(row), found.map, self._images)
             return replace(found, sufficiency=sufficiency)
 
         return dict(zip(results, problem.model.map_concurrently(check, results), strict=True))
@@ -300,6 +322,19 @@ def _estimated(
         )
         if over:
             return
+
+
+def _described(row: Row, result: AttributionResult) -> AttributionResult:
+    """Say what was seen where the picture was masked; draw nothing where the model does not look.
+
+    It does not where picture, baselines and all that the check showed get the same answer.
+    """
+    if not row.baselines:
+        return result
+    shown = result.sufficiency.probabilities if result.sufficiency else ()
+    blind = row.blind and np.allclose(shown, row.probability, rtol=_SAME, atol=0)
+    cells = np.zeros_like(result.cells) if blind else result.cells
+    return replace(result, cells=cells, baseline=row.baselines[0].name, blind=bool(blind))
 
 
 @dataclass(frozen=True)

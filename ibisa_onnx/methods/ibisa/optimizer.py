@@ -32,9 +32,10 @@ gradients come from is in `gradients`, what is done with the map in `method.py`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -52,6 +53,9 @@ from ibisa_onnx.methods.problem import MaskGradient
 
 _LARGEST_RATIO = 2.0  # a rare target may gain a thousandfold by a mask
 _TINY = 1e-30
+_LEAST = 1e-5  # of a map's largest value, so that its logarithm is finite
+_POWER = 2.0
+_FLOOR = 0.02  # of a class activation map's: coarse maps are not trusted with less
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,10 +68,13 @@ class LogitGradient:
         d log p(target | z) / d logits, in nats, float32 [M, h, w].
     ratio
         p(target | z) over p(target | x), [M]; 1 where the source of the gradient does not tell.
+    activation
+        Class activation maps of z, float32 [M, r, c], where the gradient comes with them.
     """
 
     values: Floats
     ratio: npt.NDArray[np.float64]
+    activation: Floats | None = None
 
 
 Step = Callable[[Floats, Floats], LogitGradient]
@@ -81,13 +88,13 @@ def pathwise(gradient: Callable[[Floats], MaskGradient], temperature: float) -> 
         masks = sample(smoothed, noise, temperature)
         found = gradient(masks)
         inner = np.float32(1 / temperature) * masks * (1 - masks)
-        return LogitGradient(np.asarray(inner * found.values), found.ratio)
+        return LogitGradient(np.asarray(inner * found.values), found.ratio, found.activation)
 
     return step
 
 
 def optimise(
-    open_step: Callable[[int], Step],
+    open_step: Callable[[Sequence[int]], Step],
     count: int,
     size: tuple[int, int],
     options: Options,
@@ -100,8 +107,8 @@ def optimise(
     Parameters
     ----------
     open_step
-        Asked for a step of so many rounds of each answer: M is all of these of the first answer,
-        then of the next. `pathwise` makes a step of a gradient.
+        Asked for a step of some rounds of each answer: M is all of these of the first answer, then
+        of the next. `pathwise` makes a step of a gradient.
     count
         How many answers, N; each meets the same masks.
     size
@@ -121,23 +128,26 @@ def optimise(
     """
     shape, rounds = grid_shape(*size, options.grid), options.rounds
     noises = np.stack([_noises(options, shape, number, rng) for number in range(rounds)])
-    keeps = np.empty((count, 0, *shape), np.float32)
-    gradients = np.empty((count, 0, *shape), np.float32)
-    for group in np.split(noises, 1 if together else rounds):
-        side, taken = len(group), []
-        for keep, gradient in _steps(open_step(side), count, group, options):
-            taken.append(_over_rms(gradient).reshape(count, side, *shape))
-            new = np.stack(taken, 2).reshape(count, -1, *shape)  # round by round
-            seen = np.concatenate([gradients, new], 1)
+    keeps = gradients = activations = np.empty((count, 0, *shape), np.float32)
+    for group in np.split(np.arange(rounds), 1 if together else rounds):
+        side, taken, activated = len(group), [], []
+        for keep, found in _steps(open_step(group.tolist()), count, noises[group], options):
+            taken.append(_over_rms(found.values))
+            activated.append(_share_of_largest(found.activation, shape, len(found.values)))
+            seen, active = (
+                np.concatenate([before, _by_rows(new, count)], 1)
+                for before, new in ((gradients, taken), (activations, activated))
+            )
             kept = np.concatenate([keeps, keep.reshape(count, side, *shape)], 1)
-            yield np.stack([_map(k, g, options) for k, g in zip(kept, seen, strict=True)])
-        keeps, gradients = kept, seen
+            rows = zip(kept, seen, active, strict=True)
+            yield np.stack([_map(*each, options) for each in rows])
+        keeps, gradients, activations = kept, seen, active
 
 
 def _steps(
     step: Step, count: int, noises: Floats, options: Options
-) -> Iterator[tuple[Floats, Floats]]:
-    """Yield lambda after each step, and d log p / d logits at that step, [M, h, w].
+) -> Iterator[tuple[Floats, LogitGradient]]:
+    """Yield lambda after each step, [M, h, w], and what was learnt at that step.
 
     `noises` are those of each round and step, [rounds, steps, h, w].
     """
@@ -152,7 +162,7 @@ def _steps(
             logits = logits - adam.step(
                 _loss_gradient(found.values, logits, smoothing, weight, options)
             )
-        yield sigmoid(smooth(logits, options.smoothing)), found.values
+        yield sigmoid(smooth(logits, options.smoothing)), found
 
 
 def _adapted(ratio: npt.NDArray[np.float64], exponent: float) -> npt.NDArray[np.float64]:
@@ -180,7 +190,28 @@ def _over_rms(gradients: Floats) -> Floats:
     return np.stack(scaled)
 
 
-def _map(keeps: Floats, gradients: Floats, options: Options) -> Floats:
+def _by_rows(steps: list[Floats], count: int) -> Floats:
+    """Return what each step has of all masks, [M, ...], by answer: [N, M / N steps, ...]."""
+    first, rest = len(steps[0]) // count, steps[0].shape[1:]
+    apart = [each.reshape(count, first, *rest) for each in steps]
+    return np.stack(apart, 2).reshape(count, -1, *rest)
+
+
+def _share_of_largest(activation: Floats | None, shape: tuple[int, int], count: int) -> Floats:
+    """Return the positive parts of class activation maps on the grid, [M, h, w], each up to 1.
+
+    Zeros where there is none.
+    """
+    shares = np.zeros((count, *shape), np.float32)
+    for share, each in zip(shares, () if activation is None else activation, strict=False):
+        above = np.maximum(np.nan_to_num(each), 0)
+        largest = float(above.max())
+        if largest > 0:
+            share[:] = cv2.resize(above / largest, shape[::-1], interpolation=cv2.INTER_LINEAR)
+    return shares
+
+
+def _map(keeps: Floats, gradients: Floats, activations: Floats, options: Options) -> Floats:
     """Return lambda, and its geometric mean with the evidence, mixed, [h, w].
 
     Parameters
@@ -189,6 +220,8 @@ def _map(keeps: Floats, gradients: Floats, options: Options) -> Floats:
         Lambda of each round, [rounds, h, w].
     gradients
         Of each round and step, over their sizes, [rounds steps, h, w].
+    activations
+        Class activation maps of each round and step, [rounds steps, h, w] in 0..1.
     """
     keep = np.asarray(sum(keeps, np.zeros_like(keeps[0])) / np.float32(len(keeps)))
     if not options.evidence:
@@ -197,7 +230,21 @@ def _map(keeps: Floats, gradients: Floats, options: Options) -> Floats:
     above = np.maximum(smooth(mean, options.evidence_smoothing), 0)
     evidence = keep.max() * above / max(float(above.max()), _TINY)
     share = np.float32(options.evidence)
-    return np.asarray((1 - share) * keep + share * np.sqrt(keep * evidence), np.float32)
+    map = np.asarray((1 - share) * keep + share * np.sqrt(keep * evidence), np.float32)
+    return _with_activation(map, activations.mean(0), options.activation)
+
+
+def _with_activation(map: Floats, activation: Floats, weight: float) -> Floats:
+    """Return the geometric mean of a map and a class activation map of that weight, [h, w].
+
+    It keeps the map's largest value; the map alone where nothing is activated.
+    """
+    highest, largest = float(map.max()), float(activation.max())
+    if not (weight and highest > 0 and largest > 0):
+        return map
+    logs = np.log(map / highest + _LEAST) + weight * np.log(activation / largest + _FLOOR)
+    joined = np.exp((logs - logs.max()) * _POWER / (1 + weight))
+    return np.asarray(highest * joined, np.float32)
 
 
 def _loss_gradient(

@@ -12,7 +12,7 @@ import numpy as np
 
 from ibisa_onnx.errors import OptionError
 from ibisa_onnx.gradients.masked_images import Floats
-from ibisa_onnx.methods.masking import BASELINES
+from ibisa_onnx.methods.baselines import AUTO
 
 PENALTIES: Mapping[str, Callable[[Floats, float], Floats | float]] = MappingProxyType(
     {
@@ -66,14 +66,17 @@ class Options:
     evidence, evidence_smoothing
         Share of the geometric mean in the map, 0 to 1, the rest being lambda alone; and the
         Gaussian over the evidence, in cells.
+    activation
+        Weight of the steps' class activation maps in the geometric mean with the map, where the
+        gradient comes with them; 0: none.
     rounds
         How often the steps are taken, side by side, each time with waves of other directions;
         lambda and evidence are those of all rounds, averaged.
     check
         Whether the finished map is checked by the model itself, for 8 forward passes.
     baseline
-        What is seen where the image is masked, one of `masking.BASELINES`: the image "blur"red,
-        its "mean" colour, or that with "noise" as strong as the image varies.
+        What is seen where the image is masked: "auto" chooses for each answer what loses it; or
+        one of `baselines.BASELINES`, a colour, or a picture's file (`baselines.baseline_named`).
     blur
         Standard deviation of the baseline's blur, as a fraction of the image's longer side.
     budget
@@ -99,10 +102,11 @@ class Options:
     learning_rate: float = 1.0
     pooling: float = 4.0
     evidence: float = 0.9
-    evidence_smoothing: float = 1.0
+    evidence_smoothing: float = 0.3
+    activation: float = 1.3
     rounds: int = 1
     check: bool = True
-    baseline: str = "blur"
+    baseline: str = AUTO
     blur: float = 10 / 224
     budget: int = 200
 
@@ -123,19 +127,18 @@ class Options:
             "penalty_exponent",
             "pooling",
             "evidence_smoothing",
+            "activation",
             "blur",
         ):
             self._check(name, "0 or more", lambda value: 0 <= value < math.inf)
         self._check("evidence", "0 to 1", lambda value: 0 <= value <= 1)
         self._check("prior", "a probability in 0..1", lambda value: 0 < value < 1)
         self._check_choice("information", PENALTIES)
-        self._check_choice("baseline", BASELINES)
         for name in ("start", "wave_angle"):
             self._check(name, "a number", math.isfinite)
 
-    def baseline_of(self, image: Floats) -> Floats:
-        """Return what is seen where an image, float32 [1, C, H, W] in model space, is masked."""
-        return BASELINES[self.baseline](image, self.blur * max(image.shape[2:]))
+        if not isinstance(self.baseline, str) or not self.baseline:
+            raise OptionError(f"option baseline is {self.baseline!r}; give a name")
 
     def _check_choice(self, name: str, choices: Iterable[str]) -> None:
         if getattr(self, name) not in choices:
@@ -155,7 +158,7 @@ PRESETS: Mapping[str, Options] = MappingProxyType(
         "quality": Options(rounds=9, budget=400),
     }
 )
-"""Settings by name: 20 + 10 passes (forward + backward) as in the paper, 8 + 6, and 100 + 90."""
+"""Settings by name: 20 + 10 passes (forward + backward) as in the paper, 12 + 6, and 100 + 90."""
 
 
 def options_named(options: Options | str | None) -> Options:

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 
 from ibisa_onnx.gradients.masked_images import MaskedImages
+from ibisa_onnx.methods.baselines import blurred
 from ibisa_onnx.methods.ibisa.forward_only import estimates
-from ibisa_onnx.methods.masking import blurred
 
 SIDE, GRID = 112, 28
 BAND = 1.645

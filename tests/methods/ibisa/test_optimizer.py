@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -411,12 +412,12 @@ def deciding(seed: int) -> Slope:
     return lambda mask: weights * mask
 
 
-def side_by_side(slopes: list[Slope], ratios: list[float]) -> Callable[[int], Step]:
+def side_by_side(slopes: list[Slope], ratios: list[float]) -> Callable[[Sequence[int]], Step]:
     """Opens steps of these answers: as many masks of the first as there are rounds, and so on."""
 
-    def open_step(rounds: int) -> Step:
-        each = [slope for slope in slopes for _ in range(rounds)]
-        ratio = np.repeat(ratios, rounds)
+    def open_step(rounds: Sequence[int]) -> Step:
+        each = [slope for slope in slopes for _ in rounds]
+        ratio = np.repeat(ratios, len(rounds))
 
         def gradient(masks: np.ndarray) -> MaskGradient:
             pairs = zip(each, masks, strict=True)
@@ -471,10 +472,10 @@ def test_rounds_together_end_in_the_map_of_rounds_in_turn(count: int, evidence: 
 
 @pytest.mark.parametrize("together", [False, True])
 def test_a_step_is_opened_once_for_the_rounds_that_it_takes_side_by_side(together: bool) -> None:
-    opened: list[int] = []
+    opened: list[Sequence[int]] = []
     asked: list[int] = []
 
-    def open_step(rounds: int) -> Step:
+    def open_step(rounds: Sequence[int]) -> Step:
         opened.append(rounds)
 
         def step(smoothed: np.ndarray, noise: np.ndarray) -> LogitGradient:
@@ -486,7 +487,7 @@ def test_a_step_is_opened_once_for_the_rounds_that_it_takes_side_by_side(togethe
 
     options, rng = Options(steps=2, rounds=3), np.random.default_rng(0)
     assert len(list(optimise(open_step, 5, SIZE, options, rng, together=together))) == len(asked)
-    assert opened == ([3] if together else [1, 1, 1])
+    assert opened == ([[0, 1, 2]] if together else [[0], [1], [2]])
     assert asked == ([15, 15] if together else [5] * 6)
 
 
@@ -566,3 +567,33 @@ def test_a_whole_number_of_any_type_is_meant() -> None:
     options = Options(steps=5.0, budget=np.float32(200))  # type: ignore[arg-type]
     assert options == Options(steps=5, budget=200)
     assert (type(options.steps), type(options.budget)) == (int, int)
+
+
+def activated(activations: list[np.ndarray], **settings: Any) -> np.ndarray:
+    """The map where all cells count alike, but for these class activation maps, a step each."""
+    left = iter(activations)
+
+    def step(smoothed: np.ndarray, noise: np.ndarray) -> LogitGradient:
+        return LogitGradient(np.ones_like(smoothed), np.ones(1), next(left)[None])
+
+    options = Options(steps=len(activations), beta=0.0, wave_amplitude=0.0, **settings)
+    return list(optimise(lambda _: step, 1, SIZE, options, np.random.default_rng(0)))[-1][0]
+
+
+def test_the_map_is_high_where_features_are_active() -> None:
+    low, high = np.zeros((3, 4), np.float32), np.zeros((3, 4), np.float32)
+    low[:, 2:], high[:, 3:] = 0.5, 80.0  # however large: each step counts alike
+    found = activated([low, high])
+    plain = activated([low, high], activation=0.0)
+    assert np.ptp(plain) < 1e-5
+    assert found.max() == pytest.approx(plain.max())
+    columns = found.mean(0)
+    assert columns[-1] > 2 * columns[9] > 4 * columns[0] > 0
+    assert (found[:, -1] == found.max()).all()
+
+
+@pytest.mark.parametrize("nothing", [0.0, -1.0, np.nan])
+def test_without_active_features_the_map_is_what_it_is_without(nothing: float) -> None:
+    activations = [np.full((3, 4), nothing, np.float32)] * 2
+    plain = activated(activations, activation=0.0)
+    np.testing.assert_array_equal(activated(activations), plain)

@@ -1,0 +1,110 @@
+"""Which baseline stands for each answer, settled by what the deployed model says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ibisa_onnx.gradients.masked_images import Floats, MaskedImages
+from ibisa_onnx.methods.baselines import AUTO, BASELINES, CANDIDATES, choices
+from ibisa_onnx.methods.problem import Problem, Row, RowBaseline
+from ibisa_onnx.targets.retention import Retention, log_odds
+
+_KEPT = 0.5  # of the answer's probability: a baseline that leaves as much keeps the answer
+_TURNS = 2  # baselines that rounds take in turn
+_LEAST_ODDS = 1e-3  # nats: nearer to the picture's own is rounding
+_ROUNDING = 1e-6  # of an output's largest value
+
+
+def count_of(baseline: str) -> int:
+    """Return how many images `settle_baselines` asks about for a picture."""
+    return 1 + len(_names(baseline))
+
+
+def settle_baselines(problem: Problem, baseline: str, blur: float) -> Problem:
+    """Ask the model about the baselines of each picture, and beside them the picture itself.
+
+    The picture shows whether the images of a batch mix.
+
+    Parameters
+    ----------
+    baseline
+        "auto", or the name of the one that the problem has.
+    blur
+        Standard deviation of the blur, as a fraction of the image's longer side.
+
+    Returns
+    -------
+    Problem
+        With the baselines of each row, and what is known of them.
+    """
+    names, rows = _names(baseline), list(problem.rows)
+    shown = [_candidates(problem, group[0], names, blur) for group in problem.pictures]
+    answers = problem.ask_pictures(shown)
+    for group, images, (raw, asked) in zip(problem.pictures, shown, answers, strict=True):
+        differ = not np.allclose(images[1:], images[:1])  # a picture of nothing is its own baseline
+        for number in group:
+            row, scores = rows[number], problem.probabilities(number, raw)[1:]
+            order = choices(names, scores, row.probability)[:_TURNS]
+            found = (RowBaseline(names[k], images[1 + k], float(scores[k])) for k in order)
+            blind = differ and _alike([raw[name] for name in row.objective.outputs])
+            rows[number] = replace(row, baselines=tuple(found), blind=blind, asked=asked)
+    return _hidden_by(problem, rows, [row.baselines[0] for row in rows])
+
+
+def for_rounds(problem: Problem, rounds: Sequence[int]) -> Problem:
+    """Return the problem of several rounds of each row, [N R]: what the steps explain.
+
+    The rounds hide the picture in turn by the baselines of the row. Retention takes the place of a
+    probability that its baseline does not lose, where log-odds tell picture and baseline apart.
+    """
+    rows = [(row, number) for row in range(len(problem)) for number in rounds]
+    places = [row for row, _ in rows]
+    several = tuple(problem.rows[row] for row in places)
+    repeated = replace(problem, masked=problem.masked.take(places), rows=several)
+    if not all(row.baselines for row in several):
+        return repeated
+    turns = [
+        row.baselines[number % len(row.baselines)]
+        for row, (_, number) in zip(several, rows, strict=True)
+    ]
+    kept = [_retained(row, each) for row, each in zip(several, turns, strict=True)]
+    return _hidden_by(repeated, kept, turns)
+
+
+def _hidden_by(problem: Problem, rows: Sequence[Row], baselines: Sequence[RowBaseline]) -> Problem:
+    masked = MaskedImages(problem.masked.images, np.stack([each.image for each in baselines]))
+    return replace(problem, rows=tuple(rows), masked=masked)
+
+
+def _retained(row: Row, baseline: RowBaseline) -> Row:
+    if baseline.score < _KEPT * row.probability:
+        return row
+    kept, whole = log_odds([baseline.score, row.probability])
+    if whole - kept <= _LEAST_ODDS:
+        return row
+    return replace(row, objective=Retention(row.objective, float(kept), float(whole)))
+
+
+def _names(baseline: str) -> tuple[str, ...]:
+    return tuple(CANDIDATES) if baseline == AUTO else (baseline,)
+
+
+def _candidates(problem: Problem, row: int, names: Sequence[str], blur: float) -> Floats:
+    """Return an image, and what would be seen where it is masked: [1 + K, C, H, W]."""
+    masked: MaskedImages = problem.masked.take([row])
+    sigma = blur * max(masked.size)
+    others = [BASELINES[name](masked.images, sigma) for name in names[1:]]
+    return np.concatenate([masked.images, masked.baselines, *others])
+
+
+def _alike(outputs: Sequence[npt.NDArray[Any]]) -> bool:
+    """Tell whether outputs [K, ...] are the same for all images, but for rounding."""
+    return all(
+        float(np.abs(each[1:] - each[:1]).max()) <= _ROUNDING * float(np.abs(each).max())
+        for each in (np.asarray(values, np.float64) for values in outputs)
+    )

@@ -1,0 +1,78 @@
+"""Retention: how much of an answer is kept, between what a baseline and what the picture gives."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ibisa_onnx.targets.base import Doubles, Objective, Raw
+
+_SURE = 1e-7  # log-odds of probabilities nearer to 0 or 1 are those of rounding
+_LEAST = 0.05  # of the retention: below, the logarithm goes on as a straight line
+
+
+@dataclass(frozen=True)
+class Retention(Objective):
+    """Retention of the log-odds, for an answer whose probability every baseline keeps.
+
+    With L = log p / (1 - p), the probability of a picture z is
+
+        r(z) = (L(z) - L(baseline)) / (L(picture) - L(baseline))
+
+    and its score log r. An answer that the model gives to anything ("sane", "negative") loses no
+    probability where it is hidden, but it does lose log-odds.
+
+    Attributes
+    ----------
+    objective
+        Whose log-odds are meant.
+    nothing, whole
+        Log-odds of the baseline and of the picture, the second above the first.
+    """
+
+    objective: Objective
+    nothing: float
+    whole: float
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What the objective reads."""
+        return self.objective.outputs
+
+    @property
+    def family(self) -> Hashable:
+        """What the objective's gradient depends on."""
+        return self.objective.family
+
+    def score(self, raw: Raw) -> Doubles:
+        """Return log r, [N], continued below r = 0.05 by its tangent."""
+        kept = self._kept(raw)
+        log = np.log(np.maximum(kept, _LEAST))
+        return np.asarray(np.where(kept < _LEAST, log + kept / _LEAST - 1, log))
+
+    def vjp(self, raw: Raw) -> dict[str, npt.NDArray[np.float32]]:
+        """Return d log r / d outputs: the objective's own d log p, times d log r / d log p."""
+        slope = 1 / np.maximum(self._kept(raw), _LEAST) / (self.whole - self.nothing)
+        slope /= np.maximum(1 - self.objective.probability(raw), _SURE)
+        return {
+            name: (slope.reshape(-1, *[1] * (each.ndim - 1)) * each).astype(np.float32)
+            for name, each in self.objective.vjp(raw).items()
+        }
+
+    def describe(self) -> dict[str, Any]:
+        """Return the objective's own record."""
+        return self.objective.describe()
+
+    def _kept(self, raw: Raw) -> Doubles:
+        odds = log_odds(self.objective.probability(raw))
+        return np.asarray((odds - self.nothing) / (self.whole - self.nothing))
+
+
+def log_odds(probability: npt.ArrayLike) -> Doubles:
+    """Return log p / (1 - p), in nats, of probabilities kept 1e-7 away from 0 and 1."""
+    p = np.clip(np.asarray(probability, np.float64), _SURE, 1 - _SURE)
+    return np.asarray(np.log(p) - np.log1p(-p))
