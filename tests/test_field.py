@@ -1,0 +1,79 @@
+"""`benchmarks/field.py`: its proof that a model looks must hold by itself, without any map."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from field import measure, prove, without
+from field_scenes import PLANTED
+
+from ibisa_onnx import Explainer, Options
+
+# Two classes: the first where the square of rows 8..16 and columns 16..24 is red.
+LOOKING = """
+<ir_version: 8, opset_import: ["" : 17]>
+looking (float[N, 3, 32, 32] image) => (float[N, 2] scores)
+<int64[3] starts = {0, 8, 16}, int64[3] ends = {1, 16, 24}, int64[3] axes = {1, 2, 3},
+ float[1, 2] gain = {%s, 0.0}, float[1, 2] bias = {-4.0, 0.0}>
+{
+    red = Slice (image, starts, ends, axes)
+    mean = ReduceMean <axes = [1, 2, 3], keepdims = 0> (red)
+    one = Constant <value_ints = [1]> ()
+    column = Unsqueeze (mean, one)
+    scaled = Mul (column, gain)
+    scores = Add (scaled, bias)
+}
+"""
+
+
+def explainer(gain: str) -> Explainer:
+    model = onnx.parser.parse_model(LOOKING % gain)
+    options = Options(baseline="mean")  # a blur of so flat a square keeps the answer
+    return Explainer(model.SerializeToString(), preprocessing="unit", options=options, cache=False)
+
+
+def picture() -> np.ndarray:
+    image = np.full((32, 32, 3), 20, np.uint8)
+    image[8:16, 16:24, 0] = 255
+    return image
+
+
+def test_the_proof_finds_the_window_that_the_model_looks_at():
+    proof = prove(explainer("8.0").problem(picture()))
+    assert proof.looks
+    assert proof.box == (slice(8, 16), slice(16, 24))
+    assert max(proof.hidden, proof.blank) < 0.1
+
+
+def test_a_model_that_ignores_the_picture_is_blind():
+    proof = prove(explainer("0.0").problem(picture()))
+    assert not proof.looks
+    assert proof.box is None
+
+
+def test_a_window_is_filled_with_what_surrounds_it():
+    image = picture().transpose(2, 0, 1).astype(np.float32)
+    assert (without(image, (slice(8, 16), slice(16, 24))) == 20).all()
+
+
+def test_a_map_is_held_against_the_truth():
+    found = explainer("8.0")
+    mask = np.zeros((32, 32), bool)
+    mask[8:16, 16:24] = True
+    explanation = found.explain(picture())
+    proof = prove(found.problem(picture()))
+    here, elsewhere = (measure(explanation, proof, each) for each in (mask, mask[::-1, ::-1]))
+    assert here.place == "truth"
+    assert elsewhere.place == "window"
+    assert here.within > 0.5 > elsewhere.within
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_truth_is_a_small_part_of_the_picture(name):
+    rng = np.random.default_rng(3)
+    drawn = [PLANTED[name].draw(rng) for _ in range(12)]
+    masks = [each.mask for each in drawn if each.mask is not None]
+    assert masks
+    assert all(0 < mask.mean() < 0.5 for mask in masks)
+    assert {each.label for each in drawn} <= set(range(len(PLANTED[name].labels)))
