@@ -317,7 +317,6 @@ FIELD: Mapping[str, Entry] = {
     },
     "digits": _trained("digits", 28),
     "documents": _trained("documents", 128),
-    "slices": _trained("slices", 128),
     "plates": _trained("plates", 128, plates, channel_order="RGB"),
 }
 

@@ -41,14 +41,14 @@ class Drawn:
     Attributes
     ----------
     image
-        [H, W] or [H, W, 3] (RGB), uint8 or uint16.
+        uint8 [H, W] or [H, W, 3] (RGB).
     label
         Index of the class; None where nobody planted one.
     mask
         bool [H, W]: the pixels of what makes the class; None where nobody planted it.
     """
 
-    image: NDArray[np.uint8] | NDArray[np.uint16]
+    image: Pixels
     label: int | None = None
     mask: Mask | None = None
 
@@ -204,29 +204,6 @@ def _stamped(
     return grey + (240 - grey) * printed, printed > 0.2
 
 
-# -- 12-bit slices
-
-
-def draw_slice(rng: np.random.Generator) -> Drawn:
-    """A slice of a body at 12 bits, uint16 128 x 128: clear (0), a bright (1) or mottled spot (2).
-
-    The spots stand out by about 200 of 4096 levels: 12 of 256, were the picture cut to 8 bits.
-    """
-    side, label = 128, int(rng.integers(3))
-    middle = (side / 2 + rng.uniform(-4, 4), side / 2 + rng.uniform(-4, 4))
-    body = _disc(side, middle, (rng.uniform(46, 56), rng.uniform(38, 46)))
-    tissue = 1050 + 15 * _texture(rng, side, 8) + 8 * rng.standard_normal((side, side))
-    values = np.where(body < 1, tissue, 30 + 10 * rng.standard_normal((side, side)))
-    values = np.where(np.abs(body - 1) < 0.06, 1900 + 60 * _texture(rng, side, 3), values)
-    angle, reach = rng.uniform(0, 2 * math.pi), rng.uniform(0, 0.55)
-    centre = (middle[0] + 44 * reach * math.cos(angle), middle[1] + 36 * reach * math.sin(angle))
-    away = _disc(side, centre, (rng.uniform(8, 14), rng.uniform(8, 14)))
-    spot = (np.zeros((side, side)), np.full((side, side), 200), 200 * _texture(rng, side, 1.2))
-    values = values + spot[label] * np.clip(3 * (1.2 - away), 0, 1)
-    image = np.clip(np.rint(values), 0, 4095).astype(np.uint16)
-    return Drawn(image, label, away < 1.1 if label else None)
-
-
 # -- the small classifiers
 
 
@@ -257,7 +234,6 @@ class Planted:
 PLANTED: Mapping[str, Planted] = {
     "digits": Planted(draw_digit, tuple("0123456789"), mean=0, scale=128, scenes=4000),
     "documents": Planted(draw_marked_page, ("ring", "barcode", "signature", "table"), mean=220),
-    "slices": Planted(draw_slice, ("clear", "bright", "mottled"), mean=1050, scale=50),
     "plates": Planted(draw_plate, ("clean", "scratch", "dent")),
 }
 
