@@ -167,7 +167,7 @@ class Explanation:
         keep-probability lambda, joined with the evidence of the steps where there is a gradient
         (see `ibisa`). Other methods than IBISA have saliencies of their own.
     image
-        uint8 [H, W, 3] RGB, the picture explained.
+        uint8 [H, W, 3] RGB, the picture explained, as it is drawn.
     sufficiency
         None where it is not checked: for a map on the way to another, or of another method.
     timings

@@ -24,7 +24,7 @@ from ibisa_onnx.explanation import (
     Provenance,
 )
 from ibisa_onnx.gradients.masked_images import Floats, MaskedImages
-from ibisa_onnx.io.images import Source, read_picture
+from ibisa_onnx.io.images import Picture, Source, read_picture
 from ibisa_onnx.methods.base import AttributionResult, Method, PreparedMethod, Results
 from ibisa_onnx.methods.baselines import Baseline
 from ibisa_onnx.methods.problem import Problem, Row, check_described
@@ -32,7 +32,7 @@ from ibisa_onnx.methods.stopping import DEADLINE, Control
 from ibisa_onnx.models.base import ImageModel
 from ibisa_onnx.models.environment import versions
 from ibisa_onnx.models.passes import PassCounter
-from ibisa_onnx.preprocessing.spec import Preprocessing, mean_colour, prepare
+from ibisa_onnx.preprocessing.spec import AS_IS, Preprocessing, mean_colour, prepare
 from ibisa_onnx.targets.base import FixedTarget, Objective, Raw, TargetSpec
 from ibisa_onnx.targets.exposing import ExposedModels
 from ibisa_onnx.targets.reader import OutputReader
@@ -77,7 +77,7 @@ class Pipeline:
             A picture cannot be read, or a target is not in its answer.
         """
         pictures = [read_picture(each) for each in images]
-        prepared = [prepare(each.pixels, self.preprocessing) for each in pictures]
+        prepared = [prepare(each, self.preprocessing) for each in pictures]
         shared = [self.model.passes.scope() for _ in pictures]
         tensors = [each.tensor for each in prepared]
         names = [name for each in specs for spec in each for name in spec.outputs(self.reader)]
@@ -91,7 +91,14 @@ class Pipeline:
             given = [objective for each in bound for objective in each]
             model, answers = self._answers(tensors, [*names, *needed], given, shared)
         rows = [
-            Row(objective, answers[place], picture, prepared[place].geometry, None if n else first)
+            Row(
+                objective,
+                answers[place],
+                picture,
+                prepared[place].geometry,
+                None if n else first,
+                prepared[place].warnings,
+            )
             for place, (picture, first) in enumerate(zip(pictures, shared, strict=True))
             for n, objective in enumerate(bound[place])
         ]
@@ -102,7 +109,7 @@ class Pipeline:
             model=model,
             masked=_masked(tensors, baseline, places),
             rows=tuple(rows),
-            blank=mean_colour(self.preprocessing),
+            blank=_blank(self.preprocessing, pictures, tensors),
             passes=model.passes.scope(),
         )
 
@@ -149,12 +156,19 @@ class Pipeline:
 
     def probabilities(self, image: Source) -> npt.NDArray[np.float64]:
         """Return the probabilities of all classes, [K], for one forward pass."""
-        tensor = prepare(read_picture(image).pixels, self.preprocessing).tensor
-        names = self.reader.candidates()
-        raw = self._exposed.with_outputs(names, []).run(tensor, names)
-        reading = self.reader.read(raw)
-        probabilities: npt.NDArray[np.float64] = reading.probabilities(raw[reading.name])[0]
+        tensor = prepare(read_picture(image), self.preprocessing).tensor
+        probabilities: npt.NDArray[np.float64] = self.probabilities_of(tensor)[0]
         return probabilities
+
+    def probabilities_of(self, tensors: Floats) -> npt.NDArray[np.float64]:
+        """Return the probabilities of all classes, [N, K], of images [N, C, H, W] in model space.
+
+        One forward pass each.
+        """
+        names = self.reader.candidates()
+        raw = self._exposed.with_outputs(names, []).run(tensors, names)
+        reading = self.reader.read(raw)
+        return reading.probabilities(raw[reading.name])
 
     def prepare(self, method: Method, problem: Problem) -> PreparedMethod:
         """Prepare a method for a problem's objectives, which are of one family, once."""
@@ -236,7 +250,11 @@ class Pipeline:
             timings=dict(result.timings or {}),
             certificate=result.certificate,
             provenance=self._provenance(problem.model, row, method, seed, result.certificate),
-            warnings=(*row.objective.warnings(row.answer), *_warnings(result)),
+            warnings=(
+                *row.warnings,
+                *row.objective.warnings(row.answer),
+                *_warnings(result),
+            ),
             effect=effect,
             uncertainty=uncertainty,
             method=method.name,
@@ -269,6 +287,13 @@ def _masked(images: Sequence[Floats], baseline: Baseline, rows: Sequence[int]) -
     """Put a baseline to each image, and both to each of its rows."""
     pair = np.concatenate(images), np.concatenate([baseline(each) for each in images])
     return MaskedImages(*(each[list(rows)] for each in pair))
+
+
+def _blank(spec: Preprocessing, pictures: Sequence[Picture], tensors: Sequence[Floats]) -> Floats:
+    """Return the colour that stands for nothing: the pictures' own where it is none of 0..255."""
+    deep = [each.deep for each in pictures if each.deep is not None and each.deep.white != 255]
+    own = spec.channel_order == AS_IS or (spec.takes_own_values and deep)
+    return mean_colour(spec, np.stack([each.mean((0, 2, 3)) for each in tensors]) if own else None)
 
 
 def _check_results(method: Method, found: Results, left: set[int]) -> None:

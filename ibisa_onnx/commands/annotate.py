@@ -118,15 +118,13 @@ def _settle(choice: ModelChoice, model: DeployedModel) -> _Facts:
 
 
 def _guesses(resolved: ResolvedPreprocessing) -> list[str]:
-    """Warn of what nobody said, for the file will say it from now on."""
+    """Warn of what nobody said, which the file will hold as guesses."""
     fields = [field.field for field in resolved.resolved_fields if field.is_guess]
     if not fields:
         return []
     named = ", ".join(f"{field} = {getattr(resolved.spec, field)}" for field in fields)
     flags = ", ".join(f"--{field.replace('_', '-')}" for field in fields)
-    return [
-        f"not said, and written as is usual: {named}; if the model was made for others: {flags}"
-    ]
+    return [f"not said, and written as guesses: {named}; if the model was made for others: {flags}"]
 
 
 def _unchecked(

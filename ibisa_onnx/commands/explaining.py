@@ -189,12 +189,12 @@ class MethodChoice:
 def _readable(images: Sequence[Path], warn: Callable[[Path, str], None]) -> list[Path]:
     """Return the pictures from which something can be learnt."""
     from ibisa_onnx.errors import ImageError
-    from ibisa_onnx.io.images import read_image
+    from ibisa_onnx.io.images import read_picture
 
     found = []
     for image in images:
         try:
-            read_image(image)
+            read_picture(image)
             found.append(image)
         except ImageError:
             warn(image, "cannot be read; iba estimates without it")

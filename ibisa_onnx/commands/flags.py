@@ -17,7 +17,16 @@ _FLAGS = {
     **{
         name: f"--{name.replace('_', '-')}"
         for name in (
-            *("activation", "budget", "channel_order", "gradient", "input", "labels", "layout"),
+            *(
+                "activation",
+                "budget",
+                "channel_order",
+                "depth",
+                "gradient",
+                "input",
+                "labels",
+                "layout",
+            ),
             *("mean", "method", "output", "resize", "scale", "seed", "shorter_side", "size", "std"),
             *("surrogate", "target", "threads"),
             *("classes", "epochs", "held_out", "masks", "opset", "tolerance", "weights"),

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 # Said here again, so that `--help` need not load what they are keys of; a test holds them equal.
 PRESETS = ("imagenet", "caffe", "tf", "unit", "raw")
-CHANNEL_ORDERS = ("RGB", "BGR", "GRAY", "RGBA", "BGRA")
+CHANNEL_ORDERS = ("RGB", "BGR", "GRAY", "RGBA", "BGRA", "AS-IS")
+DEPTHS = ("8-bit", "full")
 RESIZES = ("shortest", "stretch", "stretch-crop", "letterbox", "none")
 ACTIVATIONS = ("softmax", "log-probability", "probability", "sigmoid", "sigmoid-logit")
 INTERPOLATIONS = ("nearest", "box", "bilinear", "bicubic", "lanczos")
@@ -196,9 +197,12 @@ PREPROCESS = click.option(
     callback=_check_preprocess,
     help=f"{', '.join(PRESETS)}, or a file: TOML, JSON, or a framework's.",
 )
+RESIZE = click.option(
+    "--resize", type=click.Choice(RESIZES), help="How a picture is brought to the input's size."
+)
 _FLAGS = (
     click.option("--size", type=SIZE, help="Of the model's input: 224, or 240x320 (height)."),
-    click.option("--resize", type=click.Choice(RESIZES), help="How a picture is brought to it."),
+    RESIZE,
     click.option(
         "--shorter-side",
         type=click.IntRange(1),
@@ -206,6 +210,11 @@ _FLAGS = (
     ),
     click.option("--interpolation", type=click.Choice(INTERPOLATIONS)),
     click.option("--channel-order", type=click.Choice(CHANNEL_ORDERS, case_sensitive=False)),
+    click.option(
+        "--depth",
+        type=click.Choice(DEPTHS),
+        help="16-bit and float pictures: brought to 0..255, or their own values.",
+    ),
     click.option("--scale", type=float, help="The model gets (pixel * scale - mean) / std."),
     click.option("--mean", type=_Numbers(), help="One number, or one for each channel: a,b,c."),
     click.option("--std", type=_Numbers(), help="One number, or one for each channel: a,b,c."),
@@ -217,6 +226,7 @@ _FLAG_NAMES = (
     "shorter_side",
     "interpolation",
     "channel_order",
+    "depth",
     "scale",
     "mean",
     "std",

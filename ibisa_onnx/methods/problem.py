@@ -72,6 +72,8 @@ class Row:
         Whether the outputs are the same for the picture and for every baseline that was tried.
     asked
         How many passes it took to settle the baselines.
+    warnings
+        What was done to the picture that its owner should know.
     """
 
     objective: Objective
@@ -82,6 +84,7 @@ class Row:
     baselines: tuple[RowBaseline, ...] = ()
     blind: bool = False
     asked: int = 0
+    warnings: tuple[str, ...] = ()
 
     @cached_property
     def probability(self) -> float:

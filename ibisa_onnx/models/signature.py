@@ -84,6 +84,9 @@ IMAGE_DTYPES = frozenset(
     ("float16", "float32", "float64", "uint8", "int8", "uint16", "int16", "int32", "int64")
 )
 IMAGE_CHANNELS = (1, 3, 4)
+"""Grey, colours, and colours with transparency."""
+_MOST_CHANNELS = 16
+"""Of pictures that are not made for eyes."""
 
 
 def find_image(
@@ -101,7 +104,8 @@ def find_image(
     inputs
         All inputs of the model.
     name
-        The input to take; None: the only one with four axes and 1, 3 or 4 channels.
+        The input to take; None: the only one with four axes and 1, 3 or 4 channels, or where there
+        is none, with up to 16.
     layout
         The order of the axes; None: read from the shape.
     hint
@@ -121,6 +125,7 @@ def find_image(
             raise ModelError(f"{model} has no input {name!r}; its inputs are: {listed}")
         return _as_image(tensor, layout, hint, model)
     candidates = [each for each in inputs if _may_be_image(each)]
+    candidates = candidates or [each for each in inputs if _may_be_image(each, _MOST_CHANNELS)]
     if len(candidates) == 1:
         return _as_image(candidates[0], layout, hint, model)
     if candidates:
@@ -133,21 +138,23 @@ def find_image(
             "export it with a leading batch axis of 1"
         )
     raise ModelError(
-        f"{model} takes no picture: an image input has four axes, one of them 1, 3 or 4 channels; "
+        f"{model} takes no picture: an image input has four axes, one of them 1 to 16 channels; "
         f"its inputs are: {listed}"
     )
 
 
-def _channel_axes(tensor: TensorInfo, axes: Sequence[int]) -> list[int]:
-    """Return those of `axes` that hold 1, 3 or 4 channels."""
-    return [axis for axis in axes if tensor.shape[axis] in IMAGE_CHANNELS]
+def _channel_axes(tensor: TensorInfo, axes: Sequence[int], most: int = 0) -> list[int]:
+    """Return those of `axes` that hold 1, 3 or 4 channels, or any number up to `most`."""
+    counts = range(1, most + 1) if most else IMAGE_CHANNELS
+    return [axis for axis in axes if tensor.shape[axis] in counts]
 
 
-def _may_be_image(tensor: TensorInfo) -> bool:
+def _may_be_image(tensor: TensorInfo, most: int = 0) -> bool:
     """Tell whether nothing in type and shape speaks against a batch of images."""
     if len(tensor.shape) != 4 or tensor.dtype not in IMAGE_DTYPES:
         return False
-    return any(tensor.shape[axis] in IMAGE_CHANNELS or _is_open(tensor, axis) for axis in (1, 3))
+    is_open = any(_is_open(tensor, axis) for axis in (1, 3))
+    return is_open or bool(_channel_axes(tensor, (1, 3), most))
 
 
 def _is_open(tensor: TensorInfo, axis: int) -> bool:
@@ -158,10 +165,10 @@ def _as_image(
     tensor: TensorInfo, layout: Layout | None, hint: Layout | None, model: str
 ) -> ImageInput:
     """Read batch, channels, height and width off the shape of `tensor`."""
-    if not _may_be_image(tensor):
+    if not _may_be_image(tensor, _MOST_CHANNELS):
         raise ModelError(
             f"{model}: input {tensor} is not a picture; "
-            "an image input has four axes, one of them 1, 3 or 4 channels"
+            "an image input has four axes, one of them 1 to 16 channels"
         )
     layout = layout or _guess_layout(tensor) or hint
     if layout is None:
@@ -171,14 +178,15 @@ def _as_image(
         )
     n, *rest = (side if isinstance(side, int) else None for side in tensor.shape)
     channels, height, width = rest if layout is Layout.NCHW else (rest[2], rest[0], rest[1])
-    if channels is not None and channels not in IMAGE_CHANNELS:
-        raise ModelError(f"{model}: input {tensor} has no 1, 3 or 4 channels as {layout}")
+    if channels is not None and not 1 <= channels <= _MOST_CHANNELS:
+        raise ModelError(f"{model}: input {tensor} has no 1 to 16 channels as {layout}")
     return ImageInput(tensor, layout, channels or 3, height, width, n)
 
 
 def _guess_layout(tensor: TensorInfo) -> Layout | None:
-    """Tell the layout from which axis holds 1, 3 or 4 channels, or is called so."""
-    first, last = (axis in _channel_axes(tensor, (1, 3)) for axis in (1, 3))
+    """Tell the layout from which axis holds 1, 3 or 4 channels, or up to 16, or is called so."""
+    axes = _channel_axes(tensor, (1, 3)) or _channel_axes(tensor, (1, 3), _MOST_CHANNELS)
+    first, last = (axis in axes for axis in (1, 3))
     if first and last:
         # A picture a few pixels wide: a square one is likelier than 3 x 4.
         _, one, two, three = tensor.shape

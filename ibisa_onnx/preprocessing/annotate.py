@@ -2,7 +2,8 @@
 
 The key `ibisa` holds them whole. Beside it go ONNX's standard `Image.*` keys, `names` as
 Ultralytics writes it, and the keys of OpenVINO's Model API, each only where it can say the truth;
-`ibisa` lists which of these were written, so that they can be taken out again. Reading is in
+`ibisa` lists which of these were written, so that they can be taken out again, and which fields
+were guessed: these are read back as guesses, and others are not told of them. Reading is in
 `metadata.py`.
 """
 
@@ -46,6 +47,7 @@ _ON_PREPROCESSING = (
         ),
     ),
 )
+_ON_VALUES = frozenset(("channel_order", "scale", "mean", "std"))
 _ON_LABELS = ("names", model_api_key("labels"))
 
 
@@ -109,17 +111,30 @@ def _replace(proto: onnx.ModelProto, stale: set[str], said: Mapping[str, str]) -
 
 
 def _own_fields(spec: Preprocessing) -> dict[str, Any]:
-    """Say it in the project's own words, leaving nothing to be guessed."""
+    """Say it in the project's own words: all of it, but for values that are guessed."""
     fields = spec.to_dict()
     if spec.resize in CROPPING:
-        return fields | {"shorter_side": spec.shorter_side or min(spec.size)}
-    return {key: value for key, value in fields.items() if key != "shorter_side"}
+        fields["shorter_side"] = spec.shorter_side or min(spec.size)
+    else:
+        del fields["shorter_side"]
+    if _values_are_guessed(spec):
+        for name in _ON_VALUES & set(spec.guessed):
+            del fields[name]
+        fields["guessed"] = [name for name in spec.guessed if name not in _ON_VALUES]
+    return fields
+
+
+def _values_are_guessed(spec: Preprocessing) -> bool:
+    """Whether nobody said how pixels become the input; a guess of that is written nowhere."""
+    return spec.is_guess("mean")
 
 
 def _image_keys(spec: Preprocessing) -> dict[str, str]:
     """Say it in ONNX's standard keys; a picture's pixels are sRGB, and nothing here undoes that."""
-    format = next(name for name, order in PIXEL_FORMATS.items() if order == spec.channel_order)
-    keys = {"Image.BitmapPixelFormat": format, "Image.ColorSpaceGamma": "SRGB"}
+    formats = [name for name, order in PIXEL_FORMATS.items() if order == spec.channel_order]
+    if not formats or _values_are_guessed(spec):
+        return {}
+    keys = {"Image.BitmapPixelFormat": formats[0], "Image.ColorSpaceGamma": "SRGB"}
     offset, factor = _affine(spec)
     for name, (low, high) in PIXEL_RANGES.items():
         if np.allclose([offset, offset + 255 * factor], [[low], [high]], rtol=0, atol=1e-6 * high):
@@ -129,17 +144,31 @@ def _image_keys(spec: Preprocessing) -> dict[str, str]:
 
 def _model_api_keys(spec: Preprocessing) -> dict[str, str]:
     """Say it in the keys of OpenVINO's Model API, which takes pictures in BGR."""
+    keys = {} if _values_are_guessed(spec) else _model_api_values(spec)
+    if not spec.is_guess("resize", "shorter_side"):
+        keys |= _model_api_resize(spec)
+    return {model_api_key(name): value for name, value in keys.items()}
+
+
+def _model_api_values(spec: Preprocessing) -> dict[str, str]:
+    """Say what becomes of pixels, and in which order."""
     offset, factor = _affine(spec)
     keys = {"mean_values": _numbers(-offset / factor), "scale_values": _numbers(1 / factor)}
     if spec.channel_order in ("RGB", "BGR"):
         keys["reverse_input_channels"] = str(spec.channel_order == "RGB")
+    return keys
+
+
+def _model_api_resize(spec: Preprocessing) -> dict[str, str]:
+    """Say how a picture is brought to the input's size, where the Model API knows that way."""
     square = spec.size[0] == spec.size[1] and spec.shorter_side in (None, spec.size[0])
+    keys = {}
     for name, resize in MODEL_API_RESIZES.items():
         if resize == spec.resize and (square or resize != "shortest"):
             keys["resize_type"] = name
     if spec.resize == "letterbox":
         keys["pad_value"] = str(_LETTERBOX_GREY)
-    return {model_api_key(name): value for name, value in keys.items()}
+    return keys
 
 
 def _label_keys(labels: Sequence[str]) -> dict[str, str]:

@@ -45,6 +45,16 @@ class Geometry:
     scale: tuple[float, float]
     offset: tuple[float, float]
 
+    @property
+    def seen_share(self) -> float:
+        """The share of the picture's area that the model sees, 0..1."""
+        share = 1.0
+        for start, scale, has, want in zip(
+            self.offset, self.scale, self.picture, self.model, strict=True
+        ):
+            share *= (min(want, start + has * scale) - max(0.0, start)) / (has * scale)
+        return share
+
     def restore(self, values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Bring a map of the model's input back to the picture.
 

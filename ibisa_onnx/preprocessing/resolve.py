@@ -21,11 +21,23 @@ from ibisa_onnx.models.signature import ImageInput, Signature
 from ibisa_onnx.preprocessing.sources.base import Layer, parse_layer
 from ibisa_onnx.preprocessing.sources.files import companion_layers, read_spec_file
 from ibisa_onnx.preprocessing.sources.metadata import metadata_layers
-from ibisa_onnx.preprocessing.spec import CHANNEL_ORDERS, CROPPING, PRESETS, Preprocessing
+from ibisa_onnx.preprocessing.spec import (
+    AS_IS,
+    CHANNEL_ORDERS,
+    CROPPING,
+    PRESETS,
+    Preprocessing,
+)
 
 DEFAULT_SIZE = 224
 _GUESS = "ImageNet's usual values (a guess)"
 _GREY_GUESS = "0..1, usual for one channel (a guess)"
+_OTHER_GUESS = "0..1, usual where channels are no colours (a guess)"
+_GUESS_MARK = "(a guess)"
+_USUAL_ORDERS = {1: "GRAY", 3: "RGB", 4: "RGBA"}
+# ImageNet's classifiers, some of which have a class for the background, by classes and pixels.
+_IMAGENET_CLASSES = (1000, 1001)
+_IMAGENET_SIDES = range(192, 332)
 _VALUES = ("scale", "mean", "std")
 _UPPER = ("channel_order", "layout")
 _WORDS = (*_UPPER, "resize", "interpolation")
@@ -55,6 +67,7 @@ class Overrides:
     shorter_side: int | None = None
     interpolation: str | None = None
     layout: str | None = None
+    depth: str | None = None
 
     @classmethod
     def of(cls, given: Overrides | Mapping[str, Any] | None) -> Overrides:
@@ -89,7 +102,7 @@ class ResolvedField:
     @property
     def is_guess(self) -> bool:
         """Whether nothing says it, so that the usual is taken."""
-        return self.source.endswith("(a guess)")
+        return self.source.endswith(_GUESS_MARK)
 
 
 @dataclass(frozen=True)
@@ -103,7 +116,7 @@ class ResolvedPreprocessing:
     @property
     def values_are_guessed(self) -> bool:
         """Whether nothing says how pixels become the input, so that the usual is taken."""
-        return any(field.source in (_GUESS, _GREY_GUESS) for field in self.resolved_fields)
+        return self.spec.is_guess("mean")  # which alone is left out where only scale is guessed
 
 
 def resolve_preprocessing(
@@ -144,8 +157,10 @@ def resolve_preprocessing(
     layers += [_unless_contradicted(layer, image) for layer in unasked]
     resolved = _facts(image)
     for layer in layers:
-        _add(resolved, _fields(layer, image.channels, resolved), layer.source)
+        _add_said(resolved, layer, image.channels)
     _infer_from_type(resolved, image)
+    for layer in layers:
+        _add_guessed(resolved, layer)
     warnings = [warning for layer in layers for warning in layer.warnings]
     warnings += _guess_values(resolved, image.channels)
     warnings += _guess_geometry(resolved, signature)
@@ -244,18 +259,23 @@ def _check_against_input(layer: Layer, image: ImageInput) -> None:
             f"{image.height or 'any'} x {image.width or 'any'} (height x width); correct it"
         )
     order = CHANNEL_ORDERS.get(said.get("channel_order", ""))
-    if order is not None and order.channels != image.channels:
+    if order is not None and order.channels not in (None, image.channels):
         raise PreprocessingError(
             f"{layer.source} says channel order {said['channel_order']}, {takes} "
             f"{image.channels} channel(s); correct it"
+        )
+    if said.get("channels", image.channels) != image.channels:
+        raise PreprocessingError(
+            f"{layer.source} says {said['channels']} channels, {takes} {image.channels}; correct it"
         )
 
 
 def _check_possible(layer: Layer, image: ImageInput) -> None:
     """Raise where no spec of this input can have what a source says."""
-    usual = {
+    usual: dict[str, Any] = {
         "size": (image.height or 1, image.width or 1),
-        "channel_order": {1: "GRAY", 3: "RGB", 4: "RGBA"}[image.channels],
+        "channel_order": _USUAL_ORDERS.get(image.channels, AS_IS),
+        "channels": image.channels,
         "dtype": image.dtype,
     }
     try:
@@ -312,10 +332,11 @@ def _facts(image: ImageInput) -> dict[str, ResolvedField]:
     """Return what the input's type and shape leave no doubt about."""
     resolved: dict[str, ResolvedField] = {}
     fields: dict[str, Any] = {"layout": str(image.layout), "dtype": image.dtype}
+    fields["channels"] = image.channels
     if image.height and image.width:
         fields["size"] = (image.height, image.width)
-    if image.channels == 1:
-        fields["channel_order"] = "GRAY"
+    if image.channels not in (3, 4):
+        fields["channel_order"] = _USUAL_ORDERS.get(image.channels, AS_IS)
     _add(resolved, fields, "input type and shape")
     return resolved
 
@@ -326,22 +347,40 @@ def _add(resolved: dict[str, ResolvedField], fields: Mapping[str, Any], source: 
         resolved.setdefault(field, ResolvedField(field, value, source))
 
 
+def _add_said(resolved: dict[str, ResolvedField], layer: Layer, channels: int) -> None:
+    """Believe a source, but for what it marks as guesses."""
+    fields = _fields(layer, channels, resolved)
+    said = {field: value for field, value in fields.items() if field not in layer.guessed}
+    _add(resolved, said, layer.source)
+
+
+def _add_guessed(resolved: dict[str, ResolvedField], layer: Layer) -> None:
+    """Take over what a source marks as guesses; a shorter side only where it suits the size."""
+    guessed = {field: value for field, value in layer.fields.items() if field in layer.guessed}
+    size = resolved["size"].value if "size" in resolved else guessed.get("size")
+    if size is not None and guessed.get("shorter_side", min(size)) < min(size):
+        del guessed["shorter_side"]
+    _add(resolved, guessed, f"{layer.source} {_GUESS_MARK}")
+
+
 def _fields(layer: Layer, channels: int, resolved: Mapping[str, ResolvedField]) -> dict[str, Any]:
     """Return a layer's fields, its preset spelled out."""
     fields = dict(layer.fields)
     if layer.preset is None:
         return fields
     order = resolved["channel_order"].value if "channel_order" in resolved else None
-    return _spell_out(layer.preset, fields.get("channel_order", order), channels) | fields
+    return spell_out(layer.preset, fields.get("channel_order", order), channels) | fields
 
 
-def _spell_out(preset: str, order: str | None, channels: int) -> dict[str, Any]:
+def spell_out(preset: str, order: str | None, channels: int) -> dict[str, Any]:
     """Return a preset's fields for the model's channels; mean and std stay with their colours."""
     values = PRESETS[preset]
     mean, std = values.mean, values.std
-    order = order or {1: "GRAY", 3: "", 4: "A"}[channels]
+    order = order or {1: "GRAY", 3: "", 4: "A"}.get(channels, AS_IS)
     order = values.channel_order + order if order in ("", "A") else order
-    if order == "GRAY":
+    if order == AS_IS and channels == 3:  # those of pictures are RGB
+        mean, std = (mean[::-1], std[::-1]) if values.channel_order == "BGR" else (mean, std)
+    elif order in ("GRAY", AS_IS):
         mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
     elif order[0] != values.channel_order[0]:
         mean, std = mean[::-1], std[::-1]
@@ -355,8 +394,9 @@ def _infer_from_type(resolved: dict[str, ResolvedField], image: ImageInput) -> N
     dtype = np.dtype(image.dtype)
     if dtype.kind not in "iu" or any(field in resolved for field in _VALUES):
         return
-    fields = _spell_out("raw", _value(resolved, "channel_order"), image.channels)
-    source = f"input type {dtype}: the picture's bytes as they are"
+    fields = spell_out("raw", _value(resolved, "channel_order"), image.channels)
+    what = "bytes" if dtype.itemsize == 1 else "values"
+    source = f"input type {dtype}: the picture's {what} as they are"
     if dtype == np.int8:
         fields["mean"] = (128.0,)
         source = f"input type {dtype}: the picture's bytes less 128"
@@ -367,10 +407,11 @@ def _guess_values(resolved: dict[str, ResolvedField], channels: int) -> list[str
     """Fill in scale, mean, std and channel order where no source says them; warn of it."""
     said = [field for field in _VALUES if field in resolved]
     if not said:
-        preset = "unit" if channels == 1 else "imagenet"
-        source = _GREY_GUESS if channels == 1 else _GUESS
-        _add(resolved, _spell_out(preset, _value(resolved, "channel_order"), channels), source)
-        return [_NOT_KNOWN if channels != 1 else _GREY_NOT_KNOWN]
+        colours = channels in (3, 4)
+        preset = "imagenet" if colours else "unit"
+        source = _GUESS if colours else _GREY_GUESS if channels == 1 else _OTHER_GUESS
+        _add(resolved, spell_out(preset, _value(resolved, "channel_order"), channels), source)
+        return [_NOT_KNOWN if colours else _GREY_NOT_KNOWN]
     missing = [field for field in (*_VALUES, "channel_order") if field not in resolved]
     _add(resolved, {"mean": (0.0,), "std": (1.0,)}, "not said, so left out")
     sizes = np.abs([*resolved["mean"].value, *resolved["std"].value])
@@ -385,34 +426,34 @@ def _guess_values(resolved: dict[str, ResolvedField], channels: int) -> list[str
 
 def _guess_geometry(resolved: dict[str, ResolvedField], signature: Signature) -> list[str]:
     """Fill in size, resizing and interpolation where no source says them."""
+    image = signature.image
+    size = (image.height or DEFAULT_SIZE, image.width or DEFAULT_SIZE)
+    _add(resolved, {"size": size}, f"the model leaves it open: {DEFAULT_SIZE} {_GUESS_MARK}")
+    height, width = resolved["size"].value
     warnings = []
-    if "size" not in resolved:
-        image = signature.image
-        size = (image.height or DEFAULT_SIZE, image.width or DEFAULT_SIZE)
-        _add(resolved, {"size": size}, f"the model leaves it open: {DEFAULT_SIZE} (a guess)")
+    if resolved["size"].is_guess:
         warnings.append(
-            f"the model leaves height and width open; {size[0]} x {size[1]} is taken: "
+            f"the model leaves height and width open; {height} x {width} is taken: "
             "give size= if it was made for another"
         )
-    height, width = resolved["size"].value
-    if _has_class_scores(signature) and height == width:
-        _add(resolved, {"resize": "shortest"}, "usual for a classifier (a guess)")
+    if height == width and height in _IMAGENET_SIDES and _has_imagenet_classes(signature):
+        source = f"usual for ImageNet's classes {_GUESS_MARK}"
+        _add(resolved, {"resize": "shortest"}, source)
     else:
-        source = "usual where the outputs are no class scores, or the input is no square (a guess)"
-        _add(resolved, {"resize": "stretch"}, source)
+        _add(resolved, {"resize": "stretch"}, f"the whole picture, nothing cut {_GUESS_MARK}")
     # Small inputs (digits, CIFAR) are hardly ever cropped; larger ones as 224 from 256.
     side = min(height, width)
     shorter = round(side * 256 / 224) if side >= 128 else side
-    _add(resolved, {"shorter_side": shorter}, "as 256 for 224 (a guess)")
-    _add(resolved, {"interpolation": "bilinear"}, "usual (a guess)")
+    _add(resolved, {"shorter_side": shorter}, f"as 256 for 224 {_GUESS_MARK}")
+    _add(resolved, {"interpolation": "bilinear"}, f"usual {_GUESS_MARK}")
     return warnings
 
 
-def _has_class_scores(signature: Signature) -> bool:
-    """Tell whether an output is one row of scores for each image."""
+def _has_imagenet_classes(signature: Signature) -> bool:
+    """Tell whether an output is one row of scores of ImageNet's classes for each image."""
     for output in signature.outputs:
         sides = [side for side in output.shape[1:] if side != 1]
-        if len(output.shape) > 1 and len(sides) == 1:
+        if len(output.shape) > 1 and len(sides) == 1 and sides[0] in _IMAGENET_CLASSES:
             return True
     return False
 
@@ -425,9 +466,12 @@ def _conclude(resolved: dict[str, ResolvedField], warnings: Sequence[str]) -> Re
     """Build the spec, which checks itself, and put the resolved in the spec's order."""
     if resolved["resize"].value not in CROPPING:
         del resolved["shorter_side"]
+    if resolved["channel_order"].value != AS_IS:
+        del resolved["channels"]  # which the order tells
     order = [each.name for each in fields_of(Preprocessing) if each.name in resolved]
     try:
-        spec = Preprocessing(**{field: resolved[field].value for field in order})
+        guessed = tuple(field for field in order if resolved[field].is_guess)
+        spec = Preprocessing(**{field: resolved[field].value for field in order}, guessed=guessed)
     except PreprocessingError as error:
         sources = dict.fromkeys(resolved[field].source for field in (*_VALUES, "channel_order"))
         raise PreprocessingError(f"{error} (values from: {'; '.join(sources)})") from error

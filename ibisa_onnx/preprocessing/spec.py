@@ -1,12 +1,14 @@
 """From a picture to the model's input and back: one frozen spec, and the geometry it implies.
 
-Model space is `(pixel * scale - mean) / std`, channels in the model's own order. Where a spec comes
-from (arguments, files, metadata, guesses) is in `resolve.py`.
+Model space is `(pixel * scale - mean) / std`, channels in the model's own order. Pixels are 0..255,
+or the picture's own values where the spec is made for those (`Preprocessing.takes_own_values`).
+Where a spec comes from (arguments, files, metadata, guesses) is in `resolve.py`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -16,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ibisa_onnx.errors import ImageError, PreprocessingError
+from ibisa_onnx.io.images import DeepValues, Picture
+from ibisa_onnx.io.pixels import MAX_CHANNELS, to_rgb
 from ibisa_onnx.models.signature import IMAGE_DTYPES, Layout
 from ibisa_onnx.preprocessing.geometry import Geometry, Placement
 from ibisa_onnx.preprocessing.resampling import KERNELS, resample
@@ -23,36 +27,58 @@ from ibisa_onnx.preprocessing.resampling import KERNELS, resample
 
 @dataclass(frozen=True)
 class ChannelOrder:
-    """How a model's channels are made from RGB pixels, and RGB from them (both [H, W, C])."""
+    """How a model's channels are made from RGB pixels, and RGB from them (both [H, W, C]).
 
-    channels: int
-    from_rgb: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
+    `channels` None: any number, which the picture itself must have. `from_rgb` takes the value of
+    white, too.
+    """
+
+    channels: int | None
+    from_rgb: Callable[[npt.NDArray[Any], float], npt.NDArray[Any]]
     to_rgb: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
 
 
-def _to_grey(rgb: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return luminance as of Rec. 601, rounded as pictures are."""
-    grey = rgb.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
-    return np.rint(grey)[..., None].astype(rgb.dtype)
+def _to_grey(rgb: npt.NDArray[Any], white: float) -> npt.NDArray[Any]:
+    """Return luminance as of Rec. 601, integers rounded as pictures are."""
+    weights = np.array([0.299, 0.587, 0.114])
+    if rgb.dtype.kind == "f":
+        return np.asarray(rgb @ weights, rgb.dtype)[..., None]
+    weights = weights.astype(np.float32) if rgb.dtype == np.uint8 else weights
+    grey = np.rint(rgb.astype(weights.dtype) @ weights)
+    return np.asarray(grey[..., None], rgb.dtype)
 
 
-def _with_opaque_alpha(rgb: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    return np.concatenate([rgb, np.full_like(rgb[..., :1], 255)], axis=2)
+def _with_opaque_alpha(rgb: npt.NDArray[Any], white: float) -> npt.NDArray[Any]:
+    return np.concatenate([rgb, np.full_like(rgb[..., :1], white)], axis=2)
 
 
+def _first_colours(channels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Show channels that are no colours: the first three as RGB, of two the first as grey."""
+    few = channels.shape[2] < 3
+    return np.repeat(channels[..., :1], 3, axis=2) if few else channels[..., :3]
+
+
+AS_IS = "AS-IS"
 CHANNEL_ORDERS: Mapping[str, ChannelOrder] = MappingProxyType(
     {
-        "RGB": ChannelOrder(3, lambda rgb: rgb, lambda x: x),
-        "BGR": ChannelOrder(3, lambda rgb: rgb[..., ::-1], lambda x: x[..., ::-1]),
+        "RGB": ChannelOrder(3, lambda rgb, white: rgb, lambda x: x),
+        "BGR": ChannelOrder(3, lambda rgb, white: rgb[..., ::-1], lambda x: x[..., ::-1]),
         "GRAY": ChannelOrder(1, _to_grey, lambda x: np.repeat(x, 3, axis=2)),
         "RGBA": ChannelOrder(4, _with_opaque_alpha, lambda x: x[..., :3]),
         "BGRA": ChannelOrder(
-            4, lambda rgb: _with_opaque_alpha(rgb[..., ::-1]), lambda x: x[..., 2::-1]
+            4, lambda rgb, white: _with_opaque_alpha(rgb[..., ::-1], white), lambda x: x[..., 2::-1]
         ),
+        AS_IS: ChannelOrder(None, lambda rgb, white: rgb, _first_colours),
     }
 )
+DEPTHS = ("8-bit", "full")
 
 
+_LEAST_SPAN = 0.5  # of 0..255 in model space; the narrowest usual one is 1
+_LEAST_CUT, _LEAST_STRETCH, _LEAST_ENLARGEMENT = 0.005, 0.02, 1.02  # worth a word
+_OTHER_CHANNELS = (
+    "{} has {} channel(s) and the model takes {}; give a TIFF or .npy file [H, W, C] of as many"
+)
 _MEAN_COLOUR = (124, 116, 104)  # of ImageNet's photographs, RGB
 
 
@@ -160,12 +186,20 @@ class Preprocessing:
     interpolation
         "nearest", "box", "bilinear", "bicubic" or "lanczos", antialiased as in Pillow.
     channel_order
-        "RGB", "BGR", "GRAY", "RGBA" or "BGRA" (alpha is opaque).
+        "RGB", "BGR", "GRAY", "RGBA" or "BGRA" (alpha is opaque), or "AS-IS": the picture's own
+        channels, as many as the model takes.
     scale, mean, std
         Model space is `(pixel * scale - mean) / std`, pixels 0..255; mean and std hold one value or
         one for each channel, in the model's order.
     layout, dtype
         Of the model's input.
+    channels
+        How many it takes: as the channel order says, but for "AS-IS", where it is 1 to 16.
+    depth
+        What deeper pictures than 8 bits are to the formula: "8-bit", brought to 0..255, or "full",
+        their own values. None: see `takes_own_values`.
+    guessed
+        The fields that nobody said. A picture that has the input's size is not resized by a guess.
 
     Raises
     ------
@@ -183,6 +217,9 @@ class Preprocessing:
     std: tuple[float, ...] = (1.0,)
     layout: str = "NCHW"
     dtype: str = "float32"
+    channels: int = 0
+    depth: str | None = None
+    guessed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_choice("resize", self.resize, RESIZES)
@@ -190,6 +227,9 @@ class Preprocessing:
         _check_choice("channel order", self.channel_order, CHANNEL_ORDERS)
         _check_choice("layout", self.layout, tuple(Layout))
         _check_choice("dtype", self.dtype, sorted(IMAGE_DTYPES))
+        if self.depth is not None:
+            _check_choice("depth", self.depth, DEPTHS)
+        object.__setattr__(self, "channels", self._count_channels())
         if len(self.size) != 2 or min(self.size) < 1:
             raise PreprocessingError(f"size is {self.size}; give a height and a width in pixels")
         if self.shorter_side is not None and self.shorter_side < 1:
@@ -203,13 +243,29 @@ class Preprocessing:
         self._check_integers()
 
     @property
-    def channels(self) -> int:
-        """How many channels the model takes."""
-        return CHANNEL_ORDERS[self.channel_order].channels
+    def takes_own_values(self) -> bool:
+        """Whether deeper pictures than 8 bits go into the formula with their own values.
+
+        Where `depth` does not say so, they do where the formula leaves values as they are, or would
+        make next to nothing of 0..255; never for inputs of 8 bits.
+        """
+        if self.depth is not None or np.dtype(self.dtype).itemsize == 1:
+            return self.depth == "full"
+        largest = max(abs(self.scale / each) for each in self.std)
+        return _is_identity(self) or 255 * largest < _LEAST_SPAN
+
+    def is_guess(self, *fields: str) -> bool:
+        """Whether nobody said one of these fields."""
+        return not set(fields).isdisjoint(self.guessed)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data, ready for JSON."""
+        """Return plain data, ready for JSON; without what follows from the rest."""
         values = dataclasses.asdict(self)
+        if self.channel_order != AS_IS:
+            del values["channels"]
+        for field, usual in (("depth", None), ("guessed", ())):
+            if values[field] == usual:
+                del values[field]
         return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
 
     @classmethod
@@ -222,6 +278,15 @@ class Preprocessing:
             key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
         }
         return cls(**fields)
+
+    def _count_channels(self) -> int:
+        """Return how many channels there are; raise where neither order nor number tells."""
+        count = CHANNEL_ORDERS[self.channel_order].channels or self.channels
+        if not 1 <= count <= MAX_CHANNELS:
+            raise PreprocessingError(
+                f"channels is {self.channels}; {self.channel_order} takes 1 to {MAX_CHANNELS}"
+            )
+        return count
 
     def _check_channels(self, name: str, values: Sequence[float]) -> None:
         """Raise where there is not one value, nor one for each channel."""
@@ -237,7 +302,8 @@ class Preprocessing:
         limits = np.iinfo(np.dtype(self.dtype))
         ends = _values(np.array([0, 255]), self)
         low, high = float(ends.min()), float(ends.max())
-        if low < limits.min - 1 or high > limits.max + 1 or high - low < 16:
+        flat = high - low < 16 and not self.takes_own_values
+        if low < limits.min - 1 or high > limits.max + 1 or flat:
             raise PreprocessingError(
                 f"the model takes {self.dtype}, which cannot hold values {low:.3g}..{high:.3g}; "
                 "leave preprocessing= out, or give another scale=, mean= and std="
@@ -246,19 +312,23 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A picture ready for the model: float32 [1, C, h, w] in model space, and how it got there."""
+    """A picture ready for the model: float32 [1, C, h, w] in model space, and how it got there.
+
+    `warnings` say what became of its depth, and what a guessed resize did to it.
+    """
 
     tensor: npt.NDArray[np.float32]
     geometry: Geometry
+    warnings: tuple[str, ...] = ()
 
 
-def prepare(image: npt.NDArray[np.uint8], spec: Preprocessing) -> Prepared:
+def prepare(image: npt.NDArray[np.uint8] | Picture, spec: Preprocessing) -> Prepared:
     """Bring a picture to model space.
 
     Parameters
     ----------
     image
-        uint8 [H, W, 3] RGB.
+        uint8 [H, W, 3] RGB, or a picture of any depth.
     spec
         How.
 
@@ -271,19 +341,128 @@ def prepare(image: npt.NDArray[np.uint8], spec: Preprocessing) -> Prepared:
     Raises
     ------
     ImageError
-        The image has another shape or dtype, or does not fit where it must not be resized.
+        The image has another shape or dtype, or channels or values that the model cannot take, or
+        does not fit where it must not be resized.
     """
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+    pixels = image.pixels if isinstance(image, Picture) else image
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.size == 0:
         raise ImageError(
-            f"the image is {image.dtype} {list(image.shape)}; give uint8 [H, W, 3], RGB"
+            f"the image is {pixels.dtype} {list(pixels.shape)}; give uint8 [H, W, 3], RGB"
         )
-    picture = (image.shape[0], image.shape[1])
-    place = RESIZES[spec.resize](picture, spec)
-    pixels = _place(image, place, spec)
-    tensor = _to_model_space(CHANNEL_ORDERS[spec.channel_order].from_rgb(pixels), spec)
+    picture = (pixels.shape[0], pixels.shape[1])
+    place = _placement(picture, spec)
+    deep = image.deep if isinstance(image, Picture) else None
+    if deep is None or (deep.is_rgba_bytes and spec.channel_order != AS_IS):
+        tensor, notes = _prepare_bytes(pixels, place, spec), list[str]()
+    else:
+        tensor, notes = _prepare_deep(deep, place, spec)
     scale = (place.resized[0] / picture[0], place.resized[1] / picture[1])
     geometry = Geometry(picture, spec.size, scale, (float(place.top), float(place.left)))
-    return Prepared(tensor[None], geometry)
+    notes += _resize_warnings(geometry, spec)
+    return Prepared(tensor[None], geometry, tuple(notes))
+
+
+def _placement(picture: tuple[int, int], spec: Preprocessing) -> Placement:
+    """Place a picture; one that has the input's size is not resized by a guess."""
+    crops_by_guess = spec.resize in CROPPING and spec.is_guess("shorter_side")
+    if picture == spec.size and (spec.is_guess("resize") or crops_by_guess):
+        return _as_it_is(picture, spec)
+    return RESIZES[spec.resize](picture, spec)
+
+
+def _resize_warnings(geometry: Geometry, spec: Preprocessing) -> list[str]:
+    """Say what a guessed resize did to a picture: cut, stretched or enlarged it."""
+    fields = [name for name in ("resize", "shorter_side") if spec.is_guess(name)]
+    if not fields or (spec.resize not in CROPPING and "resize" not in fields):
+        return []
+    high, wide = geometry.scale
+    done = []
+    if (cut := 1 - geometry.seen_share) >= _LEAST_CUT:
+        done.append(f"{cut:.0%} of the picture is cut away")
+    if abs(math.log(wide / high)) > _LEAST_STRETCH:
+        side = "width" if wide > high else "height"
+        done.append(f"its {side} is stretched {max(wide / high, high / wide):.2f} times")
+    if (larger := math.sqrt(high * wide)) > _LEAST_ENLARGEMENT:
+        done.append(f"it is enlarged {larger:.2g} times")
+    if not done:
+        return []
+    what = "the resize is guessed" if "resize" in fields else "the shorter side is guessed"
+    return [f"{what} ({spec.resize}): {' and '.join(done)}; give {fields[0]}="]
+
+
+def _prepare_bytes(
+    pixels: npt.NDArray[np.uint8], place: Placement, spec: Preprocessing
+) -> npt.NDArray[np.float32]:
+    """Bring 8-bit RGB [H, W, 3] to model space, [C, h, w]."""
+    if spec.channel_order == AS_IS and spec.channels != 3:
+        grey = spec.channels == 1 and np.ptp(pixels, axis=2).max() == 0
+        if not grey:
+            raise ImageError(_OTHER_CHANNELS.format("the picture", 3, spec.channels))
+        pixels = pixels[..., :1]
+    placed = _place(pixels, place, spec, 0, 255)
+    return _to_model_space(CHANNEL_ORDERS[spec.channel_order].from_rgb(placed, 255), spec)
+
+
+def _prepare_deep(
+    deep: DeepValues, place: Placement, spec: Preprocessing
+) -> tuple[npt.NDArray[np.float32], list[str]]:
+    """Bring a deep picture to model space, [C, h, w]; with a line that says what was done."""
+    low, high = deep.range
+    own, white = spec.takes_own_values, deep.white
+    if not own and white is None:
+        raise ImageError(
+            f"{deep.label} has {deep.depth} from {low:g} to {high:g}, and nothing says which value "
+            "is white; give a picture of 8 or 16 bits, or of floats 0 to 1, or depth=full, which "
+            f"puts its values into the formula as they are ({_formula(spec)})"
+        )
+    bottom, top = (low, high) if white is None else (0.0, white)
+    channels = _model_channels(deep, spec, top)
+    placed = _place(channels, place, spec, bottom, top).astype(np.float64)
+    if own:
+        planes = _formula_of(placed, spec)
+        _check_fits(planes, deep, spec)
+    else:
+        planes = _formula_of(placed * (255 / top), spec)
+    return planes, _depth_notes(deep, spec)
+
+
+def _model_channels(deep: DeepValues, spec: Preprocessing, white: float) -> npt.NDArray[Any]:
+    """Return a deep picture's values [H, W, C] in the model's channels."""
+    values, order = deep.values, CHANNEL_ORDERS[spec.channel_order]
+    found = values.shape[2]
+    as_they_are = spec.channel_order == AS_IS
+    possible = (spec.channels,) if as_they_are else (1, 3, 4)
+    if found not in possible:
+        raise ImageError(_OTHER_CHANNELS.format(deep.label, found, spec.channels))
+    if as_they_are or found == order.channels == 1:
+        return values
+    return order.from_rgb(to_rgb(values, white, deep.label), white)
+
+
+def _check_fits(planes: npt.NDArray[np.float32], deep: DeepValues, spec: Preprocessing) -> None:
+    """Raise where own values are beyond what the input holds."""
+    dtype = np.dtype(spec.dtype)
+    limits = np.iinfo(dtype) if dtype.kind in "iu" else np.finfo(dtype)
+    low, high = float(planes.min()), float(planes.max())
+    if low < float(limits.min) - 0.5 or high > float(limits.max) + 0.5:
+        raise ImageError(
+            f"{deep.label} becomes {low:g} to {high:g}, and the model takes {dtype}, up to "
+            f"{limits.max:g}; give scale= or mean=, or depth=8-bit"
+        )
+
+
+def _depth_notes(deep: DeepValues, spec: Preprocessing) -> list[str]:
+    """Say in a line what became of a picture's depth."""
+    if deep.white == 255:  # as if it had 8 bits
+        return []
+    low, high = deep.range
+    has = f"{deep.label} has {deep.depth}, {low:g} to {high:g}"
+    if spec.takes_own_values:
+        how = "as they are" if _is_identity(spec) else f"by {_formula(spec)}"
+        return [f"{has}: its values go into the model {how}"]
+    dim = high < (deep.white or 0) / 8
+    few = ", and it uses little of that: depth=full takes its own values" if dim else ""
+    return [f"{has}: 0..{deep.white:g} is taken as 0..255 is{few}"]
 
 
 def unprepare(tensor: npt.NDArray[Any], spec: Preprocessing) -> npt.NDArray[np.uint8]:
@@ -307,16 +486,21 @@ def unprepare(tensor: npt.NDArray[Any], spec: Preprocessing) -> npt.NDArray[np.u
     return np.ascontiguousarray(CHANNEL_ORDERS[spec.channel_order].to_rgb(pixels))
 
 
-def mean_colour(spec: Preprocessing) -> npt.NDArray[np.float32]:
+def mean_colour(
+    spec: Preprocessing, colours: npt.NDArray[np.float32] | None = None
+) -> npt.NDArray[np.float32]:
     """Return what stands for nothing in model space: the mean colour, float32 [C, 1, 1].
 
     That is zero where the preprocessing subtracts a mean, as in RISE's protocol; else the usual
-    mean of ImageNet's photographs.
+    mean of ImageNet's photographs, or, where values are no colours of 0..255, that of `colours`,
+    float32 [N, C] in model space.
     """
     if any(spec.mean):
         return np.zeros((spec.channels, 1, 1), np.float32)
+    if colours is not None:
+        return np.asarray(colours.mean(0)[:, None, None], np.float32)
     rgb = np.array(_MEAN_COLOUR, np.uint8)[None, None]
-    return _to_model_space(CHANNEL_ORDERS[spec.channel_order].from_rgb(rgb), spec)
+    return _to_model_space(CHANNEL_ORDERS[spec.channel_order].from_rgb(rgb, 255), spec)
 
 
 def _to_model_space(pixels: npt.NDArray[np.uint8], spec: Preprocessing) -> npt.NDArray[np.float32]:
@@ -328,29 +512,55 @@ def _to_model_space(pixels: npt.NDArray[np.uint8], spec: Preprocessing) -> npt.N
 
 def _values(pixels: npt.NDArray[Any], spec: Preprocessing) -> npt.NDArray[np.float32]:
     """Apply scale, mean and std: what pixel values [n] are in each channel, [C, n]."""
+    values = np.broadcast_to(pixels[:, None, None], (len(pixels), 1, spec.channels))
+    return _formula_of(values, spec)[..., 0]
+
+
+def _formula_of(pixels: npt.NDArray[Any], spec: Preprocessing) -> npt.NDArray[np.float32]:
+    """Apply scale, mean and std to values [h, w, C]: model space, [C, h, w]."""
     # In float64, so that the result is the float32 nearest to the formula.
-    mean, std = (np.reshape(each, (-1, 1)).astype(np.float64) for each in (spec.mean, spec.std))
+    mean, std = (np.asarray(each, np.float64) for each in (spec.mean, spec.std))
     values = (pixels * np.float64(spec.scale) - mean) / std
-    return np.broadcast_to(values, (spec.channels, len(pixels))).astype(np.float32)
+    return np.ascontiguousarray(values.astype(np.float32).transpose(2, 0, 1))
+
+
+def _is_identity(spec: Preprocessing) -> bool:
+    """Whether the formula leaves values as they are."""
+    return spec.scale == 1 and not any(spec.mean) and set(spec.std) == {1}
+
+
+def _formula(spec: Preprocessing) -> str:
+    """Write the formula with its numbers."""
+    mean, std = (
+        " ".join(f"{each:.6g}" for each in dict.fromkeys(values))
+        for values in (spec.mean, spec.std)
+    )
+    return f"scale {spec.scale:.6g}, mean {mean}, std {std}"
 
 
 def _place(
-    image: npt.NDArray[np.uint8], place: Placement, spec: Preprocessing
-) -> npt.NDArray[np.uint8]:
-    """Resize the part of the picture that the model sees, and lay it on its margin."""
+    image: npt.NDArray[Any], place: Placement, spec: Preprocessing, low: float, high: float
+) -> npt.NDArray[Any]:
+    """Resize the part of the picture that the model sees, and lay it on its margin.
+
+    `low` and `high` are its black and white. Bytes stay bytes; other values become float32 where
+    they are resized.
+    """
     if place.resized == image.shape[:2] == spec.size:
         return image
-    canvas = np.full((*spec.size, 3), place.fill, np.uint8)
+    exact = image.dtype == np.uint8
+    fill = low + place.fill * (high - low) / 255
+    canvas = np.full((*spec.size, image.shape[2]), fill, np.uint8 if exact else np.float32)
     spans = [
         (max(0, start), min(want, start + has), start, side / has)
         for start, has, want, side in zip(
             (place.top, place.left), place.resized, spec.size, image.shape[:2], strict=True
         )
     ]
-    (y0, y1, top, high), (x0, x1, left, wide) = spans
-    box = ((y0 - top) * high, (x0 - left) * wide, (y1 - top) * high, (x1 - left) * wide)
+    (y0, y1, top, tall), (x0, x1, left, wide) = spans
+    box = ((y0 - top) * tall, (x0 - left) * wide, (y1 - top) * tall, (x1 - left) * wide)
     part = resample(image, (y1 - y0, x1 - x0), KERNELS[spec.interpolation], box)
-    canvas[y0:y1, x0:x1] = np.clip(np.rint(part), 0, 255)
+    canvas[y0:y1, x0:x1] = np.clip(np.rint(part) if exact else part, low, high)
     return canvas
 
 

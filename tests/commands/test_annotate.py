@@ -116,7 +116,7 @@ def test_json_and_quiet(cli, model):
 def test_json_holds_the_warnings_and_they_are_still_told(cli, model):
     result = cli("annotate", model(), "--preprocess", "tf", "--json")
     (warning,) = json.loads(result.out)["warnings"]
-    assert warning.startswith("not said, and written as is usual: resize")
+    assert warning.startswith("not said, and written as guesses: resize")
     assert warning in result.err
 
 
@@ -167,8 +167,8 @@ def test_weights_in_another_file_stay_there_and_the_model_opens(
     stamp = data.stat().st_mtime_ns
     wanted = _answer(external / "m.onnx", photo, preprocessing="tf")
     result = cli("annotate", "big/m.onnx", "--preprocess", "tf", *(["-o", out] if out else []))
-    assert "not said, and written as is usual: resize = shortest" in result.err
-    assert "--resize, --shorter-side, --interpolation" in result.err
+    assert "not said, and written as guesses: resize = stretch" in result.err
+    assert "--resize, --interpolation" in result.err
     assert result.code == 0
     path = tmp_path / (out or "big/m.annotated.onnx")
     assert path.stat().st_size < WEIGHTS.nbytes

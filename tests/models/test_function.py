@@ -360,8 +360,8 @@ class TestInputSpec:
         ("spec", "said"),
         [
             (InputSpec((None, None, 8, None)), "mean: the shape of input images float32"),
-            (InputSpec((None, 12, 8, 8)), "mean takes no picture"),
-            (InputSpec((None, 3, 8, 8), layout="NHWC"), "has no 1, 3 or 4 channels as NHWC"),
+            (InputSpec((None, 17, 18, 18)), "mean takes no picture"),
+            (InputSpec((None, 3, 24, 24), layout="NHWC"), "has no 1 to 16 channels as NHWC"),
             ((None, 3, 8, 8), r"input_spec is a tuple; give InputSpec\("),
         ],
     )

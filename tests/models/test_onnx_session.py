@@ -342,7 +342,7 @@ class TestInputs:
         [
             (TensorProto.INT64, ["n", "sequence"]),
             (TensorProto.FLOAT, ["n", 30]),
-            (TensorProto.FLOAT, ["n", 12, 30, 30]),
+            (TensorProto.FLOAT, ["n", 17, 30, 30]),
             (TensorProto.BOOL, ["n", 3, 30, 30]),
             (TensorProto.FLOAT, ["n", 3, 16, 30, 30]),
         ],

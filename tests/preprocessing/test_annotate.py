@@ -180,3 +180,31 @@ def test_a_damaged_key_is_replaced(damaged):
     assert written_keys(_metadata(proto)) == ()
     annotate(proto, SPEC, None)
     assert json.loads(_metadata(proto)["ibisa"])["version"] == 1
+
+
+def test_guesses_are_marked_and_others_are_not_told_of_them():
+    spec = _preset("tf", resize="stretch", guessed=("resize", "interpolation"))
+    said = _said(spec)
+    own = json.loads(said["ibisa"])["preprocessing"]
+    assert own["guessed"] == ["resize", "interpolation"]
+    assert Preprocessing.from_dict(own) == spec
+    assert "model_info resize_type" not in said
+    assert said["model_info scale_values"]
+
+
+def test_guessed_values_are_not_written_at_all():
+    spec = _preset("imagenet", resize="stretch", guessed=("channel_order", "scale", "mean", "std"))
+    said = _said(spec)
+    own = json.loads(said["ibisa"])["preprocessing"]
+    assert own["resize"] == "stretch"
+    assert not {"channel_order", "scale", "mean", "std"} & own.keys()
+    assert said["model_info resize_type"] == "standard"
+    assert not {"Image.BitmapPixelFormat", "model_info mean_values"} & said.keys()
+
+
+def test_channels_that_are_no_colours():
+    spec = Preprocessing((8, 8), "stretch", channel_order="AS-IS", channels=6, depth="full")
+    said = _said(spec)
+    assert Preprocessing.from_dict(json.loads(said["ibisa"])["preprocessing"]).channels == 6
+    assert "Image.BitmapPixelFormat" not in said
+    assert len(said["model_info mean_values"].split()) == 6

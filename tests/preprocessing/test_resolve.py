@@ -70,7 +70,10 @@ class TestOrder:
 
     def test_every_field_of_the_spec_has_a_belief_with_its_value(self):
         resolved = _resolve()
-        assert {b.field: b.value for b in resolved.resolved_fields} == resolved.spec.to_dict() | {
+        fields = resolved.spec.to_dict()
+        guessed = [field.field for field in resolved.resolved_fields if field.is_guess]
+        assert fields.pop("guessed") == guessed
+        assert {b.field: b.value for b in resolved.resolved_fields} == fields | {
             "size": resolved.spec.size,
             "mean": resolved.spec.mean,
             "std": resolved.spec.std,
@@ -143,21 +146,41 @@ class TestType:
 
 
 class TestGeometry:
-    def test_a_classifier_is_cropped_from_256_for_224(self):
-        spec = _resolve().spec
-        assert (spec.size, spec.resize, spec.shorter_side) == ((224, 224), "shortest", 256)
-        assert _resolve(_signature(side=384)).spec.shorter_side == 439
-        assert _resolve(_signature(side=32)).spec.shorter_side == 32
+    @pytest.mark.parametrize("output", [("n", 1000), ("n", 1001), ("n", 1000, 1, 1)])
+    @pytest.mark.parametrize(("side", "shorter"), [(192, 219), (224, 256), (299, 342)])
+    def test_imagenets_classifiers_are_cropped_from_256_for_224(self, output, side, shorter):
+        spec = _resolve(_signature(side=side, output=output)).spec
+        assert (spec.size, spec.resize, spec.shorter_side) == ((side,) * 2, "shortest", shorter)
+        assert spec.is_guess("resize")
+        assert spec.is_guess("shorter_side")
 
-    @pytest.mark.parametrize("output", [("n", 1000, 1, 1), (1, 1, 1, 1000), ("n", "k")])
-    def test_scores_in_four_axes_are_a_classifiers_too(self, output):
-        assert _resolve(_signature(output=output)).spec.resize == "shortest"
+    def test_scores_last_in_four_axes_are_a_classifiers_too(self):
+        assert _resolve(_signature(output=(1, 1, 1, 1000))).spec.resize == "shortest"
 
-    @pytest.mark.parametrize("output", [("n", 513, 513), ("n", 4420, 2), ("n", 21, 65, 65)])
-    def test_others_get_the_whole_picture(self, output):
-        resolved = _resolve(_signature(output=output))
+    @pytest.mark.parametrize(
+        ("side", "output"),
+        [
+            (224, ("n", 10)),
+            (224, ("n", "k")),
+            (128, ("n", 1000)),
+            (384, ("n", 1000)),
+            (224, ("n", 513, 513)),
+            (224, ("n", 4420, 2)),
+            (224, ("n", 21, 65, 65)),
+        ],
+    )
+    def test_others_get_the_whole_picture(self, side, output):
+        resolved = _resolve(_signature(side=side, output=output))
         assert (resolved.spec.resize, resolved.spec.shorter_side) == ("stretch", None)
         assert "shorter_side" not in _sources(resolved)
+        assert "(a guess)" in _sources(resolved)["resize"]
+
+    def test_the_usual_shorter_side_where_a_crop_is_said(self):
+        shorter = [
+            _resolve(_signature(side=side), resize="shortest").spec.shorter_side
+            for side in (32, 384)
+        ]
+        assert shorter == [32, 439]
 
     def test_an_open_size_is_224_until_it_is_said(self):
         resolved = _resolve(_signature(side=None), preset="unit")
@@ -169,6 +192,88 @@ class TestGeometry:
 
     def test_resize_by_flag(self):
         assert _resolve(resize="letterbox").spec.shorter_side is None
+
+
+class TestGuessesOfOthers:
+    """What metadata mark as guesses stays one, and gives way to whatever anybody says."""
+
+    GUESSED = _ibisa(
+        preset="tf",
+        size=[224, 224],
+        resize="shortest",
+        shorter_side=240,
+        interpolation="bicubic",
+        guessed=["resize", "shorter_side"],
+    )
+
+    def test_they_are_read_as_guesses(self):
+        resolved = _resolve(metadata=self.GUESSED)
+        spec = resolved.spec
+        assert (spec.resize, spec.shorter_side, spec.interpolation) == ("shortest", 240, "bicubic")
+        assert spec.guessed == ("resize", "shorter_side")
+        assert _sources(resolved)["resize"] == "metadata key ibisa (a guess)"
+        assert _sources(resolved)["scale"] == "metadata key ibisa"
+        assert resolved.warnings == ()
+
+    def test_files_beside_the_model_go_before_them(self, tmp_path):
+        size = {"size": {"height": 224, "width": 224}}
+        (tmp_path / "preprocessor_config.json").write_text(
+            json.dumps(TestBeside.HUGGING_FACE | size)
+        )
+        resolved = _resolve(metadata=self.GUESSED, folder=tmp_path)
+        assert (resolved.spec.resize, resolved.spec.scale) == ("stretch", 1 / 127.5)
+        assert not resolved.spec.is_guess("resize")
+
+    def test_a_shorter_side_that_a_flag_makes_impossible_is_guessed_anew(self):
+        metadata = _ibisa(preset="tf", shorter_side=256, guessed=["shorter_side"])
+        resolved = _resolve(_signature(side=None), metadata, size=(288, 288), resize="shortest")
+        assert resolved.spec.shorter_side == round(288 * 256 / 224)
+
+    def test_what_is_no_list_is_ignored_with_a_warning(self):
+        resolved = _resolve(metadata=_ibisa(preset="tf", guessed="resize"))
+        assert "expected a list of fields" in resolved.warnings[0]
+
+
+class TestChannels:
+    @pytest.mark.parametrize("channels", [2, 5, 6, 16])
+    def test_other_channels_than_colours_are_taken_as_they_are(self, channels):
+        resolved = _resolve(_signature(channels=channels))
+        spec = resolved.spec
+        assert (spec.channel_order, spec.channels) == ("AS-IS", channels)
+        assert (spec.scale, spec.mean) == (1 / 255, (0.0,))
+        assert _sources(resolved)["channels"] == "input type and shape"
+        assert "is not known" in resolved.warnings[0]
+
+    def test_presets_have_one_mean_for_them(self):
+        spec = _resolve(_signature(channels=6), preset="caffe").spec
+        assert spec.mean == (pytest.approx(114.495),)
+
+    def test_each_may_have_its_own(self):
+        mean = tuple(map(float, range(6)))
+        assert _resolve(_signature(channels=6), mean=mean, scale=1.0).spec.mean == mean
+
+    def test_colours_may_be_taken_as_they_are(self):
+        spec = _resolve(preset="caffe", channel_order="as-is").spec
+        assert (spec.channel_order, spec.channels) == ("AS-IS", 3)
+        assert spec.mean == (123.675, 116.28, 103.53)  # pictures are RGB
+        assert (
+            _resolve(_signature(channels=4), channel_order="AS-IS", preset="tf").spec.channels == 4
+        )
+
+    def test_metadata_of_another_number_are_not_believed(self):
+        metadata = _ibisa(preset="raw", channel_order="AS-IS", channels=5)
+        resolved = _resolve(_signature(channels=6), metadata)
+        assert "says 5 channels" in resolved.warnings[0]
+
+    def test_deeper_integers_are_values(self):
+        resolved = _resolve(_signature(channels=1, dtype="uint16"))
+        assert "values as they are" in _sources(resolved)["scale"]
+
+    def test_depth_by_flag_and_by_metadata(self):
+        assert _resolve(preset="unit", depth="full").spec.depth == "full"
+        assert _resolve(metadata=_ibisa(preset="unit", depth="full")).spec.takes_own_values
+        with pytest.raises(PreprocessingError, match="depth is '12-bit'; choose from: 8-bit, full"):
+            _resolve(depth="12-bit")
 
 
 class TestContradictions:

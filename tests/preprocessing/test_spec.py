@@ -201,6 +201,48 @@ class TestGeometry:
         with pytest.raises(ImageError, match=r"30 x 20 .* takes 20 x 30"):
             prepare(np.zeros((30, 20, 3), np.uint8), spec)
 
+    @pytest.mark.parametrize("guessed", [("resize", "shorter_side"), ("shorter_side",)])
+    def test_what_has_the_inputs_size_is_not_resized_by_a_guess(self, rng, guessed):
+        image = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        said = Preprocessing((64, 64), "shortest", 73)
+        prepared = prepare(image, dataclasses.replace(said, guessed=guessed))
+        np.testing.assert_array_equal(prepared.tensor[0].transpose(1, 2, 0), image)
+        assert prepared.warnings == ()
+        assert prepared.geometry.scale == (1, 1)
+        assert not np.array_equal(prepare(image, said).tensor, prepared.tensor)
+
+    @pytest.mark.parametrize(
+        ("picture", "resize", "said"),
+        [
+            ((512, 512), "shortest", "the resize is guessed (shortest): 23% of the picture is cut"),
+            ((300, 600), "shortest", "62% of the picture is cut away; give resize="),
+            ((300, 600), "stretch", "its height is stretched 2.00 times; give resize="),
+            ((600, 300), "stretch", "its width is stretched 2.00 times"),
+            ((112, 112), "stretch", "it is enlarged 2 times"),
+            ((128, 128), "shortest", "23% of the picture is cut away and it is enlarged 2 times"),
+            ((448, 448), "stretch", None),
+            ((300, 600), "letterbox", None),
+        ],
+    )
+    def test_a_guess_that_changes_what_is_seen_is_said(self, picture, resize, said):
+        spec = Preprocessing((224, 224), resize, 256, guessed=("resize", "shorter_side"))
+        image = np.zeros((*picture, 3), np.uint8)
+        warnings = prepare(image, spec).warnings
+        if said is None:
+            assert warnings == ()
+        else:
+            (warning,) = warnings
+            assert said in warning
+        assert prepare(image, dataclasses.replace(spec, guessed=())).warnings == ()
+
+    def test_a_crop_that_was_said_to_a_shorter_side_that_was_not(self):
+        spec = Preprocessing((224, 224), "shortest", 256, guessed=("shorter_side",))
+        (warning,) = prepare(np.zeros((512, 512, 3), np.uint8), spec).warnings
+        assert warning == (
+            "the shorter side is guessed (shortest): 23% of the picture is cut away; "
+            "give shorter_side="
+        )
+
     def test_restore_wants_the_models_size(self):
         geometry = prepare(np.zeros((20, 30, 3), np.uint8), Preprocessing((8, 8))).geometry
         with pytest.raises(PreprocessingError, match=r"\[8, 8\]"):

@@ -15,24 +15,26 @@ from typing import Any
 from ibisa_onnx.errors import PreprocessingError
 from ibisa_onnx.models.signature import IMAGE_DTYPES, Layout
 from ibisa_onnx.preprocessing.resampling import KERNELS
-from ibisa_onnx.preprocessing.spec import CHANNEL_ORDERS, PRESETS, RESIZES
+from ibisa_onnx.preprocessing.spec import CHANNEL_ORDERS, DEPTHS, PRESETS, RESIZES
 
 
 @dataclass(frozen=True)
 class Layer:
     """What one source says: fields of `Preprocessing` by name, and the source in words.
 
-    `preset` names one of `PRESETS`, whose values stand where `fields` has none.
+    `preset` names one of `PRESETS`, whose values stand where `fields` has none. `guessed` names
+    those fields that the source marks as guesses: whatever any other source says goes before them.
     """
 
     source: str
     fields: Mapping[str, Any]
     preset: str | None = None
     warnings: tuple[str, ...] = ()
+    guessed: frozenset[str] = frozenset()
 
 
 def parse_layer(source: str, values: Mapping[str, Any]) -> Layer:
-    """Read the project's own notation: the fields of `Preprocessing`, and `preset`.
+    """Read the project's own notation: the fields of `Preprocessing`, `preset` and `guessed`.
 
     Raises
     ------
@@ -41,7 +43,8 @@ def parse_layer(source: str, values: Mapping[str, Any]) -> Layer:
     """
     fields = {key: _parse(source, key, value) for key, value in values.items()}
     preset = fields.pop("preset", None)
-    return Layer(source, fields, preset)
+    guessed = frozenset(fields.pop("guessed", ()))
+    return Layer(source, fields, preset, guessed=guessed)
 
 
 def check_preset(name: str) -> str:
@@ -64,9 +67,9 @@ def _number(value: Any) -> float:
     return float(value)
 
 
-def _pixels(value: Any) -> int:
+def _whole(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError("a whole number of pixels")
+        raise TypeError("a whole number")
     return value
 
 
@@ -75,13 +78,20 @@ def _size(value: Any) -> tuple[int, int]:
     sides = value if isinstance(value, list | tuple) else [value, value]
     if len(sides) != 2:
         raise TypeError("[height, width]")
-    return _pixels(sides[0]), _pixels(sides[1])
+    return _whole(sides[0]), _whole(sides[1])
 
 
 def _word(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError("a word")
     return value
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    """Read names of fields."""
+    if not isinstance(value, list | tuple):
+        raise TypeError("a list of fields")
+    return tuple(_word(each) for each in value)
 
 
 def _one_of(choices: Collection[str], spell: Callable[[str], str]) -> Callable[[Any], str]:
@@ -102,7 +112,7 @@ _PARSERS: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
         "preset": lambda value: check_preset(_word(value)),
         "size": _size,
         "resize": _one_of(RESIZES, str.lower),
-        "shorter_side": _pixels,
+        "shorter_side": _whole,
         "interpolation": _one_of(KERNELS, str.lower),
         "channel_order": _one_of(CHANNEL_ORDERS, str.upper),
         "scale": _number,
@@ -110,6 +120,9 @@ _PARSERS: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
         "std": _numbers,
         "layout": _one_of(tuple(Layout), str.upper),
         "dtype": _one_of(IMAGE_DTYPES, str.lower),
+        "channels": _whole,
+        "depth": _one_of(DEPTHS, str.lower),
+        "guessed": _names,
     }
 )
 

@@ -1,0 +1,101 @@
+"""Values of any depth as 8-bit RGB: what they mean, and how they are drawn.
+
+White is the value that stands for full brightness: 255, 65535 for 16 bits, 1 for floats in 0..1.
+Of other integers and floats nobody knows it, and only models that take values as they are can use
+them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ibisa_onnx.errors import ImageError
+
+Values = npt.NDArray[Any]
+Pixels = npt.NDArray[np.uint8]
+
+MAX_CHANNELS = 16
+
+
+def as_channels(values: Values, label: str) -> Values:
+    """Return a picture's values as [H, W, C], finite reals of 1 to 16 channels.
+
+    Raises
+    ------
+    ImageError
+        They are none.
+    """
+    shape = list(values.shape)
+    values = values[..., None] if values.ndim == 2 else values
+    if values.ndim != 3 or values.shape[2] > MAX_CHANNELS or values.size == 0:
+        raise ImageError(
+            f"{label} has shape {shape}; give [H, W], or [H, W, C] of up to {MAX_CHANNELS} channels"
+        )
+    if values.dtype.kind not in "biuf":
+        raise ImageError(f"{label} has {values.dtype} pixels; give integers 0..255 or floats 0..1")
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise ImageError(f"{label} has {values.dtype} pixels that are NaN or infinite; mend them")
+    return values
+
+
+def find_white(values: Values) -> float | None:
+    """Return the value that stands for full brightness; None where that is not known."""
+    if values.dtype == np.uint16:
+        return 65535.0
+    most = 1.0 if values.dtype.kind == "f" else 255.0
+    return most if values.min() >= 0 and values.max() <= most else None
+
+
+def to_8_bits(values: Values, white: float) -> Pixels:
+    """Scale 0..white to 0..255, rounded to the nearest."""
+    if white == 255 and values.dtype.kind in "biu":
+        return values.astype(np.uint8)
+    if values.dtype == np.uint16:  # 257 steps to one
+        return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return np.rint(np.clip(values * np.float64(255 / white), 0, 255)).astype(np.uint8)
+
+
+def to_rgb(values: Values, white: float, label: str) -> Values:
+    """Bring [H, W, C], grey, RGB or RGBA, to RGB of the same dtype, transparent parts over white.
+
+    Raises
+    ------
+    ImageError
+        It has another number of channels.
+    """
+    channels = values.shape[2]
+    if channels not in (1, 3, 4):
+        raise ImageError(f"{label} has {channels} channels; give [H, W, 3], RGB")
+    if channels == 4:
+        values = _over_white(values, white)
+    return np.ascontiguousarray(np.broadcast_to(values, (*values.shape[:2], 3)))
+
+
+def drawn(values: Values, white: float | None) -> Pixels:
+    """Return a picture [H, W, C] as it is shown: uint8 [H, W, 3], RGB.
+
+    Of channels that are not colours the first three, or the first. Stretched from the least to the
+    greatest value where that is less than half of what the dtype holds, or where nobody knows what
+    white is: 12 bits in 16 would be black.
+    """
+    channels = values.shape[2]
+    if channels not in (1, 3, 4):
+        values = values[..., :3] if channels > 3 else values[..., :1]
+    low, high = (float(each) for each in (values[..., :3].min(), values[..., :3].max()))
+    if white is None or (white != 255 and high - low < white / 2):
+        stretched = (values[..., :3].astype(np.float64) - low) * (255 / max(high - low, 1e-300))
+        return to_rgb(np.rint(stretched).astype(np.uint8), 255, "")
+    return to_rgb(to_8_bits(values, white), 255, "")
+
+
+def _over_white(rgba: Values, white: float) -> Values:
+    """Lay RGBA over white, as a viewer shows it."""
+    if rgba.dtype.kind == "f":
+        alpha = rgba[..., 3:] / white
+        return np.asarray(rgba[..., :3] * alpha + white * (1 - alpha), rgba.dtype)
+    full = np.uint64(white)
+    colour, alpha = rgba[..., :3].astype(np.uint64), rgba[..., 3:].astype(np.uint64)
+    return ((colour * alpha + full * (full - alpha) + full // 2) // full).astype(rgba.dtype)
