@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import onnx
 
 from ibisa_exporters.onnx_export import Form, save, to_onnx
@@ -18,6 +15,7 @@ from ibisa_exporters.trained import Request, TrainedModel
 from ibisa_exporters.verification import (
     TOLERANCE,
     TOLERANCE_HALF,
+    Pictures,
     ScoreAgreement,
     check,
     check_answers,
@@ -57,6 +55,8 @@ class ExportOptions:
         The largest relative difference from the source; None: as the dtype allows.
     preprocessing
         A preset or a spec file that goes before what the source says.
+    resize
+        How a picture is brought to the input, one of `RESIZES`, before what the source says.
     labels
         Names of the classes that go before the source's.
     surrogate
@@ -66,6 +66,7 @@ class ExportOptions:
     form: Form = field(default_factory=Form)
     tolerance: float | None = None
     preprocessing: str | None = None
+    resize: str | None = None
     labels: tuple[str, ...] | None = None
     surrogate: bool = False
 
@@ -86,7 +87,7 @@ def export(
     path: Path,
     request: Request,
     options: ExportOptions,
-    pictures: Sequence[npt.NDArray[np.uint8]],
+    pictures: Pictures,
 ) -> Exported:
     """Export a source to an ONNX file that says how it is used, checked against the source.
 
@@ -97,7 +98,7 @@ def export(
     path
         The file to write; a surrogate goes beside it.
     pictures
-        uint8 [H, W, 3], RGB, on which the file is tried, beside random input.
+        uint8 [H, W, 3] RGB, or read, on which the file is tried, beside random input.
 
     Raises
     ------
@@ -121,7 +122,7 @@ def _write(
     model: TrainedModel,
     path: Path,
     options: ExportOptions,
-    pictures: Sequence[npt.NDArray[np.uint8]],
+    pictures: Pictures,
 ) -> Exported:
     """Write what was loaded, and keep it once it is seen to be right."""
     surrogate = surrogate_path(path)
@@ -139,7 +140,8 @@ def _write(
             write_surrogate(model, stage / surrogate.name, _facts(stage / path.name))
         written = {each.name for each in stage.iterdir()}
     files = [path, path.with_name(f"{path.name}.data"), surrogate]
-    warnings += resolved.warnings if known else [_NOT_KNOWN]
+    warnings += [_NOT_KNOWN] if resolved.values_are_guessed else resolved.warnings
+    warnings += _guesses(resolved) if known else []
     warnings += [] if any(each.varies for each in found) else [_CONSTANT]
     warnings += [_OLD.format(each) for each in files if each.name not in written and each.exists()]
     return Exported(
@@ -151,9 +153,7 @@ def _write(
     )
 
 
-def _unexplained(
-    path: Path, spec: Preprocessing, pictures: Sequence[npt.NDArray[np.uint8]]
-) -> list[str]:
+def _unexplained(path: Path, spec: Preprocessing, pictures: Pictures) -> list[str]:
     """Say why `run` cannot explain a file, if it cannot: it is asked itself."""
     try:
         explainer = Explainer(path, providers=[CPU], preprocessing=spec)
@@ -201,9 +201,20 @@ def _preprocessing(
     model: TrainedModel, options: ExportOptions
 ) -> tuple[Preprocessing | None, ResolvedPreprocessing]:
     """Return what is known of the preprocessing, and what the pictures are prepared by."""
-    resolved = model.settle(options.preprocessing, options.form.dtype)
-    known = options.preprocessing is not None or model.preprocessing is not None
+    resolved = model.settle(options.preprocessing, options.form.dtype, options.resize)
+    said = (options.preprocessing, options.resize, model.preprocessing)
+    known = any(each is not None for each in said)
     return (resolved.spec if known else None), resolved
+
+
+def _guesses(resolved: ResolvedPreprocessing) -> list[str]:
+    """Tell what the file holds as a guess: how a picture is brought to the input's size."""
+    if not resolved.spec.is_guess("resize", "shorter_side"):
+        return []
+    return [
+        f"nothing says how pictures are resized; the file holds {resolved.spec.resize!r} as a "
+        "guess; say it with resize="
+    ]
 
 
 def _labels(

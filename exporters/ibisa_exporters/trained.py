@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ibisa_onnx.errors import ExportError
@@ -92,16 +93,23 @@ class TrainedModel:
     batch: int | None = None
     warnings: tuple[str, ...] = ()
 
-    def settle(self, wanted: str | None, dtype: str) -> ResolvedPreprocessing:
+    def settle(
+        self, wanted: str | None, dtype: str, resize: str | None = None
+    ) -> ResolvedPreprocessing:
         """Settle the preprocessing of an exported input of a dtype.
 
         Parameters
         ----------
         wanted
             A preset or a spec file, whose fields go before those that are known; None: neither.
+        resize
+            One of `RESIZES`, which goes before all of them; None: not said.
         """
         image = TensorInfo("image", dtype, tuple(self.example.shape))
-        scores = TensorInfo("scores", dtype, ("batch", 2))  # as many as it takes to be a classifier
+        with torch.no_grad():  # the usual resize depends on the number of classes
+            shape = (self.batch or 1, *self.example.shape[1:])
+            classes = tuple(self.module(self.example.expand(shape)).shape[1:])
+        scores = TensorInfo("scores", dtype, ("batch", *classes))
         signature = Signature((image,), (scores,), find_image([image], layout=self.layout))
         said = {}
         if self.preprocessing is not None:
@@ -109,7 +117,7 @@ class TrainedModel:
             # Said in so many words: where nothing is said, more is resized and cropped.
             fields = {**spec.to_dict(), "shorter_side": spec.shorter_side or min(spec.size)}
             said = {METADATA_KEY: json.dumps({"version": 1, "preprocessing": fields})}
-        return settle_preprocessing(signature, said, wanted, Overrides())
+        return settle_preprocessing(signature, said, wanted, Overrides(resize=resize))
 
 
 Exporter = Callable[[str, Request], TrainedModel]

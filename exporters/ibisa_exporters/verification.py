@@ -14,6 +14,7 @@ import torch
 from ibisa_exporters.onnx_export import Form
 from ibisa_exporters.trained import TrainedModel
 from ibisa_onnx.errors import ExportError
+from ibisa_onnx.io.images import Picture
 from ibisa_onnx.models.onnx_file import essence
 from ibisa_onnx.models.ort import CPU
 from ibisa_onnx.models.session_options import create_session
@@ -26,6 +27,7 @@ _RANDOM = 4
 _TOP = 5
 _ROUNDING = 1e-6  # of the largest score: differences up to it say nothing
 Values = npt.NDArray[np.float32]
+Pictures = Sequence[npt.NDArray[np.uint8] | Picture]
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def verify(
     model: TrainedModel,
     form: Form,
     spec: Preprocessing,
-    pictures: Sequence[npt.NDArray[np.uint8]],
+    pictures: Pictures,
 ) -> list[ScoreAgreement]:
     """Run a file beside its source.
 
@@ -71,7 +73,7 @@ def verify(
     spec
         How pictures become its input.
     pictures
-        uint8 [H, W, 3], RGB.
+        uint8 [H, W, 3] RGB, or read.
 
     Raises
     ------

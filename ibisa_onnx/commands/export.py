@@ -11,14 +11,14 @@ import click
 
 from ibisa_onnx.commands.console import Console, console_options, rows
 from ibisa_onnx.commands.flags import with_flags
-from ibisa_onnx.commands.model_options import PREPROCESS, SIZE, FiniteRange
+from ibisa_onnx.commands.model_options import PREPROCESS, RESIZE, SIZE, FiniteRange
 from ibisa_onnx.commands.outputs import STDIO, check_folder, check_out, expand
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
     from ibisa_exporters.export import Exported
     from ibisa_exporters.onnx_export import Form
+
+    from ibisa_onnx.io.images import Picture
 
 _SMALL = 1e5  # bytes
 
@@ -48,6 +48,7 @@ _SMALL = 1e5  # bytes
 )
 @click.option("--surrogate", is_flag=True, help="Also write FILE.surrogate.pt2, for `run`.")
 @PREPROCESS
+@RESIZE
 @click.option("--labels", metavar="FILE", help="Names of the classes, one a line.")
 @click.option(
     "--images",
@@ -74,6 +75,7 @@ def command(
     fixed_batch: int | None,
     surrogate: bool,
     preprocess: str | None,
+    resize: str | None,
     labels: str | None,
     images: tuple[str, ...],
     tolerance: float | None,
@@ -117,7 +119,7 @@ def command(
     check_folder(path.parent)
     form = Form(opset, half, fixed_batch)
     names = read_labels(labels) if labels else None
-    options = ExportOptions(form, tolerance, preprocess, names, surrogate)
+    options = ExportOptions(form, tolerance, preprocess, resize, names, surrogate)
     pictures = _pictures(images)
     exported = export(source, path, request, options, pictures)
     console.warn(exported.warnings)
@@ -125,23 +127,23 @@ def command(
     console.result(_text(exported, form), _data(source, exported, form), bare=files)
 
 
-def _pictures(images: Sequence[str]) -> list[npt.NDArray[np.uint8]]:
+def _pictures(images: Sequence[str]) -> list[Picture]:
     """Read the pictures to try the file on."""
-    from ibisa_onnx.io.images import read_image
+    from ibisa_onnx.io.images import read_picture
 
-    return [read_image(each) for each in expand(images)] if images else _scenes()
+    return [read_picture(each) for each in expand(images)] if images else _scenes()
 
 
-def _scenes() -> list[npt.NDArray[np.uint8]]:
+def _scenes() -> list[Picture]:
     """Return the demo's picture, and others like it: of one alone it is not seen what varies."""
     import numpy as np
 
     from ibisa_onnx.demo import scene_path
     from ibisa_onnx.demo.scenes import draw_scene
-    from ibisa_onnx.io.images import read_image
+    from ibisa_onnx.io.images import read_picture
 
     drawn = [draw_scene(np.random.default_rng(seed)).image for seed in range(3)]
-    return [read_image(str(scene_path())), *drawn]
+    return [read_picture(str(scene_path())), *map(read_picture, drawn)]
 
 
 def _text(exported: Exported, form: Form) -> str:

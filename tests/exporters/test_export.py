@@ -211,6 +211,33 @@ def test_flags_go_before_what_the_source_says(cli, source, tmp_path):
     )
 
 
+def _resize_in_the_file():
+    fields = {each.field: each for each in Explainer("model.onnx").preprocessing.resolved_fields}
+    return fields["resize"]
+
+
+def test_a_resize_that_nobody_said_is_a_guess_in_the_file(cli, source):
+    words = (source("silent"), "--size", "32", "--preprocess", "unit")
+    said = exported(cli, *words)
+    assert said["preprocessing"]["guessed"] == ["resize", "interpolation"]
+    assert ["--resize" in each for each in said["warnings"]] == [True]
+    found = _resize_in_the_file()
+    assert (found.value, found.source) == ("stretch", "metadata key ibisa (a guess)")
+
+    said = exported(cli, *words, "--resize", "letterbox")
+    assert said["warnings"] == []
+    found = _resize_in_the_file()
+    assert (found.value, found.is_guess) == ("letterbox", False)
+
+
+def test_a_resize_alone_is_written_and_values_are_not(cli, source):
+    said = exported(cli, source("silent"), "--size", "32", "--resize", "letterbox")
+    assert ["--preprocess" in each for each in said["warnings"]] == [True]
+    assert not _resize_in_the_file().is_guess
+    (warning,) = Explainer("model.onnx").warnings
+    assert "is not known" in warning
+
+
 def test_a_source_that_says_nothing_leaves_the_file_silent(cli, source):
     said = exported(cli, source("silent"), "--size", "32")
     assert said["preprocessing"] is None
