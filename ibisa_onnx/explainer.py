@@ -18,7 +18,7 @@ from ibisa_onnx.explanation import Explanation
 from ibisa_onnx.gradients.cache import cache_folder
 from ibisa_onnx.gradients.masked_images import MaskedImages
 from ibisa_onnx.gradients.selection import GradientSelection
-from ibisa_onnx.io.images import Source
+from ibisa_onnx.io.images import Source, read_picture
 from ibisa_onnx.methods.base import Method, Results
 from ibisa_onnx.methods.baselines import Baseline, baseline_named
 from ibisa_onnx.methods.ibisa.method import Ibisa
@@ -31,8 +31,9 @@ from ibisa_onnx.models.open import open_model
 from ibisa_onnx.pipeline import Pipeline
 from ibisa_onnx.preprocessing.resolve import Overrides, settle_preprocessing
 from ibisa_onnx.preprocessing.spec import Preprocessing
+from ibisa_onnx.preprocessing.trial import TrialRanking, rank_preprocessing
 from ibisa_onnx.targets.base import FixedTarget, Objective, TargetSpec
-from ibisa_onnx.targets.classification import ClassTarget, count
+from ibisa_onnx.targets.classification import ClassTarget, choose, count
 from ibisa_onnx.targets.reader import OutputReader
 
 if TYPE_CHECKING:
@@ -218,6 +219,33 @@ class Explainer:
             Prediction(int(index), self._reader.label(int(index)), float(probabilities[index]))
             for index in order
         ]
+
+    def try_preprocessing(
+        self, images: Sequence[Image], targets: Sequence[str | int] | None = None
+    ) -> TrialRanking:
+        """Rank presets of preprocessing by what the model makes of some pictures.
+
+        Nothing is changed: give what comes first, if it is sure, to a new `Explainer`.
+
+        Parameters
+        ----------
+        images
+            One or more; five of different things say far more than one.
+        targets
+            The class of each, by index or label; None: not known.
+
+        Raises
+        ------
+        IbisaError
+            A picture cannot be read, there is no such class, or the model gives no class scores.
+        """
+        pictures = [read_picture(each) for each in images]
+        spec = self.preprocessing.spec
+        classes = None
+        if targets is not None:
+            scores = self._pipeline.probabilities(pictures[0]) if pictures else np.empty(0)
+            classes = [choose(each, scores, self.labels)[0] for each in targets]
+        return rank_preprocessing(spec, pictures, self._pipeline.probabilities_of, classes)
 
     def explain(
         self,

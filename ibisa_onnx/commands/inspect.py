@@ -1,17 +1,23 @@
-"""`ibisa-onnx inspect`: a model's inputs, outputs and inferred preprocessing, with sources."""
+"""`ibisa-onnx inspect`: a model's inputs, outputs and inferred preprocessing, with sources.
+
+And what it makes of pictures, by that preprocessing or by others.
+"""
 
 from __future__ import annotations
 
+import csv
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ibisa_onnx.commands.console import Console, console_options, rows
+from ibisa_onnx.commands.explaining import parse_target
 from ibisa_onnx.commands.model_options import ModelChoice, model_options
-from ibisa_onnx.commands.outputs import STDIO
+from ibisa_onnx.commands.outputs import STDIO, expand
 from ibisa_onnx.commands.report import class_text
 from ibisa_onnx.commands.resolved_fields import (
     field_rows,
@@ -20,12 +26,13 @@ from ibisa_onnx.commands.resolved_fields import (
     labels_data,
     sections_text,
 )
-from ibisa_onnx.errors import IbisaError, ModelError, OutputError
+from ibisa_onnx.errors import IbisaError, ModelError, OutputError, TargetError
 
 if TYPE_CHECKING:
     from ibisa_onnx import Prediction
     from ibisa_onnx.models.onnx_session import DeployedModel
     from ibisa_onnx.preprocessing.resolve import ResolvedPreprocessing
+    from ibisa_onnx.preprocessing.trial import Trial, TrialRanking
     from ibisa_onnx.targets.labels import KnownLabels
     from ibisa_onnx.targets.reader import OutputReader
 
@@ -44,16 +51,40 @@ class _Gradient:
 
 @click.command("inspect", short_help="Show a model's inputs, outputs and inferred preprocessing.")
 @click.argument("model")
-@click.argument("image", required=False)
+@click.argument("images", metavar="[IMAGE]...", nargs=-1)
+@click.option(
+    "--try",
+    "trying",
+    is_flag=True,
+    help="Rank presets of preprocessing by what the model makes of the pictures.",
+)
+@click.option(
+    "--labels-csv",
+    metavar="FILE",
+    help="For --try, the class of each picture: rows of file name and class (index or label).",
+)
 @model_options
 @console_options
-def command(console: Console, image: str | None, choice: ModelChoice) -> None:
+def command(
+    console: Console,
+    images: tuple[str, ...],
+    trying: bool,
+    labels_csv: str | None,
+    choice: ModelChoice,
+) -> None:
     """Show the inputs and outputs of MODEL and each setting of its preprocessing with its source.
 
-    With an IMAGE, the top five classes too: where they are wrong, so is the preprocessing.
+    With an IMAGE, the top five classes too: where they are wrong, so is the preprocessing. With
+    --try, which preprocessing fits: five pictures of different things say more than one.
     """
-    if choice.model == image == STDIO:
+    if (choice.model, *images).count(STDIO) > 1:
         raise click.UsageError("only one of MODEL and IMAGE can be -, stdin is read once")
+    if trying and not images:
+        raise click.UsageError("--try needs pictures: ibisa-onnx inspect MODEL IMAGE... --try")
+    if labels_csv is not None and not trying:
+        raise click.UsageError("--labels-csv goes with --try")
+    pictures = expand(images)
+    classes = None if labels_csv is None else _read_classes(labels_csv, pictures)
     try:
         model = choice.open()
     except ModelError:
@@ -66,24 +97,77 @@ def command(console: Console, image: str | None, choice: ModelChoice) -> None:
     labels = labels or reader.usual_labels
     gradients = [_gradient_of(model, output) for output in _tensors_of_interest(reader, model)]
     warnings = [*model.warnings, *resolved.warnings, *doubts]
-    console.warn(warnings)
-    predictions: Sequence[Prediction] = ()
-    failure: IbisaError | None = None
-    if image is not None:
-        picture = sys.stdin.buffer.read() if image == STDIO else image
+    asked = _Asked()
+    if pictures:
         try:
-            explainer = choice.explainer(model)
-            predictions = explainer.predict(picture, top=_SHOWN)
-            found = [each for each in explainer.warnings if each not in warnings]
-            found += _tie(predictions)
-            console.warn(found)
-            warnings += found
+            asked = _ask(choice, model, resolved, pictures, classes, trying=trying)
         except IbisaError as error:
-            failure = error
-    data = _data(model, resolved, labels, gradients, predictions) | {"warnings": warnings}
-    console.result(_text(choice, model, resolved, labels, gradients, predictions), data)
-    if failure:  # all that is known is worth saying first
-        raise failure
+            asked = _Asked(failure=error)
+    warnings += [each for each in asked.warnings if each not in warnings]
+    console.warn(warnings)
+    data = _data(model, resolved, labels, gradients, asked) | {"warnings": warnings}
+    console.result(_text(choice, model, resolved, labels, gradients, asked), data)
+    if asked.failure:  # all that is known is worth saying first
+        raise asked.failure
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What the model said of pictures: the likeliest classes of each, or how presets rank."""
+
+    predictions: Mapping[str, Sequence[Prediction]] = field(default_factory=dict)
+    ranking: TrialRanking | None = None
+    warnings: tuple[str, ...] = ()
+    failure: IbisaError | None = None
+
+
+def _ask(
+    choice: ModelChoice,
+    model: DeployedModel,
+    resolved: ResolvedPreprocessing,
+    names: Sequence[str],
+    classes: Sequence[str | int] | None,
+    *,
+    trying: bool,
+) -> _Asked:
+    """Ask the model about pictures."""
+    from ibisa_onnx.io.images import read_picture
+    from ibisa_onnx.preprocessing.spec import prepare
+
+    pictures = [read_picture(sys.stdin.buffer.read() if name == STDIO else name) for name in names]
+    explainer = choice.explainer(model)
+    if trying:
+        return _Asked(ranking=explainer.try_preprocessing(pictures, classes))
+    notes = [note for each in pictures for note in prepare(each, resolved.spec).warnings]
+    said = {
+        name: explainer.predict(picture, top=_SHOWN)
+        for name, picture in zip(names, pictures, strict=True)
+    }
+    notes += [*explainer.warnings, *(tie for each in said.values() for tie in _tie(each))]
+    return _Asked(said, warnings=tuple(dict.fromkeys(notes)))
+
+
+def _read_classes(path: str, pictures: Sequence[str]) -> list[str | int]:
+    """Read the class of each picture from rows of file name and class.
+
+    Raises
+    ------
+    TargetError
+        The file cannot be read, or does not name a picture.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise TargetError(f"cannot read {path}: {why}") from error
+    rows = [row for row in csv.reader(text.splitlines()) if len(row) > 1]
+    said = {Path(row[0].strip()).name: row[1].strip() for row in rows}
+    for picture in pictures:
+        if Path(picture).name not in said:
+            raise TargetError(
+                f"{path} gives no class of {Path(picture).name}; add a row NAME,CLASS"
+            )
+    return [parse_target(said[Path(picture).name]) for picture in pictures]
 
 
 def _list_tensors(console: Console, path: str) -> None:
@@ -141,9 +225,10 @@ def _data(
     resolved: ResolvedPreprocessing,
     labels: KnownLabels | None,
     gradients: Sequence[_Gradient],
-    predictions: Sequence[Prediction],
+    asked: _Asked,
 ) -> dict[str, Any]:
     """Return all findings as plain data."""
+    predictions = {name: [asdict(p) for p in each] for name, each in asked.predictions.items()}
     return {
         "model": model.name,
         "inputs": [asdict(each) for each in model.signature.inputs],
@@ -153,8 +238,9 @@ def _data(
         "labels": labels_data(labels),
         "gradients": [asdict(each) for each in gradients],
         "providers": list(model.providers),
-        "predictions": [asdict(each) for each in predictions],
-    }
+        "predictions": next(iter(predictions.values()), []),
+        "pictures": predictions,
+    } | ({} if asked.ranking is None else {"trial": _trial_data(asked.ranking)})
 
 
 def _text(
@@ -163,7 +249,7 @@ def _text(
     resolved: ResolvedPreprocessing,
     labels: KnownLabels | None,
     gradients: Sequence[_Gradient],
-    predictions: Sequence[Prediction],
+    asked: _Asked,
 ) -> str:
     """Say all findings, a section each."""
     inputs = [
@@ -178,8 +264,12 @@ def _text(
         "exact gradient": rows([pair for each in gradients for pair in _gradient_rows(each)]),
         "providers": [f"  {name}" for name in model.providers],
     }
-    if predictions:
-        sections["top five"] = [_prediction_text(each) for each in predictions]
+    several = len(asked.predictions) > 1
+    for name, predictions in asked.predictions.items():
+        heading = f"top five of {name}" if several else "top five"
+        sections[heading] = [_prediction_text(each) for each in predictions]
+    if asked.ranking is not None:
+        sections["preprocessing tried"] = _trial_rows(asked.ranking)
     title = "model from stdin" if choice.model == STDIO else choice.model
     return sections_text(title, sections)
 
@@ -197,3 +287,56 @@ def _gradient_rows(gradient: _Gradient) -> list[tuple[str, str]]:
 def _prediction_text(prediction: Prediction) -> str:
     name = class_text(prediction.index, prediction.label)
     return f"  {100 * prediction.probability:5.1f}%  {name}"
+
+
+def _trial_rows(ranking: TrialRanking) -> list[str]:
+    """Show how candidates rank, and say how sure that is and which flags to give."""
+    known = ranking.trials[0].agreement is not None
+    table = rows(
+        [
+            (
+                _flags(trial),
+                f"{'=' if trial.level else ' '} {trial.information:5.2f} nats  "
+                f"largest probability {trial.sharpness:4.0%}"
+                + (f"  right {trial.agreement:4.0%}" if known else ""),
+            )
+            for trial in ranking.trials
+        ]
+    )
+    return [*table, f"  {_verdict(ranking)}"]
+
+
+def _verdict(ranking: TrialRanking) -> str:
+    """Say how sure the first place is."""
+    count = f"{ranking.pictures} picture{'' if ranking.pictures == 1 else 's'}"
+    cost = f"({count}, {ranking.passes} forward passes)"
+    if ranking.is_sure:
+        return f"sure: give {_flags(ranking.trials[0])} {cost}"
+    return (
+        f"not sure: {len(ranking.level)} of these are level (=); the best is "
+        f"{_flags(ranking.trials[0])} {cost}; try more pictures, of different things"
+    )
+
+
+def _flags(trial: Trial) -> str:
+    """Return the flags that say a candidate; none for what is in use already."""
+    from ibisa_onnx.preprocessing.trial import CURRENT, usual_order
+
+    if trial.preset == CURRENT:
+        return f"no flag ({CURRENT})"
+    usual = trial.channel_order == usual_order(trial.preset, trial.spec)
+    order = "" if usual else f" --channel-order {trial.channel_order}"
+    return f"--preprocess {trial.preset}{order}"
+
+
+def _trial_data(ranking: TrialRanking) -> dict[str, Any]:
+    """Return a ranking as plain data."""
+    return {
+        "sure": ranking.is_sure,
+        "pictures": ranking.pictures,
+        "passes": ranking.passes,
+        "ranks": [
+            {**asdict(trial), "spec": trial.spec.to_dict(), "flags": _flags(trial)}
+            for trial in ranking.trials
+        ],
+    }

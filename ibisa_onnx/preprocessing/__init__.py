@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ibisa_onnx.preprocessing.geometry import Geometry
     from ibisa_onnx.preprocessing.resolve import Overrides
     from ibisa_onnx.preprocessing.spec import PRESETS, Prepared, Preprocessing, mean_colour, prepare
+    from ibisa_onnx.preprocessing.trial import Trial, TrialRanking, rank_preprocessing
 
 _HOMES = {
     "Geometry": "geometry",
@@ -18,9 +19,12 @@ _HOMES = {
     "PRESETS": "spec",
     "Prepared": "spec",
     "Preprocessing": "spec",
+    "Trial": "trial",
+    "TrialRanking": "trial",
     "annotate": "annotate",
     "mean_colour": "spec",
     "prepare": "spec",
+    "rank_preprocessing": "trial",
 }
 
 __all__ = [
@@ -29,9 +33,12 @@ __all__ = [
     "Overrides",
     "Prepared",
     "Preprocessing",
+    "Trial",
+    "TrialRanking",
     "annotate",
     "mean_colour",
     "prepare",
+    "rank_preprocessing",
 ]
 
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import cv2
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
@@ -80,7 +81,8 @@ def test_with_a_picture_the_top_five(cli, fake, model, photo):
 
 def test_flags_on_opening_are_taken_with_a_picture_too(cli, model, photo):
     opening = ("--provider", "cpu", "--threads", "1", "--input", "image")
-    result = cli("inspect", model(), photo(), "--preprocess", "tf", *opening)
+    said = ("--preprocess", "tf", "--resize", "stretch")
+    result = cli("inspect", model(), photo(), *said, *opening)
     assert (result.code, result.err) == (0, "")
 
 
@@ -231,3 +233,94 @@ def test_what_is_found_with_the_picture_is_warned_of(cli, written, photo):
     result = cli("inspect", path, photo(), "--json", "--preprocess", "unit")
     assert "all 3 classes tie at 0.0%" in result.err
     assert any("one sigmoid a class" in each for each in json.loads(result.out)["warnings"])
+
+
+def test_a_guess_that_changes_the_picture_is_said(cli, model, photo):
+    result = cli("inspect", model(), photo(), "--preprocess", "tf")
+    (line,) = result.err.splitlines()
+    assert "the resize is guessed (stretch): its height is stretched 1.50 times" in line
+    assert line.endswith("give --resize")
+
+
+def test_each_of_several_pictures_gets_its_top_five(cli, fake, model, photo):
+    photo("a.jpg"), photo("b.jpg")
+    said = ("--preprocess", "tf", "--resize", "stretch")
+    out = cli("inspect", model(), "a.jpg", "b.jpg", *said).out
+    assert "top five of a.jpg" in out
+    assert "top five of b.jpg" in out
+    data = json.loads(cli("inspect", model(), "a.jpg", "b.jpg", *said, "--json").out)
+    assert list(data["pictures"]) == ["a.jpg", "b.jpg"]
+    assert data["predictions"] == data["pictures"]["a.jpg"]
+
+
+@pytest.fixture
+def colours(tmp_path):
+    """A model of five colours made for -1..1 in RGB, and pictures 0.png to 4.png of them."""
+    known = np.array(
+        [(230, 30, 30), (30, 230, 30), (30, 30, 230), (230, 230, 30), (30, 230, 230)], np.float32
+    )
+    weights = known / 127.5 - 1
+    graph = helper.make_graph(
+        [
+            helper.make_node("ReduceMean", ["image"], ["mean"], axes=[2, 3], keepdims=0),
+            helper.make_node("Clip", ["mean", "low", "high"], ["seen"]),
+            helper.make_node("Gemm", ["seen", "w", "b"], ["scores"], alpha=8.0),
+        ],
+        "colours",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, 8, 8])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", 5])],
+        [
+            numpy_helper.from_array(weights.T.copy(), "w"),
+            numpy_helper.from_array(-4 * (weights**2).sum(1), "b"),
+            numpy_helper.from_array(np.float32(-1), "low"),
+            numpy_helper.from_array(np.float32(1), "high"),
+        ],
+    )
+    opset = [helper.make_opsetid("", 17)]
+    model = helper.make_model(graph, opset_imports=opset, ir_version=8)
+    (tmp_path / "c.onnx").write_bytes(model.SerializeToString())
+    rng = np.random.default_rng(0)
+    for number, colour in enumerate(known):
+        pixels = np.clip(colour + rng.normal(0, 20, (8, 8, 3)), 0, 255).astype(np.uint8)
+        cv2.imwrite(str(tmp_path / f"{number}.png"), pixels[..., ::-1])
+    rows = "\n".join(f"{number}.png,{number}" for number in range(5))
+    (tmp_path / "classes.csv").write_text(f"file,class\n{rows}\n")
+    return [f"{number}.png" for number in range(5)]
+
+
+def test_preprocessing_is_found_with_labels(cli, colours):
+    words = ("inspect", "c.onnx", *colours, "--try", "--labels-csv", "classes.csv")
+    data = json.loads(cli(*words, "--json", "-q").out)["trial"]
+    assert (data["pictures"], data["passes"] > 50) == (5, True)
+    level = [each["flags"] for each in data["ranks"] if each["level"]]
+    assert "--preprocess tf" in level
+    tf = next(each for each in data["ranks"] if each["flags"] == "--preprocess tf")
+    assert tf["agreement"] == 1
+    out = cli(*words).out
+    assert "preprocessing tried" in out
+    assert "right 100%" in out
+    assert "not sure: " in out or "sure: give " in out
+
+
+def test_one_picture_is_not_enough(cli, colours):
+    out = cli("inspect", "c.onnx", "0.png", "--try").out
+    assert "not sure: " in out
+    assert "1 picture," in out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--try",), "--try needs pictures"),
+        (("0.png", "--labels-csv", "classes.csv"), "--labels-csv goes with --try"),
+        (("0.png", "--try", "--labels-csv", "no.csv"), "cannot read no.csv"),
+        (("c.png", "--try", "--labels-csv", "classes.csv"), "gives no class of c.png"),
+        (("0.png", "--try", "--labels-csv", "far.csv"), "out of range"),
+    ],
+)
+def test_what_is_missing_for_a_trial_is_one_line(cli, colours, tmp_path, words, said):
+    (tmp_path / "far.csv").write_text("0.png,77\n")
+    result = cli("inspect", "c.onnx", *words, "-q")
+    assert result.code in (1, 2)
+    assert said in result.err
+    assert "Traceback" not in result.err

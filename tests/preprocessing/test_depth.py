@@ -9,8 +9,10 @@ import cv2
 import numpy as np
 import pytest
 
+from ibisa_onnx import Explainer
 from ibisa_onnx.errors import ImageError, MissingDependencyError, PreprocessingError
 from ibisa_onnx.io.images import read_image, read_picture
+from ibisa_onnx.preprocessing.resolve import Overrides
 from ibisa_onnx.preprocessing.spec import PRESETS, Preprocessing, mean_colour, prepare, unprepare
 
 SIDE = 6
@@ -248,3 +250,37 @@ def test_damaged_files_are_a_line_and_nothing_of_opencv(tmp_path, rng, name, cap
         read_picture(path)
     assert "\n" not in str(error.value)
     assert capfd.readouterr().err == ""
+
+
+class TestExplanations:
+    """What was done to a picture goes along with its map."""
+
+    def _explain(self, model, picture: np.ndarray, **preprocessing):
+        explainer = Explainer(model.SerializeToString(), providers=["cpu"], **preprocessing)
+        return explainer.explain(picture, method="random")
+
+    def test_a_deep_picture_is_drawn_and_its_depth_told(self, mean_model, rng):
+        picture = rng.integers(900, 4000, (5, 6), dtype=np.uint16)
+        model = mean_model(("n", 1, 5, 6))
+        found = self._explain(model, picture, preprocessing="raw")
+        assert any("has 16 bits" in each for each in found.warnings)
+        assert (found.image.dtype, found.image.shape) == (np.uint8, (5, 6, 3))
+        assert found.map.shape == (5, 6)
+        assert not any("guessed" in each for each in found.warnings)  # it has the input's size
+
+    def test_six_channels(self, mean_model, rng):
+        picture = rng.integers(0, 65536, (30, 24, 6), dtype=np.uint16)
+        found = self._explain(mean_model(("n", 6, 20, 20)), picture, preprocessing="raw")
+        assert found.image.shape == (30, 24, 3)
+        assert found.provenance.preprocessing["channel_order"] == "AS-IS"
+        assert found.provenance.preprocessing["channels"] == 6
+
+    def test_a_guessed_resize_is_in_warnings_and_record(self, linear_model, rng):
+        picture = rng.integers(0, 256, (8, 4, 3), dtype=np.uint8)
+        found = self._explain(linear_model(), picture, preprocessing="tf")
+        said = "the resize is guessed (stretch): its width is stretched 2.00 times; give resize="
+        assert said in found.warnings
+        assert "resize" in found.provenance.preprocessing["guessed"]
+        known = Overrides(resize="stretch")
+        found = self._explain(linear_model(), picture, preprocessing="tf", overrides=known)
+        assert said not in found.warnings
