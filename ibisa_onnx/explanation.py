@@ -85,17 +85,14 @@ class Sufficiency:
     areas: tuple[float, ...]
     probabilities: tuple[float, ...]
 
-    def restored(self, probability: float) -> float:
-        """Return the largest share that half of the picture or less gives back, 0 to 1.
+    def accounted(self, probability: float) -> float:
+        """Return what half of the picture or less adds to the baseline, 0 to 1.
 
-        Of what is lost between a picture of this probability and the baseline; 1 where the baseline
-        loses nothing.
+        As a share of the picture's own probability.
         """
-        nothing = self.probabilities[0]
         shown = [p for area, p in zip(self.areas, self.probabilities, strict=True) if area <= 0.5]
-        if probability <= nothing:
-            return 1.0
-        return float(np.clip((max(shown) - nothing) / (probability - nothing), 0, 1))
+        added = max(shown) - self.probabilities[0]
+        return float(np.clip(added / probability, 0, 1)) if probability > 0 else 0.0
 
     def area_for(self, probability: float) -> float | None:
         """Return the smallest of the areas that gives at least this probability, if one does."""
@@ -215,16 +212,16 @@ class Explanation:
 
     @property
     def strength(self) -> float:
-        """How much of the answer the map accounts for, 0 to 1; what its picture is lit by.
+        """How much of the answer the map accounts for, 0 to 1: how bright it is drawn.
 
-        That is what the most needed half of the picture gives back of what the baseline takes; of
-        a map that was not checked, its highest value.
+        That is what the most needed half of the picture adds to what the baseline alone gives, as a
+        share of the answer's probability; of a map that was not checked, its highest value.
         """
         if self.flat:
             return 0.0
         if self.sufficiency is None:
             return min(1.0, float(self.map.max()))
-        return self.sufficiency.restored(self.target.probability)
+        return self.sufficiency.accounted(self.target.probability)
 
     def _repr_png_(self) -> bytes:
         """Show itself in a notebook."""

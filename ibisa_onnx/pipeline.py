@@ -97,7 +97,7 @@ class Pipeline:
                 picture,
                 prepared[place].geometry,
                 None if n else first,
-                prepared[place].warnings,
+                warnings=prepared[place].warnings,
             )
             for place, (picture, first) in enumerate(zip(pictures, shared, strict=True))
             for n, objective in enumerate(bound[place])

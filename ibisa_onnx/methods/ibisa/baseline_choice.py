@@ -14,7 +14,7 @@ from ibisa_onnx.methods.baselines import AUTO, BASELINES, CANDIDATES, choices
 from ibisa_onnx.methods.problem import Problem, Row, RowBaseline
 from ibisa_onnx.targets.retention import Retention, log_odds
 
-_KEPT = 0.5  # of the answer's probability: a baseline that leaves as much keeps the answer
+KEPT = 0.5  # of the answer's probability: a baseline that leaves as much keeps the answer
 _TURNS = 2  # baselines that rounds take in turn
 _LEAST_ODDS = 1e-3  # nats: nearer to the picture's own is rounding
 _ROUNDING = 1e-6  # of an output's largest value
@@ -82,7 +82,7 @@ def _hidden_by(problem: Problem, rows: Sequence[Row], baselines: Sequence[RowBas
 
 
 def _retained(row: Row, baseline: RowBaseline) -> Row:
-    if baseline.score < _KEPT * row.probability:
+    if baseline.score < KEPT * row.probability:
         return row
     kept, whole = log_odds([baseline.score, row.probability])
     if whole - kept <= _LEAST_ODDS:

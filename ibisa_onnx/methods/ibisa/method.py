@@ -20,7 +20,7 @@ from ibisa_onnx.methods.base import AttributionResult, Results, one_by_one
 from ibisa_onnx.methods.baselines import AUTO
 from ibisa_onnx.methods.budget import ImagesMixError, Queries, allowance
 from ibisa_onnx.methods.ibisa import forward_only
-from ibisa_onnx.methods.ibisa.baseline_choice import count_of, for_rounds, settle_baselines
+from ibisa_onnx.methods.ibisa.baseline_choice import KEPT, count_of, for_rounds, settle_baselines
 from ibisa_onnx.methods.ibisa.estimators import ESTIMATORS, MaskQueries
 from ibisa_onnx.methods.ibisa.optimizer import Step, optimise, pathwise
 from ibisa_onnx.methods.ibisa.options import Options
@@ -334,7 +334,20 @@ def _described(row: Row, result: AttributionResult) -> AttributionResult:
     shown = result.sufficiency.probabilities if result.sufficiency else ()
     blind = row.blind and np.allclose(shown, row.probability, rtol=_SAME, atol=0)
     cells = np.zeros_like(result.cells) if blind else result.cells
-    return replace(result, cells=cells, baseline=row.baselines[0].name, blind=bool(blind))
+    chosen, warnings = row.baselines[0], list(result.warnings)
+    if not blind and chosen.score >= KEPT * row.probability:
+        share = chosen.score / row.probability
+        warnings.append(
+            f"the baseline ({chosen.name}) alone gives {share:.0%} of the answer's probability: the "
+            "map shows what makes it more likely, not what it needs"
+        )
+    return replace(
+        result,
+        cells=cells,
+        baseline=chosen.name,
+        blind=bool(blind),
+        warnings=tuple(warnings),
+    )
 
 
 @dataclass(frozen=True)
