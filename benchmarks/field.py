@@ -15,7 +15,7 @@ its border. *Hidden* is the smallest window that costs the answer nine tenths of
 costs, as left, top, right and bottom, and the probability that is left; *blank* the probability
 without a picture. A model is blind where none of these changes it.
 
-Of each map: its *peak* (flat where a warning says so), *sufficient* the share of the picture that
+Of each map: its *peak* (flat: it points at nothing), *sufficient* the share of the picture that
 alone gives 90% of the answer, *baseline* what the baseline alone gives, *within* the share of the
 map inside the planted truth (its convex hull), and where the map's highest pixel lies: on the
 truth, in its hull, in the window of the proof, or off. Prints one Markdown table; `--write` puts it
@@ -480,7 +480,7 @@ class Measured:
     peak
         The map's largest value.
     flat
-        Whether the result warns that it is flat.
+        Whether it points at nothing.
     area
         The share of the picture that alone gives 90% of the answer; None: none of those tried.
     alone
@@ -502,7 +502,6 @@ class Measured:
 def measure(explanation: Explanation, proof: Proof, mask: np.ndarray | None) -> Measured:
     """Hold a map against the proof and the planted truth."""
     saliency, checked = explanation.map, explanation.sufficiency
-    flat = any("flat" in each or "does not depend" in each for each in explanation.warnings)
     places = {} if mask is None else {"truth": mask, "hull": hull(mask)}
     if proof.box:
         places["window"] = np.zeros(saliency.shape, bool)
@@ -512,7 +511,7 @@ def measure(explanation: Explanation, proof: Proof, mask: np.ndarray | None) -> 
     within = None if mask is None else float(saliency[hull(mask)].sum() / max(saliency.sum(), 1e-9))
     return Measured(
         peak=float(saliency.max()),
-        flat=flat,
+        flat=explanation.flat,
         area=checked and checked.area_for(0.9 * explanation.target.probability),
         alone=checked and checked.probabilities[0],
         within=within,
@@ -576,7 +575,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--assets", type=Path, required=True)
     parser.add_argument("--only", nargs="+", choices=sorted(FIELD), default=list(FIELD))
-    parser.add_argument("--baselines", nargs="*", default=["blur", "mean", "noise"])
+    parser.add_argument("--baselines", nargs="*", default=["auto", "blur", "mean"])
     parser.add_argument("--write", type=Path)
     args = parser.parse_args()
     places = {name: build(name, args.folder, args.assets) for name in args.only}

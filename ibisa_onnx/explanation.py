@@ -85,10 +85,10 @@ class Sufficiency:
     areas: tuple[float, ...]
     probabilities: tuple[float, ...]
 
-    def accounted(self, probability: float) -> float:
-        """Return what half of the picture or less adds to the baseline, 0 to 1.
+    def share_added(self, probability: float) -> float:
+        """Return what half of the picture or less adds to the baseline, as a share, 0 to 1.
 
-        As a share of the picture's own probability.
+        `probability` is the picture's own, of which it is a share.
         """
         shown = [p for area, p in zip(self.areas, self.probabilities, strict=True) if area <= 0.5]
         added = max(shown) - self.probabilities[0]
@@ -173,7 +173,8 @@ class Explanation:
         How many that were; `passes` are this one's share.
     baseline
         What stood where the picture was masked: one of `methods.baselines.BASELINES`, a colour or
-        a picture's file; None where the model was not asked about it.
+        a picture's file; of rounds that took several in turn all, with commas. None of a method
+        that does not say.
     effect, uncertainty
         float32 [H, W] where the gradient is "forward-only", else None: what showing each pixel adds
         to the probability, so that the sum over a region is what showing the region adds, and the
@@ -215,13 +216,11 @@ class Explanation:
         """How much of the answer the map accounts for, 0 to 1: how bright it is drawn.
 
         That is what the most needed half of the picture adds to what the baseline alone gives, as a
-        share of the answer's probability; of a map that was not checked, its highest value.
+        share of the answer's probability; 1 of a map that was not checked.
         """
-        if self.flat:
-            return 0.0
         if self.sufficiency is None:
-            return min(1.0, float(self.map.max()))
-        return self.sufficiency.accounted(self.target.probability)
+            return 1.0
+        return self.sufficiency.share_added(self.target.probability)
 
     def _repr_png_(self) -> bytes:
         """Show itself in a notebook."""
@@ -253,7 +252,7 @@ class Explanation:
             self.image,
             self.map,
             *([self._relative_uncertainty()] if uncertainty else []),
-            strength=self.strength,
+            strength=None if self.flat else self.strength,
             left=f"{name}  {100 * target.probability:.1f}%",
             right=f"{last}{cut}{passes.forward} forward + {passes.backward} backward",
         )
@@ -273,7 +272,7 @@ class Explanation:
         """
         if axes is None:
             axes = import_extra("matplotlib.pyplot", "bench").subplots()[1]
-        axes.imshow(blend(self.image, self.map, self.strength))
+        axes.imshow(blend(self.image, self.map, None if self.flat else self.strength))
         axes.set_title(f"{self.target.name}  {100 * self.target.probability:.1f}%")
         axes.set_axis_off()
         return axes

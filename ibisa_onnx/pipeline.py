@@ -342,8 +342,12 @@ def _warnings(result: AttributionResult) -> tuple[str, ...]:
     warnings, completion, certificate = [*result.warnings], result.completion, result.certificate
     if result.blind:
         warnings.append(
-            "the answer does not depend on the picture: the model says the same of it, of every "
-            "baseline and of every part that was shown"
+            "the answer does not depend on the picture: the model says the same of it and of "
+            + (
+                "every baseline and part of it that was shown"
+                if result.sufficiency
+                else "every baseline"
+            )
         )
     elif float(np.ptp(result.map)) < FLAT:
         warnings.append("the map is flat: no part of the picture is worth its information")

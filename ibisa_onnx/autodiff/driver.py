@@ -47,8 +47,8 @@ class Derivative:
         The backward graph's output, dL/d input, in `input`'s shape and dtype, likewise.
     saved
         The activations that go from the forward to the backward graph, under the same names.
-    beside
-        A second output of the backward graph, which `beside` of `differentiate` wrote; empty where
+    extra
+        A second output of the backward graph, which `extra` of `differentiate` wrote; empty where
         there is none.
     """
 
@@ -59,10 +59,10 @@ class Derivative:
     cotangent: str
     gradient: str
     saved: tuple[str, ...]
-    beside: str = ""
+    extra: str = ""
 
 
-Beside = Callable[[Tape, Callable[[str], str | None]], str | None]
+ExtraOutput = Callable[[Tape, Callable[[str], str | None]], str | None]
 """Writes more onto the tape and returns the tensor's name: it is told the cotangent of each tensor,
 None where there is none."""
 
@@ -82,7 +82,7 @@ class MissingRule:
 
 
 def differentiate(
-    model: onnx.ModelProto, input: str, output: str, beside: Beside | None = None
+    model: onnx.ModelProto, input: str, output: str, extra: ExtraOutput | None = None
 ) -> Derivative:
     """Build the graphs that compute an output and its vector-Jacobian product with an input.
 
@@ -94,7 +94,7 @@ def differentiate(
     input, output
         Names of an input, and of any tensor that depends on it. Integers (an image in bytes, a
         quantised output) are taken as real numbers, and have float32 gradients.
-    beside
+    extra
         What else the backward graph computes, of cotangents and activations.
 
     Raises
@@ -114,7 +114,7 @@ def differentiate(
         tape, source = sweep.tape, sweep.source
         gradient = tape.op("Identity", sweep.total(source))
         results = {gradient: tape.type(source)}
-        more = (beside and beside(tape, sweep.total)) or ""
+        more = (extra and extra(tape, sweep.total)) or ""
         if more:
             results[more] = tape.type(more)
         forward, backward, saved = assemble(tape, graph, sweep.cotangent, results)

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from ibisa_onnx.metrics import Comparison, Verdict
 
 _THIS, _RANDOM, _REGION, _OURS = "this map", "smooth random", "region", "ibisa"
-_FLAT = 0.01  # a map that goes up to no more
 
 
 class _Threshold(click.ParamType[tuple[str, float]]):
@@ -306,12 +305,13 @@ def _judge(
     comparisons: Sequence[Comparison],
     scores: Mapping[str, float],
 ) -> Verdict:
+    from ibisa_onnx.explanation import FLAT
     from ibisa_onnx.metrics import STABILITY, judge
 
     made, height = _THIS in work.costs, float(np.ptp(map))
     return judge(
         comparisons,
-        flat=height < _FLAT if made else height == 0,
+        flat=height < FLAT if made else height == 0,
         fidelity=work.fidelity.get(_THIS),
         stability=scores.get(STABILITY.name),
     )

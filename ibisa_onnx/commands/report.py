@@ -51,8 +51,8 @@ def completion_text(completion: Completion) -> str:
 
 def _shared_text(certificate: Certificate) -> str:
     """Say which passes a further target of one picture does without."""
-    spent = "prediction" if certificate.difference is None else "prediction and certificate"
-    return f" (the {spent} came with the first target)"
+    checked = "" if certificate.difference is None else ", certificate"
+    return f" (prediction{checked} and baseline came with the first target)"
 
 
 def details_text(explanation: Explanation) -> str:

@@ -10,14 +10,14 @@ from collections.abc import Callable
 
 import onnx
 
-from ibisa_onnx.autodiff.driver import Beside
+from ibisa_onnx.autodiff.driver import ExtraOutput
 from ibisa_onnx.autodiff.tape import Tape
 from ibisa_onnx.errors import GradientError
 from ibisa_onnx.gradients.layer import last_spatial, spatial_tensors
 from ibisa_onnx.models.onnx_session import DeployedModel
 
 
-def class_activation_at(tensor: str) -> Beside:
+def class_activation_at(tensor: str) -> ExtraOutput:
     """Return what writes Grad-CAM's sum at a tensor A [N, C, h, w], float32 [N, h, w].
 
     That is the sum over k of alpha_k A_k before the ReLU, alpha_k the mean of A_k's cotangent over
@@ -29,10 +29,13 @@ def class_activation_at(tensor: str) -> Beside:
         cotangent = cotangent_of(tensor)
         if cotangent is None:
             return None
-        alpha = tape.op("ReduceMean", cotangent, tape.ints(2, 3), keepdims=1)
-        weighted = tape.op("Mul", alpha, tensor)
-        maps = tape.op("ReduceSum", weighted, tape.ints(1), keepdims=0)
-        return tape.op("Cast", maps, to=onnx.TensorProto.FLOAT)
+        # Cast first: in half precision the sum over channels may overflow.
+        slope, features = (
+            tape.op("Cast", each, to=onnx.TensorProto.FLOAT) for each in (cotangent, tensor)
+        )
+        alpha = tape.op("ReduceMean", slope, tape.ints(2, 3), keepdims=1)
+        weighted = tape.op("Mul", alpha, features)
+        return tape.op("ReduceSum", weighted, tape.ints(1), keepdims=0)
 
     return write
 
@@ -53,4 +56,4 @@ def last_features(model: DeployedModel, outputs: tuple[str, ...], size: tuple[in
         chosen = last_spatial(spatial_tensors(model, outputs[0], size))
     except GradientError:  # shapes that cannot be told; the gradient needs none
         return ""
-    return chosen.name if chosen else ""
+    return chosen.name if chosen and chosen.name not in outputs else ""

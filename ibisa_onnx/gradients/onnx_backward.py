@@ -92,7 +92,7 @@ class ExactGradient:
         self.quantised = is_quantised(derivative.forward, model.image.name)
         self.outputs, self.output, self.saved = outputs, derivative.output, derivative.saved
         self.cotangent, self.gradient = derivative.cotangent, derivative.gradient
-        self.beside = derivative.beside
+        self.extra = derivative.extra
         self.forward = model.new_session(derivative.forward, weights)
         self.backward = model.new_session(derivative.backward, weights)
 
@@ -198,7 +198,7 @@ class _Buffers:
         for name in source.saved:
             self._forward.bind_output(name, *place)
         self.class_activation: Floats | None = None
-        for name in filter(None, (source.gradient, source.beside)):
+        for name in filter(None, (source.gradient, source.extra)):
             self._backward.bind_output(name, "cpu")
 
     def show(self, graph: _MaskedGraph, shape: Shape) -> None:
@@ -240,8 +240,8 @@ class _Buffers:
         if not self._results:
             self._results = self._backward.get_outputs()
         # Products are copies: the memory is used again.
-        gradient, *beside = (each.numpy()[: len(cotangent)] * scale for each in self._results)
-        self.class_activation = beside[0] if beside else None
+        gradient, *extra = (each.numpy()[: len(cotangent)] * scale for each in self._results)
+        self.class_activation = extra[0] if extra else None
         return np.asarray(gradient)
 
     def _whole(self, cotangent: npt.NDArray[np.float32]) -> tuple[npt.NDArray[Any], np.float32]:
@@ -297,9 +297,9 @@ def _joined(graph: onnx.GraphProto, outputs: tuple[str, ...]) -> str:
 
 def _differentiate(model: onnx.ModelProto, mask: str, output: str, features: str) -> Derivative:
     """Build the two graphs, or say what to do without."""
-    beside = class_activation_at(features) if features else None
+    extra = class_activation_at(features) if features else None
     try:
-        return differentiate(model, mask, output, beside)
+        return differentiate(model, mask, output, extra)
     except GradientError as error:
         advice = "use a surrogate or gradient='forward-only'"
         raise type(error)(str(error), advice) from error

@@ -38,7 +38,7 @@ def beside(
     image: Pixels,
     map: Floats,
     *others: Floats,
-    strength: float = 1.0,
+    strength: float | None = 1.0,
     left: str = "",
     right: str = "",
 ) -> Pixels:
@@ -56,7 +56,7 @@ def beside(
     others
         float32 [H, W] in 0..1, each a panel of its own.
     strength
-        How bright the map is, 0 to 1; 0 draws none of it.
+        How bright the map is, 0 to 1; None draws none of it.
     left, right
         ASCII text. What does not fit is left out, the right one first; without text, no strip.
 
@@ -75,14 +75,15 @@ def beside(
     plain, *resized = _panels(image, map, *others)
     gap = np.full_like(plain[:_GAP] if stacked else plain[:, :_GAP], _PAPER)
     parts = [plain]
-    scales = [(scale_of(map), strength), *((1.0, 1.0) for _ in others)]
+    scales: list[tuple[float, float | None]] = [(scale_of(map), strength)]
+    scales += [(1.0, 1.0) for _ in others]
     for each, drawn_by in zip(resized, scales, strict=True):
         parts += [gap, _blend(plain, each, *drawn_by)]
     drawn = np.concatenate(parts, axis=0 if stacked else 1)
     return np.concatenate([drawn, _strip(drawn.shape[1], left, right)], axis=0)
 
 
-def blend(image: Pixels, map: Floats, strength: float = 1.0) -> Pixels:
+def blend(image: Pixels, map: Floats, strength: float | None = 1.0) -> Pixels:
     """Lay a map over its picture: silence shows the picture in dim grey, need covers it with heat.
 
     Opacity grows with the value, so that nothing is coloured that was not needed, and never
@@ -131,10 +132,10 @@ def _check(image: Pixels, map: Floats) -> None:
         raise ResultError("the map holds NaN or infinite values and cannot be drawn")
 
 
-def _blend(image: Pixels, map: Floats, scale: float, strength: float) -> Pixels:
+def _blend(image: Pixels, map: Floats, scale: float, strength: float | None) -> Pixels:
     """Return the blend at the picture's size; `map` has that size, and `scale` is above 0."""
     value = np.clip(map / np.float32(scale), 0.0, 1.0).astype(np.float32)
-    bright = _FAINT + (1 - _FAINT) * strength if strength else 0.0
+    bright = 0.0 if strength is None else _FAINT + (1 - _FAINT) * strength
     opacity = np.float32(_OPACITY * bright) * (value**_ONSET)[..., None]
     picture = image.astype(np.float32)
     grey = picture @ np.array([[0.299], [0.587], [0.114]], dtype=np.float32)

@@ -55,8 +55,8 @@ class AttributionResult:
     warnings
         What there is to know of the way it was obtained.
     baseline
-        Name of what was seen where the picture was masked; None where the model was not asked
-        about it.
+        Name of what was seen where the picture was masked, several with commas; None: of a method
+        that does not say.
     blind
         Whether the answer was found not to depend on the picture.
     """

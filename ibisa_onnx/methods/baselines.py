@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from ibisa_onnx.errors import ImageError, OptionError
 from ibisa_onnx.gradients.masked_images import Floats
-from ibisa_onnx.io.images import read_picture
+from ibisa_onnx.io.images import Picture, read_picture
 from ibisa_onnx.methods.masking import smooth
 from ibisa_onnx.preprocessing.spec import Preprocessing, prepare
 from ibisa_onnx.targets.retention import log_odds
@@ -28,7 +28,6 @@ CANDIDATES = {"blur": 0.05, "mean": 0.5, "noise": 0.5}
 """What `auto` chooses from, in order of preference, and what share of the answer's probability each
 may leave. A blur leaves a soft object, by which the peak falls beside what it should fall on."""
 
-_SOME = 0.9  # of the answer's probability: a baseline that leaves less takes some of it
 _BORDER = 1 / 16  # of the shorter side
 _TILES = 8  # on the longer side
 _RADIUS = 3.0  # of inpainting, in pixels
@@ -130,22 +129,22 @@ def baseline_named(name: str, blur: float, preprocessing: Preprocessing) -> Base
     known = next(iter(CANDIDATES)) if name == AUTO else name
     if known in BASELINES:
         return lambda image: BASELINES[known](image, blur * max(image.shape[2:]))
-    colour = _colour(known)
-    if colour is not None:
-        pixels = np.broadcast_to(np.array(colour, np.uint8), (*preprocessing.size, 3))
-        return _fixed(np.ascontiguousarray(pixels), preprocessing)
-    if not Path(known).exists():
-        raise OptionError(
-            f"option baseline is {name!r}; give {AUTO}, {', '.join(BASELINES)}, a colour "
-            "(#808080, black, white) or a picture's file"
-        )
     try:
-        return _fixed(read_picture(Path(known)).pixels, preprocessing)
-    except ImageError as error:
-        raise OptionError(f"option baseline: {error}") from error
+        colour = _colour(known)
+        if colour is not None:
+            pixels = np.broadcast_to(np.array(colour, np.uint8), (*preprocessing.size, 3))
+            return _fixed(np.ascontiguousarray(pixels), preprocessing)
+        if Path(known).exists():
+            return _fixed(read_picture(Path(known)), preprocessing)
+    except (ImageError, OSError) as error:
+        raise OptionError(f"option baseline is {name!r}: {error}") from error
+    raise OptionError(
+        f"option baseline is {name!r}; give {AUTO}, {', '.join(BASELINES)}, a colour "
+        "(#808080, black, white) or a picture's file"
+    )
 
 
-def _fixed(pixels: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> Baseline:
+def _fixed(pixels: npt.NDArray[np.uint8] | Picture, preprocessing: Preprocessing) -> Baseline:
     """Return the baseline that is one picture for all images of its size."""
     picture = prepare(pixels, preprocessing).tensor
     return lambda image: picture.copy()
@@ -158,22 +157,23 @@ def _colour(name: str) -> tuple[int, ...] | None:
 
 
 def choices(names: Sequence[str], scores: npt.NDArray[np.float64], answer: float) -> list[int]:
-    """Return which baselines to take: those that lose the answer, or else one that changes it.
+    """Return which baselines to take: those that lose the answer, or else the one that most does.
 
-    That is the one that takes most of it, or, where none takes any, the one that moves its log-odds
-    most: hiding a rival may raise what hiding the cue itself lowers.
+    Where all raise it (hiding a rival may raise what hiding the cue itself lowers) the one that
+    moves its log-odds most.
 
     Parameters
     ----------
     names
         Of `CANDIDATES`, in order of preference; any other is taken as it is.
     scores
-        What the model says of each, [K].
+        What the model says of each, [K]; infinite where that is no number.
     answer
         What it says of the picture.
     """
     limits = np.array([CANDIDATES.get(name, 1.0) for name in names])
     lost: list[int] = np.flatnonzero(scores < limits * answer).tolist()
-    if lost or scores.min() < _SOME * answer:
+    if lost or scores.min() < answer:
         return lost or [int(np.argmin(scores))]
-    return [int(np.argmax(np.abs(log_odds(scores) - log_odds(answer))))]
+    shifts = np.where(np.isfinite(scores), log_odds(scores) - log_odds(answer), -1)
+    return [int(np.argmax(shifts))]

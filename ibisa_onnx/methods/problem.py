@@ -254,13 +254,9 @@ class Problem:
         Returns
         -------
         list of tuple
-            Outputs [K, ...] by name, and the passes that took: twice as many where the images of a
-            batch were found to mix.
+            Outputs [K, ...] by name, finite or not, and the passes that took: twice as many where
+            the images of a batch were found to mix.
 
-        Raises
-        ------
-        OutputError
-            An output is NaN or infinite.
         """
 
         def ask(number: int) -> tuple[Raw, int]:
@@ -270,7 +266,6 @@ class Problem:
             passes = self.rows[group[0]].shared or self.passes
             batch = self.model.max_batch
             raw = self.model.run(shown, outputs, passes)
-            _check_finite(raw)
             taken = self.filled(len(shown))
             if self.mixes(float(self.probabilities(group[0], raw)[0]), batch, int(group[0])):
                 raw = self.model.run(shown, outputs, passes)
@@ -280,10 +275,10 @@ class Problem:
         return self.model.map_concurrently(ask, range(len(self.pictures)))
 
     def probabilities(self, row: int, raw: Raw) -> Doubles:
-        """Return what a row's objective is in outputs [K, ...] by name, [K]."""
+        """Return what a row's objective is in outputs [K, ...] by name, [K]; it may be NaN."""
         objective = self.rows[row].objective
         own = {name: raw[name] for name in objective.outputs}
-        return checked_probability(objective, own, len(raw[objective.outputs[0]]))
+        return _probability(objective, own, len(raw[objective.outputs[0]]))
 
     def gradient(
         self, source: GradientSource, rows: Rows | None = None

@@ -17,7 +17,7 @@ _LEAST = 0.05  # of the retention: below, the logarithm goes on as a straight li
 
 @dataclass(frozen=True)
 class Retention(Objective):
-    """Retention of the log-odds, for an answer whose probability every baseline keeps.
+    """Retention of the log-odds, for an answer whose probability its baseline keeps.
 
     With L = log p / (1 - p), the probability of a picture z is
 
@@ -30,13 +30,13 @@ class Retention(Objective):
     ----------
     objective
         Whose log-odds are meant.
-    nothing, whole
-        Log-odds of the baseline and of the picture, the second above the first.
+    baseline_log_odds, picture_log_odds
+        The second is above the first.
     """
 
     objective: Objective
-    nothing: float
-    whole: float
+    baseline_log_odds: float
+    picture_log_odds: float
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -56,8 +56,9 @@ class Retention(Objective):
 
     def vjp(self, raw: Raw) -> dict[str, npt.NDArray[np.float32]]:
         """Return d log r / d outputs: the objective's own d log p, times d log r / d log p."""
-        slope = 1 / np.maximum(self._kept(raw), _LEAST) / (self.whole - self.nothing)
-        slope /= np.maximum(1 - self.objective.probability(raw), _SURE)
+        p = self.objective.probability(raw)
+        slope = 1 / (np.maximum(self._kept(raw), _LEAST) * self._span * np.maximum(1 - p, _SURE))
+        slope[p > 1] = 0  # where the log-odds are clipped
         return {
             name: (slope.reshape(-1, *[1] * (each.ndim - 1)) * each).astype(np.float32)
             for name, each in self.objective.vjp(raw).items()
@@ -69,7 +70,11 @@ class Retention(Objective):
 
     def _kept(self, raw: Raw) -> Doubles:
         odds = log_odds(self.objective.probability(raw))
-        return np.asarray((odds - self.nothing) / (self.whole - self.nothing))
+        return np.asarray((odds - self.baseline_log_odds) / self._span)
+
+    @property
+    def _span(self) -> float:
+        return self.picture_log_odds - self.baseline_log_odds
 
 
 def log_odds(probability: npt.ArrayLike) -> Doubles:

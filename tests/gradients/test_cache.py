@@ -33,9 +33,9 @@ def built(monkeypatch):
     outputs = []
     differentiate = exact.differentiate
 
-    def counted(model, mask, output, beside):
+    def counted(model, mask, output, extra):
         outputs.append(output)
-        return differentiate(model, mask, output, beside)
+        return differentiate(model, mask, output, extra)
 
     monkeypatch.setattr(exact, "differentiate", counted)
     return outputs

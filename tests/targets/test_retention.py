@@ -24,7 +24,7 @@ class Sigmoid(Objective):
         return {"kind": "value", "caption": "z"}
 
 
-RETENTION = Retention(Sigmoid(), nothing=2.0, whole=6.0)
+RETENTION = Retention(Sigmoid(), baseline_log_odds=2.0, picture_log_odds=6.0)
 
 
 def raw(*logits: float) -> dict[str, np.ndarray]:
@@ -52,7 +52,7 @@ def test_its_derivative_is_the_numeric_one(logit: float) -> None:
 
 
 def test_a_saturated_probability_has_a_finite_derivative() -> None:
-    sure = Retention(Sigmoid(), nothing=float(log_odds(1 - 1e-6)), whole=float(log_odds(1.0)))
+    sure = Retention(Sigmoid(), float(log_odds(1 - 1e-6)), float(log_odds(1.0)))
     found = sure.vjp(raw(100.0, 14.0))["z"]
     assert np.isfinite(found).all()
 

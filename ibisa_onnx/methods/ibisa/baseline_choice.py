@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ibisa_onnx.errors import OutputError
 from ibisa_onnx.gradients.masked_images import Floats, MaskedImages
 from ibisa_onnx.methods.baselines import AUTO, BASELINES, CANDIDATES, choices
 from ibisa_onnx.methods.problem import Problem, Row, RowBaseline
+from ibisa_onnx.targets.base import Raw
 from ibisa_onnx.targets.retention import Retention, log_odds
 
-KEPT = 0.5  # of the answer's probability: a baseline that leaves as much keeps the answer
+_KEPT = 0.5  # of the answer's probability: a baseline that leaves as much keeps the answer
 _TURNS = 2  # baselines that rounds take in turn
 _LEAST_ODDS = 1e-3  # nats: nearer to the picture's own is rounding
 _ROUNDING = 1e-6  # of an output's largest value
@@ -48,7 +50,7 @@ def settle_baselines(problem: Problem, baseline: str, blur: float) -> Problem:
     for group, images, (raw, asked) in zip(problem.pictures, shown, answers, strict=True):
         differ = not np.allclose(images[1:], images[:1])  # a picture of nothing is its own baseline
         for number in group:
-            row, scores = rows[number], problem.probabilities(number, raw)[1:]
+            row, scores = rows[number], _scores(problem, number, raw)
             order = choices(names, scores, row.probability)[:_TURNS]
             found = (RowBaseline(names[k], images[1 + k], float(scores[k])) for k in order)
             blind = differ and _alike([raw[name] for name in row.objective.outputs])
@@ -82,7 +84,7 @@ def _hidden_by(problem: Problem, rows: Sequence[Row], baselines: Sequence[RowBas
 
 
 def _retained(row: Row, baseline: RowBaseline) -> Row:
-    if baseline.score < KEPT * row.probability:
+    if baseline.score < _KEPT * row.probability or row.probability > 1:
         return row
     kept, whole = log_odds([baseline.score, row.probability])
     if whole - kept <= _LEAST_ODDS:
@@ -100,6 +102,23 @@ def _candidates(problem: Problem, row: int, names: Sequence[str], blur: float) -
     sigma = blur * max(masked.size)
     others = [BASELINES[name](masked.images, sigma) for name in names[1:]]
     return np.concatenate([masked.images, masked.baselines, *others])
+
+
+def _scores(problem: Problem, row: int, raw: Raw) -> npt.NDArray[np.float64]:
+    """Return what a row's objective is for each baseline, [K]; infinite where it is no number.
+
+    Raises
+    ------
+    OutputError
+        It is none for all of them.
+    """
+    found = problem.probabilities(row, raw)[1:]
+    if not np.isfinite(found).any():
+        raise OutputError(
+            "the model's answer is NaN or infinite where the picture is hidden",
+            "name another baseline=, such as a colour or a picture",
+        )
+    return np.where(np.isfinite(found), found, np.inf)
 
 
 def _alike(outputs: Sequence[npt.NDArray[Any]]) -> bool:

@@ -20,7 +20,7 @@ from ibisa_onnx.methods.base import AttributionResult, Results, one_by_one
 from ibisa_onnx.methods.baselines import AUTO
 from ibisa_onnx.methods.budget import ImagesMixError, Queries, allowance
 from ibisa_onnx.methods.ibisa import forward_only
-from ibisa_onnx.methods.ibisa.baseline_choice import KEPT, count_of, for_rounds, settle_baselines
+from ibisa_onnx.methods.ibisa.baseline_choice import count_of, for_rounds, settle_baselines
 from ibisa_onnx.methods.ibisa.estimators import ESTIMATORS, MaskQueries
 from ibisa_onnx.methods.ibisa.optimizer import Step, optimise, pathwise
 from ibisa_onnx.methods.ibisa.options import Options
@@ -33,6 +33,7 @@ from ibisa_onnx.preprocessing.spec import Preprocessing
 from ibisa_onnx.targets.base import Objective
 
 _BATCH = 8
+_MOST = 0.9  # of an answer's probability
 _SAME = 1e-5  # of a probability: what differs by less differs by rounding
 _CHECK = 3.0  # what the check takes at most, in steps of one forward and one backward pass
 
@@ -88,7 +89,7 @@ class PreparedIbisa:
         if self._asked:
             problem = settle_baselines(problem, self.options.baseline, self.options.blur)
         for results in self._run(problem, checked, rng, control):
-            yield {row: _described(problem.rows[row], each) for row, each in results.items()}
+            yield {row: self._described(problem.rows[row], each) for row, each in results.items()}
 
     def _run(
         self,
@@ -190,6 +191,8 @@ class PreparedIbisa:
         assert source is not None
 
         def open_step(rounds: Sequence[int]) -> Step:
+            if problem.fixed > 1 and len(problem) * len(rounds) > 1:
+                problem.rows_mix()  # of probabilities, which retention is not
             return pathwise(for_rounds(problem, rounds).gradient(source), options.temperature)
 
         together, steps = not control.anytime, options.steps * options.rounds
@@ -284,6 +287,30 @@ class PreparedIbisa:
         """How many images the check of a finished map shows."""
         return IMAGES - self._asked if self.options.check else 0
 
+    def _described(self, row: Row, result: AttributionResult) -> AttributionResult:
+        """Name the baselines, and take away the map where the model does not look.
+
+        It does not where picture, baselines and all that the check showed get the same answer.
+        """
+        if not row.baselines:
+            return replace(result, baseline=self.options.baseline)
+        taken, whole = row.baselines[: self.options.rounds], row.probability
+        shown = result.sufficiency.probabilities if result.sufficiency else ()
+        blind = row.blind and bool(np.allclose(shown, whole, rtol=_SAME, atol=0))
+        warnings = result.warnings
+        if not blind and whole > 0 and taken[0].score >= _MOST * whole:
+            warnings += (
+                f"the baseline ({taken[0].name}) alone gives {taken[0].score:.1%} for this answer: "
+                "the map shows what makes it more likely, not what it needs",
+            )
+        return replace(
+            result,
+            cells=np.zeros_like(result.cells) if blind else result.cells,
+            baseline=", ".join(each.name for each in taken),
+            blind=blind,
+            warnings=warnings,
+        )
+
     def _check_maps(self, problem: Problem, rows: list[int], results: Results) -> Results:
         """Let the model itself check finished maps; `rows` are what the problem's are called."""
 
@@ -322,32 +349,6 @@ def _estimated(
         )
         if over:
             return
-
-
-def _described(row: Row, result: AttributionResult) -> AttributionResult:
-    """Say what was seen where the picture was masked; draw nothing where the model does not look.
-
-    It does not where picture, baselines and all that the check showed get the same answer.
-    """
-    if not row.baselines:
-        return result
-    shown = result.sufficiency.probabilities if result.sufficiency else ()
-    blind = row.blind and np.allclose(shown, row.probability, rtol=_SAME, atol=0)
-    cells = np.zeros_like(result.cells) if blind else result.cells
-    chosen, warnings = row.baselines[0], list(result.warnings)
-    if not blind and chosen.score >= KEPT * row.probability:
-        share = chosen.score / row.probability
-        warnings.append(
-            f"the baseline ({chosen.name}) alone gives {share:.0%} of the answer's probability: the "
-            "map shows what makes it more likely, not what it needs"
-        )
-    return replace(
-        result,
-        cells=cells,
-        baseline=chosen.name,
-        blind=bool(blind),
-        warnings=tuple(warnings),
-    )
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ and the last which parts of it. beta is adaptive: it is multiplied by the score 
 p(target | z) / p(target | x) of the step's mask, up to 2. Finer than that is the evidence: the
 mean of all steps' gradients, each over its own root mean square, smoothed, and of it what is above
 zero, brought to lambda's scale. The map is their geometric mean, with a little of lambda alone:
-high where both are, and in order where the evidence is silent.
+high where both are, and in order where the evidence is silent. Where the gradient brings class
+activation maps of the steps' masked images, the map is multiplied by a power of their mean.
 
 All but the model is simple enough to be differentiated by hand, with S for the smoothing, which is
 its own transpose, and g for the model's part, d log p / d s:
@@ -53,8 +54,7 @@ from ibisa_onnx.methods.problem import MaskGradient
 
 _LARGEST_RATIO = 2.0  # a rare target may gain a thousandfold by a mask
 _TINY = 1e-30
-_LEAST = 1e-5  # of a map's largest value, so that its logarithm is finite
-_POWER = 2.0
+_LEAST = 1e-5  # of a map's largest value: where it is 0 the activation alone gives the order
 _FLOOR = 0.02  # of a class activation map's: coarse maps are not trusted with less
 
 
@@ -204,7 +204,7 @@ def _share_of_largest(activation: Floats | None, shape: tuple[int, int], count: 
     """
     shares = np.zeros((count, *shape), np.float32)
     for share, each in zip(shares, () if activation is None else activation, strict=False):
-        above = np.maximum(np.nan_to_num(each), 0)
+        above = np.where(np.isfinite(each), np.maximum(each, 0), 0)
         largest = float(above.max())
         if largest > 0:
             share[:] = cv2.resize(above / largest, shape[::-1], interpolation=cv2.INTER_LINEAR)
@@ -235,16 +235,15 @@ def _map(keeps: Floats, gradients: Floats, activations: Floats, options: Options
 
 
 def _with_activation(map: Floats, activation: Floats, weight: float) -> Floats:
-    """Return the geometric mean of a map and a class activation map of that weight, [h, w].
+    """Return a map times a power of the class activation map, [h, w].
 
     It keeps the map's largest value; the map alone where nothing is activated.
     """
     highest, largest = float(map.max()), float(activation.max())
     if not (weight and highest > 0 and largest > 0):
         return map
-    logs = np.log(map / highest + _LEAST) + weight * np.log(activation / largest + _FLOOR)
-    joined = np.exp((logs - logs.max()) * _POWER / (1 + weight))
-    return np.asarray(highest * joined, np.float32)
+    joined = (map / highest + _LEAST) * (activation / largest + _FLOOR) ** np.float32(weight)
+    return np.asarray(highest / joined.max() * joined, np.float32)
 
 
 def _loss_gradient(

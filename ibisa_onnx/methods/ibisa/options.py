@@ -67,13 +67,14 @@ class Options:
         Share of the geometric mean in the map, 0 to 1, the rest being lambda alone; and the
         Gaussian over the evidence, in cells.
     activation
-        Weight of the steps' class activation maps in the geometric mean with the map, where the
+        Power of the steps' class activation maps, by which the map is multiplied where the
         gradient comes with them; 0: none.
     rounds
         How often the steps are taken, side by side, each time with waves of other directions;
         lambda and evidence are those of all rounds, averaged.
     check
-        Whether the finished map is checked by the model itself, for 8 forward passes.
+        Whether the finished map is checked by the model itself: 8 forward passes with those that
+        settle the baseline, without it 4 for "auto" and none for others.
     baseline
         What is seen where the image is masked: "auto" chooses for each answer what loses it; or
         one of `baselines.BASELINES`, a colour, or a picture's file (`baselines.baseline_named`).

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -156,3 +157,39 @@ def test_the_second_target_shares_the_passes_that_settle_the_baseline(discs: np.
     assert first.passes.forward - second.passes.forward == 6
     alone = explainer(LOOKS).explain(discs, 1)
     np.testing.assert_array_equal(alone.map, second.map)
+
+
+def test_a_baseline_that_the_model_cannot_read_is_not_taken(discs: np.ndarray) -> None:
+    """Over the picture's own spread: of one colour everywhere that is 0 / 0."""
+    proto = onnx.load_model_from_string(SURE)
+    spread = [
+        helper.make_node("ReduceMin", ["mean"], ["low"], axes=[1, 2, 3], keepdims=1),
+        helper.make_node("ReduceMax", ["mean"], ["high"], axes=[1, 2, 3], keepdims=1),
+        helper.make_node("Sub", ["high", "low"], ["spread"]),
+        helper.make_node("Div", ["spread", "spread"], ["one"]),
+        helper.make_node("Mul", ["largest", "one"], ["scaled"]),
+    ]
+    nodes = list(proto.graph.node)
+    nodes[2].input[0] = "scaled"
+    del proto.graph.node[:]
+    proto.graph.node.extend([*nodes[:2], *spread, *nodes[2:]])
+    grey = np.repeat(discs[..., :1], 3, 2)  # one mean for all channels
+    found = explainer(proto.SerializeToString()).explain(grey)
+    assert found.baseline in ("blur", "noise")
+    with pytest.raises(ibisa.IbisaError, match="where the picture is hidden"):
+        explainer(proto.SerializeToString(), options=ibisa.Options(baseline="mean")).explain(grey)
+
+
+def test_a_map_that_accounts_for_little_is_faint_and_still_drawn(discs: np.ndarray) -> None:
+    found = explainer(SURE).explain(discs)
+    drawn, nothing = (
+        blend(discs, found.map, strength).astype(int) for strength in (found.strength, None)
+    )
+    assert found.strength < 0.01
+    assert np.abs(drawn - nothing).max() > 20
+
+
+@pytest.mark.parametrize("name", ["blurr", "x" * 5000])
+def test_what_is_no_baseline_is_told_of_when_the_model_is_opened(name: str) -> None:
+    with pytest.raises(ibisa.IbisaError, match="option baseline is"):
+        explainer(LOOKS, options=ibisa.Options(baseline=name))
