@@ -136,7 +136,7 @@ def test_preprocessing_that_nobody_said_is_warned_of(explainer_of: Open) -> None
     guessed = explainer_of(Client(), preprocessing=None)
     assert any("is not known" in each for each in guessed.explain(scene_path()).warnings)
     said = explainer_of(Client(), preprocessing="unit")
-    assert said.explain(scene_path()).warnings == ()
+    assert not any("is not known" in each for each in said.explain(scene_path()).warnings)
     overridden = explainer_of(
         Client(), preprocessing=None, overrides=ibisa.Overrides(preset="unit", channel_order="bgr")
     )

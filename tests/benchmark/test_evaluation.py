@@ -222,9 +222,12 @@ def test_a_box_that_is_no_part_of_the_picture_is_refused(problem, box):
 
 def test_a_region_that_is_cropped_away_is_refused(open_explainer, picture):
     explainer = open_explainer()
-    wide = ibisa.Explainer(explainer.model, preprocessing="tf", activation="probability").problem(
-        picture(size=(SIDE, 3 * SIDE)), 0
-    )
+    wide = ibisa.Explainer(
+        explainer.model,
+        preprocessing="tf",
+        overrides={"resize": "shortest"},
+        activation="probability",
+    ).problem(picture(size=(SIDE, 3 * SIDE)), 0)
     with pytest.raises(MetricError, match="the model sees nothing of it"):
         evaluator_of(wide, box=(0, 0, 8, 8))
     assert evaluator_of(wide, box=(8, 0, 24, 8)).warnings == [

@@ -199,7 +199,8 @@ def test_one_score_has_two_classes_and_two_predictions(cli, written, photo):
     assert "the logit of two classes" in result.err
     labels = "labels.txt"
     (photo().parent / labels).write_text("dog\n")
-    named = cli("inspect", path, photo(), "--preprocess", "unit", "--labels", labels)
+    words = ("--preprocess", "unit", "--resize", "stretch", "--labels", labels)
+    named = cli("inspect", path, photo(), *words)
     assert "2 names  not dog; dog" in named.out
     assert "not dog (0)" in named.out
     assert named.err == ""

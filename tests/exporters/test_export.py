@@ -304,7 +304,7 @@ def test_a_network_that_answers_the_same_to_everything(cli, module):
     module.write_text(module.read_text() + "\n\ndef flat():\n    n = Net()\n")
     module.write_text(module.read_text() + "    nn.init.zeros_(n.head.weight)\n    return n\n")
     said = exported(cli, f"{module}:flat", "--size", "32", "--preprocess", "unit")
-    assert ["same scores" in each for each in said["warnings"]] == [True]
+    assert any("same scores" in each for each in said["warnings"])
 
 
 _OTHER_OUTPUTS = """

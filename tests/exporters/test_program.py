@@ -64,7 +64,9 @@ def test_a_program_of_so_many_images(cli, tmp_path, batch):
 
 def test_an_earlier_opset_of_a_program(cli, tmp_path):
     write(tmp_path / "net.pt2")
-    result = cli("export", "net.pt2", "--preprocess", "unit", "--opset", "13")
+    result = cli(
+        "export", "net.pt2", "--preprocess", "unit", "--resize", "stretch", "--opset", "13"
+    )
     assert (result.code, result.err) == (0, "")
 
 

@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from ibisa_onnx.errors import GradientError, ModelError, OptionError, UnsupportedOperatorError
 from ibisa_onnx.gradients import onnx_module
 from ibisa_onnx.gradients.onnx_module import OnnxModule
-from ibisa_onnx.models.session_options import create_session
+from ibisa_onnx.models.session_options import open_graph
 
 
 @pytest.fixture
@@ -339,9 +339,9 @@ def test_a_forked_process_opens_its_own_sessions(module, images, monkeypatch):
 
     def counted(*arguments):
         opened.append(arguments)
-        return create_session(*arguments)
+        return open_graph(*arguments)
 
-    monkeypatch.setattr(onnx_module, "create_session", counted)
+    monkeypatch.setattr(onnx_module, "open_graph", counted)
     values = torch.from_numpy(images)
     before = pulled(module, values)
     assert not opened

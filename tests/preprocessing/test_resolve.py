@@ -272,7 +272,9 @@ class TestChannels:
     def test_depth_by_flag_and_by_metadata(self):
         assert _resolve(preset="unit", depth="full").spec.depth == "full"
         assert _resolve(metadata=_ibisa(preset="unit", depth="full")).spec.takes_own_values
-        with pytest.raises(PreprocessingError, match="depth is '12-bit'; choose from: 8-bit, full"):
+        with pytest.raises(
+            PreprocessingError, match="depth is '12-bit', expected one of 8-bit, full"
+        ):
             _resolve(depth="12-bit")
 
 
