@@ -2,7 +2,8 @@
 
 A score under one imputation alone may say more of the imputation than of the map: what hides one
 picture leaves another as it was, and what is neutral to one model is evidence to the next. So every
-measure that hides pixels takes one of these. Baselines of methods are in `methods.baselines`.
+measure that hides pixels takes one of these. They are not the baselines that methods hide pixels by
+(`methods.baselines`): a measure must not depend on what it measures.
 """
 
 from __future__ import annotations
