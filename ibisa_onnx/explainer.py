@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ibisa_onnx.caching import BuiltOnce
 from ibisa_onnx.errors import OptionError, TargetError
 from ibisa_onnx.explanation import Explanation
 from ibisa_onnx.gradients.cache import cache_folder
@@ -153,6 +154,7 @@ class Explainer:
         self._reader = OutputReader(self.model, output, activation, labels)
         spec = self.preprocessing.spec
         self._pipeline = Pipeline(self.model, spec, self._reader)
+        self._baselines: BuiltOnce[Baseline] = BuiltOnce()
         self._baseline(self.options)  # what is none is told of at once
         self._given = {
             "output": output,
@@ -498,7 +500,11 @@ class Explainer:
         return ((row, self._with_warnings(explanation)) for row, explanation in found)
 
     def _baseline(self, options: Options) -> Baseline:
-        return baseline_named(options.baseline, options.blur, self.preprocessing.spec)
+        """Return a baseline that was named, whose picture is read once."""
+        name, blur = options.baseline, options.blur
+        return self._baselines.get(
+            (name, blur), lambda: baseline_named(name, blur, self.preprocessing.spec)
+        )
 
     def _method(self, method: Method | str | None) -> Method:
         if method is None or method == self.method.name:
