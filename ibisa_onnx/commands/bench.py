@@ -20,6 +20,7 @@ from ibisa_onnx.commands.console import (
 )
 from ibisa_onnx.commands.explaining import (
     MethodChoice,
+    TooFewPicturesError,
     explaining_options,
     method_names,
     method_options,
@@ -169,14 +170,25 @@ def _entries(
     pictures: Sequence[Path],
     listener: _Listener,
 ) -> list[Entry]:
-    """Return IBISA and the methods it is compared with."""
+    """Return IBISA and the methods it is compared with.
+
+    IBA is left out with a warning where there is but one picture, and other methods are left.
+    """
     from ibisa_onnx.benchmark.runner import Entry
 
-    named = (
-        (name, methods.named(name, explainer, pictures, listener.warned))
-        for name in dict.fromkeys((_OURS, *names))
-    )
-    return [Entry(name, method, files) for name, (method, files) in named]
+    entries = []
+    for name in dict.fromkeys((_OURS, *names)):
+        try:
+            method, files = methods.named(name, explainer, pictures, listener.warned)
+        except TooFewPicturesError:
+            if len(pictures) != 1 or methods.iba_images or not set(names) - {_OURS, name}:
+                raise
+            listener.console.warn(
+                [f"{name} is left out: it estimates from 2 pictures or more; give --iba-images"]
+            )
+            continue
+        entries.append(Entry(name, method, files))
+    return entries
 
 
 def _measure(benchmark: Benchmark, listener: _Listener) -> list[ScoreRow]:

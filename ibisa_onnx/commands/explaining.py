@@ -135,6 +135,10 @@ def method_options(function: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
+class TooFewPicturesError(click.UsageError):
+    """IBA has fewer pictures to estimate from than it needs."""
+
+
 @dataclass(frozen=True)
 class MethodChoice:
     """What was given of other methods than IBISA."""
@@ -168,6 +172,11 @@ class MethodChoice:
             From which IBA estimates unless it was given others.
         warn
             Told of each that cannot be read.
+
+        Raises
+        ------
+        TooFewPicturesError
+            It is IBA, and there are not two pictures that can be read.
         """
         from ibisa_onnx.methods.registry import MethodSettings, method_named
 
@@ -178,7 +187,7 @@ class MethodChoice:
             given = expand([self.iba_images]) if self.iba_images else list(map(str, pictures))
             files = _readable([Path(each) for each in given], warn)
             if len(files) < 2:
-                raise click.UsageError(
+                raise TooFewPicturesError(
                     f"iba estimates from 2 pictures or more, and {len(files)} can be read; give "
                     "--iba-images FOLDER, or leave iba out"
                 )

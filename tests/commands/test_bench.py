@@ -213,6 +213,25 @@ def test_iba_does_without_pictures_that_cannot_be_read(bench, folder):
     assert "bad.jpg: cannot be read; iba" in result.err
 
 
+def test_iba_is_left_out_where_there_is_one_picture(bench, folder):
+    words = ("--threads", 1, "--json")
+    result = bench("pictures/a.png", "--against", "gradcam,iba", *words)
+    assert result.code == 0, result.err
+    methods = [each["method"] for each in json.loads(result.out)["methods"]]
+    assert methods == ["ibisa", "gradcam"]
+    assert "iba is left out: it estimates from 2 pictures" in result.err
+    given = bench("pictures/a.png", "--against", "gradcam,iba", *words, "--iba-images", "pictures")
+    assert [each["method"] for each in json.loads(given.out)["methods"]][-1] == "iba"
+
+
+@pytest.mark.parametrize("words", [("iba",), ("gradcam,iba", "--iba-images", "one")])
+def test_iba_that_was_asked_for_alone_or_given_one_picture_is_an_error(bench, folder, words):
+    (folder / "one").mkdir()
+    shutil.copy(folder / "pictures" / "a.png", folder / "one")
+    said = error(bench("pictures/a.png", "--against", *words), 2)
+    assert "iba estimates from 2 pictures or more" in said
+
+
 def test_maps_are_kept_apart(bench, folder):
     (folder / "other").mkdir()
     (folder / "pictures" / "b.png").rename(folder / "other" / "a.png")

@@ -6,6 +6,7 @@ import json
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -153,6 +154,19 @@ def test_labels_are_told_with_their_source(cli, model, tmp_path):
     assert result.err == ""
     data = json.loads(cli("inspect", path, "--preprocess", "tf", "--json").out)
     assert data["labels"] == {"count": 5, "source": "config.json beside the model"}
+
+
+def test_labels_in_the_key_character_are_told_and_named(cli, written, photo, tmp_path):
+    """As PaddleOCR's models have them, a line each."""
+    nodes = [helper.make_node("Softmax", ["c"], ["y"], axis=1)]
+    path = written(nodes, helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 3]))
+    model = onnx.load(tmp_path / path)
+    helper.set_model_props(model, {"character": "red\ngreen\nblue"})
+    onnx.save(model, tmp_path / path)
+    result = cli("inspect", path, photo(), "--preprocess", "unit")
+    assert "3 names  red; green; blue" in result.out
+    assert "metadata key character" in result.out
+    assert "blue (2)" in result.out
 
 
 def test_labels_that_do_not_fit_are_told_and_those_given_refused(cli, model, tmp_path):
