@@ -192,6 +192,7 @@ class Explainer:
             "preprocessing": self.preprocessing.spec.to_dict(),
             "surrogate": self._gradients.surrogate_identity,
             "options": asdict(self.options),
+            "baseline_sha256": self._baseline(self.options).sha256,
         }
 
     @property
@@ -465,7 +466,7 @@ class Explainer:
         chosen = self._method(method)
         options = chosen.options if isinstance(chosen, Ibisa) else self.options
         shown = problem.image if image is None else image[None]
-        masked = MaskedImages(shown, self._baseline(options)(shown))
+        masked = MaskedImages(shown, self._baseline(options).of(shown))
         same = image is None
         problem = replace(problem, masked=masked) if same else problem.with_images(masked)
         prepared = self._pipeline.prepare(chosen, problem)

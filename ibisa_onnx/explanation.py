@@ -139,7 +139,10 @@ class Certificate:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What makes the explanation reproducible: hashes, settings, versions and the seed."""
+    """What makes the explanation reproducible: hashes, settings, versions and the seed.
+
+    `baseline_sha256` is that of the file where the baseline is a picture's, else None.
+    """
 
     model: str | None
     model_sha256: str | None
@@ -150,6 +153,7 @@ class Provenance:
     versions: dict[str, str]
     seed: int
     options: dict[str, Any]
+    baseline_sha256: str | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -17,7 +17,6 @@ from ibisa_onnx.caching import BuiltOnce
 from ibisa_onnx.errors import OptionError
 from ibisa_onnx.explanation import (
     FLAT,
-    Certificate,
     ExplainedTarget,
     Explanation,
     Passes,
@@ -69,7 +68,7 @@ class Pipeline:
         specs
             The targets of each.
         baseline
-            From an image [1, C, H, W] in model space to what is seen where it is masked.
+            What is seen where they are masked.
 
         Raises
         ------
@@ -111,6 +110,7 @@ class Pipeline:
             rows=tuple(rows),
             blank=_blank(self.preprocessing, pictures, tensors),
             passes=model.passes.scope(),
+            baseline_sha256=baseline.sha256,
         )
 
     def _answers(
@@ -249,7 +249,7 @@ class Pipeline:
             passes=Passes(**asdict(result.passes if finished else problem.spent()[place])),
             timings=dict(result.timings or {}),
             certificate=result.certificate,
-            provenance=self._provenance(problem.model, row, method, seed, result.certificate),
+            provenance=self._provenance(problem, row, result, method, seed),
             warnings=(
                 *row.warnings,
                 *row.objective.warnings(row.answer),
@@ -263,8 +263,9 @@ class Pipeline:
         )
 
     def _provenance(
-        self, model: ImageModel, row: Row, method: Method, seed: int, certificate: Certificate
+        self, problem: Problem, row: Row, result: AttributionResult, method: Method, seed: int
     ) -> Provenance:
+        model = problem.model
         return Provenance(
             model=model.name,
             model_sha256=model.sha256,
@@ -274,7 +275,8 @@ class Pipeline:
             providers=model.providers,
             versions=self._versions,
             seed=seed,
-            options={"gradient": certificate.gradient, **method.settings},
+            options={"gradient": result.certificate.gradient, **method.settings},
+            baseline_sha256=problem.baseline_sha256 if result.baseline else None,
         )
 
     @cached_property
@@ -285,7 +287,7 @@ class Pipeline:
 
 def _masked(images: Sequence[Floats], baseline: Baseline, rows: Sequence[int]) -> MaskedImages:
     """Put a baseline to each image, and both to each of its rows."""
-    pair = np.concatenate(images), np.concatenate([baseline(each) for each in images])
+    pair = np.concatenate(images), np.concatenate([baseline.of(each) for each in images])
     return MaskedImages(*(each[list(rows)] for each in pair))
 
 

@@ -65,8 +65,10 @@ def details_text(explanation: Explanation) -> str:
         ("options", _settings_text({"seed": provenance.seed, **provenance.options})),
         ("model sha256", provenance.model_sha256 or "not known"),
         ("image sha256", provenance.image_sha256 or "not known"),
-        ("versions", _settings_text(provenance.versions)),
     ]
+    if provenance.baseline_sha256:
+        pairs += [("baseline sha256", provenance.baseline_sha256)]
+    pairs += [("versions", _settings_text(provenance.versions))]
     return "\n".join(rows(pairs))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -33,8 +34,21 @@ _TILES = 8  # on the longer side
 _RADIUS = 3.0  # of inpainting, in pixels
 _COLOURS = {"black": "#000000", "grey": "#808080", "gray": "#808080", "white": "#ffffff"}
 
-Baseline = Callable[[Floats], Floats]
-"""From an image, float32 [1, C, H, W] in model space, to what is seen where it is masked."""
+
+@dataclass(frozen=True)
+class Baseline:
+    """What is seen where an image is masked.
+
+    Attributes
+    ----------
+    of
+        From an image, float32 [1, C, H, W] in model space, to what is seen, of the same shape.
+    sha256
+        Of the file of the picture that it is; None of all others.
+    """
+
+    of: Callable[[Floats], Floats]
+    sha256: str | None = None
 
 
 def blurred(image: Floats, sigma: float) -> Floats:
@@ -128,14 +142,15 @@ def baseline_named(name: str, blur: float, preprocessing: Preprocessing) -> Base
     """
     known = next(iter(CANDIDATES)) if name == AUTO else name
     if known in BASELINES:
-        return lambda image: BASELINES[known](image, blur * max(image.shape[2:]))
+        return Baseline(lambda image: BASELINES[known](image, blur * max(image.shape[2:])))
     try:
         colour = _colour(known)
         if colour is not None:
             pixels = np.broadcast_to(np.array(colour, np.uint8), (*preprocessing.size, 3))
             return _fixed(np.ascontiguousarray(pixels), preprocessing)
         if Path(known).exists():
-            return _fixed(read_picture(Path(known)), preprocessing)
+            picture = read_picture(Path(known))
+            return _fixed(picture, preprocessing, picture.sha256)
     except (ImageError, OSError) as error:
         raise OptionError(f"option baseline is {name!r}: {error}") from error
     raise OptionError(
@@ -144,10 +159,12 @@ def baseline_named(name: str, blur: float, preprocessing: Preprocessing) -> Base
     )
 
 
-def _fixed(pixels: npt.NDArray[np.uint8] | Picture, preprocessing: Preprocessing) -> Baseline:
+def _fixed(
+    pixels: npt.NDArray[np.uint8] | Picture, preprocessing: Preprocessing, sha256: str | None = None
+) -> Baseline:
     """Return the baseline that is one picture for all images of its size."""
     picture = prepare(pixels, preprocessing).tensor
-    return lambda image: picture.copy()
+    return Baseline(lambda image: picture.copy(), sha256)
 
 
 def _colour(name: str) -> tuple[int, ...] | None:

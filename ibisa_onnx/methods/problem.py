@@ -127,6 +127,8 @@ class Problem:
         float32 [C, 1, 1]: the usual mean colour in model space.
     passes
         Counts what these rows spend, but for the passes that the rows of a picture share.
+    baseline_sha256
+        Of the file where the baseline is a picture's; None of all others.
     """
 
     model: ImageModel
@@ -134,6 +136,7 @@ class Problem:
     rows: tuple[Row, ...]
     blank: Floats
     passes: PassCounter
+    baseline_sha256: str | None = None
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -130,6 +130,21 @@ def test_other_settings_have_rows_of_their_own(
     assert digest(entries=reading(7)) == others[4]
 
 
+def test_a_baseline_s_file_with_other_content_is_another_run(
+    benchmark, open_explainer, picture, pictures
+):
+    def digest(place: int) -> str:
+        options = ibisa.Options(baseline=str(picture("empty.png", place)))
+        (row,) = benchmark(
+            pictures[:1], ("perfect",), explainer=open_explainer(options=options)
+        ).run()
+        return row.settings
+
+    first = digest(5)
+    assert digest(6) != first
+    assert digest(5) == first
+
+
 def test_another_model_and_another_preprocessing_have_rows_of_their_own(benchmark, picture):
     changed = model_path().read_bytes() + b"\x1a\x00"  # another domain, which nobody reads
     explainers = [

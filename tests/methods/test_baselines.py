@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import cv2
@@ -83,15 +84,17 @@ def test_inpainting_takes_away_what_is_smaller_than_a_tile_and_keeps_the_ground(
 )
 def test_a_colour_is_a_baseline(name: str, colour: tuple[int, ...], image: np.ndarray) -> None:
     pixels = np.full((20, 30, 3), colour, np.uint8)
-    found = baseline_named(name, 0.1, SPEC)(image)
-    np.testing.assert_array_equal(found, prepare(pixels, SPEC).tensor)
+    found = baseline_named(name, 0.1, SPEC)
+    np.testing.assert_array_equal(found.of(image), prepare(pixels, SPEC).tensor)
+    assert found.sha256 is None
 
 
 def test_a_picture_is_a_baseline(tmp_path: Path, image: np.ndarray) -> None:
     pixels = np.random.default_rng(2).integers(0, 255, (25, 35, 3), np.uint8)
     cv2.imwrite(str(tmp_path / "empty.png"), pixels[..., ::-1])
-    found = baseline_named(str(tmp_path / "empty.png"), 0.1, SPEC)(image)
-    np.testing.assert_array_equal(found, prepare(pixels, SPEC).tensor)
+    found = baseline_named(str(tmp_path / "empty.png"), 0.1, SPEC)
+    np.testing.assert_array_equal(found.of(image), prepare(pixels, SPEC).tensor)
+    assert found.sha256 == hashlib.sha256((tmp_path / "empty.png").read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize("name", ["blurr", "#12345", "no/such/file.png", "AUTO"])

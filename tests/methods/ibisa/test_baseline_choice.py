@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -136,6 +139,22 @@ def test_the_baseline_that_was_named_is_taken_and_recorded(discs: np.ndarray, na
     assert found.baseline == name
     assert found.record()["baseline"] == name
     assert found.provenance.options["baseline"] == name
+
+
+def test_a_picture_for_baseline_is_recorded_with_the_hash_of_its_file(
+    discs: np.ndarray, tmp_path: Path
+) -> None:
+    path, found = tmp_path / "empty.png", []
+    for grey in (60, 70):
+        cv2.imwrite(str(path), np.full_like(discs, grey))
+        found.append(explainer(LOOKS, options=ibisa.Options(baseline=str(path))))
+    records = [each.explain(discs).record() for each in found]  # the first read it before
+    assert [each["baseline"] for each in records] == [str(path)] * 2
+    first, second = (each["provenance"]["baseline_sha256"] for each in records)
+    assert first != second == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert found[0].settings["baseline_sha256"] == first
+    plain = found[0].explain(discs, method="random").record()
+    assert plain["provenance"]["baseline_sha256"] is None
 
 
 def test_rounds_take_in_turn_what_loses_the_answer() -> None:
