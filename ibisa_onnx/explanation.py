@@ -176,9 +176,9 @@ class Explanation:
     together
         How many that were; `passes` are this one's share.
     baseline
-        What stood where the picture was masked: one of `methods.baselines.BASELINES`, a colour or
-        a picture's file; of rounds that took several in turn all, with commas. None of a method
-        that does not say.
+        What stood where the picture was masked: "blur", one of `methods.baselines.BASELINES`, a
+        colour or a picture's file; of rounds that took several in turn all, with commas. None of a
+        method that does not say.
     effect, uncertainty
         float32 [H, W] where the gradient is "forward-only", else None: what showing each pixel adds
         to the probability, so that the sum over a region is what showing the region adds, and the

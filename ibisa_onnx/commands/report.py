@@ -10,8 +10,6 @@ import click
 
 from ibisa_onnx.commands.console import rows
 
-_MOST_OF_IT = 0.9
-
 if TYPE_CHECKING:
     from ibisa_onnx.explanation import Certificate, Completion, ExplainedTarget, Explanation
 
@@ -108,19 +106,20 @@ def _baseline_text(explanation: Explanation) -> str:
 
 def _sufficiency_text(explanation: Explanation) -> str:
     """Say how little of the picture gives the answer back, or the most that was reached."""
+    from ibisa_onnx.targets.retention import KEPT
+
     sufficiency, whole = explanation.sufficiency, explanation.target.probability
     if sufficiency is None:
         return "not checked"
-    area = sufficiency.area_for(_MOST_OF_IT * whole)
+    area = sufficiency.area_for(KEPT * whole)
     if area is not None and area > 0:
         return (
-            f"the hottest {100 * area:g}% of the picture alone give {_MOST_OF_IT:.0%} "
-            "of that probability"
+            f"the hottest {100 * area:g}% of the picture alone give {KEPT:.0%} of that probability"
         )
     if area == 0:
         return f"the answer needs no pixel: the baseline ({explanation.baseline}) gives it too"
     best = max(sufficiency.probabilities, default=0.0)
-    return f"no part that was tried gives {_MOST_OF_IT:.0%} of that probability (best {best:.1%})"
+    return f"no part that was tried gives {KEPT:.0%} of that probability (best {best:.1%})"
 
 
 def _certificate_text(certificate: Certificate) -> str:

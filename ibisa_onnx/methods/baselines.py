@@ -22,10 +22,11 @@ from ibisa_onnx.gradients.masked_images import Floats
 from ibisa_onnx.io.images import Picture, read_picture
 from ibisa_onnx.methods.masking import smooth
 from ibisa_onnx.preprocessing.spec import Preprocessing, prepare
-from ibisa_onnx.targets.retention import log_odds
+from ibisa_onnx.targets.retention import LOST, log_odds
 
 AUTO = "auto"
-CANDIDATES = {"blur": 0.05, "mean": 0.5, "noise": 0.5}
+BLUR = "blur"
+CANDIDATES = {BLUR: 0.05, "mean": LOST, "noise": LOST}
 """What `auto` chooses from, in order of preference, and what share of the answer's probability each
 may leave. A blur leaves a soft object, by which the peak falls beside what it should fall on."""
 
@@ -56,12 +57,12 @@ def blurred(image: Floats, sigma: float) -> Floats:
     return smooth(image, sigma)
 
 
-def _mean(image: Floats, sigma: float) -> Floats:
+def _mean(image: Floats) -> Floats:
     """Return the image's mean colour everywhere."""
     return _everywhere(image, image.mean((2, 3), keepdims=True))
 
 
-def _border(image: Floats, sigma: float) -> Floats:
+def _border(image: Floats) -> Floats:
     """Return the mean colour of the image's border everywhere."""
     inside = np.zeros(image.shape[2:], bool)
     width = max(1, round(_BORDER * min(image.shape[2:])))
@@ -69,7 +70,7 @@ def _border(image: Floats, sigma: float) -> Floats:
     return _everywhere(image, image[:, :, ~inside].mean(2)[..., None, None])
 
 
-def _noisy(image: Floats, sigma: float) -> Floats:
+def _noisy(image: Floats) -> Floats:
     """Return noise of the image's own spectrum and colours, the same each time.
 
     Each frequency keeps its amplitude and gets a random phase, one for all channels (Galerne et
@@ -84,7 +85,7 @@ def _noisy(image: Floats, sigma: float) -> Floats:
     return np.clip(mixed, low, high).astype(np.float32)
 
 
-def _inpainted(image: Floats, sigma: float) -> Floats:
+def _inpainted(image: Floats) -> Floats:
     """Fill each tile from the tiles around it, by Telea's inpainting.
 
     Tiles are coloured like a chessboard: the black ones are filled from the white ones, and the
@@ -111,14 +112,13 @@ def _everywhere(image: Floats, colour: Floats) -> Floats:
     return np.broadcast_to(colour, image.shape).astype(np.float32)
 
 
-BASELINES: dict[str, Callable[[Floats, float], Floats]] = {
-    "blur": blurred,
+BASELINES: dict[str, Callable[[Floats], Floats]] = {
     "mean": _mean,
     "border": _border,
     "noise": _noisy,
     "inpaint": _inpainted,
 }
-"""From an image [1, C, H, W] and the blur's standard deviation in pixels."""
+"""From an image [1, C, H, W] to what is seen, by name; the blur, which needs a width, is apart."""
 
 
 def baseline_named(name: str, blur: float, preprocessing: Preprocessing) -> Baseline:
@@ -127,9 +127,9 @@ def baseline_named(name: str, blur: float, preprocessing: Preprocessing) -> Base
     Parameters
     ----------
     name
-        One of `BASELINES`; "auto": the first of `CANDIDATES`; a colour, "#rrggbb", "black",
-        "grey" or "white"; or
-        the path of a picture, which is brought to the model as the image is.
+        "blur", or one of `BASELINES`; "auto": the first of `CANDIDATES`; a colour, "#rrggbb",
+        "black", "grey" or "white"; or the path of a picture, which is brought to the model as the
+        image is.
     blur
         Standard deviation of the blur, as a fraction of the image's longer side.
     preprocessing
@@ -141,8 +141,10 @@ def baseline_named(name: str, blur: float, preprocessing: Preprocessing) -> Base
         It is none of these.
     """
     known = next(iter(CANDIDATES)) if name == AUTO else name
+    if known == BLUR:
+        return Baseline(lambda image: blurred(image, blur * max(image.shape[2:])))
     if known in BASELINES:
-        return Baseline(lambda image: BASELINES[known](image, blur * max(image.shape[2:])))
+        return Baseline(BASELINES[known])
     try:
         colour = _colour(known)
         if colour is not None:
@@ -154,7 +156,7 @@ def baseline_named(name: str, blur: float, preprocessing: Preprocessing) -> Base
     except (ImageError, OSError) as error:
         raise OptionError(f"option baseline is {name!r}: {error}") from error
     raise OptionError(
-        f"option baseline is {name!r}; give {AUTO}, {', '.join(BASELINES)}, a colour "
+        f"option baseline is {name!r}; give {', '.join((AUTO, BLUR, *BASELINES))}, a colour "
         "(#808080, black, white) or a picture's file"
     )
 

@@ -11,6 +11,12 @@ import numpy.typing as npt
 
 from ibisa_onnx.targets.base import Doubles, Objective, Raw
 
+LOST = 0.5
+"""A share of an answer's probability: where less of it is left, the answer is lost."""
+
+KEPT = 0.9
+"""A share of an answer's probability: what gives as much of it keeps the answer."""
+
 _SURE = 1e-7  # log-odds of probabilities nearer to 0 or 1 are those of rounding
 _LEAST = 0.05  # of the retention: below, the logarithm goes on as a straight line
 

@@ -33,34 +33,35 @@ def test_blurring_does_not_mix_channels() -> None:
     assert found[0, 1].sum() == pytest.approx(1, abs=1e-4)
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", ["blur", *BASELINES])
 @pytest.mark.parametrize("shape", [(1, 3, 20, 30), (1, 1, 33, 7), (1, 5, 1, 1), (1, 3, 2, 90)])
 def test_baselines_are_images_in_range_and_the_same_each_time(
     name: str, shape: tuple[int, ...]
 ) -> None:
     image = (50 * np.random.default_rng(1).random(shape) - 20).astype(np.float32)
-    found = BASELINES[name](image, 3.0)
+    baseline = baseline_named(name, 0.1, SPEC)
+    found = baseline.of(image)
     assert found.shape == image.shape
     assert found.dtype == np.float32
     assert found.min() >= image.min() - 0.3
     assert found.max() <= image.max() + 0.3
-    np.testing.assert_array_equal(found, BASELINES[name](image, 3.0))
+    np.testing.assert_array_equal(found, baseline.of(image))
 
 
 def test_each_baseline_shows_what_its_name_says(image: np.ndarray) -> None:
-    mean, blur = BASELINES["mean"](image, 3.0), BASELINES["blur"](image, 3.0)
+    mean, blur = BASELINES["mean"](image), baseline_named("blur", 0.1, SPEC).of(image)
     np.testing.assert_allclose(mean, image.mean((2, 3), keepdims=True) * np.ones_like(image), 1e-5)
     np.testing.assert_array_equal(blur, smooth(image, 3.0))
     image[:, :, 1:-1, 1:-1] = 7
     image[:, :, [0, -1]] = image[:, :, :, [0, -1]] = 2
-    np.testing.assert_allclose(BASELINES["border"](image, 3.0), np.full_like(image, 2), 1e-6)
+    np.testing.assert_allclose(BASELINES["border"](image), np.full_like(image, 2), 1e-6)
 
 
 def test_noise_has_the_spectrum_and_the_mean_of_the_image() -> None:
     y, x = np.mgrid[:64, :64] / 64
     wave = np.sin(2 * np.pi * 5 * x) + 0.1 * np.sin(2 * np.pi * 20 * y)
     image = np.stack([wave + 3, 2 * wave, 1 - wave])[None].astype(np.float32)
-    noise = BASELINES["noise"](image, 3.0)
+    noise = BASELINES["noise"](image)
     np.testing.assert_allclose(noise.mean((2, 3)), image.mean((2, 3)), atol=0.05)
     strongest = np.abs(np.fft.fft2(noise[0, 0] - noise[0, 0].mean())).argmax()
     assert strongest in (5, 59)
@@ -73,7 +74,7 @@ def test_inpainting_takes_away_what_is_smaller_than_a_tile_and_keeps_the_ground(
     image = np.full((1, 1, 64, 64), 5.0, np.float32)
     image[0, 0, :, 32:] = 9  # two grounds, and a mark within a tile
     image[0, 0, 11:14, 11:14] = 0
-    found = BASELINES["inpaint"](image, 3.0)[0, 0]
+    found = BASELINES["inpaint"](image)[0, 0]
     assert abs(found[12, 12] - 5) < 0.3
     assert abs(found[40, 50] - 9) < 0.3
 

@@ -14,9 +14,8 @@ from ibisa_onnx.gradients.masked_images import Floats, MaskedImages
 from ibisa_onnx.methods.baselines import AUTO, BASELINES, CANDIDATES, choices
 from ibisa_onnx.methods.problem import Problem, Row, RowBaseline
 from ibisa_onnx.targets.base import Raw
-from ibisa_onnx.targets.retention import Retention, log_odds
+from ibisa_onnx.targets.retention import LOST, Retention, log_odds
 
-_KEPT = 0.5  # of the answer's probability: a baseline that leaves as much keeps the answer
 _TURNS = 2  # baselines that rounds take in turn
 _LEAST_ODDS = 1e-3  # nats: nearer to the picture's own is rounding
 _ROUNDING = 1e-6  # of an output's largest value
@@ -27,7 +26,7 @@ def count_of(baseline: str) -> int:
     return 1 + len(_names(baseline))
 
 
-def settle_baselines(problem: Problem, baseline: str, blur: float) -> Problem:
+def settle_baselines(problem: Problem, baseline: str) -> Problem:
     """Ask the model about the baselines of each picture, and beside them the picture itself.
 
     The picture shows whether the images of a batch mix.
@@ -35,9 +34,7 @@ def settle_baselines(problem: Problem, baseline: str, blur: float) -> Problem:
     Parameters
     ----------
     baseline
-        "auto", or the name of the one that the problem has.
-    blur
-        Standard deviation of the blur, as a fraction of the image's longer side.
+        "auto", where the problem has the first of `CANDIDATES`; or the name of the one that it has.
 
     Returns
     -------
@@ -45,7 +42,7 @@ def settle_baselines(problem: Problem, baseline: str, blur: float) -> Problem:
         With the baselines of each row, and what is known of them.
     """
     names, rows = _names(baseline), list(problem.rows)
-    shown = [_candidates(problem, group[0], names, blur) for group in problem.pictures]
+    shown = [_candidates(problem, group[0], names[1:]) for group in problem.pictures]
     answers = problem.ask_pictures(shown)
     for group, images, (raw, asked) in zip(problem.pictures, shown, answers, strict=True):
         differ = not np.allclose(images[1:], images[:1])  # a picture of nothing is its own baseline
@@ -84,7 +81,7 @@ def _hidden_by(problem: Problem, rows: Sequence[Row], baselines: Sequence[RowBas
 
 
 def _retained(row: Row, baseline: RowBaseline) -> Row:
-    if baseline.score < _KEPT * row.probability or row.probability > 1:
+    if baseline.score < LOST * row.probability or row.probability > 1:
         return row
     kept, whole = log_odds([baseline.score, row.probability])
     if whole - kept <= _LEAST_ODDS:
@@ -96,11 +93,10 @@ def _names(baseline: str) -> tuple[str, ...]:
     return tuple(CANDIDATES) if baseline == AUTO else (baseline,)
 
 
-def _candidates(problem: Problem, row: int, names: Sequence[str], blur: float) -> Floats:
-    """Return an image, and what would be seen where it is masked: [1 + K, C, H, W]."""
+def _candidates(problem: Problem, row: int, names: Sequence[str]) -> Floats:
+    """Return an image, its baseline, and others that it might have: [1 + K, C, H, W]."""
     masked: MaskedImages = problem.masked.take([row])
-    sigma = blur * max(masked.size)
-    others = [BASELINES[name](masked.images, sigma) for name in names[1:]]
+    others = [BASELINES[name](masked.images) for name in names]
     return np.concatenate([masked.images, masked.baselines, *others])
 
 

@@ -31,9 +31,9 @@ from ibisa_onnx.models.base import ImageModel
 from ibisa_onnx.models.passes import PassCount
 from ibisa_onnx.preprocessing.spec import Preprocessing
 from ibisa_onnx.targets.base import Objective
+from ibisa_onnx.targets.retention import KEPT
 
 _BATCH = 8
-_MOST = 0.9  # of an answer's probability
 _SAME = 1e-5  # of a probability: what differs by less differs by rounding
 _CHECK = 3.0  # what the check takes at most, in steps of one forward and one backward pass
 
@@ -87,7 +87,7 @@ class PreparedIbisa:
         """
         checked = self._check_paths(problem)
         if self._asked:
-            problem = settle_baselines(problem, self.options.baseline, self.options.blur)
+            problem = settle_baselines(problem, self.options.baseline)
         for results in self._run(problem, checked, rng, control):
             yield {row: self._described(problem.rows[row], each) for row, each in results.items()}
 
@@ -298,7 +298,7 @@ class PreparedIbisa:
         shown = result.sufficiency.probabilities if result.sufficiency else ()
         blind = row.blind and bool(np.allclose(shown, whole, rtol=_SAME, atol=0))
         warnings = result.warnings
-        if not blind and whole > 0 and taken[0].score >= _MOST * whole:
+        if not blind and whole > 0 and taken[0].score >= KEPT * whole:
             warnings += (
                 f"the baseline ({taken[0].name}) alone gives {taken[0].score:.1%} for this answer: "
                 "the map shows what makes it more likely, not what it needs",

@@ -77,7 +77,8 @@ class Options:
         settle the baseline, without it 4 for "auto" and none for others.
     baseline
         What is seen where the image is masked: "auto" chooses for each answer what loses it; or
-        one of `baselines.BASELINES`, a colour, or a picture's file (`baselines.baseline_named`).
+        "blur", one of `baselines.BASELINES`, a colour, or a picture's file
+        (`baselines.baseline_named`).
     blur
         Standard deviation of the baseline's blur, as a fraction of the image's longer side.
     budget

@@ -161,7 +161,7 @@ def test_rounds_take_in_turn_what_loses_the_answer() -> None:
     picture = np.full((SIDE, SIDE, 3), 60, np.uint8)
     picture[20:24, 8:12] = (250, 40, 40)  # small: lost by blur and mean
     problem = explainer(network([[90, 0], [0, 0], [0, 0]], [-35, 0])).problem(picture, 0)
-    settled = settle_baselines(problem, "auto", 0.1)
+    settled = settle_baselines(problem, "auto")
     assert [each.name for each in settled.row.baselines] == ["blur", "mean"]
     rounds = for_rounds(settled, [0, 1, 2])
     assert len(rounds) == 3
