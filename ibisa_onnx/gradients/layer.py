@@ -263,7 +263,7 @@ class SplitModel:
     @property
     def _batch(self) -> int | None:
         """Images in a call, where the model takes no other number."""
-        return 1 if self.model.max_batch == 1 else self.model.image.batch
+        return self.model.image.batch or (1 if self.model.max_batch == 1 else None)
 
     def _blocks(self, values: Array) -> Iterator[Array]:
         """Yield all at once, or as many as a fixed batch takes, the last filled up."""

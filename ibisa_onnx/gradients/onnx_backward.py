@@ -239,8 +239,8 @@ class _Buffers:
         self._passes.count_backward(len(filled))
         if not self._results:
             self._results = self._backward.get_outputs()
-        # Products are copies: the memory is used again.
-        gradient, *extra = (each.numpy()[: len(cotangent)] * scale for each in self._results)
+        rows, mix = len(cotangent), self._source.model.batch_mixes is not False
+        gradient, *extra = (_own(each.numpy(), rows, mix) * scale for each in self._results)
         self.class_activation = extra[0] if extra else None
         return np.asarray(gradient)
 
@@ -303,6 +303,17 @@ def _differentiate(model: onnx.ModelProto, mask: str, output: str, features: str
     except GradientError as error:
         advice = "use a surrogate or gradient='forward-only'"
         raise type(error)(str(error), advice) from error
+
+
+def _own(values: Floats, rows: int, mix: bool) -> Floats:
+    """Return the first rows as a copy, for the memory is used again.
+
+    Where images may mix, the last takes what the copies of it that fill a call passed back.
+    """
+    own = values[:rows].copy()
+    if mix and len(values) > rows:
+        own[-1] += values[rows:].sum(0)
+    return own
 
 
 def _inputs(session: onnxruntime.InferenceSession) -> set[str]:

@@ -28,9 +28,9 @@ def allowance(problem: Problem, budget: int, check: int, spent: int = 0) -> int:
     """
     pair = problem.pair
     reserved = spent + problem.filled(1) + problem.filled(check)
-    queries = (budget - reserved) // pair * pair
+    queries = (budget - reserved) // problem.filled(pair) * pair
     if queries < _FEWEST:
-        least = reserved + max(pair, -(-_FEWEST // pair) * pair)
+        least = reserved + problem.filled(-(-_FEWEST // pair) * pair)
         raise GradientError(
             f"a budget of {budget} forward passes is too small; give {least} or more"
         )

@@ -257,9 +257,8 @@ class Problem:
         Returns
         -------
         list of tuple
-            Outputs [K, ...] by name, finite or not, and the passes that took: twice as many where
-            the images of a batch were found to mix.
-
+            Outputs [K, ...] by name, finite or not, and the passes that took. Where the images of a
+            batch are found to mix, each is asked about again, alone.
         """
 
         def ask(number: int) -> tuple[Raw, int]:
@@ -267,12 +266,11 @@ class Problem:
             objectives = [self.rows[row].objective for row in group]
             outputs = tuple(dict.fromkeys(name for each in objectives for name in each.outputs))
             passes = self.rows[group[0]].shared or self.passes
-            batch = self.model.max_batch
+            batch, taken = self.model.max_batch, self.filled(len(shown))
             raw = self.model.run(shown, outputs, passes)
-            taken = self.filled(len(shown))
             if self.mixes(float(self.probabilities(group[0], raw)[0]), batch, int(group[0])):
                 raw = self.model.run(shown, outputs, passes)
-                taken *= 2
+                taken += self.filled(len(shown))
             return raw, taken
 
         return self.model.map_concurrently(ask, range(len(self.pictures)))
@@ -307,8 +305,11 @@ class Problem:
 
     @property
     def fixed(self) -> int:
-        """Images in a call where the model takes no other number, else 1."""
-        return self.model.image.batch or 1
+        """Images that share a call where the model takes no other number, else 1.
+
+        Also 1 where they were found to mix: a call is then filled with copies of one.
+        """
+        return min(self.model.image.batch or 1, self.model.max_batch)
 
     @property
     def pair(self) -> int:
@@ -317,19 +318,20 @@ class Problem:
 
     def filled(self, images: int) -> int:
         """Return how many passes so many images take: a fixed batch is filled up."""
-        return -(-images // self.fixed) * self.fixed
+        return -(-images // self.fixed) * (self.model.image.batch or 1)
 
     def check_batch_independence(self) -> int:
-        """Run the first image beside its baseline, where the batch is open.
+        """Run the first image beside its baseline, where that is not known of a fixed batch.
 
         Returns the passes that took.
         """
-        if self.model.image.batch is not None or self.model.max_batch == 1:
+        if self.model.max_batch == 1 or self.model.batch_mixes is not None:
             return 0
         ends = np.array([1, 0], np.float32).reshape(2, 1, 1, 1)
         first, batch = self.masked.take([0]).through(ends), self.model.max_batch
+        taken = self.filled(len(ends))
         self.mixes(float(self.score(first, [0, 0])[0]), batch)
-        return len(ends)
+        return taken
 
     def rows_mix(self) -> bool:
         """Tell whether a fixed batch mixes its images, by the first among its baselines.
@@ -340,14 +342,8 @@ class Problem:
             ends = np.zeros((self.fixed, 1, 1, 1), np.float32)
             ends[0] = 1
             call = self.masked.take([0]).through(ends)
-            off = abs(self.score(call, [0] * self.fixed)[0] - self.rows[0].probability)
-            self.model.batch_mixes = bool(off > _SAME)
-            if self.model.batch_mixes:
-                self.model.warnings.append(
-                    f"{self.model.label} mixes the images of its batch, so each call is filled "
-                    "with copies of one image"
-                )
-        return self.model.batch_mixes
+            self.mixes(float(self.score(call, [0] * self.fixed)[0]), self.fixed)
+        return bool(self.model.batch_mixes)
 
     def mixes(self, probability: float, batch: int, row: int = 0) -> bool:
         """Tell by what an untouched picture got in a batch whether the images of one mix.
@@ -355,12 +351,14 @@ class Problem:
         The model then runs one by one from here on. `batch` is the most images that a call took
         when it was run.
         """
-        if abs(probability - self.rows[row].probability) <= _SAME or batch == 1:
+        if batch == 1:
             return False
-        if self.model.image.batch is not None:  # fixed: there is no other way to run it
-            return False
-        self.model.run_one_by_one("gives an image other scores in a batch than alone")
-        return True
+        off = abs(probability - self.rows[row].probability) > _SAME
+        if self.model.image.batch is not None:
+            self.model.batch_mixes = off or bool(self.model.batch_mixes)
+        if off:
+            self.model.run_one_by_one("gives an image other scores in a batch than alone")
+        return off
 
 
 class _RowGradients:

@@ -218,12 +218,16 @@ class ImageModel(ABC):
         return self._run(images, names, size, passes or self.passes)
 
     def run_one_by_one(self, why: str) -> None:
-        """Put one image in a call from here on, with a warning; `why` says what a batch does."""
+        """Put one image in a call from here on, with a warning; `why` says what a batch does.
+
+        A fixed batch is filled with copies of it.
+        """
+        how = "declares an open batch but", "images run one by one"
+        if self.image.batch is not None:
+            how = "takes a fixed batch and", "each call is filled with copies of one image"
         with self._lock:
             if self.max_batch > 1:
-                self.warnings.append(
-                    f"{self.label} declares an open batch but {why}, so images run one by one"
-                )
+                self.warnings.append(f"{self.label} {how[0]} {why}, so {how[1]}")
             self.max_batch = 1
 
     def map_concurrently(self, task: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:

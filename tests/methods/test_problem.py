@@ -246,13 +246,32 @@ def test_whether_a_fixed_batch_mixes_is_found_out_once(
     before = model.passes.forward
     assert [problem.rows_mix() for _ in range(2)] == [of is Mixing] * 2
     assert model.passes.forward - before == 4
-    assert [each for each in model.warnings if "mixes" in each] == model.warnings
+    assert [each for each in model.warnings if "copies of one image" in each] == model.warnings
     assert len(model.warnings) == (of is Mixing)
+
+
+@pytest.mark.parametrize("batch", [2, 4])
+@pytest.mark.parametrize("of", [TwoOutputs, Mixing])
+def test_images_of_a_picture_are_asked_about_without_mixing(
+    images: np.ndarray, of: type[TwoOutputs], batch: int
+) -> None:
+    """Each answer is that of its image alone, which copies of it fill up."""
+    model = of(batch=batch)
+    problem = pose(model, images, OBJECTIVES[:2])
+    shown = np.stack([images[0], images[0] * 0, images[1]])
+    alone = np.concatenate([model.run(each[None])["mean"] for each in shown])
+    before = model.passes.forward
+    ((raw, taken),) = problem.ask_pictures([shown])
+    np.testing.assert_allclose(raw["mean"], alone, rtol=1e-6)
+    assert taken == model.passes.forward - before
+    assert taken == 4 + (3 * batch if of is Mixing else 0)
+    assert problem.check_batch_independence() == 0  # it is known
+    np.testing.assert_allclose(problem.score(shown, [0] * 3), alone[:, 0], rtol=1e-6)
 
 
 @pytest.mark.parametrize(
     ("mixes", "batch", "passes", "one_by_one"),
-    [(0.0, None, 2, False), (0.02, None, 2, True), (0.02, 2, 0, False)],
+    [(0.0, None, 2, False), (0.02, None, 2, True), (0.0, 2, 2, False), (0.0, 3, 3, False)],
 )
 def test_seeing_whether_images_mix(
     images: np.ndarray, mixes: float, batch: int | None, passes: int, one_by_one: bool

@@ -171,6 +171,48 @@ def test_rounds_take_in_turn_what_loses_the_answer() -> None:
         np.testing.assert_array_equal(rounds.masked.images[place], problem.image[0])
 
 
+def in_fours(model: bytes) -> bytes:
+    """Return a model of batches of four, each image's scores less the others' mean times 20."""
+    proto = onnx.load_model_from_string(model)
+    for info in (*proto.graph.input, *proto.graph.output):
+        info.type.tensor_type.shape.dim[0].dim_value = 4
+    proto.graph.node[-1].output[0] = "own"
+    proto.graph.initializer.append(numpy_helper.from_array(np.float32(20), "much"))
+    proto.graph.node.extend(
+        [
+            helper.make_node("ReduceMean", ["own"], ["centre"], axes=[0]),
+            helper.make_node("Sub", ["own", "centre"], ["off"]),
+            helper.make_node("Mul", ["off", "much"], ["more"]),
+            helper.make_node("Add", ["own", "more"], ["scores"]),
+        ]
+    )
+    return bytes(proto.SerializeToString())
+
+
+@pytest.mark.parametrize("gradient", ["exact", "forward-only", "spsa"])
+@pytest.mark.parametrize("baseline", ["auto", "mean"])
+def test_images_of_a_fixed_batch_do_not_mix_in_the_choice_nor_the_check(
+    discs: np.ndarray, gradient: str, baseline: str
+) -> None:
+    """For copies of one image the model is the same as the one that does not mix."""
+    options = ibisa.Options(baseline=baseline)
+    mixing = explainer(in_fours(LOOKS), gradient=gradient, options=options)
+    found = mixing.explain(discs, 1)
+    honest = explainer(LOOKS, gradient=gradient, options=options).explain(discs, 1)
+    assert found.baseline == honest.baseline
+    assert any("copies of one image" in text for text in found.warnings)
+    assert found.sufficiency is not None
+    assert honest.sufficiency is not None
+    alone, expected = (each.sufficiency.probabilities[0] for each in (found, honest))
+    assert alone == pytest.approx(expected, abs=1e-5)
+    if gradient == "exact":
+        np.testing.assert_allclose(found.map, honest.map, atol=1e-3)
+    else:
+        assert found.passes.forward <= 200
+    if gradient != "spsa":  # of which 200 passes are too few
+        assert within(peak(found.map), GREEN)
+
+
 def test_the_second_target_shares_the_passes_that_settle_the_baseline(discs: np.ndarray) -> None:
     first, second = explainer(LOOKS).explain_all(discs, [0, 1])
     assert first.passes.forward - second.passes.forward == 6
