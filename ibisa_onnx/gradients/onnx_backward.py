@@ -17,8 +17,10 @@ import onnx
 from ibisa_onnx.autodiff import Derivative, differentiate
 from ibisa_onnx.errors import (
     GradientError,
+    IbisaError,
     ModelError,
     ResultError,
+    UnsupportedOperatorError,
 )
 from ibisa_onnx.gradients.base import Raw, power_of_two
 from ibisa_onnx.gradients.cache import VARIABLE, GradientCache
@@ -61,7 +63,7 @@ class ExactGradient:
         Where graphs that were built before are kept; None: nowhere.
     size
         Height and width of the model's input, so that class activation maps come with the
-        gradient; None: they do not.
+        gradient; None: they do not. Nor do they, with a warning, where they cannot be had.
 
     Raises
     ------
@@ -79,18 +81,29 @@ class ExactGradient:
         cache: GradientCache | None = None,
         size: tuple[int, int] | None = None,
     ) -> None:
+        self.model, self.outputs = model, outputs
+        try:
+            self._open(cache, size)
+        except IbisaError as error:
+            if size is None or isinstance(error, UnsupportedOperatorError):
+                raise
+            self._open(cache, None)  # raises again where class activation is not to blame
+            model.warnings.append(f"no class activation comes with the gradient: {error.problem}")
+
+    def _open(self, cache: GradientCache | None, size: tuple[int, int] | None) -> None:
+        """Build both graphs, or find them in the cache, and open their sessions."""
+        model = self.model
         proto = model.proto()
         if proto is None:
             raise GradientError(
                 f"no exact gradient: {model.file.why_no_graph}", "use gradient='forward-only'"
             )
-        self.model = model
         self.names = Names.free_in(proto, model.image)
-        derivative, weights = _derivative(model, outputs, proto, self.names, cache, size)
+        derivative, weights = _derivative(model, self.outputs, proto, self.names, cache, size)
         del proto
         self.half = uses_half(derivative.forward)
         self.quantised = is_quantised(derivative.forward, model.image.name)
-        self.outputs, self.output, self.saved = outputs, derivative.output, derivative.saved
+        self.output, self.saved = derivative.output, derivative.saved
         self.cotangent, self.gradient = derivative.cotangent, derivative.gradient
         self.extra = derivative.extra
         self.forward = model.new_session(derivative.forward, weights)

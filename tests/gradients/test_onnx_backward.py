@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from onnx import TensorProto, helper
 
 from ibisa_onnx.errors import GradientError, ModelError
 from ibisa_onnx.gradients.base import MaskedModel
+from ibisa_onnx.gradients.cache import GradientCache
 from ibisa_onnx.gradients.masked_images import MaskedImages
 from ibisa_onnx.gradients.onnx_backward import ExactGradient
 from ibisa_onnx.gradients.torch_bridge import differentiable
@@ -353,6 +355,56 @@ def test_activations_whose_shape_depends_on_values_are_followed() -> None:
         z = through(masked, mask)
         (wanted,) = torch.autograd.grad((z[z > 0] ** 2).mean(), mask)
         assert_close(found, wanted, 1e-5)
+
+
+def unknown_operator(tape: Any, cotangent_of: Any) -> str:
+    name: str = tape.op("Identity", cotangent_of("s"))
+    tape.nodes[-1].proto.op_type = "NoSuchOperator"
+    return name
+
+
+def refusal(*_: Any) -> str:
+    raise ModelError("planted")
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize(
+    ("what", "planted"),
+    [
+        ("class_activation_at", lambda _: unknown_operator),
+        ("class_activation_at", lambda _: refusal),
+        ("class_activation_at", lambda _: lambda *_: 1 / 0),
+        ("last_features", refusal),
+    ],
+)
+def test_what_stands_in_the_way_of_class_activation_costs_no_gradient(
+    deployed: Deploy,
+    masked: MaskedImages,
+    masks: torch.Tensor,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    what: str,
+    planted: Any,
+    kept: bool,
+) -> None:
+    cotangent = np.ones((2, 5), np.float32)
+
+    def gradient(size: tuple[int, int] | None) -> tuple[np.ndarray, bool]:
+        cache = GradientCache(tmp_path) if kept else None
+        opened = ExactGradient(model, ("scores",), cache, size)(masked, model.passes)
+        _, saved = opened.forward(masks.numpy())
+        values = opened.backward(saved, {"scores": cotangent})
+        return values, opened.class_activation(saved) is not None
+
+    model = deployed()
+    expected, _ = gradient(None)
+    monkeypatch.setattr(f"ibisa_onnx.gradients.onnx_backward.{what}", planted)
+    for times in (1, 2):
+        found, comes = gradient((SIDE, SIDE))
+        np.testing.assert_array_equal(found, expected)
+        assert not comes
+        assert len(model.warnings) == times
+    assert "no class activation comes with the gradient: " in model.warnings[0]
 
 
 def test_a_session_that_forgot_its_file_has_no_graph(small_onnx: Callable[..., Any]) -> None:
