@@ -1,6 +1,6 @@
 """The public face: a deployed model that can be asked why.
 
-Here arguments are checked; the work is done in `pipeline`.
+Arguments are checked by `arguments`; the work is done in `pipeline` and `asking`.
 """
 
 from __future__ import annotations
@@ -13,28 +13,37 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ibisa_onnx.arguments import (
+    check_rows,
+    check_seed,
+    check_single,
+    control_from_now,
+    is_several,
+    layout_given,
+    listed,
+    target_specs,
+)
+from ibisa_onnx.asking import map_of, try_preprocessing
 from ibisa_onnx.caching import BuiltOnce
 from ibisa_onnx.errors import OptionError, TargetError
 from ibisa_onnx.explanation import Explanation
 from ibisa_onnx.gradients.cache import cache_folder
-from ibisa_onnx.gradients.masked_images import MaskedImages
 from ibisa_onnx.gradients.selection import GradientSelection
-from ibisa_onnx.io.images import Source, read_picture
-from ibisa_onnx.methods.base import Method, Results
+from ibisa_onnx.io.images import Source
+from ibisa_onnx.methods.base import Method
 from ibisa_onnx.methods.baselines import Baseline, baseline_named
 from ibisa_onnx.methods.ibisa.method import Ibisa
 from ibisa_onnx.methods.ibisa.options import Options, options_named
 from ibisa_onnx.methods.problem import Problem
-from ibisa_onnx.methods.stopping import Control, Progress, StoppingRule, check_deadline
+from ibisa_onnx.methods.stopping import Progress
 from ibisa_onnx.models.base import ImageModel
 from ibisa_onnx.models.function import InputSpec
 from ibisa_onnx.models.open import open_model
 from ibisa_onnx.pipeline import Pipeline
 from ibisa_onnx.preprocessing.resolve import Overrides, settle_preprocessing
 from ibisa_onnx.preprocessing.spec import Preprocessing
-from ibisa_onnx.preprocessing.trial import TrialRanking, rank_preprocessing
-from ibisa_onnx.targets.base import FixedTarget, Objective, TargetSpec
-from ibisa_onnx.targets.classification import ClassTarget, choose, count
+from ibisa_onnx.preprocessing.trial import TrialRanking
+from ibisa_onnx.targets.base import Objective, TargetSpec
 from ibisa_onnx.targets.reader import OutputReader
 
 if TYPE_CHECKING:
@@ -133,7 +142,7 @@ class Explainer:
         self.model = open_model(
             model,
             input_spec,
-            layout=_layout(preprocessing, overrides),
+            layout=layout_given(preprocessing, overrides),
             output=output,
             providers=providers,
             input=input,
@@ -155,7 +164,7 @@ class Explainer:
         spec = self.preprocessing.spec
         self._pipeline = Pipeline(self.model, spec, self._reader)
         self._baselines: BuiltOnce[Baseline] = BuiltOnce()
-        self._baseline(self.options)  # what is none is told of at once
+        self._baseline(self.method)  # what is none is told of at once
         self._given = {
             "output": output,
             "activation": activation,
@@ -192,7 +201,7 @@ class Explainer:
             "preprocessing": self.preprocessing.spec.to_dict(),
             "surrogate": self._gradients.surrogate_identity,
             "options": asdict(self.options),
-            "baseline_sha256": self._baseline(self.options).sha256,
+            "baseline_sha256": self._baseline(self.method).sha256,
         }
 
     @property
@@ -243,13 +252,7 @@ class Explainer:
         IbisaError
             A picture cannot be read, there is no such class, or the model gives no class scores.
         """
-        pictures = [read_picture(each) for each in images]
-        spec = self.preprocessing.spec
-        classes = None
-        if targets is not None:
-            scores = self._pipeline.probabilities(pictures[0]) if pictures else np.empty(0)
-            classes = [choose(each, scores, self.labels)[0] for each in targets]
-        return rank_preprocessing(spec, pictures, self._pipeline.probabilities_of, classes)
+        return try_preprocessing(self._pipeline, images, targets)
 
     def explain(
         self,
@@ -289,7 +292,7 @@ class Explainer:
         IbisaError
             Its subclasses say what is wrong: ImageError, TargetError, OutputError ...
         """
-        _check_single(target)
+        check_single(target)
         found = self._solve([image], [target], seed, progress, deadline, stop, method, single=True)
         ((_, explanation),) = found
         return explanation
@@ -311,9 +314,9 @@ class Explainer:
         Parameters and errors are those of `explain`; the work, and the deadline's time, begin when
         the first map is asked for, and go on while nobody asks for the next.
         """
-        _check_single(target)
-        _check_seed(seed)
-        control = _control(None, check_deadline(deadline), stop, intermediate=True)
+        check_single(target)
+        check_seed(seed)
+        control = control_from_now(None, deadline, stop, intermediate=True)
         problem = self.problem(image, target)
         for _, explanation in self._pipeline.solve(problem, self.method, int(seed), control):
             yield self._with_warnings(explanation)
@@ -342,7 +345,7 @@ class Explainer:
             predicted class.
         """
         found = self._solve([image], [targets], seed, progress, deadline, stop, method)
-        return [explanation for _, explanation in sorted(found, key=lambda each: each[0])]
+        return _in_order(found)
 
     def iter_explanations(
         self,
@@ -397,27 +400,27 @@ class Explainer:
         if one or not isinstance(images, Iterable):
             raise OptionError("explain_batch takes a sequence of images; put one into a list")
         images = list(images)
-        each = _targets(targets) if _several(targets) else [targets] * len(images)
+        each = listed(targets) if is_several(targets) else [targets] * len(images)
         if len(each) != len(images):
             raise TargetError(
                 f"there are {len(each)} targets for {len(images)} images; "
                 "give one for each, or one for all"
             )
         for target in each:
-            _check_single(target, "explain_batch explains one answer to each picture")
+            check_single(target, "explain_batch explains one answer to each picture")
         if not images:
             return []
         found = self._solve(images, each, seed, progress, deadline, stop, method, single=True)
-        return [explanation for _, explanation in sorted(found, key=lambda pair: pair[0])]
+        return _in_order(found)
 
     def problem(self, image: Image, target: Target | None = None) -> Problem:
         """Ask the model about a picture, for one forward pass, so as to ask more about one answer.
 
         Parameters and errors are those of `explain`.
         """
-        _check_single(target)
-        problem = self._pipeline.ask([image], [_specs(target)], self._baseline(self.options))
-        _check_rows(problem, 1)
+        check_single(target)
+        problem = self._pipeline.ask([image], [target_specs(target)], self._baseline(self.method))
+        check_rows(problem, 1)
         return problem
 
     def prepare(self, problem: Problem, method: Method | str | None = None) -> None:
@@ -462,19 +465,9 @@ class Explainer:
         float32 [h, w]
             The map, in 0..1.
         """
-        _check_seed(seed)
+        check_seed(seed)
         chosen = self._method(method)
-        options = chosen.options if isinstance(chosen, Ibisa) else self.options
-        shown = problem.image if image is None else image[None]
-        masked = MaskedImages(shown, self._baseline(options).of(shown))
-        same = image is None
-        problem = replace(problem, masked=masked) if same else problem.with_images(masked)
-        prepared = self._pipeline.prepare(chosen, problem)
-        found: Results = {}
-        control = _control(None, check_deadline(None), None)
-        for results in prepared.run(problem, np.random.default_rng(int(seed)), control):
-            found |= results
-        return found[0].map
+        return map_of(self._pipeline, problem, image, self._baseline(chosen), chosen, int(seed))
 
     def _solve(
         self,
@@ -489,19 +482,19 @@ class Explainer:
         single: bool = False,
     ) -> Iterator[tuple[int, Explanation]]:
         """Check all arguments, ask, and yield explanations with the numbers of their rows."""
-        control = _control(progress, check_deadline(deadline), stop)
-        _check_seed(seed)
+        control = control_from_now(progress, deadline, stop)
+        check_seed(seed)
         chosen = self._method(method)
-        specs = [_specs(each) for each in targets]
-        options = chosen.options if isinstance(chosen, Ibisa) else self.options
-        problem = self._pipeline.ask(images, specs, self._baseline(options))
+        specs = [target_specs(each) for each in targets]
+        problem = self._pipeline.ask(images, specs, self._baseline(chosen))
         if single:
-            _check_rows(problem, len(images))
+            check_rows(problem, len(images))
         found = self._pipeline.solve(problem, chosen, int(seed), control)
         return ((row, self._with_warnings(explanation)) for row, explanation in found)
 
-    def _baseline(self, options: Options) -> Baseline:
-        """Return a baseline that was named, whose picture is read once."""
+    def _baseline(self, method: Method) -> Baseline:
+        """Return the baseline of a method's own settings, else of these; a file is read once."""
+        options = method.options if isinstance(method, Ibisa) else self.options
         name, blur = options.baseline, options.blur
         return self._baselines.get(
             (name, blur), lambda: baseline_named(name, blur, self.preprocessing.spec)
@@ -526,80 +519,6 @@ class Explainer:
         return replace(explanation, warnings=tuple(warnings))
 
 
-def _layout(
-    preprocessing: Preprocessing | str | os.PathLike[str] | None, overrides: Overrides
-) -> str | None:
-    """Return the layout that was given, without which some shapes cannot be read."""
-    if isinstance(preprocessing, Preprocessing):
-        return preprocessing.layout
-    return overrides.layout
-
-
-def _several(targets: Any) -> bool:
-    if isinstance(targets, np.ndarray):
-        return targets.ndim > 0
-    return isinstance(targets, Sequence) and not isinstance(targets, str | bytes)
-
-
-def _targets(targets: Any) -> list[Any]:
-    """Return targets as a list, of one where there is one."""
-    return list(targets) if _several(targets) else [targets]
-
-
-def _specs(targets: Any) -> list[TargetSpec]:
-    """Return what a user wrote as target specifications."""
-    given = _targets(targets)
-    if not given:
-        raise TargetError("no target is given; leave it out for the predicted class")
-    return [_spec(each) for each in given]
-
-
-def _spec(target: Any) -> TargetSpec:
-    if isinstance(target, Objective):
-        return FixedTarget(target)
-    if isinstance(target, np.ndarray) and target.ndim == 0:
-        target = target.item()
-    known = isinstance(target, TargetSpec) and not isinstance(target, type)
-    return target if known else ClassTarget(target)
-
-
-def _check_single(target: Any, instead: str = "use explain_all") -> None:
-    if _several(target):
-        raise TargetError(f"target {target!r} is a sequence; {instead}")
-    if count(target) > 1:
-        raise TargetError(f"target {target!r} is several classes; {instead}")
-
-
-def _check_rows(problem: Problem, images: int) -> None:
-    """Refuse targets that bind to no answer of a picture, or to several."""
-    pictures = {id(row.picture) for row in problem.rows}
-    if len(problem) != images or len(pictures) != images:
-        raise TargetError(
-            f"the target means {len(problem)} answers to {images} image(s); it must mean one "
-            "each, or use explain_all"
-        )
-
-
-def _check_seed(seed: Any) -> None:
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise OptionError(f"seed is {seed!r}; give a whole number, 0 or more")
-
-
-def _control(
-    progress: Progress | None,
-    seconds: float,
-    stop: Callable[[], bool] | None,
-    *,
-    intermediate: bool = False,
-) -> Control:
-    """Return the control of a run that begins now."""
-    for name, value in (("progress", progress), ("stop", stop)):
-        if value is not None and not callable(value):
-            raise OptionError(f"{name} is {value!r}; give a function")
-    control = Control(StoppingRule(), intermediate=intermediate)
-    control.stopping.deadline = control.begin + seconds
-    if stop is not None:
-        control.stopping.stop = stop
-    if progress is not None:
-        control.progress = progress
-    return control
+def _in_order(found: Iterable[tuple[int, Explanation]]) -> list[Explanation]:
+    """Return explanations by the numbers of their rows."""
+    return [explanation for _, explanation in sorted(found, key=lambda pair: pair[0])]
