@@ -21,11 +21,12 @@ from ibisa_onnx.io.atomic import write_files
 from ibisa_onnx.io.formats import decode_png, encode_npy, encode_png, jsonable
 from ibisa_onnx.io.overlay import ascii_fold, beside, blend, scale_of
 
-_FORMAT = 5
+_FORMAT = 6
+_READ = (5, _FORMAT)  # 5 has no map of what speaks against
 FLAT = 0.01
 """A map that varies by less points at nothing."""
 
-_MAPS = ("map", "effect", "uncertainty")
+_MAPS = ("map", "against", "effect", "uncertainty")
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,9 @@ class Explanation:
         pixel, near 0 where it never did (and 0 where it never saw it: cropped away). That is the
         keep-probability lambda, joined with the evidence of the steps where there is a gradient
         (see `ibisa`). Other methods than IBISA have saliencies of their own.
+    against
+        float32 [H, W] in 0..1, on the map's scale: how much each pixel speaks against the answer,
+        that is lowers its probability where it is seen. None of methods whose maps have no sign.
     image
         uint8 [H, W, 3] RGB, the picture explained, as it is drawn.
     sufficiency
@@ -198,6 +202,7 @@ class Explanation:
     warnings: tuple[str, ...] = field(default=())
     effect: npt.NDArray[np.float32] | None = None
     uncertainty: npt.NDArray[np.float32] | None = None
+    against: npt.NDArray[np.float32] | None = None
     method: str = "ibisa"
     together: int = 1
     baseline: str | None = None
@@ -226,11 +231,16 @@ class Explanation:
             return 1.0
         return self.sufficiency.share_added(self.target.probability)
 
+    @property
+    def signed(self) -> npt.NDArray[np.float32]:
+        """The map less what speaks against, float32 [H, W] in -1..1; `ResultError` without sign."""
+        return np.asarray(self.map - self._known_against(), np.float32)
+
     def _repr_png_(self) -> bytes:
         """Show itself in a notebook."""
         return encode_png(self.overlay())
 
-    def overlay(self, *, uncertainty: bool = False) -> npt.NDArray[np.uint8]:
+    def overlay(self, *, uncertainty: bool = False, signed: bool = False) -> npt.NDArray[np.uint8]:
         """Draw it: picture, picture with map, and a caption with what was explained.
 
         Parameters
@@ -238,6 +248,8 @@ class Explanation:
         uncertainty
             Draw a third panel with the map's uncertainty, in full colour where it is as large as
             the largest effect.
+        signed
+            Draw what speaks against the answer too, in blue.
 
         Returns
         -------
@@ -246,40 +258,52 @@ class Explanation:
         Raises
         ------
         ResultError
-            There is no uncertainty to draw.
+            There is no uncertainty to draw, or no sign.
         """
         target, passes = self.target, self.passes
         name = ascii_fold(target.name) or _unnamed(target)
         cut = "cut short, " if self.completion.cut_short else ""
+        blue = "blue: against, " if signed else ""
         last = "last panel: uncertainty, " if uncertainty else ""
         return beside(
             self.image,
             self.map,
             *([self._relative_uncertainty()] if uncertainty else []),
+            against=self._known_against() if signed else None,
             strength=None if self.flat else self.strength,
             left=f"{name}  {100 * target.probability:.1f}%",
-            right=f"{last}{cut}{passes.forward} forward + {passes.backward} backward",
+            right=f"{blue}{last}{cut}{passes.forward} forward + {passes.backward} backward",
         )
 
-    def plot(self, axes: Any = None) -> Any:
+    def plot(self, axes: Any = None, *, signed: bool = False) -> Any:
         """Draw the picture under its map with matplotlib; return the axes.
 
         Parameters
         ----------
         axes
             A `matplotlib.axes.Axes`; None: those of a new figure.
+        signed
+            Draw what speaks against the answer too, in blue.
 
         Raises
         ------
+        ResultError
+            The map has no sign.
         MissingDependencyError
             matplotlib is not installed.
         """
+        against = self._known_against() if signed else None
         if axes is None:
             axes = import_extra("matplotlib.pyplot", "bench").subplots()[1]
-        axes.imshow(blend(self.image, self.map, None if self.flat else self.strength))
+        axes.imshow(blend(self.image, self.map, None if self.flat else self.strength, against))
         axes.set_title(f"{self.target.name}  {100 * self.target.probability:.1f}%")
         axes.set_axis_off()
         return axes
+
+    def _known_against(self) -> npt.NDArray[np.float32]:
+        if self.against is None:
+            raise ResultError(f"{self.method} does not tell what speaks against the answer")
+        return self.against
 
     def _relative_uncertainty(self) -> npt.NDArray[np.float32]:
         """Return the uncertainty over the largest effect, at most 1, [H, W]."""
@@ -294,7 +318,7 @@ class Explanation:
 
     @property
     def maps(self) -> dict[str, npt.NDArray[np.float32]]:
-        """Those of map, effect and uncertainty that there are, float32 [H, W], by name."""
+        """Those of map, against, effect and uncertainty that there are, float32 [H, W], by name."""
         found = {name: getattr(self, name) for name in _MAPS}
         return {name: each for name, each in found.items() if each is not None}
 
@@ -307,7 +331,7 @@ class Explanation:
         }
         return {"format": _FORMAT, "maps": list(self.maps), **jsonable(plain)}
 
-    def encode(self, suffix: str, *, uncertainty: bool = False) -> bytes:
+    def encode(self, suffix: str, *, uncertainty: bool = False, signed: bool = False) -> bytes:
         """Return the contents of a result file of that kind.
 
         Parameters
@@ -316,16 +340,18 @@ class Explanation:
             ".png": the overlay; ".npy": the map, float32 [H, W]; ".json": the record.
         uncertainty
             Whether the overlay shows how sure the map is, too.
+        signed
+            Whether the overlay shows what speaks against, too, and the map is `signed`, in -1..1.
 
         Raises
         ------
         ResultError
-            Another suffix, or there is no uncertainty to show.
+            Another suffix, or there is no uncertainty or no sign to show.
         """
         if suffix == ".png":
-            return encode_png(self.overlay(uncertainty=uncertainty))
+            return encode_png(self.overlay(uncertainty=uncertainty, signed=signed))
         if suffix == ".npy":
-            return encode_npy(self.map)
+            return encode_npy(self.signed if signed else self.map)
         if suffix == ".json":
             text = json.dumps(self.record(), indent=2, ensure_ascii=False, allow_nan=False)
             return f"{text}\n".encode()
@@ -334,8 +360,9 @@ class Explanation:
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write overlay.png, map.npy, image.png and explanation.json, which `load` reads back.
 
-        With effect.npy and uncertainty.npy, where there are these. The folder is made where it does
-        not exist. Either all files are complete or, where one cannot be written, none is touched.
+        With against.npy, effect.npy and uncertainty.npy, where there are these. The folder is made
+        where it does not exist. Either all files are complete or, where one cannot be written, none
+        is touched.
 
         Raises
         ------
@@ -363,9 +390,10 @@ class Explanation:
         folder = _folder(folder)
         try:
             record = json.loads((folder / "explanation.json").read_text(encoding="utf-8"))
-            if record["format"] != _FORMAT:
+            if record["format"] not in _READ:
                 raise ResultError(
-                    f"{folder}: the format is {record['format']!r}, this version reads {_FORMAT}"
+                    f"{folder}: the format is {record['format']!r}, this version reads "
+                    f"{' and '.join(map(str, _READ))}"
                 )
             image = decode_png((folder / "image.png").read_bytes())
             maps = {name: _load_map(folder / f"{name}.npy", image) for name in record["maps"]}

@@ -229,6 +229,7 @@ class Pipeline:
             None if each is None else per_pixel * restore(result.per_pixel(each))
             for each in (result.effect, result.deviation)
         )
+        against = result.map_against
         finished = result.timings is not None
         if finished:
             _log.info(
@@ -255,6 +256,7 @@ class Pipeline:
                 *row.objective.warnings(row.answer),
                 *_warnings(result),
             ),
+            against=None if against is None else restore(against),
             effect=effect,
             uncertainty=uncertainty,
             method=method.name,

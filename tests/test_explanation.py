@@ -165,6 +165,45 @@ def test_damaged_files_are_reported_in_one_line(explanation, tmp_path, name):
 def test_record_of_another_format_is_refused(explanation, tmp_path):
     explanation.save(tmp_path)
     path = tmp_path / "explanation.json"
-    path.write_text(path.read_text().replace('"format": 5', '"format": 99'))
+    path.write_text(path.read_text().replace('"format": 6', '"format": 99'))
     with pytest.raises(ResultError, match="format is 99"):
         Explanation.load(tmp_path)
+
+
+def test_record_of_the_format_before_is_read_without_what_speaks_against(explanation, tmp_path):
+    explanation.save(tmp_path)
+    path = tmp_path / "explanation.json"
+    path.write_text(path.read_text().replace('"format": 6', '"format": 5'))
+    loaded = Explanation.load(tmp_path)
+    np.testing.assert_array_equal(loaded.map, explanation.map)
+    assert loaded.against is None
+
+
+def test_what_speaks_against_is_saved_drawn_and_below_zero(explanation, tmp_path):
+    against = np.zeros_like(explanation.map)
+    against[:10] = 2 * explanation.map[:10]
+    found = replace(explanation, against=against)
+    found.save(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == FILES | {"against.npy"}
+    loaded = Explanation.load(tmp_path)
+    np.testing.assert_array_equal(loaded.against, against)
+    np.testing.assert_array_equal(loaded.signed[:10], -explanation.map[:10])
+    np.testing.assert_array_equal(loaded.signed[10:], explanation.map[10:])
+    (tmp_path / "signed.npy").write_bytes(loaded.encode(".npy", signed=True))
+    np.testing.assert_array_equal(np.load(tmp_path / "signed.npy"), loaded.signed)
+    np.testing.assert_array_equal(found.overlay(), explanation.overlay())
+    assert not np.array_equal(found.overlay(signed=True), found.overlay())
+
+
+def test_a_map_without_a_sign_says_so_in_one_line(explanation):
+    for ask in (lambda: explanation.signed, lambda: explanation.overlay(signed=True)):
+        with pytest.raises(ResultError, match="what speaks against") as caught:
+            ask()
+        assert "\n" not in str(caught.value)
+
+
+def test_a_flat_map_is_drawn_in_neither_colour(explanation):
+    flat = replace(explanation, map=np.full_like(explanation.map, 0.3))
+    against = replace(flat, against=np.ones_like(flat.map))
+    pictures = slice(0, 190)  # above the caption
+    np.testing.assert_array_equal(against.overlay(signed=True)[pictures], flat.overlay()[pictures])

@@ -91,6 +91,9 @@ def explaining_options(function: Callable[..., None]) -> Callable[..., None]:
 
 
 METHOD_NAMES = ("ibisa", "rise", "centred-rise", "gradcam", "iba", "occlusion", "random")
+SIGNED_METHODS = ("ibisa", "occlusion")
+"""Those that tell what speaks against an answer, too."""
+
 _OPTION_OF = {  # the methods that an option means
     "masks": ("rise", "centred-rise"),
     "gradcam_layer": ("gradcam",),

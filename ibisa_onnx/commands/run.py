@@ -13,6 +13,7 @@ import click
 from ibisa_onnx.commands.console import INTERRUPTED, Console, console_options, report_error
 from ibisa_onnx.commands.explaining import (
     METHOD_NAMES,
+    SIGNED_METHODS,
     MethodChoice,
     explaining_options,
     method_options,
@@ -67,6 +68,11 @@ if TYPE_CHECKING:
 @click.option(
     "--uncertainty", is_flag=True, help="Draw how sure the map is, too (forward-only alone knows)."
 )
+@click.option(
+    "--signed",
+    is_flag=True,
+    help="Draw what speaks against the answer too, in blue; a .npy map is in -1..1, below 0 there.",
+)
 @console_options
 def command(
     console: Console,
@@ -79,6 +85,7 @@ def command(
     methods: MethodChoice,
     deadline_ms: float | None,
     uncertainty: bool,
+    signed: bool,
     seed: int,
     **options: Any,
 ) -> None:
@@ -93,6 +100,11 @@ def command(
         raise click.UsageError("only one of MODEL and IMAGE can be -, stdin is read once")
     if uncertainty and method_name != METHOD_NAMES[0]:
         raise click.UsageError(f"--method {method_name} does not tell how sure its map is")
+    if signed and method_name not in SIGNED_METHODS:
+        raise click.UsageError(
+            f"--method {method_name} does not tell what speaks against the answer; leave --signed "
+            f"out, or take {' or '.join(SIGNED_METHODS)}"
+        )
     methods.check([method_name])
     pictures = expand(images)
     several = len(targets) > 1 or any(count(target) > 1 for target in targets)
@@ -122,6 +134,7 @@ def command(
             deadline,
             uncertainty,
             piped,
+            signed=signed,
             method=method,
             stop=interruption,
         )
@@ -139,8 +152,9 @@ def command(
 class Work:
     """What is done to each picture.
 
-    `deadline` is in seconds; `piped` is the picture on stdin; `method` None is IBISA; `stop` tells
-    whether someone wants an end; `name_of` gives the name by which a picture is spoken of.
+    `deadline` is in seconds; `signed` asks for what speaks against, too; `piped` is the picture on
+    stdin; `method` None is IBISA; `stop` tells whether someone wants an end; `name_of` gives the
+    name by which a picture is spoken of.
     """
 
     console: Console
@@ -152,6 +166,7 @@ class Work:
     uncertainty: bool = False
     piped: bytes = b""
     name_of: Callable[[str], str] = str
+    signed: bool = False
     method: Method | None = None
     stop: Callable[[], bool] = lambda: False
 
@@ -187,7 +202,7 @@ class Work:
         from ibisa_onnx.io.atomic import write_files
 
         target = explanation.target
-        extra = [name for name in explanation.maps if name != "map"]
+        extra = [name for name in explanation.maps if name not in ("map", "against")]
         contents = self.where.of(picture, target.index, target.name, extra)
         paths = list(contents)
         if self.uncertainty and explanation.uncertainty is None:
@@ -214,7 +229,7 @@ class Work:
 
         if what in explanation.maps:
             return encode_npy(explanation.maps[what])
-        return explanation.encode(what, uncertainty=self.uncertainty)
+        return explanation.encode(what, uncertainty=self.uncertainty, signed=self.signed)
 
 
 def _free_stdout(console: Console) -> Console:

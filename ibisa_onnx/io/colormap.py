@@ -1,4 +1,4 @@
-"""The colours of a map: a ramp of even lightness, computed here from its formula.
+"""The colours of a map: ramps of even lightness, computed here from their formulas.
 
 Only colours; `overlay` puts them on pictures.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+
+Levels = npt.NDArray[np.float64]
 
 # Björn Ottosson, "A perceptual color space for image processing" (2020): OKLab to linear sRGB.
 _OKLAB_TO_LMS = np.array(
@@ -42,9 +44,31 @@ def colormap(levels: int = 256) -> npt.NDArray[np.uint8]:
     uint8 [levels, 3], RGB.
     """
     t = np.linspace(0.0, 1.0, levels)
-    lightness = 0.25 + 0.68 * t
-    chroma = 0.10 + 0.09 * np.sin(np.pi * t)
-    hue = np.deg2rad(290.0 + 175.0 * t)
+    return _rgb(0.25 + 0.68 * t, 0.10 + 0.09 * np.sin(np.pi * t), 290.0 + 175.0 * t)
+
+
+def colormap_against(levels: int = 256) -> npt.NDArray[np.uint8]:
+    """Return the ramp for what speaks against: dark blue, blue, light cyan.
+
+    As light as `colormap` at each level. Its hue stays on the blue side, which both kinds of
+    red-green colour blindness tell from the crimson to yellow of that one.
+
+    Parameters
+    ----------
+    levels
+        How many colours, at least 2.
+
+    Returns
+    -------
+    uint8 [levels, 3], RGB.
+    """
+    t = np.linspace(0.0, 1.0, levels)
+    return _rgb(0.25 + 0.68 * t, 0.145 + 0.06 * np.sin(np.pi * t) - 0.105 * t, 268.0 - 36.0 * t)
+
+
+def _rgb(lightness: Levels, chroma: Levels, degrees: Levels) -> npt.NDArray[np.uint8]:
+    """Return colours of OKLab in sRGB, uint8 [levels, 3]."""
+    hue = np.deg2rad(degrees)
     lab = np.stack([lightness, chroma * np.cos(hue), chroma * np.sin(hue)], axis=-1)
     linear = (lab @ _OKLAB_TO_LMS.T) ** 3 @ _LMS_TO_RGB.T
     encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)

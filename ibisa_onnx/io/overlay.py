@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ibisa_onnx.errors import ResultError
-from ibisa_onnx.io.colormap import colormap
+from ibisa_onnx.io.colormap import colormap, colormap_against
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -38,6 +38,7 @@ def beside(
     image: Pixels,
     map: Floats,
     *others: Floats,
+    against: Floats | None = None,
     strength: float | None = 1.0,
     left: str = "",
     right: str = "",
@@ -55,6 +56,8 @@ def beside(
         float32 [H, W], 0 for silence, any unit.
     others
         float32 [H, W] in 0..1, each a panel of its own.
+    against
+        float32 [H, W] in the map's unit: what is drawn in the same panel in blue.
     strength
         How bright the map is, 0 to 1; None draws none of it.
     left, right
@@ -69,25 +72,31 @@ def beside(
     ResultError
         The map and the picture differ in size, or the map is not finite.
     """
-    for each in (map, *others):
+    drawn_against = np.zeros_like(map) if against is None else against
+    for each in (map, drawn_against, *others):
         _check(image, each)
     stacked = image.shape[1] > 2 * image.shape[0]
-    plain, *resized = _panels(image, map, *others)
+    plain, below, *resized = _panels(image, drawn_against, map, *others)
     gap = np.full_like(plain[:_GAP] if stacked else plain[:, :_GAP], _PAPER)
-    parts = [plain]
-    scales: list[tuple[float, float | None]] = [(scale_of(map), strength)]
-    scales += [(1.0, 1.0) for _ in others]
-    for each, drawn_by in zip(resized, scales, strict=True):
-        parts += [gap, _blend(plain, each, *drawn_by)]
+    first, *rest = resized
+    parts = [plain, gap, _blend(plain, first, below, scale_of(map), strength)]
+    for each in rest:
+        parts += [gap, _blend(plain, each, np.zeros_like(each), 1.0, 1.0)]
     drawn = np.concatenate(parts, axis=0 if stacked else 1)
     return np.concatenate([drawn, _strip(drawn.shape[1], left, right)], axis=0)
 
 
-def blend(image: Pixels, map: Floats, strength: float | None = 1.0) -> Pixels:
+def blend(
+    image: Pixels,
+    map: Floats,
+    strength: float | None = 1.0,
+    against: Floats | None = None,
+) -> Pixels:
     """Lay a map over its picture: silence shows the picture in dim grey, need covers it with heat.
 
     Opacity grows with the value, so that nothing is coloured that was not needed, and never
-    reaches one, so that what was needed can be recognised.
+    reaches one, so that what was needed can be recognised. What speaks `against` is covered with
+    blue in the same way; of a pixel that has both the larger is seen, by as much as it is larger.
 
     Parameters and errors are those of `beside`.
 
@@ -95,8 +104,10 @@ def blend(image: Pixels, map: Floats, strength: float | None = 1.0) -> Pixels:
     -------
     uint8 [H, W, 3], RGB.
     """
-    _check(image, map)
-    return _blend(image, map, scale_of(map), strength)
+    against = np.zeros_like(map) if against is None else against
+    for each in (map, against):
+        _check(image, each)
+    return _blend(image, map, against, scale_of(map), strength)
 
 
 def scale_of(map: Floats) -> float:
@@ -132,17 +143,23 @@ def _check(image: Pixels, map: Floats) -> None:
         raise ResultError("the map holds NaN or infinite values and cannot be drawn")
 
 
-def _blend(image: Pixels, map: Floats, scale: float, strength: float | None) -> Pixels:
-    """Return the blend at the picture's size; `map` has that size, and `scale` is above 0."""
-    value = np.clip(map / np.float32(scale), 0.0, 1.0).astype(np.float32)
+def _blend(
+    image: Pixels, map: Floats, against: Floats, scale: float, strength: float | None
+) -> Pixels:
+    """Return the blend at the picture's size; maps have that size, and `scale` is above 0."""
+    above, below = (
+        np.clip(each / np.float32(scale), 0.0, 1.0).astype(np.float32) for each in (map, against)
+    )
+    value = np.abs(above - below)
     bright = 0.0 if strength is None else _FAINT + (1 - _FAINT) * strength
     opacity = np.float32(_OPACITY * bright) * (value**_ONSET)[..., None]
     picture = image.astype(np.float32)
     grey = picture @ np.array([[0.299], [0.587], [0.114]], dtype=np.float32)
     base = _DIM * (_SATURATION * picture + (1.0 - _SATURATION) * grey)
-    ramp = colormap()
-    heat = ramp[np.rint(value * (len(ramp) - 1)).astype(np.intp)].astype(np.float32)
-    return np.asarray(np.rint(base + opacity * (heat - base)), dtype=np.uint8)
+    ramps = np.stack([colormap(), colormap_against()])
+    level = np.rint(value * (ramps.shape[1] - 1)).astype(np.intp)
+    colour = ramps[(below > above).astype(np.intp), level].astype(np.float32)
+    return np.asarray(np.rint(base + opacity * (colour - base)), dtype=np.uint8)
 
 
 def _panels(image: Pixels, *maps: Floats) -> tuple[Any, ...]:

@@ -45,6 +45,9 @@ class AttributionResult:
         Where the gradients come from, and how far that is from the deployed model.
     sufficiency
         What the check of the finished map told; None where there was none, or not yet.
+    against
+        float32 [r, c] in 0..1: what speaks against the answer, on the scale of `cells`; None of
+        methods whose maps have no sign.
     effect, deviation
         float64 [r, c]: what showing each cell adds to the probability, and the standard deviation
         of that; None where it is not known.
@@ -66,6 +69,7 @@ class AttributionResult:
     completion: Completion
     certificate: Certificate
     sufficiency: Sufficiency | None = None
+    against: Floats | None = None
     effect: npt.NDArray[np.float64] | None = None
     deviation: npt.NDArray[np.float64] | None = None
     timings: Mapping[str, float] | None = None
@@ -78,6 +82,11 @@ class AttributionResult:
     def map(self) -> Floats:
         """The value of each pixel, float32 [h, w]."""
         return _enlarged(self.cells, self.size)
+
+    @property
+    def map_against(self) -> Floats | None:
+        """`against` at each pixel, float32 [h, w]."""
+        return None if self.against is None else _enlarged(self.against, self.size)
 
     def per_pixel(self, of_cells: npt.NDArray[np.float64]) -> Floats:
         """Share what belongs to cells among their pixels, float32 [h, w]."""

@@ -15,7 +15,7 @@ from ibisa_onnx.errors import OptionError
 from ibisa_onnx.methods.base import AttributionResult, RowByRow, no_gradient
 from ibisa_onnx.methods.budget import Queries
 from ibisa_onnx.methods.problem import Problem
-from ibisa_onnx.methods.scaling import positive_part_scaled
+from ibisa_onnx.methods.scaling import negative_part_scaled, positive_part_scaled
 from ibisa_onnx.methods.settings import is_whole
 from ibisa_onnx.methods.stopping import Control
 from ibisa_onnx.models.base import ImageModel
@@ -90,7 +90,11 @@ class PreparedOcclusion(RowByRow):
         saliency = fall / np.maximum(covered, 1)
         certificate = no_gradient("occlusion asks forward passes alone")
         yield AttributionResult(
-            positive_part_scaled(saliency), size, queries.completion, certificate
+            positive_part_scaled(saliency),
+            size,
+            queries.completion,
+            certificate,
+            against=negative_part_scaled(saliency),
         )
 
     def _windows(self, size: tuple[int, int]) -> Iterator[tuple[slice, slice]]:

@@ -29,6 +29,13 @@ def positive_part_scaled(saliency: npt.NDArray[Any]) -> Floats:
     return np.asarray(np.maximum(saliency, 0) / high, np.float32)
 
 
+def negative_part_scaled(saliency: npt.NDArray[Any]) -> Floats:
+    """Return what is below zero, over the largest magnitude of either sign, in 0..1."""
+    _check(saliency)
+    largest = float(np.abs(saliency).max())
+    return np.asarray(np.maximum(-saliency, 0) / (largest or 1.0), np.float32)
+
+
 def _check(saliency: npt.NDArray[Any]) -> None:
     if not np.isfinite(saliency).all():
         raise NonFiniteGradientError("the map has NaN or infinite values on this image")

@@ -127,6 +127,28 @@ def test_a_deadline_is_milliseconds(cli, value):
     assert (result.code, result.out) == (2, "")
 
 
+@pytest.mark.parametrize("words", [["--gradient", "exact"], ["--method", "occlusion"]])
+def test_signed_draws_blue_and_writes_a_map_below_zero(cli, tmp_path, words):
+    words = [*words, "--threads", 1, "-t", "star"]
+    data = ["--with-data", "--signed"]
+    assert (
+        cli("run", model_path(), scene_path(), "-o", "plain.png", "--with-data", *words).code == 0
+    )
+    assert cli("run", model_path(), scene_path(), "-o", "signed.png", *data, *words).code == 0
+    plain, signed = np.load(tmp_path / "plain.npy"), np.load(tmp_path / "signed.npy")
+    assert (signed.dtype, signed.shape) == (np.float32, plain.shape)
+    assert plain.min() >= 0
+    assert -1 <= signed.min() < 0 < signed.max() <= 1
+    assert (signed <= plain).all()
+    assert (signed == plain).any()
+    record = json.loads((tmp_path / "signed.json").read_text())
+    assert record["maps"] == ["map", "against"]
+    one, other = (cv2.imread(str(tmp_path / name)) for name in ("plain.png", "signed.png"))
+    assert one.shape == other.shape
+    assert (one != other).any()
+    assert not list(tmp_path.glob("*.against.npy"))
+
+
 def test_uncertainty_is_a_third_panel(cli, tmp_path):
     words = ["--gradient", "forward-only", "--budget", 40, "--threads", 1]
     plain = cli("run", model_path(), scene_path(), "-o", "two.png", *words)
@@ -135,7 +157,7 @@ def test_uncertainty_is_a_third_panel(cli, tmp_path):
     words += ["--with-data"]
     assert cli("run", model_path(), scene_path(), "-o", "data.png", *words).code == 0
     record = json.loads((tmp_path / "data.json").read_text())
-    assert record["maps"] == ["map", "effect", "uncertainty"]
+    assert record["maps"] == ["map", "against", "effect", "uncertainty"]
     effect, map = np.load(tmp_path / "data.effect.npy"), np.load(tmp_path / "data.npy")
     assert effect.shape == map.shape == np.load(tmp_path / "data.uncertainty.npy").shape
     assert map.flat[effect.argmax()] > 0.999 * map.max()

@@ -360,6 +360,7 @@ def test_choices_offered_are_those_there_are():
     assert set(model_options.PRESETS) == set(preprocessing.PRESETS)
     assert tuple(explaining.PRESETS) == tuple(ibisa.PRESETS)
     assert set(explaining.METHOD_NAMES) == {"ibisa", *METHODS}
+    assert set(explaining.SIGNED_METHODS) <= set(explaining.METHOD_NAMES)
     assert set(model_options.CHANNEL_ORDERS) == set(preprocessing.CHANNEL_ORDERS)
     assert set(model_options.RESIZES) == set(preprocessing.RESIZES)
     assert set(model_options.INTERPOLATIONS) == set(resampling.KERNELS)
@@ -379,4 +380,17 @@ def test_an_option_of_another_method_is_refused(cli, fake, photo, tmp_path, meth
     result = cli("run", "m.onnx", "a.jpg", "--method", method, *option)
     assert result.code == 2
     assert f"{option[0]} is an option of" in result.err
+    assert files(tmp_path) == {"a.jpg"}
+
+
+@pytest.mark.parametrize("method", ["rise", "gradcam", "iba", "random"])
+def test_signed_is_refused_where_a_method_has_no_sign(cli, fake, photo, tmp_path, method):
+    photo("a.jpg")
+    result = cli("run", "m.onnx", "a.jpg", "--method", method, "--signed")
+    assert (result.code, result.out) == (2, "")
+    line = result.err.splitlines()[0]
+    assert line.startswith(
+        f"ibisa-onnx: error: --method {method} does not tell what speaks against"
+    )
+    assert line.endswith("leave --signed out, or take ibisa or occlusion")
     assert files(tmp_path) == {"a.jpg"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ibisa_onnx.io.colormap import colormap
+from ibisa_onnx.io.colormap import colormap, colormap_against
 
 # Linear sRGB as someone without M or L cones sees it (Machado, Oliveira and Fernandes 2009).
 DEUTERANOPIA = np.array(
@@ -33,9 +33,9 @@ TO_XYZ = np.array(
 USUAL = np.eye(3)
 
 
-def cielab(seen_as=USUAL):
-    """CIELAB [256, 3] of the colormap: another space than the one it is computed in."""
-    encoded = colormap() / 255.0
+def cielab(seen_as=USUAL, ramp=colormap):
+    """CIELAB [256, 3] of a colormap: another space than the one it is computed in."""
+    encoded = ramp() / 255.0
     linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
     xyz = np.clip(linear @ seen_as.T, 0, 1) @ TO_XYZ.T / [0.95047, 1.0, 1.08883]
     f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
@@ -69,3 +69,16 @@ def test_hue_still_turns_from_blue_to_yellow_without_the_red_green_axis(seen_as)
 def test_equal_length_and_ends_for_any_number_of_levels():
     assert colormap(7).shape == (7, 3)
     np.testing.assert_array_equal(colormap(7)[[0, -1]], colormap()[[0, -1]])
+
+
+@pytest.mark.parametrize("seen_as", [USUAL, DEUTERANOPIA, PROTANOPIA])
+def test_against_is_told_from_for_by_every_eye(seen_as):
+    """From three tenths of the scale on; below it both are dark and faint."""
+    above, below = cielab(seen_as), cielab(seen_as, colormap_against)
+    apart = np.linalg.norm(above - below, axis=1)
+    assert apart[77:].min() > 20
+    assert below[51:230, 2].max() < -15  # blue
+
+
+def test_against_is_as_light_as_for():
+    np.testing.assert_allclose(cielab(ramp=colormap_against)[:, 0], cielab()[:, 0], atol=8)

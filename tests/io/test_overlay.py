@@ -142,3 +142,28 @@ def test_maps_that_are_not_finite_are_refused(bad):
 def test_map_of_another_picture_is_refused():
     with pytest.raises(ResultError, match=r"\[5, 4\].*\[4, 5\]"):
         beside(photograph(4, 5), np.zeros((5, 4), np.float32))
+
+
+def test_what_speaks_against_is_blue_and_what_speaks_for_is_drawn_as_without_it():
+    image = np.full((40, 60, 3), 90, np.uint8)
+    map, against = np.zeros((2, 40, 60), np.float32)
+    map[:, :20], against[:, 40:] = 1.0, 0.7
+    drawn, plain = blend(image, map, 1.0, against).astype(int), blend(image, map)
+    np.testing.assert_array_equal(drawn[:, :40], plain[:, :40])
+    red, _, blue = drawn[20, 50]
+    assert blue > red + 60
+
+
+def test_the_larger_of_for_and_against_is_seen_by_as_much_as_it_is_larger():
+    image = np.full((10, 30, 3), 90, np.uint8)
+    map, against = np.ones((2, 10, 30), np.float32)
+    against[:, :10], map[:, 10:20] = 0.4, 0.4
+    drawn = blend(image, map, 1.0, against)
+    np.testing.assert_allclose(drawn[:, 20:], blend(image, 0 * map)[:, 20:], atol=1)
+    assert drawn[5, 5, 0] > drawn[5, 5, 2]
+    assert drawn[5, 15, 2] > drawn[5, 15, 0]
+
+
+def test_a_map_against_of_another_size_is_refused():
+    with pytest.raises(ResultError, match=r"\[5, 4\].*\[4, 5\]"):
+        blend(photograph(4, 5), np.zeros((4, 5), np.float32), 1.0, np.zeros((5, 4), np.float32))

@@ -20,7 +20,7 @@ from ibisa_onnx.methods.iba import Iba
 from ibisa_onnx.methods.occlusion import Occlusion, PreparedOcclusion
 from ibisa_onnx.methods.random_map import RandomMap
 from ibisa_onnx.methods.rise import PreparedRise, Rise, rise
-from ibisa_onnx.methods.scaling import min_max_scaled, positive_part_scaled
+from ibisa_onnx.methods.scaling import min_max_scaled, negative_part_scaled, positive_part_scaled
 from ibisa_onnx.methods.stopping import Control
 
 Open = Callable[..., ibisa.Explainer]
@@ -173,11 +173,14 @@ def test_scaling_keeps_the_order_and_tells_what_is_not_finite() -> None:
     np.testing.assert_allclose(min_max_scaled(values), [[0, 0.25], [0.375, 1]])
     np.testing.assert_allclose(positive_part_scaled(values), [[0, 0], [1 / 6, 1]])
     assert not min_max_scaled(np.full((2, 2), 7.0)).any()
+    np.testing.assert_allclose(negative_part_scaled(values), [[2 / 6, 0], [0, 0]])
+    np.testing.assert_allclose(negative_part_scaled(-values), [[0, 0], [1 / 6, 1]])
+    assert not negative_part_scaled(np.zeros((2, 2))).any()
     for value in (-1, 0):
         np.testing.assert_array_equal(
             positive_part_scaled(np.full((2, 2), value)), np.zeros((2, 2))
         )
-    for scaling in (min_max_scaled, positive_part_scaled):
+    for scaling in (min_max_scaled, negative_part_scaled, positive_part_scaled):
         for value in (np.nan, np.inf):
             with pytest.raises(NonFiniteGradientError, match="NaN or infinite"):
                 scaling(np.array([[value, 1.0]]))
@@ -233,8 +236,11 @@ def test_occlusion_of_a_linear_model(size: tuple[int, int]) -> None:
             window = (slice(top, top + side), slice(left, left + side))
             fall[window] += each_pixel[window].sum()
             covered[window] += 1
-    expected = np.maximum(fall / np.maximum(covered, 1), 0)
+    mean = fall / np.maximum(covered, 1)
+    expected = np.maximum(mean, 0)
     np.testing.assert_allclose(found.map, expected / expected.max(), atol=1e-5)
+    against = np.maximum(-mean, 0) / np.abs(mean).max()
+    np.testing.assert_allclose(found.map_against, against, atol=1e-5)
     assert (found.completion.done, problem.largest) == (16, 8)
 
 

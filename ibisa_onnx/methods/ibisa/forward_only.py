@@ -76,6 +76,17 @@ class Estimate:
         logits = _PRIOR_LOGIT + _STRONGEST * np.maximum(relative, _LEAST)
         return sigmoid(logits.astype(np.float32))
 
+    @cached_property
+    def against(self) -> Floats:
+        """What speaks against the target, float32 [h, w] in 0..1; 0 where showing a cell helps.
+
+        That is lambda of the negative effect, less that of none; over the strongest effect of
+        either sign, so that noise beside a strong cue is as faint here as in `keep`.
+        """
+        relative = np.maximum(-self.effect, 0) / max(float(np.abs(self.effect).max()), 1e-300)
+        logits = (_PRIOR_LOGIT + _STRONGEST * relative).astype(np.float32)
+        return np.asarray(sigmoid(logits) - sigmoid(np.array(_PRIOR_LOGIT, np.float32)))
+
 
 def estimates(
     query: Query,

@@ -20,6 +20,7 @@ from ibisa_onnx.methods.base import AttributionResult, Results, one_by_one
 from ibisa_onnx.methods.baselines import AUTO
 from ibisa_onnx.methods.budget import ImagesMixError, Queries, allowance
 from ibisa_onnx.methods.ibisa import forward_only
+from ibisa_onnx.methods.ibisa.against import EvidenceAgainst
 from ibisa_onnx.methods.ibisa.baseline_choice import count_of, for_rounds, settle_baselines
 from ibisa_onnx.methods.ibisa.estimators import ESTIMATORS, MaskQueries
 from ibisa_onnx.methods.ibisa.optimizer import Step, optimise, pathwise
@@ -149,8 +150,9 @@ class PreparedIbisa:
         last: Results = {}
         errors: dict[int, IbisaError] = {}
         try:
-            for maps, completion in self._steps(part, rng, control):
+            for maps, against, completion in self._steps(part, rng, control):
                 found = dict(zip(rows, maps, strict=True))
+                below = dict(zip(rows, against, strict=True))
                 errors |= {
                     row: _not_finite(self.path.name)
                     for row, cells in found.items()
@@ -162,6 +164,7 @@ class PreparedIbisa:
                         part.size,
                         completion,
                         checked[row].certificate,
+                        against=below[row],
                         warnings=self.path.warnings,
                     )
                     for row, cells in found.items()
@@ -185,15 +188,17 @@ class PreparedIbisa:
 
     def _steps(
         self, problem: Problem, rng: np.random.Generator, control: Control
-    ) -> Iterator[tuple[Floats, Completion]]:
-        """Take IBISA's ten steps: the maps of all rows after each."""
+    ) -> Iterator[tuple[Floats, Floats, Completion]]:
+        """Take IBISA's ten steps: the maps of all rows after each, and what speaks against."""
         options, source = self.options, self.path.source
         assert source is not None
+        against = EvidenceAgainst(len(problem))
 
         def open_step(rounds: Sequence[int]) -> Step:
             if problem.fixed > 1 and len(problem) * len(rounds) > 1:
                 problem.rows_mix()  # of probabilities, which retention is not
-            return pathwise(for_rounds(problem, rounds).gradient(source), options.temperature)
+            gradient = for_rounds(problem, rounds).gradient(source)
+            return against.watch(pathwise(gradient, options.temperature))
 
         together, steps = not control.anytime, options.steps * options.rounds
         maps = optimise(open_step, len(problem), problem.size, options, rng, together=together)
@@ -204,7 +209,8 @@ class PreparedIbisa:
             pace = (time.perf_counter() - begin) / number
             ahead = 1 + (_CHECK if options.check else 0)
             over = done < steps and control.stopping.over(ahead * pace)
-            yield cells, Completion(done, steps, "steps", control.stopping.reason)
+            completion = Completion(done, steps, "steps", control.stopping.reason)
+            yield cells, against.below(cells), completion
             if over:
                 return
 
@@ -250,11 +256,18 @@ class PreparedIbisa:
         shares = [estimator.queries(ask, each) for each in plan]
         queries.planned = sum(shares)
         options = replace(options, steps=len(plan), rounds=1)
-        step = estimator.step(ask, plan, rng)
+        against = EvidenceAgainst(1)
+        step = against.watch(estimator.step(ask, plan, rng))
         steps = optimise(lambda _: step, 1, problem.size, options, rng)
-        for (keep,), following in zip(steps, [*shares[1:], 0], strict=True):
+        for maps, following in zip(steps, [*shares[1:], 0], strict=True):
             over = following > 0 and queries.over(following)
-            yield AttributionResult(keep, problem.size, queries.completion, checked.certificate)
+            yield AttributionResult(
+                maps[0],
+                problem.size,
+                queries.completion,
+                checked.certificate,
+                against=against.below(maps)[0],
+            )
             if over:
                 return
 
@@ -303,9 +316,11 @@ class PreparedIbisa:
                 f"the baseline ({taken[0].name}) alone gives {taken[0].score:.1%} for this answer: "
                 "the map shows what makes it more likely, not what it needs",
             )
+        if blind:
+            nothing = np.zeros_like(result.cells)
+            result = replace(result, cells=nothing, against=nothing)
         return replace(
             result,
-            cells=np.zeros_like(result.cells) if blind else result.cells,
             baseline=", ".join(each.name for each in taken),
             blind=blind,
             warnings=warnings,
@@ -344,6 +359,7 @@ def _estimated(
             problem.size,
             queries.completion,
             certificate,
+            against=estimate.against,
             effect=estimate.effect,
             deviation=estimate.deviation,
         )

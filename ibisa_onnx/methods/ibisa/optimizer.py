@@ -132,7 +132,7 @@ def optimise(
     for group in np.split(np.arange(rounds), 1 if together else rounds):
         side, taken, activated = len(group), [], []
         for keep, found in _steps(open_step(group.tolist()), count, noises[group], options):
-            taken.append(_over_rms(found.values))
+            taken.append(over_rms(found.values))
             activated.append(_share_of_largest(found.activation, shape, len(found.values)))
             seen, active = (
                 np.concatenate([before, _by_rows(new, count)], 1)
@@ -182,7 +182,7 @@ def _noises(
     return np.asarray(noises + amplitudes(options)[:, None, None] * waves)
 
 
-def _over_rms(gradients: Floats) -> Floats:
+def over_rms(gradients: Floats) -> Floats:
     """Return each of [M, h, w] over its root mean square, so that each step counts alike."""
     with np.errstate(invalid="ignore", over="ignore"):
         sizes = (np.sqrt(np.mean(each * each)) for each in gradients)

@@ -1,0 +1,104 @@
+"""What speaks against the answer, from the same ten steps that say what speaks for it.
+
+The map keeps of the evidence what is above zero; here is what is below. By the last step lambda is
+near 0 wherever showing more lowers the answer, so it cannot say how much each cell does. What can
+is the signed evidence E, the mean of the steps' gradients, each over its own root mean square, and
+the signed class activation C, the mean of the steps' maps, each over its largest magnitude:
+
+    a = sqrt(max(-E, 0) / max|E| * (max(-C, 0) / max|C| + f) / (1 + f))
+    against = max(map) max(a - n, 0) / (1 - n)
+
+E is smoothed by more cells than for the map: a network's gradients have both signs from one cell to
+the next, and no lambda hides here where none of them count. Both shares are of the largest
+magnitude of either sign, so that a picture without anything against the answer shows next to
+nothing; n is what noise reaches. Without class activation maps a is E's share alone, without the
+root. docs/method.md has the measurements.
+
+Nothing more is asked of the model. Forward passes alone have effects in place of E
+(`forward_only.py`).
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from ibisa_onnx.gradients.masked_images import Floats
+from ibisa_onnx.methods.ibisa.optimizer import LogitGradient, Step, over_rms
+from ibisa_onnx.methods.masking import smooth
+
+_SMOOTHING = 3 / 56  # standard deviation of the Gaussian over E, of the grid's longer side
+_FLOOR = 0.05  # f: coarse maps are not trusted with less, as for the map itself
+_NOISE = 0.06  # n
+
+
+class EvidenceAgainst:
+    """Sums up signed evidence and class activation of `count` answers, step by step."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._evidence: Floats | None = None
+        self._activation: Floats | None = None
+
+    def watch(self, step: Step) -> Step:
+        """Return the step, of some rounds of each answer, with what it learns noted down."""
+
+        def watched(smoothed: Floats, noise: Floats) -> LogitGradient:
+            found = step(smoothed, noise)
+            evidence = self._by_answer(over_rms(found.values))
+            self._evidence = evidence if self._evidence is None else self._evidence + evidence
+            if found.activation is not None:
+                active = self._by_answer(_over_largest(found.activation))
+                self._activation = active if self._activation is None else self._activation + active
+            return found
+
+        return watched
+
+    def below(self, maps: Floats) -> Floats:
+        """Return what speaks against each answer, on the scale of its map.
+
+        Parameters
+        ----------
+        maps
+            float32 [N, h, w] in 0..1, of the steps so far.
+
+        Returns
+        -------
+        float32 [N, h, w], from 0 to the map's largest value.
+        """
+        found = np.zeros_like(maps)
+        if self._evidence is None:
+            return found
+        with np.errstate(invalid="ignore"):  # of gradients that are not finite
+            below = _negative_share(smooth(self._evidence, _SMOOTHING * max(maps.shape[-2:])))
+        for row, map in enumerate(maps):
+            clear = np.maximum(self._joined(below[row], row) - _NOISE, 0) / (1 - _NOISE)
+            found[row] = map.max() * clear
+        return found
+
+    def _joined(self, evidence: Floats, row: int) -> Floats:
+        """Return the geometric mean with the class activation of a row, where there is any."""
+        if self._activation is None or not self._activation[row].any():
+            return evidence
+        size = evidence.shape[::-1]
+        active = cv2.resize(self._activation[row], size, interpolation=cv2.INTER_LINEAR)
+        active = (_negative_share(active[None])[0] + _FLOOR) / (1 + _FLOOR)
+        return np.asarray(np.sqrt(evidence * active))
+
+    def _by_answer(self, each: Floats) -> Floats:
+        """Sum [M, ...] over the rounds of each answer, [N, ...]."""
+        return np.asarray(each.reshape(self._count, -1, *each.shape[1:]).sum(1))
+
+
+def _over_largest(fields: Floats) -> Floats:
+    """Return each of [M, r, c] over its largest magnitude; zeros where one is not finite."""
+    finite = np.isfinite(fields).all((1, 2), keepdims=True)
+    fields = np.where(finite, fields, 0)
+    largest = np.abs(fields).max((1, 2), keepdims=True)
+    return np.asarray(fields / np.where(largest > 0, largest, 1), np.float32)
+
+
+def _negative_share(fields: Floats) -> Floats:
+    """Return what is below zero of each of [N, h, w], over its largest magnitude, in 0..1."""
+    largest = np.abs(fields).max((1, 2), keepdims=True)
+    return np.asarray(np.maximum(-fields, 0) / np.where(largest == 0, 1, largest), np.float32)
