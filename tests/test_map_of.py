@@ -9,6 +9,7 @@ import ibisa_onnx as ibisa
 from ibisa_onnx.demo import model_path, scene_path
 from ibisa_onnx.gradients.masked_images import MaskedImages
 from ibisa_onnx.io.images import read_image
+from ibisa_onnx.metrics import spearman
 from ibisa_onnx.preprocessing.spec import prepare, unprepare
 
 
@@ -40,8 +41,7 @@ def test_another_image_is_asked_the_same(explainer, seen):
     map, mirrored = explainer.map_of(problem), explainer.map_of(problem, flipped)
     alone = explainer.explain(np.ascontiguousarray(seen[:, ::-1]), "star").map
     np.testing.assert_allclose(mirrored, alone, atol=1e-6)
-    peak, other = (np.unravel_index(each.argmax(), each.shape) for each in (map, mirrored))
-    assert abs(peak[1] - (127 - other[1])) < 12
+    assert spearman(map, mirrored[:, ::-1]) > 0.9
 
 
 def test_other_images_have_answers_of_their_own_for_a_pass_each(explainer, seen):

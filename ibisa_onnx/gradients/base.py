@@ -32,7 +32,7 @@ class MaskedModel(Protocol):
         """Return the masks' cotangent [N, 1, h, w] from those of the raw outputs."""
 
     def class_activation(self, saved: Any) -> Floats | None:
-        """Return the class activation maps [N, r, c] of the last `backward`, if there are any."""
+        """Return the class activation of the last `backward`, [N, 2, r, c], if there is any."""
 
 
 GradientSource = Callable[[MaskedImages, PassCounter], MaskedModel]

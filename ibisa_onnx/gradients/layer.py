@@ -34,6 +34,7 @@ from ibisa_onnx.models.weights import read_missing, take_weights
 Array = npt.NDArray[Any]
 
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE})
+_NO_GRADIENT = frozenset({TensorProto.INT64, TensorProto.BOOL})
 _POOLS = frozenset({"MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool"})
 _PLANES = _POOLS | {"Conv", "ConvTranspose", "FusedConv"}
 """What these give is [N, C, h, w] by definition."""
@@ -48,7 +49,8 @@ _REARRANGING = frozenset(
 class SpatialTensor:
     """A float tensor [N, C, h, w] on the way from the image to the scores.
 
-    `operator` is what makes it, apart from those that only hand it on.
+    `operator` is what makes it, apart from those that only hand it on; `bottleneck` tells whether
+    all paths go through it, `depth` which share of the layers comes before it, 0 to 1.
     """
 
     name: str
@@ -56,6 +58,13 @@ class SpatialTensor:
     height: int
     width: int
     operator: str
+    bottleneck: bool
+    depth: float
+
+    @property
+    def side(self) -> int:
+        """The longer of height and width."""
+        return max(self.height, self.width)
 
 
 def deployed(model: ImageModel, what: str) -> DeployedModel:
@@ -86,7 +95,10 @@ def spatial_tensors(
     makers: dict[str, str] = {}
     layouts, found = {model.image.name: str(model.image.layout)}, []
     graph = _read(proto, output)
+    bottlenecks = _bottlenecks(graph, model.image.name, output)
+    layers, done = max(1, sum(_is_layer(node) for node in graph.nodes)), 0
     for node in graph.nodes:
+        done += _is_layer(node)
         layout = _layout(node, layouts)
         if layout is None:
             continue
@@ -97,8 +109,32 @@ def spatial_tensors(
             kind = graph.type(name)
             sides = _plane(kind if kind.dims else declared.get(name, kind))
             if sides and layout == "NCHW" and name in own:
-                found.append(SpatialTensor(name, *sides, operator=maker))
+                found.append(SpatialTensor(name, *sides, maker, name in bottlenecks, done / layers))
     return tuple(found)
+
+
+def _is_layer(node: Node) -> bool:
+    """Tell whether a node mixes channels by weights."""
+    return node.op_type == "Gemm" or any(each in node.op_type for each in ("Conv", "MatMul"))
+
+
+def _bottlenecks(graph: Graph, image: str, output: str) -> frozenset[str]:
+    """Return the tensors that all paths from the image to the output go through.
+
+    The nodes are in order, so such a tensor is, right after the node that makes it, the only one
+    that comes from the image and is still needed. Shapes and conditions do not count.
+    """
+    last = {name: place for place, node in enumerate(graph.nodes) for name in node.uses}
+    last[output] = len(graph.nodes)
+    needed, found = {image}, set()
+    for place, node in enumerate(graph.nodes):
+        if not needed.intersection(node.uses):
+            continue
+        needed.update(each for each in node.outputs if graph.type(each).elem not in _NO_GRADIENT)
+        needed = {each for each in needed if last.get(each, -1) > place}
+        if len(needed) == 1:
+            found |= needed
+    return frozenset(found)
 
 
 def _read(proto: onnx.ModelProto, output: str) -> Graph:
@@ -153,7 +189,7 @@ def last_of_side(tensors: Sequence[SpatialTensor], side: float) -> SpatialTensor
     """Return the last of the tensors whose longer side is nearest to that, as a ratio."""
     if not tensors:
         return None
-    off = [abs(math.log(max(each.height, each.width) / side)) for each in tensors]
+    off = [abs(math.log(each.side / side)) for each in tensors]
     return [each for each, how in zip(tensors, off, strict=True) if how == min(off)][-1]
 
 

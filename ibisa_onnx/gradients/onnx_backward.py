@@ -24,7 +24,7 @@ from ibisa_onnx.errors import (
 )
 from ibisa_onnx.gradients.base import Raw, power_of_two
 from ibisa_onnx.gradients.cache import VARIABLE, GradientCache
-from ibisa_onnx.gradients.class_activation import class_activation_at, last_features
+from ibisa_onnx.gradients.class_activation import class_activation_at, deep_features
 from ibisa_onnx.gradients.masked_graph import Names, insert_masked_images
 from ibisa_onnx.gradients.masked_images import Floats, MaskedImages
 from ibisa_onnx.gradients.precision import is_quantised, uses_half
@@ -151,7 +151,7 @@ class _MaskedGraph:
         return saved.buffers.backward(each[0])
 
     def class_activation(self, saved: _Lease) -> Floats | None:
-        """Return the class activation maps [N, r, c] of the last `backward`, if there are any."""
+        """Return the class activation of the last `backward`, [N, 2, r, c], if there is any."""
         return saved.buffers.class_activation
 
     def given(self, masks: Shape) -> dict[str, npt.NDArray[np.float32]]:
@@ -285,7 +285,7 @@ def _derivative(
     known = {tensor.name for tensor in proto.graph.initializer}
     insert_masked_images(proto, model.image, names)
     output = outputs[0] if len(outputs) == 1 else _joined(proto.graph, outputs)
-    features = last_features(model, outputs, size) if size else ""
+    features = deep_features(model, outputs, size) if size else ""
     derivative = _differentiate(proto, names.mask, output, features)
     if len(outputs) > 1:
         for name in outputs:

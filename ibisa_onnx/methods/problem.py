@@ -103,7 +103,7 @@ class MaskGradient:
     ratio
         p(z) over p(x): what the masks left of the answers, float64 [N]; 1 where that is unknown.
     activation
-        Class activation maps, float32 [N, r, c], where the gradient comes with them.
+        Class activation maps, float32 [N, 2, r, c], where the gradient comes with them.
     """
 
     values: Floats

@@ -447,7 +447,7 @@ def test_old_models() -> None:
 
 def test_the_last_tensor_before_it_is_pooled() -> None:
     def maker(name: str, operator: str) -> SpatialTensor:
-        return SpatialTensor(name, 4, 6, 6, operator)
+        return SpatialTensor(name, 4, 6, 6, operator, bottleneck=True, depth=1.0)
 
     tensors = [maker("a", "Conv"), maker("b", "Relu"), maker("c", "MaxPool"), maker("d", "LpPool")]
     assert last_spatial(tensors) == tensors[1]
@@ -475,7 +475,10 @@ def test_what_hands_a_pooled_tensor_on_is_pooled_too() -> None:
 
 def test_the_last_tensor_of_about_a_side() -> None:
     sides = [(32, 32), (16, 16), (16, 8), (8, 8)]
-    tensors = [SpatialTensor(str(n), 4, *each, "Conv") for n, each in enumerate(sides)]
+    tensors = [
+        SpatialTensor(str(n), 4, *each, "Conv", bottleneck=True, depth=1.0)
+        for n, each in enumerate(sides)
+    ]
     assert last_of_side(tensors, 17) == tensors[2]
     assert last_of_side(tensors, 25) == tensors[0]  # a ratio of 1.28 is nearer than one of 1.56
     assert last_of_side(tensors, 1) == tensors[3]
@@ -594,7 +597,9 @@ def test_tensors_behind_computed_pads_are_found() -> None:
     constants["share"] = np.array([0.3], np.float32)
     model = opened(build(nodes, constants))
     (_, tensor) = spatial_tensors(model, "scores", (SIDE, SIDE))
-    assert tensor == SpatialTensor("features", CHANNELS, SIDE + 4, SIDE + 4, "Conv")
+    assert tensor == SpatialTensor(
+        "features", CHANNELS, SIDE + 4, SIDE + 4, "Conv", bottleneck=True, depth=1.0
+    )
 
 
 def test_negative_sides_are_open() -> None:

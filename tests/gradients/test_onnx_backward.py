@@ -374,7 +374,7 @@ def refusal(*_: Any) -> str:
         ("class_activation_at", lambda _: unknown_operator),
         ("class_activation_at", lambda _: refusal),
         ("class_activation_at", lambda _: lambda *_: 1 / 0),
-        ("last_features", refusal),
+        ("deep_features", refusal),
     ],
 )
 def test_what_stands_in_the_way_of_class_activation_costs_no_gradient(

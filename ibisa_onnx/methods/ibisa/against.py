@@ -3,7 +3,7 @@
 The map keeps of the evidence what is above zero; here is what is below. By the last step lambda is
 near 0 wherever showing more lowers the answer, so it cannot say how much each cell does. What can
 is the signed evidence E, the mean of the steps' gradients, each over its own root mean square, and
-the signed class activation C, the mean of the steps' maps, each over its largest magnitude:
+the signed class activation C, the mean of the steps' net maps, each over its largest magnitude:
 
     a = sqrt(max(-E, 0) / max|E| * (max(-C, 0) / max|C| + f) / (1 + f))
     against = max(map) max(a - n, 0) / (1 - n)
@@ -48,7 +48,7 @@ class EvidenceAgainst:
             evidence = self._by_answer(over_rms(found.values))
             self._evidence = evidence if self._evidence is None else self._evidence + evidence
             if found.activation is not None:
-                active = self._by_answer(_over_largest(found.activation))
+                active = self._by_answer(_over_largest(found.activation[:, 0]))
                 self._activation = active if self._activation is None else self._activation + active
             return found
 

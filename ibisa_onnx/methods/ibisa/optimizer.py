@@ -14,10 +14,13 @@ The steps go from coarse to fine: from one to the next the smoothing shrinks, be
 masks differ less, so that the first settle which object is needed, while nearly all is let through,
 and the last which parts of it. beta is adaptive: it is multiplied by the score ratio
 p(target | z) / p(target | x) of the step's mask, up to 2. Finer than that is the evidence: the
-mean of all steps' gradients, each over its own root mean square, smoothed, and of it what is above
-zero, brought to lambda's scale. The map is their geometric mean, with a little of lambda alone:
-high where both are, and in order where the evidence is silent. Where the gradient brings class
-activation maps of the steps' masked images, the map is multiplied by a power of their mean.
+mean e of all steps' gradients, each over its own root mean square, smoothed, and of it the positive
+part, brought to lambda's scale. Near zero e is noise, whose sign a shift by one pixel turns, so the
+positive part is a soft one, (e + sqrt(e^2 + (k q)^2)) / 2, where q is the root of the steps' mean
+square: squareplus (Barron, arXiv 2112.11687), as soft as the gradients are large there. The map is
+the geometric mean of both, with a little of lambda alone: high where both are, and in order where
+the evidence is silent. Where the gradient brings class activation maps of the steps' masked images,
+net and gross, the map is multiplied by the mean gross map and the root of the mean net one.
 
 All but the model is simple enough to be differentiated by hand, with S for the smoothing, which is
 its own transpose, and g for the model's part, d log p / d s:
@@ -55,6 +58,7 @@ from ibisa_onnx.methods.problem import MaskGradient
 _LARGEST_RATIO = 2.0  # a rare target may gain a thousandfold by a mask
 _TINY = 1e-30
 _LEAST = 1e-5  # of a map's largest value: where it is 0 the activation alone gives the order
+_SPREAD = 0.5  # cells, over the steps' mean square
 _FLOOR = 0.02  # of a class activation map's: coarse maps are not trusted with less
 
 
@@ -69,7 +73,8 @@ class LogitGradient:
     ratio
         p(target | z) over p(target | x), [M]; 1 where the source of the gradient does not tell.
     activation
-        Class activation maps of z, float32 [M, r, c], where the gradient comes with them.
+        Class activation maps of z, net and gross, float32 [M, 2, r, c], where the gradient comes
+        with them (`gradients.class_activation`).
     """
 
     values: Floats
@@ -128,7 +133,8 @@ def optimise(
     """
     shape, rounds = grid_shape(*size, options.grid), options.rounds
     noises = np.stack([_noises(options, shape, number, rng) for number in range(rounds)])
-    keeps = gradients = activations = np.empty((count, 0, *shape), np.float32)
+    keeps = gradients = np.empty((count, 0, *shape), np.float32)
+    activations = np.empty((count, 0, 2, *shape), np.float32)
     for group in np.split(np.arange(rounds), 1 if together else rounds):
         side, taken, activated = len(group), [], []
         for keep, found in _steps(open_step(group.tolist()), count, noises[group], options):
@@ -198,21 +204,24 @@ def _by_rows(steps: list[Floats], count: int) -> Floats:
 
 
 def _share_of_largest(activation: Floats | None, shape: tuple[int, int], count: int) -> Floats:
-    """Return the positive parts of class activation maps on the grid, [M, h, w], each up to 1.
+    """Return the positive parts of class activation maps on the grid, [M, 2, h, w], each up to 1.
 
     Zeros where there is none.
     """
-    shares = np.zeros((count, *shape), np.float32)
-    for share, each in zip(shares, () if activation is None else activation, strict=False):
-        above = np.where(np.isfinite(each), np.maximum(each, 0), 0)
-        largest = float(above.max())
-        if largest > 0:
-            share[:] = cv2.resize(above / largest, shape[::-1], interpolation=cv2.INTER_LINEAR)
+    shares = np.zeros((count, 2, *shape), np.float32)
+    for share, both in zip(shares, () if activation is None else activation, strict=False):
+        for place, each in zip(share, both, strict=True):
+            above = np.where(np.isfinite(each), np.maximum(each, 0), 0)
+            largest = float(above.max())
+            if largest > 0:
+                place[:] = cv2.resize(above / largest, shape[::-1], interpolation=cv2.INTER_LINEAR)
     return shares
 
 
 def _map(keeps: Floats, gradients: Floats, activations: Floats, options: Options) -> Floats:
     """Return lambda, and its geometric mean with the evidence, mixed, [h, w].
+
+    Lambda is the geometric mean of all rounds': what one of them does without is not needed.
 
     Parameters
     ----------
@@ -221,28 +230,36 @@ def _map(keeps: Floats, gradients: Floats, activations: Floats, options: Options
     gradients
         Of each round and step, over their sizes, [rounds steps, h, w].
     activations
-        Class activation maps of each round and step, [rounds steps, h, w] in 0..1.
+        Class activation maps of each round and step, [rounds steps, 2, h, w] in 0..1.
     """
-    keep = np.asarray(sum(keeps, np.zeros_like(keeps[0])) / np.float32(len(keeps)))
+    keep = np.asarray(np.exp(np.log(np.maximum(keeps, _TINY)).mean(0)), np.float32)
     if not options.evidence:
         return keep
-    mean = np.mean(gradients, 0)
-    above = np.maximum(smooth(mean, options.evidence_smoothing), 0)
+    above = _soft_positive(gradients, options.evidence_smoothing, options.softness)
     evidence = keep.max() * above / max(float(above.max()), _TINY)
     share = np.float32(options.evidence)
     map = np.asarray((1 - share) * keep + share * np.sqrt(keep * evidence), np.float32)
     return _with_activation(map, activations.mean(0), options.activation)
 
 
+def _soft_positive(gradients: Floats, smoothing: float, softness: float) -> Floats:
+    """Return the soft positive part of the gradients' mean, [h, w], of [rounds steps, h, w]."""
+    mean = smooth(np.mean(gradients, 0), smoothing)
+    spread = np.float32(softness) * np.sqrt(smooth(np.mean(gradients * gradients, 0), _SPREAD))
+    return np.asarray((mean + np.hypot(mean, spread)) / 2)
+
+
 def _with_activation(map: Floats, activation: Floats, weight: float) -> Floats:
-    """Return a map times a power of the class activation map, [h, w].
+    """Return a map times powers of both class activation maps, net and gross, [2, h, w].
 
     It keeps the map's largest value; the map alone where nothing is activated.
     """
-    highest, largest = float(map.max()), float(activation.max())
-    if not (weight and highest > 0 and largest > 0):
+    highest, largest = float(map.max()), activation.max((1, 2), keepdims=True)
+    if not (weight and highest > 0 and (largest > 0).all()):
         return map
-    joined = (map / highest + _LEAST) * (activation / largest + _FLOOR) ** np.float32(weight)
+    net, gross = activation / largest + np.float32(_FLOOR)
+    product = (np.sqrt(net) * gross) ** np.float32(weight)
+    joined = (map / highest + _LEAST) * product
     return np.asarray(highest / joined.max() * joined, np.float32)
 
 

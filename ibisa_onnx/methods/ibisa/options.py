@@ -66,12 +66,15 @@ class Options:
     evidence, evidence_smoothing
         Share of the geometric mean in the map, 0 to 1, the rest being lambda alone; and the
         Gaussian over the evidence, in cells.
+    softness
+        Of the evidence's positive part, in root mean squares of the steps' gradients at a cell; 0:
+        all below zero is cut off.
     activation
-        Power of the steps' class activation maps, by which the map is multiplied where the
-        gradient comes with them; 0: none.
+        Power of the steps' class activation, by which the map is multiplied where the gradient
+        comes with it: the gross map times the root of the net one; 0: none.
     rounds
         How often the steps are taken, side by side, each time with waves of other directions;
-        lambda and evidence are those of all rounds, averaged.
+        lambda is the geometric mean of all rounds', the evidence their mean.
     check
         Whether the finished map is checked by the model itself: 8 forward passes with those that
         settle the baseline, without it 4 for "auto" and none for others.
@@ -88,7 +91,7 @@ class Options:
     steps: int = 10
     grid: int = 56
     smoothing: float = 1.0
-    first_smoothing: float = 6.0
+    first_smoothing: float = 3.0
     temperature: float = 1.0
     wave_amplitude: float = 1.0
     first_wave_amplitude: float = 2.0
@@ -102,10 +105,11 @@ class Options:
     information: str = "mean"
     prior: float = 0.05
     learning_rate: float = 1.0
-    pooling: float = 4.0
+    pooling: float = 6.0
     evidence: float = 0.9
     evidence_smoothing: float = 0.3
-    activation: float = 1.3
+    softness: float = 0.2
+    activation: float = 1.0
     rounds: int = 1
     check: bool = True
     baseline: str = AUTO
@@ -129,6 +133,7 @@ class Options:
             "penalty_exponent",
             "pooling",
             "evidence_smoothing",
+            "softness",
             "activation",
             "blur",
         ):

@@ -131,7 +131,9 @@ def step_of(slope: np.ndarray, activation: np.ndarray | None) -> Any:
     """A step whose gradient and class activation are the same at every mask."""
 
     def gradient(masks: np.ndarray) -> MaskGradient:
-        active = None if activation is None else np.repeat(activation[None], len(masks), 0)
+        active = None
+        if activation is not None:
+            active = np.repeat([[activation, np.maximum(activation, 0)]], len(masks), 0)
         return MaskGradient(np.repeat(slope[None], len(masks), 0), np.ones(len(masks)), active)
 
     return pathwise(gradient, 1.0)

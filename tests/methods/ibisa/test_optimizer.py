@@ -359,7 +359,7 @@ def test_the_map_mixes_lambda_with_its_mean_with_the_evidence() -> None:
         return found
 
     def mixed_by(share: float, step: Step) -> np.ndarray:
-        options = Options(evidence=share, evidence_smoothing=0.7, beta=1.0)
+        options = Options(evidence=share, evidence_smoothing=0.7, softness=0.0, beta=1.0)
         return np.array(list(maps(step, (6, 8), options, np.random.default_rng(0))))
 
     lambdas, mixed = mixed_by(0.0, watch), mixed_by(0.25, step)
@@ -398,7 +398,7 @@ def test_rounds_take_the_steps_again_with_waves_of_other_directions() -> None:
         )
         for angle in options.wave_angle + np.pi * np.arange(3) / 6
     ]
-    np.testing.assert_allclose(keeps[-1], np.mean(ends, 0), atol=1e-6)
+    np.testing.assert_allclose(keeps[-1], np.exp(np.log(ends).mean(0)), atol=1e-6)
 
 
 # -- several answers side by side
@@ -574,7 +574,7 @@ def activated(activations: list[np.ndarray], **settings: Any) -> np.ndarray:
     left = iter(activations)
 
     def step(smoothed: np.ndarray, noise: np.ndarray) -> LogitGradient:
-        return LogitGradient(np.ones_like(smoothed), np.ones(1), next(left)[None])
+        return LogitGradient(np.ones_like(smoothed), np.ones(1), np.stack([next(left)] * 2)[None])
 
     options = Options(steps=len(activations), beta=0.0, wave_amplitude=0.0, **settings)
     return list(optimise(lambda _: step, 1, SIZE, options, np.random.default_rng(0)))[-1][0]
@@ -590,6 +590,27 @@ def test_the_map_is_high_where_features_are_active() -> None:
     columns = found.mean(0)
     assert columns[-1] > 2 * columns[9] > 4 * columns[0] > 0
     assert (found[:, -1] == found.max()).all()
+
+
+def test_where_gradients_disagree_the_map_is_small_and_in_order() -> None:
+    """Evidence is e + sqrt(e^2 + (k q)^2), halved; only its order and ratios are left in a map."""
+    shown, turns = np.zeros(SIZE, np.float32), iter([1, -1, 1, -1])
+    shown[:, :4], shown[:, 4:8], shown[:, 8:] = 1.0, 0.5, -1.0
+
+    def step(smoothed: np.ndarray, noise: np.ndarray) -> LogitGradient:
+        gradient = shown.copy()
+        gradient[:, 4:8] *= next(turns)  # for and against it in turn
+        return LogitGradient(np.broadcast_to(gradient, smoothed.shape), np.ones(1))
+
+    options = Options(
+        **{"steps": 4, "beta": 0.0, "wave_amplitude": 0.0, "evidence": 1.0},
+        **{"evidence_smoothing": 0.0, "learning_rate": 1e-6, "softness": 0.2},
+    )
+    (map,) = list(optimise(lambda _: step, 1, SIZE, options, np.random.default_rng(0)))[-1]
+    yes, even, no = (float(map[0, column]) ** 2 for column in (0, 6, SIZE[1] - 1))
+    scale = 1 + np.hypot(1, 0.2)  # of the gradients' root mean square, which divides all
+    assert even / yes == pytest.approx(0.2 * 0.5 / scale, rel=1e-2)
+    assert no / yes == pytest.approx((np.hypot(1, 0.2) - 1) / scale, rel=1e-2)
 
 
 @pytest.mark.parametrize("nothing", [0.0, -1.0, np.nan])
