@@ -26,7 +26,9 @@ EARLIER = Options(
     beta=20.0,
     first_beta=1.0,
     penalty_exponent=0.0,
+    pooling=4.0,
     evidence_smoothing=1.0,
+    softness=0.0,
     activation=0.0,
     baseline="blur",
 )
