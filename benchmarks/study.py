@@ -377,11 +377,11 @@ def show(args: argparse.Namespace) -> None:
     for bench in benches:
         print(f"\nHeld-back half, {bench.model}\n", *report_lines(bench), sep="\n")
         print("\n", *lead_lines(bench), sep="\n")
+    if args.model:
+        return
     print("\n| | on the object | hull | mass | greyhound | bull |\n|---|---|---|---|---|---|")
     for name in (*IBISA, "gradcam"):
         print(f"| {name} | {' | '.join(place_cells(found.get(name)))} |")
-    if args.model:
-        return
     plot(benches)
     gallery(benches)
     print("\nTuning half\n", *tuning_lines(benches, found), sep="\n")
