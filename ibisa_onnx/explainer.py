@@ -1,6 +1,6 @@
 """The public face: a deployed model that can be asked why.
 
-Arguments are checked by `arguments`; the work is done in `pipeline` and `asking`.
+Here arguments are checked; the work is done in `pipeline`.
 """
 
 from __future__ import annotations
@@ -13,17 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ibisa_onnx.arguments import (
-    check_rows,
-    check_seed,
-    check_single,
-    control_from_now,
-    is_several,
-    layout_given,
-    listed,
-    target_specs,
-)
-from ibisa_onnx.asking import map_of, try_preprocessing
 from ibisa_onnx.caching import BuiltOnce
 from ibisa_onnx.errors import OptionError, TargetError
 from ibisa_onnx.explanation import Explanation
@@ -35,7 +24,8 @@ from ibisa_onnx.methods.baselines import Baseline, baseline_named
 from ibisa_onnx.methods.ibisa.method import Ibisa
 from ibisa_onnx.methods.ibisa.options import Options, options_named
 from ibisa_onnx.methods.problem import Problem
-from ibisa_onnx.methods.stopping import Progress
+from ibisa_onnx.methods.settings import check_seed
+from ibisa_onnx.methods.stopping import Control, Progress
 from ibisa_onnx.models.base import ImageModel
 from ibisa_onnx.models.function import InputSpec
 from ibisa_onnx.models.open import open_model
@@ -43,6 +33,7 @@ from ibisa_onnx.pipeline import Pipeline
 from ibisa_onnx.preprocessing.resolve import Overrides, settle_preprocessing
 from ibisa_onnx.preprocessing.spec import Preprocessing
 from ibisa_onnx.preprocessing.trial import TrialRanking
+from ibisa_onnx.targets.arguments import check_single, is_several, listed, target_specs
 from ibisa_onnx.targets.base import Objective, TargetSpec
 from ibisa_onnx.targets.reader import OutputReader
 
@@ -142,7 +133,7 @@ class Explainer:
         self.model = open_model(
             model,
             input_spec,
-            layout=layout_given(preprocessing, overrides),
+            layout=_layout(preprocessing, overrides),
             output=output,
             providers=providers,
             input=input,
@@ -252,7 +243,7 @@ class Explainer:
         IbisaError
             A picture cannot be read, there is no such class, or the model gives no class scores.
         """
-        return try_preprocessing(self._pipeline, images, targets)
+        return self._pipeline.try_preprocessing(images, targets)
 
     def explain(
         self,
@@ -316,7 +307,7 @@ class Explainer:
         """
         check_single(target)
         check_seed(seed)
-        control = control_from_now(None, deadline, stop, intermediate=True)
+        control = Control.from_now(None, deadline, stop, intermediate=True)
         problem = self.problem(image, target)
         for _, explanation in self._pipeline.solve(problem, self.method, int(seed), control):
             yield self._with_warnings(explanation)
@@ -420,7 +411,7 @@ class Explainer:
         """
         check_single(target)
         problem = self._pipeline.ask([image], [target_specs(target)], self._baseline(self.method))
-        check_rows(problem, 1)
+        _check_rows(problem, 1)
         return problem
 
     def prepare(self, problem: Problem, method: Method | str | None = None) -> None:
@@ -467,7 +458,7 @@ class Explainer:
         """
         check_seed(seed)
         chosen = self._method(method)
-        return map_of(self._pipeline, problem, image, self._baseline(chosen), chosen, int(seed))
+        return self._pipeline.map_of(problem, image, self._baseline(chosen), chosen, int(seed))
 
     def _solve(
         self,
@@ -482,13 +473,13 @@ class Explainer:
         single: bool = False,
     ) -> Iterator[tuple[int, Explanation]]:
         """Check all arguments, ask, and yield explanations with the numbers of their rows."""
-        control = control_from_now(progress, deadline, stop)
+        control = Control.from_now(progress, deadline, stop)
         check_seed(seed)
         chosen = self._method(method)
         specs = [target_specs(each) for each in targets]
         problem = self._pipeline.ask(images, specs, self._baseline(chosen))
         if single:
-            check_rows(problem, len(images))
+            _check_rows(problem, len(images))
         found = self._pipeline.solve(problem, chosen, int(seed), control)
         return ((row, self._with_warnings(explanation)) for row, explanation in found)
 
@@ -522,3 +513,22 @@ class Explainer:
 def _in_order(found: Iterable[tuple[int, Explanation]]) -> list[Explanation]:
     """Return explanations by the numbers of their rows."""
     return [explanation for _, explanation in sorted(found, key=lambda pair: pair[0])]
+
+
+def _layout(
+    preprocessing: Preprocessing | str | os.PathLike[str] | None, overrides: Overrides
+) -> str | None:
+    """Return the layout that was given, without which some shapes cannot be read."""
+    if isinstance(preprocessing, Preprocessing):
+        return preprocessing.layout
+    return overrides.layout
+
+
+def _check_rows(problem: Problem, images: int) -> None:
+    """Raise `TargetError` where targets bind to no answer of a picture, or to several."""
+    pictures = {id(row.picture) for row in problem.rows}
+    if len(problem) != images or len(pictures) != images:
+        raise TargetError(
+            f"the target means {len(problem)} answers to {images} image(s); it must mean one "
+            "each, or use explain_all"
+        )

@@ -32,7 +32,9 @@ from ibisa_onnx.models.base import ImageModel
 from ibisa_onnx.models.environment import versions
 from ibisa_onnx.models.passes import PassCounter
 from ibisa_onnx.preprocessing.spec import AS_IS, Preprocessing, mean_colour, prepare
+from ibisa_onnx.preprocessing.trial import TrialRanking, rank_preprocessing
 from ibisa_onnx.targets.base import FixedTarget, Objective, Raw, TargetSpec
+from ibisa_onnx.targets.classification import choose
 from ibisa_onnx.targets.exposing import ExposedModels
 from ibisa_onnx.targets.reader import OutputReader
 
@@ -169,6 +171,33 @@ class Pipeline:
         raw = self._exposed.with_outputs(names, []).run(tensors, names)
         reading = self.reader.read(raw)
         return reading.probabilities(raw[reading.name])
+
+    def try_preprocessing(
+        self, images: Sequence[Source], targets: Sequence[str | int] | None
+    ) -> TrialRanking:
+        """Rank presets of preprocessing by what the model makes of pictures.
+
+        `targets` are the class of each, by index or label; None: not known.
+        """
+        pictures, classes = [read_picture(each) for each in images], None
+        if targets is not None:
+            scores = self.probabilities(pictures[0]) if pictures else np.empty(0)
+            labels = self.reader.labels  # some are known once a picture was seen
+            classes = [choose(each, scores, labels)[0] for each in targets]
+        return rank_preprocessing(self.preprocessing, pictures, self.probabilities_of, classes)
+
+    def map_of(
+        self, problem: Problem, image: Floats | None, baseline: Baseline, method: Method, seed: int
+    ) -> Floats:
+        """Explain one answer where nothing is resized; see `Explainer.map_of`."""
+        shown = problem.image if image is None else image[None]
+        masked = MaskedImages(shown, baseline.of(shown))
+        problem = replace(problem, masked=masked) if image is None else problem.with_images(masked)
+        prepared = self.prepare(method, problem)
+        found: Results = {}
+        for results in prepared.run(problem, np.random.default_rng(seed), Control.from_now()):
+            found |= results
+        return found[0].map
 
     def prepare(self, method: Method, problem: Problem) -> PreparedMethod:
         """Prepare a method for a problem's objectives, which are of one family, once."""

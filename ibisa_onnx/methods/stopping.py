@@ -71,6 +71,34 @@ class Control:
     def __post_init__(self) -> None:
         self.begin = self._lap = time.perf_counter()
 
+    @classmethod
+    def from_now(
+        cls,
+        progress: Progress | None = None,
+        deadline: float | None = None,
+        stop: Callable[[], bool] | None = None,
+        *,
+        intermediate: bool = False,
+    ) -> Control:
+        """Return the control of a run that begins now; `deadline` is in seconds, counted from now.
+
+        Raises
+        ------
+        OptionError
+            One of them is not what it should be.
+        """
+        seconds = check_deadline(deadline)
+        for name, value in (("progress", progress), ("stop", stop)):
+            if value is not None and not callable(value):
+                raise OptionError(f"{name} is {value!r}; give a function")
+        control = cls(StoppingRule(), intermediate=intermediate)
+        control.stopping.deadline = control.begin + seconds
+        if stop is not None:
+            control.stopping.stop = stop
+        if progress is not None:
+            control.progress = progress
+        return control
+
     @property
     def anytime(self) -> bool:
         """Whether maps on the way may be the last, or are shown."""

@@ -1,0 +1,49 @@
+"""Targets as callers write them, brought to one form: indices, labels, objectives, or several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ibisa_onnx.errors import TargetError
+from ibisa_onnx.targets.base import FixedTarget, Objective, TargetSpec
+from ibisa_onnx.targets.classification import ClassTarget, count
+
+
+def is_several(targets: Any) -> bool:
+    """Tell whether targets are a sequence of them, and not one."""
+    if isinstance(targets, np.ndarray):
+        return targets.ndim > 0
+    return isinstance(targets, Sequence) and not isinstance(targets, str | bytes)
+
+
+def listed(targets: Any) -> list[Any]:
+    """Return targets as a list, of one where there is one."""
+    return list(targets) if is_several(targets) else [targets]
+
+
+def target_specs(targets: Any) -> list[TargetSpec]:
+    """Return what a user wrote as target specifications; TargetError where that is nothing."""
+    given = listed(targets)
+    if not given:
+        raise TargetError("no target is given; leave it out for the predicted class")
+    return [_spec(each) for each in given]
+
+
+def _spec(target: Any) -> TargetSpec:
+    if isinstance(target, Objective):
+        return FixedTarget(target)
+    if isinstance(target, np.ndarray) and target.ndim == 0:
+        target = target.item()
+    known = isinstance(target, TargetSpec) and not isinstance(target, type)
+    return target if known else ClassTarget(target)
+
+
+def check_single(target: Any, instead: str = "use explain_all") -> None:
+    """Raise `TargetError` where a target is several; `instead` says what to do."""
+    if is_several(target):
+        raise TargetError(f"target {target!r} is a sequence; {instead}")
+    if count(target) > 1:
+        raise TargetError(f"target {target!r} is several classes; {instead}")
