@@ -20,11 +20,12 @@ from ibisa_onnx.imports import import_extra
 from ibisa_onnx.io.atomic import write_files
 from ibisa_onnx.io.formats import decode_png, encode_npy, encode_png, jsonable
 from ibisa_onnx.io.overlay import ascii_fold, beside, blend, scale_of
+from ibisa_onnx.targets.retention import KEPT
 
 _FORMAT = 6
 _READ = (5, _FORMAT)  # 5 has no map of what speaks against
-FLAT = 0.01
-"""A map that varies by less points at nothing."""
+_FLAT = 0.01  # a map that varies by less lets next to nothing through
+_RESTORED = 0.5  # of what the baseline loses: a map whose best half gives that back points at it
 
 _MAPS = ("map", "against", "effect", "uncertainty")
 
@@ -91,9 +92,21 @@ class Sufficiency:
 
         `probability` is the picture's own, of which it is a share.
         """
+        return float(np.clip(self._added / probability, 0, 1)) if probability > 0 else 0.0
+
+    def share_restored(self, probability: float) -> float:
+        """Return what half of the picture or less gives back of what the baseline loses, 0 to 1.
+
+        0 where the baseline keeps the answer, whose `probability` that of the picture is.
+        """
+        if self.probabilities[0] >= KEPT * probability:
+            return 0.0
+        return float(np.clip(self._added / (probability - self.probabilities[0]), 0, 1))
+
+    @property
+    def _added(self) -> float:
         shown = [p for area, p in zip(self.areas, self.probabilities, strict=True) if area <= 0.5]
-        added = max(shown) - self.probabilities[0]
-        return float(np.clip(added / probability, 0, 1)) if probability > 0 else 0.0
+        return max(shown) - self.probabilities[0]
 
     def area_for(self, probability: float) -> float | None:
         """Return the smallest of the areas that gives at least this probability, if one does."""
@@ -118,6 +131,20 @@ class Completion:
     def ended(self) -> bool:
         """Whether no more work follows."""
         return self.cut_short is not None or self.done == self.planned
+
+
+def is_flat(
+    map: npt.NDArray[np.float32], sufficiency: Sufficiency | None, probability: float
+) -> bool:
+    """Tell whether a map points at nothing.
+
+    It varies by less than a hundredth, and no half of the picture that was shown in its order gives
+    back half of what the baseline loses. Where very little of the picture is enough, if only it
+    is seen faintly, a map is low but in order.
+    """
+    height = float(np.ptp(map))
+    restored = sufficiency.share_restored(probability) if sufficiency and height > 0 else 0.0
+    return height < _FLAT and restored < _RESTORED
 
 
 @dataclass(frozen=True)
@@ -218,7 +245,7 @@ class Explanation:
     @property
     def flat(self) -> bool:
         """Whether the map points at nothing: the answer needs no part of the picture, or all."""
-        return float(np.ptp(self.map)) < FLAT
+        return is_flat(self.map, self.sufficiency, self.target.probability)
 
     @property
     def strength(self) -> float:

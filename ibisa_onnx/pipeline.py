@@ -16,11 +16,11 @@ import numpy.typing as npt
 from ibisa_onnx.caching import BuiltOnce
 from ibisa_onnx.errors import OptionError
 from ibisa_onnx.explanation import (
-    FLAT,
     ExplainedTarget,
     Explanation,
     Passes,
     Provenance,
+    is_flat,
 )
 from ibisa_onnx.gradients.masked_images import Floats, MaskedImages
 from ibisa_onnx.io.images import Picture, Source, read_picture
@@ -283,7 +283,7 @@ class Pipeline:
             warnings=(
                 *row.warnings,
                 *row.objective.warnings(row.answer),
-                *_warnings(result),
+                *_warnings(result, row.probability),
             ),
             against=None if against is None else restore(against),
             effect=effect,
@@ -370,8 +370,8 @@ def explained_target(row: Row) -> ExplainedTarget:
     )
 
 
-def _warnings(result: AttributionResult) -> tuple[str, ...]:
-    """Return what a reader of this map must know."""
+def _warnings(result: AttributionResult, probability: float) -> tuple[str, ...]:
+    """Return what a reader of this map must know; `probability` is the answer's."""
     warnings, completion, certificate = [*result.warnings], result.completion, result.certificate
     if result.blind:
         warnings.append(
@@ -382,7 +382,7 @@ def _warnings(result: AttributionResult) -> tuple[str, ...]:
                 else "every baseline"
             )
         )
-    elif float(np.ptp(result.map)) < FLAT:
+    elif is_flat(result.map, result.sufficiency, probability):
         warnings.append("the map is flat: no part of the picture is worth its information")
     if not certificate.holds:
         warnings.append(

@@ -207,3 +207,23 @@ def test_a_flat_map_is_drawn_in_neither_colour(explanation):
     against = replace(flat, against=np.ones_like(flat.map))
     pictures = slice(0, 190)  # above the caption
     np.testing.assert_array_equal(against.overlay(signed=True)[pictures], flat.overlay()[pictures])
+
+
+@pytest.mark.parametrize(
+    ("highest", "shown", "flat"),
+    [
+        (0.02, (0.4, 0.4), False),  # not low
+        (0.009, (0.4, 0.9), False),  # low, but its best part gives back most of what was lost
+        (0.009, (0.4, 0.6), True),
+        (0.009, (0.93, 0.95), True),  # the baseline loses nothing that could be given back
+        (0.0, (0.4, 0.9), True),  # no order, whatever was shown
+        (0.009, None, True),  # nobody looked
+    ],
+)
+def test_a_low_map_is_flat_unless_what_it_points_at_gives_the_answer_back(
+    explanation: Explanation, highest: float, shown: tuple[float, ...] | None, flat: bool
+) -> None:
+    map = np.zeros_like(explanation.map)
+    map[3:9, 4:12] = highest
+    checked = None if shown is None else Sufficiency((0.0, 0.05), shown)
+    assert replace(explanation, map=map, sufficiency=checked).flat is flat

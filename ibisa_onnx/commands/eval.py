@@ -220,6 +220,7 @@ class _Maps:
     def __post_init__(self) -> None:
         self.costs: dict[str, Passes] = {}
         self.fidelity: dict[str, bool] = {}
+        self.flat: dict[str, bool] = {}
 
     def explain(self, makers: Mapping[str, Method]) -> dict[str, npt.NDArray[Any]]:
         """Make the maps; what cannot be made is said before any of them is."""
@@ -243,6 +244,7 @@ class _Maps:
         self.console.warn([f"{prefix}{text}" for text in found.warnings if text not in known])
         self.costs[name] = found.passes
         self.fidelity[name] = found.certificate.holds
+        self.flat[name] = found.flat
         return found.map
 
 
@@ -305,13 +307,11 @@ def _judge(
     comparisons: Sequence[Comparison],
     scores: Mapping[str, float],
 ) -> Verdict:
-    from ibisa_onnx.explanation import FLAT
     from ibisa_onnx.metrics import STABILITY, judge
 
-    made, height = _THIS in work.costs, float(np.ptp(map))
     return judge(
         comparisons,
-        flat=height < FLAT if made else height == 0,
+        flat=work.flat.get(_THIS, not np.ptp(map)),
         fidelity=work.fidelity.get(_THIS),
         stability=scores.get(STABILITY.name),
     )
