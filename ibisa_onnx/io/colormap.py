@@ -27,7 +27,7 @@ _LMS_TO_RGB = np.array(
 )
 
 
-def colormap(levels: int = 256) -> npt.NDArray[np.uint8]:
+def colormap(levels: int = 256, *, against: bool = False) -> npt.NDArray[np.uint8]:
     """Return the ramp from silence to need: dark indigo, crimson, orange, light yellow.
 
     Lightness rises evenly from 0.25 to 0.93 (OKLab), so equal steps of the map look equal, in grey
@@ -38,32 +38,21 @@ def colormap(levels: int = 256) -> npt.NDArray[np.uint8]:
     ----------
     levels
         How many colours, at least 2.
+    against
+        The ramp for what speaks against, as light at each level: dark blue, blue, light cyan. Its
+        hue stays on the blue side, which both kinds of red-green colour blindness tell from the
+        crimson to yellow of the other.
 
     Returns
     -------
     uint8 [levels, 3], RGB.
     """
     t = np.linspace(0.0, 1.0, levels)
-    return _rgb(0.25 + 0.68 * t, 0.10 + 0.09 * np.sin(np.pi * t), 290.0 + 175.0 * t)
-
-
-def colormap_against(levels: int = 256) -> npt.NDArray[np.uint8]:
-    """Return the ramp for what speaks against: dark blue, blue, light cyan.
-
-    As light as `colormap` at each level. Its hue stays on the blue side, which both kinds of
-    red-green colour blindness tell from the crimson to yellow of that one.
-
-    Parameters
-    ----------
-    levels
-        How many colours, at least 2.
-
-    Returns
-    -------
-    uint8 [levels, 3], RGB.
-    """
-    t = np.linspace(0.0, 1.0, levels)
-    return _rgb(0.25 + 0.68 * t, 0.145 + 0.06 * np.sin(np.pi * t) - 0.105 * t, 268.0 - 36.0 * t)
+    arch = np.sin(np.pi * t)
+    chroma, degrees = 0.10 + 0.09 * arch, 290.0 + 175.0 * t
+    if against:
+        chroma, degrees = 0.145 + 0.06 * arch - 0.105 * t, 268.0 - 36.0 * t
+    return _rgb(0.25 + 0.68 * t, chroma, degrees)
 
 
 def _rgb(lightness: Levels, chroma: Levels, degrees: Levels) -> npt.NDArray[np.uint8]:

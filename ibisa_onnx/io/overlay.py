@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ibisa_onnx.errors import ResultError
-from ibisa_onnx.io.colormap import colormap, colormap_against
+from ibisa_onnx.io.colormap import colormap
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -156,7 +156,7 @@ def _blend(
     picture = image.astype(np.float32)
     grey = picture @ np.array([[0.299], [0.587], [0.114]], dtype=np.float32)
     base = _DIM * (_SATURATION * picture + (1.0 - _SATURATION) * grey)
-    ramps = np.stack([colormap(), colormap_against()])
+    ramps = np.stack([colormap(), colormap(against=True)])
     level = np.rint(value * (ramps.shape[1] - 1)).astype(np.intp)
     colour = ramps[(below > above).astype(np.intp), level].astype(np.float32)
     return np.asarray(np.rint(base + opacity * (colour - base)), dtype=np.uint8)

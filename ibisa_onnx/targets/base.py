@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from ibisa_onnx.errors import GradientError
+
 if TYPE_CHECKING:
     import onnx
 
@@ -48,8 +50,14 @@ class Objective(ABC):
         return np.exp(self.score(raw))
 
     def vjp(self, raw: Raw) -> dict[str, npt.NDArray[np.float32]]:
-        """Return the derivative of each row's score by each output it reads, in its shape."""
-        raise NotImplementedError(f"{type(self).__name__} has no derivative")
+        """Return the derivative of each row's score by each output it reads, in its shape.
+
+        Raises
+        ------
+        GradientError
+            There is none: it is explained by forward passes alone.
+        """
+        raise GradientError(f"{type(self).__name__} has no derivative")
 
     def readout(self, raw: Raw) -> Doubles:
         """Return what the fidelity check compares, [N, ...], in units of probability."""

@@ -360,7 +360,6 @@ def test_choices_offered_are_those_there_are():
     assert set(model_options.PRESETS) == set(preprocessing.PRESETS)
     assert tuple(explaining.PRESETS) == tuple(ibisa.PRESETS)
     assert set(explaining.METHOD_NAMES) == {"ibisa", *METHODS}
-    assert set(explaining.SIGNED_METHODS) <= set(explaining.METHOD_NAMES)
     assert set(model_options.CHANNEL_ORDERS) == set(preprocessing.CHANNEL_ORDERS)
     assert set(model_options.RESIZES) == set(preprocessing.RESIZES)
     assert set(model_options.INTERPOLATIONS) == set(resampling.KERNELS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ibisa_onnx.io.colormap import colormap, colormap_against
+from ibisa_onnx.io.colormap import colormap
 
 # Linear sRGB as someone without M or L cones sees it (Machado, Oliveira and Fernandes 2009).
 DEUTERANOPIA = np.array(
@@ -33,9 +33,9 @@ TO_XYZ = np.array(
 USUAL = np.eye(3)
 
 
-def cielab(seen_as=USUAL, ramp=colormap):
+def cielab(seen_as=USUAL, *, against=False):
     """CIELAB [256, 3] of a colormap: another space than the one it is computed in."""
-    encoded = ramp() / 255.0
+    encoded = colormap(against=against) / 255.0
     linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
     xyz = np.clip(linear @ seen_as.T, 0, 1) @ TO_XYZ.T / [0.95047, 1.0, 1.08883]
     f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
@@ -74,11 +74,11 @@ def test_equal_length_and_ends_for_any_number_of_levels():
 @pytest.mark.parametrize("seen_as", [USUAL, DEUTERANOPIA, PROTANOPIA])
 def test_against_is_told_from_for_by_every_eye(seen_as):
     """From three tenths of the scale on; below it both are dark and faint."""
-    above, below = cielab(seen_as), cielab(seen_as, colormap_against)
+    above, below = cielab(seen_as), cielab(seen_as, against=True)
     apart = np.linalg.norm(above - below, axis=1)
     assert apart[77:].min() > 20
     assert below[51:230, 2].max() < -15  # blue
 
 
 def test_against_is_as_light_as_for():
-    np.testing.assert_allclose(cielab(ramp=colormap_against)[:, 0], cielab()[:, 0], atol=8)
+    np.testing.assert_allclose(cielab(against=True)[:, 0], cielab()[:, 0], atol=8)

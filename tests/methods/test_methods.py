@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import ibisa_onnx as ibisa
+from ibisa_onnx.commands.explaining import SIGNED_METHODS
 from ibisa_onnx.errors import GradientError, NonFiniteGradientError, OptionError
 from ibisa_onnx.gradients.layer import SplitModel
 from ibisa_onnx.methods.grad_cam import GradCam
@@ -71,6 +72,7 @@ def test_passes_and_progress(
     assert found.sufficiency is None
     assert found.certificate.holds
     assert found.certificate.gradient == ("exact" if name in LOOKS_INSIDE else "none")
+    assert (found.against is not None) == (name in SIGNED_METHODS)
 
 
 @pytest.mark.parametrize("name", METHODS)
