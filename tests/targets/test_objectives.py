@@ -338,3 +338,17 @@ def test_a_target_may_bind_to_an_objective_that_adds_nodes(explainer: ibisa.Expl
     found, usual = explainer.explain(scene_path(), Likeliest()), explainer.explain(scene_path())
     assert found.target.probability == pytest.approx(usual.target.probability, rel=1e-5)
     np.testing.assert_allclose(found.map, usual.map, atol=1e-3)
+
+
+def test_an_objective_without_a_derivative_says_so() -> None:
+    class Forward(ibisa.Objective):
+        outputs = (OUTPUT,)
+
+        def score(self, raw: Any) -> np.ndarray:
+            return raw[OUTPUT][:, 0]
+
+        def describe(self) -> dict[str, Any]:
+            return {"kind": "mine", "caption": "the first"}
+
+    with pytest.raises(ibisa.GradientError, match="Forward has no derivative"):
+        Forward().vjp({OUTPUT: np.zeros((1, 8), np.float32)})
