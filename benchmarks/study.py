@@ -49,13 +49,17 @@ FIGURES = Path(__file__).parents[1] / "docs" / "figures"
 PAPER = IBISA["paper"]
 VARIANTS: dict[str, Options] = {
     "paper": PAPER,
-    "first smoothing 3": replace(PAPER, first_smoothing=3.0),
+    "first smoothing 4": replace(PAPER, first_smoothing=4.0),
     "first smoothing 6": replace(PAPER, first_smoothing=6.0),
     "grid 80": replace(PAPER, grid=80, smoothing=1.4, first_smoothing=5.7, pooling=8.0),
     "start 1.5": replace(PAPER, start=1.5),
-    "learning rate 0.8": replace(PAPER, learning_rate=0.8),
+    "learning rate 1.2": replace(PAPER, learning_rate=1.2),
+    "the same learning rate throughout": replace(PAPER, first_learning_rate=1.0),
+    "learning rate 1 throughout, beta 40": replace(
+        PAPER, first_learning_rate=1.0, learning_rate=1.0, beta=40.0
+    ),
     "pooling 4": replace(PAPER, pooling=4.0),
-    "beta 30": replace(PAPER, beta=30.0),
+    "beta 45": replace(PAPER, beta=45.0),
     "waves 1.5": replace(PAPER, wave_amplitude=1.5),
     "blur for baseline": replace(PAPER, baseline="blur"),
     "mean for baseline": replace(PAPER, baseline="mean"),

@@ -22,7 +22,7 @@ from ibisa_onnx.gradients.masked_images import Floats
 from ibisa_onnx.io.images import Picture, read_picture
 from ibisa_onnx.methods.masking import smooth
 from ibisa_onnx.preprocessing.spec import Preprocessing, prepare
-from ibisa_onnx.targets.retention import LOST, log_odds
+from ibisa_onnx.targets.retention import LOST
 
 AUTO = "auto"
 BLUR = "blur"
@@ -30,6 +30,7 @@ CANDIDATES = {BLUR: 0.05, "mean": LOST, "noise": LOST}
 """What `auto` chooses from, in order of preference, and what share of the answer's probability each
 may leave. A blur leaves a soft object, by which the peak falls beside what it should fall on."""
 
+_CERTAIN = 0.99  # a probability: nearer to 1 a softmax has next to no gradient
 _BORDER = 1 / 16  # of the shorter side
 _TILES = 8  # on the longer side
 _RADIUS = 3.0  # of inpainting, in pixels
@@ -179,7 +180,8 @@ def choices(names: Sequence[str], scores: npt.NDArray[np.float64], answer: float
     """Return which baselines to take: those that lose the answer, or else the one that most does.
 
     Where all raise it (hiding a rival may raise what hiding the cue itself lowers) the one that
-    moves its log-odds most.
+    raises it most and leaves the model in some doubt: where it is certain, what is shown of the
+    picture changes nothing and has no gradient.
 
     Parameters
     ----------
@@ -194,5 +196,7 @@ def choices(names: Sequence[str], scores: npt.NDArray[np.float64], answer: float
     lost: list[int] = np.flatnonzero(scores < limits * answer).tolist()
     if lost or scores.min() < answer:
         return lost or [int(np.argmin(scores))]
-    shifts = np.where(np.isfinite(scores), log_odds(scores) - log_odds(answer), -1)
-    return [int(np.argmax(shifts))]
+    doubtful = scores < _CERTAIN
+    if doubtful.any():
+        return [int(np.argmax(np.where(doubtful, scores, -1)))]
+    return [int(np.argmin(scores))]

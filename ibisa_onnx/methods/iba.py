@@ -161,11 +161,11 @@ class PreparedIba(RowByRow):
         certificate = self.layer.certificate(problem, problem.row.objective, raw)
         relative = (features[0] - self.statistics.mean) / self.statistics.deviation
         parameters = np.full(relative.shape, method.start, np.float32)
-        adam = PooledAdam(method.learning_rate, pooling=0)
+        adam = PooledAdam(pooling=0)
         begin = time.perf_counter()
         for done in range(1, method.steps + 1):
             gradient = self._loss_gradient(problem, parameters, relative, rng)
-            parameters = parameters - adam.step(gradient)
+            parameters = parameters - adam.step(gradient, method.learning_rate)
             control.progress(done, method.steps)
             pace = (time.perf_counter() - begin) / done
             if done < method.steps and control.stopping.over(pace):

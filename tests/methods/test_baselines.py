@@ -118,6 +118,8 @@ def test_a_file_that_is_no_picture_is_refused(tmp_path: Path) -> None:
         ([0.3, 0.5, 0.3], [2]),
         ([0.9, 0.7, 0.8], [1]),
         ([0.8, 0.9, 0.95], [2]),
+        ([0.85, 0.95, 0.9999], [1]),
+        ([0.999, 0.995, 1.0], [1]),
     ],
 )
 def test_those_that_lose_the_answer_are_chosen_or_one_that_changes_it(

@@ -158,16 +158,15 @@ def _steps(
     `noises` are those of each round and step, [rounds, steps, h, w].
     """
     logits = np.full((count * len(noises), *noises.shape[2:]), options.start, np.float32)
-    adam = PooledAdam(options.learning_rate, options.pooling)
-    schedule = zip(smoothings(options), betas(options), strict=True)
-    for number, (smoothing, beta) in enumerate(schedule):
+    adam = PooledAdam(options.pooling)
+    schedule = zip(smoothings(options), betas(options), learning_rates(options), strict=True)
+    for number, (smoothing, beta, rate) in enumerate(schedule):
         noise = np.tile(noises[:, number], (count, 1, 1))
         with np.errstate(invalid="ignore", over="ignore"):  # of gradients that are not finite
             found = step(smooth(logits, smoothing), noise)
             weight = beta * _adapted(found.ratio, options.penalty_exponent)
-            logits = logits - adam.step(
-                _loss_gradient(found.values, logits, smoothing, weight, options)
-            )
+            gradient = _loss_gradient(found.values, logits, smoothing, weight, options)
+            logits = logits - adam.step(gradient, rate)
         yield sigmoid(smooth(logits, options.smoothing)), found
 
 
@@ -293,6 +292,12 @@ def betas(options: Options) -> list[float]:
     return [options.beta * each for each in _ramp(options.first_beta, 1, options.steps)]
 
 
+def learning_rates(options: Options) -> list[float]:
+    """Return the step size of each step, in logits."""
+    growth = _ramp(options.first_learning_rate, 1, options.steps)
+    return [options.learning_rate * each for each in growth]
+
+
 def amplitudes(options: Options) -> Floats:
     """Return the amplitude of the plane waves at each step, in logits, [steps]."""
     growth = _ramp(options.first_wave_amplitude, 1, options.steps)
@@ -309,18 +314,16 @@ class PooledAdam:
 
     Parameters
     ----------
-    learning_rate
-        Step size.
     pooling
         Standard deviation of the Gaussian over the squared gradient, in cells; 0 is plain Adam.
     """
 
-    def __init__(self, learning_rate: float, pooling: float) -> None:
-        self._rate, self._pooling = learning_rate, pooling
+    def __init__(self, pooling: float) -> None:
+        self._pooling = pooling
         self._steps = 0
         self._first = self._second = np.zeros((), np.float32)
 
-    def step(self, gradient: Floats) -> Floats:
+    def step(self, gradient: Floats, learning_rate: float) -> Floats:
         """Return what to subtract from the parameters, in the gradient's shape [..., h, w]."""
         beta1, beta2 = 0.9, 0.999
         self._steps += 1
@@ -328,4 +331,4 @@ class PooledAdam:
         self._first = beta1 * self._first + (1 - beta1) * gradient
         self._second = beta2 * self._second + (1 - beta2) * squared
         spread = np.sqrt(self._second / (1 - beta2**self._steps))
-        return np.asarray(self._rate / (1 - beta1**self._steps) * self._first / (spread + 1e-8))
+        return np.asarray(learning_rate / (1 - beta1**self._steps) * self._first / (spread + 1e-8))

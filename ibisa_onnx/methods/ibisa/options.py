@@ -47,9 +47,9 @@ class Options:
         The first logits: everything is let through, then squeezed.
     beta
         Weight of the information term at the last step, in nats for a mask that keeps everything.
-    first_wave_amplitude, first_beta
-        What `wave_amplitude` and `beta` are multiplied by at the first step; in between it changes
-        evenly.
+    first_wave_amplitude, first_beta, first_learning_rate
+        What `wave_amplitude`, `beta` and `learning_rate` are multiplied by at the first step; in
+        between it changes evenly.
     penalty_exponent
         Power of the score ratio, p(target | z) / p(target | x) and at most 2, by which beta is
         multiplied; 0: always all of it.
@@ -99,16 +99,17 @@ class Options:
     wave_angle: float = 0.3
     noise: float = 0.0
     start: float = 2.0
-    beta: float = 40.0
+    beta: float = 60.0
     first_beta: float = 0.25
+    first_learning_rate: float = 0.25
     penalty_exponent: float = 1.0
     information: str = "mean"
     prior: float = 0.05
-    learning_rate: float = 1.0
+    learning_rate: float = 1.5
     pooling: float = 6.0
     evidence: float = 0.9
     evidence_smoothing: float = 0.3
-    softness: float = 0.2
+    softness: float = 0.15
     activation: float = 1.0
     rounds: int = 1
     check: bool = True
@@ -130,6 +131,7 @@ class Options:
             "noise",
             "beta",
             "first_beta",
+            "first_learning_rate",
             "penalty_exponent",
             "pooling",
             "evidence_smoothing",
@@ -161,8 +163,8 @@ class Options:
 PRESETS: Mapping[str, Options] = MappingProxyType(
     {
         "paper": Options(),
-        "fast": Options(steps=6, beta=60.0, check=False, budget=100),
-        "quality": Options(rounds=9, budget=400),
+        "fast": Options(steps=6, beta=90.0, learning_rate=2.0, check=False, budget=100),
+        "quality": Options(rounds=9, beta=40.0, budget=400),
     }
 )
 """Settings by name: 20 + 10 passes (forward + backward) as in the paper, 12 + 6, and 100 + 90."""

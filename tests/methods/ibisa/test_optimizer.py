@@ -18,6 +18,7 @@ from ibisa_onnx.methods.ibisa.optimizer import (
     Step,
     _loss_gradient,
     betas,
+    learning_rates,
     optimise,
     pathwise,
     smoothings,
@@ -219,9 +220,11 @@ def test_smoothing_goes_from_coarse_to_fine() -> None:
     assert smoothings(Options(steps=1, smoothing=1.5)) == pytest.approx([1.5])
 
 
-def test_the_price_grows_evenly() -> None:
+def test_the_price_and_the_steps_grow_evenly() -> None:
     assert betas(Options(steps=4, first_beta=0.25, beta=20.0)) == pytest.approx([5, 10, 15, 20])
     assert betas(Options(steps=1, beta=20.0)) == [20.0]
+    steps = Options(steps=3, first_learning_rate=0.5, learning_rate=2.0)
+    assert learning_rates(steps) == pytest.approx([1, 1.5, 2])
 
 
 @pytest.fixture
@@ -302,6 +305,7 @@ def test_ten_steps_are_those_of_torchs_autograd_and_adam(
         first_beta=0.5,
         beta=1.0,
         first_wave_amplitude=3.0,
+        first_learning_rate=0.5,
         noise=0.2,
         evidence=0.0,
     )
@@ -310,11 +314,12 @@ def test_ten_steps_are_those_of_torchs_autograd_and_adam(
     amplitudes = np.linspace(3, 1, options.steps)[:, None, None]
     noises += amplitudes * plane_waves(options.steps, (6, 8), options.wave_frequency)
     logits = torch.full((6, 8), options.start, dtype=torch.float64, requires_grad=True)
-    adam = torch.optim.Adam([logits], lr=options.learning_rate)
-    prices = np.linspace(0.5, 1, options.steps)
-    for noise, smoothing, beta in zip(noises, smoothings(options), prices, strict=True):
+    adam = torch.optim.Adam([logits])
+    shares = np.linspace(0.5, 1, options.steps).tolist()  # of beta and of the learning rate
+    for noise, smoothing, share in zip(noises, smoothings(options), shares, strict=True):
         adam.zero_grad()
-        torch_loss(logits, noise, smoothing, replace(options, beta=float(beta))).backward()
+        adam.param_groups[0]["lr"] = share * options.learning_rate
+        torch_loss(logits, noise, smoothing, replace(options, beta=share)).backward()
         adam.step()
     expected = torch.sigmoid(torch_smooth(logits, options.smoothing)).detach()
     found = last(slope_of_decides, (6, 8), options, np.random.default_rng(6))
@@ -534,25 +539,25 @@ def gradients() -> np.ndarray:
 def test_unpooled_it_is_plain_adam(gradients: np.ndarray) -> None:
     parameter = torch.zeros(8, 10, dtype=torch.float64, requires_grad=True)
     torch_adam = torch.optim.Adam([parameter], lr=0.3)
-    adam, ours = PooledAdam(0.3, 0), np.zeros((8, 10))
+    adam, ours = PooledAdam(0), np.zeros((8, 10))
     for gradient in gradients:
         parameter.grad = torch.from_numpy(gradient)
         torch_adam.step()
-        ours = ours - adam.step(gradient)
+        ours = ours - adam.step(gradient, 0.3)
         np.testing.assert_allclose(ours, parameter.detach(), rtol=1e-7, atol=1e-7)
 
 
 def test_a_step_keeps_single_precision(gradients: np.ndarray) -> None:
-    adam = PooledAdam(1.0, 4.0)
+    adam = PooledAdam(4.0)
     for gradient in gradients.astype(np.float32):
-        assert adam.step(gradient).dtype == np.float32
+        assert adam.step(gradient, 1.0).dtype == np.float32
 
 
 def test_pooled_a_cell_is_measured_against_its_neighbours() -> None:
     gradient = np.zeros((21, 21), np.float32)
     gradient[10, 10] = 1.0
     gradient[10, 12] = 1e-3
-    plain, pooled = PooledAdam(1.0, 0).step(gradient), PooledAdam(1.0, 4).step(gradient)
+    plain, pooled = (PooledAdam(pooling).step(gradient, 1.0) for pooling in (0, 4))
     # Plain Adam takes a full step where there is next to no gradient; pooled, the ratio stays.
     assert plain[10, 12] / plain[10, 10] == pytest.approx(1, abs=1e-3)
     assert pooled[10, 12] / pooled[10, 10] == pytest.approx(1e-3, rel=0.5)
@@ -560,7 +565,7 @@ def test_pooled_a_cell_is_measured_against_its_neighbours() -> None:
 
 def test_where_all_cells_agree_pooling_changes_nothing() -> None:
     gradient = np.full((6, 9), -0.25, np.float32)
-    np.testing.assert_allclose(PooledAdam(0.5, 3).step(gradient), -0.5, rtol=1e-6)
+    np.testing.assert_allclose(PooledAdam(3).step(gradient, 0.5), -0.5, rtol=1e-6)
 
 
 def test_a_whole_number_of_any_type_is_meant() -> None:
