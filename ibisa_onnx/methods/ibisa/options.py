@@ -164,7 +164,14 @@ PRESETS: Mapping[str, Options] = MappingProxyType(
     {
         "paper": Options(),
         "fast": Options(steps=6, beta=90.0, learning_rate=2.0, check=False, budget=100),
-        "quality": Options(rounds=9, beta=40.0, budget=400),
+        "quality": Options(
+            rounds=9,
+            beta=40.0,
+            learning_rate=1.0,
+            first_learning_rate=1.0,
+            softness=0.2,
+            budget=400,
+        ),
     }
 )
 """Settings by name: 20 + 10 passes (forward + backward) as in the paper, 12 + 6, and 100 + 90."""
