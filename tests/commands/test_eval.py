@@ -64,9 +64,11 @@ def test_without_a_map_the_picture_is_explained_and_beats_a_random_map(cli):
     result = cli("eval", MODEL, SCENE, "--json", "--threads", 1)
     ours, random = scores(result), scores(result, "smooth random")
     assert list(ours) == [metric.name for metric in (*USUAL, *STABILITIES)]
-    assert ours["insertion"] > random["insertion"] + 0.2
-    assert ours["deletion"] < random["deletion"] - 0.1
+    assert ours["insertion"] > random["insertion"]  # which is one draw, and may be a lucky one
+    assert ours["deletion"] < random["deletion"]
     record = json.loads(result.out)
+    for each in record["comparisons"]:
+        assert each["area"] > max(each["random"]) + 0.2  # the best of twenty
     assert record["passes"]["this map"] == [20, 10]
     assert record["target"]["label"] == "striped ball"
     assert record["checking_passes"] > 100
