@@ -266,7 +266,9 @@ def test_methods_have_names(explainer: ibisa.Explainer, method: str):
 
 
 def test_ibisa_is_a_method_like_the_others(explainer: ibisa.Explainer):
-    fast = replace(explainer.method, options=ibisa.Options(steps=6, beta=90.0, check=False))
+    fast = replace(
+        explainer.method, options=ibisa.Options(steps=6, learning_rate=2.0, beta=90.0, check=False)
+    )
     found = explainer.explain(scene_path(), method=fast)
     usual = ibisa.Explainer(model_path(), options="fast", threads=2).explain(scene_path())
     assert found.map.tobytes() == usual.map.tobytes()
