@@ -196,7 +196,5 @@ def choices(names: Sequence[str], scores: npt.NDArray[np.float64], answer: float
     lost: list[int] = np.flatnonzero(scores < limits * answer).tolist()
     if lost or scores.min() < answer:
         return lost or [int(np.argmin(scores))]
-    doubtful = scores < _CERTAIN
-    if doubtful.any():
-        return [int(np.argmax(np.where(doubtful, scores, -1)))]
-    return [int(np.argmin(scores))]
+    doubtful = np.flatnonzero(scores < _CERTAIN)
+    return [int(doubtful[np.argmax(scores[doubtful])] if len(doubtful) else np.argmin(scores))]

@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 
 from ibisa_onnx.gradients.masked_images import Floats
-from ibisa_onnx.methods.ibisa.optimizer import LogitGradient, Step, over_rms
+from ibisa_onnx.methods.ibisa.optimizer import LogitGradient, Step
 from ibisa_onnx.methods.masking import smooth
 
 _SMOOTHING = 3 / 56  # standard deviation of the Gaussian over E, of the grid's longer side
@@ -45,7 +45,7 @@ class EvidenceAgainst:
 
         def watched(smoothed: Floats, noise: Floats) -> LogitGradient:
             found = step(smoothed, noise)
-            evidence = self._by_answer(over_rms(found.values))
+            evidence = self._by_answer(found.relative)
             self._evidence = evidence if self._evidence is None else self._evidence + evidence
             if found.activation is not None:
                 active = self._by_answer(_over_largest(found.activation[:, 0]))

@@ -38,6 +38,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -80,6 +81,14 @@ class LogitGradient:
     values: Floats
     ratio: npt.NDArray[np.float64]
     activation: Floats | None = None
+
+    @cached_property
+    def relative(self) -> Floats:
+        """Each of `values` over its root mean square, so that each step counts alike, [M, h, w]."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            sizes = (np.sqrt(np.mean(each * each)) for each in self.values)
+            scaled = [g / s if s != 0 else g for g, s in zip(self.values, sizes, strict=True)]
+        return np.stack(scaled)
 
 
 Step = Callable[[Floats, Floats], LogitGradient]
@@ -138,7 +147,7 @@ def optimise(
     for group in np.split(np.arange(rounds), 1 if together else rounds):
         side, taken, activated = len(group), [], []
         for keep, found in _steps(open_step(group.tolist()), count, noises[group], options):
-            taken.append(over_rms(found.values))
+            taken.append(found.relative)
             activated.append(_share_of_largest(found.activation, shape, len(found.values)))
             seen, active = (
                 np.concatenate([before, _by_rows(new, count)], 1)
@@ -185,14 +194,6 @@ def _noises(
     angle = options.wave_angle + turn
     waves = plane_waves(options.steps, shape, options.wave_frequency, angle)
     return np.asarray(noises + amplitudes(options)[:, None, None] * waves)
-
-
-def over_rms(gradients: Floats) -> Floats:
-    """Return each of [M, h, w] over its root mean square, so that each step counts alike."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        sizes = (np.sqrt(np.mean(each * each)) for each in gradients)
-        scaled = [g / s if s != 0 else g for g, s in zip(gradients, sizes, strict=True)]
-    return np.stack(scaled)
 
 
 def _by_rows(steps: list[Floats], count: int) -> Floats:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper
 
 import ibisa_onnx as ibisa
 from ibisa_onnx.gradients.masked_images import MaskedImages
@@ -26,30 +26,24 @@ GRADIENTS = ("exact", "forward-only")
 
 def network() -> onnx.ModelProto:
     """`scores` [N, 2]: red speaks for class 0 and blue against it."""
-    node = helper.make_node
+    kernel = np.array([[1, -0.5, -0.5], [-0.5, 1, -0.5], [-0.5, -0.5, 1]], np.float32)
     constants = {
         "matrix": np.array([[120, 0], [0, 0], [-120, 0]], np.float32),
-        "kernel": np.array([[1, -0.5, -0.5], [-0.5, 1, -0.5], [-0.5, -0.5, 1]], np.float32)[
-            ..., None, None
-        ],
+        "kernel": kernel[..., None, None],
         "bias": np.array([1, 3], np.float32),
     }
-    nodes = [
-        node("Conv", ["image", "kernel"], ["c"]),
-        node("Relu", ["c"], ["features"]),
-        node("GlobalAveragePool", ["features"], ["g"]),
-        node("Flatten", ["g"], ["f"]),
-        node("MatMul", ["f", "matrix"], ["m"]),
-        node("Add", ["m", "bias"], ["scores"]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "colours",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, SIDE, SIDE])],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 2])],
-        [numpy_helper.from_array(value, key) for key, value in constants.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    model = onnx.parser.parse_model(f"""
+        <ir_version: 8, opset_import: ["": 13]>
+        colours (float[n, 3, {SIDE}, {SIDE}] image) => (float[n, 2] scores) {{
+            c = Conv(image, kernel)
+            features = Relu(c)
+            g = GlobalAveragePool(features)
+            f = Flatten(g)
+            m = MatMul(f, matrix)
+            scores = Add(m, bias)
+        }}""")
+    model.graph.initializer.extend(numpy_helper.from_array(v, k) for k, v in constants.items())
+    return model
 
 
 def scene(*, blue: bool) -> np.ndarray:
