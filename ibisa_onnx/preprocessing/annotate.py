@@ -24,12 +24,11 @@ from ibisa_onnx.preprocessing.sources.metadata import (
     model_api_key,
     read_ibisa,
 )
-from ibisa_onnx.preprocessing.spec import CROPPING, Preprocessing
+from ibisa_onnx.preprocessing.spec import CROPPING, LETTERBOXES, Preprocessing
 
 if TYPE_CHECKING:
     import onnx
 
-_LETTERBOX_GREY = 114
 # What others may have said of these is replaced, or removed where it cannot be said their way.
 _ON_PREPROCESSING = (
     "Image.BitmapPixelFormat",
@@ -166,8 +165,8 @@ def _model_api_resize(spec: Preprocessing) -> dict[str, str]:
     for name, resize in MODEL_API_RESIZES.items():
         if resize == spec.resize and (square or resize != "shortest"):
             keys["resize_type"] = name
-    if spec.resize == "letterbox":
-        keys["pad_value"] = str(_LETTERBOX_GREY)
+    if spec.resize in LETTERBOXES:
+        keys["pad_value"] = str(spec.pad_value)
     return keys
 
 

@@ -25,6 +25,7 @@ from ibisa_onnx.preprocessing.spec import (
     AS_IS,
     CHANNEL_ORDERS,
     CROPPING,
+    LETTERBOXES,
     PRESETS,
     Preprocessing,
 )
@@ -68,6 +69,7 @@ class Overrides:
     interpolation: str | None = None
     layout: str | None = None
     depth: str | None = None
+    pad_value: int | None = None
 
     @classmethod
     def of(cls, given: Overrides | Mapping[str, Any] | None) -> Overrides:
@@ -105,6 +107,35 @@ class ResolvedField:
         return self.source.endswith(_GUESS_MARK)
 
 
+_UNKNOWN = ResolvedField("", None, "")
+
+
+@dataclass(frozen=True)
+class Usual:
+    """What is usual for models of one kind: a guess, but a better one than ImageNet's values.
+
+    Attributes
+    ----------
+    source
+        "usual for YOLOX".
+    values
+        Fields of `Preprocessing`; also `preset`.
+    """
+
+    source: str
+    values: Mapping[str, Any]
+
+    def layer(self, channels: int) -> Layer:
+        """Return it as a source, whose every field is a guess; `channels` are the input's."""
+        fields = {key: value for key, value in self.values.items() if key != "preset"}
+        if "preset" in self.values and channels in (1, 3, 4):
+            order = fields.get("channel_order") if channels == 3 else None
+            fields = spell_out(self.values["preset"], order, channels) | fields
+        if channels != 3:
+            fields.pop("channel_order", None)
+        return Layer(self.source, fields, guessed=frozenset(fields))
+
+
 @dataclass(frozen=True)
 class ResolvedPreprocessing:
     """The spec, one field for each field that matters, and what a user should know."""
@@ -126,6 +157,7 @@ def resolve_preprocessing(
     overrides: Overrides | Mapping[str, Any] | None = None,
     file: Path | None = None,
     folder: Path | None = None,
+    usual: Usual | None = None,
 ) -> ResolvedPreprocessing:
     """Settle how a picture becomes the model's input.
 
@@ -141,6 +173,8 @@ def resolve_preprocessing(
         A preprocessing file: TOML, JSON, or the configuration of a training framework.
     folder
         The model's, where such configurations may lie beside it; None: there is none.
+    usual
+        What is usual for models of its kind, which goes before ImageNet's values alone.
 
     Raises
     ------
@@ -154,6 +188,7 @@ def resolve_preprocessing(
         _check_against_input(layer, image)
     fixed = (image.height, image.width) if image.height and image.width else None
     unasked = [*metadata_layers(metadata, fixed), *companion_layers(folder)]
+    unasked += [usual.layer(image.channels)] if usual is not None else []
     layers += [_unless_contradicted(layer, image) for layer in unasked]
     resolved = _facts(image)
     for layer in layers:
@@ -162,6 +197,11 @@ def resolve_preprocessing(
     for layer in layers:
         _add_guessed(resolved, layer)
     warnings = [warning for layer in layers for warning in layer.warnings]
+    if usual is not None and resolved.get("mean", _UNKNOWN).source.startswith(usual.source):
+        warnings.append(
+            f"how pixels become this model's input is not said, so it is taken as {usual.source}; "
+            "if the answer looks wrong, give preprocessing=, or mean=, std=, scale=, channel_order="
+        )
     warnings += _guess_values(resolved, image.channels)
     warnings += _guess_geometry(resolved, signature)
     return _conclude(resolved, warnings)
@@ -173,6 +213,7 @@ def settle_preprocessing(
     wanted: Preprocessing | str | os.PathLike[str] | None,
     overrides: Overrides | Mapping[str, Any] | None,
     folder: Path | None = None,
+    usual: Usual | None = None,
 ) -> ResolvedPreprocessing:
     """Settle the preprocessing from what a user gave for it: a whole spec, a preset, or a file.
 
@@ -184,6 +225,8 @@ def settle_preprocessing(
         Single values, which go before a preset or a file.
     folder
         The model's, where files may say something of it.
+    usual
+        What is usual for models of its kind.
 
     Raises
     ------
@@ -206,7 +249,9 @@ def settle_preprocessing(
     file = None if wanted is None else Path(wanted)
     if isinstance(wanted, str) and _is_preset(wanted):
         overrides, file = replace(overrides, preset=wanted), None
-    return resolve_preprocessing(signature, metadata, overrides=overrides, file=file, folder=folder)
+    return resolve_preprocessing(
+        signature, metadata, overrides=overrides, file=file, folder=folder, usual=usual
+    )
 
 
 def _is_preset(word: str) -> bool:
@@ -466,6 +511,8 @@ def _conclude(resolved: dict[str, ResolvedField], warnings: Sequence[str]) -> Re
     """Build the spec, which checks itself, and put the resolved in the spec's order."""
     if resolved["resize"].value not in CROPPING:
         del resolved["shorter_side"]
+    if resolved["resize"].value not in LETTERBOXES:
+        resolved.pop("pad_value", None)
     if resolved["channel_order"].value != AS_IS:
         del resolved["channels"]  # which the order tells
     order = [each.name for each in fields_of(Preprocessing) if each.name in resolved]

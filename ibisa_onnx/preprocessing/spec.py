@@ -79,6 +79,10 @@ _LEAST_CUT, _LEAST_STRETCH, _LEAST_ENLARGEMENT = 0.005, 0.02, 1.02  # worth a wo
 _OTHER_CHANNELS = (
     "{} has {} channel(s) and the model takes {}; give a TIFF or .npy file [H, W, C] of as many"
 )
+PAD_VALUE = 114
+"""The grey that most letterboxes have."""
+LETTERBOXES = ("letterbox", "letterbox-corner")
+"""Those that look at `pad_value`."""
 _MEAN_COLOUR = (124, 116, 104)  # of ImageNet's photographs, RGB
 
 
@@ -139,11 +143,22 @@ def _stretch_crop(picture: tuple[int, int], spec: Preprocessing) -> Placement:
     return _centred(enlarged(spec.size, target), spec.size, 0)
 
 
-def _letterbox(picture: tuple[int, int], spec: Preprocessing) -> Placement:
-    """Fit the whole picture in, its aspect kept, with grey (114) margins."""
+def _fitted(picture: tuple[int, int], spec: Preprocessing) -> tuple[float, float]:
+    """Return the height and width that a picture has where it fits in, its aspect kept."""
     ratio = min(want / has for want, has in zip(spec.size, picture, strict=True))
-    height, width = (max(1, round(side * ratio)) for side in picture)
-    return _centred((height, width), spec.size, 114)
+    return picture[0] * ratio, picture[1] * ratio
+
+
+def _letterbox(picture: tuple[int, int], spec: Preprocessing) -> Placement:
+    """Fit the whole picture into the middle, its aspect kept, with margins around it."""
+    height, width = (max(1, round(side)) for side in _fitted(picture, spec))
+    return _centred((height, width), spec.size, spec.pad_value)
+
+
+def _letterbox_corner(picture: tuple[int, int], spec: Preprocessing) -> Placement:
+    """Fit the whole picture into the top left corner, its sides rounded down, as YOLOX does."""
+    height, width = (max(1, int(side + 1e-6)) for side in _fitted(picture, spec))
+    return Placement((height, width), 0, 0, spec.pad_value)
 
 
 def _as_it_is(picture: tuple[int, int], spec: Preprocessing) -> Placement:
@@ -162,6 +177,7 @@ RESIZES: Mapping[str, Callable[[tuple[int, int], Preprocessing], Placement]] = M
         "stretch": _stretch,
         "stretch-crop": _stretch_crop,
         "letterbox": _letterbox,
+        "letterbox-corner": _letterbox_corner,
         "none": _as_it_is,
     }
 )
@@ -180,7 +196,8 @@ class Preprocessing:
     resize
         "shortest" (shorter side to `shorter_side`, then the centre is cropped), "stretch",
         "stretch-crop" (the same to `shorter_side` and the aspect of `size`, then the centre is
-        cropped), "letterbox" (aspect kept, grey margins) or "none" (the picture must fit).
+        cropped), "letterbox" (aspect kept, margins around it), "letterbox-corner" (the same in the
+        top left corner) or "none" (the picture must fit).
     shorter_side
         For "shortest" and "stretch-crop"; None: the shorter side of `size`.
     interpolation
@@ -198,6 +215,8 @@ class Preprocessing:
     depth
         What deeper pictures than 8 bits are to the formula: "8-bit", brought to 0..255, or "full",
         their own values. None: see `takes_own_values`.
+    pad_value
+        Of the margins of a letterbox, 0..255.
     guessed
         The fields that nobody said. A picture that has the input's size is not resized by a guess.
 
@@ -219,6 +238,7 @@ class Preprocessing:
     dtype: str = "float32"
     channels: int = 0
     depth: str | None = None
+    pad_value: int = PAD_VALUE
     guessed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -234,6 +254,11 @@ class Preprocessing:
             raise PreprocessingError(f"size is {self.size}; give a height and a width in pixels")
         if self.shorter_side is not None and self.shorter_side < 1:
             raise PreprocessingError(f"shorter side is {self.shorter_side}; give 1 pixel or more")
+        whole = isinstance(self.pad_value, int | np.integer) and not isinstance(
+            self.pad_value, bool
+        )
+        if not whole or not 0 <= self.pad_value <= 255:
+            raise PreprocessingError(f"pad value is {self.pad_value!r}; give a number, 0 to 255")
         if not np.isfinite(self.scale) or self.scale == 0:
             raise PreprocessingError(f"scale is {self.scale}; give a number other than 0")
         self._check_channels("mean", self.mean)
@@ -263,7 +288,7 @@ class Preprocessing:
         values = dataclasses.asdict(self)
         if self.channel_order != AS_IS:
             del values["channels"]
-        for field, usual in (("depth", None), ("guessed", ())):
+        for field, usual in (("depth", None), ("guessed", ()), ("pad_value", PAD_VALUE)):
             if values[field] == usual:
                 del values[field]
         return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}

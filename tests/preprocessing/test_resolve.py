@@ -486,7 +486,7 @@ class TestModelApi:
         [
             ("standard", "stretch", None, 0),
             ("fit_to_window_letterbox", "letterbox", None, 0),
-            ("fit_to_window", "letterbox", None, 1),
+            ("fit_to_window", "letterbox-corner", None, 0),
             ("crop", "shortest", 224, 0),
             ("squash", "shortest", 256, 1),
         ],
@@ -496,6 +496,12 @@ class TestModelApi:
         assert (resolved.spec.resize, resolved.spec.shorter_side) == (resize, shorter)
         assert len(resolved.warnings) == warnings
         assert all(repr(name) in warning for warning in resolved.warnings)
+
+    @pytest.mark.parametrize(("said", "value"), [({}, 0), ({"pad_value": "114"}, 114)])
+    def test_margins_have_the_value_that_it_says(self, said, value):
+        keys = {"resize_type": "fit_to_window", **said}
+        metadata = MODEL_API | {f"model_info {key}": text for key, text in keys.items()}
+        assert _resolve(metadata=metadata).spec.pad_value == value
 
     def test_intensity_is_scaled_to_one_first(self):
         metadata = {
@@ -586,7 +592,7 @@ class TestFiles:
             ("spec.toml", 'mean = "three"', "mean is 'three', expected a number"),
             ("spec.toml", "size = [1, 2, 3]", r"expected \[height, width\]"),
             ("spec.toml", "resize = 3", "expected a word"),
-            ("spec.toml", 'resize = "squash"', "expected one of letterbox, none, shortest"),
+            ("spec.toml", 'resize = "squash"', "expected one of letterbox, letterbox-corner"),
             ("spec.toml", 'dtype = "bfloat16"', "expected one of float16"),
             ("spec.json", {"do_normalize": True, "size": {"width": 3}}, "cannot make sense"),
         ],

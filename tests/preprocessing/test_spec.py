@@ -176,6 +176,20 @@ class TestGeometry:
         assert (columns[0], columns[-1]) == (22, 177)  # from 9 * 200 / 82 to 73 * 200 / 82
         assert seen.sum() == len(rows) * len(columns)
 
+    def test_a_letterbox_in_the_corner_by_hand(self):
+        image = np.full((33, 100, 3), 9, np.uint8)
+        spec = Preprocessing((50, 50), "letterbox-corner", pad_value=7)
+        prepared = prepare(image, spec)
+        assert (prepared.tensor[0, :, :16] == 9).all()  # 16.5, rounded down
+        assert (prepared.tensor[0, :, 16:] == 7).all()
+        assert prepared.geometry.offset == (0, 0)
+        assert prepared.geometry.scale == (16 / 33, 0.5)
+
+    @pytest.mark.parametrize("value", [-1, 256, 1.5, True])
+    def test_margins_are_of_a_byte(self, value):
+        with pytest.raises(PreprocessingError, match="pad value is"):
+            Preprocessing((8, 8), "letterbox", pad_value=value)
+
     def test_letterbox_by_hand(self):
         """100 x 200 in 50 x 50: 25 x 50, 12 grey rows above and 13 below."""
         spec = Preprocessing((50, 50), "letterbox")
@@ -273,7 +287,7 @@ class TestSpec:
         ("changes", "match"),
         [
             ({"size": (0, 4)}, "size"),
-            ({"resize": "squash"}, "choose from: shortest, stretch, stretch-crop, letterbox, none"),
+            ({"resize": "squash"}, "choose from: .* letterbox, letterbox-corner, none"),
             ({"interpolation": "magic"}, "interpolation"),
             ({"channel_order": "RBG"}, "channel order"),
             ({"layout": "CHWN"}, "layout"),

@@ -122,6 +122,7 @@ _PARSERS: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
         "dtype": _one_of(IMAGE_DTYPES, str.lower),
         "channels": _whole,
         "depth": _one_of(DEPTHS, str.lower),
+        "pad_value": _whole,
         "guessed": _names,
     }
 )

@@ -19,6 +19,7 @@ from typing import Any
 from ibisa_onnx.errors import PreprocessingError
 from ibisa_onnx.models.signature import METADATA_KEY
 from ibisa_onnx.preprocessing.sources.base import Layer, parse_layer
+from ibisa_onnx.preprocessing.spec import LETTERBOXES
 
 PIXEL_FORMATS: Mapping[str, str] = MappingProxyType(
     {"Gray8": "GRAY", "Rgb8": "RGB", "Bgr8": "BGR", "Rgba8": "RGBA", "Bgra8": "BGRA"}
@@ -33,7 +34,12 @@ PIXEL_RANGES: Mapping[str, tuple[float, float]] = MappingProxyType(
 )
 """What pixels 0 and 255 become, by the range's name in ONNX's standard metadata."""
 MODEL_API_RESIZES: Mapping[str, str] = MappingProxyType(
-    {"standard": "stretch", "fit_to_window_letterbox": "letterbox", "crop": "shortest"}
+    {
+        "standard": "stretch",
+        "fit_to_window_letterbox": "letterbox",
+        "fit_to_window": "letterbox-corner",
+        "crop": "shortest",
+    }
 )
 """Ways to resize by their names in OpenVINO's Model API."""
 # Those of its keys that say something on preprocessing.
@@ -236,16 +242,23 @@ def _floats(said: Mapping[str, str], name: str) -> tuple[float, ...]:
 def _model_api_resize(
     said: Mapping[str, str], size: tuple[int, int] | None
 ) -> tuple[dict[str, Any], list[str]]:
-    """Return how pictures are resized, and in what ours differs."""
+    """Return how pictures are resized and padded, and what of that is not known."""
     name = said.get("resize_type")
     if name is None:
         return {}, []
     key = model_api_key("resize_type")
-    if name == "fit_to_window":
-        near = f"metadata key {key} is {name!r}: its margin is at the end, here it is on both sides"
-        return {"resize": "letterbox"}, [near]
     if name not in MODEL_API_RESIZES:
         return {}, [f"ignored: metadata key {key} is {name!r}, which is not known"]
     resize = MODEL_API_RESIZES[name]
-    whole = resize == "shortest" and size is not None
-    return {"resize": resize} | ({"shorter_side": min(size)} if whole and size else {}), []
+    fields: dict[str, Any] = {"resize": resize}
+    if resize == "shortest" and size is not None:
+        fields["shorter_side"] = min(size)
+    if resize in LETTERBOXES:
+        fields["pad_value"] = _pad_value(said)
+    return fields, []
+
+
+def _pad_value(said: Mapping[str, str]) -> int:
+    """Return the value of the margins, 0 where it is not said or no byte."""
+    text = said.get("pad_value", "")
+    return min(int(text), 255) if text.isdecimal() and len(text) < 9 else 0
