@@ -217,6 +217,17 @@ class ImageModel(ABC):
         size = self.max_batch if most is None else min(most, self.max_batch)
         return self._run(images, names, size, passes or self.passes)
 
+    def run_raw(self, images: Images, outputs: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
+        """Push images forward as one call, whatever the shapes of its outputs; see `run`.
+
+        Raises
+        ------
+        ModelError
+            The model failed, or does not give these outputs.
+        """
+        self._check_images(images)
+        return self._infer(self.filled(images), list(outputs), self.passes)
+
     def run_one_by_one(self, why: str) -> None:
         """Put one image in a call from here on, with a warning; `why` says what a batch does.
 
@@ -269,6 +280,21 @@ class ImageModel(ABC):
         self, images: Images, names: list[str], passes: PassCounter
     ) -> list[npt.NDArray[Any]]:
         """Make one call, and count it."""
+        found = self._infer(images, names, passes)
+        values = [found[name] for name in names]
+        for name, value in zip(names, values, strict=True):
+            if np.ndim(value) == 0 or len(value) != len(images):
+                raise OutputError(
+                    f"output {name} of {self.label} has shape {list(np.shape(value))} for "
+                    f"{len(images)} image(s): no leading batch axis",
+                    "choose another with output=NAME" if len(self.signature.outputs) > 1 else "",
+                )
+        return values
+
+    def _infer(
+        self, images: Images, names: list[str], passes: PassCounter
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Make one call, count it, and see that it gave what was asked for."""
         batch = to_input(images, self.image)
         try:
             found = self.infer({self.image.name: batch, **self.extra_feed(len(batch))}, names)
@@ -282,15 +308,7 @@ class ImageModel(ABC):
         passes.count_forward(len(batch))
         if not isinstance(found, Mapping) or not set(names) <= set(found):
             raise OutputError(f"{self.label} did not give its output(s) {', '.join(names)}")
-        values = [found[name] for name in names]
-        for name, value in zip(names, values, strict=True):
-            if np.ndim(value) == 0 or len(value) != len(batch):
-                raise OutputError(
-                    f"output {name} of {self.label} has shape {list(np.shape(value))} for "
-                    f"{len(batch)} image(s): no leading batch axis",
-                    "choose another with output=NAME" if len(self.signature.outputs) > 1 else "",
-                )
-        return values
+        return {name: found[name] for name in names}
 
     def _check_images(self, images: Images) -> None:
         """Raise where shape or dtype are not what `run` promises to take."""

@@ -40,6 +40,19 @@ class Head:
         self._graph.node.append(helper.make_node("Identity", [rows], [name], name=name))
         return name
 
+    def alias(self, tensor: str, name: str) -> str:
+        """Give a tensor a name, in its own shape."""
+        from onnx import helper
+
+        self._graph.node.append(helper.make_node("Identity", [tensor], [name], name=name))
+        self._taken.add(name)
+        return name
+
+    def largest(self, values: str) -> str:
+        """Return the largest of each row of [N, K], [N, 1]."""
+        rows = self.op("Reshape", values, self.constant([0, 1, -1], np.int64))
+        return self.op("Reshape", self.op("GlobalMaxPool", rows), self.constant([-1, 1], np.int64))
+
     def constant(self, value: npt.ArrayLike, dtype: npt.DTypeLike = np.float32) -> str:
         """Add an initializer, and return its name."""
         from onnx import numpy_helper

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from ibisa_onnx.errors import IbisaError, ModelError, OutputError
 from ibisa_onnx.models.base import ImageModel
+from ibisa_onnx.models.batch_axis import add_batch_axis, lone_picture
 from ibisa_onnx.models.onnx_file import ModelFile, essence, without_initializer_inputs
 from ibisa_onnx.models.ort import CPU, CUDA, import_onnxruntime
 from ibisa_onnx.models.providers import check_providers, resolve_providers
@@ -137,6 +138,7 @@ class DeployedModel(ImageModel):
                 "(or, to an Explainer, a function with its InputSpec)"
             )
         check_providers(providers, session.get_providers())
+        file, session = _with_batch_axis(file, session, input, threads)
         signature = _read_signature(session, file.label, input, read_layout(layout))
         model = cls(
             session,
@@ -243,7 +245,11 @@ class DeployedModel(ImageModel):
             There is no graph to read, or no such tensor in it.
         """
 
+        before_that = self.file.extension
+
         def extend(graph: onnx.GraphProto) -> None:
+            if before_that is not None:
+                before_that(graph)
             write(graph)
             declared = {each.name for each in graph.output}
             made = {name for node in graph.node for name in node.output}
@@ -361,6 +367,23 @@ class DeployedModel(ImageModel):
             results = super()._run(images, names, 1, passes)
             self.run_one_by_one("fails on more than one image at once")
             return results
+
+
+def _with_batch_axis(
+    file: ModelFile,
+    session: onnxruntime.InferenceSession,
+    input: str | None,
+    threads: int | None,
+) -> tuple[ModelFile, onnxruntime.InferenceSession]:
+    """Open a model anew whose picture has no batch axis, with one; any other is left as it is."""
+    name = lone_picture([_tensor_info(each) for each in session.get_inputs()], input)
+    if name is None:
+        return file, session
+    batched = replace(file, extension=lambda graph: add_batch_axis(graph, name))
+    proto = batched.load_proto()
+    if proto is None:
+        return file, session
+    return batched, open_graph(proto, file, session.get_providers(), threads)
 
 
 def _cores() -> int:

@@ -351,9 +351,14 @@ class TestInputs:
         with pytest.raises(ModelError, match=r"takes no picture.*its inputs are: x "):
             _open(self._model(("x", dtype, shape)))
 
-    def test_no_batch_axis(self):
-        with pytest.raises(ModelError, match="without a batch axis"):
-            _open(self._model(("x", TensorProto.FLOAT, [3, 30, 30])))
+    @pytest.mark.parametrize("shape", [[3, 5, 7], [3, "high", 7], [5, 7, 3]])
+    def test_a_picture_without_a_batch_axis_gets_one(self, rng, shape):
+        opened = _open(self._model(("x", TensorProto.FLOAT, shape)))
+        assert opened.image.batch == 1
+        image = rng.random((1, 3, 5, 7), dtype=np.float32)
+        (found,) = opened.run_raw(image, ["y"]).values()
+        wanted = image[0] if shape[0] == 3 else image[0].transpose(1, 2, 0)
+        np.testing.assert_array_equal(np.squeeze(found), wanted)
 
     def test_layout_that_shape_does_not_tell(self, rng):
         model = self._model(("x", TensorProto.FLOAT, ["n", "a", "b", "c"]))
