@@ -42,12 +42,24 @@ if TYPE_CHECKING:
     from ibisa_onnx.models.onnx_session import DeployedModel
     from ibisa_onnx.preprocessing.resolve import Overrides
     from ibisa_onnx.preprocessing.spec import Preprocessing
-    from ibisa_onnx.targets.base import Objective, TargetSpec
+    from ibisa_onnx.targets.arguments import PointTarget
+    from ibisa_onnx.targets.base import Answer, Context, Kind, Objective, TargetSpec
     from ibisa_onnx.targets.classification import ClassTarget
+    from ibisa_onnx.targets.contrast import ContrastTarget
+    from ibisa_onnx.targets.detection import BoxTarget
+    from ibisa_onnx.targets.embedding import SimilarityTarget
+    from ibisa_onnx.targets.keypoints import KeypointTarget
+    from ibisa_onnx.targets.segmentation import RegionTarget
+    from ibisa_onnx.targets.sequence import TextTarget
+    from ibisa_onnx.targets.value import ValueTarget
 
 _HOMES = {
+    "Answer": "targets.base",
+    "BoxTarget": "targets.detection",
     "Certificate": "explanation",
     "ClassTarget": "targets.classification",
+    "Context": "targets.base",
+    "ContrastTarget": "targets.contrast",
     "DeployedModel": "models.onnx_session",
     "Explainer": "explainer",
     "Explanation": "explanation",
@@ -59,6 +71,8 @@ _HOMES = {
     "ImageError": "errors",
     "ImageModel": "models.base",
     "InputSpec": "models.function",
+    "KeypointTarget": "targets.keypoints",
+    "Kind": "targets.base",
     "Method": "methods.base",
     "MetricError": "errors",
     "MissingDependencyError": "errors",
@@ -69,20 +83,29 @@ _HOMES = {
     "Options": "methods.ibisa.options",
     "OutputError": "errors",
     "Overrides": "preprocessing.resolve",
+    "PointTarget": "targets.arguments",
     "Prediction": "explainer",
     "Preprocessing": "preprocessing.spec",
     "PreprocessingError": "errors",
     "ProviderError": "errors",
+    "RegionTarget": "targets.segmentation",
     "ResultError": "errors",
+    "SimilarityTarget": "targets.embedding",
     "Target": "explainer",
     "TargetError": "errors",
     "TargetSpec": "targets.base",
+    "TextTarget": "targets.sequence",
     "UnsupportedOperatorError": "errors",
+    "ValueTarget": "targets.value",
 }
 
 __all__ = [
+    "Answer",
+    "BoxTarget",
     "Certificate",
     "ClassTarget",
+    "Context",
+    "ContrastTarget",
     "DeployedModel",
     "Explainer",
     "Explanation",
@@ -94,6 +117,8 @@ __all__ = [
     "ImageError",
     "ImageModel",
     "InputSpec",
+    "KeypointTarget",
+    "Kind",
     "Method",
     "MetricError",
     "MissingDependencyError",
@@ -104,15 +129,20 @@ __all__ = [
     "Options",
     "OutputError",
     "Overrides",
+    "PointTarget",
     "Prediction",
     "Preprocessing",
     "PreprocessingError",
     "ProviderError",
+    "RegionTarget",
     "ResultError",
+    "SimilarityTarget",
     "Target",
     "TargetError",
     "TargetSpec",
+    "TextTarget",
     "UnsupportedOperatorError",
+    "ValueTarget",
 ]
 __version__ = "0.1.0"
 

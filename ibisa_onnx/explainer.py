@@ -30,12 +30,12 @@ from ibisa_onnx.models.base import ImageModel
 from ibisa_onnx.models.function import InputSpec
 from ibisa_onnx.models.open import open_model
 from ibisa_onnx.pipeline import Pipeline
-from ibisa_onnx.preprocessing.resolve import Overrides, settle_preprocessing
+from ibisa_onnx.preprocessing.resolve import Overrides
 from ibisa_onnx.preprocessing.spec import Preprocessing
 from ibisa_onnx.preprocessing.trial import TrialRanking
 from ibisa_onnx.targets.arguments import check_single, is_several, listed, target_specs
-from ibisa_onnx.targets.base import Objective, TargetSpec
-from ibisa_onnx.targets.reader import OutputReader
+from ibisa_onnx.targets.base import Answer, Kind, Objective, TargetSpec
+from ibisa_onnx.targets.opening import open_reader
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -82,6 +82,9 @@ class Explainer:
     activation
         How raw scores become probabilities ("softmax", "probability", "sigmoid", ...), where that
         is read wrongly (see `targets.class_scores.Activation`).
+    kind
+        What kind of model it is, one of `targets.discovery.KINDS` or "classifier"; None: told by
+        metadata, operators, names and shapes, and where these do not tell by one run on noise.
     gradient
         "auto", "exact", "surrogate", "forward-only", "finite-difference", "spsa" or "rloo".
     surrogate
@@ -121,6 +124,7 @@ class Explainer:
         overrides: Overrides | Mapping[str, Any] | None = None,
         labels: Sequence[str] | str | os.PathLike[str] | None = None,
         activation: str | None = None,
+        kind: str | None = None,
         gradient: str = "auto",
         surrogate: str | os.PathLike[str] | torch.nn.Module | None = None,
         options: Options | str | None = None,
@@ -140,20 +144,20 @@ class Explainer:
             threads=threads,
             extra_inputs=extra_inputs,
         )
-        self.preprocessing = settle_preprocessing(
-            self.model.signature,
-            self.model.metadata,
+        self.preprocessing, self._reader = open_reader(
+            self.model,
             preprocessing,
             overrides,
-            self.model.folder,
+            output=output,
+            activation=activation,
+            labels=labels,
+            kind=kind,
         )
         self.options = options_named(options)
         if budget is not None:
             self.options = replace(self.options, budget=budget)
         self._gradients = GradientSelection(gradient, surrogate, cache_folder(cache))
-        self._reader = OutputReader(self.model, output, activation, labels)
-        spec = self.preprocessing.spec
-        self._pipeline = Pipeline(self.model, spec, self._reader)
+        self._pipeline = Pipeline(self.model, self.preprocessing.spec, self._reader)
         self._baselines: BuiltOnce[Baseline] = BuiltOnce()
         self._baseline(self.method)  # what is none is told of at once
         self._given = {
@@ -223,6 +227,23 @@ class Explainer:
             Prediction(int(index), self._reader.label(int(index)), float(probabilities[index]))
             for index in order
         ]
+
+    @property
+    def kind(self) -> Kind:
+        """What kind of model it is, how that is known, and what can be asked of it."""
+        return self._reader.kind
+
+    def answers(self, image: Image) -> list[Answer]:
+        """Return all that the model says of a picture, the surest first, for one forward pass.
+
+        Classes, boxes, regions, characters or values, as its kind is.
+
+        Parameters
+        ----------
+        image
+            The path or the bytes of a picture, a PIL image, or an array [H, W, 3] RGB.
+        """
+        return self._pipeline.answers(image)
 
     def try_preprocessing(
         self, images: Sequence[Image], targets: Sequence[str | int] | None = None

@@ -75,6 +75,21 @@ class ExplainedTarget:
         """The label alone, or the caption where there is none."""
         return self.label or self.caption
 
+    @property
+    def box(self) -> tuple[float, float, float, float] | None:
+        """Where it is: left, top, right, bottom in the picture's pixels; None: in no one place."""
+        sides = self.details.get("box")
+        if sides is None or len(sides) != 4:
+            return None
+        left, top, right, bottom = (float(side) for side in sides)
+        return left, top, right, bottom
+
+    @property
+    def reading(self) -> str:
+        """The probability in percent, or the value of what is none."""
+        value = self.details.get("value")
+        return f"{100 * self.probability:.1f}%" if value is None else f"{value:.4g}"
+
 
 @dataclass(frozen=True)
 class Sufficiency:
@@ -298,7 +313,8 @@ class Explanation:
             *([self._relative_uncertainty()] if uncertainty else []),
             against=self._known_against() if signed else None,
             strength=None if self.flat else self.strength,
-            left=f"{name}  {100 * target.probability:.1f}%",
+            boxes=[target.box] if target.box is not None else [],
+            left=f"{name}  {target.reading}",
             right=f"{blue}{last}{cut}{passes.forward} forward + {passes.backward} backward",
         )
 
@@ -323,7 +339,7 @@ class Explanation:
         if axes is None:
             axes = import_extra("matplotlib.pyplot", "bench").subplots()[1]
         axes.imshow(blend(self.image, self.map, None if self.flat else self.strength, against))
-        axes.set_title(f"{self.target.name}  {100 * self.target.probability:.1f}%")
+        axes.set_title(f"{self.target.name}  {self.target.reading}")
         axes.set_axis_off()
         return axes
 

@@ -31,9 +31,18 @@ from ibisa_onnx.methods.stopping import DEADLINE, Control
 from ibisa_onnx.models.base import ImageModel
 from ibisa_onnx.models.environment import versions
 from ibisa_onnx.models.passes import PassCounter
+from ibisa_onnx.preprocessing.geometry import Geometry
 from ibisa_onnx.preprocessing.spec import AS_IS, Preprocessing, mean_colour, prepare
 from ibisa_onnx.preprocessing.trial import TrialRanking, rank_preprocessing
-from ibisa_onnx.targets.base import FixedTarget, Objective, Raw, TargetSpec
+from ibisa_onnx.targets.base import (
+    Answer,
+    Context,
+    FixedTarget,
+    Nodes,
+    Objective,
+    Raw,
+    TargetSpec,
+)
 from ibisa_onnx.targets.classification import choose
 from ibisa_onnx.targets.exposing import ExposedModels
 from ibisa_onnx.targets.reader import OutputReader
@@ -83,14 +92,16 @@ class Pipeline:
         tensors = [each.tensor for each in prepared]
         names = [name for each in specs for spec in each for name in spec.outputs(self.reader)]
         given = [spec.objective for each in specs for spec in each if isinstance(spec, FixedTarget)]
-        model, answers = self._answers(tensors, names, given, shared)
-        bound = self._bind(answers, specs)
+        nodes = [each for objective in given for each in objective.nodes] + [*self._nodes(specs)]
+        model, answers = self._answers(tensors, names, nodes, shared)
+        contexts = [self._context(each.geometry, model) for each in prepared]
+        bound = self._bind(answers, specs, contexts)
         for objective in (objective for each in bound for objective in each):
             check_described(objective)
         needed = [name for each in bound for objective in each for name in objective.outputs]
         if not set(needed) <= set(names):  # what a target has bound to reads more
-            given = [objective for each in bound for objective in each]
-            model, answers = self._answers(tensors, [*names, *needed], given, shared)
+            nodes += [each for row in bound for objective in row for each in objective.nodes]
+            model, answers = self._answers(tensors, [*names, *needed], nodes, shared)
         rows = [
             Row(
                 objective,
@@ -119,12 +130,12 @@ class Pipeline:
         self,
         tensors: Sequence[Floats],
         names: Sequence[str],
-        objectives: Sequence[Objective],
+        nodes: Sequence[Nodes],
         passes: Sequence[PassCounter],
     ) -> tuple[ImageModel, list[Raw]]:
         """Push each picture forward alone: a model that has these outputs, and their values."""
         outputs = tuple(dict.fromkeys(names))
-        model = self._exposed.with_outputs(outputs, objectives)
+        model = self._exposed.with_outputs(outputs, nodes)
 
         def answer(place: int) -> Raw:
             raw = model.run(tensors[place], outputs, passes[place])
@@ -134,8 +145,25 @@ class Pipeline:
 
         return model, model.map_concurrently(answer, range(len(tensors)))
 
+    def _nodes(self, specs: Sequence[Sequence[TargetSpec]]) -> tuple[Nodes, ...]:
+        """Return the nodes of the model's kind, where a target may read what they make."""
+        fixed = all(isinstance(spec, FixedTarget) for each in specs for spec in each)
+        return () if fixed else self.reader.kind.nodes
+
+    def _context(self, geometry: Geometry, model: ImageModel) -> Context:
+        """Return what targets of one picture are bound in."""
+
+        def ask(source: Source, names: Sequence[str]) -> Raw:
+            tensor = prepare(read_picture(source), self.preprocessing).tensor
+            return model.run(tensor, tuple(names))
+
+        return Context(self.reader, geometry, ask)
+
     def _bind(
-        self, answers: Sequence[Raw], specs: Sequence[Sequence[TargetSpec]]
+        self,
+        answers: Sequence[Raw],
+        specs: Sequence[Sequence[TargetSpec]],
+        contexts: Sequence[Context],
     ) -> list[list[Objective]]:
         """Bind the targets of each picture to its answer.
 
@@ -145,16 +173,24 @@ class Pipeline:
         while True:
             reading = self.reader.output
             bound = [
-                _unique([each for spec in row for each in self._bind_one(spec, raw)])
-                for raw, row in zip(answers, specs, strict=True)
+                _unique([each for spec in row for each in self._bind_one(spec, raw, context)])
+                for raw, row, context in zip(answers, specs, contexts, strict=True)
             ]
             if reading is self.reader.output:
                 return bound
 
-    def _bind_one(self, spec: TargetSpec, raw: Raw) -> list[Objective]:
+    def _bind_one(self, spec: TargetSpec, raw: Raw, context: Context) -> list[Objective]:
         """Bind one target to those of the outputs that it asked for."""
         wanted = spec.outputs(self.reader)
-        return spec.bind({name: raw[name] for name in wanted}, self.reader)
+        return spec.bind({name: raw[name] for name in wanted}, context)
+
+    def answers(self, image: Source) -> list[Answer]:
+        """Return what the model says of a picture, the surest first, for one forward pass."""
+        kind = self.reader.kind
+        prepared, names = prepare(read_picture(image), self.preprocessing), kind.outputs()
+        model = self._exposed.with_outputs(names, kind.nodes)
+        raw = model.run(prepared.tensor, names)
+        return kind.answers(raw, self._context(prepared.geometry, model))
 
     def probabilities(self, image: Source) -> npt.NDArray[np.float64]:
         """Return the probabilities of all classes, [K], for one forward pass."""
@@ -259,6 +295,7 @@ class Pipeline:
             for each in (result.effect, result.deviation)
         )
         against = result.map_against
+        answer = row.probability if result.answer is None else result.answer
         finished = result.timings is not None
         if finished:
             _log.info(
@@ -273,7 +310,7 @@ class Pipeline:
         return Explanation(
             map=restore(result.map),
             image=row.picture.pixels,
-            target=explained_target(row),
+            target=replace(explained_target(row), probability=answer),
             sufficiency=result.sufficiency,
             completion=result.completion,
             passes=Passes(**asdict(result.passes if finished else problem.spent()[place])),
@@ -283,7 +320,7 @@ class Pipeline:
             warnings=(
                 *row.warnings,
                 *row.objective.warnings(row.answer),
-                *_warnings(result, row.probability),
+                *_warnings(result, answer),
             ),
             against=None if against is None else restore(against),
             effect=effect,

@@ -89,11 +89,6 @@ DETECTOR: Tail = (
     {"rowwise": np.array([1, 320, 4])},
 )
 SEGMENTER: Tail = ([], [("r", FLOAT, ["n", CLASSES, SIDE, SIDE])], {})
-SEGMENTED: Tail = (
-    [node("ArgMax", "r", "map", axis=1, keepdims=0)],
-    [("map", TensorProto.INT64, ["n", SIDE, SIDE])],
-    {},
-)
 INDEX: Tail = (
     [node("ArgMax", "l", "top", axis=1, keepdims=0)],
     [("top", TensorProto.INT64, ["n"])],
@@ -106,7 +101,6 @@ INDEX: Tail = (
     [
         (DETECTOR, 1, ["boxes float32 [1, 320, 4]", "scores", "largest score over the rows"]),
         (SEGMENTER, "n", ["r float32", "for each pixel", "mean score over the pixels"]),
-        (SEGMENTED, "n", ["map int64", "before the ArgMax, averaged over the pixels"]),
         (INDEX, "n", ["top int64 [n] (class indices)", "before the ArgMax"]),
     ],
 )

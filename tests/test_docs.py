@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[1]
-RUN = ("targets.md", "batches.md", "methods.md")
+RUN = ("targets.md", "objectives.md", "batches.md", "methods.md")
 PAGES = sorted(
     path.relative_to(ROOT).as_posix() for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))
 )

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ibisa_onnx.benchmark.answers import asking
+from ibisa_onnx.benchmark.regions import PictureRegion, own_region, seen_of
 from ibisa_onnx.errors import MetricError, OptionError
 from ibisa_onnx.methods.problem import Problem
 from ibisa_onnx.metrics import (
+    BOX_METRICS,
     DELETION,
     FAITHFULNESS,
     IMPUTED,
@@ -21,12 +24,13 @@ from ibisa_onnx.metrics import (
     LERF_MORF,
     LOCALISATION,
     STABILITIES,
+    BoxMetric,
     Comparison,
     FaithfulnessMetric,
+    LocalisationMetric,
     Metric,
     StabilityMetric,
     Subject,
-    box_region,
     compare,
     faithfulness,
     named,
@@ -38,6 +42,9 @@ from ibisa_onnx.metrics.maps import Region, checked_region
 from ibisa_onnx.metrics.regions import ONLY, REGION, SHARE, WITHOUT, RegionTest
 from ibisa_onnx.metrics.subject import remembering
 from ibisa_onnx.metrics.verdict import JUDGES
+from ibisa_onnx.pipeline import explained_target
+from ibisa_onnx.targets.base import Objective
+from ibisa_onnx.targets.detection import similarity_of
 
 if TYPE_CHECKING:
     from ibisa_onnx.explainer import Explainer
@@ -50,15 +57,16 @@ USUAL: tuple[FaithfulnessMetric, ...] = (
     *(LERF_MORF[each.name] for each in JUDGES),
 )
 """What is measured of a map unless told otherwise: RISE's, and LeRF - MoRF by imputation."""
-OF_METHODS: tuple[FaithfulnessMetric | StabilityMetric, ...] = (
+MapMetric = FaithfulnessMetric | BoxMetric | LocalisationMetric
+"""A metric of a map; localisation is on the place that the target itself has."""
+OF_METHODS: tuple[MapMetric | StabilityMetric, ...] = (
     *FAITHFULNESS,
     *IMPUTED,
+    *BOX_METRICS,
+    *LOCALISATION,
     *STABILITIES,
 )
-"""What may be measured of a method on any picture."""
-
-Box = tuple[int, int, int, int]
-"""Left, top, right and bottom in pixels of the picture, the last two not included."""
+"""What may be measured of a method on any picture, if its target is of that kind."""
 
 
 def subject_of(problem: Problem) -> Subject:
@@ -95,22 +103,92 @@ def at_model_size(problem: Problem, map: npt.NDArray[Any]) -> npt.NDArray[Any]:
     )
 
 
+def at_picture_size(problem: Problem, map: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return a map as it lies on the picture, [H, W]; parameters as of `at_model_size`."""
+    geometry = problem.row.geometry
+    return map if map.shape == geometry.picture else geometry.restore(map)
+
+
 def evaluate(
     subject: Subject,
     problem: Problem,
     map: npt.NDArray[Any],
-    metrics: Sequence[FaithfulnessMetric] = FAITHFULNESS,
+    metrics: Sequence[MapMetric] = FAITHFULNESS,
 ) -> dict[str, float]:
     """Measure a map of a picture, [H, W] or [h, w], by name of the metric.
 
     Raises
     ------
     MetricError
-        The map has another size, or is not finite.
+        The map has another size, or is not finite; a metric is not defined of this answer.
     """
     if not np.isfinite(map).all():
         raise MetricError("the map has values that are not finite")
-    return faithfulness(subject, at_model_size(problem, map), metrics)
+    seen = at_model_size(problem, map)
+    general = [each for each in metrics if isinstance(each, FaithfulnessMetric)]
+    of_boxes = [each for each in metrics if isinstance(each, BoxMetric)]
+    located = [each for each in metrics if isinstance(each, LocalisationMetric)]
+    scores = faithfulness(subject, seen, general)
+    if of_boxes:
+        scores |= BoxScores(problem)(seen, of_boxes)
+    if located:
+        region = own_region(problem)
+        if region is None:
+            raise MetricError(
+                f"{located[0].name} needs to know the object, and the answer has no place that is "
+                "a part of what the model sees"
+            )
+        whole = at_picture_size(problem, map)
+        scores |= {each.name: each(whole, region.pixels) for each in located}
+    return scores
+
+
+class BoxScores:
+    """Measures maps of a detection by what is left of it; the model sees each picture once.
+
+    Parameters
+    ----------
+    problem
+        Of a box.
+
+    Raises
+    ------
+    MetricError
+        It is of something else.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        like = similarity_of(problem.row.objective)
+        if like is None:
+            said = problem.row.objective.describe()["kind"]
+            raise MetricError(f"{BOX_METRICS[0].name} is of a detector's box, not of a {said}")
+        self._problem, self._like = problem, like
+        self._subjects: dict[Objective, Subject] = {}
+
+    def __call__(self, map: npt.NDArray[Any], metrics: Sequence[BoxMetric]) -> dict[str, float]:
+        """Measure a map, [h, w], by name of the metric."""
+        place = self._like.place
+        return {
+            each.name: each(self._subject(each.objective(self._like)), map, place)
+            for each in metrics
+        }
+
+    def _subject(self, objective: Objective) -> Subject:
+        if objective not in self._subjects:
+            subject = subject_of(asking(self._problem, objective))
+            self._subjects[objective] = remembering(subject)
+        return self._subjects[objective]
+
+
+def check_measurable(problem: Problem, metrics: Sequence[Metric]) -> None:
+    """Raise `OptionError` where a metric is not defined of such an answer as this."""
+    row = problem.row
+    kind = row.objective.describe()["kind"]
+    for each in metrics:
+        if isinstance(each, BoxMetric) and similarity_of(row.objective) is None:
+            raise OptionError(f"{each.name} is of a detector's box, not of a {kind}")
+        if isinstance(each, LocalisationMetric) and explained_target(row).box is None:
+            raise OptionError(f"{each.name} needs to know the object, and a {kind} has no place")
 
 
 def stability_of(
@@ -163,12 +241,14 @@ class MetricSelection:
     Parameters
     ----------
     metrics
-        Names; none: the usual ones, localisation where regions are known, stability where the map
-        is made here.
+        Names; none: the usual ones, those of boxes where one is explained, localisation where
+        regions are known, stability where the map is made here.
     under, over
         Names and values that must be reached, or not exceeded. What they name is measured too.
     located
-        Whether regions of the picture are given.
+        Whether regions of the picture are known.
+    boxed
+        Whether a detector's box is explained.
     made
         Whether the map is made here, so that it can be made of variants of the picture too.
 
@@ -185,27 +265,38 @@ class MetricSelection:
         over: Sequence[tuple[str, float]] = (),
         *,
         located: bool = False,
+        boxed: bool = False,
         made: bool = True,
     ) -> None:
-        measured: tuple[Metric, ...] = (*OF_METHODS, *LOCALISATION)
-        known = (*measured, *REGION)
+        known: tuple[Metric, ...] = (*OF_METHODS, *REGION)
         self.thresholds = (
             *(Threshold(named(name, known), value) for name, value in under),
             *(Threshold(named(name, known), value, over=True) for name, value in over),
         )
         self.everything = not metrics
-        usual = (*USUAL, *(STABILITIES if made else ()), *(LOCALISATION if located else ()))
-        wanted = [named(name, measured) for name in metrics] or usual
+        usual: tuple[Metric, ...] = (
+            *USUAL,
+            *(BOX_METRICS if boxed else ()),
+            *(STABILITIES if made else ()),
+            *(LOCALISATION if located else ()),
+        )
+        wanted = [named(name, OF_METHODS) for name in metrics] or usual
         names = {each.name for each in (*wanted, *(each.metric for each in self.thresholds))}
         self.faithfulness = tuple(e for e in (*FAITHFULNESS, *IMPUTED) if e.name in names)
+        self.boxes = tuple(each for each in BOX_METRICS if each.name in names)
         self.stability = tuple(each for each in STABILITIES if each.name in names)
         self.localisation = tuple(each for each in LOCALISATION if each.name in names)
-        self._check(names, located, made)
+        self._check(names, located, boxed, made)
 
-    def _check(self, names: set[str], located: bool, made: bool) -> None:
+    def _check(self, names: set[str], located: bool, boxed: bool, made: bool) -> None:
+        if self.boxes and not boxed:
+            raise OptionError(f"{self.boxes[0].name} is of a detector's box, and none is explained")
         for each in (*LOCALISATION, *REGION):
             if each.name in names and not located:
-                raise OptionError(f"{each.name} needs to know the object: give a box or a mask")
+                raise OptionError(
+                    f"{each.name} needs to know the object: give a box or a mask that is a part of "
+                    "the picture"
+                )
         if self.stability and not made:
             raise OptionError(
                 f"{self.stability[0].name} is of a method, which makes maps of other pictures too; "
@@ -237,33 +328,6 @@ class MetricSelection:
             else:
                 found.append(each.miss(scores))
         return list(filter(None, found))
-
-
-@dataclass(frozen=True, eq=False)
-class PictureRegion:
-    """A part of a picture, bool [H, W], and what to call it."""
-
-    name: str
-    pixels: Region
-
-
-def box_of_picture(box: Box, picture: tuple[int, int]) -> PictureRegion:
-    """Return the pixels of a box of a picture of (H, W).
-
-    Raises
-    ------
-    MetricError
-        It is turned around, reaches beyond the picture, or is all of it.
-    """
-    left, top, right, bottom = box
-    height, width = picture
-    if min(left, top) < 0 or right > width or bottom > height:
-        raise MetricError(
-            f"the box {box} reaches beyond the picture, which is {width} x {height} (width x "
-            "height); give pixels of the picture"
-        )
-    name = f"box {','.join(map(str, box))}"
-    return PictureRegion(name, checked_region(box_region(box, picture), picture))
 
 
 @dataclass(frozen=True)
@@ -336,6 +400,8 @@ class MapEvaluator:
         scores = {}
         if self.selection.faithfulness:
             scores = evaluate(self._subject, self.problem, map, self.selection.faithfulness)
+        if self.selection.boxes:
+            scores |= self._boxes(at_model_size(self.problem, map), self.selection.boxes)
         if self._object is None or not located:
             return scores
         found = {
@@ -366,9 +432,11 @@ class MapEvaluator:
         return np.asarray(np.logical_or.reduce(self._seen), np.float32)
 
     def _whole(self, map: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Return a map at the size of the picture."""
-        geometry = self.problem.row.geometry
-        return map if map.shape == geometry.picture else geometry.restore(map)
+        return at_picture_size(self.problem, map)
+
+    @cached_property
+    def _boxes(self) -> BoxScores:
+        return BoxScores(self.problem)
 
     @cached_property
     def _subject(self) -> Subject:
@@ -381,8 +449,8 @@ class MapEvaluator:
 
     def _projected(self, region: PictureRegion) -> Region:
         geometry = self.problem.row.geometry
-        pixels = checked_region(region.pixels, geometry.picture)
-        seen = geometry.project(pixels.astype(np.float32)) > 0.5
+        checked_region(region.pixels, geometry.picture)
+        seen = seen_of(region, self.problem)
         if not seen.any():
             raise MetricError(
                 f"{region.name}: the model sees nothing of it; the preprocessing crops it away, or "

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ibisa_onnx.benchmark.evaluation import PictureRegion
+from ibisa_onnx.benchmark.regions import PictureRegion
 from ibisa_onnx.errors import MetricError
 from ibisa_onnx.io.atomic import write_files
 from ibisa_onnx.io.formats import encode_npy

@@ -21,7 +21,7 @@ class ScoreRow:
     settings
         A digest of all that the scores depend on beside picture and method.
     target
-        What was explained: the predicted class.
+        What was explained: a class, a box ...
     forward, backward
         Image passes, all that the explanation took.
     seconds, peak_bytes

@@ -14,24 +14,32 @@ from typing import Any, Protocol
 import numpy.typing as npt
 
 import ibisa_onnx
-from ibisa_onnx.benchmark.evaluation import evaluate, stability_of, subject_of
+from ibisa_onnx.benchmark.answers import calibrated
+from ibisa_onnx.benchmark.evaluation import (
+    MapMetric,
+    check_measurable,
+    evaluate,
+    stability_of,
+    subject_of,
+)
 from ibisa_onnx.benchmark.forecast import Forecast
 from ibisa_onnx.benchmark.maps import MapFolder, read_map
 from ibisa_onnx.benchmark.memory import PeakMemory
 from ibisa_onnx.benchmark.row import SECONDS_DIGITS, Key, ScoreRow
 from ibisa_onnx.benchmark.store import Store
-from ibisa_onnx.errors import GradientError, ImageError, MetricError, OutputError
-from ibisa_onnx.explainer import Explainer
+from ibisa_onnx.benchmark.target_digest import digestible
+from ibisa_onnx.errors import GradientError, ImageError, MetricError, OutputError, TargetError
+from ibisa_onnx.explainer import Explainer, Target
 from ibisa_onnx.explanation import Explanation
 from ibisa_onnx.io.images import image_sha256
 from ibisa_onnx.methods.base import Method
 from ibisa_onnx.methods.problem import Problem
-from ibisa_onnx.metrics import FaithfulnessMetric, StabilityMetric
+from ibisa_onnx.metrics import StabilityMetric
 
 Progress = Callable[[int, int, float | None], None]
 """Told how many maps are done, how many there will be, and about how many seconds are left."""
 
-_OF_A_PICTURE = (ImageError, OutputError, GradientError, MetricError)
+_OF_A_PICTURE = (ImageError, OutputError, GradientError, MetricError, TargetError)
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,7 @@ class Listener(Protocol):
     """Is told what befalls single pictures."""
 
     def failed(self, image: Path, error: Exception) -> None:
-        """Hear of a picture that cannot be read or explained: it is left out."""
+        """Hear of a picture that cannot be read or explained, or has no such target: left out."""
 
     def warned(self, image: Path, text: str) -> None:
         """Hear what there is to know about a picture, or about a map of it."""
@@ -82,6 +90,8 @@ class Benchmark:
         What is measured.
     seed
         Of all methods.
+    target
+        What is explained of each picture, one answer; None: what the model says first.
     maps
         Where each map is kept; where one is missing it is made again, and not measured again.
     listener
@@ -93,9 +103,10 @@ class Benchmark:
     explainer: Explainer
     entries: Sequence[Entry]
     images: Sequence[Path]
-    metrics: Sequence[FaithfulnessMetric | StabilityMetric]
+    metrics: Sequence[MapMetric | StabilityMetric]
     store: Store
     seed: int = 0
+    target: Target | None = None
     maps: MapFolder | None = None
     listener: Listener = field(default_factory=SilentListener)
     clock: Callable[[], float] = time.perf_counter
@@ -115,6 +126,7 @@ class Benchmark:
             "version": ibisa_onnx.__version__,
             "explainer": self.explainer.settings,
             "seed": self.seed,
+            "target": digestible(self.target),
         }
         digests = {entry.name: _digest(entry, shared) for entry in self.entries}
         work = _Run(self, digests, pictures, progress)
@@ -168,7 +180,7 @@ class _Run:
         missing, ended = self._missing(image, sha256), self._done + len(self._benchmark.entries)
         self._report()
         try:
-            problem = self._benchmark.explainer.problem(image) if missing else None
+            problem = self._problem(image) if missing else None
         except _OF_A_PICTURE as error:
             self._fail(image, error, missing, ended)
             return
@@ -186,6 +198,11 @@ class _Run:
                 yield row
         except _OF_A_PICTURE as error:
             self._fail(image, error, missing, ended)
+
+    def _problem(self, image: Path) -> Problem:
+        """Ask about a picture; TargetError where it has no such target."""
+        benchmark = self._benchmark
+        return calibrated(benchmark.explainer.problem(image, benchmark.target))
 
     def _fail(self, image: Path, error: Exception, missing: list[Entry], ended: int) -> None:
         """Leave a picture out, and what is missing of it."""
@@ -213,13 +230,14 @@ class _Run:
         return None if maps is None else maps.path(image, sha256, entry.name, digest)
 
     def _open(self, problem: Problem) -> None:
-        """Open all methods, once: what one cannot do is said before the others' long work."""
+        """Open all methods, once: what cannot be done is said before the long work."""
         if not self._opened:
+            check_measurable(problem, self._benchmark.metrics)
             for entry in self._benchmark.entries:
                 self._benchmark.explainer.prepare(problem, entry.method)
         self._opened = True
 
-    def _unmeasured(self, key: Key) -> list[FaithfulnessMetric | StabilityMetric]:
+    def _unmeasured(self, key: Key) -> list[MapMetric | StabilityMetric]:
         """Return the metrics of which a row has no score."""
         row, metrics = self._benchmark.store.rows.get(key), self._benchmark.metrics
         return [each for each in metrics if row is None or each.name not in row.scores]
@@ -228,7 +246,7 @@ class _Run:
         """Explain, keep the map, and measure it, as far as that has not been done."""
         key, store = self._key(sha256, entry), self._benchmark.store
         path, wanted = self._map_path(image, sha256, entry), self._unmeasured(key)
-        of_maps = [each for each in wanted if isinstance(each, FaithfulnessMetric)]
+        of_maps = [each for each in wanted if not isinstance(each, StabilityMetric)]
         of_methods = [each for each in wanted if isinstance(each, StabilityMetric)]
         row = store.rows.get(key)
         map: npt.NDArray[Any] | None = None
@@ -269,7 +287,7 @@ class _Run:
         problem: Problem,
         entry: Entry,
         map: npt.NDArray[Any] | None,
-        of_maps: Sequence[FaithfulnessMetric],
+        of_maps: Sequence[MapMetric],
         of_methods: Sequence[StabilityMetric],
     ) -> dict[str, float]:
         benchmark, scores = self._benchmark, dict[str, float]()

@@ -105,9 +105,8 @@ def _settle(choice: ModelChoice, model: DeployedModel) -> _Facts:
     TargetError
         The labels are not as many as the classes.
     """
-    reader = choice.reader(model)
+    resolved, reader = choice.read(model)
     reader.check()
-    resolved = choice.resolve(model)
     labels, doubts = choice.find_labels(reader)
     if resolved.values_are_guessed:
         raise PreprocessingError(_NOT_KNOWN)

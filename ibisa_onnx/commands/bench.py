@@ -27,6 +27,7 @@ from ibisa_onnx.commands.explaining import (
 )
 from ibisa_onnx.commands.model_options import ModelChoice, model_options
 from ibisa_onnx.commands.outputs import STDIO, check_folder, check_out, expand
+from ibisa_onnx.commands.target_options import AskedTargets, target_options
 
 if TYPE_CHECKING:
     from ibisa_onnx import Explainer
@@ -42,12 +43,13 @@ _METRICS = ("insertion", "deletion", "insertion - deletion")
 @click.command("bench", short_help="Compare IBISA with other methods on your pictures.")
 @click.argument("model")
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
+@target_options
 @click.option(
     "--against",
     default="rise,gradcam,iba,occlusion",
     show_default=True,
     metavar="METHODS",
-    help="With commas, of: rise, centred-rise, gradcam, iba, occlusion, random.",
+    help="With commas, of: rise, centred-rise, drise, gradcam, iba, occlusion, random.",
 )
 @click.option(
     "-o", "--out", metavar="FOLDER", help="Where results go. Default: MODEL.bench beside the model."
@@ -60,7 +62,8 @@ _METRICS = ("insertion", "deletion", "insertion - deletion")
     default=_METRICS,
     show_default=True,
     help="Repeatable; the last one decides. Those that hide pixels also under an imputation: "
-    "'LeRF - MoRF (mean)'; stability explains each picture four times more.",
+    "'LeRF - MoRF (mean)'; of boxes 'insertion (D-RISE)' and 'energy'; stability explains each "
+    "picture four times more.",
 )
 @click.option("--every", type=click.IntRange(1), default=1, help="Only every so many pictures.")
 @click.option("--limit", type=click.IntRange(1), help="Only so many pictures.")
@@ -72,6 +75,7 @@ _METRICS = ("insertion", "deletion", "insertion - deletion")
 def command(
     console: Console,
     images: tuple[str, ...],
+    asked: AskedTargets,
     against: str,
     out: str | None,
     metrics: tuple[str, ...],
@@ -85,9 +89,9 @@ def command(
 ) -> None:
     """Compare IBISA with other methods on MODEL and each IMAGE, a file or a folder of pictures.
 
-    Each method explains the predicted class, and every map is measured in the same way. Writes
-    table.md, table.csv, plot.png and scores.csv, a line for each picture and method, from which an
-    interrupted run goes on.
+    Each method explains the same answer, what the model says first unless told, and every map is
+    measured in the same way. Writes table.md, table.csv, plot.png and scores.csv, a line for each
+    picture and method, from which an interrupted run goes on.
     """
     from ibisa_onnx.benchmark.evaluation import OF_METHODS
     from ibisa_onnx.benchmark.extra import check_extra
@@ -100,6 +104,7 @@ def command(
 
     if STDIO in (choice.model, *images):
         raise click.UsageError("- is read once, and a benchmark reads everything again; give files")
+    target = asked.single("bench", choice.output)
     check_out(out)
     names = method_names(against)
     methods.check(names)
@@ -110,7 +115,7 @@ def command(
     store = Store(folder / "scores.csv", [metric.name for metric in wanted])
     with console.progress("bench") as bar:
         listener = _Listener(console, bar)
-        explainer = choice.explainer(**options)
+        explainer = choice.for_values(asked.direction is not None).explainer(**options)
         check_folder(folder)
         entries = _entries(names, methods, explainer, pictures, listener)
         benchmark = Benchmark(
@@ -120,6 +125,7 @@ def command(
             metrics=wanted,
             store=store,
             seed=seed,
+            target=target,
             maps=MapFolder(folder / "maps") if keep_maps else None,
             listener=listener,
         )

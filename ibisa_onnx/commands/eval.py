@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,17 +19,18 @@ from ibisa_onnx.commands.explaining import (
     explaining_options,
     method_names,
     method_options,
-    parse_target,
 )
 from ibisa_onnx.commands.model_options import ModelChoice, model_options
 from ibisa_onnx.commands.outputs import STDIO, expand
 from ibisa_onnx.commands.report import details_text, target_text
+from ibisa_onnx.commands.target_options import AskedTargets, Region, target_options
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from ibisa_onnx import Explainer
-    from ibisa_onnx.benchmark.evaluation import MapEvaluator, PictureRegion, RegionFigures
+    from ibisa_onnx.benchmark.evaluation import MapEvaluator, MetricSelection, RegionFigures
+    from ibisa_onnx.benchmark.regions import PictureRegion
     from ibisa_onnx.explanation import Passes
     from ibisa_onnx.methods.base import Method
     from ibisa_onnx.methods.problem import Problem
@@ -52,49 +54,26 @@ class _Threshold(click.ParamType[tuple[str, float]]):
             self.fail(f"{value!r} is not METRIC=NUMBER: insertion=0.6")
 
 
-class _Box(click.ParamType[tuple[int, int, int, int]]):
-    """A box in pixels of the picture."""
-
-    name = "box"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int, int, int]:
-        try:
-            left, top, right, bottom = (int(part) for part in value.split(","))
-        except ValueError:
-            self.fail(f"{value!r} is not a box in pixels: LEFT,TOP,RIGHT,BOTTOM")
-        return left, top, right, bottom
-
-
 @click.command("eval", short_help="Check how true a map is to the model.")
 @click.argument("model")
 @click.argument("image")
 @click.argument("map_file", metavar="[MAP.npy]", required=False)
-@click.option(
-    "-t", "--target", metavar="CLASS", help="What is explained: 207 or a label. Default: predicted."
-)
+@target_options
 @click.option(
     "--against",
     default="",
     metavar="METHODS",
-    help="Score these too: rise,centred-rise,gradcam,occlusion,random.",
+    help="Score these too: rise,centred-rise,drise,gradcam,occlusion,random.",
 )
 @click.option("--metric", "metrics", multiple=True, metavar="NAME", help="Only these. Repeatable.")
 @click.option(
-    "--box",
-    "boxes",
-    type=_Box(),
+    "--within",
+    type=Region(),
     multiple=True,
-    metavar="L,T,R,B",
-    help="A region, in pixels of the picture: what the model says without it, and of it alone; "
-    "measures localisation too. Repeatable.",
-)
-@click.option(
-    "--mask",
-    "masks_given",
-    type=click.Path(exists=True),
-    multiple=True,
-    metavar="FILE",
-    help="A region too: the pixels of a picture, or of each in a folder, that are not black.",
+    metavar="L,T,R,B|MASK",
+    help="Where the object is, or what is suspected: a box in pixels of the picture, a mask's file "
+    "(not black), or a folder of them. What the model says without it, and of it alone; measures "
+    "localisation too. Repeatable. Default: the target's own box or region.",
 )
 @click.option(
     "--fail-under",
@@ -120,11 +99,10 @@ def command(
     console: Console,
     image: str,
     map_file: str | None,
-    target: str | None,
+    asked: AskedTargets,
     against: str,
     metrics: tuple[str, ...],
-    boxes: tuple[tuple[int, int, int, int], ...],
-    masks_given: tuple[str, ...],
+    within: tuple[tuple[float, ...] | str, ...],
     under: tuple[tuple[str, float], ...],
     over: tuple[tuple[str, float], ...],
     choice: ModelChoice,
@@ -138,26 +116,25 @@ def command(
     explained first. It is held against random maps as smooth as it, with pixels hidden in several
     ways, and a sentence at the end says whether it may be trusted.
     """
-    from ibisa_onnx.benchmark.evaluation import MapEvaluator, MetricSelection
-    from ibisa_onnx.targets.classification import count
+    from ibisa_onnx.benchmark.answers import calibrated
+    from ibisa_onnx.benchmark.evaluation import MetricSelection
 
     if [choice.model, image, map_file].count(STDIO) > 1:
         raise click.UsageError("only one of MODEL, IMAGE and MAP can be -, stdin is read once")
-    if target is not None and count(target) > 1:
-        raise click.UsageError(f"--target {target} is several classes; eval takes one")
-    located, made = bool(boxes or masks_given), map_file is None
-    selection = MetricSelection(metrics, under, over, located=located, made=made)
+    target = asked.single("eval", choice.output)
+    select = functools.partial(MetricSelection, metrics, under, over, made=map_file is None)
+    select(located=True, boxed=True)  # a metric that is not there is told of at once
     names = _names(against)
     methods.check(names)
     given = _read(map_file)
-    explainer = choice.explainer(**options)
+    explainer = choice.for_values(asked.direction is not None).explainer(**options)
     picture = sys.stdin.buffer.read() if image == STDIO else image
-    problem = explainer.problem(picture, None if target is None else parse_target(target))
-    regions = _regions(boxes, masks_given, problem.row.geometry.picture)
-    evaluator = MapEvaluator(problem, selection, regions)
+    problem = calibrated(explainer.problem(picture, target))
+    evaluator = _evaluator(problem, select, within)
     console.warn(evaluator.warnings)
     if given is not None:
         evaluator.check(given)
+        console.warn(problem.row.objective.warnings(problem.row.answer))
     work = _Maps(console, explainer, picture, problem, seed)
     warn = lambda path, text: console.warn([f"{path}: {text}"])  # noqa: E731
     makers = {
@@ -193,18 +170,38 @@ def _read(map_file: str | None) -> npt.NDArray[Any] | None:
     return read_map(sys.stdin.buffer.read() if map_file == STDIO else Path(map_file))
 
 
-def _regions(
-    boxes: Sequence[tuple[int, int, int, int]], masks: Sequence[str], picture: tuple[int, int]
-) -> tuple[PictureRegion, ...]:
-    """Return the regions of a picture of (H, W)."""
-    from ibisa_onnx.benchmark.evaluation import box_of_picture
-    from ibisa_onnx.benchmark.maps import read_region
+def _evaluator(
+    problem: Problem,
+    select: Callable[..., MetricSelection],
+    within: Sequence[tuple[float, ...] | str],
+) -> MapEvaluator:
+    """Return what measures maps, by all metrics that are defined of this answer."""
+    from ibisa_onnx.benchmark.evaluation import MapEvaluator
+    from ibisa_onnx.targets.detection import similarity_of
 
-    files = [Path(each) for each in expand(masks)]
-    return (
-        *(box_of_picture(box, picture) for box in boxes),
-        *(read_region(file, picture) for file in files),
-    )
+    regions = _regions(within, problem)
+    boxed = similarity_of(problem.row.objective) is not None
+    return MapEvaluator(problem, select(located=bool(regions), boxed=boxed), regions)
+
+
+def _regions(
+    within: Sequence[tuple[float, ...] | str], problem: Problem
+) -> tuple[PictureRegion, ...]:
+    """Return the regions that were given; the target's own where none was."""
+    from ibisa_onnx.benchmark.maps import read_region
+    from ibisa_onnx.benchmark.regions import box_of_picture, own_region
+
+    if not within:
+        own = own_region(problem)
+        return () if own is None else (own,)
+    picture, found = problem.row.geometry.picture, []
+    for each in within:
+        if isinstance(each, str):
+            found += [read_region(Path(file), picture) for file in expand([each])]
+        else:
+            left, top, right, bottom = each
+            found.append(box_of_picture((left, top, right, bottom), picture))
+    return tuple(found)
 
 
 @dataclass
@@ -271,7 +268,6 @@ def _measure(
     from ibisa_onnx.metrics import smooth_random
 
     problem, selection, map = work.problem, evaluator.selection, maps[_THIS]
-    before = problem.passes.forward
     random = smooth_random(at_model_size(problem, map), np.random.default_rng(work.seed))
     columns = {_THIS: map, _RANDOM: random}
     if evaluator.region_map is not None:
@@ -297,7 +293,7 @@ def _measure(
         regions,
         _judge(work, map, comparisons, scores[_THIS]) if comparisons else None,
         selection.misses(scores[_THIS], figures),
-        problem.passes.forward - before,
+        problem.passes.forward,
     )
 
 
@@ -325,6 +321,7 @@ def _record(
     costs: Mapping[str, Passes],
 ) -> dict[str, Any]:
     """Return the result as plain data."""
+    from ibisa_onnx.io.formats import jsonable
     from ibisa_onnx.pipeline import explained_target
 
     target, verdict = explained_target(problem.row), found.verdict
@@ -332,9 +329,11 @@ def _record(
         "image": image,
         "map": map_file,
         "target": {
+            "caption": target.caption,
             "index": target.index,
             "label": target.label,
             "probability": target.probability,
+            "details": jsonable(target.details),
         },
         "scores": found.scores,
         "comparisons": [
@@ -365,6 +364,7 @@ def _text(
     pairs = [("", _line([*scores, "beaten by it"] if beaten else [*scores], width))]
     groups = {
         "faithfulness": selection.faithfulness,
+        "detection": selection.boxes,
         "stability": selection.stability,
         "localisation": selection.localisation,
     }

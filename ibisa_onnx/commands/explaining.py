@@ -90,19 +90,26 @@ def explaining_options(function: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-METHOD_NAMES = ("ibisa", "rise", "centred-rise", "gradcam", "iba", "occlusion", "random")
+METHOD_NAMES = (
+    *("ibisa", "rise", "centred-rise", "drise"),
+    *("gradcam", "iba", "occlusion", "random"),
+)
 SIGNED_METHODS = ("ibisa", "occlusion")
 """Those that tell what speaks against an answer, too."""
 
 _OPTION_OF = {  # the methods that an option means
-    "masks": ("rise", "centred-rise"),
+    "masks": ("rise", "centred-rise", "drise"),
     "gradcam_layer": ("gradcam",),
     "iba_layer": ("iba",),
     "iba_images": ("iba",),
 }
 _METHOD_OPTIONS = (
     click.option(
-        "--masks", type=click.IntRange(1), default=4000, show_default=True, help="Of RISE."
+        "--masks",
+        type=click.IntRange(1),
+        default=4000,
+        show_default=True,
+        help="Of RISE and D-RISE.",
     ),
     click.option("--gradcam-layer", metavar="TENSOR", help="Default: the last before pooling."),
     click.option(

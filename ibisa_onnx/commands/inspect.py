@@ -1,4 +1,4 @@
-"""`ibisa-onnx inspect`: a model's inputs, outputs and inferred preprocessing, with sources.
+"""`ibisa-onnx inspect`: a model's kind, inputs, outputs and inferred preprocessing, with sources.
 
 And what it makes of pictures, by that preprocessing or by others.
 """
@@ -16,7 +16,7 @@ import click
 
 from ibisa_onnx.commands.console import Console, console_options, rows
 from ibisa_onnx.commands.explaining import parse_target
-from ibisa_onnx.commands.model_options import ModelChoice, model_options
+from ibisa_onnx.commands.model_options import CLASSIFIER, ModelChoice, model_options
 from ibisa_onnx.commands.outputs import STDIO, expand
 from ibisa_onnx.commands.report import class_text
 from ibisa_onnx.commands.resolved_fields import (
@@ -29,15 +29,17 @@ from ibisa_onnx.commands.resolved_fields import (
 from ibisa_onnx.errors import IbisaError, ModelError, OutputError, TargetError
 
 if TYPE_CHECKING:
-    from ibisa_onnx import Prediction
+    from ibisa_onnx.io.images import Picture
     from ibisa_onnx.models.onnx_session import DeployedModel
     from ibisa_onnx.preprocessing.resolve import ResolvedPreprocessing
     from ibisa_onnx.preprocessing.trial import Trial, TrialRanking
+    from ibisa_onnx.targets.base import Answer, Kind
     from ibisa_onnx.targets.labels import KnownLabels
     from ibisa_onnx.targets.reader import OutputReader
 
 _MOST_OBSTACLES = 6
-_SHOWN = 5  # predictions
+_SHOWN = 5  # classes
+_DRAWING = ".boxes.ibisa.png"
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class _Gradient:
     obstacles: tuple[str, ...]
 
 
-@click.command("inspect", short_help="Show a model's inputs, outputs and inferred preprocessing.")
+@click.command("inspect", short_help="Show what a model is, and what it says of pictures.")
 @click.argument("model")
 @click.argument("images", metavar="[IMAGE]...", nargs=-1)
 @click.option(
@@ -74,8 +76,10 @@ def command(
 ) -> None:
     """Show the inputs and outputs of MODEL and each setting of its preprocessing with its source.
 
-    With an IMAGE, the top five classes too: where they are wrong, so is the preprocessing. With
-    --try, which preprocessing fits: five pictures of different things say more than one.
+    And what kind of model it is, and what can be asked of it. With an IMAGE, what it says too: the
+    top five classes, or boxes with their numbers, which are drawn beside the picture. Where that is
+    wrong, so is the preprocessing. With --try, which preprocessing fits: five pictures of different
+    things say more than one.
     """
     if (choice.model, *images).count(STDIO) > 1:
         raise click.UsageError("only one of MODEL and IMAGE can be -, stdin is read once")
@@ -91,12 +95,12 @@ def command(
         if choice.model != STDIO:  # names are what is wanted where a name is missing
             _list_tensors(console, choice.model)
         raise
-    resolved = choice.resolve(model)
-    reader = choice.reader(model)
+    resolved, reader = choice.read(model)
+    kind = reader.kind
     labels, doubts = choice.find_labels(reader)
     labels = labels or reader.usual_labels
     gradients = [_gradient_of(model, output) for output in _tensors_of_interest(reader, model)]
-    warnings = [*model.warnings, *resolved.warnings, *doubts]
+    warnings = [*model.warnings, *resolved.warnings, *kind.warnings, *doubts]
     asked = _Asked()
     if pictures:
         try:
@@ -105,17 +109,21 @@ def command(
             asked = _Asked(failure=error)
     warnings += [each for each in asked.warnings if each not in warnings]
     console.warn(warnings)
-    data = _data(model, resolved, labels, gradients, asked) | {"warnings": warnings}
-    console.result(_text(choice, model, resolved, labels, gradients, asked), data)
+    found = _Findings(choice, model, resolved, kind, labels, gradients, asked)
+    console.result(_text(found), _data(found) | {"warnings": warnings})
     if asked.failure:  # all that is known is worth saying first
         raise asked.failure
 
 
 @dataclass(frozen=True)
 class _Asked:
-    """What the model said of pictures: the likeliest classes of each, or how presets rank."""
+    """What the model said of pictures: the first answers to each, or how presets rank.
 
-    predictions: Mapping[str, Sequence[Prediction]] = field(default_factory=dict)
+    `drawn` names the files in which boxes are drawn.
+    """
+
+    answers: Mapping[str, Sequence[Answer]] = field(default_factory=dict)
+    drawn: Mapping[str, str] = field(default_factory=dict)
     ranking: TrialRanking | None = None
     warnings: tuple[str, ...] = ()
     failure: IbisaError | None = None
@@ -139,12 +147,36 @@ def _ask(
     if trying:
         return _Asked(ranking=explainer.try_preprocessing(pictures, classes))
     notes = [note for each in pictures for note in prepare(each, resolved.spec).warnings]
-    said = {
-        name: explainer.predict(picture, top=_SHOWN)
-        for name, picture in zip(names, pictures, strict=True)
-    }
-    notes += [*explainer.warnings, *(tie for each in said.values() for tie in _tie(each))]
-    return _Asked(said, warnings=tuple(dict.fromkeys(notes)))
+    said = {name: explainer.answers(picture) for name, picture in zip(names, pictures, strict=True)}
+    if explainer.kind.name == CLASSIFIER:
+        said = {name: answers[:_SHOWN] for name, answers in said.items()}
+        notes += [tie for each in said.values() for tie in _tie(each)]
+    drawn, refused = _draw(dict(zip(names, pictures, strict=True)), said)
+    notes += [*explainer.warnings, *refused]
+    return _Asked(said, drawn, warnings=tuple(dict.fromkeys(notes)))
+
+
+def _draw(
+    pictures: Mapping[str, Picture], said: Mapping[str, Sequence[Answer]]
+) -> tuple[dict[str, str], list[str]]:
+    """Draw what lies in boxes beside each picture: the files, and why one could not be written."""
+    from ibisa_onnx.errors import ResultError
+    from ibisa_onnx.io.atomic import write_files
+    from ibisa_onnx.io.formats import encode_png
+    from ibisa_onnx.io.overlay import numbered
+
+    drawn, refused = dict[str, str](), list[str]()
+    for name, answers in said.items():
+        boxes = {number: each.box for number, each in enumerate(answers, 1) if each.box}
+        if not boxes or name == STDIO:
+            continue
+        path = Path(name).with_suffix(_DRAWING)
+        try:
+            write_files({path: encode_png(numbered(pictures[name].pixels, boxes))})
+            drawn[name] = str(path)
+        except ResultError as error:
+            refused.append(f"the boxes are not drawn: {error}")
+    return drawn, refused
 
 
 def _read_classes(path: str, pictures: Sequence[str]) -> list[str | int]:
@@ -195,13 +227,13 @@ def _tensors_of_interest(reader: OutputReader, model: DeployedModel) -> list[str
         return names
 
 
-def _tie(predictions: Sequence[Prediction]) -> tuple[str, ...]:
+def _tie(predictions: Sequence[Answer]) -> tuple[str, ...]:
     """Say where the likeliest classes are equally likely."""
     import numpy as np
 
     from ibisa_onnx.targets.class_scores import tie
 
-    probabilities = np.array([each.probability for each in predictions])
+    probabilities = np.array([each.score for each in predictions])
     return tie(probabilities, "all" if len(predictions) < _SHOWN else "the likeliest")
 
 
@@ -220,58 +252,107 @@ def _gradient_of(model: DeployedModel, output: str) -> _Gradient:
     return _Gradient(output, not obstacles, obstacles)
 
 
-def _data(
-    model: DeployedModel,
-    resolved: ResolvedPreprocessing,
-    labels: KnownLabels | None,
-    gradients: Sequence[_Gradient],
-    asked: _Asked,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Findings:
+    """All that was found out."""
+
+    choice: ModelChoice
+    model: DeployedModel
+    resolved: ResolvedPreprocessing
+    kind: Kind
+    labels: KnownLabels | None
+    gradients: Sequence[_Gradient]
+    asked: _Asked
+
+
+def _data(found: _Findings) -> dict[str, Any]:
     """Return all findings as plain data."""
-    predictions = {name: [asdict(p) for p in each] for name, each in asked.predictions.items()}
+    model, asked, kind = found.model, found.asked, found.kind
+    pictures = {name: list(map(_answer_data, said)) for name, said in asked.answers.items()}
+    classes = next(iter(pictures.values()), []) if kind.name == CLASSIFIER else []
     return {
         "model": model.name,
+        "kind": {"name": kind.name, "reason": kind.reason, "asks": list(kind.asks)},
         "inputs": [asdict(each) for each in model.signature.inputs],
         "outputs": [asdict(each) for each in model.signature.outputs],
         "image_input": model.image.name,
-        "preprocessing": fields_data(resolved.resolved_fields),
-        "labels": labels_data(labels),
-        "gradients": [asdict(each) for each in gradients],
+        "preprocessing": fields_data(found.resolved.resolved_fields),
+        "labels": labels_data(found.labels),
+        "gradients": [asdict(each) for each in found.gradients],
         "providers": list(model.providers),
-        "predictions": next(iter(predictions.values()), []),
-        "pictures": predictions,
+        "predictions": classes,
+        "pictures": pictures,
+        "drawn": dict(asked.drawn),
     } | ({} if asked.ranking is None else {"trial": _trial_data(asked.ranking)})
 
 
-def _text(
-    choice: ModelChoice,
-    model: DeployedModel,
-    resolved: ResolvedPreprocessing,
-    labels: KnownLabels | None,
-    gradients: Sequence[_Gradient],
-    asked: _Asked,
-) -> str:
+def _answer_data(answer: Answer) -> dict[str, Any]:
+    """Return an answer as plain data."""
+    return {**asdict(answer), "probability": answer.score}
+
+
+def _text(found: _Findings) -> str:
     """Say all findings, a section each."""
+    choice, model, asked = found.choice, found.model, found.asked
     inputs = [
         (str(each), f"takes the image, {model.image.layout}" if each == model.image.tensor else "")
         for each in model.signature.inputs
     ]
     sections = {
+        "kind": _kind_rows(found.kind),
         "inputs": rows(inputs),
         "outputs": [f"  {each}" for each in model.signature.outputs],
-        "preprocessing": field_rows(resolved.resolved_fields),
-        "labels": label_rows(labels),
-        "exact gradient": rows([pair for each in gradients for pair in _gradient_rows(each)]),
+        "preprocessing": field_rows(found.resolved.resolved_fields),
+        "labels": label_rows(found.labels),
+        "exact gradient": rows([pair for each in found.gradients for pair in _gradient_rows(each)]),
         "providers": [f"  {name}" for name in model.providers],
     }
-    several = len(asked.predictions) > 1
-    for name, predictions in asked.predictions.items():
-        heading = f"top five of {name}" if several else "top five"
-        sections[heading] = [_prediction_text(each) for each in predictions]
+    for name, answers in asked.answers.items():
+        heading = "top five" if found.kind.name == CLASSIFIER else "answers"
+        heading += f" of {name}" if len(asked.answers) > 1 else ""
+        sections[heading] = _answer_rows(found.kind, answers)
+        if name in asked.drawn:
+            sections[heading].append(f"  drawn in {asked.drawn[name]}")
     if asked.ranking is not None:
         sections["preprocessing tried"] = _trial_rows(asked.ranking)
     title = "model from stdin" if choice.model == STDIO else choice.model
     return sections_text(title, sections)
+
+
+def _kind_rows(kind: Kind) -> list[str]:
+    """Say what the model is, how that is known, and what can be asked of it."""
+    pairs = [(kind.name, kind.reason)]
+    if kind.asks:
+        pairs.append(("ask", ", ".join(kind.asks)))
+    return rows(pairs)
+
+
+def _answer_rows(kind: Kind, answers: Sequence[Answer]) -> list[str]:
+    """Return a row for each answer: a class, or a numbered box with where it is."""
+    if not answers:
+        return ["  nothing is found in this picture"]
+    if kind.name == CLASSIFIER:
+        return [
+            f"  {100 * each.score:5.1f}%  {class_text(each.index or 0, each.label)}"
+            for each in answers
+        ]
+    width = len(str(len(answers)))
+    return [
+        f"  {number:>{width}}  {_score_text(each)}  {each.caption}{_where(each)}"
+        for number, each in enumerate(answers, 1)
+    ]
+
+
+def _score_text(answer: Answer) -> str:
+    if answer.details.get("unit") == "value":
+        return f"{answer.score:8.4g}"
+    return f"{100 * answer.score:5.1f}%"
+
+
+def _where(answer: Answer) -> str:
+    if answer.box is None:
+        return ""
+    return "  at " + ",".join(f"{side:.0f}" for side in answer.box)
 
 
 def _gradient_rows(gradient: _Gradient) -> list[tuple[str, str]]:
@@ -282,11 +363,6 @@ def _gradient_rows(gradient: _Gradient) -> list[tuple[str, str]]:
     said = [f"no: {gradient.obstacles[0]}", *gradient.obstacles[1:_MOST_OBSTACLES]]
     said += [f"and {more} more (--json shows all)"] if more > 0 else []
     return [(gradient.output if row == 0 else "", text) for row, text in enumerate(said)]
-
-
-def _prediction_text(prediction: Prediction) -> str:
-    name = class_text(prediction.index, prediction.label)
-    return f"  {100 * prediction.probability:5.1f}%  {name}"
 
 
 def _trial_rows(ranking: TrialRanking) -> list[str]:

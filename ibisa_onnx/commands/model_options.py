@@ -30,7 +30,12 @@ if TYPE_CHECKING:
 PRESETS = ("imagenet", "caffe", "tf", "unit", "raw")
 CHANNEL_ORDERS = ("RGB", "BGR", "GRAY", "RGBA", "BGRA", "AS-IS")
 DEPTHS = ("8-bit", "full")
-RESIZES = ("shortest", "stretch", "stretch-crop", "letterbox", "none")
+RESIZES = ("shortest", "stretch", "stretch-crop", "letterbox", "letterbox-corner", "none")
+CLASSIFIER = "classifier"
+KINDS = (
+    *("detector", "segmenter", "text recogniser", "embedder", "regression", "depth", "keypoints"),
+    CLASSIFIER,
+)
 ACTIVATIONS = ("softmax", "log-probability", "probability", "sigmoid", "sigmoid-logit")
 INTERPOLATIONS = ("nearest", "box", "bilinear", "bicubic", "lanczos")
 
@@ -101,10 +106,15 @@ class ModelChoice:
     output: str | None
     activation: str | None
     labels: str | None
+    kind: str | None
     threads: int | None
     extra_inputs: tuple[tuple[str, npt.NDArray[Any]], ...]
     preprocess: str | None
     flags: dict[str, Any]
+
+    def for_values(self, of_values: bool) -> ModelChoice:
+        """Return the choice with its output left to a target of values, where one is asked for."""
+        return replace(self, output=None) if of_values else self
 
     def source(self) -> str | bytes:
         """Return the model's path, or its bytes from stdin."""
@@ -129,6 +139,7 @@ class ModelChoice:
             preprocessing=self.preprocess,
             overrides=self._overrides(),
             labels=self.labels,
+            kind=self.kind,
             **(self._on_opening() if model is None else {}),
             **options,
         )
@@ -142,12 +153,24 @@ class ModelChoice:
             "extra_inputs": dict(self.extra_inputs),
         }
 
-    def resolve(self, model: DeployedModel) -> ResolvedPreprocessing:
-        """Settle the preprocessing of an open model."""
-        from ibisa_onnx.preprocessing.resolve import settle_preprocessing
+    def read(self, model: DeployedModel) -> tuple[ResolvedPreprocessing, OutputReader]:
+        """Settle the preprocessing of an open model, and what reads its outputs.
 
-        return settle_preprocessing(
-            model.signature, model.metadata, self.preprocess, self._overrides(), model.folder
+        Raises
+        ------
+        IbisaError
+            What is said contradicts the model.
+        """
+        from ibisa_onnx.targets.opening import open_reader
+
+        return open_reader(
+            model,
+            self.preprocess,
+            self._overrides(),
+            output=self.output,
+            activation=self.activation,
+            labels=self.labels,
+            kind=self.kind,
         )
 
     def find_labels(self, reader: OutputReader) -> tuple[KnownLabels | None, list[str]]:
@@ -162,18 +185,6 @@ class ModelChoice:
         if found is not None and self.labels is not None:
             found = replace(found, source=f"flag --labels {self.labels}")
         return found, warnings
-
-    def reader(self, model: DeployedModel) -> OutputReader:
-        """Return what finds the class scores of an open model.
-
-        Raises
-        ------
-        TargetError
-            The labels that were given cannot be read.
-        """
-        from ibisa_onnx.targets.reader import OutputReader
-
-        return OutputReader(model, self.output, self.activation, self.labels)
 
     def _overrides(self) -> Overrides:
         from ibisa_onnx.preprocessing.resolve import Overrides
@@ -208,6 +219,7 @@ _FLAGS = (
         type=click.IntRange(1),
         help="Before the crop of 'shortest' and 'stretch-crop'.",
     ),
+    click.option("--pad-value", type=click.IntRange(0, 255), help="Of a letterbox's margins."),
     click.option("--interpolation", type=click.Choice(INTERPOLATIONS)),
     click.option("--channel-order", type=click.Choice(CHANNEL_ORDERS, case_sensitive=False)),
     click.option(
@@ -224,6 +236,7 @@ _FLAG_NAMES = (
     "size",
     "resize",
     "shorter_side",
+    "pad_value",
     "interpolation",
     "channel_order",
     "depth",
@@ -248,6 +261,9 @@ _OPTIONS = (
     click.option(
         "--output", metavar="NAME", help="What holds class scores: an output or inner tensor."
     ),
+    click.option(
+        "--kind", type=click.Choice(KINDS), help="What the model is, where that is told wrongly."
+    ),
 )
 _ON_RUNNING = (
     click.option(
@@ -264,6 +280,7 @@ _ON_RUNNING = (
     ),
     click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads for each operator."),
 )
+_GIVEN = ("input", "output", "labels", "kind", "extra_inputs")
 # What holds of these where a model is only read.
 _READ_ONLY: dict[str, Any] = {"providers": ("cpu",), "activation": None, "threads": None}
 
@@ -287,7 +304,7 @@ def _with_options(
     def wrapped(*args: Any, model: str, preprocess: str | None, **options: Any) -> None:
         flags = {name: options.pop(name) for name in _FLAG_NAMES}
         said = {name: value for name, value in flags.items() if value is not None}
-        mine = {name: options.pop(name) for name in ("input", "output", "labels", "extra_inputs")}
+        mine = {name: options.pop(name) for name in _GIVEN}
         mine |= {name: options.pop(name, unsaid) for name, unsaid in _READ_ONLY.items()}
         choice = ModelChoice(model=model, preprocess=preprocess, flags=said, **mine)
         function(*args, choice=choice, **options)

@@ -78,8 +78,8 @@ def _settings_text(settings: Mapping[str, Any]) -> str:
 
 
 def target_text(target: ExplainedTarget) -> str:
-    """Name a target: what it is called, and its probability."""
-    return f"{target.caption} {100 * target.probability:.1f}%"
+    """Name a target: what it is called, and its probability, or its value where it has one."""
+    return f"{target.caption} {target.reading}"
 
 
 def class_text(index: int, label: str | None) -> str:

@@ -17,12 +17,12 @@ from ibisa_onnx.commands.explaining import (
     MethodChoice,
     explaining_options,
     method_options,
-    parse_target,
 )
 from ibisa_onnx.commands.interruption import Interruption
 from ibisa_onnx.commands.model_options import FiniteRange, ModelChoice, model_options
 from ibisa_onnx.commands.outputs import STDIO, Destinations, check_out, expand
 from ibisa_onnx.commands.report import details_text, explanation_text
+from ibisa_onnx.commands.target_options import AskedTargets, target_options
 from ibisa_onnx.errors import GradientError, ImageError, OptionError, OutputError
 
 if TYPE_CHECKING:
@@ -33,14 +33,7 @@ if TYPE_CHECKING:
 @click.command("run", short_help="Explain what a model says of a picture.")
 @click.argument("model")
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
-@click.option(
-    "-t",
-    "--target",
-    "targets",
-    multiple=True,
-    metavar="CLASS",
-    help='What to explain: 207, "golden retriever" or top:3. Repeatable. Default: the prediction.',
-)
+@target_options
 @click.option(
     "-o",
     "--out",
@@ -77,7 +70,7 @@ if TYPE_CHECKING:
 def command(
     console: Console,
     images: tuple[str, ...],
-    targets: tuple[str, ...],
+    asked: AskedTargets,
     out: str | None,
     with_data: bool,
     choice: ModelChoice,
@@ -94,8 +87,6 @@ def command(
     An IMAGE is a file, a folder of pictures, or - for stdin. Writes IMAGE.ibisa.png beside each:
     the picture, and the picture with its map. Ctrl-C ends with the best map so far.
     """
-    from ibisa_onnx.targets.classification import count
-
     if (choice.model, *images).count(STDIO) > 1:
         raise click.UsageError("only one of MODEL and IMAGE can be -, stdin is read once")
     if uncertainty and method_name != METHOD_NAMES[0]:
@@ -107,14 +98,13 @@ def command(
         )
     methods.check([method_name])
     pictures = expand(images)
-    several = len(targets) > 1 or any(count(target) > 1 for target in targets)
     check_out(out)
     where = Destinations(
-        pictures, out, several_targets=several, with_data=with_data, model=choice.model
+        pictures, out, several_targets=asked.several, with_data=with_data, model=choice.model
     )
     console = _free_stdout(console) if where.to_stdout else console
     where.check()
-    explainer = choice.explainer(**options)
+    explainer = choice.for_values(asked.direction is not None).explainer(**options)
     method, _ = methods.named(
         method_name,
         explainer,
@@ -122,7 +112,7 @@ def command(
         lambda path, text: console.warn([f"{path}: {text}"]),
     )
     deadline = None if deadline_ms is None else deadline_ms / 1000
-    meant = [parse_target(each) for each in targets] or None
+    meant = asked.targets(choice.output)
     piped = sys.stdin.buffer.read() if STDIO in pictures else b""  # Ctrl-C ends the wait for it
     with Interruption(console) as interruption:
         work = Work(
@@ -160,7 +150,7 @@ class Work:
     console: Console
     explainer: Explainer
     where: Destinations
-    targets: Sequence[str | int] | None
+    targets: Sequence[Any] | None
     seed: int
     deadline: float | None = None
     uncertainty: bool = False
@@ -203,7 +193,9 @@ class Work:
 
         target = explanation.target
         extra = [name for name in explanation.maps if name not in ("map", "against")]
-        contents = self.where.of(picture, target.index, target.name, extra)
+        number = target.details.get("number")
+        name = target.name if number is None else f"{target.name} {number}"
+        contents = self.where.of(picture, target.index, name, extra)
         paths = list(contents)
         if self.uncertainty and explanation.uncertainty is None:
             raise OptionError(

@@ -6,6 +6,7 @@ Arrays in, arrays out: no file is read or written here, and nothing is known of 
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from ibisa_onnx.io.colormap import colormap
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
+Box = Sequence[float]
 
 MAX_SIDE = 1600
 """A panel's longer side in pixels, at most: full resolution is in the map, not in its picture."""
@@ -40,6 +42,7 @@ def beside(
     *others: Floats,
     against: Floats | None = None,
     strength: float | None = 1.0,
+    boxes: Sequence[Box] = (),
     left: str = "",
     right: str = "",
 ) -> Pixels:
@@ -60,6 +63,8 @@ def beside(
         float32 [H, W] in the map's unit: what is drawn in the same panel in blue.
     strength
         How bright the map is, 0 to 1; None draws none of it.
+    boxes
+        Left, top, right, bottom in pixels of the picture: outlined in the first two panels.
     left, right
         ASCII text. What does not fit is left out, the right one first; without text, no strip.
 
@@ -79,11 +84,58 @@ def beside(
     plain, below, *resized = _panels(image, drawn_against, map, *others)
     gap = np.full_like(plain[:_GAP] if stacked else plain[:, :_GAP], _PAPER)
     first, *rest = resized
-    parts = [plain, gap, _blend(plain, first, below, scale_of(map), strength)]
+    blended = _blend(plain, first, below, scale_of(map), strength)
+    share = plain.shape[1] / image.shape[1]
+    parts = [_outlined(plain, boxes, share), gap, _outlined(blended, boxes, share)]
     for each in rest:
         parts += [gap, _blend(plain, each, np.zeros_like(each), 1.0, 1.0)]
     drawn = np.concatenate(parts, axis=0 if stacked else 1)
     return np.concatenate([drawn, _strip(drawn.shape[1], left, right)], axis=0)
+
+
+def numbered(image: Pixels, boxes: Mapping[int, Box]) -> Pixels:
+    """Draw boxes on a picture with their numbers, at most `MAX_SIDE` pixels wide or high.
+
+    Parameters
+    ----------
+    image
+        uint8 [H, W, 3], RGB.
+    boxes
+        By number: left, top, right, bottom in pixels of the picture.
+
+    Returns
+    -------
+    uint8 [H', W', 3], RGB.
+    """
+    import cv2
+
+    (drawn,) = _panels(image)
+    share = drawn.shape[1] / image.shape[1]
+    drawn = _outlined(drawn, list(boxes.values()), share)
+    size = max(drawn.shape[:2]) / 1600 + 0.3
+    for number, box in boxes.items():
+        at = (max(0, round(box[0] * share)) + 2, max(round(12 * size), round(box[1] * share) - 3))
+        for colour, width in ((_PAPER, round(5 * size)), (_INK, max(1, round(1.6 * size)))):
+            text = (str(number), at, cv2.FONT_HERSHEY_SIMPLEX, size, (colour,) * 3, max(1, width))
+            cv2.putText(drawn, *text, cv2.LINE_AA)
+    return drawn
+
+
+def _outlined(picture: Pixels, boxes: Sequence[Box], share: float) -> Pixels:
+    """Return a picture with boxes outlined, light on dark; `share` is its pixels for one of
+    theirs.
+    """
+    import cv2
+
+    if not boxes:
+        return picture
+    drawn = np.ascontiguousarray(picture).copy()
+    thin = max(1, round(max(drawn.shape[:2]) / 640))
+    for colour, width in ((_INK, 3 * thin), (_PAPER, thin)):
+        for box in boxes:
+            left, top, right, bottom = (round(side * share) for side in box)
+            cv2.rectangle(drawn, (left, top), (right - 1, bottom - 1), (colour,) * 3, width)
+    return drawn
 
 
 def blend(

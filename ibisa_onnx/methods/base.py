@@ -62,6 +62,9 @@ class AttributionResult:
         that does not say.
     blind
         Whether the answer was found not to depend on the picture.
+    answer
+        What the objective is for the untouched picture, where the method has calibrated it; None:
+        as it was.
     """
 
     cells: Floats
@@ -77,6 +80,7 @@ class AttributionResult:
     warnings: tuple[str, ...] = ()
     baseline: str | None = None
     blind: bool = False
+    answer: float | None = None
 
     @cached_property
     def map(self) -> Floats:

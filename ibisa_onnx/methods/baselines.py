@@ -26,9 +26,10 @@ from ibisa_onnx.targets.retention import LOST
 
 AUTO = "auto"
 BLUR = "blur"
-CANDIDATES = {BLUR: 0.05, "mean": LOST, "noise": LOST}
-"""What `auto` chooses from, in order of preference, and what share of the answer's probability each
-may leave. A blur leaves a soft object, by which the peak falls beside what it should fall on."""
+CANDIDATES = {BLUR: 0.05, "mean": LOST, "noise": LOST, "inpaint": 0.05}
+"""What `auto` chooses from, and what share of the answer's probability each may leave. A blur, or
+what is filled in from around, leaves a soft object, by which the peak falls beside what it should
+fall on. The objective says which, and in which order (`Objective.baselines`)."""
 
 _CERTAIN = 0.99  # a probability: nearer to 1 a softmax has next to no gradient
 _BORDER = 1 / 16  # of the shorter side

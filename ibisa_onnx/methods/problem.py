@@ -91,6 +91,11 @@ class Row:
         """What the objective is for the untouched picture."""
         return float(checked_probability(self.objective, self.answer, 1)[0])
 
+    def probabilities(self, raw: Raw) -> Doubles:
+        """Return what the objective is in outputs [K, ...] by name, [K]; it may be NaN."""
+        own = {name: raw[name] for name in self.objective.outputs}
+        return _probability(self.objective, own, len(raw[self.objective.outputs[0]]))
+
 
 @dataclass(frozen=True, eq=False)
 class MaskGradient:
@@ -268,18 +273,13 @@ class Problem:
             passes = self.rows[group[0]].shared or self.passes
             batch, taken = self.model.max_batch, self.filled(len(shown))
             raw = self.model.run(shown, outputs, passes)
-            if self.mixes(float(self.probabilities(group[0], raw)[0]), batch, int(group[0])):
+            first = int(group[0])
+            if self.mixes(float(self.rows[first].probabilities(raw)[0]), batch, first):
                 raw = self.model.run(shown, outputs, passes)
                 taken += self.filled(len(shown))
             return raw, taken
 
         return self.model.map_concurrently(ask, range(len(self.pictures)))
-
-    def probabilities(self, row: int, raw: Raw) -> Doubles:
-        """Return what a row's objective is in outputs [K, ...] by name, [K]; it may be NaN."""
-        objective = self.rows[row].objective
-        own = {name: raw[name] for name in objective.outputs}
-        return _probability(objective, own, len(raw[objective.outputs[0]]))
 
     def gradient(
         self, source: GradientSource, rows: Rows | None = None

@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from ibisa_onnx.errors import OptionError
 from ibisa_onnx.methods.base import Method
+from ibisa_onnx.methods.drise import DRise
 from ibisa_onnx.methods.grad_cam import GradCam
 from ibisa_onnx.methods.iba import Iba
 from ibisa_onnx.methods.occlusion import Occlusion
@@ -40,6 +41,7 @@ METHODS: Mapping[str, Callable[[MethodSettings], Method]] = MappingProxyType(
     {
         "rise": lambda given: Rise(given.masks),
         "centred-rise": lambda given: Rise(given.masks, centred=True),
+        "drise": lambda given: DRise(given.masks),
         "gradcam": lambda given: GradCam(given.gradcam_layer),
         "iba": lambda given: Iba(tuple(map(str, given.images)), given.iba_layer),
         "occlusion": lambda given: Occlusion(),

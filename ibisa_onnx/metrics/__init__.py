@@ -10,6 +10,7 @@ from ibisa_onnx.metrics.agreement import (
     seed_stability,
     spearman,
 )
+from ibisa_onnx.metrics.boxes import BOX_METRICS, BoxMetric
 from ibisa_onnx.metrics.degradation import Degradation, degradation
 from ibisa_onnx.metrics.faithfulness import (
     AVERAGE_DROP,
@@ -76,6 +77,7 @@ __all__ = [
     "AVERAGE_INCREASE",
     "BLUR",
     "BORDER",
+    "BOX_METRICS",
     "BOX_RATIO",
     "DEGRADATION",
     "DELETION",
@@ -100,6 +102,7 @@ __all__ = [
     "STABILITY",
     "ZEROS",
     "AgreementMetric",
+    "BoxMetric",
     "Comparison",
     "Curve",
     "Degradation",

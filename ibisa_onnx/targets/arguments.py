@@ -3,13 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ibisa_onnx.errors import TargetError
-from ibisa_onnx.targets.base import FixedTarget, Objective, TargetSpec
-from ibisa_onnx.targets.classification import ClassTarget, count
+from ibisa_onnx.targets.base import Context, FixedTarget, Objective, Raw, TargetSpec
+from ibisa_onnx.targets.classification import count
+from ibisa_onnx.targets.reader import OutputReader
+
+
+@dataclass(frozen=True)
+class WordTarget:
+    """A word or a number, which means a class or whatever the kind of model knows by it."""
+
+    wanted: Any = None
+
+    def outputs(self, reader: OutputReader) -> tuple[str, ...]:
+        """Name what the target that is meant reads."""
+        return reader.kind.target(self.wanted).outputs(reader)
+
+    def bind(self, raw: Raw, context: Context) -> list[Objective]:
+        """Bind the target that is meant."""
+        return context.reader.kind.target(self.wanted).bind(raw, context)
+
+
+@dataclass(frozen=True)
+class PointTarget:
+    """What the model says at a point: a box, a region, or whatever its kind knows of places.
+
+    Attributes
+    ----------
+    at
+        x and y in the picture's pixels.
+    wanted
+        A class there; None: whichever is there.
+    """
+
+    at: tuple[float, float]
+    wanted: str | int | None = None
+
+    def outputs(self, reader: OutputReader) -> tuple[str, ...]:
+        """Name what the target that is meant reads."""
+        return reader.kind.at(self.at, self.wanted).outputs(reader)
+
+    def bind(self, raw: Raw, context: Context) -> list[Objective]:
+        """Bind the target that is meant."""
+        return context.reader.kind.at(self.at, self.wanted).bind(raw, context)
 
 
 def is_several(targets: Any) -> bool:
@@ -38,7 +79,7 @@ def _spec(target: Any) -> TargetSpec:
     if isinstance(target, np.ndarray) and target.ndim == 0:
         target = target.item()
     known = isinstance(target, TargetSpec) and not isinstance(target, type)
-    return target if known else ClassTarget(target)
+    return target if known else WordTarget(target)
 
 
 def check_single(target: Any, instead: str = "use explain_all") -> None:

@@ -1,20 +1,24 @@
 """What is explained: the objective, one scalar a picture, and the target that it was made from.
 
-A target is what a user wrote: a class, `top:3`, an anchor of a detector. It binds to the model's
-first answer to a picture and gives objectives. All that comes after (gradients, batches, the
-fidelity check, the metrics) knows objectives alone.
+A target is what a user wrote: a class, `top:3`, a box of a detector. It binds to the model's first
+answer to a picture and gives objectives. All that comes after (gradients, batches, the fidelity
+check, the metrics) knows objectives alone. What the models are that can be asked (classifiers,
+detectors ...) is a `Kind` each.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-from ibisa_onnx.errors import GradientError
+from ibisa_onnx.errors import GradientError, TargetError
+from ibisa_onnx.io.images import Source
+from ibisa_onnx.preprocessing.geometry import Geometry
 
 if TYPE_CHECKING:
     import onnx
@@ -24,6 +28,20 @@ if TYPE_CHECKING:
 Raw = Mapping[str, npt.NDArray[Any]]
 """Values of a model's outputs by name, a row for each image, in the model's own dtypes."""
 Doubles = npt.NDArray[np.float64]
+
+USUAL_BASELINES = ("blur", "mean", "noise")
+"""What stands where a picture is hidden, in the order in which they are preferred."""
+
+
+class Nodes(Protocol):
+    """Nodes that are added behind a model's graph, and the tensors that they make."""
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The tensors that they make."""
+
+    def to_onnx(self, graph: onnx.GraphProto) -> object:
+        """Write them, in place."""
 
 
 class Objective(ABC):
@@ -75,9 +93,68 @@ class Objective(ABC):
         return None
 
     @property
+    def nodes(self) -> tuple[Nodes, ...]:
+        """What writes the tensors that it reads, where the model itself has them not."""
+        return (self,)
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """Further tensors, which some methods read of the same answer: D-RISE a box's own boxes."""
+        return ()
+
+    @property
+    def extent(self) -> float | None:
+        """The share of the model's input that it is about, in 0..1; None where nothing says."""
+        return None
+
+    @property
+    def baselines(self) -> tuple[str, ...]:
+        """What `auto` hides the picture by, in order of preference (`methods.baselines`)."""
+        return USUAL_BASELINES
+
+    def calibrated(self, raw: Raw, hidden: Raw) -> Objective:
+        """Return the objective once it is known what the model says where the picture is hidden.
+
+        For what is a probability only between the two, as a similarity is.
+
+        Parameters
+        ----------
+        raw
+            The answer to the untouched picture, values [1, ...].
+        hidden
+            The answers to its baselines, values [K, ...].
+        """
+        return self
+
+    @property
     def family(self) -> Hashable:
         """What a prepared gradient depends on: objectives of one family share it."""
         return type(self), self.outputs
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a target is bound in: the model's reader, and where the picture lies in its input.
+
+    Attributes
+    ----------
+    reader
+        Of the model: its labels, its kind, and which output holds class scores.
+    geometry
+        From the picture's pixels to the input's, and back.
+    ask
+        Pushes another picture forward, brought to the model as this one: the outputs named, values
+        [1, ...]. It costs a pass.
+    """
+
+    reader: OutputReader
+    geometry: Geometry
+    ask: Callable[[Source, Sequence[str]], Raw]
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """Names of the classes by index."""
+        return self.reader.labels
 
 
 @runtime_checkable
@@ -87,15 +164,15 @@ class TargetSpec(Protocol):
     def outputs(self, reader: OutputReader) -> tuple[str, ...]:
         """Name the outputs of the model that `bind` needs to see."""
 
-    def bind(self, raw: Raw, reader: OutputReader) -> list[Objective]:
+    def bind(self, raw: Raw, context: Context) -> list[Objective]:
         """Return the objectives that it means for one picture.
 
         Parameters
         ----------
         raw
             The first answer: values [1, ...] of those outputs.
-        reader
-            Of the model, its labels, and which output holds class scores.
+        context
+            The model's labels and kind, and where the picture lies in its input.
 
         Raises
         ------
@@ -113,9 +190,117 @@ class FixedTarget:
         self.objective = objective
 
     def outputs(self, reader: OutputReader) -> tuple[str, ...]:
-        """Name what it reads."""
-        return self.objective.outputs
+        """Name what it reads, and what some methods read beside."""
+        return tuple(dict.fromkeys((*self.objective.outputs, *self.objective.beside)))
 
-    def bind(self, raw: Raw, reader: OutputReader) -> list[Objective]:
+    def bind(self, raw: Raw, context: Context) -> list[Objective]:
         """Return it."""
         return [self.objective]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One of the things that a model says of a picture.
+
+    Attributes
+    ----------
+    caption
+        What to call it: "person 91.2%" without the number.
+    score
+        How sure the model is, in 0..1, or the value itself where it is none of these.
+    index, label
+        Of its class; None where it has none.
+    box
+        Left, top, right, bottom in the picture's pixels; None where it is in no one place.
+    details
+        What else there is to say, as plain JSON data.
+    """
+
+    caption: str
+    score: float
+    index: int | None = None
+    label: str | None = None
+    box: tuple[float, float, float, float] | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+class Kind(ABC):
+    """A kind of model: what its outputs are, what it says of a picture, and what can be asked.
+
+    Attributes
+    ----------
+    name
+        "classifier", "detector" ...
+    reason
+        How that is known.
+    family
+        What models of that very format are called.
+    asks
+        What can be asked of it, as the command line says it.
+    warnings
+        What a user must know where something is inferred.
+    preprocessing
+        What such models usually do to a picture, as fields of `Preprocessing`; a guess.
+    """
+
+    name: str
+    reason: str = ""
+    family: str = ""
+    asks: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    preprocessing: Mapping[str, Any] = {}
+
+    @property
+    def nodes(self) -> tuple[Nodes, ...]:
+        """What writes the tensors that it reads, where the model itself has them not."""
+        return ()
+
+    @abstractmethod
+    def outputs(self) -> tuple[str, ...]:
+        """Name the tensors that hold its answer."""
+
+    @abstractmethod
+    def target(self, wanted: str | int | None) -> TargetSpec:
+        """Return the target that a user's word means; None: what the model says first.
+
+        Raises
+        ------
+        TargetError
+            The word can mean nothing here.
+        """
+
+    def at(self, point: tuple[float, float], wanted: str | int | None = None) -> TargetSpec:
+        """Return the target at a point.
+
+        Parameters
+        ----------
+        point
+            x and y in the picture's pixels.
+        wanted
+            A class there; None: whichever is there.
+
+        Raises
+        ------
+        TargetError
+            Such a model says nothing of single places.
+        """
+        raise TargetError(
+            f"the model is a {self.name} and says nothing of single places; {self.may}"
+        )
+
+    @property
+    def may(self) -> str:
+        """Say what can be asked of such a model."""
+        return f"it can be asked: {', '.join(self.asks)}" if self.asks else "nothing can be asked"
+
+    @abstractmethod
+    def answers(self, raw: Raw, context: Context) -> list[Answer]:
+        """Return what the model says of a picture, the surest first.
+
+        Parameters
+        ----------
+        raw
+            Values [1, ...] of the outputs.
+        context
+            Where the picture lies.
+        """

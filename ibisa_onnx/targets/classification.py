@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ibisa_onnx.errors import TargetError
-from ibisa_onnx.targets.base import Doubles, Objective, Raw
+from ibisa_onnx.errors import OutputError, TargetError
+from ibisa_onnx.targets.base import Answer, Context, Doubles, Kind, Objective, Raw, TargetSpec
 from ibisa_onnx.targets.class_scores import Activation, ClassScores, tie
 from ibisa_onnx.targets.labels import find_label
 
@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     import onnx
 
     from ibisa_onnx.targets.reader import OutputReader
+
+
+NAME, UNKNOWN = "classifier", "unknown"
+VALUES = "--raise --output NAME --index 0,:"
+"""What can be asked of any model: a number of its outputs."""
 
 
 @dataclass(frozen=True)
@@ -118,12 +123,57 @@ class ClassTarget:
         """Name the output of class scores, or all that may be it."""
         return tuple(reader.candidates())
 
-    def bind(self, raw: Raw, reader: OutputReader) -> list[Objective]:
+    def bind(self, raw: Raw, context: Context) -> list[Objective]:
         """Return the classes that it means, likeliest first."""
+        reader = context.reader
         reading = reader.read(raw)
         probabilities = reading.probabilities(raw[reading.name])[0]
         indices = choose(self.wanted, probabilities, reader.labels)
         return [ClassObjective(reading, index, reader.label(index)) for index in indices]
+
+
+class ClassifierKind(Kind):
+    """A classifier: one score for each class; "unknown" where no output can be that.
+
+    Parameters
+    ----------
+    reader
+        Finds and reads the scores.
+    """
+
+    name = NAME
+    asks: tuple[str, ...] = ("-t CLASS", "-t top:3", "--versus CLASS")
+
+    def __init__(self, reader: OutputReader) -> None:
+        self._reader = reader
+        try:
+            found = reader.candidates()
+        except OutputError as error:  # which whoever asks for a class is told of
+            self.name, self.asks, self.reason = UNKNOWN, (VALUES,), error.problem
+            return
+        count = reader.declared_classes
+        of = f"each of {count.classes} classes" if count else "each class"
+        which = found[0] if len(found) == 1 else f"one of {', '.join(found)}"
+        self.reason = f"{which} holds one score for {of}"
+
+    def outputs(self) -> tuple[str, ...]:
+        """Name the output of class scores, or all that may be it."""
+        return tuple(self._reader.candidates())
+
+    def target(self, wanted: str | int | None) -> TargetSpec:
+        """Return the class that a word means; None: the predicted one."""
+        return ClassTarget(wanted)
+
+    def answers(self, raw: Raw, context: Context) -> list[Answer]:
+        """Return all classes, the likeliest first."""
+        reading = self._reader.read(raw)
+        probabilities = reading.probabilities(raw[reading.name])[0]
+        order = np.argsort(-probabilities, kind="stable")
+        labels = [self._reader.label(int(index)) for index in order]
+        return [
+            Answer(label or f"class {index}", float(probabilities[index]), int(index), label)
+            for index, label in zip(order, labels, strict=True)
+        ]
 
 
 def logit_objective(objective: Objective, logits: str) -> Objective:

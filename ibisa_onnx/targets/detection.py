@@ -1,8 +1,15 @@
-"""Detectors' answers as targets: the score of one anchor, the best of its kind."""
+"""Detectors: their boxes, and the probability that an object is still seen in one of them.
+
+A box is explained by the best of the anchors that overlap it by more than a half on the untouched
+picture: which of them wins may change where pixels are hidden, and the object is seen all the same.
+Where rows were selected no anchor keeps its place, and rows are matched by overlap each time. How
+raw outputs become boxes is in `decoders`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,74 +17,227 @@ import numpy.typing as npt
 
 from ibisa_onnx.errors import TargetError
 from ibisa_onnx.models.head import Head
-from ibisa_onnx.targets.base import Doubles, Objective, Raw
+from ibisa_onnx.targets.base import (
+    Answer,
+    Context,
+    Doubles,
+    Kind,
+    Nodes,
+    Objective,
+    Raw,
+    TargetSpec,
+)
 from ibisa_onnx.targets.class_scores import SMALLEST
+from ibisa_onnx.targets.decoders import DECODERS
+from ibisa_onnx.targets.decoders.base import BOXES, SCORES, Detector
+from ibisa_onnx.targets.facts import ModelFacts
+from ibisa_onnx.targets.labels import find_label
 
 if TYPE_CHECKING:
     import onnx
 
+    from ibisa_onnx.preprocessing.geometry import Geometry
     from ibisa_onnx.targets.reader import OutputReader
+
+CONFIDENCE = 0.25
+"""The score from which a box counts as detected."""
+OVERLAP = 0.5
+"""The intersection over union from which two boxes are of one object."""
+_SUPPRESSED = 0.45  # of two boxes of one class that overlap by more, the less sure one is left out
+_MOST = 300  # detections
+_NAMED = 6  # in an error
+
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom."""
 
 
 @dataclass(frozen=True)
-class AnchorObjective(Objective):
-    """The probability that one anchor holds an object of one class.
+class BoxObjective(Objective):
+    """The probability that an object of a class is seen in a box: that of the best anchor there.
 
     Attributes
     ----------
     output
-        Name of an output float [N, A, K]: a probability for each anchor and class.
-    anchor, column
-        Which of them.
+        Name of a tensor float [N, A, K]: a probability for each anchor and class.
+    anchors
+        Those that overlap the box by more than a half.
+    column, label
+        The class, and what it is called.
+    number
+        Which of the detections it is, from 1.
+    box
+        Left, top, right, bottom in the picture's pixels; None where it is not known.
+    share
+        The box's share of the model's input, in 0..1.
+    writers
+        What makes the tensor, where the model has it not.
+    similarity
+        How D-RISE scores it; None where boxes are not known.
     """
 
     output: str
-    anchor: int
+    anchors: tuple[int, ...]
     column: int
+    label: str | None = None
+    number: int | None = None
+    box: Box | None = None
+    share: float | None = None
+    writers: tuple[Nodes, ...] = field(default=(), repr=False)
+    similarity: SimilarityToBox | None = field(default=None, repr=False)
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """The output of scores."""
+        """The tensor of scores."""
         return (self.output,)
 
+    @property
+    def nodes(self) -> tuple[Nodes, ...]:
+        """What makes it."""
+        return self.writers
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """What its likeness to other boxes is read off."""
+        return () if self.similarity is None else self.similarity.outputs
+
+    @property
+    def extent(self) -> float | None:
+        """The box's share of the model's input."""
+        return self.share
+
     def probability(self, raw: Raw) -> Doubles:
-        """Return the anchor's probability, [N] in 0..1."""
-        return np.clip(raw[self.output][:, self.anchor, self.column].astype(np.float64), 0, 1)
+        """Return the best anchor's probability, [N] in 0..1."""
+        return np.asarray(np.clip(self._candidates(raw).max(1), 0, 1))
 
     def score(self, raw: Raw) -> Doubles:
         """Return its logarithm, at least log 1e-12."""
         return np.log(np.maximum(self.probability(raw), SMALLEST))
 
     def vjp(self, raw: Raw) -> dict[str, npt.NDArray[np.float32]]:
-        """Return d log p / d scores: 1 / p at the anchor, 0 where p cannot be a probability."""
-        values = raw[self.output]
-        cotangent = np.zeros(values.shape, np.float32)
-        score = values[:, self.anchor, self.column].astype(np.float32)
+        """Return d log p / d scores: 1 / p at the best anchor, 0 where p can be none."""
+        found = self._candidates(raw)
+        best = found.argmax(1)
+        score = found[np.arange(len(found)), best]
         possible = (score >= SMALLEST) & (score <= 1)
-        cotangent[:, self.anchor, self.column] = possible / np.maximum(score, SMALLEST)
+        cotangent = np.zeros(raw[self.output].shape, np.float32)
+        places = np.asarray(self.anchors)[best]
+        cotangent[np.arange(len(found)), places, self.column] = possible / np.maximum(
+            score, SMALLEST
+        )
         return {self.output: cotangent}
 
     def to_onnx(self, graph: onnx.GraphProto) -> str:
         """Write the logarithm of the probability behind the scores."""
         head = Head(graph)
-        index = head.constant([self.anchor], np.int64)
-        rows = head.rows(head.op("Gather", self.output, index, axis=1))
-        return head.log(head.column(rows, self.column), SMALLEST)
+        index = head.constant(list(self.anchors), np.int64)
+        rows = head.op("Gather", self.output, index, axis=1)
+        rows = head.op("Gather", rows, head.constant([self.column], np.int64), axis=2)
+        return head.log(head.largest(rows), SMALLEST)
 
     def describe(self) -> dict[str, Any]:
-        """Return the anchor and the class."""
+        """Return the class, the number and the box."""
         return {
-            "kind": "anchor",
-            "caption": f"anchor {self.anchor}, class {self.column}",
+            "kind": "box",
+            "caption": _caption(self.label, self.column, self.number, self.box),
             "output": self.output,
             "index": self.column,
-            "anchor": self.anchor,
+            "label": self.label,
+            "number": self.number,
+            "box": self.box and [round(side, 1) for side in self.box],
+            "anchors": len(self.anchors),
+        }
+
+    def _candidates(self, raw: Raw) -> Doubles:
+        values = raw[self.output][:, list(self.anchors), self.column]
+        return np.asarray(values, np.float64)
+
+
+@dataclass(frozen=True)
+class MatchedObjective(Objective):
+    """How well some row of boxes still shows an object: its score where it overlaps the box.
+
+    That is the largest score of the class among the rows whose overlap with the box is above a
+    half. Its derivative is that of the best row's score; where none is left there is none.
+
+    Attributes
+    ----------
+    boxes, scores
+        Names of tensors float [N, n, 4], in pixels of the input, and [N, n, K].
+    place
+        The box in pixels of the input.
+    column, label, number, box, share, writers, similarity
+        As of `BoxObjective`.
+    """
+
+    boxes: str
+    scores: str
+    place: Box
+    column: int
+    label: str | None = None
+    number: int | None = None
+    box: Box | None = None
+    share: float | None = None
+    writers: tuple[Nodes, ...] = field(default=(), repr=False)
+    similarity: SimilarityToBox | None = field(default=None, repr=False)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Boxes and scores."""
+        return self.boxes, self.scores
+
+    @property
+    def nodes(self) -> tuple[Nodes, ...]:
+        """What makes them."""
+        return self.writers
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """What its likeness to other boxes is read off."""
+        return () if self.similarity is None else self.similarity.outputs
+
+    @property
+    def extent(self) -> float | None:
+        """The box's share of the model's input."""
+        return self.share
+
+    def probability(self, raw: Raw) -> Doubles:
+        """Return the score of the best row that overlaps, [N] in 0..1; 0 where none does."""
+        return np.asarray(np.clip(self._candidates(raw).max(1, initial=0.0), 0, 1))
+
+    def score(self, raw: Raw) -> Doubles:
+        """Return its logarithm, at least log 1e-12."""
+        return np.log(np.maximum(self.probability(raw), SMALLEST))
+
+    def vjp(self, raw: Raw) -> dict[str, npt.NDArray[np.float32]]:
+        """Return d log p / d scores: 1 / p at the best row; the boxes only say which it is."""
+        found = self._candidates(raw)
+        rows, best = np.arange(len(found)), found.argmax(1)
+        score = found[rows, best]
+        possible = (score >= SMALLEST) & (score <= 1)
+        cotangent = np.zeros(raw[self.scores].shape, np.float32)
+        cotangent[rows, best, self.column] = possible / np.maximum(score, SMALLEST)
+        return {self.scores: cotangent, self.boxes: np.zeros(raw[self.boxes].shape, np.float32)}
+
+    def _candidates(self, raw: Raw) -> Doubles:
+        near = overlaps(np.asarray(raw[self.boxes], np.float64), self.place) > OVERLAP
+        return np.where(near, np.asarray(raw[self.scores][..., self.column], np.float64), 0)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the class, the number and the box."""
+        return {
+            "kind": "box",
+            "caption": _caption(self.label, self.column, self.number, self.box),
+            "output": ", ".join(self.outputs),
+            "index": self.column,
+            "label": self.label,
+            "number": self.number,
+            "box": self.box and [round(side, 1) for side in self.box],
         }
 
 
 @dataclass(frozen=True)
 class BestAnchor:
-    """The anchor that is surest of a class.
+    """The anchor that is surest of a class, where nothing says where its box is.
 
     Attributes
     ----------
@@ -92,7 +252,7 @@ class BestAnchor:
         """Name the output of scores."""
         return (self.output,)
 
-    def bind(self, raw: Raw, reader: OutputReader) -> list[Objective]:
+    def bind(self, raw: Raw, context: Context) -> list[Objective]:
         """Return the best anchor of one picture.
 
         Raises
@@ -108,4 +268,354 @@ class BestAnchor:
                 f"output {self.output} is {list(scores.shape)}; an anchor of class {self.column} "
                 "is read off scores [1, anchors, classes]"
             )
-        return [AnchorObjective(self.output, int(scores[0, :, self.column].argmax()), self.column)]
+        best = int(scores[0, :, self.column].argmax())
+        return [BoxObjective(self.output, (best,), self.column, f"class {column}, anchor {best}")]
+
+
+@dataclass(frozen=True)
+class SimilarityToBox(Objective):
+    """How like a detection the most similar of all boxes is, as D-RISE scores it.
+
+    That is the largest of overlap times cosine of the class scores times the box's own score
+    (Petsiuk et al., CVPR 2021, equation 3).
+
+    Attributes
+    ----------
+    boxes, scores
+        Names of tensors float [N, A, 4], in pixels of the input, and [N, A, K].
+    place
+        The detection's box in pixels of the input.
+    classes
+        Its scores, K.
+    """
+
+    boxes: str
+    scores: str
+    place: Box
+    classes: tuple[float, ...]
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Boxes and scores."""
+        return self.boxes, self.scores
+
+    def probability(self, raw: Raw) -> Doubles:
+        """Return the largest similarity, [N] in 0..1."""
+        near = overlaps(np.asarray(raw[self.boxes], np.float64), self.place)
+        scores = np.asarray(raw[self.scores], np.float64)
+        own = np.asarray(self.classes)
+        lengths = np.linalg.norm(scores, axis=2) * np.linalg.norm(own)
+        cosine = scores @ own / np.maximum(lengths, SMALLEST)
+        similar = near * cosine * scores.max(2)
+        return np.asarray(np.clip(similar.max(1, initial=0.0), 0, 1))
+
+    def score(self, raw: Raw) -> Doubles:
+        """Return its logarithm, at least log 1e-12."""
+        return np.log(np.maximum(self.probability(raw), SMALLEST))
+
+    def describe(self) -> dict[str, Any]:
+        """Return the box."""
+        return {"kind": "box", "caption": "box", "box": list(self.place)}
+
+
+def similarity_of(objective: Objective) -> SimilarityToBox | None:
+    """Return how D-RISE scores what an objective explains; None where that is no box."""
+    if isinstance(objective, BoxObjective | MatchedObjective):
+        return objective.similarity
+    return None
+
+
+@dataclass(frozen=True)
+class Detection:
+    """An object that a detector found.
+
+    Attributes
+    ----------
+    place
+        Left, top, right, bottom in pixels of the model's input.
+    box
+        The same in the picture's pixels.
+    column, score
+        The class, and the probability.
+    row
+        Which of the rows or anchors it is.
+    """
+
+    place: Box
+    box: Box
+    column: int
+    score: float
+    row: int = 0
+
+
+@dataclass(frozen=True)
+class BoxTarget:
+    """Detections, as a user points at them.
+
+    Attributes
+    ----------
+    number
+        Which of the detections, from 1, the surest first; None: whichever the rest leaves.
+    at
+        A point inside, x and y in the picture's pixels: the smallest box there.
+    label
+        A class, by name or index.
+    every
+        All that are left, and not the first alone.
+    confidence
+        The least score of a detection.
+    """
+
+    number: int | None = None
+    at: tuple[float, float] | None = None
+    label: str | int | None = None
+    every: bool = False
+    confidence: float = CONFIDENCE
+
+    def outputs(self, reader: OutputReader) -> tuple[str, ...]:
+        """Name the tensors of boxes and scores."""
+        return _detector_of(reader).outputs()
+
+    def bind(self, raw: Raw, context: Context) -> list[Objective]:
+        """Return the boxes that it means.
+
+        Raises
+        ------
+        TargetError
+            There is no such box in this picture.
+        """
+        kind = _detector_of(context.reader)
+        found = kind.detections(raw, context, self.confidence)
+        chosen = self._chosen(found, kind, context)
+        return [kind.objective(found[each], each + 1, raw, context) for each in chosen]
+
+    def _chosen(
+        self, found: Sequence[Detection], kind: DetectorKind, context: Context
+    ) -> list[int]:
+        left = list(range(len(found)))
+        there = kind.summary(found, context, self.confidence)
+        if not left:
+            raise TargetError(there)
+        if self.label is not None:
+            column = kind.column(self.label, context)
+            left = [each for each in left if found[each].column == column]
+            if not left:
+                raise TargetError(f"no {kind.class_name(column, context)} was detected; {there}")
+        if self.at is not None:
+            left = [each for each in left if _inside(self.at, found[each].box)]
+            left.sort(key=lambda each: _area(found[each].box))
+            if not left:
+                x, y = self.at
+                raise TargetError(f"nothing was detected at {x:g},{y:g}; {there}")
+        if self.number is not None:
+            if not 1 <= self.number <= len(found) or self.number - 1 not in left:
+                raise TargetError(f"there is no box {self.number}; {there}")
+            left = [self.number - 1]
+        return left if self.every else left[:1]
+
+
+class DetectorKind(Kind):
+    """A detector whose outputs are decoded.
+
+    Parameters
+    ----------
+    detector
+        How.
+    """
+
+    name = "detector"
+    asks = ("--box 3", "--box all", "--at 120,80", "-t CLASS")
+
+    def __init__(self, detector: Detector) -> None:
+        self.detector = detector
+        self.family = detector.family
+        self.reason = f"{detector.family}: {detector.reason}"
+        self.warnings = detector.warnings
+        self.preprocessing = detector.preprocessing
+
+    @property
+    def nodes(self) -> tuple[Nodes, ...]:
+        """The decoder's."""
+        return (self.detector,)
+
+    def outputs(self) -> tuple[str, ...]:
+        """Name the tensors of boxes and scores."""
+        return self.detector.outputs
+
+    def target(self, wanted: str | int | None) -> TargetSpec:
+        """Return the surest box, of a class where one is named; "all": all boxes."""
+        if wanted == "all":
+            return BoxTarget(every=True)
+        return BoxTarget(label=wanted)
+
+    def at(self, point: tuple[float, float], wanted: str | int | None = None) -> TargetSpec:
+        """Return the smallest box around a point, of a class where one is named."""
+        return BoxTarget(at=point, label=wanted)
+
+    def answers(self, raw: Raw, context: Context) -> list[Answer]:
+        """Return the detections, the surest first."""
+        return [
+            Answer(
+                self.class_name(each.column, context),
+                each.score,
+                each.column,
+                self._label(each.column, context),
+                each.box,
+            )
+            for each in self.detections(raw, context)
+        ]
+
+    def detections(
+        self, raw: Raw, context: Context, confidence: float = CONFIDENCE
+    ) -> list[Detection]:
+        """Return what was detected, the surest first: of boxes of one object the best."""
+        places = np.asarray(raw[BOXES][0], np.float64)
+        scores = np.asarray(raw[SCORES][0], np.float64)
+        columns, best = scores.argmax(1), scores.max(1)
+        rows = np.flatnonzero(best >= confidence)
+        rows = rows[np.argsort(-best[rows], kind="stable")]
+        kept: list[int] = []
+        for row in rows:
+            same = [each for each in kept if columns[each] == columns[row]]
+            if same and overlaps(places[same], _as_box(places[row])).max() > _SUPPRESSED:
+                continue
+            kept.append(int(row))
+            if len(kept) == _MOST:
+                break
+        return [
+            Detection(
+                _as_box(places[row]),
+                in_picture(_as_box(places[row]), context.geometry),
+                int(columns[row]),
+                float(best[row]),
+                row,
+            )
+            for row in kept
+        ]
+
+    def objective(self, detection: Detection, number: int, raw: Raw, context: Context) -> Objective:
+        """Return the objective of a detection."""
+        height, width = context.geometry.model
+        shared: dict[str, Any] = {
+            "column": detection.column,
+            "label": self._label(detection.column, context),
+            "number": number,
+            "box": detection.box,
+            "share": float(np.clip(_area(detection.place) / (height * width), 0, 1)),
+            "writers": self.nodes,
+            "similarity": SimilarityToBox(
+                BOXES,
+                SCORES,
+                detection.place,
+                tuple(np.asarray(raw[SCORES][0, detection.row], np.float64).tolist()),
+            ),
+        }
+        if not self.detector.dense:
+            return MatchedObjective(BOXES, SCORES, detection.place, **shared)
+        near = overlaps(np.asarray(raw[BOXES][0], np.float64), detection.place) > OVERLAP
+        return BoxObjective(SCORES, tuple(np.flatnonzero(near).tolist()), **shared)
+
+    def column(self, wanted: str | int, context: Context) -> int:
+        """Return the class that a word means.
+
+        Raises
+        ------
+        TargetError
+            There is none.
+        """
+        labels, classes = self._labels(context), self.detector.classes
+        if isinstance(wanted, int | np.integer) or str(wanted).isdecimal():
+            if not 0 <= int(wanted) < classes:
+                raise TargetError(f"class {wanted} is out of range: classes are 0 to {classes - 1}")
+            return int(wanted)
+        if labels is None:
+            raise TargetError(
+                f"target {wanted!r} is a name, and the model's labels are not known; "
+                "give labels=FILE, or a class index"
+            )
+        return find_label(labels, str(wanted))
+
+    def class_name(self, column: int, context: Context) -> str:
+        """Return what a class is called."""
+        return self._label(column, context) or f"class {column}"
+
+    def summary(
+        self, found: Sequence[Detection], context: Context, confidence: float = CONFIDENCE
+    ) -> str:
+        """Say what was detected."""
+        if not found:
+            return f"nothing was detected with {confidence:.0%} or more"
+        named = [
+            f"{number} {self.class_name(each.column, context)} {each.score:.0%}"
+            for number, each in enumerate(found[:_NAMED], 1)
+        ]
+        more = len(found) - len(named)
+        return f"detected are: {', '.join(named)}{f' and {more} more' if more else ''}"
+
+    def _labels(self, context: Context) -> tuple[str, ...] | None:
+        """Return the names of the classes; selected rows do not say how many there are."""
+        count = self.detector.classes if self.detector.dense else None
+        return context.reader.labels_for(count) or self.detector.labels
+
+    def _label(self, column: int, context: Context) -> str | None:
+        labels = self._labels(context) or ()
+        return labels[column] if column < len(labels) else None
+
+
+def find(facts: ModelFacts) -> DetectorKind | None:
+    """Recognise a detector by the first decoder that knows its outputs."""
+    for decoder in DECODERS:
+        detector = decoder(facts)
+        if detector is not None:
+            return DetectorKind(detector)
+    return None
+
+
+def overlaps(boxes: npt.NDArray[np.float64], box: Box) -> Doubles:
+    """Return the intersection over union of boxes [..., 4] with one."""
+    left, top, right, bottom = box
+    wide = np.minimum(boxes[..., 2], right) - np.maximum(boxes[..., 0], left)
+    high = np.minimum(boxes[..., 3], bottom) - np.maximum(boxes[..., 1], top)
+    both = np.maximum(wide, 0) * np.maximum(high, 0)
+    areas = np.maximum(boxes[..., 2] - boxes[..., 0], 0) * np.maximum(
+        boxes[..., 3] - boxes[..., 1], 0
+    )
+    return np.asarray(both / np.maximum(areas + _area(box) - both, 1e-9))
+
+
+def in_picture(place: Box, geometry: Geometry) -> Box:
+    """Return a box of the model's input in the picture's pixels, cut at its borders."""
+    (down, across), (top, left) = geometry.scale, geometry.offset
+    height, width = geometry.picture
+    x0, y0, x1, y1 = place
+    sides = ((x0 - left) / across, (y0 - top) / down, (x1 - left) / across, (y1 - top) / down)
+    most = (width, height, width, height)
+    cut = [float(np.clip(side, 0, limit)) for side, limit in zip(sides, most, strict=True)]
+    return cut[0], cut[1], cut[2], cut[3]
+
+
+def _detector_of(reader: OutputReader) -> DetectorKind:
+    kind = reader.kind
+    if not isinstance(kind, DetectorKind):
+        raise TargetError(f"the model is a {kind.name} and detects no boxes ({kind.reason})")
+    return kind
+
+
+def _caption(label: str | None, column: int, number: int | None, box: Box | None) -> str:
+    name = label or f"class {column}"
+    which = "" if number is None else f"box {number}: "
+    where = "" if box is None else " at " + ",".join(f"{side:.0f}" for side in box)
+    return f"{which}{name}{where}"
+
+
+def _as_box(values: npt.NDArray[np.float64]) -> Box:
+    x0, y0, x1, y1 = (float(each) for each in values)
+    return x0, y0, x1, y1
+
+
+def _area(box: Box) -> float:
+    return max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])
+
+
+def _inside(point: tuple[float, float], box: Box) -> bool:
+    return box[0] <= point[0] <= box[2] and box[1] <= point[1] <= box[3]

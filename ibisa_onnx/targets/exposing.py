@@ -10,7 +10,7 @@ from ibisa_onnx.caching import BuiltOnce
 from ibisa_onnx.errors import OptionError, OutputError
 from ibisa_onnx.models.base import ImageModel
 from ibisa_onnx.models.onnx_session import DeployedModel
-from ibisa_onnx.targets.base import Objective
+from ibisa_onnx.targets.base import Nodes
 
 if TYPE_CHECKING:
     import onnx
@@ -24,25 +24,25 @@ class ExposedModels:
     def __init__(self, model: ImageModel) -> None:
         self._model = model
         self._declared = frozenset(each.name for each in model.signature.outputs)
-        # With the objectives, so that no other one gets the identity of one of them.
-        self._open: BuiltOnce[tuple[list[Objective], ImageModel]] = BuiltOnce(_MOST)
+        # With the nodes' writers, so that no other one gets the identity of one of them.
+        self._open: BuiltOnce[tuple[list[Nodes], ImageModel]] = BuiltOnce(_MOST)
 
-    def with_outputs(self, names: Iterable[str], objectives: Iterable[Objective]) -> ImageModel:
+    def with_outputs(self, names: Iterable[str], nodes: Iterable[Nodes]) -> ImageModel:
         """Return the model, or one that has these tensors as outputs, too.
 
         Parameters
         ----------
         names
-            Outputs, inner tensors, or tensors that objectives make.
-        objectives
-            Those that may add nodes to the graph.
+            Outputs, inner tensors, or tensors that nodes make.
+        nodes
+            Those that may be added to the graph.
 
         Raises
         ------
         OutputError
             There is no such tensor, or nothing inside the model can be read.
         OptionError
-            Two objectives make a tensor of the same name.
+            Two of them make a tensor of the same name.
         """
         inner = tuple(dict.fromkeys(name for name in names if name not in self._declared))
         if not inner:
@@ -52,7 +52,7 @@ class ExposedModels:
                 f"{self._model.label} has no output {inner[0]!r}, and nothing inside can be read"
             )
         known = self._known
-        writing = [each for each in objectives if not known.issuperset(each.outputs)]
+        writing = [each for each in nodes if set(inner).difference(known) & set(each.outputs)]
         writers = list({id(each): each for each in writing}.values())
         made = [name for each in writers for name in each.outputs if name not in known]
         for name in made:

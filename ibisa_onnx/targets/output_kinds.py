@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
 _SAME_LENGTH = 1e-5
 """How near to 1 the rounding of single precision leaves the length of a normalised vector."""
-_LEAST_OF_EMBEDDING = 16  # numbers
+LEAST_OF_EMBEDDING = 16
+"""How many numbers an embedding has at least."""
+EMBEDDING, VALUE = "an embedding", "a value"
+"""How `OutputKinds.doubt` begins to say that a tensor is one of these."""
 
 
 def _words(*alternatives: str) -> re.Pattern[str]:
@@ -119,7 +122,7 @@ class OutputKinds:
         if ends_in_probabilities(name, self.makers):
             return ""
         if has_unit_length(name, self.makers) or _is_unit_vector(values):
-            return "an embedding (it is divided by its own length, an L2 normalisation)"
+            return f"{EMBEDDING} (it is divided by its own length, an L2 normalisation)"
         return self.doubt_by_name(name, output, single=values.size == 1)
 
     def doubt_by_name(self, name: str, output: str, *, single: bool) -> str:
@@ -128,9 +131,9 @@ class OutputKinds:
             return ""
         word = output.rsplit("/", 1)[-1]
         if _EMBEDDING.search(word):
-            return "an embedding (by its name)"
+            return f"{EMBEDDING} (by its name)"
         if single and _VALUE.search(word):
-            return "a value, as of a regression (by its name)"
+            return f"{VALUE}, as of a regression (by its name)"
         if not single and _POINTS.search(word):
             return "coordinates (by its name)"
         return ""
@@ -182,7 +185,7 @@ def _is_unit_vector(values: npt.NDArray[Any]) -> bool:
     """Tell by its values whether a vector has length 1 and is no set of probabilities."""
     reals = values.astype(np.float64).ravel()
     length = float(np.sqrt(np.sum(reals**2)))
-    several = len(reals) >= _LEAST_OF_EMBEDDING
+    several = len(reals) >= LEAST_OF_EMBEDDING
     return several and bool(reals.min() < 0) and abs(length - 1) < _SAME_LENGTH
 
 

@@ -1,7 +1,8 @@
 """How one model's output is read: which one, as what, and what its classes are called.
 
 Shapes and names say much of it, and the values of the first picture settle the rest. What
-a reading is, is in `class_scores`, how outputs are told apart in `discovery`.
+a reading is, is in `class_scores`, which tensor holds scores in `score_search`, and what other
+kinds of models there are in `discovery`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 
 from ibisa_onnx.models.base import ImageModel
-from ibisa_onnx.models.onnx_graph import without_weights
 from ibisa_onnx.targets.class_scores import (
     Activation,
     ClassScores,
@@ -23,7 +23,7 @@ from ibisa_onnx.targets.class_scores import (
     read_activation,
     read_output,
 )
-from ibisa_onnx.targets.discovery import Candidate, ScoreSearch
+from ibisa_onnx.targets.facts import ModelFacts
 from ibisa_onnx.targets.labels import (
     BINARY,
     ClassCount,
@@ -32,9 +32,13 @@ from ibisa_onnx.targets.labels import (
     known_labels,
     read_labels,
 )
+from ibisa_onnx.targets.score_search import Candidate, ScoreSearch
 
 if TYPE_CHECKING:
     import onnx
+
+    from ibisa_onnx.preprocessing.spec import Preprocessing
+    from ibisa_onnx.targets.base import Kind
 
 _USUAL = "usual for the two classes of a single score"
 
@@ -55,6 +59,11 @@ class OutputReader:
         What the user says that the values are; None: to be told apart.
     labels
         None: from the model's metadata, or a file beside it.
+    preprocessing
+        How pictures are brought to the model, so that it can be run on noise where shapes do not
+        tell its kind; None: it is not.
+    kind
+        What kind of model it is, as the user says; None: to be told.
 
     Raises
     ------
@@ -70,16 +79,54 @@ class OutputReader:
         output: str | None,
         activation: str | None,
         labels: Labels | None,
+        preprocessing: Preprocessing | None = None,
+        kind: str | None = None,
     ) -> None:
         if activation is not None:
             read_activation(activation)
         self._model, self._wanted, self._activation = model, output, activation
+        self._kind = kind
+        self.facts = ModelFacts(model, preprocessing)
         self._given = None if labels is None else _as_labels(labels)
         self._known = known_labels(model.metadata, model.folder) if labels is None else []
         first, _ = choose_labels(self._known, None)
         self.labels = first.labels if first else self._given
         self.output: ClassScores | None = None
         self.warnings: list[str] = []
+
+    @cached_property
+    def kind(self) -> Kind:
+        """What kind of model it is.
+
+        Who names the output or says how scores are read has class scores in mind.
+
+        Raises
+        ------
+        OptionError
+            The user said a kind that it cannot be.
+        """
+        from ibisa_onnx.targets.classification import NAME
+        from ibisa_onnx.targets.discovery import discover
+
+        scores = self._wanted is not None or self._activation is not None
+        found = discover(self.facts, self, self._kind or (NAME if scores else None))
+        self.warnings += found.warnings
+        return found
+
+    def labels_for(self, classes: int | None) -> tuple[str, ...] | None:
+        """Return names for so many classes, where somebody gave as many.
+
+        `classes` None: nothing tells how many there are, and any names will do.
+
+        Raises
+        ------
+        TargetError
+            The user's labels are not as many.
+        """
+        if self._given is not None:
+            return self._given if classes is None else ClassCount(classes).fit(self._given)
+        fitting = (e.labels for e in self._known if classes in (None, len(e.labels)))
+        return next(filter(None, fitting), None)
 
     def candidates(self) -> list[str]:
         """Name the tensors to be computed: the one that is read, or all that it may be.
@@ -167,11 +214,9 @@ class OutputReader:
     def _found(self) -> list[KnownLabels]:
         return [*self._known, *self._search.labels()]
 
-    @cached_property
+    @property
     def _graph(self) -> onnx.GraphProto | None:
-        """The model's nodes without larger weights, read once."""
-        proto = self._model.proto()
-        return None if proto is None else without_weights(proto.graph)
+        return self.facts.graph
 
     @cached_property
     def _search(self) -> ScoreSearch:

@@ -1,4 +1,4 @@
-"""A model that looks at a square and counts its calls, maps whose worth is known, and pictures."""
+"""Models that look at squares, one of which counts its calls, maps of known worth, and pictures."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 import ibisa_onnx as ibisa
 from ibisa_onnx.benchmark.runner import Benchmark, Entry
@@ -131,3 +132,60 @@ def benchmark(open_explainer: Any, tmp_path: Path) -> Callable[..., Benchmark]:
         )
 
     return make
+
+
+def planted_detector() -> bytes:
+    """Boxes [n, 16, 4] and scores [n, 3, 16]: each cell of 8 pixels, and how red, green, blue.
+
+    Red is the mean of red less green less blue, and so on: grey is none of them. The picture has 32
+    pixels a side.
+    """
+    rows, columns = np.mgrid[:4, :4].reshape(2, -1) * 8
+    corners = np.stack([columns, rows, columns + 8, rows + 8], 1)[None].astype(np.float32)
+    kernel = np.broadcast_to((2 * np.eye(3) - 1)[..., None, None] / 64, (3, 3, 8, 8))
+    constants = {
+        "kernel": kernel.astype(np.float32),
+        "flat": np.array([0, 3, -1]),
+        "first": np.array([0]),
+        "zero": np.float32(0),
+        "corners": corners,
+    }
+    nodes = [
+        helper.make_node("Conv", ["image", "kernel"], ["m"], strides=[8, 8]),
+        helper.make_node("Reshape", ["m", "flat"], ["means"]),
+        helper.make_node("Relu", ["means"], ["scores"]),
+        helper.make_node("Gather", ["means", "first"], ["one"], axis=1),
+        helper.make_node("Mul", ["one", "zero"], ["zeros"]),
+        helper.make_node("Transpose", ["zeros"], ["column"], perm=[0, 2, 1]),
+        helper.make_node("Add", ["column", "corners"], ["boxes"]),
+    ]
+    shapes = {"image": ["n", 3, 32, 32], "boxes": ["n", 16, 4], "scores": ["n", 3, 16]}
+    image, *outputs = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in shapes.items()
+    )
+    tensors = [numpy_helper.from_array(each, name) for name, each in constants.items()]
+    graph = helper.make_graph(nodes, "detector", [image], outputs, tensors)
+    opsets = [helper.make_opsetid("", 13)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
+
+
+@pytest.fixture
+def detector() -> ibisa.Explainer:
+    return ibisa.Explainer(
+        planted_detector(), preprocessing="unit", labels=("red", "green", "blue"), threads=1
+    )
+
+
+@pytest.fixture
+def squares(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a black picture with a square in some cells: (row, column, channel) of each."""
+
+    def write(name: str, *cells: tuple[int, int, int], level: int = 230) -> Path:
+        pixels = np.zeros((32, 32, 3), np.uint8)
+        for row, column, channel in cells:
+            pixels[8 * row : 8 * row + 8, 8 * column : 8 * column + 8, channel] = level
+        assert cv2.imwrite(str(tmp_path / name), pixels[..., ::-1])
+        return tmp_path / name
+
+    return write

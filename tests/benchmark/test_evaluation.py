@@ -6,19 +6,32 @@ import numpy as np
 import pytest
 
 import ibisa_onnx as ibisa
+from ibisa_onnx.benchmark.answers import calibrated
 from ibisa_onnx.benchmark.evaluation import (
     USUAL,
     MapEvaluator,
     MetricSelection,
-    PictureRegion,
     Threshold,
-    box_of_picture,
+    check_measurable,
     evaluate,
     stability_of,
     subject_of,
 )
+from ibisa_onnx.benchmark.regions import PictureRegion, box_of_picture, own_region
 from ibisa_onnx.errors import MetricError, OptionError
-from ibisa_onnx.metrics import DELETION, ENERGY, INSERTION, LOCALISATION, STABILITIES
+from ibisa_onnx.metrics import (
+    BOX_METRICS,
+    DELETION,
+    ENERGY,
+    INSERTION,
+    LOCALISATION,
+    POINTING_GAME,
+    STABILITIES,
+)
+from ibisa_onnx.targets.base import FixedTarget
+from ibisa_onnx.targets.detection import BoxTarget
+from ibisa_onnx.targets.segmentation import RegionTarget
+from ibisa_onnx.targets.value import ValueTarget
 
 SIDE, SQUARE = 16, np.s_[4:8, 6:11]  # 20 pixels; of 256 go 10 a step, in 26 steps
 PERFECT_DELETION = (1 + 0.5 + 0) / 26 - 0.5 / 26
@@ -121,7 +134,8 @@ def test_a_ceiling_is_missed_above_it_whichever_side_is_better(metric, value, mi
 
 
 def of(selection: MetricSelection) -> tuple[str, ...]:
-    chosen = (*selection.faithfulness, *selection.stability, *selection.localisation)
+    chosen = (*selection.faithfulness, *selection.boxes)
+    chosen += (*selection.stability, *selection.localisation)
     return tuple(each.name for each in chosen)
 
 
@@ -132,6 +146,8 @@ def test_the_usual_metrics_are_those_that_can_be_measured():
     assert of(MetricSelection(made=False)) == usual
     assert of(MetricSelection()) == (*usual, *stable)
     assert of(MetricSelection(located=True)) == (*usual, *stable, *located)
+    boxes = tuple(each.name for each in BOX_METRICS)
+    assert of(MetricSelection(boxed=True)) == (*usual, *boxes, *stable)
 
 
 def test_a_checklist_of_some_metrics_has_those_of_its_floors_too():
@@ -160,6 +176,7 @@ def test_thresholds_of_regions_hold_for_each():
         ({"over": [("without", 1.0)]}, "without needs.*box or a mask"),
         ({"metrics": ["box ratio"]}, "box ratio needs.*box"),
         ({"metrics": ["stability"], "made": False}, "stability is of a method"),
+        ({"under": [("insertion (odam)", 0.5)]}, "insertion .ODAM. is of a detector's box"),
     ],
 )
 def test_metrics_that_cannot_be_measured_is_refused(words, match):
@@ -244,7 +261,8 @@ def test_stability_explains_variants_of_what_the_model_sees(open_explainer, pict
     problem = explainer.problem(picture(size=(2 * SIDE, 2 * SIDE)), 0)
     found = stability_of(explainer, problem, method=planted())
     assert list(found) == [each.name for each in STABILITIES]
-    assert found["stability (noise)"] == found["stability (JPEG)"] == 1  # the same map each time
+    for name in ("noise", "JPEG"):
+        assert found[f"stability ({name})"] == pytest.approx(1)  # the same map each time
     assert found["stability (shift)"] < 0.95  # which does not move with the picture
     assert found["stability"] == pytest.approx((2 + found["stability (shift)"]) / 3)
 
@@ -253,4 +271,132 @@ def test_an_examiner_checks_a_map_s_size_without_measuring(problem, model):
     evaluator, before = MapEvaluator(problem, MetricSelection()), model.images
     with pytest.raises(MetricError, match="picture's size"):
         evaluator.check(np.zeros((5, 5)))
+    assert model.images == before
+
+
+# -- boxes, regions and values
+
+
+@pytest.fixture
+def red(detector, squares):
+    """The problem of a red square among others: 230 of 255 in row 1, column 2."""
+    return detector.problem(squares("a.png", (1, 2, 0), (3, 0, 1), level=230), BoxTarget(label=0))
+
+
+def on_the_square() -> np.ndarray:
+    map = np.zeros((32, 32), np.float32)
+    map[8:16, 16:24] = 1
+    return map
+
+
+def test_a_box_is_measured_by_what_is_left_of_the_detection(red):
+    sure = 230 / 255
+    perfect = evaluate(subject_of(red), red, on_the_square(), BOX_METRICS)
+    inverse = evaluate(subject_of(red), red, 1 - on_the_square(), BOX_METRICS)
+    assert list(perfect) == [each.name for each in BOX_METRICS]
+    for metric in BOX_METRICS:
+        better = perfect[metric.name] - inverse[metric.name]
+        assert better > 0.3 if metric.higher_is_better else better < -0.3
+    # By ODAM 10, 20 ... 64 of 64 red pixels come into the usual grey, which speaks against red.
+    grey = float(red.blank[0, 0, 0] - red.blank[1:].sum())
+    shares = [min(n, 64) / 64 for n in range(10, 101, 10)]
+    left = [0, *(max(0.0, share * sure + (1 - share) * grey) for share in shares)]
+    assert perfect["insertion (ODAM)"] == pytest.approx((sum(left) - left[-1] / 2) / 10, abs=1e-5)
+    assert inverse["deletion (ODAM)"] == pytest.approx(1, abs=1e-5)
+
+
+def test_each_map_of_a_box_costs_what_its_curves_do(red):
+    evaluator = MapEvaluator(
+        red, MetricSelection(["insertion (odam)", "deletion (odam)"], boxed=True)
+    )
+    before = red.passes.forward
+    evaluator(on_the_square())
+    assert red.passes.forward - before == 10 + 11 + 2  # and whether images of a batch mix, if asked
+
+
+def test_a_box_is_its_own_region(red):
+    region = own_region(red)
+    assert region is not None
+    assert region.name == "its box"
+    np.testing.assert_array_equal(region.pixels, on_the_square() > 0)
+    metrics = (ENERGY, POINTING_GAME)
+    assert set(evaluate(subject_of(red), red, on_the_square(), metrics).values()) == {1.0}
+    assert evaluate(subject_of(red), red, 1 - on_the_square(), metrics)["energy"] == 0
+
+
+def test_a_class_has_no_region_and_no_box(problem, perfect):
+    assert own_region(problem) is None
+    for metric, said in ((BOX_METRICS[0], "a detector's box"), (ENERGY, "to know the object")):
+        with pytest.raises(OptionError, match=said):
+            check_measurable(problem, [DELETION, metric])
+        with pytest.raises(MetricError, match=said):
+            evaluate(subject_of(problem), problem, perfect, [metric])
+    check_measurable(problem, [DELETION, *STABILITIES])
+
+
+def test_an_answer_that_was_bound_is_explained_by_any_method(detector, red, squares):
+    again = FixedTarget(red.row.objective)
+    found = detector.explain(squares("a.png", (1, 2, 0)), again, method="drise")
+    assert found.target.label == "red"
+    assert found.map[8:16, 16:24].mean() > 3 * found.map.mean()
+
+
+def segmenter() -> bytes:
+    """`scores` [n, 2, 16, 16]: a half of 16 pixels, and how red each place of 2 pixels is."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    kernel, bias = np.zeros((2, 3, 2, 2), np.float32), np.array([0, -6], np.float32)
+    kernel[1, 0] = 3
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["image", "kernel", "bias"], ["scores"], strides=[2, 2])],
+        "segmenter",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, 32, 32])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 2, 16, 16])],
+        [numpy_helper.from_array(kernel, "kernel"), numpy_helper.from_array(bias, "bias")],
+    )
+    opsets = [helper.make_opsetid("", 13)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
+
+
+def test_a_segmenter_s_region_is_its_own(squares):
+    explainer = ibisa.Explainer(
+        segmenter(), preprocessing="unit", labels=("background", "red"), kind="segmenter", threads=1
+    )
+    picture = squares("a.png", (1, 1, 0), (2, 2, 0), level=255)  # two squares, corner to corner
+    problem = explainer.problem(picture, RegionTarget("red"))
+    region = own_region(problem)
+    assert region is not None
+    assert region.name == "its region"
+    expected = np.zeros((32, 32), bool)
+    expected[8:16, 8:16] = expected[16:24, 16:24] = True
+    np.testing.assert_array_equal(region.pixels, expected)
+    assert own_region(explainer.problem(squares("b.png", level=0), None)) is None  # all of it
+
+
+def test_a_value_is_measured_between_where_the_picture_is_hidden_and_the_picture(squares):
+    def brightness(images: np.ndarray) -> np.ndarray:
+        return 100 + images[:, 0, 8:16, 16:24].mean((1, 2))[:, None]
+
+    explainer = ibisa.Explainer(
+        brightness,
+        ibisa.InputSpec((None, 3, 32, 32)),
+        preprocessing="unit",
+        kind="regression",
+        options=ibisa.Options(baseline="mean"),
+    )
+    asked = explainer.problem(squares("a.png", (1, 2, 0), level=255), ValueTarget("raise"))
+    problem = calibrated(asked)
+    assert problem.passes.forward == 5 + 2  # what hides, and whether images of a batch mix
+    assert problem.row.probability == pytest.approx(1)
+    found = evaluate(subject_of(problem), problem, on_the_square(), [INSERTION, DELETION])
+    worse = evaluate(subject_of(problem), problem, 1 - on_the_square(), [INSERTION, DELETION])
+    assert found["insertion"] > worse["insertion"] + 0.3
+    assert found["deletion"] < worse["deletion"] - 0.2
+    flat = evaluate(subject_of(asked), asked, on_the_square(), [DELETION])
+    assert flat["deletion"] > 0.9 > 0.6 > found["deletion"]  # between 100 and 101
+
+
+def test_a_probability_is_measured_as_it_is_and_asked_nothing(problem, model):
+    before = model.images
+    assert calibrated(problem) is problem
     assert model.images == before

@@ -14,9 +14,12 @@ from ibisa_onnx.benchmark import runner as module
 from ibisa_onnx.benchmark.maps import MapFolder
 from ibisa_onnx.benchmark.runner import Benchmark, Entry
 from ibisa_onnx.demo import model_path
-from ibisa_onnx.errors import GradientError, ImageError, MetricError
+from ibisa_onnx.errors import GradientError, ImageError, MetricError, OptionError
+from ibisa_onnx.methods.drise import DRise
 from ibisa_onnx.methods.random_map import RandomMap
-from ibisa_onnx.metrics import AVERAGE_DROP
+from ibisa_onnx.metrics import AVERAGE_DROP, BOX_METRICS, ENERGY
+from ibisa_onnx.targets.arguments import PointTarget
+from ibisa_onnx.targets.detection import BoxTarget
 
 EXPLAINING = 1 + 3  # the prediction, and what a planted method asks
 
@@ -275,3 +278,52 @@ def test_progress_ends_though_a_picture_fails(benchmark, planted, pictures):
     shown: list[Any] = []
     list(benchmark(pictures, entries=entries).run(lambda *told: shown.append(told)))
     assert shown[-1] == (6, 6, 0)
+
+
+# -- targets
+
+
+def test_a_detector_s_boxes_are_compared_and_other_pictures_left_out(
+    benchmark, detector, squares, planted
+):
+    images = [
+        squares("a.png", (1, 2, 0), (3, 0, 1)),
+        squares("b.png", (0, 1, 1)),  # where nothing is red
+        squares("c.png", (2, 2, 0)),
+    ]
+    notes = Notes()
+    metrics = (*BOX_METRICS, ENERGY)
+    entries = [Entry("drise", DRise(64, 8)), Entry("random", RandomMap())]
+    made = {"explainer": detector, "entries": entries, "metrics": metrics, "listener": notes}
+    rows = list(benchmark(images, target=BoxTarget(label="red"), **made).run())
+    assert [(row.image, row.method) for row in rows] == [
+        (image, method) for image in ("a.png", "c.png") for method in ("drise", "random")
+    ]
+    assert rows[0].target == "box 1: red at 16,8,24,16"
+    ((name, error),) = notes.failures
+    assert name == "b.png"
+    assert "no red was detected; detected are: 1 green 90%" in str(error)
+    for drise, random in zip(rows[::2], rows[1::2], strict=True):
+        for metric in metrics:
+            ahead = drise.scores[metric.name] - random.scores[metric.name]
+            assert (ahead > 0) == metric.higher_is_better, metric.name
+
+
+def test_what_is_not_of_such_a_target_is_said_at_once(benchmark, pictures):
+    notes = Notes()
+    with pytest.raises(OptionError, match="is of a detector's box, not of a class"):
+        list(benchmark(pictures, metrics=BOX_METRICS, listener=notes).run())
+    assert notes.failures == []
+
+
+def test_each_target_has_rows_of_its_own(benchmark, detector, squares, planted):
+    image = squares("a.png", (1, 2, 0), (3, 0, 1))
+    made = {"explainer": detector, "entries": [Entry("random", RandomMap())]}
+    targets = (None, "green", BoxTarget(1), BoxTarget(2), PointTarget((2.0, 30.0)))
+    rows = [next(benchmark([image], target=each, **made).run()) for each in targets]
+    assert len({row.settings for row in rows}) == len(targets)
+    boxes = ["red at 16,8,24,16", "green at 0,24,8,32"]
+    said = [boxes[number - 1] for number in (1, 2, 1, 2, 2)]
+    assert [row.target.split(": ")[1] for row in rows] == said
+    (again,) = benchmark([image], target=BoxTarget(2), **made).run()
+    assert again.key == rows[3].key

@@ -21,17 +21,16 @@ from ibisa_onnx.explanation import (
     Sufficiency,
 )
 from ibisa_onnx.io.images import read_image
+from ibisa_onnx.targets.base import Answer
 
 LABELS = ("goat", "Crème brûlée", "子犬", "crane", "crane")
 
 
 @dataclass(frozen=True)
-class FakePrediction:
-    """What `predict` gives."""
+class FakeKind:
+    """What `kind` is."""
 
-    index: int
-    label: str
-    probability: float
+    name: str = "classifier"
 
 
 class FakeExplainer:
@@ -41,6 +40,7 @@ class FakeExplainer:
         self.model, self.options = model, options
         self.warnings = ("the mean is a guess",)
         self.method = "ibisa"
+        self.kind = FakeKind()
         self.asked = []
         type(self).last = self
 
@@ -54,9 +54,9 @@ class FakeExplainer:
                 progress(10, 10)
             yield self._explanation(picture, index, seed)
 
-    def predict(self, image, top=5):
+    def answers(self, image):
         read_image(image)
-        return [FakePrediction(i, LABELS[i], 1 / 2 ** (i + 1)) for i in range(top)]
+        return [Answer(label, 1 / 2 ** (i + 1), i, label) for i, label in enumerate(LABELS)]
 
     @staticmethod
     def _indices(targets):

@@ -263,7 +263,12 @@ def test_a_method_named_twice_is_one_and_case_does_not_matter(bench):
     ("words", "code", "match"),
     [
         (["--against", "lime"], 1, "no method 'lime'; choose from"),
-        (["--metric", "energy"], 1, "no metric 'energy'"),
+        (["--metric", "energies"], 1, "no metric 'energies'"),
+        (["--metric", "energy"], 1, "energy needs to know the object, and a class has no place"),
+        (["--metric", "insertion (D-RISE)"], 1, "is of a detector's box, not of a class"),
+        (["--against", "drise"], 1, "drise explains a detector's boxes"),
+        (["-t", "top:2"], 2, "bench measures the maps of one answer"),
+        (["-t", "ball", "-t", "star"], 2, "bench measures the maps of one answer"),
         (["-o", "model.onnx"], 1, "is a file"),
         (["-o", ""], 2, "-o is empty"),
         (["--gradcam-layer", "nosuch"], 1, "gradcam"),
@@ -310,6 +315,19 @@ def test_more_metrics_are_measured_alone(bench, folder, measured):
     assert "insertion" not in ours
     assert bench("pictures/a.png", *QUICK, *words).code == 0
     assert len(measured) == seen + 3
+
+
+def test_another_class_has_rows_of_its_own(bench, folder, measured):
+    words = ("pictures/a.png", *QUICK, "-o", "out")
+    assert bench(*words).code == 0
+    assert bench(*words, "-t", "star").code == 0
+    assert measured == ["striped ball"] * 3 + ["star"] * 3
+    rows = lines(folder / "out" / "scores.csv")
+    assert [row["target"].split(" (")[0] for row in rows] == measured
+    table = [line["insertion"] for line in lines(folder / "out" / "table.csv")]
+    assert table == [row["insertion"] for row in rows[3:]]
+    assert bench(*words).code == 0
+    assert len(measured) == 6
 
 
 def test_a_file_of_something_else_is_not_written_to(bench, folder):

@@ -95,14 +95,58 @@ def test_real_classifier_names_the_dog_it_explains(cli, assets):
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("name", ["deeplabv3_int8", "face_rfb320"])
-def test_models_without_class_scores_are_refused_with_their_outputs(cli, assets, name):
-    photo = assets / "images" / "n02113023_Pembroke.JPEG"
-    result = cli("run", assets / "models" / f"{name}.onnx", photo, "-o", "out.png")
-    assert (result.code, result.out) == (1, "")
+def test_a_segmenter_is_explained_by_what_it_sees(cli, assets, tmp_path):
+    model, photo = assets / "models" / "deeplabv3_int8.onnx", "n02113023_Pembroke.JPEG"
+    result = cli(
+        "run", model, assets / "images" / photo, "-o", "out.png", "--json", "--resize=none"
+    )
+    assert result.code == 1  # a photograph of another size
+    words = ("-t", "dog", "-o", "out.png", "--json", "--resize", "stretch")
+    record = json.loads(cli("run", model, assets / "images" / photo, *words).out)
+    assert record["target"]["kind"] == "region"
+    assert record["target"]["label"] == "dog"
+    assert record["certificate"]["gradient"] == "exact"
+    assert (tmp_path / "out.png").exists()
+
+
+FACES = ("--mean=127,127,127", "--std=128,128,128", "--scale=1", "--channel-order=RGB")
+
+
+@pytest.mark.real
+def test_boxes_are_listed_drawn_and_explained(cli, assets, tmp_path):
+    model = assets / "models" / "face_rfb320.onnx"
+    (tmp_path / "faces.jpg").write_bytes((assets / "detection" / "15.jpg").read_bytes())
+    words = (*FACES, "--resize", "stretch")
+    listed = json.loads(cli("inspect", model, "faces.jpg", "--json", *words).out)
+    assert listed["kind"]["name"] == "detector"
+    boxes = listed["pictures"]["faces.jpg"]
+    assert listed["drawn"] == {"faces.jpg": "faces.boxes.ibisa.png"}
+    assert (tmp_path / "faces.boxes.ibisa.png").exists()
+    result = cli("run", model, "faces.jpg", "--box", 2, "--box", 3, "--json", *words)
+    records = [json.loads(line) for line in result.out.splitlines()]
+    for number, record in zip((2, 3), records, strict=True):
+        expected = boxes[number - 1]["box"]
+        assert record["target"]["details"]["box"] == pytest.approx(expected, abs=0.1)
+        assert record["files"] == [f"faces.object-{number}.ibisa.png"]
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--box", 40], "there is no box 40; detected are: 1 object 100%"),
+        (["--at", "1,1"], "nothing was detected at 1,1; detected are"),
+        (["-t", "dog"], "there is no label 'dog'"),
+        (["--text"], "the model is a detector"),
+        (["--char", 1], "the model is a detector"),
+    ],
+)
+def test_what_a_detector_has_not_is_one_line(cli, assets, flags, message):
+    model, photo = assets / "models" / "face_rfb320.onnx", assets / "detection" / "15.jpg"
+    result = cli("run", model, photo, "-q", "-o", "out.png", *FACES, *flags)
+    assert result.code == 1
     (line,) = result.err.splitlines()
-    assert "--output" in line
-    assert "--target" in line
+    assert message in line
 
 
 def test_a_deadline_ends_with_the_map_so_far_and_says_so(cli, tmp_path):

@@ -154,10 +154,10 @@ def test_a_guess_at_the_preprocessing_is_said_though_the_map_was_given(cli, tmp_
 
 def test_a_box_brings_localisation(cli, given):
     box = ",".join(str(round(LARGE * side)) for side in BALL)
-    result = cli("eval", MODEL, SCENE, given, "--box", box, "--json", "--metric", "box ratio")
+    result = cli("eval", MODEL, SCENE, given, "--within", box, "--json", "--metric", "box ratio")
     assert list(scores(result)) == ["box ratio"]
     assert scores(result)["box ratio"] > 0.9 > scores(result, "smooth random")["box ratio"]
-    every = cli("eval", MODEL, SCENE, given, "--box", box, "--json", "--threads", 1)
+    every = cli("eval", MODEL, SCENE, given, "--within", box, "--json", "--threads", 1)
     assert list(scores(every)) == [metric.name for metric in (*USUAL, *LOCALISATION)]
     assert list(scores(every, "region")) == [metric.name for metric in USUAL]
     assert scores(every, "region")["insertion"] > scores(every, "smooth random")["insertion"]
@@ -177,7 +177,7 @@ def masks(tmp_path):
 
 def test_regions_are_tested_by_box_and_by_a_folder_of_masks(cli, given, masks):
     box = ",".join(str(round(LARGE * side)) for side in BALL)
-    words = ("eval", MODEL, SCENE, given, *QUICK, "--box", box, "--mask", masks)
+    words = ("eval", MODEL, SCENE, given, *QUICK, "--within", box, "--within", masks)
     record = json.loads(cli(*words, "--json").out)
     names = [f"box {box}", "mask ball.png", "mask corner.png"]
     assert [each["region"] for each in record["regions"]] == names
@@ -203,7 +203,7 @@ def test_regions_are_tested_by_box_and_by_a_folder_of_masks(cli, given, masks):
     ],
 )
 def test_regions_decide_the_exit_code(cli, given, masks, words, said):
-    result = cli("eval", MODEL, SCENE, given, *QUICK, "--mask", masks, *words, "-q")
+    result = cli("eval", MODEL, SCENE, given, *QUICK, "--within", masks, *words, "-q")
     assert result.code == (1 if said else 0)
     assert said in result.err
     assert len(result.err.splitlines()) == bool(said)
@@ -242,16 +242,20 @@ def test_fail_under_decides_the_exit_code_after_the_scores(cli, given, floors, c
         (["--fail-under", "inserted=1"], 1, "no metric 'inserted'"),
         (["--fail-under", "pointing game=1"], 1, "box"),
         (["--metric", "energy"], 1, "box"),
-        (["--box", "1,2,3"], 2, "LEFT,TOP,RIGHT,BOTTOM"),
-        (["--box", "900,900,950,950"], 1, "beyond the picture, which is 480 x 480"),
-        (["--box", "400,400,481,480"], 1, "beyond the picture"),
+        (["--within", "1,2,3"], 2, "LEFT,TOP,RIGHT,BOTTOM"),
+        (["--within", "900,900,950,950"], 1, "beyond the picture, which is 480 x 480"),
+        (["--within", "400,400,481,480"], 1, "beyond the picture"),
         (["--fail-over", "without=0.5"], 1, "a box or a mask"),
-        (["--mask", "nosuch.png"], 2, "nosuch.png"),
-        (["--mask", "small.png"], 1, "the mask is 30 x 20"),
-        (["--mask", "black.png"], 1, "black.png: the region is empty"),
+        (["--within", "nosuch.png"], 2, "'nosuch.png' is neither a box"),
+        (["--within", "small.png"], 1, "the mask is 30 x 20"),
+        (["--within", "black.png"], 1, "black.png: the region is empty"),
         (["--metric", "stability"], 1, "leave the map out"),
-        (["--box", "0,0,480,480"], 1, "whole picture"),
+        (["--within", "0,0,480,480"], 1, "whole picture"),
         (["-t", "zebra crossing"], 1, "no label"),
+        (["-t", "top:2"], 2, "eval measures the maps of one answer to a picture"),
+        (["-t", "ball", "-t", "star"], 2, "eval measures the maps of one answer"),
+        (["--box", "1"], 1, "the model is a classifier and detects no boxes"),
+        (["--metric", "insertion (D-RISE)"], 1, "of a detector's box, and none is explained"),
     ],
 )
 def test_what_cannot_be_scored_is_said_before_any_explanation(

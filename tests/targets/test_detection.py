@@ -1,4 +1,4 @@
-"""The best anchor of a detector: planted scores, a map on the planted square, and real faces."""
+"""Detectors' boxes: the best anchor of a planted one, what bad requests get, and real faces."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import ibisa_onnx as ibisa
-from ibisa_onnx.targets.detection import AnchorObjective, BestAnchor
+from ibisa_onnx.targets.arguments import PointTarget
+from ibisa_onnx.targets.detection import BestAnchor, BoxObjective, BoxTarget, MatchedObjective
 
 FACES = ibisa.Preprocessing(
     (240, 320), resize="stretch", mean=(127.0,) * 3, std=(128.0,) * 3, interpolation="bilinear"
@@ -71,8 +73,8 @@ def picture(*levels: int) -> np.ndarray:
 def test_the_map_of_the_best_anchor_falls_on_its_square(explainer: ibisa.Explainer, best: int):
     levels = [200, 160] if best == 0 else [160, 200]
     found = explainer.explain(picture(*levels), BestAnchor("scores", 1))
-    assert found.target.details == {"anchor": best}
-    assert found.target.kind == "anchor"
+    assert found.target.caption == f"class 1, anchor {best}"
+    assert found.target.kind == "box"
     assert found.certificate.gradient == "exact"
     assert found.target.probability == pytest.approx(1 / (1 + np.exp(4 - 2000 / 255)), abs=1e-5)
     y, x = SQUARES[best]
@@ -84,10 +86,50 @@ def test_the_map_of_the_best_anchor_falls_on_its_square(explainer: ibisa.Explain
 
 
 def test_its_derivative_is_that_of_the_logarithm():
-    objective, raw = AnchorObjective("s", 1, 0), np.array([[[0.2], [0.4]], [[0.2], [0.0]]], "f4")
+    objective = BoxObjective("s", (1,), 0)
+    raw = np.array([[[0.2], [0.4]], [[0.2], [0.0]]], "f4")
     np.testing.assert_allclose(objective.probability({"s": raw}), [0.4, 0], rtol=1e-6)
     np.testing.assert_allclose(objective.vjp({"s": raw})["s"][..., 0], [[0, 2.5], [0, 0]])
     assert np.isfinite(objective.score({"s": raw})).all()
+
+
+def test_the_best_of_the_anchors_counts():
+    objective = BoxObjective("s", (0, 2), 0)
+    raw = np.array([[[0.2], [0.9], [0.4]], [[0.5], [0.9], [0.1]]], "f4")
+    np.testing.assert_allclose(objective.probability({"s": raw}), [0.4, 0.5], rtol=1e-6)
+    np.testing.assert_allclose(objective.vjp({"s": raw})["s"][..., 0], [[0, 0, 2.5], [2, 0, 0]])
+
+
+def test_its_nodes_say_the_same():
+    objective = BoxObjective("scores", (0, 2), 1)
+    raw = np.random.default_rng(0).random((2, 3, 2)).astype(np.float32)
+    graph = helper.make_graph(
+        [],
+        "scores",
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 3, 2])],
+        [],
+    )
+    name = objective.to_onnx(graph)
+    graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 1]))
+    opsets = [helper.make_opsetid("", 7)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    (given,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"scores": raw})
+    np.testing.assert_allclose(given[:, 0], objective.score({"scores": raw}), rtol=1e-5)
+
+
+def test_a_row_counts_where_it_overlaps_the_box_by_more_than_a_half():
+    objective = MatchedObjective("b", "s", (0, 0, 10, 10), 0)
+    boxes = np.array([[[0, 0, 10, 9], [0, 0, 4, 10], [0, 0, 0, 0]]], "f4")
+    scores = np.array([[[0.6], [0.9], [0.99]]], "f4")
+    raw = {"b": boxes, "s": scores}
+    assert objective.probability(raw) == pytest.approx(0.6)
+    gradients = objective.vjp(raw)
+    np.testing.assert_allclose(gradients["s"][0, :, 0], [1 / 0.6, 0, 0], rtol=1e-6)
+    assert not gradients["b"].any()
+    lost = {"b": boxes[:, 1:], "s": scores[:, 1:]}
+    assert objective.probability(lost) == 0
+    assert np.isfinite(objective.score(lost)).all()
+    assert not any(each.any() for each in objective.vjp(lost).values())
 
 
 def test_the_record_comes_back_from_disk(explainer: ibisa.Explainer, tmp_path: Path):
@@ -107,7 +149,7 @@ def test_what_has_no_such_anchors_is_refused(explainer: ibisa.Explainer, output:
 def test_every_method_explains_it(explainer: ibisa.Explainer):
     for method in ("rise", "occlusion", "random"):
         found = explainer.explain(picture(200, 100), BestAnchor("scores", 1), method=method)
-        assert (found.method, found.target.kind) == (method, "anchor")
+        assert (found.method, found.target.kind) == (method, "box")
 
 
 @pytest.mark.real
@@ -120,6 +162,59 @@ def test_the_best_face_keeps_its_score_by_a_twentieth_of_the_picture(assets: Pat
     hidden, least, *_ = found.sufficiency.probabilities
     assert hidden < 0.2
     assert least > 0.9
+
+
+@pytest.fixture(scope="module")
+def faces(assets: Path) -> ibisa.Explainer:
+    return ibisa.Explainer(assets / "models" / "face_rfb320.onnx", preprocessing=FACES)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (BoxTarget(26), r"there is no box 26; detected are: 1 object 100%, .* and 19 more"),
+        (BoxTarget(at=(2, 2)), "nothing was detected at 2,2; detected are"),
+        (BoxTarget(label="dog"), "there is no label 'dog'"),
+        (BoxTarget(label=5), "class 5 is out of range: classes are 0 to 0"),
+        (BoxTarget(confidence=0.9999), "nothing was detected with 100% or more"),
+    ],
+)
+def test_what_is_not_there_is_told_with_what_is(
+    faces: ibisa.Explainer, assets: Path, target: BoxTarget, message: str
+):
+    with pytest.raises(ibisa.TargetError, match=message):
+        faces.explain(assets / "detection" / "11.jpg", target)
+
+
+@pytest.mark.real
+def test_two_faces_beside_each_other_are_told_apart(faces: ibisa.Explainer, assets: Path):
+    """Of each map four fifths lie on its own side of the middle between the two."""
+    picture = assets / "detection" / "11.jpg"
+    found = faces.explain_all(picture, BoxTarget(every=True))
+    boxes = [each.target.box for each in found]
+    assert len(found) == 25
+    pairs = 0
+    for one, own in zip(found, boxes, strict=True):
+        for other in boxes:
+            beside = abs(own[1] - other[1]) < (own[3] - own[1])
+            near = 0 < abs(own[0] - other[0]) < 3 * (own[2] - own[0])
+            if not (beside and near):
+                continue
+            middle = round((own[0] + own[2] + other[0] + other[2]) / 4)
+            left, whole = one.map[:, :middle].sum(), one.map.sum()
+            assert (left if own[0] < other[0] else whole - left) >= 0.8 * whole
+            pairs += 1
+    assert pairs >= 10
+
+
+@pytest.mark.real
+def test_a_point_means_the_box_around_it(faces: ibisa.Explainer, assets: Path):
+    found = faces.explain(assets / "detection" / "11.jpg", PointTarget((404, 243)))
+    left, top, right, bottom = found.target.box
+    assert left < 404 < right
+    assert top < 243 < bottom
+    assert found.target.details["number"] == 3
 
 
 @pytest.mark.real

@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from ibisa_onnx.errors import OutputError
 from ibisa_onnx.gradients.masked_images import Floats, MaskedImages
-from ibisa_onnx.methods.baselines import AUTO, BASELINES, CANDIDATES, choices
+from ibisa_onnx.methods.baselines import AUTO, BASELINES, BLUR, choices
 from ibisa_onnx.methods.problem import Problem, Row, RowBaseline
-from ibisa_onnx.targets.base import Raw
+from ibisa_onnx.targets.base import USUAL_BASELINES, Raw
 from ibisa_onnx.targets.retention import LOST, Retention, log_odds
 
 _TURNS = 2  # baselines that rounds take in turn
@@ -23,7 +23,7 @@ _ROUNDING = 1e-6  # of an output's largest value
 
 def count_of(baseline: str) -> int:
     """Return how many images `settle_baselines` asks about for a picture."""
-    return 1 + len(_names(baseline))
+    return 1 + (len(USUAL_BASELINES) if baseline == AUTO else 1)
 
 
 def settle_baselines(problem: Problem, baseline: str) -> Problem:
@@ -34,20 +34,22 @@ def settle_baselines(problem: Problem, baseline: str) -> Problem:
     Parameters
     ----------
     baseline
-        "auto", where the problem has the first of `CANDIDATES`; or the name of the one that it has.
+        "auto", where the problem has the blur, and objectives of one family say what may take its
+        place; or the name of the one that it has.
 
     Returns
     -------
     Problem
         With the baselines of each row, and what is known of them.
     """
-    names, rows = _names(baseline), list(problem.rows)
-    shown = [_candidates(problem, group[0], names[1:]) for group in problem.pictures]
+    names, rows = _names(problem, baseline), list(problem.rows)
+    shown = [_candidates(problem, group[0], names) for group in problem.pictures]
     answers = problem.ask_pictures(shown)
     for group, images, (raw, asked) in zip(problem.pictures, shown, answers, strict=True):
         differ = not np.allclose(images[1:], images[:1])  # a picture of nothing is its own baseline
         for number in group:
-            row, scores = rows[number], _scores(problem, number, raw)
+            row = _calibrated(rows[number], raw)
+            scores = _scores(row, raw)
             order = choices(names, scores, row.probability)[:_TURNS]
             found = (RowBaseline(names[k], images[1 + k], float(scores[k])) for k in order)
             blind = differ and _alike([raw[name] for name in row.objective.outputs])
@@ -89,18 +91,30 @@ def _retained(row: Row, baseline: RowBaseline) -> Row:
     return replace(row, objective=Retention(row.objective, float(kept), float(whole)))
 
 
-def _names(baseline: str) -> tuple[str, ...]:
-    return tuple(CANDIDATES) if baseline == AUTO else (baseline,)
+def _names(problem: Problem, baseline: str) -> tuple[str, ...]:
+    if baseline != AUTO:
+        return (baseline,)
+    return problem.rows[0].objective.baselines[: len(USUAL_BASELINES)]
 
 
 def _candidates(problem: Problem, row: int, names: Sequence[str]) -> Floats:
-    """Return an image, its baseline, and others that it might have: [1 + K, C, H, W]."""
+    """Return an image, and the baselines that it might have: [1 + K, C, H, W].
+
+    What the problem has already is the blur, or the only one.
+    """
     masked: MaskedImages = problem.masked.take([row])
-    others = [BASELINES[name](masked.images) for name in names]
-    return np.concatenate([masked.images, masked.baselines, *others])
+    own = BLUR if len(names) > 1 else names[0]
+    found = [masked.baselines if n == own else BASELINES[n](masked.images) for n in names]
+    return np.concatenate([masked.images, *found])
 
 
-def _scores(problem: Problem, row: int, raw: Raw) -> npt.NDArray[np.float64]:
+def _calibrated(row: Row, raw: Raw) -> Row:
+    """Return a row whose objective knows what is left of it where the picture is hidden."""
+    hidden = {name: raw[name][1:] for name in row.objective.outputs}
+    return replace(row, objective=row.objective.calibrated(row.answer, hidden))
+
+
+def _scores(row: Row, raw: Raw) -> npt.NDArray[np.float64]:
     """Return what a row's objective is for each baseline, [K]; infinite where it is no number.
 
     Raises
@@ -108,7 +122,7 @@ def _scores(problem: Problem, row: int, raw: Raw) -> npt.NDArray[np.float64]:
     OutputError
         It is none for all of them.
     """
-    found = problem.probabilities(row, raw)[1:]
+    found = row.probabilities(raw)[1:]
     if not np.isfinite(found).any():
         raise OutputError(
             "the model's answer is NaN or infinite where the picture is hidden",

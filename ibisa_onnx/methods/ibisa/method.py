@@ -23,7 +23,7 @@ from ibisa_onnx.methods.ibisa import forward_only
 from ibisa_onnx.methods.ibisa.against import EvidenceAgainst
 from ibisa_onnx.methods.ibisa.baseline_choice import count_of, for_rounds, settle_baselines
 from ibisa_onnx.methods.ibisa.estimators import ESTIMATORS, MaskQueries
-from ibisa_onnx.methods.ibisa.optimizer import Step, optimise, pathwise
+from ibisa_onnx.methods.ibisa.optimizer import Step, optimise, pathwise, price
 from ibisa_onnx.methods.ibisa.options import Options
 from ibisa_onnx.methods.ibisa.sufficiency import IMAGES, check_sufficiency
 from ibisa_onnx.methods.problem import Problem, Row
@@ -201,7 +201,12 @@ class PreparedIbisa:
             return against.watch(pathwise(gradient, options.temperature))
 
         together, steps = not control.anytime, options.steps * options.rounds
-        maps = optimise(open_step, len(problem), problem.size, options, rng, together=together)
+        prices = [price(row.objective.extent) for row in problem.rows]
+        maps = optimise(
+            *(open_step, len(problem), problem.size, options, rng),
+            prices=prices,
+            together=together,
+        )
         begin = time.perf_counter()
         for number, cells in enumerate(maps, 1):
             done = number * (options.rounds if together else 1)
@@ -258,7 +263,8 @@ class PreparedIbisa:
         options = replace(options, steps=len(plan), rounds=1)
         against = EvidenceAgainst(1)
         step = against.watch(estimator.step(ask, plan, rng))
-        steps = optimise(lambda _: step, 1, problem.size, options, rng)
+        prices = [price(problem.row.objective.extent)]
+        steps = optimise(lambda _: step, 1, problem.size, options, rng, prices=prices)
         for maps, following in zip(steps, [*shares[1:], 0], strict=True):
             over = following > 0 and queries.over(following)
             yield AttributionResult(
@@ -305,12 +311,13 @@ class PreparedIbisa:
 
         It does not where picture, baselines and all that the check showed get the same answer.
         """
+        result = replace(result, answer=row.probability)
         if not row.baselines:
             return replace(result, baseline=self.options.baseline)
         taken, whole = row.baselines[: self.options.rounds], row.probability
         shown = result.sufficiency.probabilities if result.sufficiency else ()
         blind = row.blind and bool(np.allclose(shown, whole, rtol=_SAME, atol=0))
-        warnings = result.warnings
+        warnings = (*row.objective.warnings(row.answer), *result.warnings)
         if not blind and whole > 0 and taken[0].score >= KEPT * whole:
             warnings += (
                 f"the baseline ({taken[0].name}) alone gives {taken[0].score:.1%} for this answer: "

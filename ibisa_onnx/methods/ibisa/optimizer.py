@@ -13,7 +13,8 @@ in as few bits as possible:
 The steps go from coarse to fine: from one to the next the smoothing shrinks, beta grows and the
 masks differ less, so that the first settle which object is needed, while nearly all is let through,
 and the last which parts of it. beta is adaptive: it is multiplied by the score ratio
-p(target | z) / p(target | x) of the step's mask, up to 2. Finer than that is the evidence: the
+p(target | z) / p(target | x) of the step's mask, up to 2. A target that covers little of the image
+pays more (`price`), for what it needs is little, too. Finer than that is the evidence: the
 mean e of all steps' gradients, each over its own root mean square, smoothed, and of it the positive
 part, brought to lambda's scale. Near zero e is noise, whose sign a shift by one pixel turns, so the
 positive part is a soft one, (e + sqrt(e^2 + (k q)^2)) / 2, where q is the root of the steps' mean
@@ -57,6 +58,7 @@ from ibisa_onnx.methods.masking import (
 from ibisa_onnx.methods.problem import MaskGradient
 
 _LARGEST_RATIO = 2.0  # a rare target may gain a thousandfold by a mask
+_USUAL_EXTENT, _HIGHEST_PRICE = 0.08, 4.0
 _TINY = 1e-30
 _LEAST = 1e-5  # of a map's largest value: where it is 0 the activation alone gives the order
 _SPREAD = 0.5  # cells, over the steps' mean square
@@ -114,6 +116,7 @@ def optimise(
     options: Options,
     rng: np.random.Generator,
     *,
+    prices: Sequence[float] | None = None,
     together: bool = True,
 ) -> Iterator[Floats]:
     """Take IBISA's steps for several answers side by side.
@@ -131,6 +134,8 @@ def optimise(
         The settings.
     rng
         Draws the masks.
+    prices
+        What beta is multiplied by for each answer, [N] (`price`); None: by 1.
     together
         Whether all rounds are taken side by side too, or one after the other, which gives the same
         map in the end and better ones on the way.
@@ -146,7 +151,8 @@ def optimise(
     activations = np.empty((count, 0, 2, *shape), np.float32)
     for group in np.split(np.arange(rounds), 1 if together else rounds):
         side, taken, activated = len(group), [], []
-        for keep, found in _steps(open_step(group.tolist()), count, noises[group], options):
+        own = np.repeat(np.ones(count) if prices is None else prices, side)
+        for keep, found in _steps(open_step(group.tolist()), own, noises[group], options):
             taken.append(found.relative)
             activated.append(_share_of_largest(found.activation, shape, len(found.values)))
             seen, active = (
@@ -160,23 +166,34 @@ def optimise(
 
 
 def _steps(
-    step: Step, count: int, noises: Floats, options: Options
+    step: Step, prices: npt.NDArray[np.float64], noises: Floats, options: Options
 ) -> Iterator[tuple[Floats, LogitGradient]]:
     """Yield lambda after each step, [M, h, w], and what was learnt at that step.
 
-    `noises` are those of each round and step, [rounds, steps, h, w].
+    `noises` are those of each round and step, [rounds, steps, h, w]; `prices` are [M].
     """
-    logits = np.full((count * len(noises), *noises.shape[2:]), options.start, np.float32)
+    logits = np.full((len(prices), *noises.shape[2:]), options.start, np.float32)
     adam = PooledAdam(options.pooling)
     schedule = zip(smoothings(options), betas(options), learning_rates(options), strict=True)
     for number, (smoothing, beta, rate) in enumerate(schedule):
-        noise = np.tile(noises[:, number], (count, 1, 1))
+        noise = np.tile(noises[:, number], (len(prices) // len(noises), 1, 1))
         with np.errstate(invalid="ignore", over="ignore"):  # of gradients that are not finite
             found = step(smooth(logits, smoothing), noise)
-            weight = beta * _adapted(found.ratio, options.penalty_exponent)
+            weight = beta * prices * _adapted(found.ratio, options.penalty_exponent)
             gradient = _loss_gradient(found.values, logits, smoothing, weight, options)
             logits = logits - adam.step(gradient, rate)
         yield sigmoid(smooth(logits, options.smoothing)), found
+
+
+def price(extent: float | None) -> float:
+    """Return what beta is multiplied by for a target that covers a share of the image, 0 to 1.
+
+    That is the root of 8% over the share, from 1 to 4: beta was chosen on photographs of one large
+    object, and docs/method.md has the planted objects of 0.2% to 50% by which this was.
+    """
+    if extent is None:
+        return 1.0
+    return float(np.clip(math.sqrt(_USUAL_EXTENT / max(extent, _TINY)), 1, _HIGHEST_PRICE))
 
 
 def _adapted(ratio: npt.NDArray[np.float64], exponent: float) -> npt.NDArray[np.float64]:

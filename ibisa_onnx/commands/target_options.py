@@ -1,0 +1,261 @@
+"""The options that say what is explained; shared by the verbs that explain."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ibisa_onnx.commands.explaining import parse_target
+
+if TYPE_CHECKING:
+    from ibisa_onnx.targets.base import TargetSpec
+
+REDUCTIONS = ("mean", "max", "sum")
+_DIRECTIONS = ("raise", "lower", "keep")
+_ALL = "all"
+
+Sides = tuple[float, float, float, float]
+"""Left, top, right and bottom."""
+
+
+class _BoxNumber(click.ParamType[int | str]):
+    """The number of a detection, or all of them."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int | str:
+        if value == _ALL:
+            return _ALL
+        if not (str(value).isdecimal() and 0 < len(str(value)) < 7 and int(value) > 0):
+            self.fail(f"{value!r} is no number of a box: 1, 2 ... as inspect lists them, or all")
+        return int(value)
+
+
+class _Point(click.ParamType[tuple[float, float]]):
+    """A point in pixels of the picture."""
+
+    name = "point"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[float, float]:
+        try:
+            x, y = (float(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is no point in pixels of the picture: X,Y")
+        return x, y
+
+
+class Region(click.ParamType["Sides | str"]):
+    """A box in pixels of the picture, or the file of a mask."""
+
+    name = "region"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Sides | str:  # noqa: D102
+        try:
+            left, top, right, bottom = (float(part) for part in value.split(","))
+        except ValueError:
+            pass
+        else:
+            return left, top, right, bottom
+        if not Path(value).exists():
+            self.fail(f"{value!r} is neither a box in pixels (LEFT,TOP,RIGHT,BOTTOM) nor a file")
+        return str(value)
+
+
+_OPTIONS = (
+    click.option(
+        "-t",
+        "--target",
+        "words",
+        multiple=True,
+        metavar="CLASS",
+        help='What to explain: 207, "golden retriever" or top:3. Repeatable. Default: what the '
+        "model says first.",
+    ),
+    click.option(
+        "--versus",
+        metavar="CLASS",
+        help="Why the target rather than this class.",
+    ),
+    click.option(
+        "--box",
+        "boxes",
+        type=_BoxNumber(),
+        multiple=True,
+        metavar="N|all",
+        help="A detection by its number in `inspect MODEL IMAGE`. Repeatable.",
+    ),
+    click.option(
+        "--at",
+        "points",
+        type=_Point(),
+        multiple=True,
+        metavar="X,Y",
+        help="The box or region at a point of the picture. Repeatable.",
+    ),
+    click.option(
+        "--region",
+        "regions",
+        type=Region(),
+        multiple=True,
+        metavar="L,T,R,B|MASK",
+        help="A region of a segmenter's answer: a box, or a mask's file. Repeatable.",
+    ),
+    click.option("--text", is_flag=True, help="The whole text that was read."),
+    click.option(
+        "--char",
+        "characters",
+        type=click.IntRange(1),
+        multiple=True,
+        metavar="N",
+        help="One character of the text that was read, from 1. Repeatable.",
+    ),
+    click.option("--like", metavar="FILE", help="Why it is like another picture, or .npy vector."),
+    click.option("--unlike", metavar="FILE", help="With --like: and not like this one."),
+    click.option("--raise", "direction", flag_value="raise", help="What makes a value high."),
+    click.option("--lower", "direction", flag_value="lower", help="What makes a value low."),
+    click.option("--keep", "direction", flag_value="keep", help="What keeps a value as it is."),
+    click.option(
+        "--index", metavar="0,:,5", help="Which numbers of --output a value is, batch left out."
+    ),
+    click.option(
+        "--reduce",
+        type=click.Choice(REDUCTIONS),
+        default=REDUCTIONS[0],
+        show_default=True,
+        help="How several numbers become one.",
+    ),
+)
+
+
+def target_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a verb the options on what is explained, and pass them to it as `asked`."""
+    return _with(function, _OPTIONS)
+
+
+def _with(function: Callable[..., None], options: Any) -> Callable[..., None]:
+    names = [each.name for each in fields(AskedTargets)]
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **given: Any) -> None:
+        asked = AskedTargets(**{name: given.pop(name) for name in names})
+        asked.check()
+        function(*args, asked=asked, **given)
+
+    for option in reversed(options):
+        wrapped = option(wrapped)
+    return wrapped
+
+
+@dataclass(frozen=True)
+class AskedTargets:
+    """What was asked for on the command line."""
+
+    words: tuple[str, ...] = ()
+    versus: str | None = None
+    boxes: tuple[int | str, ...] = ()
+    points: tuple[tuple[float, float], ...] = ()
+    regions: tuple[Sides | str, ...] = ()
+    text: bool = False
+    characters: tuple[int, ...] = ()
+    like: str | None = None
+    unlike: str | None = None
+    direction: str | None = None
+    index: str | None = None
+    reduce: str = REDUCTIONS[0]
+
+    def check(self) -> None:
+        """Raise `click.UsageError` where flags do not go together."""
+        if self.unlike is not None and self.like is None:
+            raise click.UsageError("--unlike goes with --like: what separates the two")
+        if self.direction is not None and len(self.points) > 1:
+            raise click.UsageError("with --raise, --lower or --keep give one --at at most")
+        places = [*self.points, *self.regions]
+        if places and len(self.words) > 1:
+            raise click.UsageError("with --at or --region give one --target at most")
+        if self.boxes and self.words and not self.versus:
+            raise click.UsageError("give --box or --target, not both; --box N has a class already")
+        if self.index is not None and self.direction is None:
+            raise click.UsageError("--index goes with --raise, --lower or --keep")
+
+    @property
+    def several(self) -> bool:
+        """Whether there may be several explanations of a picture."""
+        from ibisa_onnx.targets.classification import count
+
+        points = () if self.direction is not None else self.points
+        groups = (self.boxes, points, self.regions, self.characters, ("",) * self.text)
+        more = sum(map(len, groups)) + (self.like is not None) + (self.direction is not None)
+        words = 0 if self.points or self.regions else sum(map(count, self.words))
+        return more + words > 1 or _ALL in self.boxes
+
+    @property
+    def _pointed(self) -> bool:
+        """Whether anything but classes was asked for."""
+        given = (self.boxes, self.points, self.regions, self.characters, self.text, self.like)
+        return any(given) or self.direction is not None
+
+    def targets(self, output: str | None = None) -> list[Any] | None:
+        """Return the targets, None where nothing was asked for.
+
+        Parameters
+        ----------
+        output
+            The output that was named: what a value is of.
+        """
+        found: list[Any] = [*self._places(), *self._others(output)] if self._pointed else []
+        if not (self.points or self.regions):
+            found = [*map(parse_target, self.words), *found]
+        if self.versus is None:
+            return found or None
+        from ibisa_onnx.targets.contrast import ContrastTarget
+
+        rival = parse_target(self.versus)
+        return [ContrastTarget(each, rival) for each in found or [None]]
+
+    def single(self, verb: str, output: str | None = None) -> Any:
+        """Return the one target that a verb measures maps of; None where nothing was asked for.
+
+        Raises
+        ------
+        click.UsageError
+            Several were.
+        """
+        if self.several:
+            raise click.UsageError(f"{verb} measures the maps of one answer to a picture; give one")
+        targets = self.targets(output)
+        return None if targets is None else targets[0]
+
+    def _places(self) -> list[TargetSpec]:
+        from ibisa_onnx.targets.arguments import PointTarget
+        from ibisa_onnx.targets.detection import BoxTarget
+        from ibisa_onnx.targets.segmentation import RegionTarget
+
+        word = parse_target(self.words[0]) if self.words else None
+        return [
+            *(
+                BoxTarget(every=True) if each == _ALL else BoxTarget(int(each))
+                for each in self.boxes
+            ),
+            *(PointTarget(each, word) for each in self.points if self.direction is None),
+            *(RegionTarget(word, region=each) for each in self.regions),
+        ]
+
+    def _others(self, output: str | None) -> list[TargetSpec]:
+        from ibisa_onnx.targets.embedding import SimilarityTarget
+        from ibisa_onnx.targets.sequence import TextTarget
+        from ibisa_onnx.targets.value import ValueTarget
+
+        found: list[TargetSpec] = [TextTarget(each) for each in self.characters]
+        if self.text:
+            found.append(TextTarget())
+        if self.like is not None:
+            found.append(SimilarityTarget(self.like, self.unlike))
+        if self.direction is not None:
+            at = self.points[0] if self.points else None
+            found.append(ValueTarget(self.direction, output, self.index, self.reduce, at=at))
+        return found

@@ -1,0 +1,225 @@
+"""One answer rather than another: a class against a class, also in one box or one region.
+
+With the probabilities p and q of the two, what should be kept is log p / (p + q): for two classes
+of a softmax that is the log-sigmoid of the difference of their logits. Similarities have a contrast
+of their own, in `embedding`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ibisa_onnx.errors import TargetError
+from ibisa_onnx.models.head import Head
+from ibisa_onnx.targets.arguments import WordTarget, target_specs
+from ibisa_onnx.targets.base import (
+    Context,
+    Doubles,
+    FixedTarget,
+    Nodes,
+    Objective,
+    Raw,
+    TargetSpec,
+)
+from ibisa_onnx.targets.detection import BoxObjective, DetectorKind, MatchedObjective
+from ibisa_onnx.targets.segmentation import RegionObjective, SegmenterKind
+
+if TYPE_CHECKING:
+    import onnx
+
+    from ibisa_onnx.targets.reader import OutputReader
+
+_INSTEAD = {
+    "similarity": "give one SimilarityTarget with like= and unlike=",
+    "value": "a value is no probability; explain each, with direction='raise'",
+}
+
+
+@dataclass(frozen=True)
+class ContrastObjective(Objective):
+    """The probability of one answer among two: log p / (p + q).
+
+    Attributes
+    ----------
+    first, second
+        Objectives whose probabilities p and q are.
+    """
+
+    first: Objective
+    second: Objective
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What the first reads, and then what the second reads besides."""
+        return tuple(dict.fromkeys((*self.first.outputs, *self.second.outputs)))
+
+    @property
+    def nodes(self) -> tuple[Nodes, ...]:
+        """What writes the tensors of either."""
+        both = (*self.first.nodes, *self.second.nodes)
+        return tuple({id(each): each for each in both}.values())
+
+    @property
+    def extent(self) -> float | None:
+        """The first's share of the model's input."""
+        return self.first.extent
+
+    @property
+    def family(self) -> Hashable:
+        """Both families."""
+        return type(self), self.first.family, self.second.family
+
+    def score(self, raw: Raw) -> Doubles:
+        """Return log p / (p + q), [N] in nats."""
+        return np.asarray(-np.logaddexp(0, -self._difference(raw)))
+
+    def vjp(self, raw: Raw) -> dict[str, npt.NDArray[np.float32]]:
+        """Return its derivative: q / (p + q) times that of log p - log q."""
+        with np.errstate(over="ignore"):
+            weights = 1 / (1 + np.exp(self._difference(raw)))
+        found = {name: np.zeros(raw[name].shape, np.float32) for name in self.outputs}
+        for objective, sign in ((self.first, 1), (self.second, -1)):
+            for name, each in objective.vjp(_own(objective, raw)).items():
+                scale = sign * weights.reshape(-1, *[1] * (each.ndim - 1))
+                found[name] += (scale * each).astype(np.float32)
+        return found
+
+    def to_onnx(self, graph: onnx.GraphProto) -> str | None:
+        """Write the score behind the nodes of both; None where either lives only in Python."""
+        nodes, constants = len(graph.node), len(graph.initializer)
+        written = [each.to_onnx(graph) for each in (self.first, self.second)]
+        first, second = written
+        if first is None or second is None:
+            del graph.node[nodes:], graph.initializer[constants:]
+            return None
+        head = Head(graph)
+        return head.log_sigmoid(head.op("Sub", first, second))
+
+    def warnings(self, raw: Raw) -> tuple[str, ...]:
+        """Return what either says."""
+        both = (self.first, self.second)
+        return tuple(dict.fromkeys(it for each in both for it in each.warnings(_own(each, raw))))
+
+    def describe(self) -> dict[str, Any]:
+        """Return both, and where the first is."""
+        first, second = self.first.describe(), self.second.describe()
+        names = [said.get("label") or said["caption"] for said in (first, second)]
+        place = {key: first[key] for key in ("number", "box") if first.get(key) is not None}
+        caption = f"{first['caption'] if place else names[0]} rather than {names[1]}"
+        return {
+            "kind": "contrast",
+            "caption": caption,
+            "output": ", ".join(self.outputs),
+            "first": first["caption"],
+            "second": second["caption"],
+            **place,
+        }
+
+    def _difference(self, raw: Raw) -> Doubles:
+        """Return log p - log q, [N]."""
+        first, second = (each.score(_own(each, raw)) for each in (self.first, self.second))
+        return np.asarray(first - second)
+
+
+@dataclass(frozen=True)
+class ContrastTarget:
+    """One answer rather than another.
+
+    Attributes
+    ----------
+    target, versus
+        Both as `explain` takes targets, each one answer: classes, or whatever has a probability. Of
+        a detector's box or a segmenter's region, `versus` is another class in the same place.
+    """
+
+    target: Any
+    versus: Any
+
+    def outputs(self, reader: OutputReader) -> tuple[str, ...]:
+        """Name what both need to see.
+
+        An objective needs to see nothing to be bound; what it reads is asked for once it is known.
+        """
+        specs = self._specs()
+        seeing = [each for each in specs if not isinstance(each, FixedTarget)] or specs
+        return tuple(dict.fromkeys(name for each in seeing for name in each.outputs(reader)))
+
+    def bind(self, raw: Raw, context: Context) -> list[Objective]:
+        """Return the objective of one picture.
+
+        Raises
+        ------
+        TargetError
+            Either means no answer or several, both mean the same, or they cannot be compared.
+        """
+        first_spec, second_spec = self._specs()
+        first = self._only(first_spec, self.target, raw, context)
+        second = _in_its_place(first, second_spec, raw, context)
+        if second is None:
+            second = self._only(second_spec, self.versus, raw, context)
+        kinds = [each.describe()["kind"] for each in (first, second)]
+        for kind in kinds:
+            if kind in _INSTEAD:
+                raise TargetError(f"a {kind} has no contrast; {_INSTEAD[kind]}")
+        if kinds[0] != kinds[1]:
+            raise TargetError(
+                f"a contrast takes two answers of one kind, and these are a {kinds[0]} and a "
+                f"{kinds[1]}"
+            )
+        if first == second:
+            raise TargetError(
+                f"target and versus are the same, {first.describe()['caption']}; give another "
+                "versus="
+            )
+        return [ContrastObjective(first, second)]
+
+    def _specs(self) -> list[TargetSpec]:
+        return [_spec(each) for each in (self.target, self.versus)]
+
+    @staticmethod
+    def _only(spec: TargetSpec, target: Any, raw: Raw, context: Context) -> Objective:
+        """Return the only objective that a target means."""
+        wanted = () if isinstance(spec, FixedTarget) else spec.outputs(context.reader)
+        found = spec.bind({name: raw[name] for name in wanted}, context)
+        if len(found) != 1:
+            raise TargetError(
+                f"target {target!r} means {len(found)} answers; a contrast takes one against one"
+            )
+        return found[0]
+
+
+def _spec(target: Any) -> TargetSpec:
+    """Return one target's specification."""
+    found = target_specs(target)
+    if len(found) != 1:
+        raise TargetError(f"target {target!r} is a sequence; a contrast takes one against one")
+    return found[0]
+
+
+def _in_its_place(
+    first: Objective, versus: TargetSpec, raw: Raw, context: Context
+) -> Objective | None:
+    """Return the objective of another class in the same box or region.
+
+    None where the first is in no one place, or `versus` is more than a class.
+    """
+    if not isinstance(versus, WordTarget) or versus.wanted is None:
+        return None
+    kind = context.reader.kind
+    if isinstance(first, BoxObjective | MatchedObjective) and isinstance(kind, DetectorKind):
+        column = kind.column(versus.wanted, context)
+        return replace(first, column=column, label=kind.class_name(column, context))
+    if isinstance(first, RegionObjective) and isinstance(kind, SegmenterKind):
+        read = kind.read(raw, context)
+        column = read.column(versus.wanted)
+        return replace(first, column=column, label=read.name(column))
+    return None
+
+
+def _own(objective: Objective, raw: Raw) -> Raw:
+    return {name: raw[name] for name in objective.outputs}

@@ -1,0 +1,269 @@
+"""CTC scores of a text recogniser: where they are, what they hold, and which class is the blank.
+
+Connectionist temporal classification (Graves et al., ICML 2006) gives scores for each step along a
+line, and one class more than there are characters: the blank, which stands for none. What is made
+of them is in `sequence`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ibisa_onnx.models.head import Head
+from ibisa_onnx.models.onnx_graph import origin
+from ibisa_onnx.models.signature import TensorInfo
+from ibisa_onnx.targets.class_scores import SMALLEST
+from ibisa_onnx.targets.endings import ends_in_softmax, reads_a_line
+from ibisa_onnx.targets.facts import ModelFacts
+from ibisa_onnx.targets.output_kinds import OutputKinds
+
+if TYPE_CHECKING:
+    import onnx
+
+STEPS = "ibisa/steps"
+"""The tensor that is made: log-probabilities of the classes at each step, float32 [N, T, K]."""
+BLANK = "blank"
+"""What the blank is called where labels name it."""
+
+_BLANKS = frozenset({BLANK, "<blank>", "[blank]", "<ctc>", "ctcblank"})
+_SAME_VALUES = frozenset({"Identity", "Cast", "Dropout"})
+_LAST = (-1, 2)  # of three axes
+_SUM_TOLERANCE = 1e-2  # what half precision leaves of a sum of probabilities
+_LEAST = -100.0  # of log-probabilities that a file gives; its zeros would be infinite
+_PADDLE = "p2o."  # what Paddle2ONNX calls its tensors
+_PADDLE_HEIGHT, _OPEN_ASPECT = 48, 320 / 48  # of PP-OCR's input, which is as wide at least
+
+
+@dataclass(frozen=True)
+class Blank:
+    """The class that stands for no character, and how that is known."""
+
+    index: int
+    reason: str
+    warning: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class StepScores:
+    """A recogniser's scores, and the nodes that make log-probabilities of them.
+
+    Attributes
+    ----------
+    source
+        The tensor of scores: an output, or what its softmax or ArgMax is given.
+    form
+        What they are: a name of `FORMS`.
+    time_major
+        Whether they are [T, N, K], as recurrent layers have them, and not [N, T, K].
+    classes
+        K, the blank among them.
+    family, preprocessing
+        As of `Kind`.
+    misdeclared
+        Whether the file gives the source a shape that is not its own, by which no node may go.
+    """
+
+    source: str
+    form: str
+    time_major: bool
+    classes: int
+    family: str = "text recognition"
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    misdeclared: bool = False
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The tensor that its nodes make."""
+        return (STEPS,)
+
+    def to_onnx(self, graph: onnx.GraphProto) -> None:
+        """Write the nodes behind a graph, in place."""
+        head = Head(graph)
+        source = _made_again(head, graph, self.source) if self.misdeclared else self.source
+        values = head.op("Cast", source, to=1)
+        if self.time_major:
+            values = head.op("Transpose", values, perm=[1, 0, 2])
+        head.alias(FORMS[self.form](head, values), STEPS)
+
+
+def _made_again(head: Head, graph: onnx.GraphProto, name: str) -> str:
+    """Make a tensor once more, under a name for which no shape is declared."""
+    from onnx import helper
+
+    node = next(each for each in graph.node if name in each.output)
+    attributes = {each.name: helper.get_attribute_value(each) for each in node.attribute}
+    return head.op(node.op_type, *node.input, **attributes)
+
+
+def _of_logits(head: Head, values: str) -> str:
+    return head.op("LogSoftmax", values, axis=2)
+
+
+def _of_probabilities(head: Head, values: str) -> str:
+    return head.log(values, SMALLEST)
+
+
+def _of_logarithms(head: Head, values: str) -> str:
+    """Return them as they are, but finite."""
+    least = head.constant(_LEAST)
+    return head.op("Add", head.op("Relu", head.op("Sub", values, least)), least)
+
+
+FORMS: dict[str, Callable[[Head, str], str]] = {
+    "logits": _of_logits,
+    "probabilities": _of_probabilities,
+    "log-probabilities": _of_logarithms,
+}
+"""Nodes from scores [N, T, K] to log-probabilities, by what the scores are."""
+
+
+def find_scores(facts: ModelFacts) -> tuple[StepScores, Blank] | None:
+    """Return a model's scores for each step along a line, and the blank; None where it has none.
+
+    The model is run once on noise, as the shape, the values and the blank may need.
+    """
+    table = next(_tables(facts), None) if facts.makers else None
+    if table is None or not isinstance(table.shape[2], int):
+        return None
+    values = facts.values([table.name]).get(table.name)
+    shape = table.shape if values is None else values.shape
+    batch = facts.batch if values is None else _batch(facts)
+    paddle = any(name.startswith(_PADDLE) for name in facts.makers)
+    source, form = _form(table.name, values, facts)
+    scores = StepScores(
+        source,
+        form,
+        _is_time_major(shape, batch),
+        table.shape[2],
+        "PP-OCR" if paddle else "text recognition",
+        _usual(facts, paddle=paddle),
+        any(each.name == source and len(each.shape) not in (0, 3) for each in facts.outputs),
+    )
+    return scores, _blank(values, table.shape[2])
+
+
+def fit_charset(
+    labels: Sequence[str], classes: int, blank: int
+) -> tuple[tuple[str, ...], int] | None:
+    """Return names for all classes, and the blank among them; None where they are not as many.
+
+    Parameters
+    ----------
+    labels
+        What somebody calls the characters. They seldom name the blank, nor the space, which then
+        is the last of the characters. An empty name is the blank's, at either end, or a space's
+        that was stripped.
+    classes
+        How many there are.
+    blank
+        The class that is the blank unless a label says otherwise.
+    """
+    names, missing = [label or " " for label in labels], classes - len(labels)
+    if missing == 0:
+        said = [place for place, name in enumerate(labels) if name.strip().lower() in _BLANKS]
+        said += [place for place in (0, classes - 1) if not labels[place]]
+        return tuple(names), said[0] if said else blank
+    if missing not in (1, 2):
+        return None
+    names += [" "] * (missing - 1)
+    names.insert(blank if blank == 0 else classes - 1, BLANK)
+    return tuple(names), blank
+
+
+def _tables(facts: ModelFacts) -> Iterator[TensorInfo]:
+    """Yield the tensors of scores: outputs, or what an ArgMax over the classes is given."""
+    kinds = OutputKinds(facts.outputs, facts.batch, facts.makers)
+    for output in kinds.sequences:
+        known = isinstance(output.shape[2], int)
+        yield output if known else _measured(output.name, facts) or output
+    for output in facts.outputs:
+        maker = facts.makers.get(origin(output.name, facts.makers))
+        if maker is not None and maker.op_type == "ArgMax":
+            name = str(maker.input[0]) if _axis(maker, 0) in _LAST else ""
+        else:  # it is what it says; some say another shape than they have
+            line = len(output.shape) != 3 and reads_a_line(output.name, facts.makers)
+            name = output.name if line else ""
+        found = _measured(name, facts) if name else None
+        if found and OutputKinds((found,), _batch(facts), facts.makers).is_sequence(found):
+            yield found
+
+
+def _axis(node: onnx.NodeProto, default: int | None) -> int | None:
+    """Return a node's attribute of that name; what it is where there is none differs by opset."""
+    return next((each.i for each in node.attribute if each.name == "axis"), default)
+
+
+def _measured(name: str, facts: ModelFacts) -> TensorInfo | None:
+    """Return a tensor with the shape that it has for noise; None where it has not three axes."""
+    values = facts.values([name]).get(name)
+    if values is None or values.ndim != 3:
+        return None
+    return TensorInfo(name, values.dtype.name, values.shape)
+
+
+def _batch(facts: ModelFacts) -> int:
+    """Return how many images there are where the model is run on noise."""
+    return facts.model.image.batch or 1
+
+
+def _is_time_major(shape: Sequence[int | str | None], batch: int | str | None) -> bool:
+    """Tell whether the second of three axes is the batch."""
+    return shape[0] != batch and shape[1] in (batch, 1)
+
+
+def _form(name: str, values: npt.NDArray[Any] | None, facts: ModelFacts) -> tuple[str, str]:
+    """Return the tensor to read, and what it holds.
+
+    Of a softmax that is what it is given, for its logarithm there is exact, however small the
+    probability.
+    """
+    maker = facts.makers.get(origin(name, facts.makers, _SAME_VALUES))
+    if maker is not None and maker.op_type == "Softmax" and _axis(maker, None) in _LAST:
+        return str(maker.input[0]), "logits"
+    if values is None:
+        return name, "probabilities" if ends_in_softmax(name, facts.makers) else "logits"
+    least = float(values.min())
+    if _sums_to_one(values):
+        return name, "probabilities"
+    logarithms = least < 0 and _sums_to_one(np.exp(np.minimum(values, 1).astype(np.float64)))
+    return name, "log-probabilities" if logarithms else "logits"
+
+
+def _blank(values: npt.NDArray[Any] | None, classes: int) -> Blank:
+    """Tell which class is the blank: the first or the last, whichever noise is read as more."""
+    if values is None:
+        return _taken(0)
+    rows = np.asarray(values, np.float64).reshape(-1, classes)
+    if not _sums_to_one(rows):
+        rows = np.exp(rows - rows.max(1, keepdims=True))
+        rows /= rows.sum(1, keepdims=True)
+    means = rows.mean(0)
+    index = classes - 1 if means[-1] > means[0] else 0
+    if means.argmax() != index:
+        return _taken(index)
+    return Blank(index, f"noise is read as class {index}, so that is the blank")
+
+
+def _taken(index: int) -> Blank:
+    why = f"class {index} is taken for the blank"
+    return Blank(index, why, f"{why}: give labels= with a line {BLANK!r} if it is another")
+
+
+def _sums_to_one(values: npt.NDArray[Any]) -> bool:
+    """Tell whether values [..., K] are probabilities."""
+    sums = np.asarray(values, np.float64).sum(-1)
+    return bool(values.min() >= 0) and bool(np.abs(sums - 1).max() < _SUM_TOLERANCE)
+
+
+def _usual(facts: ModelFacts, *, paddle: bool) -> dict[str, Any]:
+    """Return what is usual: the whole line is seen, its aspect kept where the width is open."""
+    image, usual = facts.model.image, dict[str, Any](resize="stretch")
+    height = image.height or (_PADDLE_HEIGHT if paddle else None)
+    if height and not image.width:
+        usual = {"size": (height, round(_OPEN_ASPECT * height)), "resize": "letterbox-corner"}
+    return usual | ({"preset": "tf", "channel_order": "BGR", "pad_value": 128} if paddle else {})

@@ -1,0 +1,109 @@
+"""Boxes [N, A, 4] beside scores [N, A, K] or [N, K, A]: SSD, RFB, RetinaNet and their like.
+
+Boxes are two corners or a centre with its sides, in pixels or as shares of the picture, in the
+order x, y; TensorFlow's are y, x. Scores that sum to one have a class for the background, the
+first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from ibisa_onnx.models.head import Head
+from ibisa_onnx.targets.decoders.base import (
+    Decoded,
+    Detector,
+    Layout,
+    are_corners,
+    are_probabilities,
+    are_shares,
+    is_named_otherwise,
+)
+from ibisa_onnx.targets.facts import ModelFacts
+
+_TENSORFLOW = ("detection_boxes", "raw_detection_boxes")
+_LEAST = 16  # anchors: fewer are coordinates of something else
+
+
+def find(facts: ModelFacts) -> Detector | None:
+    """Recognise a table of boxes and one of scores that have a row each for the same anchors."""
+    shapes = _shapes(facts)
+    for boxes, anchors in _boxes(shapes):
+        for scores, shape in shapes.items():
+            turned = len(shape) == 3 and shape[2] == anchors and shape[1] != anchors
+            if scores == boxes or len(shape) != 3 or anchors not in shape[1:]:
+                continue
+            if is_named_otherwise(boxes, scores):
+                continue
+            found = facts.values([boxes, scores])
+            if len(found) == 2:
+                table = found[scores].transpose(0, 2, 1) if turned else found[scores]
+                detector = _detector(facts, boxes, scores, found[boxes], table, turned=turned)
+                if detector is not None:
+                    return detector
+    return None
+
+
+def _shapes(facts: ModelFacts) -> dict[str, tuple[int, ...]]:
+    if facts.two_stage:
+        return {}
+    names = facts.dense if facts.dense else [each.name for each in facts.outputs]
+    shapes = {name: facts.shape(name) for name in names}
+    return {name: shape for name, shape in shapes.items() if shape}
+
+
+def _boxes(shapes: dict[str, tuple[int, ...]]) -> Iterator[tuple[str, int]]:
+    """Yield the tensors that hold four numbers an anchor, and how many anchors."""
+    for name, shape in shapes.items():
+        anchors = int(np.prod(shape)) // 4
+        flat = shape in ((1, anchors, 4), (anchors, 4), (1, anchors, 1, 4), (anchors, 2, 2))
+        if flat and anchors >= _LEAST:
+            yield name, anchors
+
+
+def _detector(
+    facts: ModelFacts,
+    boxes: str,
+    scores: str,
+    corners: npt.NDArray[np.float32],
+    table: npt.NDArray[np.float32],
+    *,
+    turned: bool,
+) -> Detector | None:
+    """Return the detector, None where the values are no boxes or no probabilities."""
+    anchors, columns = table.shape[1:]
+    rows, size = corners.astype(np.float64).reshape(-1, 4), facts.size
+    if size is None or not are_probabilities(table):
+        return None
+    in_corners = are_corners(rows)
+    if not in_corners and rows[:, 2:].min() < 0:
+        return None  # differences to priors, which nobody gave
+    background = columns > 1 and bool(np.allclose(table.sum(-1), 1, atol=1e-2))
+    factors = np.tile(size[::-1], 2) if are_shares(rows) else np.ones(4)
+    y_first = boxes.split(":")[0] in _TENSORFLOW
+
+    def write(head: Head) -> Decoded:
+        layout = Layout(head)
+        rows = layout.floats(layout.turned(scores) if turned else scores)
+        if background:
+            rows = layout.columns(rows, 1, columns)
+        found = head.op("Reshape", layout.floats(boxes), head.constant([-1, anchors, 4], np.int64))
+        if y_first:
+            order = head.constant([1, 0, 3, 2], np.int64)
+            found = head.op("Gather", found, order, axis=2)
+        found = layout.scaled(found, factors)
+        return Decoded(found if in_corners else layout.from_centres(found), rows)
+
+    where = "before the selection" if facts.dense else "outputs"
+    return Detector(
+        family="boxes and scores (SSD and its like)",
+        reason=f"{boxes} holds a box, and {scores} scores, for each of {anchors} anchors ({where})",
+        sources=(boxes, scores),
+        write=write,
+        classes=columns - background,
+        labels=("object",) if columns - background == 1 else None,
+        preprocessing={"resize": "stretch"},
+    )

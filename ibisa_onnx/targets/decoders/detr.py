@@ -1,0 +1,97 @@
+"""DETR and its kin: logits [N, Q, K] beside boxes [N, Q, 4], centres and sides as shares.
+
+DETR's and YOLOS' logits go through a softmax whose last class is "no object"; Deformable DETR's,
+RT-DETR's and DINO's are a sigmoid each. Which it is, is told by the number of labels, by COCO's
+(80, 90 or 91 classes, 92 with "no object"), or by whether noise is "no object" to most queries.
+Source: transformers, models/detr and models/rt_detr.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ibisa_onnx.models.head import Head
+from ibisa_onnx.targets.decoders.base import (
+    Decoded,
+    Detector,
+    Layout,
+    are_corners,
+    are_probabilities,
+    is_named_otherwise,
+)
+from ibisa_onnx.targets.facts import ModelFacts
+from ibisa_onnx.targets.labels import known_labels
+
+_COCO = {80: False, 90: False, 91: False, 92: True}
+"""Whether so many classes of COCO are with "no object"."""
+
+
+def find(facts: ModelFacts) -> Detector | None:
+    """Recognise boxes that are shares beside logits of as many queries."""
+    shapes, size = _outputs(facts), facts.size
+    for boxes, (_, queries, columns) in shapes.items():
+        for logits, (_, rows, classes) in shapes.items():
+            if columns != 4 or rows != queries or logits == boxes or size is None or classes < 2:
+                continue
+            if is_named_otherwise(boxes, logits):
+                continue
+            values = facts.values([boxes, logits])
+            shares = len(values) == 2 and are_probabilities(values[boxes])
+            if not shares or are_probabilities(values[logits]) or are_corners(values[boxes]):
+                continue
+            none = _has_none(facts, values[logits])
+            return _detector(facts, boxes, logits, queries, classes, size, none=none)
+    return None
+
+
+def _outputs(facts: ModelFacts) -> dict[str, tuple[int, ...]]:
+    """Return shapes [1, a, b] of outputs by name: a TopK inside only chooses the queries."""
+    shapes = {each.name: facts.shape(each.name) for each in facts.outputs if len(each.shape) == 3}
+    return {name: shape for name, shape in shapes.items() if shape and len(shape) == 3}
+
+
+def _has_none(facts: ModelFacts, logits: npt.NDArray[Any]) -> bool:
+    """Tell whether the last class of logits [1, Q, K] is "no object"."""
+    classes = logits.shape[2]
+    counts = {len(each.labels) for each in known_labels(facts.metadata, facts.model.folder)}
+    if counts & {classes, classes - 1}:
+        return classes not in counts
+    by_noise = bool((logits[0].argmax(1) == classes - 1).mean() > 0.5)
+    return _COCO.get(classes, by_noise)
+
+
+def _detector(
+    facts: ModelFacts,
+    boxes: str,
+    logits: str,
+    queries: int,
+    classes: int,
+    size: tuple[int, int],
+    *,
+    none: bool,
+) -> Detector:
+
+    def write(head: Head) -> Decoded:
+        layout = Layout(head)
+        rows = layout.floats(logits)
+        if none:
+            rows = layout.columns(head.op("Softmax", rows, axis=2), 0, classes - 1)
+        else:
+            rows = head.op("Sigmoid", rows)
+        shares = layout.scaled(layout.floats(boxes), np.tile(size[::-1], 2))
+        return Decoded(layout.from_centres(shares), rows)
+
+    how = 'a softmax whose last class is "no object"' if none else "a sigmoid for each class"
+    return Detector(
+        family="DETR" if none else "RT-DETR, Deformable DETR",
+        reason=f"{logits} holds logits, and {boxes} boxes, for each of {queries} queries; "
+        f"the logits are taken for {how}",
+        sources=(boxes, logits),
+        write=write,
+        classes=classes - none,
+        dense=not facts.selects,
+        preprocessing={"resize": "stretch", "preset": "imagenet" if none else "unit"},
+    )

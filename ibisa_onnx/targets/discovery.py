@@ -1,0 +1,80 @@
+"""What kind of model is this? Told by metadata, operators, names, shapes, and a run on noise.
+
+Each kind is a file with a `find`; the first that recognises the model has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ibisa_onnx.errors import OptionError
+from ibisa_onnx.targets import (
+    classification,
+    detection,
+    embedding,
+    keypoints,
+    segmentation,
+    sequence,
+    value,
+)
+from ibisa_onnx.targets.base import Kind
+from ibisa_onnx.targets.facts import ModelFacts
+
+if TYPE_CHECKING:
+    from ibisa_onnx.targets.reader import OutputReader
+
+Finder = Callable[[ModelFacts], Kind | None]
+
+KINDS: dict[str, Finder] = {
+    "detector": detection.find,
+    "segmenter": segmentation.find,
+    "text recogniser": sequence.find,
+    "embedder": embedding.find,
+    "regression": value.find,
+    "depth": value.find_depth,
+    "keypoints": keypoints.find,
+}
+"""By name, in the order in which they are tried; a classifier is what none of them knows."""
+
+_TOLD: dict[str, Finder] = {
+    "segmenter": lambda facts: segmentation.find(facts, said=True),
+    "embedder": embedding.find_told,
+    "regression": value.find_told,
+}
+"""What also finds a kind where a user says that the model is one."""
+
+
+def discover(facts: ModelFacts, reader: OutputReader, wanted: str | None = None) -> Kind:
+    """Tell what kind of model it is.
+
+    Parameters
+    ----------
+    facts
+        What is known of it.
+    reader
+        Of its class scores.
+    wanted
+        The kind that a user says it is; None: to be told.
+
+    Raises
+    ------
+    OptionError
+        There is no such kind, or the model cannot be one.
+    """
+    if wanted is not None and wanted not in (*KINDS, classification.NAME):
+        names = ", ".join((*KINDS, classification.NAME))
+        raise OptionError(f"kind is {wanted!r}; choose from: {names}")
+    finders = KINDS if facts.is_deployed else {}
+    if wanted is not None:
+        finders = {name: find for name, find in finders.items() if name == wanted}
+    for find in finders.values():
+        found = find(facts)
+        if found is not None:
+            return found
+    told = _TOLD[wanted](facts) if wanted in _TOLD else None
+    if told is not None:
+        return told
+    if wanted is not None and wanted != classification.NAME:
+        raise OptionError(f"kind is {wanted!r}, but no output is one of a {wanted}")
+    return classification.ClassifierKind(reader)

@@ -1,0 +1,154 @@
+"""What is known of a model before it has seen a picture: signature, metadata, graph, and a probe.
+
+Formats of outputs are told by shapes and values. Where a shape is open, or values matter (are boxes
+corners or centres?), the model is run once on noise: one forward pass, made only when asked for,
+and once for each set of tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ibisa_onnx.errors import IbisaError
+from ibisa_onnx.models.base import ImageModel
+from ibisa_onnx.models.onnx_graph import producers, without_weights
+from ibisa_onnx.models.onnx_session import DeployedModel
+from ibisa_onnx.models.signature import TensorInfo
+from ibisa_onnx.preprocessing.spec import Preprocessing, prepare
+from ibisa_onnx.targets.frontier import before_selection, selects
+
+if TYPE_CHECKING:
+    import onnx
+
+_CLOUD = 16  # pixels
+
+Values = Mapping[str, npt.NDArray[Any]]
+
+
+class ModelFacts:
+    """One model, and how its input is made.
+
+    Parameters
+    ----------
+    model
+        The model.
+    preprocessing
+        Brings the probe to the model, and gives the input's size; None: it is not probed.
+    """
+
+    def __init__(self, model: ImageModel, preprocessing: Preprocessing | None = None) -> None:
+        self.model, self._spec = model, preprocessing
+        self._probed: dict[str, npt.NDArray[Any]] = {}
+
+    @property
+    def is_deployed(self) -> bool:
+        """Whether ONNX Runtime runs it: a function gives class scores, and is never probed."""
+        return isinstance(self.model, DeployedModel)
+
+    @property
+    def outputs(self) -> tuple[TensorInfo, ...]:
+        """All outputs as they are declared."""
+        return self.model.signature.outputs
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """What the file says of itself."""
+        return self.model.metadata
+
+    @property
+    def batch(self) -> int | str | None:
+        """The leading side of the input that takes the image."""
+        return next(iter(self.model.image.tensor.shape), None)
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width of the input; None where nobody says."""
+        if self._spec is not None:
+            return self._spec.size
+        image = self.model.image
+        return (image.height, image.width) if image.height and image.width else None
+
+    @cached_property
+    def graph(self) -> onnx.GraphProto | None:
+        """The nodes without larger weights; None where they cannot be read."""
+        proto = self.model.proto()
+        return None if proto is None else without_weights(proto.graph)
+
+    @cached_property
+    def makers(self) -> Mapping[str, onnx.NodeProto]:
+        """The node that makes each tensor; empty where the graph is not known."""
+        return {} if self.graph is None else producers(self.graph)
+
+    @cached_property
+    def selects(self) -> bool:
+        """Whether the graph chooses among what it predicts."""
+        return self.graph is not None and selects(self.graph)
+
+    @cached_property
+    def two_stage(self) -> bool:
+        """Whether regions are cut out of features, so that before the selection are proposals."""
+        return self.graph is not None and any(n.op_type == "RoiAlign" for n in self.graph.node)
+
+    @cached_property
+    def dense(self) -> tuple[str, ...]:
+        """The tensors before the selection; empty where the graph selects nothing."""
+        if not self.selects or self.graph is None:
+            return ()
+        whole = self.model.proto()
+        return () if whole is None else before_selection(whole.graph, self.model.image.name)
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """Return a tensor's shape for one image; None where the model does not run.
+
+        As declared, or, where that is open or unknown, as it turned out of the probe.
+        """
+        declared = next((each.shape for each in self.outputs if each.name == name), None)
+        if declared and name not in self._probed:
+            rest = [side for side in declared[1:] if isinstance(side, int) and side > 0]
+            if len(rest) == len(declared) - 1:
+                first = declared[0]
+                return (first if isinstance(first, int) and first > 0 else 1, *rest)
+        values = self.values([name]).get(name)
+        return None if values is None else values.shape
+
+    def values(self, names: Sequence[str]) -> Values:
+        """Return what the model gives for noise, by the name of the tensor.
+
+        Without those that cannot be had: no preprocessing, no such tensor, or it does not run. A
+        function is never asked, for that may cost whoever runs it.
+        """
+        missing = [name for name in names if name not in self._probed]
+        if missing and self._spec is not None and self.is_deployed:
+            self._probed |= self._probe(missing)
+        return {name: self._probed[name] for name in names if name in self._probed}
+
+    def _probe(self, names: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
+        """Run the model once on noise, as one call, whatever the shapes of its outputs."""
+        assert self._spec is not None
+        model = self.model
+        try:
+            tensor = prepare(_noise(self._spec.size), self._spec).tensor
+            declared = {each.name for each in self.outputs}
+            inner = tuple(name for name in names if name not in declared)
+            if inner and isinstance(model, DeployedModel):
+                model = model.exposing(inner)
+            elif inner:
+                return {}
+            found = model.run_raw(tensor, names)
+            return {name: each for name, each in found.items() if isinstance(each, np.ndarray)}
+        except IbisaError:
+            return {}
+
+
+def _noise(size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """Return clouds of colour, [H, W, 3]: nearer to a picture than noise of every frequency."""
+    import cv2
+
+    small = [max(2, side // _CLOUD) for side in size]
+    noise = np.random.default_rng(0).integers(0, 256, (*small, 3), np.uint8)
+    return np.asarray(cv2.resize(noise, size[::-1], interpolation=cv2.INTER_LINEAR), np.uint8)

@@ -1,0 +1,212 @@
+"""Keypoints: heat maps [N, J, h, w], one for each joint, whose highest place is where the joint is.
+
+A joint is explained by the heat around the place where the untouched picture has it: what makes it
+as high as it is there.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ibisa_onnx.errors import TargetError
+from ibisa_onnx.targets.base import Answer, Context, Kind, Objective, Raw, TargetSpec
+from ibisa_onnx.targets.facts import ModelFacts
+from ibisa_onnx.targets.labels import find_label
+from ibisa_onnx.targets.value import Direction, Point, ValueObjective, Window, point_of
+
+if TYPE_CHECKING:
+    from ibisa_onnx.targets.reader import OutputReader
+
+_HEAT = re.compile(r"(?<![a-z])heat_?maps?(?![a-z])", re.IGNORECASE)
+_AROUND = 1  # cells on each side of a peak, by which it may shift
+
+
+@dataclass(frozen=True)
+class Peak:
+    """Where a joint was found.
+
+    Attributes
+    ----------
+    joint, row, column
+        Of the heat maps.
+    heat
+        The value there.
+    at
+        The same place in the picture's pixels.
+    """
+
+    joint: int
+    row: int
+    column: int
+    heat: float
+    at: Point
+
+
+@dataclass(frozen=True)
+class KeypointTarget:
+    """Joints, as a user points at them.
+
+    Attributes
+    ----------
+    joint
+        By index or label; None: whichever the rest leaves.
+    at
+        A point, x and y in the picture's pixels: the joint that was found nearest to it.
+    every
+        All that are left, and not the surest alone.
+
+    """
+
+    joint: str | int | None = None
+    at: Point | None = None
+    every: bool = False
+
+    def outputs(self, reader: OutputReader) -> tuple[str, ...]:
+        """Name the output of heat maps."""
+        return _kind_of(reader).outputs()
+
+    def bind(self, raw: Raw, context: Context) -> list[Objective]:
+        """Return the joints that it means.
+
+        Raises
+        ------
+        TargetError
+            There is no such joint.
+        OutputError
+            The heat is NaN or infinite.
+        """
+        kind = _kind_of(context.reader)
+        peaks = kind.peaks(raw, context)
+        if self.joint is not None:
+            joint = kind.joint(self.joint, context)
+            peaks = [each for each in peaks if each.joint == joint]
+        if self.at is not None:
+            x, y = self.at
+            peaks.sort(key=lambda each: (each.at[0] - x) ** 2 + (each.at[1] - y) ** 2)
+        chosen = peaks if self.every else peaks[:1]
+        return [kind.objective(each, raw, context) for each in chosen]
+
+
+class KeypointKind(Kind):
+    """A model that gives heat maps of joints.
+
+    Parameters
+    ----------
+    output
+        Name of the heat maps, [N, J, h, w].
+    joints
+        J.
+    reason
+        How that is known.
+    """
+
+    name = "keypoints"
+    family = "keypoint detectors"
+    asks = ("-t JOINT", "-t all", "--at 120,80")
+
+    def __init__(self, output: str, joints: int, reason: str) -> None:
+        self._output, self.joints, self.reason = output, joints, reason
+
+    def outputs(self) -> tuple[str, ...]:
+        """Name the heat maps."""
+        return (self._output,)
+
+    def target(self, wanted: str | int | None) -> TargetSpec:
+        """Return a joint by index or label; None: the surest; "all": all."""
+        if wanted == "all":
+            return KeypointTarget(every=True)
+        return KeypointTarget(wanted)
+
+    def at(self, point: Point, wanted: str | int | None = None) -> TargetSpec:
+        """Return the joint that was found nearest to a point; of a name that one."""
+        return KeypointTarget(wanted, point)
+
+    def answers(self, raw: Raw, context: Context) -> list[Answer]:
+        """Return all joints, the surest first, with their places."""
+        return [
+            Answer(
+                self.joint_name(each.joint, context),
+                each.heat,
+                each.joint,
+                self._label(each.joint, context),
+                details={"unit": "value", "at": list(each.at)},
+            )
+            for each in self.peaks(raw, context)
+        ]
+
+    def peaks(self, raw: Raw, context: Context) -> list[Peak]:
+        """Return the highest place of each heat map, the surest first."""
+        maps = np.asarray(raw[self._output][0], np.float64)
+        sides = maps.shape[1], maps.shape[2]
+        found = []
+        for joint, heat in enumerate(maps):
+            row, column = divmod(int(heat.argmax()), sides[1])
+            at = point_of(row, column, context.geometry, sides)
+            found.append(Peak(joint, row, column, float(heat[row, column]), at))
+        return sorted(found, key=lambda each: -each.heat)
+
+    def objective(self, peak: Peak, raw: Raw, context: Context) -> ValueObjective:
+        """Return the objective of a joint."""
+        sides = raw[self._output].shape[1:]
+        spans = [(peak.joint, peak.joint + 1)]
+        for place, side in ((peak.row, sides[1]), (peak.column, sides[2])):
+            spans.append((max(0, place - _AROUND), min(side, place + _AROUND + 1)))
+        window = Window(self._output, sides, tuple(spans), "max")
+        name = self.joint_name(peak.joint, context)
+        details = (("joint", peak.joint), ("at", peak.at))
+        return ValueObjective.of(raw, window, name, Direction.RAISE, details)
+
+    def joint(self, wanted: str | int, context: Context) -> int:
+        """Return the joint that a word means.
+
+        Raises
+        ------
+        TargetError
+            There is none.
+        """
+        if isinstance(wanted, int | np.integer) or str(wanted).isdecimal():
+            if not 0 <= int(wanted) < self.joints:
+                raise TargetError(
+                    f"joint {wanted} is out of range: joints are 0 to {self.joints - 1}"
+                )
+            return int(wanted)
+        labels = context.reader.labels_for(self.joints)
+        if labels is None:
+            raise TargetError(
+                f"target {wanted!r} is a name, and what the joints are called is not known; "
+                "give labels=FILE, or a joint's index"
+            )
+        return find_label(labels, str(wanted))
+
+    def joint_name(self, joint: int, context: Context) -> str:
+        """Return what a joint is called."""
+        return self._label(joint, context) or f"keypoint {joint}"
+
+    def _label(self, joint: int, context: Context) -> str | None:
+        labels = context.reader.labels_for(self.joints)
+        return labels[joint] if labels else None
+
+
+def find(facts: ModelFacts) -> KeypointKind | None:
+    """Recognise the only output as heat maps, by its name and its shape."""
+    if len(facts.outputs) != 1:
+        return None
+    (output,) = facts.outputs
+    if not output.dtype.startswith("float") or not _HEAT.search(output.name.rsplit("/", 1)[-1]):
+        return None
+    shape = facts.shape(output.name)
+    if shape is None or len(shape) != 4 or min(shape[1:]) < 2:
+        return None
+    reason = f"{output.name} {list(shape)} holds {shape[1]} maps, and is called so"
+    return KeypointKind(output.name, shape[1], reason)
+
+
+def _kind_of(reader: OutputReader) -> KeypointKind:
+    kind = reader.kind
+    if not isinstance(kind, KeypointKind):
+        raise TargetError(f"the model is a {kind.name} and finds no keypoints ({kind.reason})")
+    return kind

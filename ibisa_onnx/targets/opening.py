@@ -1,0 +1,67 @@
+"""How pictures are brought to a model, and how its outputs are read: settled together.
+
+The size of the input must be known before a model's kind is, and what is usual for a kind may then
+settle what nobody said of the rest.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from ibisa_onnx.models.base import ImageModel
+from ibisa_onnx.preprocessing.resolve import (
+    Overrides,
+    ResolvedPreprocessing,
+    Usual,
+    settle_preprocessing,
+)
+from ibisa_onnx.preprocessing.spec import Preprocessing
+from ibisa_onnx.targets.reader import Labels, OutputReader
+
+
+def open_reader(
+    model: ImageModel,
+    preprocessing: Preprocessing | str | os.PathLike[str] | None = None,
+    overrides: Overrides | Mapping[str, Any] | None = None,
+    *,
+    output: str | None = None,
+    activation: str | None = None,
+    labels: Labels | None = None,
+    kind: str | None = None,
+) -> tuple[ResolvedPreprocessing, OutputReader]:
+    """Settle the preprocessing of an open model, and what reads its outputs.
+
+    Parameters
+    ----------
+    model
+        The model.
+    preprocessing, overrides
+        As of `settle_preprocessing`.
+    output, activation, labels, kind
+        As of `OutputReader`.
+
+    Raises
+    ------
+    IbisaError
+        What is said contradicts the model, or itself.
+    """
+
+    def settle(usual: Usual | None = None) -> ResolvedPreprocessing:
+        return settle_preprocessing(
+            model.signature, model.metadata, preprocessing, overrides, model.folder, usual
+        )
+
+    def read(resolved: ResolvedPreprocessing) -> OutputReader:
+        return OutputReader(model, output, activation, labels, resolved.spec, kind)
+
+    resolved = settle()
+    reader = read(resolved)
+    if not resolved.spec.is_guess("mean", "resize", "channel_order"):
+        return resolved, reader
+    found = reader.kind
+    if not found.preprocessing:
+        return resolved, reader
+    resolved = settle(Usual(f"usual for {found.family}", found.preprocessing))
+    return resolved, read(resolved)
