@@ -44,7 +44,7 @@ from ibisa_onnx.metrics.subject import remembering
 from ibisa_onnx.metrics.verdict import JUDGES
 from ibisa_onnx.pipeline import explained_target
 from ibisa_onnx.targets.base import Objective
-from ibisa_onnx.targets.detection import similarity_of
+from ibisa_onnx.targets.boxes import similarity_of
 
 if TYPE_CHECKING:
     from ibisa_onnx.explainer import Explainer

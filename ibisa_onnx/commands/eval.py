@@ -177,7 +177,7 @@ def _evaluator(
 ) -> MapEvaluator:
     """Return what measures maps, by all metrics that are defined of this answer."""
     from ibisa_onnx.benchmark.evaluation import MapEvaluator
-    from ibisa_onnx.targets.detection import similarity_of
+    from ibisa_onnx.targets.boxes import similarity_of
 
     regions = _regions(within, problem)
     boxed = similarity_of(problem.row.objective) is not None

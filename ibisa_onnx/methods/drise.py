@@ -21,7 +21,7 @@ from ibisa_onnx.methods.stopping import Control
 from ibisa_onnx.models.base import ImageModel
 from ibisa_onnx.preprocessing.spec import Preprocessing
 from ibisa_onnx.targets.base import Objective
-from ibisa_onnx.targets.detection import similarity_of
+from ibisa_onnx.targets.boxes import similarity_of
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from ibisa_onnx.metrics.maps import Map, Region, Saliency, checked_map, falling_
 from ibisa_onnx.metrics.metric import Metric
 from ibisa_onnx.metrics.subject import Subject
 from ibisa_onnx.targets.base import Objective
-from ibisa_onnx.targets.detection import Box, MatchedObjective, SimilarityToBox
+from ibisa_onnx.targets.boxes import Box, MatchedObjective, SimilarityToBox
 
 _STEPS, _EVERY = 100, 10
 """ODAM's: so many steps, of so many of which one is scored."""

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from ibisa_onnx.errors import TargetError
-from ibisa_onnx.targets.base import Context, FixedTarget, Objective, Raw, TargetSpec
+from ibisa_onnx.targets.base import Context, FixedTarget, Objective, Raw, Reader, TargetSpec
 from ibisa_onnx.targets.classification import count
-from ibisa_onnx.targets.reader import OutputReader
 
 
 @dataclass(frozen=True)
@@ -20,7 +19,7 @@ class WordTarget:
 
     wanted: Any = None
 
-    def outputs(self, reader: OutputReader) -> tuple[str, ...]:
+    def outputs(self, reader: Reader) -> tuple[str, ...]:
         """Name what the target that is meant reads."""
         return reader.kind.target(self.wanted).outputs(reader)
 
@@ -44,7 +43,7 @@ class PointTarget:
     at: tuple[float, float]
     wanted: str | int | None = None
 
-    def outputs(self, reader: OutputReader) -> tuple[str, ...]:
+    def outputs(self, reader: Reader) -> tuple[str, ...]:
         """Name what the target that is meant reads."""
         return reader.kind.at(self.at, self.wanted).outputs(reader)
 

@@ -23,7 +23,9 @@ from ibisa_onnx.preprocessing.geometry import Geometry
 if TYPE_CHECKING:
     import onnx
 
-    from ibisa_onnx.targets.reader import OutputReader
+    from ibisa_onnx.targets.class_scores import ClassScores
+    from ibisa_onnx.targets.facts import ModelFacts
+    from ibisa_onnx.targets.labels import ClassCount
 
 Raw = Mapping[str, npt.NDArray[Any]]
 """Values of a model's outputs by name, a row for each image, in the model's own dtypes."""
@@ -132,6 +134,41 @@ class Objective(ABC):
         return type(self), self.outputs
 
 
+class Reader(Protocol):
+    """What targets may ask of a model; `reader.OutputReader` answers.
+
+    Attributes
+    ----------
+    facts
+        What is known of it before it has seen a picture.
+    labels
+        Names of the classes by index; None where nobody gave any.
+    """
+
+    facts: ModelFacts
+    labels: tuple[str, ...] | None
+
+    @property
+    def kind(self) -> Kind:
+        """What kind of model it is."""
+
+    @property
+    def declared_classes(self) -> ClassCount | None:
+        """How many classes there are by shapes and graph; None where these do not say."""
+
+    def candidates(self) -> list[str]:
+        """Name the tensors that may hold class scores; `OutputError` where none may."""
+
+    def read(self, raws: Raw) -> ClassScores:
+        """Tell which of the candidates holds class scores, and how."""
+
+    def label(self, index: int) -> str | None:
+        """Return what a class is called."""
+
+    def labels_for(self, classes: int | None) -> tuple[str, ...] | None:
+        """Return names for so many classes, where somebody gave as many; None: for any number."""
+
+
 @dataclass(frozen=True)
 class Context:
     """What a target is bound in: the model's reader, and where the picture lies in its input.
@@ -147,7 +184,7 @@ class Context:
         [1, ...]. It costs a pass.
     """
 
-    reader: OutputReader
+    reader: Reader
     geometry: Geometry
     ask: Callable[[Source, Sequence[str]], Raw]
 
@@ -161,7 +198,7 @@ class Context:
 class TargetSpec(Protocol):
     """What a user asks to have explained; not yet tied to a picture."""
 
-    def outputs(self, reader: OutputReader) -> tuple[str, ...]:
+    def outputs(self, reader: Reader) -> tuple[str, ...]:
         """Name the outputs of the model that `bind` needs to see."""
 
     def bind(self, raw: Raw, context: Context) -> list[Objective]:
@@ -189,7 +226,7 @@ class FixedTarget:
     def __init__(self, objective: Objective) -> None:
         self.objective = objective
 
-    def outputs(self, reader: OutputReader) -> tuple[str, ...]:
+    def outputs(self, reader: Reader) -> tuple[str, ...]:
         """Name what it reads, and what some methods read beside."""
         return tuple(dict.fromkeys((*self.objective.outputs, *self.objective.beside)))
 

@@ -12,14 +12,21 @@ import numpy as np
 import numpy.typing as npt
 
 from ibisa_onnx.errors import OutputError, TargetError
-from ibisa_onnx.targets.base import Answer, Context, Doubles, Kind, Objective, Raw, TargetSpec
+from ibisa_onnx.targets.base import (
+    Answer,
+    Context,
+    Doubles,
+    Kind,
+    Objective,
+    Raw,
+    Reader,
+    TargetSpec,
+)
 from ibisa_onnx.targets.class_scores import Activation, ClassScores, tie
 from ibisa_onnx.targets.labels import find_label
 
 if TYPE_CHECKING:
     import onnx
-
-    from ibisa_onnx.targets.reader import OutputReader
 
 
 NAME, UNKNOWN = "classifier", "unknown"
@@ -119,7 +126,7 @@ class ClassTarget:
 
     wanted: str | int | np.integer[Any] | None = None
 
-    def outputs(self, reader: OutputReader) -> tuple[str, ...]:
+    def outputs(self, reader: Reader) -> tuple[str, ...]:
         """Name the output of class scores, or all that may be it."""
         return tuple(reader.candidates())
 
@@ -144,7 +151,7 @@ class ClassifierKind(Kind):
     name = NAME
     asks: tuple[str, ...] = ("-t CLASS", "-t top:3", "--versus CLASS")
 
-    def __init__(self, reader: OutputReader) -> None:
+    def __init__(self, reader: Reader) -> None:
         self._reader = reader
         try:
             found = reader.candidates()

@@ -24,15 +24,16 @@ from ibisa_onnx.targets.base import (
     Nodes,
     Objective,
     Raw,
+    Reader,
     TargetSpec,
 )
-from ibisa_onnx.targets.detection import BoxObjective, DetectorKind, MatchedObjective
+from ibisa_onnx.targets.boxes import BoxObjective, MatchedObjective
+from ibisa_onnx.targets.detection import DetectorKind
 from ibisa_onnx.targets.segmentation import RegionObjective, SegmenterKind
 
 if TYPE_CHECKING:
     import onnx
 
-    from ibisa_onnx.targets.reader import OutputReader
 
 _INSTEAD = {
     "similarity": "give one SimilarityTarget with like= and unlike=",
@@ -140,7 +141,7 @@ class ContrastTarget:
     target: Any
     versus: Any
 
-    def outputs(self, reader: OutputReader) -> tuple[str, ...]:
+    def outputs(self, reader: Reader) -> tuple[str, ...]:
         """Name what both need to see.
 
         An objective needs to see nothing to be bound; what it reads is asked for once it is known.

@@ -6,7 +6,6 @@ Each kind is a file with a `find`; the first that recognises the model has it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from ibisa_onnx.errors import OptionError
 from ibisa_onnx.targets import (
@@ -18,11 +17,8 @@ from ibisa_onnx.targets import (
     sequence,
     value,
 )
-from ibisa_onnx.targets.base import Kind
+from ibisa_onnx.targets.base import Kind, Reader
 from ibisa_onnx.targets.facts import ModelFacts
-
-if TYPE_CHECKING:
-    from ibisa_onnx.targets.reader import OutputReader
 
 Finder = Callable[[ModelFacts], Kind | None]
 
@@ -45,7 +41,7 @@ _TOLD: dict[str, Finder] = {
 """What also finds a kind where a user says that the model is one."""
 
 
-def discover(facts: ModelFacts, reader: OutputReader, wanted: str | None = None) -> Kind:
+def discover(facts: ModelFacts, reader: Reader, wanted: str | None = None) -> Kind:
     """Tell what kind of model it is.
 
     Parameters

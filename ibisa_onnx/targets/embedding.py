@@ -28,6 +28,7 @@ from ibisa_onnx.targets.base import (
     Nodes,
     Objective,
     Raw,
+    Reader,
     TargetSpec,
 )
 from ibisa_onnx.targets.endings import ends_in_probabilities, has_unit_length
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     import onnx
 
     from ibisa_onnx.models.signature import TensorInfo
-    from ibisa_onnx.targets.reader import OutputReader
 
 _IMAGES = "image_embeds"  # of CLIP and its kin, beside what they make of texts
 _SMALLEST = 1e-12  # the least length of a vector that has a direction
@@ -179,7 +179,7 @@ class SimilarityTarget:
     unlike: Reference | None = None
     output: str | None = None
 
-    def outputs(self, reader: OutputReader) -> tuple[str, ...]:
+    def outputs(self, reader: Reader) -> tuple[str, ...]:
         """Name the output that holds the embedding.
 
         Raises

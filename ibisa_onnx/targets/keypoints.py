@@ -8,18 +8,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ibisa_onnx.errors import TargetError
-from ibisa_onnx.targets.base import Answer, Context, Kind, Objective, Raw, TargetSpec
+from ibisa_onnx.targets.base import Answer, Context, Kind, Objective, Raw, Reader, TargetSpec
 from ibisa_onnx.targets.facts import ModelFacts
 from ibisa_onnx.targets.labels import find_label
 from ibisa_onnx.targets.value import Direction, Point, ValueObjective, Window, point_of
-
-if TYPE_CHECKING:
-    from ibisa_onnx.targets.reader import OutputReader
 
 _HEAT = re.compile(r"(?<![a-z])heat_?maps?(?![a-z])", re.IGNORECASE)
 _AROUND = 1  # cells on each side of a peak, by which it may shift
@@ -65,7 +61,7 @@ class KeypointTarget:
     at: Point | None = None
     every: bool = False
 
-    def outputs(self, reader: OutputReader) -> tuple[str, ...]:
+    def outputs(self, reader: Reader) -> tuple[str, ...]:
         """Name the output of heat maps."""
         return _kind_of(reader).outputs()
 
@@ -205,7 +201,7 @@ def find(facts: ModelFacts) -> KeypointKind | None:
     return KeypointKind(output.name, shape[1], reason)
 
 
-def _kind_of(reader: OutputReader) -> KeypointKind:
+def _kind_of(reader: Reader) -> KeypointKind:
     kind = reader.kind
     if not isinstance(kind, KeypointKind):
         raise TargetError(f"the model is a {kind.name} and finds no keypoints ({kind.reason})")

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ibisa_onnx.errors import TargetError
 from ibisa_onnx.io.images import read_picture
-from ibisa_onnx.targets.detection import Box
+from ibisa_onnx.targets.boxes import Box
 
 Mask = npt.NDArray[np.bool_]
 RegionLike = npt.NDArray[Any] | str | os.PathLike[str] | Box

@@ -21,8 +21,18 @@ import numpy.typing as npt
 from ibisa_onnx.errors import TargetError
 from ibisa_onnx.models.head import Head
 from ibisa_onnx.preprocessing.resampling import KERNELS, resample
-from ibisa_onnx.targets.base import Answer, Context, Doubles, Kind, Objective, Raw, TargetSpec
-from ibisa_onnx.targets.detection import Box, in_picture
+from ibisa_onnx.targets.base import (
+    Answer,
+    Context,
+    Doubles,
+    Kind,
+    Objective,
+    Raw,
+    Reader,
+    TargetSpec,
+)
+from ibisa_onnx.targets.boxes import Box
+from ibisa_onnx.targets.detection import in_picture
 from ibisa_onnx.targets.labels import find_label
 from ibisa_onnx.targets.map_search import find_maps
 from ibisa_onnx.targets.regions import Mask, Region, RegionLike, region_mask
@@ -32,7 +42,6 @@ if TYPE_CHECKING:
     import onnx
 
     from ibisa_onnx.targets.facts import ModelFacts
-    from ibisa_onnx.targets.reader import OutputReader
 
 NAME = "segmenter"
 FOREGROUND = "foreground"
@@ -168,7 +177,7 @@ class RegionTarget:
     at: Place | None = None
     region: RegionLike | None = None
 
-    def outputs(self, reader: OutputReader) -> tuple[str, ...]:
+    def outputs(self, reader: Reader) -> tuple[str, ...]:
         """Name the tensor of scores."""
         return _segmenter_of(reader).outputs()
 
@@ -529,14 +538,14 @@ def find(facts: ModelFacts, *, said: bool = False) -> SegmenterKind | None:
     return SegmenterKind(maps.maps, maps.reason, warnings)
 
 
-def _segmenter_of(reader: OutputReader) -> SegmenterKind:
+def _segmenter_of(reader: Reader) -> SegmenterKind:
     kind = reader.kind
     if not isinstance(kind, SegmenterKind):
         raise TargetError(f"the model is a {kind.name} and has no regions ({kind.reason})")
     return kind
 
 
-def _one_name(reader: OutputReader) -> str:
+def _one_name(reader: Reader) -> str:
     """Return what the class of a single map is called: the one label, or the second of two."""
     try:
         known = reader.labels_for(1)

@@ -25,11 +25,13 @@ from ibisa_onnx.targets.base import (
     Nodes,
     Objective,
     Raw,
+    Reader,
     TargetSpec,
 )
+from ibisa_onnx.targets.boxes import Box
 from ibisa_onnx.targets.class_scores import SMALLEST
 from ibisa_onnx.targets.ctc import STEPS, Blank, StepScores, find_scores, fit_charset
-from ibisa_onnx.targets.detection import Box, in_picture
+from ibisa_onnx.targets.detection import in_picture
 from ibisa_onnx.targets.facts import ModelFacts
 from ibisa_onnx.targets.labels import check_labels, known_labels
 
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
     import onnx
 
     from ibisa_onnx.preprocessing.geometry import Geometry
-    from ibisa_onnx.targets.reader import OutputReader
 
 _SHIFT = 1  # steps by which a character may move where pixels are hidden
 _WIDEST = 1.5  # of a character, in distances from one to the next
@@ -303,7 +304,7 @@ class TextTarget:
     part: str | None = None
     every: bool = False
 
-    def outputs(self, reader: OutputReader) -> tuple[str, ...]:
+    def outputs(self, reader: Reader) -> tuple[str, ...]:
         """Name the tensor of steps."""
         return _recogniser_of(reader).outputs()
 
@@ -528,7 +529,7 @@ class RecogniserKind(Kind):
         found = decode(scores, blank, names)
         return Reading(found, len(scores), context.geometry, names is not None, self.nodes)
 
-    def charset(self, reader: OutputReader) -> tuple[tuple[str, ...] | None, int]:
+    def charset(self, reader: Reader) -> tuple[tuple[str, ...] | None, int]:
         """Return what the classes are called, None where that is not known, and the blank.
 
         Raises
@@ -545,7 +546,7 @@ class RecogniserKind(Kind):
             check_labels(labels, classes)
         return None, self.blank.index
 
-    def column(self, wanted: str, reader: OutputReader) -> int:
+    def column(self, wanted: str, reader: Reader) -> int:
         """Return the class of a character.
 
         Raises
@@ -588,7 +589,7 @@ def _cotangent(places: Sequence[Place], scores: npt.NDArray[Any]) -> npt.NDArray
     return cotangent
 
 
-def _recogniser_of(reader: OutputReader) -> RecogniserKind:
+def _recogniser_of(reader: Reader) -> RecogniserKind:
     kind = reader.kind
     if not isinstance(kind, RecogniserKind):
         raise TargetError(f"the model is a {kind.name} and reads no text ({kind.reason})")

@@ -28,6 +28,7 @@ from ibisa_onnx.targets.base import (
     Nodes,
     Objective,
     Raw,
+    Reader,
     TargetSpec,
 )
 from ibisa_onnx.targets.facts import ModelFacts
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
     from ibisa_onnx.models.signature import TensorInfo
     from ibisa_onnx.preprocessing.geometry import Geometry
-    from ibisa_onnx.targets.reader import OutputReader
 
 Index = str | int | tuple[int | slice, ...]
 """Which numbers of an output: `"0,:,5"`, or whole numbers and slices over its axes after the batch.
@@ -358,7 +358,7 @@ class ValueTarget:
             if value not in known:
                 raise TargetError(f"{name} is {value!r}; choose from: {', '.join(known)}")
 
-    def outputs(self, reader: OutputReader) -> tuple[str, ...]:
+    def outputs(self, reader: Reader) -> tuple[str, ...]:
         """Name the output or inner tensor.
 
         Raises
@@ -389,7 +389,7 @@ class ValueTarget:
         kept = tuple((key, value) for key, value in details.items() if value is not None)
         return [ValueObjective.of(raw, window, name, Direction(self.direction), kept)]
 
-    def _output(self, reader: OutputReader) -> str:
+    def _output(self, reader: Reader) -> str:
         names = [each.name for each in reader.facts.outputs]
         if self.output is not None:
             return self.output
@@ -416,7 +416,7 @@ class ValueTarget:
         chosen = spans_of(self.index, tuple(before), output)
         return *chosen, (row, row + 1), (column, column + 1)
 
-    def _name(self, window: Window, reader: OutputReader) -> str:
+    def _name(self, window: Window, reader: Reader) -> str:
         name = self.label or _known_as(window.output, reader)
         if self.index is not None and self.label is None:
             name = f"{name}[{_written(self.index)}]"
@@ -425,7 +425,7 @@ class ValueTarget:
         return f"{self.reduce} of {name}" if window.count > 1 else name
 
 
-def _known_as(output: str, reader: OutputReader) -> str:
+def _known_as(output: str, reader: Reader) -> str:
     """Return what an output is called: by the model's kind, or by the last part of its name."""
     if output in (each.name for each in reader.facts.outputs):
         kind = reader.kind
@@ -698,7 +698,7 @@ class _MiddleTarget:
     direction: Direction
     output: str
 
-    def outputs(self, reader: OutputReader) -> tuple[str, ...]:
+    def outputs(self, reader: Reader) -> tuple[str, ...]:
         """Name the map."""
         return (self.output,)
 

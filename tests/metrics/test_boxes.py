@@ -9,7 +9,7 @@ import pytest
 
 from ibisa_onnx.errors import MetricError
 from ibisa_onnx.metrics import BOX_METRICS, BoxMetric, Subject, named
-from ibisa_onnx.targets.detection import SimilarityToBox
+from ibisa_onnx.targets.boxes import SimilarityToBox
 
 SIDE = 12
 BOX = (5.0, 3.0, 10.0, 7.0)  # the square's: 20 of 144 pixels

@@ -13,10 +13,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 import ibisa_onnx as ibisa
 from ibisa_onnx.demo import model_path, scene_path
+from ibisa_onnx.targets.boxes import BoxObjective
 from ibisa_onnx.targets.class_scores import Activation, ClassScores
 from ibisa_onnx.targets.classification import ClassObjective
 from ibisa_onnx.targets.contrast import ContrastObjective, ContrastTarget
-from ibisa_onnx.targets.detection import BoxObjective, BoxTarget
+from ibisa_onnx.targets.detection import BoxTarget
 from ibisa_onnx.targets.embedding import SimilarityTarget
 from ibisa_onnx.targets.onnx_nodes import OnnxObjective
 from ibisa_onnx.targets.value import ValueTarget

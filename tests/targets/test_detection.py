@@ -12,7 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 import ibisa_onnx as ibisa
 from ibisa_onnx.targets.arguments import PointTarget
-from ibisa_onnx.targets.detection import BestAnchor, BoxObjective, BoxTarget, MatchedObjective
+from ibisa_onnx.targets.boxes import BoxObjective, MatchedObjective
+from ibisa_onnx.targets.detection import BestAnchor, BoxTarget
 
 FACES = ibisa.Preprocessing(
     (240, 320), resize="stretch", mean=(127.0,) * 3, std=(128.0,) * 3, interpolation="bilinear"
