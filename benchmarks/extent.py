@@ -135,7 +135,6 @@ def table(assets: Path) -> str:
             energy, largest, share = np.mean(found, 0)
             cells.append(f"{energy:.2f}, {largest:.2f}, {share:.2f}")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
-        print(lines[-1], flush=True)
     return "\n".join(lines)
 
 
