@@ -33,7 +33,7 @@ DEPTHS = ("8-bit", "full")
 RESIZES = ("shortest", "stretch", "stretch-crop", "letterbox", "letterbox-corner", "none")
 CLASSIFIER = "classifier"
 KINDS = (
-    *("detector", "segmenter", "text recogniser", "embedder", "regression", "depth", "keypoints"),
+    *("detector", "text recogniser", "segmenter", "embedder", "regression", "depth", "keypoints"),
     CLASSIFIER,
 )
 ACTIVATIONS = ("softmax", "log-probability", "probability", "sigmoid", "sigmoid-logit")

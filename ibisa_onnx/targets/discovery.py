@@ -24,8 +24,8 @@ Finder = Callable[[ModelFacts], Kind | None]
 
 KINDS: dict[str, Finder] = {
     "detector": detection.find,
-    "segmenter": segmentation.find,
     "text recogniser": sequence.find,
+    "segmenter": segmentation.find,
     "embedder": embedding.find,
     "regression": value.find,
     "depth": value.find_depth,
