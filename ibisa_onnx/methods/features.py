@@ -15,6 +15,8 @@ from ibisa_onnx.targets.base import Objective
 
 _IN_SINGLE, _IN_FEWER_BITS = 1e-3, 2e-2  # what rounding makes of a probability
 
+_STRIDE = 8  # input pixels a feature, at least, before an output that is a map itself
+
 Choice = Callable[[tuple[SpatialTensor, ...]], SpatialTensor | None]
 
 
@@ -65,6 +67,8 @@ def open_layer(
         The model has no tensor of that name, or none to choose.
     """
     tensors = spatial_tensors(model, output, size)
+    if any(each.name == output for each in tensors):  # each place of the output is one of the image
+        tensors = tuple(e for e in tensors if e.name != output and e.side <= max(size) / _STRIDE)
     chosen = choice(tensors)
     if name is not None:
         chosen = next((each for each in tensors if each.name == name), None)

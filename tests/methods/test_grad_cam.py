@@ -92,3 +92,13 @@ def test_a_second_part_that_gives_another_answer_is_told(
     assert found.certificate.difference == pytest.approx(expected, abs=1e-5)
     assert not found.certificate.holds
     assert any("differs from the deployed model" in each for each in found.warnings)
+
+
+@pytest.mark.real
+def test_a_segmenters_features_are_chosen_before_its_map(assets):
+    """The map itself is no feature of the picture."""
+    explainer = ibisa.Explainer(assets / "models" / "deeplabv3_int8.onnx")
+    bird = assets / "segmentation" / "bird_segmentation.bmp"
+    found = explainer.explain(bird, "bird", method="gradcam")
+    assert found.passes.backward == 1
+    assert found.map.max() > 0.9
