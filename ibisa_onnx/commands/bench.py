@@ -115,7 +115,7 @@ def command(
     store = Store(folder / "scores.csv", [metric.name for metric in wanted])
     with console.progress("bench") as bar:
         listener = _Listener(console, bar)
-        explainer = choice.for_values(asked.direction is not None).explainer(**options)
+        explainer = choice.for_values(asked.reads_output).explainer(**options)
         check_folder(folder)
         entries = _entries(names, methods, explainer, pictures, listener)
         benchmark = Benchmark(

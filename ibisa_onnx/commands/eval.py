@@ -127,7 +127,7 @@ def command(
     names = _names(against)
     methods.check(names)
     given = _read(map_file)
-    explainer = choice.for_values(asked.direction is not None).explainer(**options)
+    explainer = choice.for_values(asked.reads_output).explainer(**options)
     picture = sys.stdin.buffer.read() if image == STDIO else image
     problem = calibrated(explainer.problem(picture, target))
     evaluator = _evaluator(problem, select, within)

@@ -104,7 +104,7 @@ def command(
     )
     console = _free_stdout(console) if where.to_stdout else console
     where.check()
-    explainer = choice.for_values(asked.direction is not None).explainer(**options)
+    explainer = choice.for_values(asked.reads_output).explainer(**options)
     method, _ = methods.named(
         method_name,
         explainer,

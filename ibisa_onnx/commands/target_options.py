@@ -205,7 +205,7 @@ class AskedTargets:
         Parameters
         ----------
         output
-            The output that was named: what a value is of.
+            The output that was named: what a value or a similarity is of.
         """
         found: list[Any] = [*self._places(), *self._others(output)] if self._pointed else []
         if not (self.points or self.regions):
@@ -216,6 +216,11 @@ class AskedTargets:
 
         rival = parse_target(self.versus)
         return [ContrastTarget(each, rival) for each in found or [None]]
+
+    @property
+    def reads_output(self) -> bool:
+        """Whether `--output` names what a target reads, and not class scores."""
+        return self.direction is not None or self.like is not None
 
     def single(self, verb: str, output: str | None = None) -> Any:
         """Return the one target that a verb measures maps of; None where nothing was asked for.
@@ -254,7 +259,7 @@ class AskedTargets:
         if self.text:
             found.append(TextTarget())
         if self.like is not None:
-            found.append(SimilarityTarget(self.like, self.unlike))
+            found.append(SimilarityTarget(self.like, self.unlike, output))
         if self.direction is not None:
             at = self.points[0] if self.points else None
             found.append(ValueTarget(self.direction, output, self.index, self.reduce, at=at))

@@ -311,7 +311,9 @@ def find(facts: ModelFacts) -> EmbedderKind | None:
 
 
 def find_told(facts: ModelFacts) -> EmbedderKind | None:
-    """Return the embedder that a user says a model is: its first output that is one vector."""
+    """Return the embedder that a user says a model is: the tensor named, or the first vector."""
+    if facts.named is not None:
+        return EmbedderKind(facts.named, f"tensor {facts.named} was said to be")
     found = find(facts)
     vectors = (each.name for each in facts.outputs if _size(each, facts) > 1)
     name = next(vectors, None)

@@ -39,10 +39,17 @@ class ModelFacts:
         The model.
     preprocessing
         Brings the probe to the model, and gives the input's size; None: it is not probed.
+    named
+        The output or inner tensor that a user named; None: none.
     """
 
-    def __init__(self, model: ImageModel, preprocessing: Preprocessing | None = None) -> None:
-        self.model, self._spec = model, preprocessing
+    def __init__(
+        self,
+        model: ImageModel,
+        preprocessing: Preprocessing | None = None,
+        named: str | None = None,
+    ) -> None:
+        self.model, self.named, self._spec = model, named, preprocessing
         self._probed: dict[str, npt.NDArray[Any]] = {}
 
     @property

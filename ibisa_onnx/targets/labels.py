@@ -203,8 +203,14 @@ def _plain(name: str) -> str:
 
 
 def _from_lines(text: str) -> tuple[str, ...]:
-    """Read one name a line; blank lines count but at the end, for the line number is the index."""
-    return tuple(line.strip() for line in text.rstrip().splitlines())
+    """Read one name a line; blank lines count but at the end, for the line number is the index.
+
+    A line of one space is the space, the last character of many text recognisers.
+    """
+    lines = [line if line == " " else line.strip() for line in text.splitlines()]
+    while lines and not lines[-1]:
+        lines.pop()
+    return tuple(lines)
 
 
 def _from_json(text: str) -> tuple[str, ...] | None:

@@ -86,7 +86,7 @@ class OutputReader:
             read_activation(activation)
         self._model, self._wanted, self._activation = model, output, activation
         self._kind = kind
-        self.facts = ModelFacts(model, preprocessing)
+        self.facts = ModelFacts(model, preprocessing, output)
         self._given = None if labels is None else _as_labels(labels)
         self._known = known_labels(model.metadata, model.folder) if labels is None else []
         first, _ = choose_labels(self._known, None)

@@ -19,8 +19,8 @@ from ibisa_onnx.commands.target_options import AskedTargets
         ({"points": ((1.0, 2.0),)}, [ibisa.PointTarget((1.0, 2.0))]),
         ({"points": ((1.0, 2.0),), "words": ("dog",)}, [ibisa.PointTarget((1.0, 2.0), "dog")]),
         ({"text": True, "characters": (2,)}, [ibisa.TextTarget(2), ibisa.TextTarget()]),
-        ({"like": "a.jpg"}, [ibisa.SimilarityTarget("a.jpg")]),
-        ({"like": "a.jpg", "unlike": "b.npy"}, [ibisa.SimilarityTarget("a.jpg", "b.npy")]),
+        ({"like": "a.jpg"}, [ibisa.SimilarityTarget("a.jpg", output="out")]),
+        ({"like": "a.jpg", "unlike": "b.npy"}, [ibisa.SimilarityTarget("a.jpg", "b.npy", "out")]),
         ({"direction": "raise", "index": "0,:"}, [ibisa.ValueTarget("raise", "out", "0,:")]),
         (
             {"direction": "keep", "points": ((1.0, 2.0),)},

@@ -266,3 +266,12 @@ def test_imagenets_own_duplicates(assets):
     assert labels[find_label(labels, "Italian greyhound")] == "Italian greyhound"
     with pytest.raises(TargetError, match="1000 labels for the model's 1001 classes"):
         check_labels(labels, 1001)
+
+
+@pytest.mark.parametrize(
+    ("text", "labels"),
+    [("a\n b \n\n \n", ("a", "b", "", " ")), ("a\nb\n\n  \n\n", ("a", "b"))],
+)
+def test_a_line_of_one_space_is_the_space(tmp_path, text, labels):
+    (tmp_path / "characters.txt").write_text(text)
+    assert read_labels(tmp_path / "characters.txt") == labels
