@@ -44,6 +44,10 @@ class TargetError(IbisaError):
     """What should be explained does not exist in this model's outputs."""
 
 
+class AbsentTargetError(TargetError):
+    """What should be explained is not in this image: no such box, region or character."""
+
+
 class OutputError(IbisaError):
     """The model's outputs are not what an explanation needs (no class scores, NaN, integers)."""
 

@@ -12,7 +12,11 @@ pytestmark = pytest.mark.real
 
 @pytest.fixture(scope="module", params=["mobilenetv2", "mobilenetv2_int8"])
 def two_dogs(request, assets):
-    """The maps of the greyhound, on the left, and of the bull, on the right."""
+    """The maps of the greyhound, on the left, and of the bull, on the right; and what is asked.
+
+    The 8-bit file gives the greyhound a probability in steps of 1/128, which processors round
+    apart: on some a quarter of the hottest pixels lie on the other dog.
+    """
     preset = "tf" if request.param == "mobilenetv2" else "raw"
     explainer = Explainer(
         assets / "models" / f"{request.param}.onnx",
@@ -21,19 +25,22 @@ def two_dogs(request, assets):
         threads=1,
     )
     targets = ["Italian greyhound", "Boston bull"]
-    return [e.map for e in explainer.explain_all(assets / "detection" / "pets.jpg", targets)]
+    found = explainer.explain_all(assets / "detection" / "pets.jpg", targets)
+    limits = (2, 0.9) if request.param == "mobilenetv2" else (1.8, 0.7)
+    return [each.map for each in found], limits
 
 
 @pytest.mark.parametrize(("dog", "half"), [(0, "left"), (1, "right")])
 def test_each_dog_is_explained_by_its_own_half_of_the_picture(two_dogs, dog, half):
-    values = two_dogs[dog]
+    maps, (times, share) = two_dogs
+    values = maps[dog]
     middle = values.shape[1] // 2
     left, right = values[:, :middle], values[:, middle:]
     own, other = (left, right) if half == "left" else (right, left)
-    assert own.sum() > 1.9 * other.sum()  # what 8-bit kernels round differs by processor
+    assert own.sum() > times * other.sum()
     hottest = values >= np.quantile(values, 0.95)
     peak = hottest[:, :middle] if half == "left" else hottest[:, middle:]
-    assert peak.sum() > 0.9 * hottest.sum()
+    assert peak.sum() > share * hottest.sum()
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,7 @@ def _unexplained(path: Path, spec: Preprocessing, pictures: Pictures) -> list[st
     try:
         explainer = Explainer(path, providers=[CPU], preprocessing=spec)
         for picture in pictures[:1]:
-            explainer.predict(picture)
+            explainer.answers(picture)
     except IbisaError as error:
         return [f"`run` cannot explain this file: {error}"]
     return []

@@ -28,14 +28,18 @@ _FLAGS = {
                 "layout",
             ),
             *("mean", "method", "output", "resize", "scale", "seed", "shorter_side", "size", "std"),
-            *("surrogate", "target", "threads"),
+            *("surrogate", "target", "threads", "kind", "pad_value"),
+            *("index", "like", "reduce", "unlike", "versus"),
             *("classes", "epochs", "held_out", "masks", "opset", "tolerance", "weights"),
         )
     },
 }
 _VALUE = r"""(?:(['"])(.*?)\3|([\w./:-]*))"""
 # Not within paths and quoted values, which are the user's.
-_ARGUMENT = re.compile(rf"""(argument )?(?<![\w/'"=.-])({"|".join(_FLAGS)})={_VALUE}""")
+_DIRECTION = "direction"  # of a value, which is a flag of its own
+_ARGUMENT = re.compile(
+    rf"""(argument )?(?<![\w/'"=.-])({"|".join((*_FLAGS, _DIRECTION))})={_VALUE}"""
+)
 
 
 def with_flags(text: str) -> str:
@@ -43,6 +47,8 @@ def with_flags(text: str) -> str:
 
     def flag(found: re.Match[str]) -> str:
         word, name, _, quoted, plain = found.groups()
+        if name == _DIRECTION:
+            return f"--{quoted or plain}"
         kind = "flag " if word else ""
         return f"{kind}{_FLAGS[name]} {quoted or plain or ''}".rstrip()
 

@@ -17,7 +17,7 @@ import click
 from ibisa_onnx.commands.console import Console, console_options, rows
 from ibisa_onnx.commands.explaining import parse_target
 from ibisa_onnx.commands.model_options import CLASSIFIER, ModelChoice, model_options
-from ibisa_onnx.commands.outputs import STDIO, expand
+from ibisa_onnx.commands.outputs import STDIO, distinct_stems, expand
 from ibisa_onnx.commands.report import class_text
 from ibisa_onnx.commands.resolved_fields import (
     field_rows,
@@ -65,12 +65,20 @@ class _Gradient:
     metavar="FILE",
     help="For --try, the class of each picture: rows of file name and class (index or label).",
 )
+@click.option(
+    "--draw/--no-draw",
+    "drawing",
+    default=True,
+    show_default=True,
+    help="Draw boxes, regions and characters beside each picture, with their numbers.",
+)
 @model_options
 @console_options
 def command(
     console: Console,
     images: tuple[str, ...],
     trying: bool,
+    drawing: bool,
     labels_csv: str | None,
     choice: ModelChoice,
 ) -> None:
@@ -104,7 +112,9 @@ def command(
     asked = _Asked()
     if pictures:
         try:
-            asked = _ask(choice, model, resolved, pictures, classes, trying=trying)
+            asked = _ask(
+                *(choice, model, resolved, pictures, classes), trying=trying, drawing=drawing
+            )
         except IbisaError as error:
             asked = _Asked(failure=error)
     warnings += [each for each in asked.warnings if each not in warnings]
@@ -137,6 +147,7 @@ def _ask(
     classes: Sequence[str | int] | None,
     *,
     trying: bool,
+    drawing: bool,
 ) -> _Asked:
     """Ask the model about pictures."""
     from ibisa_onnx.io.images import read_picture
@@ -151,7 +162,7 @@ def _ask(
     if explainer.kind.name == CLASSIFIER:
         said = {name: answers[:_SHOWN] for name, answers in said.items()}
         notes += [tie for each in said.values() for tie in _tie(each)]
-    drawn, refused = _draw(dict(zip(names, pictures, strict=True)), said)
+    drawn, refused = _draw(dict(zip(names, pictures, strict=True)), said if drawing else {})
     notes += [*explainer.warnings, *refused]
     return _Asked(said, drawn, warnings=tuple(dict.fromkeys(notes)))
 
@@ -161,17 +172,19 @@ def _draw(
 ) -> tuple[dict[str, str], list[str]]:
     """Draw what lies in boxes beside each picture: the files, and why one could not be written."""
     from ibisa_onnx.errors import ResultError
-    from ibisa_onnx.io.atomic import write_files
+    from ibisa_onnx.io.atomic import check_not_given, write_files
     from ibisa_onnx.io.formats import encode_png
     from ibisa_onnx.io.overlay import numbered
 
+    stems = distinct_stems(list(said))
     drawn, refused = dict[str, str](), list[str]()
     for name, answers in said.items():
         boxes = {number: each.box for number, each in enumerate(answers, 1) if each.box}
         if not boxes or name == STDIO:
             continue
-        path = Path(name).with_suffix(_DRAWING)
+        path = stems[name].with_name(f"{stems[name].name}{_DRAWING}")
         try:
+            check_not_given(path, list(said))
             write_files({path: encode_png(numbered(pictures[name].pixels, boxes))})
             drawn[name] = str(path)
         except ResultError as error:

@@ -111,7 +111,7 @@ class Destinations:
             else:
                 self._file = Path(output)
         self._folder = self._file.parent if self._file else folder
-        self._stems = _distinct_stems(images, folder)
+        self._stems = distinct_stems(images, folder)
         self._taken: set[Path] = set()
 
     def check(self) -> None:
@@ -205,7 +205,7 @@ def _names_a_folder(output: str, several: bool) -> bool:
     raise click.UsageError(f"-o {output}: results are {', '.join(_KINDS)} or in a folder: -o DIR/")
 
 
-def _distinct_stems(images: Sequence[str], folder: Path | None) -> dict[str, Path]:
+def distinct_stems(images: Sequence[str], folder: Path | None = None) -> dict[str, Path]:
     """Give each picture a path to name its results after: `a`, or `a.jpg` where `a` is taken."""
     stems: dict[str, Path] = {}
     taken: set[Path] = set()

@@ -23,7 +23,13 @@ from ibisa_onnx.commands.model_options import FiniteRange, ModelChoice, model_op
 from ibisa_onnx.commands.outputs import STDIO, Destinations, check_out, expand
 from ibisa_onnx.commands.report import details_text, explanation_text
 from ibisa_onnx.commands.target_options import AskedTargets, target_options
-from ibisa_onnx.errors import GradientError, ImageError, OptionError, OutputError
+from ibisa_onnx.errors import (
+    AbsentTargetError,
+    GradientError,
+    ImageError,
+    OptionError,
+    OutputError,
+)
 
 if TYPE_CHECKING:
     from ibisa_onnx import Explainer, Explanation
@@ -179,7 +185,7 @@ class Work:
                     self._deliver(picture, explanation, first=number == 0)
                     if self.stop():
                         break
-        except (ImageError, OutputError, GradientError) as error:
+        except (ImageError, OutputError, GradientError, AbsentTargetError) as error:
             if alone:
                 raise
             text = str(error)

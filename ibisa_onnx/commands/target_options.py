@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ibisa_onnx.targets.base import TargetSpec
 
 REDUCTIONS = ("mean", "max", "sum")
-_DIRECTIONS = ("raise", "lower", "keep")
+_DIRECTIONS = {"raised": "raise", "lowered": "lower", "kept": "keep"}
 _ALL = "all"
 
 Sides = tuple[float, float, float, float]
@@ -116,9 +116,9 @@ _OPTIONS = (
     ),
     click.option("--like", metavar="FILE", help="Why it is like another picture, or .npy vector."),
     click.option("--unlike", metavar="FILE", help="With --like: and not like this one."),
-    click.option("--raise", "direction", flag_value="raise", help="What makes a value high."),
-    click.option("--lower", "direction", flag_value="lower", help="What makes a value low."),
-    click.option("--keep", "direction", flag_value="keep", help="What keeps a value as it is."),
+    click.option("--raise", "raised", is_flag=True, help="What makes a value high."),
+    click.option("--lower", "lowered", is_flag=True, help="What makes a value low."),
+    click.option("--keep", "kept", is_flag=True, help="What keeps a value as it is."),
     click.option(
         "--index", metavar="0,:,5", help="Which numbers of --output a value is, batch left out."
     ),
@@ -142,6 +142,12 @@ def _with(function: Callable[..., None], options: Any) -> Callable[..., None]:
 
     @functools.wraps(function)
     def wrapped(*args: Any, **given: Any) -> None:
+        directions = [word for flag, word in _DIRECTIONS.items() if given.pop(flag)]
+        if len(directions) > 1:
+            raise click.UsageError(
+                f"--{' and --'.join(directions)} contradict each other; give one"
+            )
+        given["direction"] = next(iter(directions), None)
         asked = AskedTargets(**{name: given.pop(name) for name in names})
         asked.check()
         function(*args, asked=asked, **given)
@@ -191,7 +197,7 @@ class AskedTargets:
         groups = (self.boxes, points, self.regions, self.characters, ("",) * self.text)
         more = sum(map(len, groups)) + (self.like is not None) + (self.direction is not None)
         words = 0 if self.points or self.regions else sum(map(count, self.words))
-        return more + words > 1 or _ALL in self.boxes
+        return more + words > 1 or _ALL in (*self.boxes, *self.words)
 
     @property
     def _pointed(self) -> bool:

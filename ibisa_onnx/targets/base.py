@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from ibisa_onnx.errors import GradientError, TargetError
+from ibisa_onnx.errors import AbsentTargetError, GradientError, TargetError
 from ibisa_onnx.io.images import Source
 from ibisa_onnx.preprocessing.geometry import Geometry
 
@@ -33,6 +33,15 @@ Doubles = npt.NDArray[np.float64]
 
 USUAL_BASELINES = ("blur", "mean", "noise")
 """What stands where a picture is hidden, in the order in which they are preferred."""
+
+
+def is_point(at: Any) -> bool:
+    """Tell whether a value is a point: two finite numbers."""
+    try:
+        x, y = at
+        return bool(np.isfinite([float(x), float(y)]).all()) and not isinstance(at, str)
+    except (TypeError, ValueError):
+        return False
 
 
 class Nodes(Protocol):
@@ -193,6 +202,23 @@ class Context:
         """Names of the classes by index."""
         return self.reader.labels
 
+    def check_point(self, at: Any) -> tuple[float, float]:
+        """Return a point, x and y in the picture's pixels.
+
+        Raises
+        ------
+        TargetError
+            It is none, or outside of the picture.
+        """
+        if not is_point(at):
+            raise TargetError(f"at is {at!r}; give x and y in the picture's pixels")
+        (x, y), (height, width) = at, self.geometry.picture
+        if not (0 <= x <= width and 0 <= y <= height):
+            raise AbsentTargetError(
+                f"at {x:g},{y:g} is outside the picture, which is {width} x {height}"
+            )
+        return float(x), float(y)
+
 
 @runtime_checkable
 class TargetSpec(Protocol):
@@ -322,7 +348,7 @@ class Kind(ABC):
             Such a model says nothing of single places.
         """
         raise TargetError(
-            f"the model is a {self.name} and says nothing of single places; {self.may}"
+            f"the model's kind is {self.name}, which says nothing of single places; {self.may}"
         )
 
     @property

@@ -156,7 +156,8 @@ class ClassifierKind(Kind):
         try:
             found = reader.candidates()
         except OutputError as error:  # which whoever asks for a class is told of
-            self.name, self.asks, self.reason = UNKNOWN, (VALUES,), error.problem
+            why, _, _ = error.problem.partition(":")
+            self.name, self.asks, self.reason = UNKNOWN, (VALUES,), why
             return
         count = reader.declared_classes
         of = f"each of {count.classes} classes" if count else "each class"

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 _INSTEAD = {
-    "similarity": "give one SimilarityTarget with like= and unlike=",
+    "similarity": "give like= and unlike=",
     "value": "a value is no probability; explain each, with direction='raise'",
 }
 

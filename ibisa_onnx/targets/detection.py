@@ -8,6 +8,7 @@ raw outputs become boxes is in `decoders`.
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ibisa_onnx.errors import TargetError
+from ibisa_onnx.errors import AbsentTargetError, TargetError
 from ibisa_onnx.targets.base import (
     Answer,
     Context,
@@ -25,6 +26,7 @@ from ibisa_onnx.targets.base import (
     Raw,
     Reader,
     TargetSpec,
+    is_point,
 )
 from ibisa_onnx.targets.boxes import (
     OVERLAP,
@@ -134,6 +136,17 @@ class BoxTarget:
     every: bool = False
     confidence: float = CONFIDENCE
 
+    def __post_init__(self) -> None:
+        """Raise `TargetError` where a value is none of these."""
+        number = self.number
+        whole = isinstance(number, int | np.integer) and not isinstance(number, bool)
+        if number is not None and not whole:
+            raise TargetError(f"box {number!r} is no number; give 1, 2 ... as they are listed")
+        if self.at is not None and not is_point(self.at):
+            raise TargetError(f"at is {self.at!r}; give x and y in the picture's pixels")
+        if not isinstance(self.confidence, numbers.Real) or not 0 <= self.confidence <= 1:
+            raise TargetError(f"confidence is {self.confidence!r}; give a score, 0 to 1")
+
     def outputs(self, reader: Reader) -> tuple[str, ...]:
         """Name the tensors of boxes and scores."""
         return _detector_of(reader).outputs()
@@ -157,21 +170,23 @@ class BoxTarget:
         left = list(range(len(found)))
         there = kind.summary(found, context, self.confidence)
         if not left:
-            raise TargetError(there)
+            raise AbsentTargetError(there)
         if self.label is not None:
             column = kind.column(self.label, context)
             left = [each for each in left if found[each].column == column]
             if not left:
-                raise TargetError(f"no {kind.class_name(column, context)} was detected; {there}")
+                raise AbsentTargetError(
+                    f"no {kind.class_name(column, context)} was detected; {there}"
+                )
         if self.at is not None:
             left = [each for each in left if _inside(self.at, found[each].box)]
             left.sort(key=lambda each: area(found[each].box))
             if not left:
                 x, y = self.at
-                raise TargetError(f"nothing was detected at {x:g},{y:g}; {there}")
+                raise AbsentTargetError(f"nothing was detected at {x:g},{y:g}; {there}")
         if self.number is not None:
             if not 1 <= self.number <= len(found) or self.number - 1 not in left:
-                raise TargetError(f"there is no box {self.number}; {there}")
+                raise AbsentTargetError(f"there is no box {self.number}; {there}")
             left = [self.number - 1]
         return left if self.every else left[:1]
 
@@ -208,6 +223,8 @@ class DetectorKind(Kind):
         """Return the surest box, of a class where one is named; "all": all boxes."""
         if wanted == "all":
             return BoxTarget(every=True)
+        if isinstance(wanted, str) and wanted.lower().startswith("top:"):
+            raise TargetError(f"{wanted} asks for classes; boxes have numbers, and all means all")
         return BoxTarget(label=wanted)
 
     def at(self, point: tuple[float, float], wanted: str | int | None = None) -> TargetSpec:
@@ -234,7 +251,8 @@ class DetectorKind(Kind):
         places = np.asarray(raw[BOXES][0], np.float64)
         scores = np.asarray(raw[SCORES][0], np.float64)
         columns, best = scores.argmax(1), scores.max(1)
-        rows = np.flatnonzero(best >= confidence)
+        whole = np.isfinite(places).all(1) & (places[:, 2:] > places[:, :2]).all(1)
+        rows = np.flatnonzero((best >= confidence) & whole)
         rows = rows[np.argsort(-best[rows], kind="stable")]
         kept: list[int] = []
         for row in rows:
@@ -347,7 +365,7 @@ def in_picture(place: Box, geometry: Geometry) -> Box:
 def _detector_of(reader: Reader) -> DetectorKind:
     kind = reader.kind
     if not isinstance(kind, DetectorKind):
-        raise TargetError(f"the model is a {kind.name} and detects no boxes ({kind.reason})")
+        raise TargetError(f"the model's kind is {kind.name}, without boxes ({kind.reason})")
     return kind
 
 

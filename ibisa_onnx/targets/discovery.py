@@ -72,5 +72,5 @@ def discover(facts: ModelFacts, reader: Reader, wanted: str | None = None) -> Ki
     if told is not None:
         return told
     if wanted is not None and wanted != classification.NAME:
-        raise OptionError(f"kind is {wanted!r}, but no output is one of a {wanted}")
+        raise OptionError(f"kind is {wanted!r}, but no output is like that of one")
     return classification.ClassifierKind(reader)

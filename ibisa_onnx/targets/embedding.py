@@ -193,7 +193,7 @@ class SimilarityTarget:
         if not isinstance(kind, EmbedderKind):
             raise TargetError(
                 f"the model is a {kind.name}, and no output is known to be an embedding; name it, "
-                "as in SimilarityTarget(output=NAME)"
+                "with output=NAME"
             )
         return kind.outputs()
 
@@ -384,6 +384,10 @@ def _as_vector(reference: Reference) -> Doubles | None:
             values = np.load(reference, allow_pickle=False)
         except (OSError, ValueError):
             return None  # reading it as a picture says what is wrong
+        if values.ndim == 2 and len(values) > 1:
+            raise TargetError(
+                f"{Path(reference).name} holds {len(values)} vectors {list(values.shape)}; give one"
+            )
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
         return None
     one = values.ndim == 1 or (values.ndim == 2 and len(values) == 1)

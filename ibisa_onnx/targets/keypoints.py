@@ -81,7 +81,7 @@ class KeypointTarget:
             joint = kind.joint(self.joint, context)
             peaks = [each for each in peaks if each.joint == joint]
         if self.at is not None:
-            x, y = self.at
+            x, y = context.check_point(self.at)
             peaks.sort(key=lambda each: (each.at[0] - x) ** 2 + (each.at[1] - y) ** 2)
         chosen = peaks if self.every else peaks[:1]
         return [kind.objective(each, raw, context) for each in chosen]
@@ -204,5 +204,5 @@ def find(facts: ModelFacts) -> KeypointKind | None:
 def _kind_of(reader: Reader) -> KeypointKind:
     kind = reader.kind
     if not isinstance(kind, KeypointKind):
-        raise TargetError(f"the model is a {kind.name} and finds no keypoints ({kind.reason})")
+        raise TargetError(f"the model's kind is {kind.name}, without keypoints ({kind.reason})")
     return kind

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ibisa_onnx.errors import TargetError
+from ibisa_onnx.errors import AbsentTargetError, TargetError
 from ibisa_onnx.models.head import Head
 from ibisa_onnx.preprocessing.resampling import KERNELS, resample
 from ibisa_onnx.targets.base import (
@@ -206,7 +206,7 @@ class RegionTarget:
             column = shown.largest() if column is None else column
             mask = shown.given(column)
             if not mask.any():
-                raise TargetError(f"there is no {shown.name(column)} here; {shown.summary()}")
+                raise AbsentTargetError(f"there is no {shown.name(column)} here; {shown.summary()}")
         return [shown.objective(column, mask)]
 
 
@@ -359,7 +359,7 @@ class Segmentation:
         """
         present = self._present
         if not present:
-            raise TargetError(self.summary())
+            raise AbsentTargetError(self.summary())
         return next((each for each in present if each != self.background), next(iter(present)))
 
     def most_given(self, mask: Mask) -> int:
@@ -385,7 +385,7 @@ class Segmentation:
         mask = self.given(own)
         if not mask[row, column]:
             what = self.name(own) if wanted is not None or self.maps.classes == 1 else "class"
-            raise TargetError(f"there is no {what} at {at[0]:g},{at[1]:g}; {self.summary()}")
+            raise AbsentTargetError(f"there is no {what} at {at[0]:g},{at[1]:g}; {self.summary()}")
         _, parts = cv2.connectedComponents(mask.astype(np.uint8))
         return own, np.asarray(parts == parts[row, column])
 
@@ -512,7 +512,9 @@ class Segmentation:
             raise TargetError(f"at is {at!r}; give x and y in the picture's pixels")
         x, y = (float(side) for side in at)
         if not (0 <= x <= width and 0 <= y <= height):
-            raise TargetError(f"at {x:g},{y:g} is outside the picture, which is {width} x {height}")
+            raise AbsentTargetError(
+                f"at {x:g},{y:g} is outside the picture, which is {width} x {height}"
+            )
         found = []
         for value, axis in ((min(y + 0.5, height), 0), (min(x + 0.5, width), 1)):
             inside = geometry.offset[axis] + value * geometry.scale[axis]
@@ -541,7 +543,7 @@ def find(facts: ModelFacts, *, said: bool = False) -> SegmenterKind | None:
 def _segmenter_of(reader: Reader) -> SegmenterKind:
     kind = reader.kind
     if not isinstance(kind, SegmenterKind):
-        raise TargetError(f"the model is a {kind.name} and has no regions ({kind.reason})")
+        raise TargetError(f"the model's kind is {kind.name}, without regions ({kind.reason})")
     return kind
 
 

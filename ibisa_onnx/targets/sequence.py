@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ibisa_onnx.errors import TargetError
+from ibisa_onnx.errors import AbsentTargetError, TargetError
 from ibisa_onnx.models.head import Head
 from ibisa_onnx.targets.base import (
     Answer,
@@ -318,7 +318,7 @@ class TextTarget:
         """
         reading = _recogniser_of(context.reader).read(raw, context)
         if not reading.characters:
-            raise TargetError(
+            raise AbsentTargetError(
                 f"no character is read: all {reading.steps} steps are blank; check the "
                 "preprocessing, or give another picture"
             )
@@ -380,7 +380,7 @@ class Reading:
         """Return where a character begins and ends by its number, from 1; TargetError."""
         whole = isinstance(number, int | np.integer) and not isinstance(number, bool)
         if not whole or not 1 <= number <= len(self.characters):
-            raise TargetError(f"there is no character {number}; {self.summary}")
+            raise AbsentTargetError(f"there is no character {number}; {self.summary}")
         return int(number) - 1, int(number)
 
     def find(self, part: str) -> tuple[int, int]:
@@ -388,7 +388,7 @@ class Reading:
         ends = np.cumsum([0, *(len(each.text) for each in self.characters)]).tolist()
         place = self.text.find(part) if part else -1
         if place < 0:
-            raise TargetError(f'"{_short(part)}" was not read; {self.summary}')
+            raise AbsentTargetError(f'"{_short(part)}" was not read; {self.summary}')
         start, stop = np.searchsorted(ends, [place + 1, place + len(part)]).tolist()
         return start - 1, stop
 
@@ -592,7 +592,7 @@ def _cotangent(places: Sequence[Place], scores: npt.NDArray[Any]) -> npt.NDArray
 def _recogniser_of(reader: Reader) -> RecogniserKind:
     kind = reader.kind
     if not isinstance(kind, RecogniserKind):
-        raise TargetError(f"the model is a {kind.name} and reads no text ({kind.reason})")
+        raise TargetError(f"the model's kind is {kind.name}, without text ({kind.reason})")
     return kind
 
 

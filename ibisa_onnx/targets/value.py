@@ -50,6 +50,7 @@ Span = tuple[int, int]
 Point = tuple[float, float]
 """x and y in the picture's pixels."""
 
+_SQUARE = 0.8  # cells of a map are about as high as wide
 _UNIT = 0.1  # the least scale of a value, before it is known what hiding the picture makes of it
 _MOST = 16  # numbers that are told one by one
 _NAMED = 8  # labels in an error
@@ -412,6 +413,12 @@ class ValueTarget:
                 "a place for a point"
             )
         *before, height, width = sides
+        high, wide = (side / of for side, of in zip((height, width), geometry.model, strict=True))
+        if not _SQUARE < high / wide < 1 / _SQUARE:
+            raise TargetError(
+                f"the last sides of output {output} {_shape(sides)} are no height and width of a "
+                "picture's map; name the numbers that are meant, with index="
+            )
         row, column = cell_at(self.at, geometry, (height, width))
         chosen = spans_of(self.index, tuple(before), output)
         return *chosen, (row, row + 1), (column, column + 1)

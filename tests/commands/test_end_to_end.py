@@ -137,16 +137,41 @@ def test_boxes_are_listed_drawn_and_explained(cli, assets, tmp_path):
         (["--box", 40], "there is no box 40; detected are: 1 object 100%"),
         (["--at", "1,1"], "nothing was detected at 1,1; detected are"),
         (["-t", "dog"], "there is no label 'dog'"),
-        (["--text"], "the model is a detector"),
-        (["--char", 1], "the model is a detector"),
+        (["-t", "top:3"], "top:3 asks for classes; boxes have numbers"),
+        (["--text"], "the model's kind is detector, without text"),
+        (["--char", 1], "the model's kind is detector, without text"),
     ],
 )
 def test_what_a_detector_has_not_is_one_line(cli, assets, flags, message):
     model, photo = assets / "models" / "face_rfb320.onnx", assets / "detection" / "15.jpg"
-    result = cli("run", model, photo, "-q", "-o", "out.png", *FACES, *flags)
+    result = cli("run", model, photo, "-q", "-o", "out/", *FACES, *flags)
     assert result.code == 1
     (line,) = result.err.splitlines()
     assert message in line
+
+
+@pytest.mark.real
+def test_a_picture_without_an_answer_does_not_end_the_others(cli, assets, tmp_path):
+    model = assets / "models" / "face_rfb320.onnx"
+    (tmp_path / "b.jpg").write_bytes((assets / "detection" / "15.jpg").read_bytes())
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((64, 64, 3), np.uint8))
+    result = cli("run", model, "a.png", "b.jpg", "-q", *FACES)
+    assert result.code == 1
+    assert "a.png: nothing was detected" in result.err
+    assert result.out.strip() == "b.ibisa.png"
+
+
+@pytest.mark.real
+def test_pictures_of_one_name_are_drawn_apart(cli, assets, tmp_path):
+    photo = (assets / "detection" / "15.jpg").read_bytes()
+    for name in ("a.jpg", "a.jpeg"):
+        (tmp_path / name).write_bytes(photo)
+    model = assets / "models" / "face_rfb320.onnx"
+    drawn = json.loads(cli("inspect", model, "a.jpg", "a.jpeg", "--json", *FACES).out)["drawn"]
+    assert len(set(drawn.values())) == 2
+    assert all((tmp_path / name).exists() for name in drawn.values())
+    quiet = json.loads(cli("inspect", model, "a.jpg", "--json", "--no-draw", *FACES).out)
+    assert quiet["drawn"] == {}
 
 
 def test_a_deadline_ends_with_the_map_so_far_and_says_so(cli, tmp_path):

@@ -47,6 +47,7 @@ def test_each_flag_is_a_target(flags, targets):
         ({"boxes": (1,)}, False),
         ({"boxes": ("all",)}, True),
         ({"boxes": (1, 2)}, True),
+        ({"words": ("all",)}, True),
         ({"points": ((1.0, 2.0),), "words": ("dog",)}, False),
         ({"points": ((1.0, 2.0),), "direction": "keep"}, False),
         ({"text": True, "characters": (1,)}, True),
@@ -90,3 +91,9 @@ def test_words_that_are_none_are_usage_errors(cli, words):
     result = cli("run", "m.onnx", "a.jpg", *words)
     assert result.code == 2
     assert words[0] in result.err
+
+
+def test_directions_that_contradict_each_other(cli):
+    result = cli("run", "m.onnx", "a.jpg", "--raise", "--lower")
+    assert result.code == 2
+    assert "--raise and --lower contradict each other" in result.err

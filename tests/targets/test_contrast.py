@@ -271,7 +271,7 @@ def test_where_either_lives_in_python_alone_nothing_is_written():
         ),
         (
             ContrastTarget(*[SimilarityTarget(output="logits")] * 2),
-            "a similarity has no contrast; give one SimilarityTarget with like= and unlike=",
+            "a similarity has no contrast; give like= and unlike=",
         ),
         (
             ContrastTarget("star", OnnxObjective(lambda head: head.column("logits", 0), "own")),

@@ -228,3 +228,21 @@ def test_faces_together_are_the_faces_alone(assets: Path):
         alone = explainer.explain(picture_, BestAnchor("scores", 1))
         assert one.target == alone.target
         np.testing.assert_allclose(one.map, alone.map, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"number": "1"}, "box '1' is no number"),
+        ({"number": True}, "box True is no number"),
+        ({"at": (1,)}, r"at is \(1,\); give x and y"),
+        ({"at": "1,2"}, "at is '1,2'; give x and y"),
+        ({"at": (1.0, float("nan"))}, "give x and y"),
+        ({"confidence": float("nan")}, "confidence is nan"),
+        ({"confidence": -1}, "confidence is -1"),
+        ({"confidence": "x"}, "confidence is 'x'"),
+    ],
+)
+def test_what_points_at_no_box_is_one_line(values, message):
+    with pytest.raises(ibisa.TargetError, match=message):
+        BoxTarget(**values)

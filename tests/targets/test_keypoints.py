@@ -91,5 +91,5 @@ def test_a_joint_that_is_not_there_is_refused(explainer: ibisa.Explainer):
 def test_maps_of_another_name_are_none():
     other = ibisa.Explainer(pose("scores"), preprocessing=UNIT, threads=1, kind="classifier")
     assert find(ModelFacts(other.model, UNIT)) is None
-    with pytest.raises(ibisa.TargetError, match="the model is a classifier and finds no keypoints"):
+    with pytest.raises(ibisa.TargetError, match="the model's kind is unknown, without keypoints"):
         other.explain(picture(), KeypointTarget())

@@ -209,7 +209,7 @@ def test_a_mask_that_is_no_picture_is_told(explainer: ibisa.Explainer, tmp_path:
 
 def test_a_model_without_regions_says_what_it_is(mean_model: Any):
     classifier = opened(mean_model().SerializeToString())
-    with pytest.raises(ibisa.TargetError, match="the model is a classifier and has no regions"):
+    with pytest.raises(ibisa.TargetError, match="the model's kind is classifier, without regions"):
         classifier.explain(np.zeros((8, 8, 3), np.uint8), RegionTarget(at=(1, 1)))
 
 

@@ -357,7 +357,7 @@ def test_labels_say_which_class_is_the_blank():
         (TextTarget(True), "there is no character True; "),
         ("rb", '"rb" was not read; what is read is "rgbbr", 5 characters'),
         ("", '"" was not read; '),
-        (BoxTarget(1), "the model is a text recogniser"),
+        (BoxTarget(1), "the model's kind is text recogniser"),
     ],
 )
 def test_what_was_not_read_is_refused(target: Any, said: str):
@@ -375,7 +375,7 @@ def test_a_picture_without_text_is_refused():
 def test_other_models_read_no_text():
     from ibisa_onnx.demo import model_path, scene_path
 
-    with pytest.raises(ibisa.TargetError, match="is a classifier and reads no text"):
+    with pytest.raises(ibisa.TargetError, match="kind is classifier, without text"):
         ibisa.Explainer(model_path(), threads=1).explain(scene_path(), TextTarget())
 
 

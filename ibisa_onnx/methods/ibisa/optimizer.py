@@ -38,7 +38,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import cv2
@@ -59,6 +59,7 @@ from ibisa_onnx.methods.problem import MaskGradient
 
 _LARGEST_RATIO = 2.0  # a rare target may gain a thousandfold by a mask
 _USUAL_EXTENT, _HIGHEST_PRICE = 0.08, 4.0
+_LONG, _LOUDER = 2.0, 1.5
 _TINY = 1e-30
 _LEAST = 1e-5  # of a map's largest value: where it is 0 the activation alone gives the order
 _SPREAD = 0.5  # cells, over the steps' mean square
@@ -145,6 +146,7 @@ def optimise(
     float32 [N, h, w]
         The maps after each step, in 0..1; NaN where a gradient was not finite.
     """
+    options = suited(options, size)
     shape, rounds = grid_shape(*size, options.grid), options.rounds
     noises = np.stack([_noises(options, shape, number, rng) for number in range(rounds)])
     keeps = gradients = np.empty((count, 0, *shape), np.float32)
@@ -183,6 +185,25 @@ def _steps(
             gradient = _loss_gradient(found.values, logits, smoothing, weight, options)
             logits = logits - adam.step(gradient, rate)
         yield sigmoid(smooth(logits, options.smoothing)), found
+
+
+def suited(options: Options, size: tuple[int, int]) -> Options:
+    """Return settings for an input of a height and a width, as wide or high as it is.
+
+    The cells and waves of a line of text, 48 x 320, would be far too coarse for its characters: of
+    inputs more than twice as long as short there are as many cells as in a square one, the waves
+    are finer by as much, and larger. docs/method.md has the characters by which that was chosen.
+    """
+    aspect = max(size) / min(size)
+    if aspect <= _LONG:
+        return options
+    finer = math.sqrt(aspect)
+    return replace(
+        options,
+        grid=round(options.grid * finer),
+        wave_frequency=options.wave_frequency * finer,
+        wave_amplitude=options.wave_amplitude * _LOUDER,
+    )
 
 
 def price(extent: float | None) -> float:

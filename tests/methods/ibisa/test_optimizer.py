@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -21,10 +22,12 @@ from ibisa_onnx.methods.ibisa.optimizer import (
     learning_rates,
     optimise,
     pathwise,
+    price,
     smoothings,
+    suited,
 )
 from ibisa_onnx.methods.ibisa.options import Options
-from ibisa_onnx.methods.masking import plane_waves, sigmoid, smooth, stratified_noise
+from ibisa_onnx.methods.masking import grid_shape, plane_waves, sigmoid, smooth, stratified_noise
 from ibisa_onnx.methods.problem import MaskGradient
 
 SIDE = 56
@@ -623,3 +626,40 @@ def test_without_active_features_the_map_is_what_it_is_without(nothing: float) -
     activations = [np.full((3, 4), nothing, np.float32)] * 2
     plain = activated(activations, activation=0.0)
     np.testing.assert_array_equal(activated(activations), plain)
+
+
+@pytest.mark.parametrize(
+    ("extent", "expected"),
+    [(None, 1.0), (0.5, 1.0), (0.08, 1.0), (0.02, 2.0), (0.005, 4.0), (0.0001, 4.0), (0.0, 4.0)],
+)
+def test_a_small_target_pays_more(extent, expected):
+    assert price(extent) == pytest.approx(expected)
+
+
+def test_the_price_multiplies_beta():
+    """Without any gradient the penalty alone moves lambda: twice the price, twice the beta."""
+    options = Options(steps=1, beta=1.0, pooling=0.0)
+
+    def step(logits, noise):
+        return LogitGradient(np.zeros_like(logits), np.ones(len(logits)))
+
+    def last(prices, beta):
+        rng = np.random.default_rng(0)
+        given = replace(options, beta=beta)
+        maps = optimise(lambda _: step, 2, (8, 8), given, rng, prices=prices)
+        return list(maps)[-1]
+
+    np.testing.assert_allclose(last([2.0, 2.0], 1.0), last(None, 2.0))
+
+
+@pytest.mark.parametrize("size", [(224, 224), (240, 320), (100, 200)])
+def test_inputs_of_usual_aspect_keep_their_settings(size):
+    assert suited(Options(), size) == Options()
+
+
+@pytest.mark.parametrize("size", [(48, 320), (320, 48)])
+def test_a_long_input_has_as_many_cells_as_a_square_one(size):
+    found = suited(Options(), size)
+    rows, columns = grid_shape(*size, found.grid)
+    assert rows * columns == pytest.approx(Options().grid ** 2, rel=0.03)
+    assert found.wave_frequency == pytest.approx(3 * math.sqrt(320 / 48))

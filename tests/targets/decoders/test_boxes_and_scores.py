@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import ibisa_onnx as ibisa
+
 FAMILY = "boxes and scores"
 
 
@@ -45,3 +47,14 @@ def test_tensorflow_has_y_first(planted, check):
     boxes = found.corners[:, [1, 0, 3, 2]] / 64
     named = outputs(found, boxes, found.turned(found.scores), (84, 3), "raw_detection_boxes")
     check(found.model(named), FAMILY)
+
+
+def test_boxes_without_area_are_no_detections(planted, picture):
+    found = planted()
+    flat = found.corners.copy()
+    flat[:, 2] = flat[:, 0]
+    data = found.model(outputs(found, flat, found.turned(found.scores), (84, 3)))
+    explainer = ibisa.Explainer(data, preprocessing="unit", overrides={"resize": "stretch"})
+    assert explainer.answers(picture) == []
+    with pytest.raises(ibisa.TargetError, match="nothing was detected"):
+        explainer.explain(picture)
