@@ -1102,22 +1102,27 @@ def kept(folder: Path, names: Sequence[str]) -> dict[str, Row]:
 def table(folder: Path) -> str:
     """Return both tables."""
     lines = [
-        "| answer of | file | command | found as | answers | passes | gradient "
-        "| where the map falls | picture |",
-        "|" + "---|" * 9,
+        "| answer of | file | command | kind | answers | passes | gradient | where the map falls |",
+        "|" + "---|" * 8,
     ]
-    for name, row in kept(folder / "rows", list(CASES)).items():
+    for row in kept(folder / "rows", list(CASES)).values():
         file = f"`{row.model}`" + (f" of {row.package}" if row.package else "")
-        cells = [row.family, file, f"`{row.command}`", row.kind, str(row.answers), row.passes]
-        lines.append(_line([*cells, row.gradient, row.where, f"{name}.png"]))
+        cells = [row.family, file, f"`{row.command}`", _kind(row), str(row.answers), row.passes]
+        lines.append(_line([*cells, row.gradient, row.where]))
     others = kept(folder / "rows" / "exported", list(EXPORTED))
     if others:
-        lines += ["", "| exported, random weights | found as | answers | passes | gradient |"]
+        lines += ["", "| exported, random weights | kind | answers | passes | gradient |"]
         lines.append("|" + "---|" * 5)
         for row in others.values():
-            cells = [f"`{row.model}`", row.kind, str(row.answers), row.passes, row.gradient]
+            kind = _kind(row) + (f", {row.family}" if row.family else "")
+            cells = [f"`{row.model}`", kind, str(row.answers), row.passes, row.gradient]
             lines.append(_line(cells))
     return "\n".join(lines)
+
+
+def _kind(row: Row) -> str:
+    """Return what kind of model it was found to be, without the reason."""
+    return row.kind.partition(":")[0]
 
 
 def _line(cells: Sequence[str]) -> str:
