@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 _SHIFT = 1  # steps by which a character may move where pixels are hidden
 _WIDEST = 1.5  # of a character, in distances from one to the next
 _ALONE = 3.0  # steps that a character alone is taken to be wide
+_LEAST_DOUBT = 1e-6  # of a probability near 1, in single precision
 _SHOWN = 40  # characters of a text, in captions and errors
 
 
@@ -141,6 +142,16 @@ class Place:
         return head.largest(values)
 
 
+def mean_log_odds(places: Sequence[Place], scores: npt.NDArray[Any]) -> Doubles:
+    """Return the mean of log p / (1 - p) over characters, [N], of log-probabilities [N, T, K].
+
+    A doubt 1 - p of less than a millionth is rounding, and counts as one.
+    """
+    values = np.stack([each.best(scores)[0] for each in places])
+    odds = values - np.log(np.maximum(-np.expm1(values), _LEAST_DOUBT))
+    return np.asarray(odds.mean(0))
+
+
 @dataclass(frozen=True)
 class CharacterObjective(Objective):
     """The probability that a character is still read where it was: log p at its best step.
@@ -192,7 +203,10 @@ class CharacterObjective(Objective):
 
     def vjp(self, raw: Raw) -> dict[str, npt.NDArray[np.float32]]:
         """Return d log p / d steps: 1 at the best of them."""
-        return {STEPS: _cotangent([self.place], raw[STEPS])}
+        scores = raw[STEPS]
+        cotangent = np.zeros(scores.shape, np.float32)
+        cotangent[np.arange(len(scores)), self.place.best(scores)[1], self.place.column] = 1
+        return {STEPS: cotangent}
 
     def to_onnx(self, graph: onnx.GraphProto) -> str:
         """Write log p behind the steps."""
@@ -215,7 +229,20 @@ class CharacterObjective(Objective):
 
 @dataclass(frozen=True)
 class TextObjective(Objective):
-    """The probability that a text is still read: the mean of its characters' log p.
+    """The probability that a text is still read: the geometric mean of its characters'.
+
+    Its score is what is left of their log-odds, their mean less what it is for the picture: log p
+    has no gradient for a character that is surely read, and its sum is ruled by the one that is
+    lost most. With the logarithm of the path's probability over all steps the maps showed the one
+    or two characters that are hardest to read. Of 24 drawn lines (PP-OCRv6) and 12 captchas, the
+    share of the text that is read by the pixels that the map puts first (insertion), and without
+    them (deletion), is
+
+        the mean of                            lines        captchas
+        log p, all steps of the path          .41  .60      .49  .56
+        log p, each character's best step     .50  .55      .57  .44
+        log p of the text, over all paths     .51  .54      .58  .43
+        log-odds, each character's best step  .61  .53      .67  .39
 
     Attributes
     ----------
@@ -227,6 +254,8 @@ class TextObjective(Objective):
         Left, top, right, bottom in the picture's pixels.
     share
         The share of the model's input that it covers, in 0..1.
+    log_odds
+        The mean of the characters' log-odds for the picture, in nats.
     whole
         The whole text where that is only a part of it.
     writers
@@ -237,6 +266,7 @@ class TextObjective(Objective):
     text: str
     box: Box
     share: float
+    log_odds: float
     whole: str | None = None
     writers: tuple[Nodes, ...] = field(default=(), repr=False)
 
@@ -255,20 +285,33 @@ class TextObjective(Objective):
         """The text's share of the model's input."""
         return self.share
 
+    def probability(self, raw: Raw) -> Doubles:
+        """Return the geometric mean of the characters' probabilities, [N] in 0..1."""
+        return np.asarray(np.exp(np.mean([it.best(raw[STEPS])[0] for it in self.places], axis=0)))
+
     def score(self, raw: Raw) -> Doubles:
-        """Return the mean log p, [N]."""
-        return np.asarray(np.mean([each.best(raw[STEPS])[0] for each in self.places], axis=0))
+        """Return the mean log-odds less what it is for the picture, [N] in nats."""
+        return mean_log_odds(self.places, raw[STEPS]) - self.log_odds
 
     def vjp(self, raw: Raw) -> dict[str, npt.NDArray[np.float32]]:
-        """Return its derivative: a share for each character at the best of its steps."""
-        share = np.float32(1 / len(self.places))
-        return {STEPS: share * _cotangent(self.places, raw[STEPS])}
+        """Return its derivative, 1 / (1 - p) over their number at the best of each one's steps."""
+        scores, count = raw[STEPS], len(self.places)
+        rows, cotangent = np.arange(len(scores)), np.zeros(scores.shape, np.float32)
+        for place in self.places:
+            value, step = place.best(scores)
+            doubt = -np.expm1(value)
+            slope = np.where(doubt > _LEAST_DOUBT, 1 / np.maximum(doubt, _LEAST_DOUBT), 1)
+            cotangent[rows, step, place.column] += slope / count
+        return {STEPS: cotangent}
 
     def to_onnx(self, graph: onnx.GraphProto) -> str:
-        """Write the mean log p behind the steps."""
+        """Write the score behind the steps."""
         head, count = Head(graph), len(self.places)
         each = head.op("Concat", *(place.write(head) for place in self.places), axis=1)
-        return head.op("MatMul", each, head.constant(np.full((count, 1), 1 / count)))
+        doubt = head.op("Sub", head.constant(1), head.op("Exp", each))
+        odds = head.op("Sub", each, head.log(doubt, _LEAST_DOUBT))
+        mean = head.op("MatMul", odds, head.constant(np.full((count, 1), 1 / count)))
+        return head.op("Sub", mean, head.constant(self.log_odds))
 
     def describe(self) -> dict[str, Any]:
         """Return what it spells, and where."""
@@ -335,7 +378,7 @@ class TextTarget:
         return [reading.span(start, stop)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Reading:
     """What was read in one picture.
 
@@ -343,8 +386,8 @@ class Reading:
     ----------
     characters
         In the order of the text.
-    steps
-        How many steps there are.
+    scores
+        Log-probabilities of the classes at each step, [T, K].
     geometry
         Where the picture lies in the model's input.
     named
@@ -354,10 +397,15 @@ class Reading:
     """
 
     characters: tuple[Character, ...]
-    steps: int
+    scores: Doubles
     geometry: Geometry
     named: bool
     writers: tuple[Nodes, ...] = ()
+
+    @property
+    def steps(self) -> int:
+        """How many steps there are."""
+        return len(self.scores)
 
     @property
     def text(self) -> str:
@@ -423,11 +471,13 @@ class Reading:
     def span(self, start: int, stop: int) -> TextObjective:
         """Return the objective of some characters that follow each other."""
         chosen = self.characters[start:stop]
+        places = tuple(map(self._place, chosen))
         return TextObjective(
-            tuple(map(self._place, chosen)),
+            places,
             "".join(each.text for each in chosen),
             self.box(start, stop),
             self._share(start, stop),
+            float(mean_log_odds(places, self.scores[None])[0]),
             self.text if len(chosen) < len(self.characters) else None,
             self.writers,
         )
@@ -527,7 +577,7 @@ class RecogniserKind(Kind):
         names, blank = self.charset(context.reader)
         scores = np.asarray(raw[STEPS][0], np.float64)
         found = decode(scores, blank, names)
-        return Reading(found, len(scores), context.geometry, names is not None, self.nodes)
+        return Reading(found, scores, context.geometry, names is not None, self.nodes)
 
     def charset(self, reader: Reader) -> tuple[tuple[str, ...] | None, int]:
         """Return what the classes are called, None where that is not known, and the blank.
@@ -578,15 +628,6 @@ def find(facts: ModelFacts) -> RecogniserKind | None:
         return None
     known = known_labels(facts.metadata, facts.model.folder)
     return RecogniserKind(*found, [each.labels for each in known if each.labels])
-
-
-def _cotangent(places: Sequence[Place], scores: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """Return 1 at the best step of each place, in each row's shape [T, K]."""
-    cotangent = np.zeros(scores.shape, np.float32)
-    for place in places:
-        _, steps = place.best(scores)
-        cotangent[np.arange(len(scores)), steps, place.column] += 1
-    return cotangent
 
 
 def _recogniser_of(reader: Reader) -> RecogniserKind:
