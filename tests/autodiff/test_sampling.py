@@ -100,6 +100,23 @@ def test_roi_align(check, spread, opset, extra, ratio, is_open):
     check(node, spread(2, 4, 5, 6), constants, opset=opset, dims=dims, step=0.5)
 
 
+def test_roi_align_without_regions(check, spread):
+    """As on a level of a pyramid where no region falls, beside one where some do."""
+    attributes = {"output_height": 2, "output_width": 3, "sampling_ratio": 2}
+    nodes = [
+        helper.make_node("RoiAlign", ["x", "none", "of_none"], ["empty"], **attributes),
+        helper.make_node("RoiAlign", ["x", "some", "of_some"], ["full"], **attributes),
+        helper.make_node("Concat", ["empty", "full"], ["y"], axis=0),
+    ]
+    constants = {
+        "none": np.zeros((0, 4)),
+        "of_none": np.zeros(0, np.int64),
+        "some": np.array([[0.3, 0.7, 4.2, 5.1]]),
+        "of_some": np.array([1]),
+    }
+    check(nodes, spread(2, 3, 5, 6), constants, opset=16, step=0.5)
+
+
 def test_roi_align_with_respect_to_the_regions(check, spread):
     node = helper.make_node(
         "RoiAlign", ["image", "x", "batch"], ["y"], output_height=2, output_width=2

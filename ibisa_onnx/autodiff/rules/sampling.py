@@ -7,7 +7,7 @@ and what differentiates those gives the gradient of the image and of the positio
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -22,11 +22,12 @@ rules = Rules()
 
 @dataclass(frozen=True)
 class _Taps:
-    """Pixels along one axis, [..., taps]: where, how much each counts, and the axis's length."""
+    """Pixels along one axis, [..., count]: where, how much each counts, and the axis's length."""
 
     index: str
     weight: str
     side: str
+    count: int
 
 
 @rules.expand("GridSample")
@@ -73,14 +74,15 @@ def _roi_align(tape: Tape, node: Node) -> Sequence[str]:
     inside = tape.op("Mul", inside, tape.op("Unsqueeze", inside_columns, tape.ints(1, 3)))
     values = tape.op("Mul", values, inside)  # [regions, rows, columns, C]
     ratio = node.attribute("sampling_ratio")
-    split = tape.ints(0, cells[0], ratio, cells[1], ratio, -1)
+    inner = tape.ints(0, cells[0], ratio, cells[1], ratio)
+    split = tape.op("Concat", inner, tape.side(x, 1), axis=0)  # no -1: there may be no regions
     mean = tape.op("ReduceMean", tape.op("Reshape", values, split), tape.ints(2, 4), keepdims=0)
     return [tape.op("Transpose", mean, perm=[0, 3, 1, 2])]
 
 
 def _unsqueezed(tape: Tape, taps: _Taps, axis: int) -> _Taps:
     index, weight = (tape.op("Unsqueeze", v, tape.ints(axis)) for v in (taps.index, taps.weight))
-    return _Taps(index, weight, taps.side)
+    return replace(taps, index=index, weight=weight)
 
 
 def _regular(
@@ -228,7 +230,7 @@ def _taps(tape: Tape, at: str, side: str, like: str, mode: str, padding: str) ->
         place = _reflected(tape, place, real, like, aligned=padding.endswith("aligned"))
     end = tape.op("Sub", real, tape.scalar(1.0, like))
     place = tape.op("Min", tape.op("Max", place, tape.scalar(0.0, like)), end)
-    return _Taps(tape.op("Cast", place, to=onnx.TensorProto.INT64), weight, side)
+    return _Taps(tape.op("Cast", place, to=onnx.TensorProto.INT64), weight, side, len(parts))
 
 
 def _linear(tape: Tape, fraction: str, like: str) -> list[str]:
@@ -272,9 +274,11 @@ def _sample(tape: Tape, rows: str, image: str, taps: Sequence[_Taps], rank: int)
 
     `rows` are the pixels of all images, [images * sides, C].
     """
-    flat, behind, before = tape.ints(*[0] * rank, -1), tape.ints(-1), tape.ints(-2)
+    behind, before, count = tape.ints(-1), tape.ints(-2), taps[0].count
     index, weight, pixels = taps[0].index, taps[0].weight, taps[0].side
     for tap in taps[1:]:
+        count *= tap.count
+        flat = tape.ints(*[0] * rank, count)  # no -1: there may be no places
         index = tape.op("Mul", tape.op("Unsqueeze", index, behind), tap.side)
         index = tape.op("Add", index, tape.op("Unsqueeze", tap.index, before))
         pair = tape.op("Unsqueeze", weight, behind), tape.op("Unsqueeze", tap.weight, before)
