@@ -6,54 +6,80 @@ masked image keeps the answer costs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial, reduce
+from itertools import pairwise
 
+import numpy as np
 import onnx
 
 from ibisa_onnx.autodiff.driver import ExtraOutput
 from ibisa_onnx.autodiff.tape import Tape
 from ibisa_onnx.errors import GradientError
-from ibisa_onnx.gradients.layer import last_of_side, spatial_tensors
+from ibisa_onnx.gradients.layer import FeatureMaps, SpatialTensor, feature_maps, last_of_side
 from ibisa_onnx.models.onnx_session import DeployedModel
 
 _STRIDE = 16  # input pixels a feature: deep enough to tell objects, and twice as fine as the last
 _DEPTH = 1 / 3  # of the layers, at least: a transformer's patches tell no objects
-_DENSE_STRIDE = 8  # at least, where each place of the output is one of the image
+_DENSE_STRIDE = 8  # at least, where each place of the image is scored
+_PYRAMID_STRIDE = 4  # at least, of its finest level
 
 
-def class_activation_at(tensor: str) -> ExtraOutput:
-    """Return what writes the class activation at a tensor A [N, C, h, w], float32 [N, 2, h, w].
+def class_activation_at(features: Sequence[SpatialTensor]) -> ExtraOutput:
+    """Return what writes the class activation at features A [N, C, h, w], float32 [N, 2, h, w].
 
     With c_k = A_k dA_k, what channel k contributes at a place (dA is A's cotangent), that is first
     sum_k c_k, of which HiResCAM shows what is positive (Draelos and Carin, arXiv 2011.08891, eq.
     5): it knows what speaks against the answer. Then sum_k max(c_k, 0), which for features that are
     not negative is LayerCAM's (Jiang et al., IEEE TIP 30, 2021, eq. 6 and 7): it hardly changes
-    when the image does. Nothing is written where the tensor has no cotangent.
+    when the image does. Of a pyramid the maps of all levels are added, each spread over the
+    places of the finest that it covers. Nothing is written where no cotangent arrives.
     """
+    finest = max(features, key=lambda each: each.side)
 
     def write(tape: Tape, cotangent_of: Callable[[str], str | None]) -> str | None:
-        cotangent = cotangent_of(tensor)
-        if cotangent is None:
-            return None
-        # Cast first: in half precision the sum over channels may overflow.
-        slope, features = (
-            tape.op("Cast", each, to=onnx.TensorProto.FLOAT) for each in (cotangent, tensor)
-        )
-        each = tape.op("Mul", slope, features)
-        net, gross = (
-            tape.op("ReduceSum", of, tape.ints(1), keepdims=1)
-            for of in (each, tape.op("Relu", each))
-        )
-        return tape.op("Concat", net, gross, axis=1)
+        levels = [
+            _spread(tape, _contributions(tape, each.name, cotangent), each, finest)
+            for each in features
+            if (cotangent := cotangent_of(each.name)) is not None
+        ]
+        return reduce(partial(tape.op, "Add"), levels) if levels else None
 
     return write
 
 
-def deep_features(model: DeployedModel, outputs: tuple[str, ...], size: tuple[int, int]) -> str:
-    """Return the name of the features whose activation is asked for; empty where there are none.
+def _contributions(tape: Tape, features: str, cotangent: str) -> str:
+    """Write both sums over channels, float32 [N, 2, h, w]."""
+    # Cast first: in half precision the sum over channels may overflow.
+    slope, values = (
+        tape.op("Cast", each, to=onnx.TensorProto.FLOAT) for each in (cotangent, features)
+    )
+    each = tape.op("Mul", slope, values)
+    net, gross = (
+        tape.op("ReduceSum", of, tape.ints(1), keepdims=1) for of in (each, tape.op("Relu", each))
+    )
+    return tape.op("Concat", net, gross, axis=1)
 
-    They are the last ones that all paths go through at the depth where a feature stands for 16
-    pixels, or nearest to it.
+
+def _spread(tape: Tape, sums: str, level: SpatialTensor, finest: SpatialTensor) -> str:
+    """Write the sums of a level at the places of the finest, so that their total stays."""
+    if (level.height, level.width) == (finest.height, finest.width):
+        return sums
+    rows = tape.op("Shape", sums, start=0, end=2)
+    sides = tape.op("Concat", rows, tape.ints(finest.height, finest.width), axis=0)
+    resized = tape.op("Resize", sums, None, None, sides, mode="linear")
+    share = level.height * level.width / (finest.height * finest.width)
+    return tape.op("Mul", resized, tape.constant(np.array(share, np.float32)))
+
+
+def deep_features(
+    model: DeployedModel, outputs: tuple[str, ...], size: tuple[int, int]
+) -> tuple[SpatialTensor, ...]:
+    """Return the features whose activation is asked for: a bottleneck, or else a pyramid's levels.
+
+    A bottleneck are the last features that all paths go through at the depth where a feature stands
+    for 16 pixels, or nearest to it. Where there is none, as in detectors with a feature pyramid,
+    all paths go through maps of several resolutions together. None: there is neither.
 
     Parameters
     ----------
@@ -63,14 +89,38 @@ def deep_features(model: DeployedModel, outputs: tuple[str, ...], size: tuple[in
         Height and width of the model's input.
     """
     if len(outputs) != 1:
-        return ""
+        return ()
     try:
-        tensors = spatial_tensors(model, outputs[0], size)
+        maps = feature_maps(model, outputs[0], size)
     except GradientError:  # shapes that cannot be told; the gradient needs none
-        return ""
-    deep = [each for each in tensors if each.bottleneck and each.depth >= _DEPTH]
-    fitting = [each for each in deep if each.name not in outputs]
-    if any(each.name in outputs for each in tensors):
+        return ()
+    fitting = [
+        each
+        for each in maps.tensors
+        if each.bottleneck and each.depth >= _DEPTH and each.name in maps.mixed
+    ]
+    if maps.tensors and maps.tensors[-1].name not in maps.mixed:
         fitting = [each for each in fitting if each.side <= max(size) / _DENSE_STRIDE]
     chosen = last_of_side(fitting, max(size) / _STRIDE)
-    return chosen.name if chosen else ""
+    return (chosen,) if chosen else _pyramid(maps, max(size) / _PYRAMID_STRIDE)
+
+
+def _pyramid(maps: FeatureMaps, most: float) -> tuple[SpatialTensor, ...]:
+    """Return the levels of a backbone's feature pyramid, none of more places a side than `most`.
+
+    That are maps that all paths go through together, each coarser one the deeper: the last such
+    ones of those with the most levels. Later on, where levels are mixed, and in the heads, the
+    coarser maps are not the deeper ones.
+    """
+    known = {each.name: each for each in maps.tensors}
+    found: tuple[SpatialTensor, ...] = ()
+    for cut in maps.cuts:
+        levels = sorted((known[name] for name in cut), key=lambda each: -each.side)
+        falling = all(
+            fine.side > coarse.side and fine.depth < coarse.depth
+            for fine, coarse in pairwise(levels)
+        )
+        deep = levels[-1].depth >= _DEPTH and levels[0].side <= most
+        if falling and deep and cut <= maps.mixed and len(levels) >= max(2, len(found)):
+            found = tuple(levels)
+    return found

@@ -76,10 +76,28 @@ def deployed(model: ImageModel, what: str) -> DeployedModel:
     return model
 
 
-def spatial_tensors(
-    model: DeployedModel, output: str, size: tuple[int, int]
-) -> tuple[SpatialTensor, ...]:
-    """Return all float tensors [N, C, h, w] between an image and an output, in order.
+@dataclass(frozen=True)
+class FeatureMaps:
+    """All float tensors [N, C, h, w] between an image and an output, and how they hang together.
+
+    Attributes
+    ----------
+    tensors
+        In order.
+    cuts
+        What all paths go through together, after each node: names of tensors, all of them maps.
+    mixed
+        Names of those that a layer, a pool or a sum reads later on. The others are what the model
+        says of each place, and no features any more.
+    """
+
+    tensors: tuple[SpatialTensor, ...]
+    cuts: tuple[frozenset[str], ...]
+    mixed: frozenset[str]
+
+
+def feature_maps(model: DeployedModel, output: str, size: tuple[int, int]) -> FeatureMaps:
+    """Return the feature maps between an image and an output.
 
     Four axes do not make one: attention has four, too. So the order of the image's axes is followed
     through the graph. `size` is the image's height and width.
@@ -95,7 +113,8 @@ def spatial_tensors(
     makers: dict[str, str] = {}
     layouts, found = {model.image.name: str(model.image.layout)}, []
     graph = _read(proto, output)
-    bottlenecks = _bottlenecks(graph, model.image.name, output)
+    cuts = _cuts(graph, model.image.name, output)
+    bottlenecks = {name for cut in cuts if len(cut) == 1 for name in cut}
     layers, done = max(1, sum(_is_layer(node) for node in graph.nodes)), 0
     for node in graph.nodes:
         done += _is_layer(node)
@@ -110,7 +129,16 @@ def spatial_tensors(
             sides = _plane(kind if kind.dims else declared.get(name, kind))
             if sides and layout == "NCHW" and name in own:
                 found.append(SpatialTensor(name, *sides, maker, name in bottlenecks, done / layers))
-    return tuple(found)
+    maps = {each.name for each in found}
+    whole = tuple(cut for cut in cuts if cut <= maps)
+    return FeatureMaps(tuple(found), whole, _mixed(graph) & maps)
+
+
+def spatial_tensors(
+    model: DeployedModel, output: str, size: tuple[int, int]
+) -> tuple[SpatialTensor, ...]:
+    """Return the tensors of `feature_maps` alone."""
+    return feature_maps(model, output, size).tensors
 
 
 def _is_layer(node: Node) -> bool:
@@ -118,22 +146,31 @@ def _is_layer(node: Node) -> bool:
     return node.op_type == "Gemm" or any(each in node.op_type for each in ("Conv", "MatMul"))
 
 
-def _bottlenecks(graph: Graph, image: str, output: str) -> frozenset[str]:
-    """Return the tensors that all paths from the image to the output go through.
+def _cuts(graph: Graph, image: str, output: str) -> list[frozenset[str]]:
+    """Return what all paths from the image to the output go through together, after each node.
 
-    The nodes are in order, so such a tensor is, right after the node that makes it, the only one
-    that comes from the image and is still needed. Shapes and conditions do not count.
+    The nodes are in order, so that is, right after a node, what comes from the image and is still
+    needed. Shapes and conditions do not count.
     """
     last = {name: place for place, node in enumerate(graph.nodes) for name in node.uses}
     last[output] = len(graph.nodes)
-    needed, found = {image}, set()
+    needed, found = frozenset({image}), []
     for place, node in enumerate(graph.nodes):
         if not needed.intersection(node.uses):
             continue
-        needed.update(each for each in node.outputs if graph.type(each).elem not in _NO_GRADIENT)
-        needed = {each for each in needed if last.get(each, -1) > place}
-        if len(needed) == 1:
-            found |= needed
+        made = {each for each in node.outputs if graph.type(each).elem not in _NO_GRADIENT}
+        needed = frozenset(each for each in needed | made if last.get(each, -1) > place)
+        found.append(needed)
+    return found
+
+
+def _mixed(graph: Graph) -> frozenset[str]:
+    """Return the names of tensors that a layer, a pool or a sum reads, itself or later on."""
+    found: set[str] = set()
+    for node in reversed(graph.nodes):
+        sums = node.op_type in _POOLS or node.op_type.startswith("Reduce")
+        if sums or _is_layer(node) or found.intersection(node.outputs):
+            found.update(node.uses)
     return frozenset(found)
 
 

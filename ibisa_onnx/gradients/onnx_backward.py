@@ -25,6 +25,7 @@ from ibisa_onnx.errors import (
 from ibisa_onnx.gradients.base import Raw, power_of_two
 from ibisa_onnx.gradients.cache import VARIABLE, GradientCache
 from ibisa_onnx.gradients.class_activation import class_activation_at, deep_features
+from ibisa_onnx.gradients.layer import SpatialTensor
 from ibisa_onnx.gradients.masked_graph import Names, insert_masked_images
 from ibisa_onnx.gradients.masked_images import Floats, MaskedImages
 from ibisa_onnx.gradients.precision import is_quantised, uses_half
@@ -285,7 +286,7 @@ def _derivative(
     known = {tensor.name for tensor in proto.graph.initializer}
     insert_masked_images(proto, model.image, names)
     output = outputs[0] if len(outputs) == 1 else _joined(proto.graph, outputs)
-    features = deep_features(model, outputs, size) if size else ""
+    features = deep_features(model, outputs, size) if size else ()
     derivative = _differentiate(proto, names.mask, output, features)
     if len(outputs) > 1:
         for name in outputs:
@@ -308,7 +309,9 @@ def _joined(graph: onnx.GraphProto, outputs: tuple[str, ...]) -> str:
     return head.op("Concat", *map(head.rows, outputs), axis=1)
 
 
-def _differentiate(model: onnx.ModelProto, mask: str, output: str, features: str) -> Derivative:
+def _differentiate(
+    model: onnx.ModelProto, mask: str, output: str, features: Sequence[SpatialTensor]
+) -> Derivative:
     """Build the two graphs, or say what to do without."""
     extra = class_activation_at(features) if features else None
     try:

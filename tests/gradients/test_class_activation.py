@@ -75,10 +75,15 @@ def test_it_is_what_each_place_contributes() -> None:
     np.testing.assert_allclose(found[0], [net, gross], rtol=1e-4, atol=1e-7)
 
 
+def names(model: DeployedModel, outputs: tuple[str, ...], size: tuple[int, int]) -> list[str]:
+    """The features that are chosen."""
+    return [each.name for each in deep_features(model, outputs, size)]
+
+
 def test_it_is_taken_sixteen_pixels_deep() -> None:
-    assert deep_features(opened(PLAIN), ("scores",), SIZE) == "r3"
+    assert names(opened(PLAIN), ("scores",), SIZE) == ["r3"]
     shallow = f"{downwards(2)} p = GlobalAveragePool (r1) scores = Flatten (p)"
-    assert deep_features(opened(shallow), ("scores",), SIZE) == "r1"
+    assert names(opened(shallow), ("scores",), SIZE) == ["r1"]
 
 
 def test_it_is_taken_where_all_paths_meet() -> None:
@@ -87,7 +92,7 @@ def test_it_is_taken_where_all_paths_meet() -> None:
         f"u = Conv (t, one) v = Relu (u) w = Conv {DOWN} (v, k4) x = Conv {DOWN} (t, k5) "
         "y = Add (w, x) p = GlobalAveragePool (y) scores = Flatten (p)"
     )
-    assert deep_features(opened(body), ("scores",), SIZE) == "t"  # not v, on one path of two
+    assert names(opened(body), ("scores",), SIZE) == ["t"]  # not v, on one path of two
 
 
 def test_patches_of_a_transformer_are_not_deep() -> None:
@@ -98,11 +103,11 @@ def test_patches_of_a_transformer_are_not_deep() -> None:
         "scores = ReduceMean <axes = [1], keepdims = 0> (m3)"
     )
     constants = {"square": np.eye(4, dtype=np.float32), "shape": np.array([0, 4, -1])}
-    assert deep_features(opened(body, **constants), ("scores",), SIZE) == "patches"  # 2 of 6
+    assert names(opened(body, **constants), ("scores",), SIZE) == ["patches"]  # 2 of 6
     more = body.replace("(m3)", "(m5)").replace(
         "scores", "m4 = MatMul (m3, square) m5 = MatMul (m4, square) scores", 1
     )
-    assert deep_features(opened(more, **constants), ("scores",), SIZE) == ""
+    assert names(opened(more, **constants), ("scores",), SIZE) == []
 
 
 def test_shapes_that_are_read_are_no_path() -> None:
@@ -112,20 +117,94 @@ def test_shapes_that_are_read_are_no_path() -> None:
     )
     constants = {"zero": np.array([0]), "minus": np.array([-1])}
     matrix = np.ones((4 * 16, 3), np.float32)
-    assert deep_features(opened(body, matrix=matrix, **constants), ("scores",), SIZE) == "q"
+    assert names(opened(body, matrix=matrix, **constants), ("scores",), SIZE) == ["q"]
 
 
-@pytest.mark.parametrize(("count", "chosen"), [(2, ""), (3, "r2"), (4, "r3")])
-def test_where_each_place_is_scored_it_must_be_deep(count: int, chosen: str) -> None:
+@pytest.mark.parametrize(("count", "chosen"), [(2, []), (3, ["r2"]), (4, ["r3"])])
+def test_where_each_place_is_scored_it_must_be_deep(count: int, chosen: list[str]) -> None:
     head = HEAD.replace("float[n,k] scores", "float[n,k,h,w] scores")
     body = (
         f'{downwards(count)} m = Resize <mode = "linear"> (r{count - 1}, , sides) '
         "scores = Conv (m, one)"
     )
     sides = np.array([1, 1, 2**count, 2**count], np.float32)
-    assert deep_features(opened(body, head, sides=sides), ("scores",), SIZE) == chosen
+    assert names(opened(body, head, sides=sides), ("scores",), SIZE) == chosen
 
 
 def test_of_several_outputs_there_is_none() -> None:
     head = HEAD.replace("(float[n,k] scores)", "(float[n,k] scores, float[n,k,1,1] p)")
-    assert deep_features(opened(PLAIN, head), ("scores", "p"), SIZE) == ""
+    assert names(opened(PLAIN, head), ("scores", "p"), SIZE) == []
+
+
+def pyramid(heads: str) -> str:
+    """Levels of 16, 8 and 4 places a side, the coarser added to the finer ones, and heads."""
+    return (
+        f"{downwards(4)} u2 = Resize (r3, , double) m2 = Add (u2, r2) "
+        f"u1 = Resize (m2, , double) m1 = Add (u1, r1) {heads}"
+    )
+
+
+HEADS = "".join(
+    f"h{n} = Conv ({level}, one) t{n} = Transpose <perm = [0, 2, 3, 1]> (h{n}) "
+    f"s{n} = Reshape (t{n}, rows) "
+    for n, level in enumerate(("m1", "m2", "r3"))
+)
+PYRAMID = pyramid(f"{HEADS} scores = Concat <axis = 1> (s0, s1, s2)")
+SHAPES = {"double": np.array([1, 1, 2, 2], np.float32), "rows": np.array([0, -1, 4])}
+ANCHORS = HEAD.replace("float[n,k] scores", "float[n,a,k] scores")
+
+
+def test_without_a_bottleneck_it_is_taken_of_the_backbones_pyramid() -> None:
+    assert names(opened(PYRAMID, ANCHORS, **SHAPES), ("scores",), SIZE) == ["r1", "r2", "r3"]
+
+
+def test_a_pyramid_with_a_level_as_fine_as_the_image_is_none() -> None:
+    body = f"{PYRAMID.replace('scores =', 'p =')} q = Conv {DOWN} (image, k0) g = Conv (q, one) "
+    body += "t = Transpose <perm = [0, 2, 3, 1]> (g) s = Reshape (t, rows) "
+    body += "scores = Concat <axis = 1> (p, s)"
+    assert names(opened(body, ANCHORS, **SHAPES), ("scores",), SIZE) == []
+
+
+def test_what_a_model_says_of_each_place_are_no_features() -> None:
+    """Each level's scores are read off before the next one is made, as in some SSDs."""
+    level = (
+        "h{0} = Conv (r{0}, one) t{0} = Transpose <perm = [0, 2, 3, 1]> (h{0}) "
+        "s{0} = Reshape (t{0}, rows)"
+    )
+    parts = downwards(4).split(" c")
+    body = " ".join(
+        f"{part if part.startswith('c') else 'c' + part} {level.format(n) if n > 1 else ''}"
+        for n, part in enumerate(parts)
+    )
+    body += " scores = Concat <axis = 1> (s2, s3)"
+    assert names(opened(body, ANCHORS, **SHAPES), ("scores",), SIZE) == ["r2"]
+
+
+def test_of_a_pyramid_the_levels_maps_are_added() -> None:
+    model = opened(PYRAMID, ANCHORS, **SHAPES)
+    kernels = {each.name: numpy_helper.to_array(each) for each in model.proto().graph.initializer}
+    rng = np.random.default_rng(1)
+    image = rng.normal(size=(1, 3, *SIZE)).astype(np.float32)
+    levels = [torch.from_numpy(image)]
+    for number in range(4):
+        kernel = torch.tensor(kernels[f"k{number}"])
+        levels.append(F.relu(F.conv2d(levels[-1], kernel, stride=2, padding=1)))
+        levels[-1].requires_grad_()
+    fine, middle, coarse = levels[2:]
+    mixed = middle + F.interpolate(coarse, scale_factor=2)
+    all_levels = (fine + F.interpolate(mixed, scale_factor=2), mixed, coarse)
+    one = torch.tensor(kernels["one"])
+    heads = [F.conv2d(each, one).permute(0, 2, 3, 1).reshape(1, -1, 4) for each in all_levels]
+    scores = torch.cat(heads, 1)
+    cotangent = rng.normal(size=tuple(scores.shape)).astype(np.float32)
+    slopes = torch.autograd.grad(scores, (fine, middle, coarse), torch.from_numpy(cotangent))
+
+    found = activation(model, MaskedImages(image, np.zeros_like(image)), cotangent)
+    assert found.shape == (1, 2, 16, 16)
+    wanted = torch.zeros(1, 2, 16, 16)
+    for slope, level in zip(slopes, (fine, middle, coarse), strict=True):
+        each = (slope * level).detach()
+        both = torch.stack([each.sum(1), each.clamp(min=0).sum(1)], 1)
+        share = both.shape[-1] ** 2 / 16**2  # so that a level's total stays
+        wanted += share * F.interpolate(both, (16, 16), mode="bilinear")
+    np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-5)
