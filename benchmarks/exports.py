@@ -240,7 +240,7 @@ def _say(*words: str) -> tuple[Result, float]:
 ABOUT = """By `python benchmarks/exports.py`, which `make zoo` runs as well: random weights, the
 usual size, opset {opset}, one processor. *Difference* is the largest one between the scores of the
 file and of its source, over the largest score, on random input and on scenes of the demo, in
-batches of one and of two. *Gradient* is what `run` chose with no flag; the *certificate* is how far
+batches of one and of two. *Gradient* is what `run` chose with no flag; *fidelity* is how far
 its probabilities are from ONNX Runtime's. *Surrogate* is Spearman's correlation between that map
 and the one by the surrogate, *rounding* that with the map of a copy whose weights are shaken by one
 part in ten million: a network of random weights is chaotic, and no surrogate can be held to
@@ -252,7 +252,7 @@ def table(results: dict[str, Result]) -> str:
     """The results in Markdown, with what they come to."""
     good = {name: found for name, found in results.items() if "failure" not in found}
     head = (
-        "| source | opset | difference | top five | gradient | certificate | surrogate "
+        "| source | opset | difference | top five | gradient | fidelity | surrogate "
         "| rounding | export, s | run, s |\n|---|---|---|---|---|---|---|---|---|---|"
     )
     opsets = ", ".join(sorted({str(found["opset"]) for found in good.values()}))

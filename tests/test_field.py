@@ -1,12 +1,18 @@
-"""`benchmarks/field.py`: its proof that a model looks must hold by itself, without any map."""
+"""The field set: the proof that a model looks holds by itself, and a failure stands in its row."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from field import measure, prove, without
-from field_scenes import PLANTED
+from field_exports import EXPORTS
+from field_set.drawing import write
+from field_set.exported import EXPORTED, explained
+from field_set.proof import measure, prove, without
+from field_set.rows import Row, table
+from field_set.scenes import PLANTED
 
 from ibisa_onnx import Explainer, Options
 
@@ -77,3 +83,57 @@ def test_a_planted_truth_is_a_small_part_of_the_picture(name):
     assert masks
     assert all(0 < mask.mean() < 0.5 for mask in masks)
     assert {each.label for each in drawn} <= set(range(len(PLANTED[name].labels)))
+
+
+# 64 boxes; the score of one is how bright its square is, times a gain, and those of others are 0.
+DETECTING = """
+<ir_version: 8, opset_import: ["" : 17]>
+detecting (float[1, 3, 32, 32] image) => (float[1, 64, 4] boxes, float[1, 64, 1] scores)
+<int64[2] starts = {4, 4}, int64[2] ends = {8, 8}, int64[2] axes = {2, 3}>
+{
+    boxes = Identity (places)
+    square = Slice (image, starts, ends, axes)
+    mean = ReduceMean <axes = [1, 2, 3], keepdims = 1> (square)
+    shape = Constant <value_ints = [1, 1, 1]> ()
+    line = Reshape (mean, shape)
+    scores = Mul (gains, line)
+}
+"""
+
+
+def exported_row(tmp_path: Path, gain: float) -> Row:
+    model = onnx.parser.parse_model(DETECTING)
+    corners = np.stack(np.meshgrid(range(0, 32, 4), range(0, 32, 4)), 2).reshape(1, 64, 2)
+    places, gains = np.concatenate([corners, corners + 4], 2), np.zeros((1, 64, 1))
+    gains[0, 9] = gain
+    for name, values in {"places": places, "gains": gains}.items():
+        tensor = onnx.numpy_helper.from_array(values.astype(np.float32), name)
+        model.graph.initializer.append(tensor)
+    path, image = tmp_path / "detecting.onnx", np.full((32, 32, 3), 10, np.uint8)
+    onnx.save(model, path)
+    image[4:8, 4:8] = 250
+    photograph = write(tmp_path / "photograph.png", image)
+    return explained(path, {"preprocessing": "unit"}, photograph)
+
+
+def test_an_exported_file_without_detections_says_so_in_its_row(tmp_path):
+    sure, unsure, none = (exported_row(tmp_path, gain) for gain in (0.9, 0.1, 0.001))
+    assert (sure.answers, sure.passes, sure.where) == (1, "20 + 10", "")
+    assert (unsure.answers, unsure.passes) == (0, "20 + 10")
+    assert "no detection" in unsure.where
+    assert (none.answers, none.passes, none.gradient) == (0, "", "")
+    assert "nothing was detected" in none.where
+    assert all(row.where in table([], [row]) for row in (unsure, none))
+
+
+def test_an_exported_file_that_fails_says_so_in_its_row(tmp_path):
+    path = tmp_path / "broken.onnx"
+    path.write_bytes(b"no model")
+    row = explained(path, {}, tmp_path)
+    assert row.kind == "not opened"
+    assert f"| `broken.onnx` | not opened | 0 |  | {row.where} |" in table([], [row])
+    assert "broken.onnx" in row.where
+
+
+def test_every_exported_file_has_a_script_that_writes_it():
+    assert set(EXPORTS) == set(EXPORTED)

@@ -1,4 +1,4 @@
-"""Pictures for the field set: drawn with a known truth, or as the packages' own readers make them.
+"""Drawn scenes with a known truth, or as the packages' own readers make their pictures.
 
 `PLANTED` holds small classifiers of drawn scenes, each with what it is trained on; `train` writes
 one as an ONNX file within about a minute. The other functions draw what a package's classifier
@@ -10,21 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import cv2
-import matplotlib
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import nn
 
-Pixels = NDArray[np.uint8]
-Mask = NDArray[np.bool_]
+from field_set.drawing import FONTS, INK, Mask, Pixels, fitted, font, resized
 
-_FONTS = ("DejaVuSans.ttf", "DejaVuSans-Bold.ttf", "DejaVuSerif.ttf", "DejaVuSansMono.ttf")
 _TEXT = (
     "the of and a to in is you that it he was for on are as with his they at be this have from or "
     "one had by word but not what all were we when your can said there use an each which she do "
@@ -53,11 +50,6 @@ class Drawn:
     mask: Mask | None = None
 
 
-@lru_cache(maxsize=64)
-def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", name), size)
-
-
 def _texture(rng: np.random.Generator, side: int, coarse: float) -> NDArray[np.float32]:
     """Noise of unit variance, smooth over `coarse` pixels, [side, side]."""
     noise = cv2.GaussianBlur(rng.standard_normal((side, side)).astype(np.float32), (0, 0), coarse)
@@ -83,15 +75,15 @@ def draw_digit(rng: np.random.Generator) -> Drawn:
     """A white digit on black, grey 28 x 28, as of MNIST."""
     digit, side = int(rng.integers(10)), 112
     canvas = Image.new("L", (side, side))
-    font = _font(str(rng.choice(_FONTS)), int(rng.integers(70, 96)))
-    ImageDraw.Draw(canvas).text((side / 2, side / 2), str(digit), 255, font, anchor="mm")
+    chosen = font(str(rng.choice(FONTS)), int(rng.integers(70, 96)))
+    ImageDraw.Draw(canvas).text((side / 2, side / 2), str(digit), 255, chosen, anchor="mm")
     turn = cv2.getRotationMatrix2D((side / 2, side / 2), rng.uniform(-15, 15), 1)
     turn[:, 2] += rng.uniform(-6, 6, 2)
     turn[0, 1] += rng.uniform(-0.2, 0.2)
     image = cv2.warpAffine(np.asarray(canvas), turn, (side, side))
     width = int(rng.integers(1, 6))
     image = cv2.dilate(image, np.ones((width, width), np.uint8))
-    image = cv2.resize(image, (28, 28), interpolation=cv2.INTER_AREA)
+    image = resized(image, (28, 28))
     return Drawn(image, digit, image > 64)
 
 
@@ -102,9 +94,9 @@ def draw_marked_page(rng: np.random.Generator, side: int = 128) -> Drawn:
     """A page of text that carries a ring stamp, a barcode, a signature or a table."""
     page = Image.new("L", (side, side), int(rng.integers(235, 256)))
     draw, ink = ImageDraw.Draw(page), int(rng.integers(0, 80))
-    font = _font(str(rng.choice(_FONTS)), 7)
+    chosen = font(str(rng.choice(FONTS)), 7)
     for y in range(6, side - 8, 9):
-        draw.text((6, y), " ".join(rng.choice(_TEXT.split(), 12)), ink, font)
+        draw.text((6, y), " ".join(rng.choice(_TEXT.split(), 12)), ink, chosen)
     draw.rectangle((side - 6, 0, side, side), page.getpixel((0, 0)))
     label, size = int(rng.integers(4)), int(rng.integers(22, 40))
     left, top = (int(value) for value in rng.integers(4, side - size - 4, 2))
@@ -198,8 +190,8 @@ def _stamped(
     side = len(grey)
     page = Image.new("L", (side, side))
     date = f"{rng.integers(2019, 2026)}-{rng.integers(1, 13):02}-{rng.integers(1, 29):02}"
-    font = _font("DejaVuSansMono.ttf", 8)
-    ImageDraw.Draw(page).text((side - 2, side - 2), date, 255, font, anchor="rb")
+    chosen = font("DejaVuSansMono.ttf", 8)
+    ImageDraw.Draw(page).text((side - 2, side - 2), date, 255, chosen, anchor="rb")
     printed = np.asarray(page).astype(np.float32) / 255
     return grey + (240 - grey) * printed, printed > 0.2
 
@@ -259,7 +251,11 @@ def train(kind: Planted, path: Path, seed: int = 0) -> float:
     with torch.no_grad():
         right = float((network(images).argmax(1) == labels).float().mean())
     axes = {"image": {0: "N"}, "scores": {0: "N"}}
-    names = {"input_names": ["image"], "output_names": ["scores"], "dynamic_axes": axes}
+    names: dict[str, Any] = {
+        "input_names": ["image"],
+        "output_names": ["scores"],
+        "dynamic_axes": axes,
+    }
     torch.onnx.export(network, (images[:1],), path, dynamo=False, opset_version=17, **names)
     return right
 
@@ -306,24 +302,22 @@ def draw_line(rng: np.random.Generator, words: int, turned: bool) -> Drawn:
     """A line of text, grey 192 x 48 (width x height), upright or turned by 180 degrees."""
     line = Image.new("RGB", (768, 192), (255, 255, 255))
     text = " ".join(str(word) for word in rng.choice(_TEXT.split(), words)).capitalize()
-    name, size = str(rng.choice(_FONTS)), 120
-    while _font(name, size).getlength(text) > 720:
-        size -= 2
-    ImageDraw.Draw(line).text((24, 96), text, (20, 20, 20), _font(name, size), anchor="lm")
-    image = cv2.resize(np.asarray(line), (192, 48), interpolation=cv2.INTER_AREA)
-    return Drawn(np.ascontiguousarray(np.rot90(image, 2)) if turned else image, int(turned))
+    chosen = fitted(text, str(rng.choice(FONTS)), 120, 720, step=2)
+    ImageDraw.Draw(line).text((24, 96), text, INK, chosen, anchor="lm")
+    image = resized(np.asarray(line), (48, 192))
+    return Drawn(np.ascontiguousarray(np.rot90(image, 2 * turned)), int(turned))
 
 
 def draw_page(rng: np.random.Generator, quarters: int) -> Drawn:
     """A page with a title and paragraphs, turned clockwise, centred on a white square of 512."""
     page = Image.new("RGB", (370, 512), (255, 255, 255))
-    draw, name = ImageDraw.Draw(page), str(rng.choice(_FONTS))
-    draw.text((30, 24), " ".join(rng.choice(_TEXT.split(), 4)).title(), (0, 0, 0), _font(name, 22))
+    draw, name = ImageDraw.Draw(page), str(rng.choice(FONTS))
+    draw.text((30, 24), " ".join(rng.choice(_TEXT.split(), 4)).title(), (0, 0, 0), font(name, 22))
     y = 70
     while y < 470:
         for _ in range(int(rng.integers(3, 7))):
             text = " ".join(rng.choice(_TEXT.split(), 14))
-            draw.text((30, y), text[: int(rng.integers(44, 50))], (20, 20, 20), _font(name, 12))
+            draw.text((30, y), text[: int(rng.integers(44, 50))], INK, font(name, 12))
             y += 17
         y += 14
     draw.rectangle((340, 0, 370, 512), (255, 255, 255))
