@@ -62,9 +62,10 @@ class Explainer:
     ----------
     model
         The path or the bytes of an ONNX file, a live `onnxruntime.InferenceSession`, or a function
-        from a batch of images to scores; or one that is opened, an `ImageModel`.
+        from a batch of images to scores, or to what its `input_spec` declares; or one that is
+        opened, an `ImageModel`.
     input_spec
-        What a function takes; None for all else.
+        What a function takes and gives; None for all else.
     providers
         Execution providers, by ONNX Runtime's names or their short forms; strict. Empty: CUDA where
         it works, else the CPU.
@@ -84,7 +85,8 @@ class Explainer:
         is read wrongly (see `targets.class_scores.Activation`).
     kind
         What kind of model it is, one of `targets.discovery.KINDS` or "classifier"; None: told by
-        metadata, operators, names and shapes, and where these do not tell by one run on noise.
+        metadata, operators, names and shapes, and where these do not tell by one run on noise (of a
+        function, by the first picture).
     gradient
         "auto", "exact", "surrogate", "forward-only", "finite-difference", "spsa" or "rloo".
     surrogate

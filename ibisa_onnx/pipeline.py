@@ -9,6 +9,7 @@ import logging
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,7 @@ from ibisa_onnx.methods.problem import Problem, Row, check_described
 from ibisa_onnx.methods.stopping import DEADLINE, Control
 from ibisa_onnx.models.base import ImageModel
 from ibisa_onnx.models.environment import versions
+from ibisa_onnx.models.headed import HeadedModel
 from ibisa_onnx.models.passes import PassCounter
 from ibisa_onnx.preprocessing.geometry import Geometry
 from ibisa_onnx.preprocessing.spec import AS_IS, Preprocessing, mean_colour, prepare
@@ -90,10 +92,11 @@ class Pipeline:
         prepared = [prepare(each, self.preprocessing) for each in pictures]
         shared = [self.model.passes.scope() for _ in pictures]
         tensors = [each.tensor for each in prepared]
+        seen = self._seen(tensors, shared)
         names = [name for each in specs for spec in each for name in spec.outputs(self.reader)]
         given = [spec.objective for each in specs for spec in each if isinstance(spec, FixedTarget)]
         nodes = [each for objective in given for each in objective.nodes] + [*self._nodes(specs)]
-        model, answers = self._answers(tensors, names, nodes, shared)
+        model, answers = self._answers(tensors, names, nodes, shared, seen)
         contexts = [self._context(each.geometry, model) for each in prepared]
         bound = self._bind(answers, specs, contexts)
         for objective in (objective for each in bound for objective in each):
@@ -101,7 +104,7 @@ class Pipeline:
         needed = [name for each in bound for objective in each for name in objective.outputs]
         if not set(needed) <= set(names):  # what a target has bound to reads more
             nodes += [each for row in bound for objective in row for each in objective.nodes]
-            model, answers = self._answers(tensors, [*names, *needed], nodes, shared)
+            model, answers = self._answers(tensors, [*names, *needed], nodes, shared, seen)
         rows = [
             Row(
                 objective,
@@ -132,18 +135,41 @@ class Pipeline:
         names: Sequence[str],
         nodes: Sequence[Nodes],
         passes: Sequence[PassCounter],
+        seen: Sequence[Raw],
     ) -> tuple[ImageModel, list[Raw]]:
-        """Push each picture forward alone: a model that has these outputs, and their values."""
+        """Push each picture forward alone: a model that has these outputs, and their values.
+
+        `seen` are the answers of a function, which is not asked again.
+        """
         outputs = tuple(dict.fromkeys(names))
         model = self._exposed.with_outputs(outputs, nodes)
 
         def answer(place: int) -> Raw:
-            raw = model.run(tensors[place], outputs, passes[place])
+            if seen:
+                raw = _with_heads(model, seen[place], outputs)
+            else:
+                raw = model.run(tensors[place], outputs, passes[place])
             for values in raw.values():
                 values.flags.writeable = False  # all that comes after reads them
             return raw
 
         return model, model.map_concurrently(answer, range(len(tensors)))
+
+    def _seen(self, tensors: Sequence[Floats], passes: Sequence[PassCounter]) -> list[Raw]:
+        """Push each picture through a function, whose kind its first answer tells.
+
+        Of a file, which is told by a run on noise, nothing is asked here.
+        """
+        if self.reader.facts.is_deployed:
+            return []
+
+        def see(place: int) -> Raw:
+            return self.model.run(tensors[place], None, passes[place])
+
+        seen = self.model.map_concurrently(see, range(len(tensors)))
+        for raw in seen:
+            self.reader.see(raw)
+        return seen
 
     def _nodes(self, specs: Sequence[Sequence[TargetSpec]]) -> tuple[Nodes, ...]:
         """Return the nodes of the model's kind, where a target may read what they make."""
@@ -186,10 +212,11 @@ class Pipeline:
 
     def answers(self, image: Source) -> list[Answer]:
         """Return what the model says of a picture, the surest first, for one forward pass."""
+        prepared = prepare(read_picture(image), self.preprocessing)
+        tensors, passes = [prepared.tensor], [self.model.passes]
+        seen = self._seen(tensors, passes)
         kind = self.reader.kind
-        prepared, names = prepare(read_picture(image), self.preprocessing), kind.outputs()
-        model = self._exposed.with_outputs(names, kind.nodes)
-        raw = model.run(prepared.tensor, names)
+        model, (raw,) = self._answers(tensors, kind.outputs(), kind.nodes, passes, seen)
         return kind.answers(raw, self._context(prepared.geometry, model))
 
     def probabilities(self, image: Source) -> npt.NDArray[np.float64]:
@@ -351,6 +378,12 @@ class Pipeline:
     def _versions(self) -> dict[str, str]:
         """Of Python and packages; looked up once, for that takes as long as some models."""
         return versions()
+
+
+def _with_heads(model: ImageModel, raw: Raw, outputs: Sequence[str]) -> dict[str, Any]:
+    """Return these outputs of an answer, with what nodes make of it."""
+    values = model.completed(raw) if isinstance(model, HeadedModel) else raw
+    return {name: values[name] for name in outputs}
 
 
 def _masked(images: Sequence[Floats], baseline: Baseline, rows: Sequence[int]) -> MaskedImages:

@@ -12,7 +12,7 @@ from ibisa_onnx.metrics import box_region
 from ibisa_onnx.metrics.maps import Region, checked_region
 from ibisa_onnx.pipeline import explained_target
 from ibisa_onnx.targets.contrast import ContrastObjective
-from ibisa_onnx.targets.segmentation import RegionObjective
+from ibisa_onnx.targets.regions import RegionObjective
 
 _HALF = 0.5  # of a pixel, where it belongs to a region
 

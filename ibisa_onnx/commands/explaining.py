@@ -165,7 +165,7 @@ class MethodChoice:
             given = context.get_parameter_source(option) is ParameterSource.COMMANDLINE
             if given and not set(owners) & set(names):
                 flag = f"--{option.replace('_', '-')}"
-                raise click.UsageError(f"{flag} is an option of {' and '.join(owners)} alone")
+                raise click.UsageError(f"{flag} is an option of {', '.join(owners)} alone")
 
     def named(
         self,

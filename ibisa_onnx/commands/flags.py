@@ -29,7 +29,7 @@ _FLAGS = {
             ),
             *("mean", "method", "output", "resize", "scale", "seed", "shorter_side", "size", "std"),
             *("surrogate", "target", "threads", "kind", "pad_value"),
-            *("index", "like", "reduce", "unlike", "versus"),
+            *("at", "index", "like", "reduce", "region", "unlike", "versus"),
             *("classes", "epochs", "held_out", "masks", "opset", "tolerance", "weights"),
         )
     },

@@ -37,7 +37,7 @@ def explanation_text(
         pairs += [("cut short", completion_text(explanation.completion))]
     pairs += [("gradient", f"{certificate.gradient}: {certificate.reason}")]
     if certificate.difference is not None:
-        pairs += [("certificate", _certificate_text(certificate))]
+        pairs += [("fidelity check", _fidelity_text(certificate))]
     pairs += [("cost", f"{cost} on {providers}" if providers else cost)]
     return "\n".join([click.style(head, bold=True), *rows(pairs)])
 
@@ -49,7 +49,7 @@ def completion_text(completion: Completion) -> str:
 
 def _shared_text(certificate: Certificate) -> str:
     """Say which passes a further target of one picture does without."""
-    checked = "" if certificate.difference is None else ", certificate"
+    checked = "" if certificate.difference is None else ", fidelity check"
     return f" (prediction{checked} and baseline came with the first target)"
 
 
@@ -122,8 +122,8 @@ def _sufficiency_text(explanation: Explanation) -> str:
     return f"no part that was tried gives {KEPT:.0%} of that probability (best {best:.1%})"
 
 
-def _certificate_text(certificate: Certificate) -> str:
-    verdict = "holds" if certificate.holds else click.style("does not hold", fg="yellow")
+def _fidelity_text(certificate: Certificate) -> str:
+    verdict = "passed" if certificate.holds else click.style("failed", fg="yellow")
     return (
         f"{verdict}: differs from ONNX Runtime by {certificate.difference:.1e} in probability "
         f"(tolerance {certificate.tolerance:.0e})"

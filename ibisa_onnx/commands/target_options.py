@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 REDUCTIONS = ("mean", "max", "sum")
 _DIRECTIONS = {"raised": "raise", "lowered": "lower", "kept": "keep"}
 _ALL = "all"
+_NO_VALUES = ("--target", "--versus", "--box", "--region", "--text", "--char", "--like")
+"""Flags that ask for something else than a value."""
 
 Sides = tuple[float, float, float, float]
 """Left, top, right and bottom."""
@@ -32,7 +34,7 @@ class _BoxNumber(click.ParamType[int | str]):
         if value == _ALL:
             return _ALL
         if not (str(value).isdecimal() and 0 < len(str(value)) < 7 and int(value) > 0):
-            self.fail(f"{value!r} is no number of a box: 1, 2 ... as inspect lists them, or all")
+            self.fail(f"{value!r} is not the number of a box: give 1, 2 ... or all")
         return int(value)
 
 
@@ -45,7 +47,7 @@ class _Point(click.ParamType[tuple[float, float]]):
         try:
             x, y = (float(part) for part in value.split(","))
         except ValueError:
-            self.fail(f"{value!r} is no point in pixels of the picture: X,Y")
+            self.fail(f"{value!r} is not a point: give X,Y in pixels of the picture")
         return x, y
 
 
@@ -125,9 +127,7 @@ _OPTIONS = (
     click.option(
         "--reduce",
         type=click.Choice(REDUCTIONS),
-        default=REDUCTIONS[0],
-        show_default=True,
-        help="How several numbers become one.",
+        help="How several numbers become one. Default: mean of those of --index.",
     ),
 )
 
@@ -172,21 +172,55 @@ class AskedTargets:
     unlike: str | None = None
     direction: str | None = None
     index: str | None = None
-    reduce: str = REDUCTIONS[0]
+    reduce: str | None = None
 
     def check(self) -> None:
-        """Raise `click.UsageError` where flags do not go together."""
+        """Raise `click.UsageError` where a flag is empty, or flags do not go together."""
+        for flag, value in self._flags.items():
+            if value == "" or (isinstance(value, tuple) and "" in value):
+                raise click.UsageError(f"{flag} is empty; give it a value, or leave it out")
+        self._check_value()
         if self.unlike is not None and self.like is None:
             raise click.UsageError("--unlike goes with --like: what separates the two")
-        if self.direction is not None and len(self.points) > 1:
-            raise click.UsageError("with --raise, --lower or --keep give one --at at most")
         places = [*self.points, *self.regions]
         if places and len(self.words) > 1:
             raise click.UsageError("with --at or --region give one --target at most")
         if self.boxes and self.words and not self.versus:
             raise click.UsageError("give --box or --target, not both; --box N has a class already")
-        if self.index is not None and self.direction is None:
-            raise click.UsageError("--index goes with --raise, --lower or --keep")
+        if self.versus is not None and _ALL in self.boxes:
+            raise click.UsageError("--versus takes one answer: give --box N, not all")
+
+    def _check_value(self) -> None:
+        """Raise `click.UsageError` where a value is asked for, and what is none."""
+        if self.direction is None:
+            for flag in ("--index", "--reduce"):
+                if self._flags[flag] is not None:
+                    raise click.UsageError(f"{flag} goes with --raise, --lower or --keep")
+            return
+        if len(self.points) > 1:
+            raise click.UsageError(f"with --{self.direction} give one --at at most")
+        others = (flag for flag in _NO_VALUES if self._flags[flag])
+        other = next(others, None)
+        if other is not None:
+            raise click.UsageError(
+                f"--{self.direction} asks for a value and {other} for something else; give one"
+            )
+
+    @property
+    def _flags(self) -> dict[str, Any]:
+        """What was given by flag; of what was not, None or nothing."""
+        return {
+            "--target": self.words,
+            "--versus": self.versus,
+            "--box": self.boxes,
+            "--region": self.regions,
+            "--text": self.text,
+            "--char": self.characters,
+            "--like": self.like,
+            "--unlike": self.unlike,
+            "--index": self.index,
+            "--reduce": self.reduce,
+        }
 
     @property
     def several(self) -> bool:

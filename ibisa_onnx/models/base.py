@@ -267,7 +267,7 @@ class ImageModel(ABC):
 
         chunks = (images[start : start + most] for start in range(0, len(images), most))
         columns = zip(*self.map_concurrently(call, chunks), strict=True)
-        return {name: np.concatenate(each) for name, each in zip(names, columns, strict=True)}
+        return {name: joined(each) for name, each in zip(names, columns, strict=True)}
 
     def filled(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Repeat the last of some rows [n, ...] up to the model's batch, where that is fixed."""
@@ -333,6 +333,21 @@ class ImageModel(ABC):
                     f"{self.label} has no output {name!r}; its outputs are: {', '.join(known)}"
                 )
         return known if outputs is None else list(outputs)
+
+
+def joined(parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """Put the values of several calls together, [N, ...].
+
+    Of rows that were selected each call has as many as it found: zeros fill up the shorter ones,
+    which are boxes without a size and with no score.
+    """
+    if len({each.shape[1:2] for each in parts}) > 1:
+        most = max(each.shape[1] for each in parts)
+        parts = [
+            np.pad(each, [(0, 0), (0, most - each.shape[1]), *[(0, 0)] * (each.ndim - 2)])
+            for each in parts
+        ]
+    return np.concatenate(parts)
 
 
 def to_input(images: Images, image: ImageInput) -> npt.NDArray[Any]:

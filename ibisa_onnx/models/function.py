@@ -1,7 +1,8 @@
-"""A function as a model: whatever takes a batch of images and gives scores can be explained.
+"""A function as a model: whatever takes a batch of images and gives numbers can be explained.
 
 A model behind a network, in another framework, or with code around it. It is called as it is, never
-more often than is counted, and what goes wrong inside it is told with its cause.
+more often than is counted, and what goes wrong inside it is told with its cause. It gives class
+scores, or what it declares: boxes, maps, text, vectors (`returned.py`).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ import numpy.typing as npt
 from ibisa_onnx.errors import ModelError, OutputError
 from ibisa_onnx.models.base import ImageModel, Values
 from ibisa_onnx.models.onnx_file import essence
+from ibisa_onnx.models.returned import DeclaredOutputs
 from ibisa_onnx.models.signature import (
     IMAGE_DTYPES,
     Signature,
@@ -28,15 +30,19 @@ from ibisa_onnx.models.signature import (
 )
 
 INPUT, OUTPUT = "images", "scores"
-"""What a function's input and output are called."""
+"""What a function's input is called, and its output unless it declares others."""
+
+Pairs = tuple[tuple[str, tuple[int | str | None, ...]], ...]
+"""Names of outputs, and the shape of each."""
 
 _WANTED = "return one score for each class, floats [N, K]"
+_DECLARE = "; what gives more declares it, as InputSpec(shape, outputs={'boxes': (None, None, 4)})"
 _ONE_BY_ONE = "; where it takes only one image at a time, give InputSpec a batch of 1"
 
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What a function takes: a batch of images, as an ONNX file would declare it.
+    """What a function takes, and what it gives: as an ONNX file would declare it.
 
     Parameters
     ----------
@@ -46,6 +52,10 @@ class InputSpec:
         NumPy's name or type of the values. Images of integers are rounded and clipped.
     layout
         "NCHW" or "NHWC"; None: read from the shape.
+    outputs
+        What it returns by name, with the shape of each, the images first: {"boxes": (None, None,
+        4), "scores": (None, None)}. None is an open side. None: class scores [N, K] alone. It is
+        kept as pairs, so that a spec is a value.
 
     Raises
     ------
@@ -56,9 +66,11 @@ class InputSpec:
     shape: Sequence[int | str | None]
     dtype: npt.DTypeLike = "float32"
     layout: str | None = None
+    outputs: Mapping[str, Sequence[int | str | None]] | Pairs | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", _read_shape(self.shape))
+        object.__setattr__(self, "outputs", _read_outputs(self.outputs, self.shape[0]))
         object.__setattr__(self, "dtype", _read_dtype(self.dtype))
         object.__setattr__(self, "layout", read_layout(self.layout))
 
@@ -71,9 +83,10 @@ class InputSpec:
             The shape is no image's, or does not tell the layout.
         """
         images = TensorInfo(INPUT, str(self.dtype), tuple(self.shape))
-        scores = TensorInfo(OUTPUT, "float32", (self.shape[0], None))
+        shapes = dict(self.outputs or {OUTPUT: (None, None)})
+        outputs = [TensorInfo(n, "float32", (self.shape[0], *s[1:])) for n, s in shapes.items()]
         image = find_image((images,), layout=read_layout(self.layout), model=label)
-        return Signature((images,), (scores,), image)
+        return Signature((images,), tuple(outputs), image)
 
 
 class FunctionModel(ImageModel):
@@ -83,10 +96,11 @@ class FunctionModel(ImageModel):
     ----------
     function
         Takes images, an array of the spec's dtype and layout that it may change, in model space:
-        preprocessing is done. Returns scores [N, K]: an array, a tensor, or lists of numbers. One
-        that is called from several threads is called by them at once.
+        preprocessing is done. Returns scores [N, K], or what the spec declares by name: arrays,
+        tensors, or lists of numbers. One that is called from several threads is called by them at
+        once.
     spec
-        What it takes. A fixed batch is filled up.
+        What it takes and gives. A fixed batch is filled up.
     max_batch
         The most images in one call where the spec leaves the batch open.
     max_concurrency
@@ -119,6 +133,8 @@ class FunctionModel(ImageModel):
         self._classes: int | None = None
         super().__init__(spec.signature(self._name), max_batch, max_concurrency)
         self._identity = identity
+        outputs = self.signature.outputs if spec.outputs is not None else ()
+        self._declared = DeclaredOutputs(self._name, outputs) if outputs else None
 
     @property
     def name(self) -> str:
@@ -141,13 +157,16 @@ class FunctionModel(ImageModel):
             raise ModelError(
                 f"{self._name} failed on a batch of {len(batch)}: {why}{self._advice(len(batch))}"
             ) from error
-        scores = self._scores(returned, len(batch))
-        return dict.fromkeys(outputs, scores)
+        if self._declared is not None:
+            return self._declared.read(returned, len(batch), self._advice(len(batch)))
+        return dict.fromkeys(outputs, self._scores(returned, len(batch)))
 
     def _scores(self, returned: Any, images: int) -> npt.NDArray[Any]:
         """Read what came back as scores [N, K], or say what it is instead."""
         values = self._as_array(returned)
         said = f"{self._name} returned {_described(returned, values)} for {images} image(s)"
+        if isinstance(returned, Mapping):
+            raise OutputError(f"{said}; {_WANTED}{_DECLARE}")
         if values.dtype.kind in "iu" and values.dtype != np.uint8:
             raise OutputError(f"{said}, and integers may be class indices; {_WANTED}")
         if values.ndim == 1:
@@ -210,16 +229,47 @@ def _read_shape(shape: Sequence[int | str | None]) -> tuple[int | str | None, ..
         raise ModelError(f"the shape is {shape!r}; {example}")
     if len(shape) != 4:
         raise ModelError(f"the shape {list(shape)} has {len(shape)} axes; {example}")
+    return _read_sides(shape, "the shape")
+
+
+def _read_sides(shape: Sequence[int | str | None], what: str) -> tuple[int | str | None, ...]:
+    """Return the sides of a shape, whole numbers as Python's own; `what` names it in an error."""
     sides: list[int | str | None] = []
     for side in shape:
         whole = isinstance(side, int | np.integer) and not isinstance(side, bool) and side > 0
         if side is not None and not isinstance(side, str) and not whole:
             raise ModelError(
-                f"the shape {list(shape)} has a side of {side!r}; give a number from 1 up, or None "
+                f"{what} {list(shape)} has a side of {side!r}; give a number from 1 up, or None "
                 "where it is open"
             )
         sides.append(int(side) if isinstance(side, np.integer) else side)
     return tuple(sides)
+
+
+def _read_outputs(outputs: Any, batch: int | str | None) -> Pairs | None:
+    """Return the names of outputs with their shapes; `batch` is how many images are taken."""
+    example = "give each one's shape by its name: {'boxes': (None, None, 4)}"
+    if outputs is None:
+        return None
+    try:
+        given = dict(outputs)
+    except (TypeError, ValueError):
+        raise ModelError(f"outputs is {outputs!r}; {example}") from None
+    found = []
+    for name, shape in given.items():
+        listed = isinstance(shape, Sequence) and not isinstance(shape, str)
+        if not isinstance(name, str) or not name or not listed:
+            raise ModelError(f"outputs has {name!r}: {shape!r}; {example}")
+        sides = _read_sides(shape, f"the shape of {name},")
+        if len(sides) < 2 or (isinstance(sides[0], int) and sides[0] != batch):
+            raise ModelError(
+                f"the shape of {name} is {list(sides)}; its first side is the images': None, and "
+                "others follow, as in (None, 1) for one number"
+            )
+        found.append((name, sides))
+    if not found:
+        raise ModelError(f"outputs is empty; {example}")
+    return tuple(found)
 
 
 def _read_dtype(dtype: npt.DTypeLike) -> str:

@@ -43,7 +43,8 @@ def open_model(
             f"{name_of(model)} is a function; say what it takes, as in "
             "Explainer(function, InputSpec((None, 3, 224, 224)))"
         )
-    given += ["output"] if output else []
+    declares = isinstance(input_spec, InputSpec) and input_spec.outputs is not None
+    given += ["output"] if output and not declares else []
     if function and given:
         raise ModelError(f"{', '.join(given)} cannot be given with a function; leave it out")
     return FunctionModel(model, input_spec)

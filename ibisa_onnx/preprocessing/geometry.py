@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +55,12 @@ class Geometry:
         ):
             share *= (min(want, start + has * scale) - max(0.0, start)) / (has * scale)
         return share
+
+    @property
+    def filled_share(self) -> float:
+        """The share of the model's input that shows the picture, 0..1."""
+        area = (have * scale for have, scale in zip(self.picture, self.scale, strict=True))
+        return self.seen_share * math.prod(area) / math.prod(self.model)
 
     def restore(self, values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Bring a map of the model's input back to the picture.

@@ -396,7 +396,7 @@ def _placement(picture: tuple[int, int], spec: Preprocessing) -> Placement:
 
 
 def _resize_warnings(geometry: Geometry, spec: Preprocessing) -> list[str]:
-    """Say what a guessed resize did to a picture: cut, stretched or enlarged it."""
+    """Say what a guessed resize did to a picture: cut, stretched, enlarged or padded it."""
     fields = [name for name in ("resize", "shorter_side") if spec.is_guess(name)]
     if not fields or (spec.resize not in CROPPING and "resize" not in fields):
         return []
@@ -408,7 +408,9 @@ def _resize_warnings(geometry: Geometry, spec: Preprocessing) -> list[str]:
         side = "width" if wide > high else "height"
         done.append(f"its {side} is stretched {max(wide / high, high / wide):.2f} times")
     if (larger := math.sqrt(high * wide)) > _LEAST_ENLARGEMENT:
-        done.append(f"it is enlarged {larger:.2g} times")
+        done.append(f"it is enlarged {larger:.3g} times")
+    if spec.resize in LETTERBOXES and (margin := 1 - geometry.filled_share) >= _LEAST_CUT:
+        done.append(f"{margin:.0%} of the input is margin")
     if not done:
         return []
     what = "the resize is guessed" if "resize" in fields else "the shorter side is guessed"

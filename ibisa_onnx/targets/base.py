@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from ibisa_onnx.errors import AbsentTargetError, GradientError, TargetError
+from ibisa_onnx.errors import AbsentTargetError, GradientError, OutputError, TargetError
 from ibisa_onnx.io.images import Source
 from ibisa_onnx.preprocessing.geometry import Geometry
 
@@ -33,6 +33,23 @@ Doubles = npt.NDArray[np.float64]
 
 USUAL_BASELINES = ("blur", "mean", "noise")
 """What stands where a picture is hidden, in the order in which they are preferred."""
+
+
+def check_numbers(values: npt.NDArray[Any], *names: str, finite: bool = False) -> None:
+    """Raise `OutputError` where values that are read off these tensors are NaN, or not finite."""
+    bad = ~np.isfinite(values) if finite else np.isnan(values)
+    if bad.any():
+        one = f"output {names[0]} has" if len(names) == 1 else f"outputs {', '.join(names)} have"
+        raise OutputError(
+            f"{one} {'NaN or infinite' if finite else 'NaN'} values for this image; check the "
+            "preprocessing (ibisa-onnx inspect) or the model file"
+        )
+
+
+def wrong_kind(kind: Kind, what: str) -> TargetError:
+    """Return the error that a kind of model has nothing of what was asked for."""
+    why = f" ({kind.reason})" if kind.reason else ""
+    return TargetError(f"the model's kind is {kind.name}, which has no {what}{why}; {kind.may}")
 
 
 def is_point(at: Any) -> bool:
@@ -348,13 +365,13 @@ class Kind(ABC):
             Such a model says nothing of single places.
         """
         raise TargetError(
-            f"the model's kind is {self.name}, which says nothing of single places; {self.may}"
+            f"the model's kind is {self.name}, which says nothing about single places; {self.may}"
         )
 
     @property
     def may(self) -> str:
         """Say what can be asked of such a model."""
-        return f"it can be asked: {', '.join(self.asks)}" if self.asks else "nothing can be asked"
+        return f"ask with {', '.join(self.asks)}" if self.asks else "nothing can be asked"
 
     @abstractmethod
     def answers(self, raw: Raw, context: Context) -> list[Answer]:

@@ -1,4 +1,4 @@
-"""One answer rather than another: a class against a class, also in one box or one region.
+"""One answer rather than another: a class against a class, also in one box, region or character.
 
 With the probabilities p and q of the two, what should be kept is log p / (p + q): for two classes
 of a softmax that is the log-sigmoid of the difference of their logits. Similarities have a contrast
@@ -7,14 +7,14 @@ of their own, in `embedding`.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ibisa_onnx.errors import TargetError
+from ibisa_onnx.errors import AbsentTargetError, TargetError
 from ibisa_onnx.models.head import Head
 from ibisa_onnx.targets.arguments import WordTarget, target_specs
 from ibisa_onnx.targets.base import (
@@ -29,7 +29,10 @@ from ibisa_onnx.targets.base import (
 )
 from ibisa_onnx.targets.boxes import BoxObjective, MatchedObjective
 from ibisa_onnx.targets.detection import DetectorKind
-from ibisa_onnx.targets.segmentation import RegionObjective, SegmenterKind
+from ibisa_onnx.targets.regions import RegionObjective
+from ibisa_onnx.targets.segmentation import SegmenterKind
+from ibisa_onnx.targets.sequence import RecogniserKind
+from ibisa_onnx.targets.text_objectives import CharacterObjective
 
 if TYPE_CHECKING:
     import onnx
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
 
 _INSTEAD = {
     "similarity": "give like= and unlike=",
-    "value": "a value is no probability; explain each, with direction='raise'",
+    "value": "it is no probability; explain each value alone, without versus=",
 }
 
 
@@ -107,18 +110,22 @@ class ContrastObjective(Objective):
         return tuple(dict.fromkeys(it for each in both for it in each.warnings(_own(each, raw))))
 
     def describe(self) -> dict[str, Any]:
-        """Return both, and where the first is."""
+        """Return both, where the first is, and where the second is if that is elsewhere."""
         first, second = self.first.describe(), self.second.describe()
-        names = [said.get("label") or said["caption"] for said in (first, second)]
-        place = {key: first[key] for key in ("number", "box") if first.get(key) is not None}
-        caption = f"{first['caption'] if place else names[0]} rather than {names[1]}"
+        place, other = _place(first), _place(second)
+        other = {} if other == place else other
+        names = [
+            said["caption"] if where else said.get("label") or said["caption"]
+            for said, where in ((first, place), (second, other))
+        ]
         return {
             "kind": "contrast",
-            "caption": caption,
+            "caption": " rather than ".join(names),
             "output": ", ".join(self.outputs),
             "first": first["caption"],
             "second": second["caption"],
             **place,
+            **({"versus": other} if other else {}),
         }
 
     def _difference(self, raw: Raw) -> Doubles:
@@ -135,7 +142,8 @@ class ContrastTarget:
     ----------
     target, versus
         Both as `explain` takes targets, each one answer: classes, or whatever has a probability. Of
-        a detector's box or a segmenter's region, `versus` is another class in the same place.
+        a detector's box or a segmenter's region, `versus` is another class in the same place; of a
+        character, another one there.
     """
 
     target: Any
@@ -166,17 +174,16 @@ class ContrastTarget:
         kinds = [each.describe()["kind"] for each in (first, second)]
         for kind in kinds:
             if kind in _INSTEAD:
-                raise TargetError(f"a {kind} has no contrast; {_INSTEAD[kind]}")
+                raise TargetError(f"a {kind} cannot be contrasted with another: {_INSTEAD[kind]}")
         if kinds[0] != kinds[1]:
             raise TargetError(
                 f"a contrast takes two answers of one kind, and these are a {kinds[0]} and a "
                 f"{kinds[1]}"
             )
         if first == second:
-            raise TargetError(
-                f"target and versus are the same, {first.describe()['caption']}; give another "
-                "versus="
-            )
+            said = first.describe()  # of another picture it may be another answer
+            error = AbsentTargetError if self.target is None or _place(said) else TargetError
+            raise error(f"target and versus are the same, {said['caption']}; give another versus=")
         return [ContrastObjective(first, second)]
 
     def _specs(self) -> list[TargetSpec]:
@@ -188,8 +195,9 @@ class ContrastTarget:
         wanted = () if isinstance(spec, FixedTarget) else spec.outputs(context.reader)
         found = spec.bind({name: raw[name] for name in wanted}, context)
         if len(found) != 1:
+            said = f"target {target!r}" if isinstance(target, str) else "the target"
             raise TargetError(
-                f"target {target!r} means {len(found)} answers; a contrast takes one against one"
+                f"{said} means {len(found)} answers; a contrast takes one against one"
             )
         return found[0]
 
@@ -205,7 +213,7 @@ def _spec(target: Any) -> TargetSpec:
 def _in_its_place(
     first: Objective, versus: TargetSpec, raw: Raw, context: Context
 ) -> Objective | None:
-    """Return the objective of another class in the same box or region.
+    """Return the objective of another class in the same box or region, or of another character.
 
     None where the first is in no one place, or `versus` is more than a class.
     """
@@ -219,7 +227,15 @@ def _in_its_place(
         read = kind.read(raw, context)
         column = read.column(versus.wanted)
         return replace(first, column=column, label=read.name(column))
+    if isinstance(first, CharacterObjective) and isinstance(kind, RecogniserKind):
+        column, label = kind.column(versus.wanted, context.reader)
+        return replace(first, place=replace(first.place, column=column), label=label)
     return None
+
+
+def _place(said: Mapping[str, Any]) -> dict[str, Any]:
+    """Return where an answer is, of its record: a number, a box, or nothing."""
+    return {key: said[key] for key in ("number", "box") if said.get(key) is not None}
 
 
 def _own(objective: Objective, raw: Raw) -> Raw:

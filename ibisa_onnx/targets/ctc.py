@@ -122,12 +122,15 @@ FORMS: dict[str, Callable[[Head, str], str]] = {
 """Nodes from scores [N, T, K] to log-probabilities, by what the scores are."""
 
 
-def find_scores(facts: ModelFacts) -> tuple[StepScores, Blank] | None:
+def find_scores(facts: ModelFacts, *, said: bool = False) -> tuple[StepScores, Blank] | None:
     """Return a model's scores for each step along a line, and the blank; None where it has none.
 
-    The model is run once on noise, as the shape, the values and the blank may need.
+    The model is run once on noise, as the shape, the values and the blank may need. Of a function,
+    which has no graph to tell it, they must be probabilities of each step, unless it was `said`
+    that there are some.
     """
-    table = next(_tables(facts), None) if facts.makers else None
+    tables = _tables(facts) if facts.is_deployed else _returned(facts, said)
+    table = next(tables, None) if facts.makers or not facts.is_deployed else None
     if table is None or not isinstance(table.shape[2], int):
         return None
     values = facts.values([table.name]).get(table.name)
@@ -144,7 +147,7 @@ def find_scores(facts: ModelFacts) -> tuple[StepScores, Blank] | None:
         _usual(facts, paddle=paddle),
         any(each.name == source and len(each.shape) not in (0, 3) for each in facts.outputs),
     )
-    return scores, _blank(values, table.shape[2])
+    return scores, _blank(values, table.shape[2], "noise" if facts.is_deployed else "a picture")
 
 
 def fit_charset(
@@ -193,6 +196,15 @@ def _tables(facts: ModelFacts) -> Iterator[TensorInfo]:
             yield found
 
 
+def _returned(facts: ModelFacts, said: bool) -> Iterator[TensorInfo]:
+    """Yield the only output of a function that has three axes, if it holds probabilities."""
+    found = [each for each in facts.outputs if len(each.shape) == 3]
+    if len(found) == 1:
+        values = facts.values([found[0].name]).get(found[0].name)
+        if said or (values is not None and _form_of(values) != "logits"):
+            yield _measured(found[0].name, facts) or found[0]
+
+
 def _axis(node: onnx.NodeProto, default: int | None) -> int | None:
     """Return a node's attribute of that name; what it is where there is none differs by opset."""
     return next((each.i for each in node.attribute if each.name == "axis"), default)
@@ -227,15 +239,20 @@ def _form(name: str, values: npt.NDArray[Any] | None, facts: ModelFacts) -> tupl
         return str(maker.input[0]), "logits"
     if values is None:
         return name, "probabilities" if ends_in_softmax(name, facts.makers) else "logits"
-    least = float(values.min())
+    return name, _form_of(values)
+
+
+def _form_of(values: npt.NDArray[Any]) -> str:
+    """Tell by their values what scores [..., K] are."""
     if _sums_to_one(values):
-        return name, "probabilities"
-    logarithms = least < 0 and _sums_to_one(np.exp(np.minimum(values, 1).astype(np.float64)))
-    return name, "log-probabilities" if logarithms else "logits"
+        return "probabilities"
+    below = float(values.min()) < 0
+    logarithms = below and _sums_to_one(np.exp(np.minimum(values, 1).astype(np.float64)))
+    return "log-probabilities" if logarithms else "logits"
 
 
-def _blank(values: npt.NDArray[Any] | None, classes: int) -> Blank:
-    """Tell which class is the blank: the first or the last, whichever noise is read as more."""
+def _blank(values: npt.NDArray[Any] | None, classes: int, shown: str) -> Blank:
+    """Tell which class is the blank: the first or the last, whichever is read more in noise."""
     if values is None:
         return _taken(0)
     rows = np.asarray(values, np.float64).reshape(-1, classes)
@@ -246,7 +263,7 @@ def _blank(values: npt.NDArray[Any] | None, classes: int) -> Blank:
     index = classes - 1 if means[-1] > means[0] else 0
     if means.argmax() != index:
         return _taken(index)
-    return Blank(index, f"noise is read as class {index}, so that is the blank")
+    return Blank(index, f"{shown} is mostly read as class {index}, so that is the blank")
 
 
 def _taken(index: int) -> Blank:

@@ -26,7 +26,9 @@ from ibisa_onnx.targets.base import (
     Raw,
     Reader,
     TargetSpec,
+    check_numbers,
     is_point,
+    wrong_kind,
 )
 from ibisa_onnx.targets.boxes import (
     OVERLAP,
@@ -141,7 +143,7 @@ class BoxTarget:
         number = self.number
         whole = isinstance(number, int | np.integer) and not isinstance(number, bool)
         if number is not None and not whole:
-            raise TargetError(f"box {number!r} is no number; give 1, 2 ... as they are listed")
+            raise TargetError(f"box is {number!r}; give its number as inspect lists them, from 1")
         if self.at is not None and not is_point(self.at):
             raise TargetError(f"at is {self.at!r}; give x and y in the picture's pixels")
         if not isinstance(self.confidence, numbers.Real) or not 0 <= self.confidence <= 1:
@@ -179,10 +181,10 @@ class BoxTarget:
                     f"no {kind.class_name(column, context)} was detected; {there}"
                 )
         if self.at is not None:
-            left = [each for each in left if _inside(self.at, found[each].box)]
+            x, y = context.check_point(self.at)
+            left = [each for each in left if _inside((x, y), found[each].box)]
             left.sort(key=lambda each: area(found[each].box))
             if not left:
-                x, y = self.at
                 raise AbsentTargetError(f"nothing was detected at {x:g},{y:g}; {there}")
         if self.number is not None:
             if not 1 <= self.number <= len(found) or self.number - 1 not in left:
@@ -216,15 +218,19 @@ class DetectorKind(Kind):
         return (self.detector,)
 
     def outputs(self) -> tuple[str, ...]:
-        """Name the tensors of boxes and scores."""
-        return self.detector.outputs
+        """Name the tensors of boxes and scores, and what they are made of where that is checked."""
+        checked = self.detector.sources if self.detector.check is not None else ()
+        return *self.detector.outputs, *checked
 
     def target(self, wanted: str | int | None) -> TargetSpec:
         """Return the surest box, of a class where one is named; "all": all boxes."""
         if wanted == "all":
             return BoxTarget(every=True)
         if isinstance(wanted, str) and wanted.lower().startswith("top:"):
-            raise TargetError(f"{wanted} asks for classes; boxes have numbers, and all means all")
+            raise TargetError(
+                f"target {wanted} asks for classes, and a detector gives boxes; "
+                "give one class, or all"
+            )
         return BoxTarget(label=wanted)
 
     def at(self, point: tuple[float, float], wanted: str | int | None = None) -> TargetSpec:
@@ -247,7 +253,16 @@ class DetectorKind(Kind):
     def detections(
         self, raw: Raw, context: Context, confidence: float = CONFIDENCE
     ) -> list[Detection]:
-        """Return what was detected, the surest first: of boxes of one object the best."""
+        """Return what was detected, the surest first: of boxes of one object the best.
+
+        Raises
+        ------
+        OutputError
+            The scores are NaN, or a function's outputs do not hold what it declared.
+        """
+        if self.detector.check is not None:
+            self.detector.check(raw)
+        check_numbers(raw[SCORES], *self.detector.sources)
         places = np.asarray(raw[BOXES][0], np.float64)
         scores = np.asarray(raw[SCORES][0], np.float64)
         columns, best = scores.argmax(1), scores.max(1)
@@ -324,13 +339,13 @@ class DetectorKind(Kind):
     ) -> str:
         """Say what was detected."""
         if not found:
-            return f"nothing was detected with {confidence:.0%} or more"
+            return f"nothing was detected with a score of {confidence:.0%} or more"
         named = [
             f"{number} {self.class_name(each.column, context)} {each.score:.0%}"
             for number, each in enumerate(found[:_NAMED], 1)
         ]
         more = len(found) - len(named)
-        return f"detected are: {', '.join(named)}{f' and {more} more' if more else ''}"
+        return f"detected: {', '.join(named)}{f' and {more} more' if more else ''}"
 
     def _labels(self, context: Context) -> tuple[str, ...] | None:
         """Return the names of the classes; selected rows do not say how many there are."""
@@ -365,7 +380,7 @@ def in_picture(place: Box, geometry: Geometry) -> Box:
 def _detector_of(reader: Reader) -> DetectorKind:
     kind = reader.kind
     if not isinstance(kind, DetectorKind):
-        raise TargetError(f"the model's kind is {kind.name}, without boxes ({kind.reason})")
+        raise wrong_kind(kind, "boxes")
     return kind
 
 

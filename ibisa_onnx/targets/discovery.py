@@ -10,12 +10,14 @@ from collections.abc import Callable
 from ibisa_onnx.errors import OptionError
 from ibisa_onnx.targets import (
     classification,
+    depth,
     detection,
     embedding,
     keypoints,
+    regression,
     segmentation,
     sequence,
-    value,
+    unread,
 )
 from ibisa_onnx.targets.base import Kind, Reader
 from ibisa_onnx.targets.facts import ModelFacts
@@ -27,16 +29,17 @@ KINDS: dict[str, Finder] = {
     "text recogniser": sequence.find,
     "segmenter": segmentation.find,
     "embedder": embedding.find,
-    "regression": value.find,
-    "depth": value.find_depth,
+    "regression": regression.find,
+    "depth": depth.find,
     "keypoints": keypoints.find,
 }
 """By name, in the order in which they are tried; a classifier is what none of them knows."""
 
 _TOLD: dict[str, Finder] = {
+    "text recogniser": lambda facts: sequence.find(facts, said=True),
     "segmenter": lambda facts: segmentation.find(facts, said=True),
     "embedder": embedding.find_told,
-    "regression": value.find_told,
+    "regression": regression.find_told,
 }
 """What also finds a kind where a user says that the model is one."""
 
@@ -61,10 +64,8 @@ def discover(facts: ModelFacts, reader: Reader, wanted: str | None = None) -> Ki
     if wanted is not None and wanted not in (*KINDS, classification.NAME):
         names = ", ".join((*KINDS, classification.NAME))
         raise OptionError(f"kind is {wanted!r}; choose from: {names}")
-    finders = KINDS if facts.is_deployed else {}
-    if wanted is not None:
-        finders = {name: find for name, find in finders.items() if name == wanted}
-    for find in finders.values():
+    finders = [find for name, find in KINDS.items() if wanted in (None, name)]
+    for find in finders:
         found = find(facts)
         if found is not None:
             return found
@@ -72,5 +73,6 @@ def discover(facts: ModelFacts, reader: Reader, wanted: str | None = None) -> Ki
     if told is not None:
         return told
     if wanted is not None and wanted != classification.NAME:
-        raise OptionError(f"kind is {wanted!r}, but no output is like that of one")
-    return classification.ClassifierKind(reader)
+        raise OptionError(f"kind is {wanted!r}, but no output looks like one of that kind")
+    broken = unread.find(facts) if wanted is None else None
+    return broken or classification.ClassifierKind(reader)

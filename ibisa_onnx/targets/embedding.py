@@ -30,6 +30,7 @@ from ibisa_onnx.targets.base import (
     Raw,
     Reader,
     TargetSpec,
+    check_numbers,
 )
 from ibisa_onnx.targets.endings import ends_in_probabilities, has_unit_length
 from ibisa_onnx.targets.facts import ModelFacts
@@ -147,7 +148,7 @@ class SimilarityObjective(Objective):
             return ()
         return (
             f"the {self.caption} is {self.own:.3f}, and {written(self.hidden)} where the picture "
-            "is hidden: as a whole it does not make it similar; the map shows what in it does",
+            "is hidden: as a whole it does not make it similar; the map shows which parts of it do",
         )
 
     def describe(self) -> dict[str, Any]:
@@ -192,8 +193,8 @@ class SimilarityTarget:
         kind = reader.kind
         if not isinstance(kind, EmbedderKind):
             raise TargetError(
-                f"the model is a {kind.name}, and no output is known to be an embedding; name it, "
-                "with output=NAME"
+                f"the model's kind is {kind.name}, and no output is known to be an embedding; name "
+                "one with output="
             )
         return kind.outputs()
 
@@ -239,7 +240,7 @@ class SimilarityTarget:
             given = _rows(context.ask(reference, (output,))[output])[0]
         if len(given) != len(own):
             raise TargetError(
-                f"{name} has {len(given)} numbers, and the embedding {output} has {len(own)}"
+                f"{name} has {len(given)} numbers, but the embedding {output} has {len(own)}"
             )
         length = float(np.linalg.norm(given))
         if not np.isfinite(length) or length <= _SMALLEST:
@@ -279,12 +280,13 @@ class EmbedderKind(Kind):
         if isinstance(wanted, str) and Path(wanted).is_file():
             return SimilarityTarget(like=wanted)
         raise TargetError(
-            f"target {wanted!r} is no class: the model is an embedder and knows none; give a "
-            "picture's path, or like= and unlike="
+            f"target {wanted!r} means nothing here: an embedder has no classes; give a picture "
+            "with like=, or two with like= and unlike="
         )
 
     def answers(self, raw: Raw, context: Context) -> list[Answer]:
         """Return the embedding, with its length."""
+        check_numbers(raw[self._output], self._output, finite=True)
         rows = _rows(raw[self._output])[:1]
         length = float(_lengths(rows)[0])
         details = {"unit": "value", "numbers": rows.shape[1]}
@@ -316,6 +318,8 @@ def find_told(facts: ModelFacts) -> EmbedderKind | None:
         return EmbedderKind(facts.named, f"tensor {facts.named} was said to be")
     found = find(facts)
     vectors = (each.name for each in facts.outputs if _size(each, facts) > 1)
+    if not facts.is_deployed:  # which has declared how many axes there are, if not how many numbers
+        vectors = (each.name for each in facts.outputs if len(each.shape) == 2)
     name = next(vectors, None)
     return found or (None if name is None else EmbedderKind(name, f"output {name} was said to be"))
 
@@ -363,8 +367,8 @@ def _embedding(values: npt.NDArray[Any], output: str) -> Doubles:
     row = _rows(values)[0]
     if values.ndim < 2 or max(values.shape[1:]) != row.size or row.size < 2:
         raise TargetError(
-            f"output {output} is {list(values.shape)}, and no vector [1, D] that stands for the "
-            "picture"
+            f"output {output} is {list(values.shape)}, not one vector [1, D] for the picture; name "
+            "another with output="
         )
     length = float(np.linalg.norm(row))
     if not np.isfinite(length) or length <= _SMALLEST:

@@ -9,7 +9,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ibisa_onnx.models.onnx_graph import origin
+import numpy as np
+import numpy.typing as npt
+
+from ibisa_onnx.models.onnx_graph import TRANSPARENT, origin
 
 if TYPE_CHECKING:
     import onnx
@@ -20,7 +23,10 @@ _SOFTMAX = frozenset({"Softmax", "LogSoftmax", "QLinearSoftmax"})
 _ACTIVATIONS = _SOFTMAX | {"Sigmoid", "HardSigmoid", "QLinearSigmoid"}
 _SAME_VALUES = frozenset({"Identity", "Cast", "Dropout"})
 _RECURRENT = frozenset({"LSTM", "GRU", "RNN", "DynamicQuantizeLSTM"})
-_SELECTING = frozenset({"ArgMax", "ArgMin", "TopK"})
+_INDEXING = frozenset({"ArgMax", "ArgMin"})
+_SELECTING = _INDEXING | {"TopK"}
+RESIZES = frozenset({"Resize", "Upsample"})
+"""Operators that bring maps to another size."""
 _NEAR = 30  # operators; a norm takes some ten
 
 
@@ -51,6 +57,18 @@ def selection(name: str, makers: Makers) -> Selection | None:
     if node.op_type == "ZipMap":
         return Selection("ZipMap", node.input[0], _zip_map_labels(node))
     return Selection(node.op_type, node.input[0]) if node.op_type in _SELECTING else None
+
+
+def indices_of(name: str, dtype: npt.DTypeLike, makers: Makers) -> Selection | None:
+    """Return what class indices in a tensor are chosen from, also in a resized map of them.
+
+    None where it holds none.
+    """
+    node = makers.get(origin(name, makers, TRANSPARENT | RESIZES))
+    if node is None or not node.input:
+        return None
+    whole = node.op_type == "TopK" and np.dtype(dtype).kind in "iu"
+    return Selection(node.op_type, node.input[0]) if whole or node.op_type in _INDEXING else None
 
 
 def ends_in_probabilities(name: str, makers: Makers) -> bool:

@@ -7,8 +7,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ibisa_onnx.caching import BuiltOnce
-from ibisa_onnx.errors import OptionError, OutputError
+from ibisa_onnx.errors import OptionError
 from ibisa_onnx.models.base import ImageModel
+from ibisa_onnx.models.headed import HeadedModel
 from ibisa_onnx.models.onnx_session import DeployedModel
 from ibisa_onnx.targets.base import Nodes
 
@@ -47,10 +48,6 @@ class ExposedModels:
         inner = tuple(dict.fromkeys(name for name in names if name not in self._declared))
         if not inner:
             return self._model
-        if not isinstance(self._model, DeployedModel):
-            raise OutputError(
-                f"{self._model.label} has no output {inner[0]!r}, and nothing inside can be read"
-            )
         known = self._known
         writing = [each for each in nodes if set(inner).difference(known) & set(each.outputs)]
         writers = list({id(each): each for each in writing}.values())
@@ -63,9 +60,13 @@ class ExposedModels:
             for each in writers:
                 each.to_onnx(graph)
 
+        def open_() -> ImageModel:
+            if isinstance(self._model, DeployedModel):
+                return self._model.exposing(inner, write)
+            return HeadedModel(self._model, inner, write)
+
         key = (inner, *map(id, writers))
-        model = self._model
-        return self._open.get(key, lambda: (writers, model.exposing(inner, write)))[1]
+        return self._open.get(key, lambda: (writers, open_()))[1]
 
     @cached_property
     def _known(self) -> frozenset[str]:

@@ -2,7 +2,8 @@
 
 Formats of outputs are told by shapes and values. Where a shape is open, or values matter (are boxes
 corners or centres?), the model is run once on noise: one forward pass, made only when asked for,
-and once for each set of tensors.
+and once for each set of tensors. A function is never run for that, since a call may cost money:
+what it says of the first picture takes the place of the probe.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from ibisa_onnx.models.onnx_session import DeployedModel
 from ibisa_onnx.models.signature import TensorInfo
 from ibisa_onnx.preprocessing.spec import Preprocessing, prepare
 from ibisa_onnx.targets.frontier import before_selection, selects
+from ibisa_onnx.targets.labels import known_labels
 
 if TYPE_CHECKING:
     import onnx
@@ -41,6 +43,8 @@ class ModelFacts:
         Brings the probe to the model, and gives the input's size; None: it is not probed.
     named
         The output or inner tensor that a user named; None: none.
+    labels
+        The names of the classes that a user gave; None: none.
     """
 
     def __init__(
@@ -48,13 +52,14 @@ class ModelFacts:
         model: ImageModel,
         preprocessing: Preprocessing | None = None,
         named: str | None = None,
+        labels: Sequence[str] | None = None,
     ) -> None:
-        self.model, self.named, self._spec = model, named, preprocessing
+        self.model, self.named, self._spec, self._labels = model, named, preprocessing, labels
         self._probed: dict[str, npt.NDArray[Any]] = {}
 
     @property
     def is_deployed(self) -> bool:
-        """Whether ONNX Runtime runs it: a function gives class scores, and is never probed."""
+        """Whether ONNX Runtime runs it, so that it may be probed, and not a function."""
         return isinstance(self.model, DeployedModel)
 
     @property
@@ -66,6 +71,17 @@ class ModelFacts:
     def metadata(self) -> Mapping[str, str]:
         """What the file says of itself."""
         return self.model.metadata
+
+    @property
+    def label_counts(self) -> list[int]:
+        """How many classes the user's labels name, or else each of the model's own."""
+        known = known_labels(self.metadata, self.model.folder)
+        return [len(self._labels)] if self._labels else [len(each.labels) for each in known]
+
+    @property
+    def probed(self) -> Values:
+        """What the model gave so far for noise, by the name of the tensor; nothing is run."""
+        return self._probed
 
     @property
     def batch(self) -> int | str | None:
@@ -126,13 +142,23 @@ class ModelFacts:
     def values(self, names: Sequence[str]) -> Values:
         """Return what the model gives for noise, by the name of the tensor.
 
-        Without those that cannot be had: no preprocessing, no such tensor, or it does not run. A
-        function is never asked, for that may cost whoever runs it.
+        Of a function it is what it gave for the first picture. Left out is what cannot be had: no
+        preprocessing, no such tensor, no picture yet, or it does not run.
         """
         missing = [name for name in names if name not in self._probed]
         if missing and self._spec is not None and self.is_deployed:
             self._probed |= self._probe(missing)
         return {name: self._probed[name] for name in names if name in self._probed}
+
+    def learn(self, raw: Values) -> bool:
+        """Take a function's answer to a picture, values [1, ...], for what a probe would tell.
+
+        Returns whether anything was learnt: an answer without a row tells nothing, and the next one
+        may.
+        """
+        new = [name for name in raw if name not in self._probed or not self._probed[name].any()]
+        self._probed |= {name: raw[name] for name in new}
+        return bool(new)
 
     def _probe(self, names: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
         """Run the model once on noise, as one call, whatever the shapes of its outputs."""

@@ -12,10 +12,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from ibisa_onnx.errors import TargetError
-from ibisa_onnx.targets.base import Answer, Context, Kind, Objective, Raw, Reader, TargetSpec
+from ibisa_onnx.targets.base import (
+    Answer,
+    Context,
+    Kind,
+    Objective,
+    Raw,
+    Reader,
+    TargetSpec,
+    check_numbers,
+    wrong_kind,
+)
 from ibisa_onnx.targets.facts import ModelFacts
 from ibisa_onnx.targets.labels import find_label
-from ibisa_onnx.targets.value import Direction, Point, ValueObjective, Window, point_of
+from ibisa_onnx.targets.value_objective import Direction, ValueObjective
+from ibisa_onnx.targets.window import Point, Window, point_of
 
 _HEAT = re.compile(r"(?<![a-z])heat_?maps?(?![a-z])", re.IGNORECASE)
 _AROUND = 1  # cells on each side of a peak, by which it may shift
@@ -136,6 +147,7 @@ class KeypointKind(Kind):
 
     def peaks(self, raw: Raw, context: Context) -> list[Peak]:
         """Return the highest place of each heat map, the surest first."""
+        check_numbers(raw[self._output], self._output, finite=True)
         maps = np.asarray(raw[self._output][0], np.float64)
         sides = maps.shape[1], maps.shape[2]
         found = []
@@ -173,7 +185,7 @@ class KeypointKind(Kind):
         labels = context.reader.labels_for(self.joints)
         if labels is None:
             raise TargetError(
-                f"target {wanted!r} is a name, and what the joints are called is not known; "
+                f"target {wanted!r} is a name, and the joints' names are not known; "
                 "give labels=FILE, or a joint's index"
             )
         return find_label(labels, str(wanted))
@@ -197,12 +209,12 @@ def find(facts: ModelFacts) -> KeypointKind | None:
     shape = facts.shape(output.name)
     if shape is None or len(shape) != 4 or min(shape[1:]) < 2:
         return None
-    reason = f"{output.name} {list(shape)} holds {shape[1]} maps, and is called so"
+    reason = f"{output.name} {list(shape)} holds heat maps of {shape[1]} joints, by its name"
     return KeypointKind(output.name, shape[1], reason)
 
 
 def _kind_of(reader: Reader) -> KeypointKind:
     kind = reader.kind
     if not isinstance(kind, KeypointKind):
-        raise TargetError(f"the model's kind is {kind.name}, without keypoints ({kind.reason})")
+        raise wrong_kind(kind, "keypoints")
     return kind

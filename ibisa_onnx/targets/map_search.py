@@ -20,6 +20,7 @@ import numpy.typing as npt
 from ibisa_onnx.models.onnx_graph import TRANSPARENT, origin
 from ibisa_onnx.models.signature import Layout
 from ibisa_onnx.targets.class_scores import Activation
+from ibisa_onnx.targets.endings import RESIZES
 from ibisa_onnx.targets.labels import known_labels
 from ibisa_onnx.targets.score_maps import ScoreMaps
 
@@ -36,7 +37,6 @@ _FEATURES = re.compile(r"feat|embed|hidden|backbone|fpn|latent|proto")
 _IMAGES = re.compile(r"image|recon|restor|denois|rgb|upscal|super")
 
 _SAME_LAYOUT = frozenset({"Identity", "Cast", "Dropout", "QuantizeLinear", "DequantizeLinear"})
-_RESIZES = frozenset({"Resize", "Upsample"})
 _CHOICES: Mapping[str, int] = {"ArgMax": 0, "TopK": -1}
 """Operators that choose a class, and the axis that they choose along unless they say another."""
 
@@ -106,7 +106,9 @@ def find_maps(facts: ModelFacts, *, said: bool = False) -> tuple[FoundMaps, tupl
     others = {each.maps.name for each in maps} - {best.maps.name}
     warnings = [best.guess] if best.guess else []
     if others:
-        warnings.append(f"{best.maps.name} is read, not {', '.join(sorted(others))}, also maps")
+        warnings.append(
+            f"of several maps {best.maps.name} is read, not {', '.join(sorted(others))}"
+        )
     return best, tuple(warnings)
 
 
@@ -181,11 +183,11 @@ def _candidate(facts: ModelFacts, output: str) -> _Candidate | None:
 
 def _chosen_from(facts: ModelFacts, output: str) -> tuple[str, int, str] | None:
     """Return what an ArgMax (or TopK) chooses an output from, along which axis, and its name."""
-    from onnx import helper
-
-    node = facts.makers.get(origin(output, facts.makers, TRANSPARENT | _RESIZES))
+    node = facts.makers.get(origin(output, facts.makers, TRANSPARENT | RESIZES))
     if node is None or node.op_type not in _CHOICES:
         return None
+    from onnx import helper
+
     said = {each.name: helper.get_attribute_value(each) for each in node.attribute}
     axis = int(said.get("axis", _CHOICES[node.op_type]))
     return origin(node.input[0], facts.makers, _SAME_LAYOUT), axis, str(node.op_type)
@@ -234,7 +236,7 @@ def _fits(grid: tuple[int, int], size: tuple[int, int]) -> bool:
 
 def _activation(facts: ModelFacts, candidate: _Candidate) -> tuple[Activation, str]:
     """Tell how scores become probabilities, and how that is known."""
-    node = facts.makers.get(origin(candidate.tensor, facts.makers, TRANSPARENT | _RESIZES))
+    node = facts.makers.get(origin(candidate.tensor, facts.makers, TRANSPARENT | RESIZES))
     operator = "" if node is None else str(node.op_type)
     several = candidate.classes > 1
     logits = Activation.SOFTMAX if several else Activation.SIGMOID_LOGIT
@@ -310,7 +312,7 @@ def _evidence(facts: ModelFacts, candidate: _Candidate, how: str) -> str | None:
 
 def _is_resized(facts: ModelFacts, tensor: str) -> bool:
     node = facts.makers.get(origin(tensor, facts.makers, _SAME_LAYOUT))
-    return node is not None and node.op_type in _RESIZES
+    return node is not None and node.op_type in RESIZES
 
 
 def _task(facts: ModelFacts) -> str:

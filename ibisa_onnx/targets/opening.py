@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from ibisa_onnx.errors import OptionError
 from ibisa_onnx.models.base import ImageModel
 from ibisa_onnx.preprocessing.resolve import (
     Overrides,
@@ -18,6 +19,7 @@ from ibisa_onnx.preprocessing.resolve import (
     settle_preprocessing,
 )
 from ibisa_onnx.preprocessing.spec import Preprocessing
+from ibisa_onnx.targets.discovery import KINDS
 from ibisa_onnx.targets.reader import Labels, OutputReader
 
 
@@ -60,7 +62,12 @@ def open_reader(
     reader = read(resolved)
     if not resolved.spec.is_guess("mean", "resize", "channel_order"):
         return resolved, reader
-    found = reader.kind
+    try:
+        found = reader.kind
+    except OptionError:
+        if reader.facts.is_deployed or kind not in KINDS:
+            raise
+        return resolved, reader  # the first picture may tell more of a function
     if not found.preprocessing:
         return resolved, reader
     resolved = settle(Usual(f"usual for {found.family}", found.preprocessing))

@@ -84,9 +84,14 @@ class OutputKinds:
         return len(output.shape) > 1 and len(sides) <= 1 and not self.is_beside_boxes(output)
 
     def is_beside_boxes(self, output: TensorInfo) -> bool:
-        """Tell whether another output has four numbers for each of this one's."""
+        """Tell whether another output has four numbers for each of this one's.
+
+        Where they are any number of each, they are taken to be as many.
+        """
         sides = [side for side in output.shape[1:] if isinstance(side, int) and side != 1]
-        return any(sides == [each.shape[1]] for each in self.outputs if _holds_boxes(each))
+        boxes = [each.shape[1] for each in self.outputs if _holds_boxes(each)]
+        is_open = len(output.shape) == 2 and not isinstance(output.shape[1], int)
+        return any(sides == [n] or (is_open and not isinstance(n, int)) for n in boxes)
 
     def is_sequence(self, output: TensorInfo) -> bool:
         """Tell whether an output holds scores for each step along a line of text.
@@ -156,19 +161,22 @@ class OutputKinds:
         if not is_tensor(output):
             return "no tensor of numbers", ""
         if self.is_sequence(output):
-            return "a sequence of scores: text recognition", ""
+            return "scores for each step of a line, as text recognisers give", ""
         spatial = len(output.shape) == 4 or (len(output.shape) == 3 and "int" in output.dtype)
         if "int" in output.dtype:
             if not spatial:
                 return "class indices", "the scores before the ArgMax"
             return (
-                "a class index for each pixel, a segmenter's",
+                "a class index for each pixel, as segmenters give",
                 "the scores before the ArgMax, averaged over the pixels",
             )
         if spatial:
-            return "scores for each pixel, a segmenter's", "each class's mean score over the pixels"
+            return (
+                "numbers for each pixel, as segmenters give",
+                "each class's mean score over the pixels",
+            )
         if len(output.shape) == 3:
-            return "rows of values, a detector's", "each class's largest score over the rows"
+            return "rows of numbers, as detectors give", "each class's largest score over the rows"
         return "", ""
 
 

@@ -86,15 +86,22 @@ class OutputReader:
             read_activation(activation)
         self._model, self._wanted, self._activation = model, output, activation
         self._kind = kind
-        self.facts = ModelFacts(model, preprocessing, output)
         self._given = None if labels is None else _as_labels(labels)
+        self.facts = ModelFacts(model, preprocessing, output, self._given)
+        self._found_kind: Kind | None = None
         self._known = known_labels(model.metadata, model.folder) if labels is None else []
         first, _ = choose_labels(self._known, None)
         self.labels = first.labels if first else self._given
         self.output: ClassScores | None = None
-        self.warnings: list[str] = []
+        self._warnings: list[str] = []
 
-    @cached_property
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a user must know of how outputs are read."""
+        of_kind = () if self._found_kind is None else self._found_kind.warnings
+        return (*of_kind, *self._warnings)
+
+    @property
     def kind(self) -> Kind:
         """What kind of model it is.
 
@@ -105,13 +112,19 @@ class OutputReader:
         OptionError
             The user said a kind that it cannot be.
         """
-        from ibisa_onnx.targets.classification import NAME
-        from ibisa_onnx.targets.discovery import discover
+        if self._found_kind is None:
+            from ibisa_onnx.targets.classification import NAME
+            from ibisa_onnx.targets.discovery import discover
 
-        scores = self._wanted is not None or self._activation is not None
-        found = discover(self.facts, self, self._kind or (NAME if scores else None))
-        self.warnings += found.warnings
-        return found
+            scores = self._wanted is not None or self._activation is not None
+            wanted = self._kind or (NAME if scores else None)
+            self._found_kind = discover(self.facts, self, wanted)
+        return self._found_kind
+
+    def see(self, raw: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Learn the kind of a function from all that it says of a picture, values [1, ...]."""
+        if self.facts.learn(raw):
+            self._found_kind = None
 
     def labels_for(self, classes: int | None) -> tuple[str, ...] | None:
         """Return names for so many classes, where somebody gave as many.
@@ -150,7 +163,7 @@ class OutputReader:
             check_scores(self.output.name, raw)
             if not self.output.contradicts(raw):
                 return self.output
-            self.warnings.append(f"that was wrong: {self.output.name} is read anew from here on")
+            self._warnings.append(f"that was wrong: {self.output.name} is read anew from here on")
             name, notes = self.output.name, []
         else:
             chosen, warning = self._search.choose(self._candidates, raws)
@@ -159,7 +172,7 @@ class OutputReader:
         known = self._settle_labels(ClassCount(output.classes, one_score=output.one_score))
         if known and output.one_score and output.activation is Activation.SIGMOID_LOGIT:
             output = replace(output, guess="")  # who names two classes says that there are two
-        self.warnings += filter(None, [*notes, output.guess])
+        self._warnings += filter(None, [*notes, output.guess])
         self.output = output
         return output
 
@@ -205,7 +218,7 @@ class OutputReader:
             self.labels = count.fit(self._given)
             return True
         chosen, warnings = choose_labels(self._found, count)
-        self.warnings += warnings
+        self._warnings += warnings
         usual = BINARY if count.one_score else None
         self.labels = chosen.labels if chosen else usual
         return chosen is not None

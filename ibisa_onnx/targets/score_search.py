@@ -276,7 +276,7 @@ class ScoreSearch:
     def _no_scores(self) -> str:
         """Say that a model is no classifier, what its outputs are, and what would make it one."""
         said = "; ".join(map(self._kinds.describe, self._outputs))
-        problem = f"no output is one score for each class [N, K]: {said}; "
+        problem = f"no output holds one score for each class [N, K]: {said}; "
         if self._kinds.sequences:
             return problem + (
                 "only an objective of your own can explain one of its steps, in Python "
@@ -286,7 +286,8 @@ class ScoreSearch:
         inside = "output= chooses only among such outputs, and target= a class of one; "
         if self._readable:
             example = next(filter(None, map(self._before_arg_max, self._outputs)), "")
-            inside = f"name a tensor inside the model that is{example} (output= with target=), or "
+            inside = f"name a tensor inside the model that is{example} (output= with target=), "
+        inside += "explain one of these numbers (direction='raise' with output= and index=), or "
         return f"{problem}{inside}export the model with one more output: {advice}"
 
     def _before_arg_max(self, output: TensorInfo) -> str:

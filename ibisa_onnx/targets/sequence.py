@@ -1,22 +1,21 @@
-"""Text recognisers: what they read, and the probability that it is still read.
+"""Text recognisers: what they read in a picture, and how it is pointed at.
 
 What is read is the likeliest class of each step along the line, a run of the same counted once,
 without the blanks. Steps lie evenly across the picture, so a character's steps say where it is.
-Where the scores come from is in `ctc`. Decoders that write one character after the other by
-attention have no such steps, and are not known here.
+Where the scores come from is in `ctc`, and what is kept of them in `text_objectives`. Decoders that
+write one character after the other by attention have no such steps, and are not known here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ibisa_onnx.errors import AbsentTargetError, TargetError
-from ibisa_onnx.models.head import Head
 from ibisa_onnx.targets.base import (
     Answer,
     Context,
@@ -27,6 +26,8 @@ from ibisa_onnx.targets.base import (
     Raw,
     Reader,
     TargetSpec,
+    check_numbers,
+    wrong_kind,
 )
 from ibisa_onnx.targets.boxes import Box
 from ibisa_onnx.targets.class_scores import SMALLEST
@@ -34,17 +35,20 @@ from ibisa_onnx.targets.ctc import STEPS, Blank, StepScores, find_scores, fit_ch
 from ibisa_onnx.targets.detection import in_picture
 from ibisa_onnx.targets.facts import ModelFacts
 from ibisa_onnx.targets.labels import check_labels, known_labels
+from ibisa_onnx.targets.text_objectives import (
+    CharacterObjective,
+    Place,
+    TextObjective,
+    mean_log_odds,
+    shortened,
+)
 
 if TYPE_CHECKING:
-    import onnx
-
     from ibisa_onnx.preprocessing.geometry import Geometry
 
 _SHIFT = 1  # steps by which a character may move where pixels are hidden
 _WIDEST = 1.5  # of a character, in distances from one to the next
 _ALONE = 3.0  # steps that a character alone is taken to be wide
-_LEAST_DOUBT = 1e-6  # of a probability near 1, in single precision
-_SHOWN = 40  # characters of a text, in captions and errors
 
 
 @dataclass(frozen=True)
@@ -115,218 +119,6 @@ def _sides(middles: Sequence[float], steps: int) -> list[tuple[float, float]]:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a character may be read: a class, and the steps.
-
-    Attributes
-    ----------
-    column
-        Its class.
-    steps
-        Those at which it was read, and one more on either side: where pixels are hidden it may
-        shift, and is read all the same.
-    """
-
-    column: int
-    steps: tuple[int, ...]
-
-    def best(self, scores: npt.NDArray[Any]) -> tuple[Doubles, npt.NDArray[np.intp]]:
-        """Return the largest log-probability, [N], of scores [N, T, K], and its step."""
-        values = np.asarray(scores[:, list(self.steps), self.column], np.float64)
-        return values.max(1), np.asarray(self.steps)[values.argmax(1)]
-
-    def write(self, head: Head) -> str:
-        """Write it as nodes, [N, 1]."""
-        rows = head.op("Gather", STEPS, head.constant(list(self.steps), np.int64), axis=1)
-        values = head.op("Gather", rows, head.constant([self.column], np.int64), axis=2)
-        return head.largest(values)
-
-
-def mean_log_odds(places: Sequence[Place], scores: npt.NDArray[Any]) -> Doubles:
-    """Return the mean of log p / (1 - p) over characters, [N], of log-probabilities [N, T, K].
-
-    A doubt 1 - p of less than a millionth is rounding, and counts as one.
-    """
-    values = np.stack([each.best(scores)[0] for each in places])
-    odds = values - np.log(np.maximum(-np.expm1(values), _LEAST_DOUBT))
-    return np.asarray(odds.mean(0))
-
-
-@dataclass(frozen=True)
-class CharacterObjective(Objective):
-    """The probability that a character is still read where it was: log p at its best step.
-
-    Attributes
-    ----------
-    place
-        Its class and steps.
-    label
-        What it is; None where the charset is not known.
-    number
-        Which character of the text it is, from 1.
-    text
-        The whole text.
-    box
-        Left, top, right, bottom in the picture's pixels.
-    share
-        The share of the model's input that it covers, in 0..1.
-    writers
-        What makes the tensor of steps.
-    """
-
-    place: Place
-    label: str | None
-    number: int
-    text: str
-    box: Box
-    share: float
-    writers: tuple[Nodes, ...] = field(default=(), repr=False)
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """The tensor of steps."""
-        return (STEPS,)
-
-    @property
-    def nodes(self) -> tuple[Nodes, ...]:
-        """What makes it."""
-        return self.writers
-
-    @property
-    def extent(self) -> float:
-        """The character's share of the model's input."""
-        return self.share
-
-    def score(self, raw: Raw) -> Doubles:
-        """Return log p, [N]."""
-        return self.place.best(raw[STEPS])[0]
-
-    def vjp(self, raw: Raw) -> dict[str, npt.NDArray[np.float32]]:
-        """Return d log p / d steps: 1 at the best of them."""
-        scores = raw[STEPS]
-        cotangent = np.zeros(scores.shape, np.float32)
-        cotangent[np.arange(len(scores)), self.place.best(scores)[1], self.place.column] = 1
-        return {STEPS: cotangent}
-
-    def to_onnx(self, graph: onnx.GraphProto) -> str:
-        """Write log p behind the steps."""
-        return self.place.write(Head(graph))
-
-    def describe(self) -> dict[str, Any]:
-        """Return what it is, of which text, and where."""
-        name = self.label if self.label is not None else f"#{self.place.column}"
-        return {
-            "kind": "character",
-            "caption": f'character {self.number} "{name}" of "{_short(self.text)}"',
-            "output": STEPS,
-            "index": self.place.column,
-            "label": self.label,
-            "number": self.number,
-            "text": self.text,
-            "box": [round(side, 1) for side in self.box],
-        }
-
-
-@dataclass(frozen=True)
-class TextObjective(Objective):
-    """The probability that a text is still read: the geometric mean of its characters'.
-
-    Its score is what is left of their log-odds, their mean less what it is for the picture: log p
-    has no gradient for a character that is surely read, and its sum is ruled by the one that is
-    lost most. With the logarithm of the path's probability over all steps the maps showed the one
-    or two characters that are hardest to read. Of 24 drawn lines (PP-OCRv6) and 12 captchas, the
-    share of the text that is read by the pixels that the map puts first (insertion), and without
-    them (deletion), is
-
-        the mean of                            lines        captchas
-        log p, all steps of the path          .41  .60      .49  .56
-        log p, each character's best step     .50  .55      .57  .44
-        log p of the text, over all paths     .51  .54      .58  .43
-        log-odds, each character's best step  .61  .53      .67  .39
-
-    Attributes
-    ----------
-    places
-        Class and steps of each character.
-    text
-        What they spell.
-    box
-        Left, top, right, bottom in the picture's pixels.
-    share
-        The share of the model's input that it covers, in 0..1.
-    log_odds
-        The mean of the characters' log-odds for the picture, in nats.
-    whole
-        The whole text where that is only a part of it.
-    writers
-        What makes the tensor of steps.
-    """
-
-    places: tuple[Place, ...]
-    text: str
-    box: Box
-    share: float
-    log_odds: float
-    whole: str | None = None
-    writers: tuple[Nodes, ...] = field(default=(), repr=False)
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """The tensor of steps."""
-        return (STEPS,)
-
-    @property
-    def nodes(self) -> tuple[Nodes, ...]:
-        """What makes it."""
-        return self.writers
-
-    @property
-    def extent(self) -> float:
-        """The text's share of the model's input."""
-        return self.share
-
-    def probability(self, raw: Raw) -> Doubles:
-        """Return the geometric mean of the characters' probabilities, [N] in 0..1."""
-        return np.asarray(np.exp(np.mean([it.best(raw[STEPS])[0] for it in self.places], axis=0)))
-
-    def score(self, raw: Raw) -> Doubles:
-        """Return the mean log-odds less what it is for the picture, [N] in nats."""
-        return mean_log_odds(self.places, raw[STEPS]) - self.log_odds
-
-    def vjp(self, raw: Raw) -> dict[str, npt.NDArray[np.float32]]:
-        """Return its derivative, 1 / (1 - p) over their number at the best of each one's steps."""
-        scores, count = raw[STEPS], len(self.places)
-        rows, cotangent = np.arange(len(scores)), np.zeros(scores.shape, np.float32)
-        for place in self.places:
-            value, step = place.best(scores)
-            doubt = -np.expm1(value)
-            slope = np.where(doubt > _LEAST_DOUBT, 1 / np.maximum(doubt, _LEAST_DOUBT), 1)
-            cotangent[rows, step, place.column] += slope / count
-        return {STEPS: cotangent}
-
-    def to_onnx(self, graph: onnx.GraphProto) -> str:
-        """Write the score behind the steps."""
-        head, count = Head(graph), len(self.places)
-        each = head.op("Concat", *(place.write(head) for place in self.places), axis=1)
-        doubt = head.op("Sub", head.constant(1), head.op("Exp", each))
-        odds = head.op("Sub", each, head.log(doubt, _LEAST_DOUBT))
-        mean = head.op("MatMul", odds, head.constant(np.full((count, 1), 1 / count)))
-        return head.op("Sub", mean, head.constant(self.log_odds))
-
-    def describe(self) -> dict[str, Any]:
-        """Return what it spells, and where."""
-        of = "" if self.whole is None else f' of "{_short(self.whole)}"'
-        said: dict[str, Any] = {
-            "kind": "text",
-            "caption": f'text "{_short(self.text)}"{of}',
-            "output": STEPS,
-            "text": self.text,
-            "box": [round(side, 1) for side in self.box],
-        }
-        return said if self.whole is None else said | {"whole": self.whole}
-
-
-@dataclass(frozen=True)
 class TextTarget:
     """What was read, or some of it.
 
@@ -362,7 +154,7 @@ class TextTarget:
         reading = _recogniser_of(context.reader).read(raw, context)
         if not reading.characters:
             raise AbsentTargetError(
-                f"no character is read: all {reading.steps} steps are blank; check the "
+                f"no text was read: all {reading.steps} steps are blank; check the "
                 "preprocessing, or give another picture"
             )
         if self.part is not None:
@@ -370,7 +162,7 @@ class TextTarget:
         elif self.char is not None:
             start, stop = reading.numbered(self.char)
         elif self.at is not None:
-            start, stop = reading.at(self.at)
+            start, stop = reading.at(context.check_point(self.at))
         else:
             start, stop = 0, len(reading.characters)
         if self.every or (stop - start == 1 and self != TextTarget()):
@@ -422,7 +214,7 @@ class Reading:
     def summary(self) -> str:
         """Say what was read."""
         count = len(self.characters)
-        return f'what is read is "{_short(self.text)}", {count} character{"s" * (count != 1)}'
+        return f'the text is "{shortened(self.text)}", {count} character{"s" * (count != 1)}'
 
     def numbered(self, number: int) -> tuple[int, int]:
         """Return where a character begins and ends by its number, from 1; TargetError."""
@@ -436,7 +228,7 @@ class Reading:
         ends = np.cumsum([0, *(len(each.text) for each in self.characters)]).tolist()
         place = self.text.find(part) if part else -1
         if place < 0:
-            raise AbsentTargetError(f'"{_short(part)}" was not read; {self.summary}')
+            raise AbsentTargetError(f'"{shortened(part)}" was not read; {self.summary}')
         start, stop = np.searchsorted(ends, [place + 1, place + len(part)]).tolist()
         return start - 1, stop
 
@@ -447,7 +239,7 @@ class Reading:
             left, top, right, bottom = self.box(number, number + 1)
             if left <= x <= right and top <= y <= bottom:
                 return number, number + 1
-        raise TargetError(f"no character was read at {x:g},{y:g}; {self.summary}")
+        raise AbsentTargetError(f"no character was read at {x:g},{y:g}; {self.summary}")
 
     def box(self, start: int, stop: int) -> Box:
         """Return left, top, right, bottom of characters in the picture's pixels."""
@@ -559,7 +351,9 @@ class RecogniserKind(Kind):
     def at(self, point: tuple[float, float], wanted: str | int | None = None) -> TargetSpec:
         """Return the character at a point."""
         if wanted is not None:
-            raise TargetError(f"give a point or {wanted!r}, not both; one character is at a point")
+            raise TargetError(
+                f"a point means the character there, and target {wanted!r} is given too; give one"
+            )
         return TextTarget(at=point)
 
     def answers(self, raw: Raw, context: Context) -> list[Answer]:
@@ -573,7 +367,10 @@ class RecogniserKind(Kind):
         ------
         TargetError
             The user's labels do not fit.
+        OutputError
+            The scores are NaN.
         """
+        check_numbers(raw[STEPS], self.scores.source)
         names, blank = self.charset(context.reader)
         scores = np.asarray(raw[STEPS][0], np.float64)
         found = decode(scores, blank, names)
@@ -596,8 +393,8 @@ class RecogniserKind(Kind):
             check_labels(labels, classes)
         return None, self.blank.index
 
-    def column(self, wanted: str, reader: Reader) -> int:
-        """Return the class of a character.
+    def column(self, wanted: str | int, reader: Reader) -> tuple[int, str | None]:
+        """Return the class of a character, and what it is; without a charset, of its number.
 
         Raises
         ------
@@ -605,10 +402,17 @@ class RecogniserKind(Kind):
             There is none.
         """
         names, _ = self.charset(reader)
-        if names is None or wanted not in names:
-            why = "the charset is not known" if names is None else "it is not in the charset"
-            raise TargetError(f"there is no class for {wanted!r}: {why}")
-        return names.index(wanted)
+        if names is not None and str(wanted) in names:
+            return names.index(str(wanted)), str(wanted)
+        classes = self.scores.classes
+        if names is None and not isinstance(wanted, str) and 0 <= wanted < classes:
+            return int(wanted), None
+        why = (
+            f"the charset is not known, so give a class, 0 to {classes - 1}, or labels="
+            if names is None
+            else "it is not one character of the charset"
+        )
+        raise TargetError(f"there is no character {wanted!r}: {why}")
 
     def _mismatch(self) -> str:
         """Say where the file's own charset does not fit."""
@@ -621,9 +425,9 @@ class RecogniserKind(Kind):
         )
 
 
-def find(facts: ModelFacts) -> RecogniserKind | None:
-    """Recognise a text recogniser by scores for each step along a line."""
-    found = find_scores(facts)
+def find(facts: ModelFacts, *, said: bool = False) -> RecogniserKind | None:
+    """Recognise a text recogniser by scores for each step along a line; `said`: a user says so."""
+    found = find_scores(facts, said=said)
     if found is None:
         return None
     known = known_labels(facts.metadata, facts.model.folder)
@@ -633,9 +437,5 @@ def find(facts: ModelFacts) -> RecogniserKind | None:
 def _recogniser_of(reader: Reader) -> RecogniserKind:
     kind = reader.kind
     if not isinstance(kind, RecogniserKind):
-        raise TargetError(f"the model's kind is {kind.name}, without text ({kind.reason})")
+        raise wrong_kind(kind, "text")
     return kind
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"

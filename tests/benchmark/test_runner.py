@@ -302,7 +302,7 @@ def test_a_detector_s_boxes_are_compared_and_other_pictures_left_out(
     assert rows[0].target == "box 1: red at 16,8,24,16"
     ((name, error),) = notes.failures
     assert name == "b.png"
-    assert "no red was detected; detected are: 1 green 90%" in str(error)
+    assert "no red was detected; detected: 1 green 90%" in str(error)
     for drise, random in zip(rows[::2], rows[1::2], strict=True):
         for metric in metrics:
             ahead = drise.scores[metric.name] - random.scores[metric.name]

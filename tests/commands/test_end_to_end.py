@@ -134,12 +134,12 @@ def test_boxes_are_listed_drawn_and_explained(cli, assets, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--box", 40], "there is no box 40; detected are: 1 object 100%"),
-        (["--at", "1,1"], "nothing was detected at 1,1; detected are"),
+        (["--box", 40], "there is no box 40; detected: 1 object 100%"),
+        (["--at", "1,1"], "nothing was detected at 1,1; detected:"),
         (["-t", "dog"], "there is no label 'dog'"),
-        (["-t", "top:3"], "top:3 asks for classes; boxes have numbers"),
-        (["--text"], "the model's kind is detector, without text"),
-        (["--char", 1], "the model's kind is detector, without text"),
+        (["-t", "top:3"], "target top:3 asks for classes, and a detector gives boxes"),
+        (["--text"], "the model's kind is detector, which has no text"),
+        (["--char", 1], "the model's kind is detector, which has no text"),
     ],
 )
 def test_what_a_detector_has_not_is_one_line(cli, assets, flags, message):

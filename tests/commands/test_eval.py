@@ -254,7 +254,7 @@ def test_fail_under_decides_the_exit_code_after_the_scores(cli, given, floors, c
         (["-t", "zebra crossing"], 1, "no label"),
         (["-t", "top:2"], 2, "eval measures the maps of one answer to a picture"),
         (["-t", "ball", "-t", "star"], 2, "eval measures the maps of one answer"),
-        (["--box", "1"], 1, "the model's kind is classifier, without boxes"),
+        (["--box", "1"], 1, "the model's kind is classifier, which has no boxes"),
         (["--metric", "insertion (D-RISE)"], 1, "of a detector's box, and none is explained"),
     ],
 )

@@ -169,11 +169,11 @@ def test_the_map_of_a_box_is_made_and_held_against_drise(cli, folder, detector):
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (("--box", 3), 1, "there is no box 3; detected are: 1 red 90%, 2 green 82%"),
+        (("--box", 3), 1, "there is no box 3; detected: 1 red 90%, 2 green 82%"),
         (("--box", "all"), 2, "eval measures the maps of one answer"),
         (("--box", 1, "--box", 2), 2, "eval measures the maps of one answer"),
         (("--box", 1, "--fail-under", "energies=1"), 1, "no metric 'energies'"),
-        (("--box", "0,0,5,5"), 2, "is no number of a box"),
+        (("--box", "0,0,5,5"), 2, "is not the number of a box"),
     ],
 )
 def test_what_is_no_one_box_is_one_line(cli, folder, detector, words, code, said):
@@ -216,7 +216,7 @@ def test_boxes_are_compared_on_the_pictures_that_have_them(cli, folder, detector
     metrics = ("--metric", "insertion (ODAM)", "--metric", "pointing game", "--metric", "energy")
     result = cli(*words, *metrics)
     assert result.code == 1
-    assert "green.png: no red was detected; detected are: 1 green 82%" in result.err
+    assert "green.png: no red was detected; detected: 1 green 82%" in result.err
     record = json.loads(result.out)
     assert (record["pictures"], record["left_out"]) == (2, ["green.png"])
     ours, drise, random = (
@@ -241,3 +241,32 @@ def test_each_box_is_a_benchmark_of_its_own(cli, folder, detector):
         *["box 2: green"] * 6,
     ]
     assert "6 maps were measured before" in result.out
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "said"),
+    [
+        (
+            "detector",
+            ("--box", 1, "--versus", "green"),
+            "green.png: target and versus are the same",
+        ),
+        ("segmenter", ("--region", "mask.png"), "small.png: mask.png is 32 x 32, but the picture"),
+        ("segmenter", ("--region", "16,16,30,30"), "small.png: region 16,16,30,30 is outside"),
+        ("segmenter", ("--at", "20,20"), "small.png: at 20,20 is outside the picture"),
+        ("segmenter", ("-t", "red"), "green.png: there is no red in this picture"),
+    ],
+)
+def test_a_picture_without_the_answer_does_not_end_the_others(
+    request, cli, folder, kind, words, said
+):
+    picture(folder / "z.png", (2, 1, 0), (2, 2, 0))
+    cv2.imwrite(str(folder / "small.png"), np.zeros((16, 16, 3), np.uint8))
+    mask = np.zeros((SIDE, SIDE), np.uint8)
+    mask[16:24, 8:16] = 255
+    cv2.imwrite(str(folder / "mask.png"), mask)
+    pictures, model = ("green.png", "small.png", "z.png"), request.getfixturevalue(kind)
+    result = cli("run", model, *pictures, *QUICK, *words, "-q", "-o", "out")
+    assert result.code == 1
+    assert said in result.err
+    assert "z.ibisa.png" in result.out

@@ -205,7 +205,7 @@ def test_a_further_target_says_why_it_costs_less(cli, fake, photo):
         cli("run", "m.onnx", "a.jpg", "-t", "top:2").out.split("goat (0)")[1].split("(1)")
     )
     assert "first target" not in first
-    assert "(prediction, certificate and baseline came with the first target)" in second
+    assert "(prediction, fidelity check and baseline came with the first target)" in second
 
 
 def test_one_bad_picture_of_several_is_reported_and_the_rest_done(cli, fake, photo, tmp_path):

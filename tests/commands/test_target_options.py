@@ -26,6 +26,10 @@ from ibisa_onnx.commands.target_options import AskedTargets
             {"direction": "keep", "points": ((1.0, 2.0),)},
             [ibisa.ValueTarget("keep", "out", at=(1.0, 2.0))],
         ),
+        (
+            {"direction": "lower", "reduce": "max"},
+            [ibisa.ValueTarget("lower", "out", reduce="max")],
+        ),
         ({"words": ("cat",), "versus": "dog"}, [ibisa.ContrastTarget("cat", "dog")]),
         ({"versus": "5"}, [ibisa.ContrastTarget(None, 5)]),
         ({"boxes": (1,), "versus": "dog"}, [ibisa.ContrastTarget(ibisa.BoxTarget(1), "dog")]),
@@ -65,11 +69,28 @@ def test_whether_there_may_be_several(flags, several):
         {"boxes": (1,), "words": ("cat",)},
         {"points": ((1.0, 2.0),), "words": ("cat", "dog")},
         {"points": ((1.0, 2.0), (3.0, 4.0)), "direction": "raise"},
+        {"reduce": "max"},
+        {"boxes": ("all",), "versus": "dog"},
+        {"boxes": (1,), "direction": "raise"},
+        {"words": ("cat",), "direction": "keep"},
+        {"characters": (1,), "direction": "lower"},
+        {"text": True, "direction": "raise"},
+        {"regions": ("mask.png",), "direction": "raise"},
+        {"like": "a.jpg", "direction": "raise"},
+        {"versus": "dog", "direction": "raise", "index": "0"},
     ],
 )
 def test_what_does_not_go_together(flags):
     with pytest.raises(click.UsageError):
         AskedTargets(**flags).check()
+
+
+@pytest.mark.parametrize("flag", ["--target", "--versus", "--like", "--index"])
+def test_an_empty_word_is_not_taken_for_none(cli, flag):
+    given = ("--raise", flag, "") if flag == "--index" else (flag, "")
+    result = cli("run", "m.onnx", "a.jpg", *given)
+    assert result.code == 2
+    assert f"{flag} is empty" in result.err
 
 
 @pytest.mark.parametrize(

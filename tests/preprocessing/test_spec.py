@@ -235,7 +235,9 @@ class TestGeometry:
             ((112, 112), "stretch", "it is enlarged 2 times"),
             ((128, 128), "shortest", "23% of the picture is cut away and it is enlarged 2 times"),
             ((448, 448), "stretch", None),
-            ((300, 600), "letterbox", None),
+            ((300, 600), "letterbox", "(letterbox): 50% of the input is margin; give resize="),
+            ((300, 600), "letterbox-corner", "50% of the input is margin; give resize="),
+            ((448, 448), "letterbox", None),
         ],
     )
     def test_a_guess_that_changes_what_is_seen_is_said(self, picture, resize, said):

@@ -192,6 +192,22 @@ def test_another_class_in_the_same_box_is_the_rival():
         explainer.explain(shown, ContrastTarget("red", 2))
 
 
+def test_of_two_boxes_both_are_named_and_recorded():
+    explainer = ibisa.Explainer(
+        detector(), preprocessing=UNIT, labels=["red", "green"], threads=1, cache=False
+    )
+    shown = np.zeros((SIDE, SIDE, 3), np.uint8)
+    shown[8:16, 16:24, 0] = 200
+    shown[24:32, 0:8, 0] = 190
+    found = explainer.explain(shown, ContrastTarget(BoxTarget(2), BoxTarget(1)))
+    assert found.target.caption == "box 2: red at 0,24,8,32 rather than box 1: red at 16,8,24,16"
+    assert found.target.details["number"] == 2
+    assert found.target.details["versus"] == {"number": 1, "box": [16, 8, 24, 16]}
+    same = explainer.explain(shown, ContrastTarget(BoxTarget(2), "green"))
+    assert same.target.caption == "box 2: red at 0,24,8,32 rather than green"
+    assert "versus" not in same.target.details
+
+
 @pytest.mark.real
 def test_each_of_two_dogs_is_shown_by_its_contrast_with_the_other(assets: Path):
     explainer = ibisa.Explainer(
@@ -267,11 +283,11 @@ def test_where_either_lives_in_python_alone_nothing_is_written():
         (ContrastTarget("star", "nothing"), "nothing"),
         (
             ContrastTarget(ValueTarget("raise", index=0), ValueTarget("raise", index=1)),
-            "a value has no contrast; a value is no probability; explain each",
+            "a value cannot be contrasted with another: it is no probability; explain each",
         ),
         (
             ContrastTarget(*[SimilarityTarget(output="logits")] * 2),
-            "a similarity has no contrast; give like= and unlike=",
+            "a similarity cannot be contrasted with another: give like= and unlike=",
         ),
         (
             ContrastTarget("star", OnnxObjective(lambda head: head.column("logits", 0), "own")),

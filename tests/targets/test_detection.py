@@ -174,11 +174,11 @@ def faces(assets: Path) -> ibisa.Explainer:
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        (BoxTarget(26), r"there is no box 26; detected are: 1 object 100%, .* and 19 more"),
-        (BoxTarget(at=(2, 2)), "nothing was detected at 2,2; detected are"),
+        (BoxTarget(26), r"there is no box 26; detected: 1 object 100%, .* and 19 more"),
+        (BoxTarget(at=(2, 2)), "nothing was detected at 2,2; detected:"),
         (BoxTarget(label="dog"), "there is no label 'dog'"),
         (BoxTarget(label=5), "class 5 is out of range: classes are 0 to 0"),
-        (BoxTarget(confidence=0.9999), "nothing was detected with 100% or more"),
+        (BoxTarget(confidence=0.9999), "nothing was detected with a score of 100% or more"),
     ],
 )
 def test_what_is_not_there_is_told_with_what_is(
@@ -233,8 +233,8 @@ def test_faces_together_are_the_faces_alone(assets: Path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"number": "1"}, "box '1' is no number"),
-        ({"number": True}, "box True is no number"),
+        ({"number": "1"}, "box is '1'; give its number"),
+        ({"number": True}, "box is True; give its number"),
         ({"at": (1,)}, r"at is \(1,\); give x and y"),
         ({"at": "1,2"}, "at is '1,2'; give x and y"),
         ({"at": (1.0, float("nan"))}, "give x and y"),

@@ -218,7 +218,7 @@ def test_any_vector_inside_a_model_is_an_embedding():
     assert explainer.kind.name == "classifier"
     target = SimilarityTarget(vector(250, 20), output="vector")
     assert share(explainer.explain(picture(230, 230), target), 0) > 0.65
-    with pytest.raises(ibisa.TargetError, match="is a classifier, and no output is known to be"):
+    with pytest.raises(ibisa.TargetError, match="kind is classifier, and no output is known"):
         explainer.explain(picture(230, 230), SimilarityTarget())
 
 
@@ -346,7 +346,7 @@ def test_the_least_similar_baseline_is_nothing():
     alike = objective.calibrated(raw, {"e": np.array([[0.9, 0.1], [1.0, 0.0]])})
     assert alike.warnings(raw) == (
         "the similarity to a.jpg is 0.800, and 0.994 to 1 where the picture is hidden: as a whole "
-        "it does not make it similar; the map shows what in it does",
+        "it does not make it similar; the map shows which parts of it do",
     )
 
 
@@ -358,11 +358,11 @@ def test_the_least_similar_baseline_is_nothing():
     [
         (SimilarityTarget(np.zeros(16)), "the embedding of a reference is 0 and has no direction"),
         (SimilarityTarget(np.full(16, np.nan)), "of a reference is NaN or infinite"),
-        (SimilarityTarget(np.ones(8)), "a reference has 8 numbers, and the embedding embedding ha"),
+        (SimilarityTarget(np.ones(8)), "a reference has 8 numbers, but the embedding embedding ha"),
         (SimilarityTarget(vector(9, 9), unlike=2 * vector(9, 9)), "a reference and another refere"),
         (SimilarityTarget(unlike=picture(230, 230)), "the picture and another reference are the s"),
-        ("cat", "target 'cat' is no class: the model is an embedder and knows none"),
-        (3, "target 3 is no class"),
+        ("cat", "target 'cat' means nothing here: an embedder has no classes"),
+        (3, "target 3 means nothing here: an embedder has no classes"),
     ],
 )
 def test_a_reference_that_is_none_is_refused_in_one_line(
@@ -384,7 +384,7 @@ def test_a_reference_that_cannot_be_read_is_told_by_its_path(
 
 
 def test_an_output_that_is_no_vector_is_refused():
-    with pytest.raises(ibisa.TargetError, match=r"output flat is \[1, 3, 2\], and no vector"):
+    with pytest.raises(ibisa.TargetError, match=r"output flat is \[1, 3, 2\], not one vector"):
         _bind("flat", np.ones((1, 3, 2)))
     with pytest.raises(ibisa.OutputError, match="output y is 0 everywhere for this picture"):
         _bind("y", np.zeros((1, 16)))

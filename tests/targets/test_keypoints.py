@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,12 +85,21 @@ def test_a_joint_that_is_not_there_is_refused(explainer: ibisa.Explainer):
     with pytest.raises(ibisa.TargetError, match="joint 2 is out of range: joints are 0 to 1"):
         explainer.explain(picture(), 2)
     nameless = ibisa.Explainer(pose(), preprocessing=UNIT, threads=1, cache=False)
-    with pytest.raises(ibisa.TargetError, match="'hand' is a name, and what the joints are called"):
+    with pytest.raises(ibisa.TargetError, match="'hand' is a name, and the joints' names"):
         nameless.explain(picture(), "hand")
+
+
+def test_heat_that_is_nan_is_no_joint(with_nan: Any):
+    data = with_nan(pose(), "heatmaps")
+    explainer = ibisa.Explainer(data, preprocessing=UNIT, threads=1, cache=False)
+    assert len(explainer.answers(picture())) == 2
+    for ask in (explainer.answers, explainer.explain):
+        with pytest.raises(ibisa.OutputError, match="heatmaps has NaN or infinite values"):
+            ask(np.zeros_like(picture()))
 
 
 def test_maps_of_another_name_are_none():
     other = ibisa.Explainer(pose("scores"), preprocessing=UNIT, threads=1, kind="classifier")
     assert find(ModelFacts(other.model, UNIT)) is None
-    with pytest.raises(ibisa.TargetError, match="the model's kind is unknown, without keypoints"):
+    with pytest.raises(ibisa.TargetError, match="kind is unknown, which has no keypoints"):
         other.explain(picture(), KeypointTarget())

@@ -51,7 +51,10 @@ def test_a_deep_mask_keeps_its_darkest_values(tmp_path: Path):
     ("region", "said"),
     [
         (np.zeros((6, 8)), "region is empty; mark the region with anything but black"),
-        (np.ones((8, 6)), "region is 6 x 8 and the picture 8 x 6; give a mask of its size"),
+        (
+            np.ones((8, 6)),
+            "region is 6 x 8, but the picture is 8 x 6; give a mask",
+        ),
         ((1, 2, np.nan, 4), "give left, top, right, bottom in pixels"),
         (("a", "b", "c", "d"), "give left, top, right, bottom in pixels"),
         (np.ones((1, 1, 6, 8)), r"region is float64 \[1, 1, 6, 8\]; give a mask \[H, W\]"),

@@ -9,9 +9,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from ibisa_onnx.targets.class_scores import Activation
-from ibisa_onnx.targets.regions import Region
+from ibisa_onnx.targets.regions import Region, RegionObjective
 from ibisa_onnx.targets.score_maps import ScoreMaps
-from ibisa_onnx.targets.segmentation import RegionObjective
 
 KINDS = {
     Activation.SOFTMAX: lambda x: x,

@@ -298,7 +298,7 @@ LINE = [
 def test_a_text_recogniser_is_called_one(order: list[int], shape: Any, last: str) -> None:
     nodes = [*LINE, node("Transpose", "row", "t", perm=order), node(last, "t", "y")]
     model = make_model(nodes, [("y", FLOAT, shape)], axis=[2])
-    with pytest.raises(OutputError, match="a sequence of scores: text recognition") as caught:
+    with pytest.raises(OutputError, match="scores for each step of a line") as caught:
         explainer(model).predict(picture())
     for advice in ("output=", "target=", "export", "row"):
         assert advice not in str(caught.value)
@@ -307,7 +307,7 @@ def test_a_text_recogniser_is_called_one(order: list[int], shape: Any, last: str
 def test_a_time_major_answer_to_one_picture_a_call() -> None:
     nodes = [*LINE, node("Transpose", "row", "t", perm=[2, 0, 1]), node("Neg", "t", "y")]
     model = make_model(nodes, [("y", FLOAT, [8, 1, 3])], axis=[2], batch=1)
-    with pytest.raises(OutputError, match="a sequence of scores: text recognition"):
+    with pytest.raises(OutputError, match="scores for each step of a line"):
         explainer(model).predict(picture())
 
 

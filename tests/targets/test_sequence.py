@@ -7,19 +7,16 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import ibisa_onnx as ibisa
 from ibisa_onnx.targets.arguments import PointTarget
+from ibisa_onnx.targets.contrast import ContrastTarget
 from ibisa_onnx.targets.ctc import STEPS, fit_charset
 from ibisa_onnx.targets.detection import BoxTarget
 from ibisa_onnx.targets.sequence import (
-    CharacterObjective,
-    Place,
     RecogniserKind,
-    TextObjective,
     TextTarget,
     decode,
 )
@@ -234,70 +231,11 @@ def test_every_method_explains_it():
 # -- the objectives
 
 
-def objectives() -> list[Any]:
-    places = (Place(1, (0, 1, 2)), Place(2, (2, 3, 4)), Place(1, (5,)))
-    box = (0.0, 0.0, 8.0, 8.0)
-    return [
-        CharacterObjective(places[1], "b", 2, "aba", box, 0.1),
-        TextObjective(places, "aba", box, 0.3, 0.5),
-    ]
-
-
-def log_probabilities(rows: int) -> np.ndarray:
-    logits = np.random.default_rng(3).normal(0, 3, (rows, 6, 4))
-    return (logits - np.logaddexp.reduce(logits, -1, keepdims=True)).astype(np.float32)
-
-
-@pytest.mark.parametrize("objective", objectives(), ids=["character", "text"])
-def test_its_derivative_is_the_numeric_one(objective: Any):
-    steps = log_probabilities(2).astype(np.float64)
-    found = objective.vjp({STEPS: steps})[STEPS]
-    assert (found.shape, found.dtype) == (steps.shape, np.float32)
-    numeric = np.zeros_like(steps)
-    for place in np.ndindex(*steps.shape[1:]):
-        above, below = steps.copy(), steps.copy()
-        above[(slice(None), *place)] += 1e-6
-        below[(slice(None), *place)] -= 1e-6
-        change = objective.score({STEPS: above}) - objective.score({STEPS: below})
-        numeric[(slice(None), *place)] = change / 2e-6
-    np.testing.assert_allclose(found, numeric, rtol=1e-3, atol=1e-6)
-
-
-@pytest.mark.parametrize("opset", [7, 11, 13, 21])
-@pytest.mark.parametrize("objective", objectives(), ids=["character", "text"])
-def test_its_score_is_written_as_onnx_nodes(objective: Any, opset: int):
-    steps = log_probabilities(3)
-    info = helper.make_tensor_value_info
-    graph = helper.make_graph(
-        [helper.make_node("Identity", ["x"], [STEPS])],
-        "g",
-        [info("x", TensorProto.FLOAT, ["n", 6, 4])],
-        [],
-    )
-    name = objective.to_onnx(graph)
-    graph.output.append(info(name, TensorProto.FLOAT, [None, 1]))
-    imports = [helper.make_opsetid("", opset)]
-    model = helper.make_model(graph, opset_imports=imports, ir_version=8)
-    onnx.checker.check_model(model)
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-    (found,) = session.run([name], {"x": steps})
-    np.testing.assert_allclose(found[:, 0], objective.score({STEPS: steps}), rtol=1e-5)
-
-
-def test_a_texts_probability_is_the_geometric_mean_and_its_score_what_is_lost():
-    _, text = objectives()
-    steps = log_probabilities(4)
-    each = [place.best(steps)[0] for place in text.places]
-    np.testing.assert_allclose(text.probability({STEPS: steps}), np.exp(np.mean(each, 0)))
+def test_the_score_of_a_text_is_0_for_its_picture_and_less_where_some_is_lost():
     found = explainer(labels=LABELS).problem(RGBBR)
     row, lost = found.row, explainer(labels=LABELS).problem(line(OFF, RED)).row.answer
     assert row.objective.score(row.answer)[0] == pytest.approx(0, abs=1e-9)
     assert row.objective.score(lost)[0] < -1
-    surest = np.zeros((1, 6, 4), np.float32)  # p = 1 in single precision
-    assert np.isfinite(text.score({STEPS: surest})).all()
-    assert np.isfinite(text.vjp({STEPS: surest})[STEPS]).all()
 
 
 def test_a_character_may_shift_by_a_step_and_is_kept():
@@ -366,10 +304,10 @@ def test_labels_say_which_class_is_the_blank():
 @pytest.mark.parametrize(
     ("target", "said"),
     [
-        (TextTarget(6), 'there is no character 6; what is read is "rgbbr", 5 characters'),
+        (TextTarget(6), 'there is no character 6; the text is "rgbbr", 5 characters'),
         (TextTarget(0), "there is no character 0; "),
         (TextTarget(True), "there is no character True; "),
-        ("rb", '"rb" was not read; what is read is "rgbbr", 5 characters'),
+        ("rb", '"rb" was not read; the text is "rgbbr", 5 characters'),
         ("", '"" was not read; '),
         (BoxTarget(1), "the model's kind is text recogniser"),
     ],
@@ -382,14 +320,44 @@ def test_what_was_not_read_is_refused(target: Any, said: str):
 def test_a_picture_without_text_is_refused():
     found = explainer(labels=LABELS)
     assert found.answers(line()) == []
-    with pytest.raises(ibisa.TargetError, match="no character is read: all 12 steps are blank"):
+    with pytest.raises(ibisa.TargetError, match="no text was read: all 12 steps are blank"):
         found.explain(line())
+
+
+def test_another_character_in_the_same_place_is_the_rival():
+    reader = explainer(labels=LABELS)
+    row = reader.problem(RGBBR, ContrastTarget(TextTarget(2), "r")).row
+    first, second = row.objective.first, row.objective.second
+    assert (first.label, second.label) == ("g", "r")
+    assert first.place.steps == second.place.steps
+    assert first.place.column != second.place.column
+    caption = row.objective.describe()["caption"]
+    assert caption == 'character 2 "g" of "rgbbr" rather than r'
+    assert row.probability > 0.99
+    nameless = explainer()
+    assert nameless.problem(RGBBR, ContrastTarget(TextTarget(2), 1)).row.probability > 0.99
+    for model, rival, said in (
+        (reader, "x", "there is no character 'x': it is not one character of the charset"),
+        (reader, "g", "target and versus are the same"),
+        (nameless, 9, "there is no character 9: the charset is not known, so give a class, 0 to 3"),
+    ):
+        with pytest.raises(ibisa.TargetError, match=said):
+            model.explain(RGBBR, ContrastTarget(TextTarget(2), rival))
+
+
+def test_scores_that_are_nan_are_not_taken_for_blanks(with_nan: Any):
+    data = with_nan(recogniser().SerializeToString(), "scores")
+    reader = explainer(onnx.load_from_string(data), labels=LABELS)
+    assert reader.answers(RGBBR)[0].caption == "rgbbr"
+    for ask in (reader.answers, reader.explain):
+        with pytest.raises(ibisa.OutputError, match="scores has NaN values for this image"):
+            ask(line())
 
 
 def test_other_models_read_no_text():
     from ibisa_onnx.demo import model_path, scene_path
 
-    with pytest.raises(ibisa.TargetError, match="kind is classifier, without text"):
+    with pytest.raises(ibisa.TargetError, match="kind is classifier, which has no text"):
         ibisa.Explainer(model_path(), threads=1).explain(scene_path(), TextTarget())
 
 

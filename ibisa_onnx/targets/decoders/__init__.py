@@ -8,6 +8,7 @@ from __future__ import annotations
 from ibisa_onnx.targets.decoders import (
     boxes_and_scores,
     centerface,
+    declared,
     detr,
     rows,
     scrfd,
@@ -28,6 +29,7 @@ DECODERS: tuple[Decoder, ...] = (
     yolox.find,
     detr.find,
     boxes_and_scores.find,
+    declared.find,
     separate_rows.find,
     rows.find,
 )

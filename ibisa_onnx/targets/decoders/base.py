@@ -19,8 +19,11 @@ from ibisa_onnx.models.head import Head
 if TYPE_CHECKING:
     import onnx
 
+    from ibisa_onnx.targets.base import Raw
     from ibisa_onnx.targets.facts import ModelFacts
 
+DEFAULT_CLASSES = 91
+"""Of COCO with the background, as torchvision and TensorFlow number them."""
 BOXES, SCORES = "ibisa/boxes", "ibisa/scores"
 """The tensors that a decoder's nodes make; see `Decoded`."""
 
@@ -71,6 +74,9 @@ class Detector:
         said goes before.
     warnings
         What a user must know where something is inferred.
+    check
+        Sees that the sources, values [1, ...] by name, hold what they are taken for: raises
+        `OutputError` where they do not. None: their values have told what they are.
     """
 
     family: str
@@ -82,6 +88,7 @@ class Detector:
     dense: bool = True
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    check: Callable[[Raw], None] | None = None
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -182,6 +189,18 @@ class Layout:
     def with_objectness(self, rows: str, columns: int) -> str:
         """Return scores of [N, A, columns]: box, objectness, classes; each class times it."""
         return self.head.op("Mul", self.columns(rows, 5, columns), self.columns(rows, 4, 5))
+
+    def numbered(self, labels: str, scores: str, classes: int) -> str:
+        """Return scores [N, A, classes] of rows that have one class each, by its number.
+
+        `labels` and `scores` are [N, A, 1]. 1 - |class - k|, cut at 0, is 1 for a row's own class
+        and 0 for all others.
+        """
+        head = self.head
+        each = head.constant(np.arange(classes, dtype=np.float32)[None, None])
+        apart = head.op("Abs", head.op("Sub", labels, each))
+        own = head.op("Relu", head.op("Sub", head.constant(1.0), apart))
+        return head.op("Mul", own, scores)
 
     def from_centres(self, boxes: str) -> str:
         """Return boxes [N, A, 4] from centres with widths and heights, [N, A, 4]."""

@@ -26,12 +26,13 @@ from ibisa_onnx.targets.facts import ModelFacts
 
 _TENSORFLOW = ("detection_boxes", "raw_detection_boxes")
 _LEAST = 16  # anchors: fewer are coordinates of something else
+_LEAST_RETURNED = 1000  # by a function: fewer may be rows that it has selected, as in `declared`
 
 
 def find(facts: ModelFacts) -> Detector | None:
     """Recognise a table of boxes and one of scores that have a row each for the same anchors."""
-    shapes = _shapes(facts)
-    for boxes, anchors in _boxes(shapes):
+    shapes, least = _shapes(facts), _LEAST if facts.is_deployed else _LEAST_RETURNED
+    for boxes, anchors in _boxes(shapes, least):
         for scores, shape in shapes.items():
             turned = len(shape) == 3 and shape[2] == anchors and shape[1] != anchors
             if scores == boxes or len(shape) != 3 or anchors not in shape[1:]:
@@ -55,12 +56,12 @@ def _shapes(facts: ModelFacts) -> dict[str, tuple[int, ...]]:
     return {name: shape for name, shape in shapes.items() if shape}
 
 
-def _boxes(shapes: dict[str, tuple[int, ...]]) -> Iterator[tuple[str, int]]:
+def _boxes(shapes: dict[str, tuple[int, ...]], least: int) -> Iterator[tuple[str, int]]:
     """Yield the tensors that hold four numbers an anchor, and how many anchors."""
     for name, shape in shapes.items():
         anchors = int(np.prod(shape)) // 4
         flat = shape in ((1, anchors, 4), (anchors, 4), (1, anchors, 1, 4), (anchors, 2, 2))
-        if flat and anchors >= _LEAST:
+        if flat and anchors >= least:
             yield name, anchors
 
 

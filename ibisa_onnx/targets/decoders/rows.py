@@ -33,6 +33,8 @@ _LEAST_COLUMNS, _NUMBERED = 6, 7
 
 def find(facts: ModelFacts) -> Detector | None:
     """Recognise one output of rows, by its columns and their values."""
+    if not facts.is_deployed:
+        return None  # whose rows are in `declared`
     size = facts.size
     for output in facts.outputs:
         if (
@@ -129,11 +131,7 @@ def _writer(
             rows = head.op("Reshape", rows, head.constant([1, -1, columns], np.int64))
         boxes = layout.scaled(layout.columns(rows, box, box + 4), factors)
         boxes = boxes if corners else layout.from_centres(boxes)
-        # 1 - |class - k|, cut at 0, is 1 for its own class and 0 for all others.
-        each = head.constant(np.arange(classes, dtype=np.float32)[None, None])
-        apart = head.op("Abs", head.op("Sub", layout.columns(rows, label, label + 1), each))
-        own = head.op("Relu", head.op("Sub", head.constant(1.0), apart))
-        scores = head.op("Mul", own, layout.columns(rows, score, score + 1))
-        return Decoded(boxes, scores)
+        numbers, sure = (layout.columns(rows, each, each + 1) for each in (label, score))
+        return Decoded(boxes, layout.numbered(numbers, sure, classes))
 
     return write

@@ -12,11 +12,15 @@ import numpy as np
 import numpy.typing as npt
 
 from ibisa_onnx.models.head import Head
-from ibisa_onnx.targets.decoders.base import Decoded, Detector, Layout, are_shares
+from ibisa_onnx.targets.decoders.base import (
+    DEFAULT_CLASSES,
+    Decoded,
+    Detector,
+    Layout,
+    are_shares,
+)
 from ibisa_onnx.targets.facts import ModelFacts
-from ibisa_onnx.targets.labels import known_labels
 
-_DEFAULT_CLASSES = 91  # of COCO with the background, as torchvision and TensorFlow number them
 _WORDS = ("box", "score", "label", "class")
 
 
@@ -46,8 +50,7 @@ def find(facts: ModelFacts) -> Detector | None:
     shares = values is not None and values.size > 0 and are_shares(values)
     y_first = box.startswith("detection_boxes")
     factors = np.tile(facts.size[::-1], 2) if shares or y_first else np.ones(4)
-    names = known_labels(facts.metadata, facts.model.folder)
-    classes = max([_DEFAULT_CLASSES, *(len(each.labels) for each in names)])
+    classes = max([DEFAULT_CLASSES, *facts.label_counts])
     return Detector(
         family="selected boxes, scores and classes",
         reason=f"outputs {box}, {score} and {label}, a row for each object",
@@ -85,10 +88,7 @@ def _writer(
         )
         if y_first:
             box = head.op("Gather", box, head.constant([1, 0, 3, 2], np.int64), axis=2)
-        each = head.constant(np.arange(classes, dtype=np.float32)[None, None])
-        own = head.op("Abs", head.op("Sub", label, each))
-        own = head.op("Relu", head.op("Sub", head.constant(1.0), own))
-        return Decoded(layout.scaled(box, factors), head.op("Mul", own, score))
+        return Decoded(layout.scaled(box, factors), layout.numbered(label, score, classes))
 
     return write
 

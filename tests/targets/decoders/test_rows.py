@@ -74,8 +74,14 @@ def test_rows_of_boxes_scores_and_labels_apart(planted, picture):
         overrides={"resize": "stretch"},
         kind="detector",
         threads=1,
+        gradient="forward-only",
+        budget=100,
         options=ibisa.Options(baseline="mean"),
     )
     first, second = explainer.answers(picture)
     assert (first.label, second.label) == ("red", "green")
     assert first.box == pytest.approx(BOX, abs=1e-2)
+    explanation = explainer.explain(picture, "red")  # whose calls have none, one or two rows each
+    row, column = np.unravel_index(explanation.map.argmax(), explanation.map.shape)
+    assert BOX[1] <= row < BOX[3]
+    assert BOX[0] <= column < BOX[2]

@@ -6,6 +6,8 @@ import numpy as np
 import onnx
 import pytest
 
+import ibisa_onnx as ibisa
+
 NAMES = "{0: 'red', 1: 'green', 2: 'blue'}"
 OWN = {"author": "Ultralytics", "task": "detect", "names": NAMES}
 
@@ -27,6 +29,15 @@ def test_the_plain_table(planted, check, metadata):
 def test_open_sides_are_told_by_a_run(planted, check):
     found = planted()
     check(found.model({"output0": (table(found), ["n", "c", "a"])}), "YOLO (Ultralytics)")
+
+
+def test_scores_that_are_nan_are_not_taken_for_nothing(planted, check, picture, with_nan):
+    found = planted()
+    data = found.model({"output0": (table(found), ["n", 7, 84])}, OWN)
+    explainer = check(with_nan(data, "output0"), "YOLO (Ultralytics)", labels=None)
+    for ask in (explainer.answers, explainer.explain):
+        with pytest.raises(ibisa.OutputError, match="output output0 has NaN values"):
+            ask(np.zeros_like(picture))
 
 
 def test_coefficients_of_masks_are_no_classes(planted, check):

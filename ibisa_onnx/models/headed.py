@@ -1,0 +1,162 @@
+"""ONNX nodes behind a model that has no graph: a session of their own, fed with its outputs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ibisa_onnx.errors import IbisaError, ModelError, OutputError
+from ibisa_onnx.models.base import ImageModel, Values
+from ibisa_onnx.models.onnx_file import essence
+from ibisa_onnx.models.ort import CPU
+from ibisa_onnx.models.session_options import create_session
+from ibisa_onnx.models.signature import TensorInfo
+
+if TYPE_CHECKING:
+    import onnx
+
+_OPSET, _IR_VERSION = 13, 8  # heads take operators that mean the same from 7 on
+
+
+class HeadedModel(ImageModel):
+    """A model without a graph, and further outputs that nodes make of its own.
+
+    In all else it is that model: passes and warnings are shared.
+
+    Parameters
+    ----------
+    model
+        A function, say.
+    tensors
+        Names of the tensors that the nodes make.
+    write
+        Adds the nodes behind a graph whose inputs are the model's outputs, in place.
+
+    Raises
+    ------
+    OutputError
+        The nodes make no such tensor.
+    ModelError
+        ONNX Runtime cannot open the nodes.
+    """
+
+    def __init__(
+        self,
+        model: ImageModel,
+        tensors: Sequence[str],
+        write: Callable[[onnx.GraphProto], object],
+    ) -> None:
+        made = tuple(TensorInfo(name, "float32", ()) for name in tensors)
+        signature = replace(model.signature, outputs=(*model.signature.outputs, *made))
+        super().__init__(signature, model.max_batch, model.max_concurrency)
+        self.passes, self.warnings = model.passes, model.warnings
+        self._model, self._tensors = model, list(tensors)
+        graph = self._written(write)
+        self._sources = [each.name for each in graph.graph.input]
+        data = graph.SerializeToString(deterministic=True)
+        self._digest = hashlib.sha256(data).hexdigest()
+        try:
+            self._session = create_session(data, [CPU], 1)
+        except IbisaError:
+            raise
+        except Exception as error:
+            raise ModelError(
+                f"ONNX Runtime cannot open nodes behind {self.label}: {essence(error)}"
+            ) from error
+
+    def _written(self, write: Callable[[onnx.GraphProto], object]) -> onnx.ModelProto:
+        """Return the graph of the nodes, whose inputs are those outputs that it reads."""
+        from onnx import helper
+
+        inputs = []
+        for each in self._model.signature.outputs:
+            elem = helper.np_dtype_to_tensor_dtype(np.dtype(each.dtype))
+            shape = (None, *each.shape[1:])  # of a fixed batch some rows may be copies, left out
+            inputs.append(helper.make_tensor_value_info(each.name, elem, shape))
+        graph = helper.make_graph([], "heads", inputs, [])
+        write(graph)
+        read = {name for node in graph.node for name in node.input}
+        del graph.input[:]
+        graph.input.extend(each for each in inputs if each.name in read)
+        made = {name for node in graph.node for name in node.output}
+        for name in self._tensors:
+            if name not in made:
+                raise OutputError(
+                    f"{self.label} has no output {name!r}, and nothing inside can be read"
+                )
+            graph.output.add(name=name)
+        opset = helper.make_opsetid("", _OPSET)
+        return helper.make_model(graph, opset_imports=[opset], ir_version=_IR_VERSION)
+
+    def infer(self, feeds: Values, outputs: Sequence[str]) -> Values:
+        """Make one call, and run the nodes on what it returned."""
+        own = [name for name in outputs if name not in self._tensors]
+        return self.completed(self._model.infer(feeds, list(dict.fromkeys([*self._sources, *own]))))
+
+    def completed(self, raw: Values) -> Values:
+        """Return an answer of the model with what the nodes make of it.
+
+        Raises
+        ------
+        OutputError
+            The outputs do not go together.
+        """
+        feeds = {name: np.ascontiguousarray(raw[name]) for name in self._sources}
+        try:
+            made = self._session.run(self._tensors, feeds)
+        except Exception as error:
+            shapes = ", ".join(f"{name} {list(each.shape)}" for name, each in feeds.items())
+            raise OutputError(
+                f"what {self.label} returned does not go together: {shapes} ({essence(error)})"
+            ) from error
+        return {**raw, **dict(zip(self._tensors, made, strict=True))}
+
+    @property
+    def name(self) -> str | None:
+        """The model's."""
+        return self._model.name
+
+    @property
+    def label(self) -> str:
+        """The model's."""
+        return self._model.label
+
+    @property
+    def identity(self) -> str:
+        """The model's, and the nodes'."""
+        return f"{self._model.identity}+{self._digest}"
+
+    @property
+    def sha256(self) -> str | None:
+        """The model's."""
+        return self._model.sha256
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """The model's."""
+        return self._model.providers
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The model's."""
+        return self._model.metadata
+
+    @property
+    def folder(self) -> Path | None:
+        """The model's."""
+        return self._model.folder
+
+    @property
+    def preferred_batch(self) -> int:
+        """The model's, unless images are found to mix."""
+        return min(self._model.preferred_batch, self.max_batch)
+
+    def extra_feed(self, batch: int) -> dict[str, npt.NDArray[Any]]:
+        """Return the values of all its inputs but the image, by name, for so many images."""
+        return self._model.extra_feed(batch)

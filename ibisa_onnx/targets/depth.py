@@ -1,0 +1,108 @@
+"""Maps of depth: a distance for each place of a picture."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from ibisa_onnx.errors import TargetError
+from ibisa_onnx.targets.base import (
+    Answer,
+    Context,
+    Objective,
+    Raw,
+    Reader,
+    TargetSpec,
+    check_numbers,
+)
+from ibisa_onnx.targets.facts import ModelFacts
+from ibisa_onnx.targets.regression import ValueKind
+from ibisa_onnx.targets.value import ValueTarget, last_part
+from ibisa_onnx.targets.value_objective import Direction
+from ibisa_onnx.targets.window import Point, cells_seen, point_of
+
+_DEPTH = re.compile(r"(?<![a-z])(depths?|disparity|disparities)(?![a-z])", re.IGNORECASE)
+
+
+class DepthKind(ValueKind):
+    """A model that gives a map of depths, [N, 1, h, w] or [N, h, w]."""
+
+    name = "depth"
+    family = "maps of depth"
+    asks = ("--at 120,80", "-t keep", "-t raise", "-t lower")
+
+    def called(self, output: str) -> str:
+        """Return "depth"."""
+        return "depth"
+
+    def target(self, wanted: str | int | None) -> TargetSpec:
+        """Return the depth at the middle of the picture: what holds it there, or a direction."""
+        return _MiddleTarget(self._direction(wanted), self._outputs[0])
+
+    def at(self, point: Point, wanted: str | int | None = None) -> TargetSpec:
+        """Return the depth at a point: what holds it there, or a direction."""
+        return ValueTarget(self._direction(wanted), self._outputs[0], at=point)
+
+    def answers(self, raw: Raw, context: Context) -> list[Answer]:
+        """Return the least depth, the median and the greatest, and where they are."""
+        (output,) = self._outputs
+        check_numbers(raw[output], output, finite=True)
+        values = np.asarray(raw[output][0], np.float64)
+        sides = values.shape[-2], values.shape[-1]
+        flat = values.ravel()
+        shown = np.flatnonzero(cells_seen(context.geometry, sides))
+        order = shown[np.argsort(flat[shown], kind="stable")]
+        found = []
+        for word, place in (("least", 0), ("median", (len(order) - 1) // 2), ("greatest", -1)):
+            row, column = divmod(int(order[place]), sides[1])
+            at = point_of(row, column, context.geometry, sides)
+            value = float(flat[order[place]])
+            found.append(Answer(f"{word} depth", value, details={"unit": "value", "at": list(at)}))
+        return found
+
+    @staticmethod
+    def _direction(wanted: str | int | None) -> Direction:
+        if wanted is None:
+            return Direction.KEEP
+        if wanted not in tuple(Direction):
+            raise TargetError(
+                f"target {wanted!r} means nothing to a map of depth; choose from: "
+                f"{', '.join(Direction)}, and give a point with at="
+            )
+        return Direction(wanted)
+
+
+@dataclass(frozen=True)
+class _MiddleTarget:
+    """The depth at the middle of the picture."""
+
+    direction: Direction
+    output: str
+
+    def outputs(self, reader: Reader) -> tuple[str, ...]:
+        """Name the map."""
+        return (self.output,)
+
+    def bind(self, raw: Raw, context: Context) -> list[Objective]:
+        """Return the objective of one picture."""
+        height, width = context.geometry.picture
+        middle = (width // 2, height // 2)
+        target = ValueTarget(self.direction, self.output, at=middle)
+        return target.bind(raw, context)
+
+
+def find(facts: ModelFacts) -> DepthKind | None:
+    """Recognise one map of depths by the output's name, or by the file's own word."""
+    task = facts.metadata.get("task", "").strip().lower()
+    for output in facts.outputs:
+        named = _DEPTH.search(last_part(output.name)) is not None
+        if (named or task == "depth") and output.dtype.startswith("float"):
+            shape = facts.shape(output.name) or ()
+            if len(shape) in (3, 4) and min(shape[-2:]) > 1 and int(np.prod(shape[1:-2])) == 1:
+                how = "and its name says so" if named else "and its metadata say so"
+                return DepthKind(
+                    (output.name,), f"{output.name} {list(shape)} is a map of depth, {how}"
+                )
+    return None

@@ -1,0 +1,151 @@
+"""Regressions: models that give numbers, told by their metadata or by the names of outputs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ibisa_onnx.errors import TargetError
+from ibisa_onnx.targets.base import Answer, Context, Kind, Raw, TargetSpec, check_numbers
+from ibisa_onnx.targets.facts import ModelFacts
+from ibisa_onnx.targets.labels import known_labels
+from ibisa_onnx.targets.output_kinds import VALUE, OutputKinds, is_tensor
+from ibisa_onnx.targets.value import ValueTarget, last_part
+from ibisa_onnx.targets.value_objective import Direction
+
+if TYPE_CHECKING:
+    from ibisa_onnx.models.signature import TensorInfo
+
+_MOST = 16  # numbers that are told one by one
+_NAMED = 8  # labels in an error
+_REGRESSION = frozenset({"regression", "regress"})
+
+
+class ValueKind(Kind):
+    """A model that gives numbers: a regression.
+
+    Parameters
+    ----------
+    outputs
+        Names of the outputs that hold them.
+    reason
+        How that is known.
+    labels
+        What the numbers are called, where somebody named as many; empty: nobody did.
+    """
+
+    name = "regression"
+    family = "regressions"
+    asks = ("--keep", "--raise", "--lower", "--index 2")
+
+    def __init__(self, outputs: tuple[str, ...], reason: str, labels: tuple[str, ...] = ()) -> None:
+        self._outputs, self.reason, self._labels = outputs, reason, labels
+
+    def outputs(self) -> tuple[str, ...]:
+        """Name the outputs that hold the numbers."""
+        return self._outputs
+
+    def called(self, output: str) -> str:
+        """Return what the numbers of an output are called."""
+        return last_part(output)
+
+    def target(self, wanted: str | int | None) -> TargetSpec:
+        """Return the value that a word means.
+
+        None, "keep": what holds it where it is, which has an answer whether the picture makes it
+        higher or lower than it would be; "raise" and "lower"; an output, a label or an index.
+        """
+        first = self._outputs[0]
+        if wanted is None or wanted in tuple(Direction):
+            return ValueTarget(Direction(wanted or Direction.KEEP), first)
+        word = str(wanted)
+        if word in self._outputs:
+            return ValueTarget(output=word)
+        if word in self._labels:
+            return ValueTarget(output=first, index=self._labels.index(word), label=word)
+        if re.fullmatch(r"[\d:,\s-]+", word):
+            return ValueTarget(output=first, index=word)
+        raise TargetError(
+            f"target {word!r} is no value of this model; choose from: {', '.join(self._words())}"
+        )
+
+    def answers(self, raw: Raw, context: Context) -> list[Answer]:
+        """Return all numbers, or of many the least, the median and the greatest."""
+        for name in self._outputs:
+            check_numbers(raw[name], name, finite=True)
+        return [each for name in self._outputs for each in self._answers(name, raw[name][0])]
+
+    def _answers(self, output: str, values: npt.NDArray[Any]) -> Iterator[Answer]:
+        flat, name = np.asarray(values, np.float64).ravel(), self.called(output)
+        if flat.size > _MOST:
+            for word, of in (("least", np.min), ("median", np.median), ("greatest", np.max)):
+                yield _answer(f"{word} {name}", float(of(flat)))
+            return
+        labels = self._labels if len(self._labels) == flat.size else ()
+        for place, value in enumerate(flat.tolist()):
+            if labels:
+                yield _answer(labels[place], value, place, labels[place])
+            else:
+                yield _answer(name if flat.size == 1 else f"{name}[{place}]", value, place)
+
+    def _words(self) -> list[str]:
+        words = [*Direction]
+        if len(self._outputs) > 1:
+            words += self._outputs
+        return [*words, *self._labels[:_NAMED], "an index such as 0"]
+
+
+def _answer(
+    caption: str, value: float, index: int | None = None, label: str | None = None
+) -> Answer:
+    """Return a number as an answer, which is no probability."""
+    return Answer(caption, value, index, label, details={"unit": "value"})
+
+
+def find(facts: ModelFacts) -> ValueKind | None:
+    """Recognise a regression by its metadata, or by the names of outputs of one number.
+
+    A model that gives class scores besides is none.
+    """
+    kinds = OutputKinds(facts.outputs, facts.batch, facts.makers)
+    task = facts.metadata.get("task", "").strip().lower()
+    if task in _REGRESSION:
+        floats = tuple(each.name for each in facts.outputs if each.dtype.startswith("float"))
+        if floats:
+            return _regression(facts, floats, f"its metadata say that its task is {task}")
+    scores = [each for each in facts.outputs if kinds.may_hold_scores(each)]
+    values = [each for each in scores if _is_value(each, kinds, facts)]
+    if not values or len(values) < len(scores):
+        return None
+    names = tuple(each.name for each in values)
+    how = "is one number with a value's name" if len(names) == 1 else "are values by name"
+    return _regression(facts, names, f"{', '.join(names)} {how}")
+
+
+def find_told(facts: ModelFacts) -> ValueKind | None:
+    """Return the regression that a user says a model is: all outputs of floats are values."""
+    found = find(facts)
+    names = tuple(each.name for each in facts.outputs if each.dtype.startswith("float"))
+    return found or (_regression(facts, names, "so it was said") if names else None)
+
+
+def _is_value(output: TensorInfo, kinds: OutputKinds, facts: ModelFacts) -> bool:
+    """Tell whether an output is one number with a value's name."""
+    if not is_tensor(output) or not output.dtype.startswith("float"):
+        return False
+    if not kinds.doubt_by_name(output.name, output.name, single=True).startswith(VALUE):
+        return False
+    shape = facts.shape(output.name)
+    return shape is not None and int(np.prod(shape[1:])) == 1
+
+
+def _regression(facts: ModelFacts, names: tuple[str, ...], reason: str) -> ValueKind:
+    shape = facts.shape(names[0]) if len(names) == 1 else None
+    count = int(np.prod(shape[1:])) if shape else 0
+    known = known_labels(facts.metadata, facts.model.folder)
+    labels = next((each.labels for each in known if len(each.labels) == count), ())
+    return ValueKind(names, reason, labels if count > 1 else ())

@@ -1,0 +1,281 @@
+"""Parts of an output: which of its numbers are meant, and how they become one.
+
+An index goes over the axes after the batch. Of an output that is a map, a point of the picture
+stands for its cell there.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ibisa_onnx.errors import AbsentTargetError, TargetError
+from ibisa_onnx.models.head import Head
+from ibisa_onnx.targets.base import Doubles, Raw
+
+if TYPE_CHECKING:
+    from ibisa_onnx.preprocessing.geometry import Geometry
+
+Index = str | int | tuple[int | slice, ...]
+"""Which numbers of an output: `"0,:,5"`, or whole numbers and slices over its axes after the batch.
+What is left out is taken whole."""
+Span = tuple[int, int]
+"""The first place on an axis, and the one behind the last."""
+Point = tuple[float, float]
+"""x and y in the picture's pixels."""
+
+
+@dataclass(frozen=True)
+class _Reduction:
+    """How several numbers become one.
+
+    Attributes
+    ----------
+    of
+        From numbers [N, K] to one for each row, [N].
+    weights
+        Its derivative by the numbers, [N, K].
+    write
+        Its nodes behind a tensor [N, K], whose K it is given; the name of a tensor [N, 1].
+    """
+
+    of: Callable[[Doubles], Doubles]
+    weights: Callable[[Doubles], Doubles]
+    write: Callable[[Head, str, int], str]
+
+
+def _at_largest(rows: Doubles) -> Doubles:
+    found = np.zeros_like(rows)
+    found[np.arange(len(rows)), rows.argmax(1)] = 1
+    return found
+
+
+def _write_mean(head: Head, rows: str, count: int) -> str:
+    row = head.op("Reshape", rows, head.constant([0, 1, -1], np.int64))
+    mean = head.op("GlobalAveragePool", row)
+    return head.op("Reshape", mean, head.constant([-1, 1], np.int64))
+
+
+REDUCTIONS: Mapping[str, _Reduction] = MappingProxyType(
+    {
+        "mean": _Reduction(
+            lambda rows: rows.mean(1),
+            lambda rows: np.full_like(rows, 1 / rows.shape[1]),
+            _write_mean,
+        ),
+        "max": _Reduction(
+            lambda rows: rows.max(1), _at_largest, lambda head, rows, count: head.largest(rows)
+        ),
+        "sum": _Reduction(
+            lambda rows: rows.sum(1),
+            np.ones_like,
+            lambda head, rows, count: head.op(
+                "Mul", _write_mean(head, rows, count), head.constant(count)
+            ),
+        ),
+    }
+)
+"""How what is left of an output becomes one number, by name."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of an output, and how its numbers become one.
+
+    Attributes
+    ----------
+    output
+        Name of an output or an inner tensor, [N, ...].
+    sides
+        Its shape without the batch.
+    spans
+        What is taken of each of these axes.
+    reduce
+        One of `REDUCTIONS`.
+    """
+
+    output: str
+    sides: tuple[int, ...]
+    spans: tuple[Span, ...]
+    reduce: str = "mean"
+
+    @property
+    def count(self) -> int:
+        """How many numbers become one."""
+        return int(np.prod([stop - start for start, stop in self.spans]))
+
+    def of(self, raw: Raw) -> Doubles:
+        """Return the number of each row, [N]."""
+        return REDUCTIONS[self.reduce].of(self._rows(raw))
+
+    def vjp(self, raw: Raw, slopes: Doubles) -> npt.NDArray[np.float32]:
+        """Return the cotangent of the output from those of the numbers, [N]."""
+        weights = REDUCTIONS[self.reduce].weights(self._rows(raw)) * slopes[:, None]
+        cotangent = np.zeros(raw[self.output].shape, np.float32)
+        part = cotangent[self._place]
+        part[...] = weights.reshape(part.shape)
+        return cotangent
+
+    def to_onnx(self, head: Head) -> str:
+        """Write the number behind the output, float32 [N, 1]."""
+        part = self.output
+        for axis, (span, side) in enumerate(zip(self.spans, self.sides, strict=True), 1):
+            if span != (0, side):
+                part = head.op("Gather", part, head.constant(range(*span), np.int64), axis=axis)
+        return REDUCTIONS[self.reduce].write(head, head.rows(part), self.count)
+
+    @property
+    def _place(self) -> tuple[slice, ...]:
+        return slice(None), *(slice(start, stop) for start, stop in self.spans)
+
+    def _rows(self, raw: Raw) -> Doubles:
+        values = raw[self.output]
+        return np.asarray(values[self._place], np.float64).reshape(len(values), -1)
+
+
+def spans_of(index: Index | None, sides: tuple[int, ...], output: str) -> tuple[Span, ...]:
+    """Return what an index takes of each axis after the batch.
+
+    Parameters
+    ----------
+    index
+        None: all.
+    sides
+        The output's shape without the batch.
+    output
+        Its name, for an error.
+
+    Raises
+    ------
+    TargetError
+        The index is none, or the output has no such place.
+    """
+    parts = () if index is None else _parts(index, sides, output)
+    said = f"output {output} is {shape_text(sides)}"
+    if len(parts) > len(sides):
+        raise TargetError(
+            f"index {index_text(index)!r} has {len(parts)} places, and {said}: "
+            f"{len(sides)} after the batch"
+        )
+    spans: list[Span] = []
+    for axis, side in enumerate(sides):
+        part = parts[axis] if axis < len(parts) else slice(None)
+        if isinstance(part, slice):
+            start, stop, _ = part.indices(side)
+            fits = start < stop
+        else:
+            start = part + side if part < 0 else part
+            stop, fits = start + 1, 0 <= start < side
+        if not fits:
+            raise TargetError(
+                f"index {index_text(index)!r} selects nothing: {said}, and its axis {axis + 1} "
+                f"goes from 0 to {side - 1}"
+            )
+        spans.append((start, stop))
+    return tuple(spans)
+
+
+def cell_at(point: Point, geometry: Geometry, sides: tuple[int, int]) -> tuple[int, int]:
+    """Return row and column of a map's cell over a point of the picture.
+
+    Parameters
+    ----------
+    point
+        x and y in the picture's pixels, in the picture: the pixel that they begin.
+    geometry
+        Where the picture lies in the model's input.
+    sides
+        Height and width of the map, which covers that input.
+
+    Raises
+    ------
+    AbsentTargetError
+        The model does not see that point of the picture.
+    """
+    cells = []
+    for place, axis in ((point[1], 0), (point[0], 1)):
+        place = min(place + 0.5, geometry.picture[axis] - 0.5)  # in the middle of a pixel
+        inside = geometry.offset[axis] + place * geometry.scale[axis]
+        if not 0 <= inside <= geometry.model[axis]:
+            raise AbsentTargetError(
+                f"the model does not see {point[0]:g},{point[1]:g}: its preprocessing crops it "
+                "away; give resize=stretch to show it the whole picture"
+            )
+        cell = math.floor(inside * sides[axis] / geometry.model[axis])
+        cells.append(min(cell, sides[axis] - 1))
+    return cells[0], cells[1]
+
+
+def cells_seen(geometry: Geometry, sides: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """Tell for each cell of a map whether its middle shows the picture, [h, w]; see `cell_at`."""
+    seen = []
+    for axis in (0, 1):
+        stride = geometry.model[axis] / sides[axis]
+        middles = (np.arange(sides[axis]) + 0.5) * stride - geometry.offset[axis]
+        middles /= geometry.scale[axis]
+        seen.append((middles >= 0) & (middles <= geometry.picture[axis]))
+    return np.asarray(seen[0][:, None] & seen[1])
+
+
+def point_of(row: int, column: int, geometry: Geometry, sides: tuple[int, int]) -> Point:
+    """Return the picture's point under the middle of a map's cell; see `cell_at`."""
+    found = [
+        ((place + 0.5) / sides[axis] * geometry.model[axis] - geometry.offset[axis])
+        / geometry.scale[axis]
+        for place, axis in ((column, 1), (row, 0))
+    ]
+    return round(found[0], 1), round(found[1], 1)
+
+
+def _parts(index: Index, sides: tuple[int, ...], output: str) -> list[int | slice]:
+    """Read an index, of which each part is a whole number or a slice without a step."""
+    if isinstance(index, str):
+        return [_part(word.strip(), index, sides, output) for word in index.split(",")]
+    parts = list(index) if isinstance(index, tuple) else [index]
+    for part in parts:
+        whole = isinstance(part, int | np.integer) and not isinstance(part, bool)
+        if not whole and not (isinstance(part, slice) and part.step in (None, 1)):
+            raise TargetError(_unread(part, index_text(index), sides, output))
+    return [part if isinstance(part, slice) else int(part) for part in parts]
+
+
+def _part(word: str, index: str, sides: tuple[int, ...], output: str) -> int | slice:
+    if re.fullmatch(r"-?\d+", word):
+        return int(word)
+    if re.fullmatch(r"(-?\d+)?:(-?\d+)?", word):
+        start, stop = (int(each) if each else None for each in word.split(":"))
+        return slice(start, stop)
+    raise TargetError(_unread(word, index, sides, output))
+
+
+def _unread(part: object, index: str, sides: tuple[int, ...], output: str) -> str:
+    return (
+        f"index {index!r}: {part!r} is neither a whole number nor a range such as 2:5; "
+        f"output {output} is {shape_text(sides)}, and an index goes over its axes after the batch"
+    )
+
+
+def index_text(index: Index | None) -> str:
+    """Write an index as a user does."""
+    if not isinstance(index, tuple):
+        return "".join(str(index).split())
+
+    def part(each: object) -> str:
+        if not isinstance(each, slice):
+            return str(each)
+        ends = ("" if end is None else str(end) for end in (each.start, each.stop))
+        return ":".join(ends)
+
+    return ",".join(map(part, index))
+
+
+def shape_text(sides: Sequence[int]) -> str:
+    """Write the shape of an output from its sides after the batch."""
+    return f"[{', '.join(map(str, ('N', *sides)))}]"
