@@ -19,8 +19,8 @@ from ibisa_onnx.metrics.insertion_deletion import Curve, deletion, insertion
 from ibisa_onnx.metrics.maps import Map, Region, Saliency, checked_map, falling_order, ranks
 from ibisa_onnx.metrics.metric import Metric
 from ibisa_onnx.metrics.subject import Subject
-from ibisa_onnx.targets.base import Objective
-from ibisa_onnx.targets.boxes import Box, MatchedObjective, SimilarityToBox
+from ibisa_onnx.targets.base import Box, Objective
+from ibisa_onnx.targets.boxes import MatchedObjective, SimilarityToBox
 
 _STEPS, _EVERY = 100, 10
 """ODAM's: so many steps, of so many of which one is scored."""

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 Raw = Mapping[str, npt.NDArray[Any]]
 """Values of a model's outputs by name, a row for each image, in the model's own dtypes."""
 Doubles = npt.NDArray[np.float64]
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom."""
 
 USUAL_BASELINES = ("blur", "mean", "noise")
 """What stands where a picture is hidden, in the order in which they are preferred."""
@@ -131,9 +133,17 @@ class Objective(ABC):
         return ()
 
     @property
+    def location(self) -> Box | None:
+        """Where in the model's input the answer lies, in 0..1 of each side; None: nothing says."""
+        return None
+
+    @property
     def extent(self) -> float | None:
         """The share of the model's input that it is about, in 0..1; None where nothing says."""
-        return None
+        if self.location is None:
+            return None
+        left, top, right, bottom = self.location
+        return (right - left) * (bottom - top)
 
     @property
     def baselines(self) -> tuple[str, ...]:

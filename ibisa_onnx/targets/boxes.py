@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ibisa_onnx.models.head import Head
-from ibisa_onnx.targets.base import Doubles, Nodes, Objective, Raw
+from ibisa_onnx.targets.base import Box, Doubles, Nodes, Objective, Raw
 from ibisa_onnx.targets.class_scores import SMALLEST
 
 if TYPE_CHECKING:
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
 OVERLAP = 0.5
 """The intersection over union from which two boxes are of one object."""
-
-Box = tuple[float, float, float, float]
-"""Left, top, right, bottom."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +38,8 @@ class BoxObjective(Objective):
         Which of the detections it is, from 1.
     box
         Left, top, right, bottom in the picture's pixels; None where it is not known.
-    share
-        The box's share of the model's input, in 0..1.
+    within
+        The same in 0..1 of the sides of the model's input.
     writers
         What makes the tensor, where the model has it not.
     similarity
@@ -55,7 +52,7 @@ class BoxObjective(Objective):
     label: str | None = None
     number: int | None = None
     box: Box | None = None
-    share: float | None = None
+    within: Box | None = None
     writers: tuple[Nodes, ...] = field(default=(), repr=False)
     similarity: SimilarityToBox | None = field(default=None, repr=False)
 
@@ -75,9 +72,9 @@ class BoxObjective(Objective):
         return () if self.similarity is None else self.similarity.outputs
 
     @property
-    def extent(self) -> float | None:
-        """The box's share of the model's input."""
-        return self.share
+    def location(self) -> Box | None:
+        """The box."""
+        return self.within
 
     def probability(self, raw: Raw) -> Doubles:
         """Return the best anchor's probability, [N] in 0..1."""
@@ -139,7 +136,7 @@ class MatchedObjective(Objective):
         Names of tensors float [N, n, 4], in pixels of the input, and [N, n, K].
     place
         The box in pixels of the input.
-    column, label, number, box, share, writers, similarity
+    column, label, number, box, within, writers, similarity
         As of `BoxObjective`.
     """
 
@@ -150,7 +147,7 @@ class MatchedObjective(Objective):
     label: str | None = None
     number: int | None = None
     box: Box | None = None
-    share: float | None = None
+    within: Box | None = None
     writers: tuple[Nodes, ...] = field(default=(), repr=False)
     similarity: SimilarityToBox | None = field(default=None, repr=False)
 
@@ -170,9 +167,9 @@ class MatchedObjective(Objective):
         return () if self.similarity is None else self.similarity.outputs
 
     @property
-    def extent(self) -> float | None:
-        """The box's share of the model's input."""
-        return self.share
+    def location(self) -> Box | None:
+        """The box."""
+        return self.within
 
     def probability(self, raw: Raw) -> Doubles:
         """Return the score of the best row that overlaps, [N] in 0..1; 0 where none does."""

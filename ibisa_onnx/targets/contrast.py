@@ -18,6 +18,7 @@ from ibisa_onnx.errors import AbsentTargetError, TargetError
 from ibisa_onnx.models.head import Head
 from ibisa_onnx.targets.arguments import WordTarget, target_specs
 from ibisa_onnx.targets.base import (
+    Box,
     Context,
     Doubles,
     FixedTarget,
@@ -67,6 +68,11 @@ class ContrastObjective(Objective):
         """What writes the tensors of either."""
         both = (*self.first.nodes, *self.second.nodes)
         return tuple({id(each): each for each in both}.values())
+
+    @property
+    def location(self) -> Box | None:
+        """Where the first lies."""
+        return self.first.location
 
     @property
     def extent(self) -> float | None:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from ibisa_onnx.errors import AbsentTargetError, TargetError
 from ibisa_onnx.targets.base import (
     Answer,
+    Box,
     Context,
     Kind,
     Nodes,
@@ -32,7 +33,6 @@ from ibisa_onnx.targets.base import (
 )
 from ibisa_onnx.targets.boxes import (
     OVERLAP,
-    Box,
     BoxObjective,
     MatchedObjective,
     SimilarityToBox,
@@ -290,13 +290,12 @@ class DetectorKind(Kind):
 
     def objective(self, detection: Detection, number: int, raw: Raw, context: Context) -> Objective:
         """Return the objective of a detection."""
-        height, width = context.geometry.model
         shared: dict[str, Any] = {
             "column": detection.column,
             "label": self._label(detection.column, context),
             "number": number,
             "box": detection.box,
-            "share": float(np.clip(area(detection.place) / (height * width), 0, 1)),
+            "within": as_shares(detection.place, context.geometry.model),
             "writers": self.nodes,
             "similarity": SimilarityToBox(
                 BOXES,
@@ -375,6 +374,16 @@ def in_picture(place: Box, geometry: Geometry) -> Box:
     most = (width, height, width, height)
     cut = [float(np.clip(side, 0, limit)) for side, limit in zip(sides, most, strict=True)]
     return cut[0], cut[1], cut[2], cut[3]
+
+
+def as_shares(place: Box, size: tuple[int, int]) -> Box:
+    """Return a box of the model's input of (H, W) in 0..1 of its sides, cut at its borders."""
+    height, width = size
+    left, top, right, bottom = (
+        float(np.clip(each / side, 0, 1))
+        for each, side in zip(place, (width, height, width, height), strict=True)
+    )
+    return left, top, right, bottom
 
 
 def _detector_of(reader: Reader) -> DetectorKind:

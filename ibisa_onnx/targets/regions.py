@@ -21,8 +21,7 @@ import numpy.typing as npt
 from ibisa_onnx.errors import AbsentTargetError, TargetError
 from ibisa_onnx.io.images import read_picture
 from ibisa_onnx.models.head import Head
-from ibisa_onnx.targets.base import Doubles, Objective, Raw
-from ibisa_onnx.targets.boxes import Box
+from ibisa_onnx.targets.base import Box, Doubles, Objective, Raw
 from ibisa_onnx.targets.score_maps import ScoreMaps
 
 if TYPE_CHECKING:
@@ -64,6 +63,15 @@ class Region:
     def cells(self) -> npt.NDArray[np.intp]:
         """The numbers of its places, row by row."""
         return np.flatnonzero(self.mask)
+
+    @property
+    def around(self) -> Box:
+        """The box around it, in 0..1 of the grid's sides."""
+        (top, bottom), (left, right) = (
+            (float(places.min()) / side, float(places.max() + 1) / side)
+            for places, side in zip(np.nonzero(self.mask), self.grid, strict=True)
+        )
+        return left, top, right, bottom
 
     @property
     def share(self) -> float:
@@ -119,7 +127,12 @@ class RegionObjective(Objective):
         return "inpaint", "blur", "mean"
 
     @property
-    def extent(self) -> float | None:
+    def location(self) -> Box:
+        """The box around the region."""
+        return self.region.around
+
+    @property
+    def extent(self) -> float:
         """The region's share of the model's input."""
         return self.region.share
 

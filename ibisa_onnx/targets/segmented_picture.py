@@ -15,8 +15,7 @@ import numpy.typing as npt
 
 from ibisa_onnx.errors import AbsentTargetError, TargetError
 from ibisa_onnx.preprocessing.resampling import KERNELS, resample
-from ibisa_onnx.targets.base import Answer, Context, Reader, check_numbers
-from ibisa_onnx.targets.boxes import Box
+from ibisa_onnx.targets.base import Answer, Box, Context, Reader, check_numbers
 from ibisa_onnx.targets.detection import in_picture
 from ibisa_onnx.targets.labels import find_label
 from ibisa_onnx.targets.regions import Mask, Region, RegionObjective, percent

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from ibisa_onnx.errors import AbsentTargetError, TargetError
 from ibisa_onnx.targets.base import (
     Answer,
+    Box,
     Context,
     Doubles,
     Kind,
@@ -29,7 +30,6 @@ from ibisa_onnx.targets.base import (
     check_numbers,
     wrong_kind,
 )
-from ibisa_onnx.targets.boxes import Box
 from ibisa_onnx.targets.class_scores import SMALLEST
 from ibisa_onnx.targets.ctc import STEPS, Blank, StepScores, find_scores, fit_charset
 from ibisa_onnx.targets.detection import in_picture
@@ -256,7 +256,7 @@ class Reading:
             number + 1,
             self.text,
             self.box(number, number + 1),
-            self._share(number, number + 1),
+            self._within(number, number + 1),
             self.writers,
         )
 
@@ -268,7 +268,7 @@ class Reading:
             places,
             "".join(each.text for each in chosen),
             self.box(start, stop),
-            self._share(start, stop),
+            self._within(start, stop),
             float(mean_log_odds(places, self.scores[None])[0]),
             self.text if len(chosen) < len(self.characters) else None,
             self.writers,
@@ -300,9 +300,9 @@ class Reading:
     def _sides(self, start: int, stop: int) -> tuple[float, float]:
         return self.characters[start].sides[0], self.characters[stop - 1].sides[1]
 
-    def _share(self, start: int, stop: int) -> float:
+    def _within(self, start: int, stop: int) -> Box:
         left, right = self._sides(start, stop)
-        return right - left
+        return left, 0.0, right, 1.0
 
 
 class RecogniserKind(Kind):

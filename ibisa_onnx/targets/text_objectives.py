@@ -13,8 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ibisa_onnx.models.head import Head
-from ibisa_onnx.targets.base import Doubles, Nodes, Objective, Raw
-from ibisa_onnx.targets.boxes import Box
+from ibisa_onnx.targets.base import Box, Doubles, Nodes, Objective, Raw
 from ibisa_onnx.targets.ctc import STEPS
 
 if TYPE_CHECKING:
@@ -78,8 +77,8 @@ class CharacterObjective(Objective):
         The whole text.
     box
         Left, top, right, bottom in the picture's pixels.
-    share
-        The share of the model's input that it covers, in 0..1.
+    within
+        The same in 0..1 of the sides of the model's input.
     writers
         What makes the tensor of steps.
     """
@@ -89,7 +88,7 @@ class CharacterObjective(Objective):
     number: int
     text: str
     box: Box
-    share: float
+    within: Box
     writers: tuple[Nodes, ...] = field(default=(), repr=False)
 
     @property
@@ -103,9 +102,9 @@ class CharacterObjective(Objective):
         return self.writers
 
     @property
-    def extent(self) -> float:
-        """The character's share of the model's input."""
-        return self.share
+    def location(self) -> Box:
+        """The character."""
+        return self.within
 
     def score(self, raw: Raw) -> Doubles:
         """Return log p, [N]."""
@@ -162,8 +161,8 @@ class TextObjective(Objective):
         What they spell.
     box
         Left, top, right, bottom in the picture's pixels.
-    share
-        The share of the model's input that it covers, in 0..1.
+    within
+        The same in 0..1 of the sides of the model's input.
     log_odds
         The mean of the characters' log-odds for the picture, in nats.
     whole
@@ -175,7 +174,7 @@ class TextObjective(Objective):
     places: tuple[Place, ...]
     text: str
     box: Box
-    share: float
+    within: Box
     log_odds: float
     whole: str | None = None
     writers: tuple[Nodes, ...] = field(default=(), repr=False)
@@ -191,9 +190,9 @@ class TextObjective(Objective):
         return self.writers
 
     @property
-    def extent(self) -> float:
-        """The text's share of the model's input."""
-        return self.share
+    def location(self) -> Box:
+        """The text."""
+        return self.within
 
     def probability(self, raw: Raw) -> Doubles:
         """Return the geometric mean of the characters' probabilities, [N] in 0..1."""

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 import ibisa_onnx as ibisa
 from ibisa_onnx.targets.arguments import PointTarget
 from ibisa_onnx.targets.boxes import BoxObjective, MatchedObjective
-from ibisa_onnx.targets.detection import BestAnchor, BoxTarget
+from ibisa_onnx.targets.detection import BestAnchor, BoxTarget, as_shares
 
 FACES = ibisa.Preprocessing(
     (240, 320), resize="stretch", mean=(127.0,) * 3, std=(128.0,) * 3, interpolation="bilinear"
@@ -116,6 +116,15 @@ def test_its_nodes_say_the_same():
     model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
     (given,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"scores": raw})
     np.testing.assert_allclose(given[:, 0], objective.score({"scores": raw}), rtol=1e-5)
+
+
+def test_a_boxs_extent_is_that_of_its_part_of_the_input():
+    assert BoxObjective("s", (0,), 0).extent is None
+    within = as_shares((-10, 20, 40, 60), (80, 160))
+    assert within == pytest.approx((0, 0.25, 0.25, 0.75))
+    objective = BoxObjective("s", (0,), 0, within=within)
+    assert objective.location == within
+    assert objective.extent == pytest.approx(0.125)
 
 
 def test_a_row_counts_where_it_overlaps_the_box_by_more_than_a_half():

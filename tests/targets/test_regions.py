@@ -20,6 +20,7 @@ def test_a_region_is_its_places():
     np.testing.assert_array_equal(region.mask, mask)
     assert region.cells.tolist() == [7, 8]
     assert region.share == pytest.approx(2 / 15)
+    assert region.around == pytest.approx((2 / 5, 1 / 3, 4 / 5, 2 / 3))
     assert region == Region.of(mask.copy())
     assert hash(region) == hash(Region.of(mask.copy()))
     assert region != Region.of(mask.T)

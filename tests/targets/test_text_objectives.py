@@ -18,8 +18,8 @@ def objectives() -> list[Any]:
     places = (Place(1, (0, 1, 2)), Place(2, (2, 3, 4)), Place(1, (5,)))
     box = (0.0, 0.0, 8.0, 8.0)
     return [
-        CharacterObjective(places[1], "b", 2, "aba", box, 0.1),
-        TextObjective(places, "aba", box, 0.3, 0.5),
+        CharacterObjective(places[1], "b", 2, "aba", box, (0.2, 0.0, 0.3, 1.0)),
+        TextObjective(places, "aba", box, (0.2, 0.0, 0.5, 1.0), 0.5),
     ]
 
 

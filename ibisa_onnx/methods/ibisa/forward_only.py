@@ -6,6 +6,8 @@ drawn in ten rounds, from coarse to fine. From the second round on each leans to
 the posterior of the effects w (Thompson sampling): where much is known, towards what matters, so
 that a mask shows most of it and its complement most of the rest, and whether a part is needed is
 asked where the others are there; where little is known, anywhere.
+Where the answer lies somewhere in the picture (a box, a region, a character), effects are expected
+to be larger there than far away.
 
 The fitted surrogate is differentiable, and linear, so that the minimum of IBISA's objective is
 known in closed form:
@@ -29,6 +31,7 @@ from ibisa_onnx.gradients.masked_images import Floats, MaskedImages
 from ibisa_onnx.methods.ibisa.gaussian_process import PRIORS, Array, Posterior, regress
 from ibisa_onnx.methods.ibisa.random_masks import smooth_masks
 from ibisa_onnx.methods.masking import grid_shape, sigmoid
+from ibisa_onnx.targets.base import Box
 
 Query = Callable[[npt.NDArray[np.float32]], Array]
 """Images float32 [N, C, H, W] in model space to the target's probability [N]."""
@@ -41,6 +44,7 @@ _LEAN = (-2.0, 3.0)  # masks lean by standard deviations of the draw; beyond the
 _ENOUGH = 200  # pairs that settle the prior
 _POOLED = 1.0  # standard deviation, in cells, of the Gaussian over the squared contrast
 _FAINTEST = 0.1  # of the contrast's root mean square: no cell is taken for quite without effect
+_FAR, _REACH = 0.3, 0.5  # of deviations expected far from the answer; of its sides: how near it is
 _CAUTION = 1.4  # on deviations, for edges that no smooth prior expects: planted truths want it
 _PRIOR_LOGIT = -4.0  # keep-probability of a cell without effect: 0.018
 _LEAST = -10.0  # times the strongest: what speaks against the target is hidden, no more
@@ -96,6 +100,7 @@ def estimates(
     *,
     batch: int = 8,
     multiple: int = 1,
+    location: Box | None = None,
     over: Callable[[], bool] = lambda: False,
 ) -> Iterator[Estimate]:
     """Estimate the keep-probability from an even number of forward passes, in rounds.
@@ -114,6 +119,8 @@ def estimates(
         Images in one query, an even number; it has no influence on the masks.
     multiple
         Pairs in a round are a multiple of it, for models that take no other number of images.
+    location
+        Where the answer lies, in 0..1 of the image's sides; None: nothing says.
     over
         Asked after each query; what is known by then ends the rounds.
 
@@ -122,7 +129,7 @@ def estimates(
     Estimate
         After each round.
     """
-    evidence = _Evidence(query, masked, max(1, batch // 2))
+    evidence = _Evidence(query, masked, max(1, batch // 2), location)
     rounds = _rounds(max(2, budget // 2) // multiple)
     for place, units in enumerate(rounds):
         cells = round(_COARSEST + (_FINEST - _COARSEST) * place / max(1, len(rounds) - 1))
@@ -139,6 +146,7 @@ class _Evidence:
     query: Query
     masked: MaskedImages
     pairs: int
+    location: Box | None = None
     masks: list[Floats] = field(default_factory=list)
     scores: list[Array] = field(default_factory=list)
     posterior: Posterior | None = None
@@ -146,6 +154,8 @@ class _Evidence:
     def __post_init__(self) -> None:
         self.shape = grid_shape(*self.masked.size, _CELLS)
         self.contrast = _contrast(self.masked, self.shape)
+        if self.location is not None:
+            self.contrast = self.contrast * _nearness(self.location, self.shape)
 
     def gather(
         self, rng: np.random.Generator, count: int, cells: int, over: Callable[[], bool]
@@ -181,6 +191,26 @@ def _contrast(masked: MaskedImages, shape: tuple[int, int]) -> Array:
     mean = float(around.mean())
     relative = np.sqrt(around / mean) + _FAINTEST if mean > 0 else np.ones(shape)
     return np.asarray(np.sqrt(2) * relative / np.sqrt(relative**2 + 1))
+
+
+def _nearness(location: Box, shape: tuple[int, int]) -> Array:
+    """How large an effect is expected of each cell by how near the answer is, [h, w] up to 1.
+
+    Outside the answer's box that falls off as a Gaussian of half its sides, to a floor: an answer
+    may rest on what is far away, and a cell there is found all the same, by more evidence.
+    """
+    left, top, right, bottom = location
+    sides = zip(shape, (top, left), (bottom, right), strict=True)
+    down, across = (_outside(*side) for side in sides)
+    near = np.exp(-(down[:, None] ** 2 + across**2) / 2)
+    return np.asarray(_FAR + (1 - _FAR) * near)
+
+
+def _outside(cells: int, first: float, last: float) -> Array:
+    """How far the middles of cells along a side are from an interval of it, over its reach."""
+    middles = (np.arange(cells) + 0.5) / cells
+    off = np.maximum(np.maximum(first - middles, middles - last), 0)
+    return np.asarray(off / (_REACH * max(last - first, 1 / cells)))
 
 
 def _rounds(units: int) -> list[int]:

@@ -357,6 +357,7 @@ def _estimated(
         rng,
         batch=batch,
         multiple=problem.pair // 2,
+        location=problem.row.objective.location,
         over=lambda: queries.over(batch),
     ):
         queries.learned()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import cv2
 import numpy as np
@@ -216,8 +217,8 @@ def ask(square: np.ndarray) -> Query:
     )
 
 
-def run(query: Query, masked: MaskedImages, **options: int) -> np.ndarray:
-    settings = {"budget": 120, "seed": 0, **options}
+def run(query: Query, masked: MaskedImages, **options: Any) -> np.ndarray:
+    settings: dict[str, Any] = {"budget": 120, "seed": 0, **options}
     rng = np.random.default_rng(settings.pop("seed"))
     budget = settings.pop("budget")
     return last(estimates(query, masked, budget, rng, **settings)).keep
@@ -241,6 +242,40 @@ def test_the_map_is_high_where_the_model_looks_and_near_zero_elsewhere(
     assert found[far].mean() < 0.1
     assert found.min() >= 0
     assert found.max() <= 1
+
+
+def small(row: int, column: int) -> np.ndarray:
+    """A square of 1% of the image, its corner there."""
+    square = np.zeros((SIDE, SIDE), bool)
+    square[row : row + 6, column : column + 6] = True
+    return square
+
+
+def test_a_small_cause_is_clearer_where_the_answer_is_known_to_be(masked: MaskedImages) -> None:
+    square = small(30, 12)
+    near = (10 / SIDE, 28 / SIDE, 20 / SIDE, 38 / SIDE)
+    rng = np.random.default_rng(3)
+
+    def noisy(images: np.ndarray) -> np.ndarray:
+        return ask(square)(images) + rng.normal(0, 0.02, len(images))
+
+    shares = [
+        [
+            float(found[square[::2, ::2]].sum() / found.sum())
+            for seed in range(4)
+            for found in [run(noisy, masked, seed=seed, location=place)]
+        ]
+        for place in (None, near)
+    ]
+    assert np.mean(shares[1]) > 1.15 * np.mean(shares[0])
+
+
+def test_a_cause_far_from_the_answer_is_found_all_the_same(masked: MaskedImages) -> None:
+    square = small(30, 12)
+    far = (0.75, 0.05, 0.95, 0.25)
+    for seed in range(3):
+        found = run(ask(square), masked, budget=200, seed=seed, location=far)
+        assert square[::2, ::2][np.unravel_index(found.argmax(), found.shape)]
 
 
 @pytest.mark.parametrize(
