@@ -131,7 +131,9 @@ def large_boxes(explainer: ibisa.Explainer, image: Pixels) -> list[int]:
     return found
 
 
-def crowd(work: Work, parts: Sequence[int], compared: int, every: int = 1) -> Finding:
+def crowd(
+    work: Work, parts: Sequence[int], by_drise: int, forward_only: int, every: int = 1
+) -> Finding:
     """Explain the detections of the crowds, and some of them by other methods, too.
 
     Parameters
@@ -140,8 +142,8 @@ def crowd(work: Work, parts: Sequence[int], compared: int, every: int = 1) -> Fi
         Whose.
     parts
         Into how many parts the photographs are cut along a side.
-    compared
-        How many boxes the other methods get.
+    by_drise, forward_only
+        How many boxes D-RISE gets, and forward passes alone.
     every
         Takes one window of so many.
     """
@@ -154,26 +156,22 @@ def crowd(work: Work, parts: Sequence[int], compared: int, every: int = 1) -> Fi
             asked += [(image, number) for number in numbers]
     say(f"  {len(found)} boxes of ibisa")
     lines = [f"boxes: {BoxFigures.of(found)}"]
-    few = [round(place) for place in np.linspace(0, len(asked) - 1, min(compared, len(asked)))]
-    if few:
-        lines.append(f"of these {len(few)}: {BoxFigures.of([found[place] for place in few])}")
-        lines += _by_others(work, [asked[place] for place in few])
+    alone = work.other(gradient="forward-only", budget=QUERIES)
+    drise = partial(explainer.explain, method=DRise(MASKS))
+    others: tuple[tuple[str, int, Callable[..., ibisa.Explanation]], ...] = (
+        (f"{QUERIES} forward passes alone", forward_only, alone.explain),
+        (f"D-RISE, {MASKS} masks", by_drise, drise),
+    )
+    for name, most, explain in others:
+        few = [round(place) for place in np.linspace(0, len(asked) - 1, min(most, len(asked)))]
+        these = [explain(image, ibisa.BoxTarget(n)) for image, n in (asked[it] for it in few)]
+        say(f"  {len(these)} boxes of {name}")
+        own = BoxFigures.of([found[place] for place in few])
+        lines.append(
+            f"{name}: {BoxFigures.of(these)} (the default on these: energy {own.energy:.2f})"
+        )
     shown = explainer.explain(work.write(next(windows(work.assets, (2,)))), ibisa.BoxTarget(3))
     return work.finding(shown, "; ".join(lines))
-
-
-def _by_others(work: Work, asked: Sequence[tuple[Pixels, int]]) -> Iterator[str]:
-    """Yield what other methods make of the same detections."""
-    others: dict[str, Callable[..., ibisa.Explanation]] = {
-        f"D-RISE, {MASKS} masks": partial(work.explainer.explain, method=DRise(MASKS)),
-        f"{QUERIES} forward passes alone": work.other(
-            gradient="forward-only", budget=QUERIES
-        ).explain,
-    }
-    for name, explain in others.items():
-        found = [explain(image, ibisa.BoxTarget(number)) for image, number in asked]
-        say(f"  {len(found)} boxes of {name}")
-        yield f"{name}: {BoxFigures.of(found)}"
 
 
 def two_faces(work: Work, most: int = 12) -> Finding:

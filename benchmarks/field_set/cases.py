@@ -48,7 +48,7 @@ CASES: Mapping[str, Case] = {
         "models/face_rfb320.onnx",
         f"--box 3 {_RFB_FLAGS}",
         "crowd.png",
-        partial(crowd, parts=(1, 2, 3, 4), compared=20),
+        partial(crowd, parts=(1, 2, 3, 4), by_drise=20, forward_only=150),
         _RFB,
     ),
     "two_faces": Case(
@@ -66,7 +66,7 @@ CASES: Mapping[str, Case] = {
         "centerface.onnx",
         "--box 3 --size 256x320",
         "crowd.png",
-        partial(crowd, parts=(2,), compared=8, every=2),
+        partial(crowd, parts=(2,), by_drise=8, forward_only=24, every=2),
         {"overrides": {"size": (256, 320)}},
         prepare=any_size,
     ),
@@ -76,7 +76,7 @@ CASES: Mapping[str, Case] = {
         "320n.onnx",
         "--box 3",
         "crowd.png",
-        partial(crowd, parts=(2, 3), compared=4, every=4),
+        partial(crowd, parts=(2, 3), by_drise=6, forward_only=30, every=4),
     ),
     "ddddocr_det": Case(
         "YOLOX",
