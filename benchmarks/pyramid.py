@@ -45,12 +45,12 @@ def opened(name: str, folder: Path, activation: float) -> ibisa.Explainer:
     """Open a case's model."""
     case = CASES[name]
     options = replace(ibisa.Options(), activation=activation)
-    return ibisa.Explainer(folder / Path(case.model).name, options=options, **case.settings)
+    return ibisa.Explainer(folder / case.model, options=options, **case.settings)
 
 
 def curves(problem: Problem, saliency: Floats, area: float) -> list[float]:
     """Return the box's score, inserted and deleted, over the blur and over the mean."""
-    (image,) = problem.image if problem.image.ndim == 4 else (problem.image,)
+    (image,) = problem.image
     order = np.argsort(-saliency, axis=None, kind="stable")
     rank = np.empty(order.size, np.intp)
     rank[order] = np.arange(order.size)
@@ -103,7 +103,7 @@ def rows(name: str, folder: Path, assets: Path, most: int) -> Iterator[str]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and print or write the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--assets", type=Path, required=True)
     parser.add_argument("--boxes", type=int, default=60)

@@ -13,7 +13,7 @@ has left to the quantiser.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,13 +44,15 @@ class DequantisedGraph:
     """A graph without rounding, and what is differentiated in it: its own input and output.
 
     `refused` are the nodes that have no counterpart, and why; `ends` those at which the gradient's
-    way ends, where none reaches the output.
+    way ends, where none reaches the output; `reals` has the counterpart of each deployed tensor
+    that depends on the input, by name.
     """
 
     graph: Graph
     input: str
     refused: tuple[tuple[Node, str], ...] = ()
     ends: tuple[Node, ...] = ()
+    reals: Mapping[str, str] = field(default_factory=dict)
 
 
 def dequantise(graph: Graph, input: str) -> DequantisedGraph:
@@ -65,7 +67,8 @@ def dequantise(graph: Graph, input: str) -> DequantisedGraph:
     if output is None and (walk.nodes or walk.refused):
         return DequantisedGraph(graph, input, tuple(walk.refused), tuple(walk.ends))
     whole = graph.extended(walk.nodes, output) if output and walk.nodes else graph
-    return DequantisedGraph(whole, walk.reals[input], tuple(walk.refused))
+    refused = tuple(walk.refused)
+    return DequantisedGraph(whole, walk.reals[input], refused, reals=walk.reals)
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -62,9 +62,12 @@ class Derivative:
     extra: str = ""
 
 
-ExtraOutput = Callable[[Tape, Callable[[str], str | None]], str | None]
-"""Writes more onto the tape and returns the tensor's name: it is told the cotangent of each tensor,
-None where there is none."""
+WithCotangent = Callable[[str], tuple[str, str] | None]
+"""From a deployed tensor to its own counterpart in the graph that is differentiated, and its
+cotangent there; None where it has none."""
+
+ExtraOutput = Callable[[Tape, WithCotangent], str | None]
+"""Writes more onto the tape and returns the tensor's name; None: nothing was written."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ def differentiate(
         tape, source = sweep.tape, sweep.source
         gradient = tape.op("Identity", sweep.total(source))
         results = {gradient: tape.type(source)}
-        more = (extra and extra(tape, sweep.total)) or ""
+        more = (extra and extra(tape, sweep.with_cotangent)) or ""
         if more:
             results[more] = tape.type(more)
         forward, backward, saved = assemble(tape, graph, sweep.cotangent, results)
@@ -160,6 +163,7 @@ class _Sweep:
     tape: Tape
     active: set[str]
     source: str = ""
+    reals: Mapping[str, str] = field(default_factory=dict)  # counterparts of deployed tensors
     cotangents: dict[str, list[str]] = field(default_factory=dict)
     missing: list[MissingRule] = field(default_factory=list)
     cotangent: str = ""
@@ -178,6 +182,12 @@ class _Sweep:
             total = self.tape.op("Add" if len(parts) == 2 else "Sum", *parts)
             self.cotangents[name] = parts = [total]
         return parts[0] if parts else None
+
+    def with_cotangent(self, name: str) -> tuple[str, str] | None:
+        """A deployed tensor's counterpart and its cotangent, or None if nobody passed one back."""
+        counterpart = self.reals.get(name, name)
+        total = self.total(counterpart)
+        return None if total is None else (counterpart, total)
 
     def _apply(self, node: Node, dys: Sequence[str | None]) -> None:
         self.tape.steep |= _is_steep(self.tape, node)
@@ -287,7 +297,7 @@ def _sweep(graph: Graph, input: str) -> _Sweep:
     real = dequantise(graph, input)
     tape = Tape(real.graph)
     tape.active = active = _active(tape, real.graph.nodes, {real.input})
-    sweep = _Sweep(tape, active, real.input)
+    sweep = _Sweep(tape, active, real.input, real.reals)
     sweep.missing.extend(_missing(node, why) for node, why in real.refused)
     if real.ends and not sweep.missing:
         sweep.missing.extend(_end(node) for node in real.ends)

@@ -6,14 +6,13 @@ masked image keeps the answer costs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial, reduce
-from itertools import pairwise
 
 import numpy as np
 import onnx
 
-from ibisa_onnx.autodiff.driver import ExtraOutput
+from ibisa_onnx.autodiff.driver import ExtraOutput, WithCotangent
 from ibisa_onnx.autodiff.tape import Tape
 from ibisa_onnx.errors import GradientError
 from ibisa_onnx.gradients.layer import FeatureMaps, SpatialTensor, feature_maps, last_of_side
@@ -37,11 +36,11 @@ def class_activation_at(features: Sequence[SpatialTensor]) -> ExtraOutput:
     """
     finest = max(features, key=lambda each: each.side)
 
-    def write(tape: Tape, cotangent_of: Callable[[str], str | None]) -> str | None:
+    def write(tape: Tape, with_cotangent: WithCotangent) -> str | None:
         levels = [
-            _spread(tape, _contributions(tape, each.name, cotangent), each, finest)
+            _spread(tape, _contributions(tape, *found), each, finest)
             for each in features
-            if (cotangent := cotangent_of(each.name)) is not None
+            if (found := with_cotangent(each.name)) is not None
         ]
         return reduce(partial(tape.op, "Add"), levels) if levels else None
 
@@ -106,21 +105,16 @@ def deep_features(
 
 
 def _pyramid(maps: FeatureMaps, most: float) -> tuple[SpatialTensor, ...]:
-    """Return the levels of a backbone's feature pyramid, none of more places a side than `most`.
+    """Return the levels of a feature pyramid, none of more places a side than `most`.
 
-    That are maps that all paths go through together, each coarser one the deeper: the last such
-    ones of those with the most levels. Later on, where levels are mixed, and in the heads, the
-    coarser maps are not the deeper ones.
+    That are the last maps of several resolutions, one of each, that all paths go through together.
     """
     known = {each.name: each for each in maps.tensors}
     found: tuple[SpatialTensor, ...] = ()
     for cut in maps.cuts:
         levels = sorted((known[name] for name in cut), key=lambda each: -each.side)
-        falling = all(
-            fine.side > coarse.side and fine.depth < coarse.depth
-            for fine, coarse in pairwise(levels)
-        )
-        deep = levels[-1].depth >= _DEPTH and levels[0].side <= most
-        if falling and deep and cut <= maps.mixed and len(levels) >= max(2, len(found)):
+        several = len({each.side for each in levels}) == len(levels) > 1
+        deep = any(each.depth >= _DEPTH for each in levels)
+        if several and deep and levels[0].side <= most and cut <= maps.mixed:
             found = tuple(levels)
     return found

@@ -35,6 +35,7 @@ Array = npt.NDArray[Any]
 
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE})
 _NO_GRADIENT = frozenset({TensorProto.INT64, TensorProto.BOOL})
+_MOST_TOGETHER = 16  # maps; a pyramid has no more levels, and wide graphs far more tensors
 _POOLS = frozenset({"MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool"})
 _PLANES = _POOLS | {"Conv", "ConvTranspose", "FusedConv"}
 """What these give is [N, C, h, w] by definition."""
@@ -85,7 +86,8 @@ class FeatureMaps:
     tensors
         In order.
     cuts
-        What all paths go through together, after each node: names of tensors, all of them maps.
+        What all paths go through together, after each node: names of tensors, all of them maps,
+        and not so many that they are no pyramid.
     mixed
         Names of those that a layer, a pool or a sum reads later on. The others are what the model
         says of each place, and no features any more.
@@ -150,17 +152,19 @@ def _cuts(graph: Graph, image: str, output: str) -> list[frozenset[str]]:
     """Return what all paths from the image to the output go through together, after each node.
 
     The nodes are in order, so that is, right after a node, what comes from the image and is still
-    needed. Shapes and conditions do not count.
+    needed. Shapes and conditions do not count. Sets of more than `_MOST_TOGETHER` are left out.
     """
     last = {name: place for place, node in enumerate(graph.nodes) for name in node.uses}
     last[output] = len(graph.nodes)
-    needed, found = frozenset({image}), []
+    needed, found = {image}, []
     for place, node in enumerate(graph.nodes):
-        if not needed.intersection(node.uses):
+        if needed.isdisjoint(node.uses):
             continue
         made = {each for each in node.outputs if graph.type(each).elem not in _NO_GRADIENT}
-        needed = frozenset(each for each in needed | made if last.get(each, -1) > place)
-        found.append(needed)
+        needed |= made
+        needed -= {each for each in (*node.uses, *made) if last.get(each, -1) <= place}
+        if 0 < len(needed) <= _MOST_TOGETHER:
+            found.append(frozenset(needed))
     return found
 
 

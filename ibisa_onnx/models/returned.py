@@ -110,15 +110,17 @@ class DeclaredOutputs:
         said += f" for {images} image(s)"
         if values.dtype.kind not in "biuf":
             raise OutputError(f"{said}, no numbers; a class is its index")
-        values = _with_all_axes(values, info.shape, images)
+        values = self._with_all_axes(values, info, images)
         if len(values) != images or not _fits(values.shape, info.shape):
             raise OutputError(f"{said}, and {_declared(info)} is declared{advice}")
         free = self._in_rows and len(info.shape) > 1 and not isinstance(info.shape[1], int)
         if free:
             counts[info.name] = rows or (values.shape[1],) * images
+        elif not values.size:
+            raise OutputError(f"{said}, which has no values")
         sides = values.shape[2:] if free else values.shape[1:]
-        before = self._sides.setdefault(info.name, sides)
-        if sides != before:
+        before = self._sides.get(info.name, sides)
+        if values.size and sides != before:
             raise OutputError(f"{said}, but {list(before)} for an image before")
         with np.errstate(over="ignore"):
             found = values.astype(np.float32)  # a copy: the function may use its buffer again
@@ -126,6 +128,8 @@ class DeclaredOutputs:
             raise OutputError(
                 f"{said} with NaN or infinite values; check the preprocessing and the function"
             )
+        if values.size:  # without a row it says nothing of its sides
+            self._sides.setdefault(info.name, sides)
         return found
 
     def _as_array(self, info: TensorInfo, given: Any, images: int) -> tuple[Array, tuple[int, ...]]:
@@ -153,15 +157,24 @@ class DeclaredOutputs:
             )
         return joined([each[None] for each in parts]), tuple(map(len, parts))
 
+    def _with_all_axes(self, values: Array, info: TensorInfo, images: int) -> Array:
+        """Add the axes that may be left out: the images' where there is one, and a last one of 1.
 
-def _with_all_axes(values: Array, shape: Sequence[int | str | None], images: int) -> Array:
-    """Add the axes that may be left out: the images' where there is one, and a last one of 1."""
-    if values.size == 0 and images in (1, len(values)) and not isinstance(shape[1], int):
-        rest = [side if isinstance(side, int) else 0 for side in shape[2:]]
-        return np.zeros((images, 0, *rest), np.float32)
-    if tuple(shape[1:]) == (1,) and values.size == images and values.ndim < 2:
-        return values.reshape(images, 1)
-    return values[None] if images == 1 and values.ndim == len(shape) - 1 else values
+        Without a row all behind the rows may be: then open sides are as they were before.
+        """
+        shape = info.shape
+        if values.size == 0 and images in (1, len(values)) and not isinstance(shape[1], int):
+            count = len(shape) - 2
+            given = values.shape if values.ndim > count else (0,) * count
+            known = self._sides.get(info.name, given)
+            rest = [
+                side if isinstance(side, int) else there
+                for side, there in zip(shape[2:], known[len(known) - count :], strict=True)
+            ]
+            return np.zeros((images, 0, *rest), np.float32)
+        if tuple(shape[1:]) == (1,) and values.size == images and values.ndim < 2:
+            return values.reshape(images, 1)
+        return values[None] if images == 1 and values.ndim == len(shape) - 1 else values
 
 
 def _fits(given: Sequence[int], shape: Sequence[int | str | None]) -> bool:

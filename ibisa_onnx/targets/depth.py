@@ -50,16 +50,18 @@ class DepthKind(ValueKind):
         (output,) = self._outputs
         check_numbers(raw[output], output, finite=True)
         values = np.asarray(raw[output][0], np.float64)
-        sides = values.shape[-2], values.shape[-1]
+        sides, (height, width) = (values.shape[-2], values.shape[-1]), context.geometry.picture
         flat = values.ravel()
         shown = np.flatnonzero(cells_seen(context.geometry, sides))
         order = shown[np.argsort(flat[shown], kind="stable")]
         found = []
         for word, place in (("least", 0), ("median", (len(order) - 1) // 2), ("greatest", -1)):
             row, column = divmod(int(order[place]), sides[1])
-            at = point_of(row, column, context.geometry, sides)
+            at = np.clip(point_of(row, column, context.geometry, sides), 0, (width, height))
             value = float(flat[order[place]])
-            found.append(Answer(f"{word} depth", value, details={"unit": "value", "at": list(at)}))
+            found.append(
+                Answer(f"{word} depth", value, details={"unit": "value", "at": at.tolist()})
+            )
         return found
 
     @staticmethod

@@ -142,22 +142,24 @@ class ModelFacts:
     def values(self, names: Sequence[str]) -> Values:
         """Return what the model gives for noise, by the name of the tensor.
 
-        Of a function it is what it gave for the first picture. Left out is what cannot be had: no
-        preprocessing, no such tensor, no picture yet, or it does not run.
+        Of a function it is what it gave for the first picture with a row. Left out is what cannot
+        be had: no preprocessing, no such tensor, no such picture yet, or it does not run.
         """
         missing = [name for name in names if name not in self._probed]
         if missing and self._spec is not None and self.is_deployed:
-            self._probed |= self._probe(missing)
-        return {name: self._probed[name] for name in names if name in self._probed}
+            self._probed = self._probed | self._probe(missing)
+        found = {name: self._probed[name] for name in names if name in self._probed}
+        return {name: each for name, each in found.items() if self.is_deployed or each.size}
 
     def learn(self, raw: Values) -> bool:
         """Take a function's answer to a picture, values [1, ...], for what a probe would tell.
 
-        Returns whether anything was learnt: an answer without a row tells nothing, and the next one
-        may.
+        Returns whether anything was learnt: an answer without a row, or of nothing but zeros, tells
+        less than a later one may.
         """
-        new = [name for name in raw if name not in self._probed or not self._probed[name].any()]
-        self._probed |= {name: raw[name] for name in new}
+        known = self._probed
+        new = [name for name in raw if name not in known or _tells(raw[name]) > _tells(known[name])]
+        self._probed = known | {name: raw[name] for name in new}  # who reads has the one or other
         return bool(new)
 
     def _probe(self, names: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
@@ -176,6 +178,11 @@ class ModelFacts:
             return {name: each for name, each in found.items() if isinstance(each, np.ndarray)}
         except IbisaError:
             return {}
+
+
+def _tells(values: npt.NDArray[Any]) -> tuple[bool, bool]:
+    """Return how much an answer tells: whether there are values, and any but zeros."""
+    return values.size > 0, bool(values.any())
 
 
 def _noise(size: tuple[int, int]) -> npt.NDArray[np.uint8]:

@@ -8,6 +8,7 @@ kinds of models there are in `discovery`.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -89,6 +90,7 @@ class OutputReader:
         self._given = None if labels is None else _as_labels(labels)
         self.facts = ModelFacts(model, preprocessing, output, self._given)
         self._found_kind: Kind | None = None
+        self._finding = threading.RLock()
         self._known = known_labels(model.metadata, model.folder) if labels is None else []
         first, _ = choose_labels(self._known, None)
         self.labels = first.labels if first else self._given
@@ -98,8 +100,8 @@ class OutputReader:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What a user must know of how outputs are read."""
-        of_kind = () if self._found_kind is None else self._found_kind.warnings
-        return (*of_kind, *self._warnings)
+        found = self._found_kind  # which another thread may take away
+        return (*(() if found is None else found.warnings), *self._warnings)
 
     @property
     def kind(self) -> Kind:
@@ -112,19 +114,21 @@ class OutputReader:
         OptionError
             The user said a kind that it cannot be.
         """
-        if self._found_kind is None:
-            from ibisa_onnx.targets.classification import NAME
-            from ibisa_onnx.targets.discovery import discover
+        with self._finding:
+            if self._found_kind is None:
+                from ibisa_onnx.targets.classification import NAME
+                from ibisa_onnx.targets.discovery import discover
 
-            scores = self._wanted is not None or self._activation is not None
-            wanted = self._kind or (NAME if scores else None)
-            self._found_kind = discover(self.facts, self, wanted)
-        return self._found_kind
+                scores = self._wanted is not None or self._activation is not None
+                wanted = self._kind or (NAME if scores else None)
+                self._found_kind = discover(self.facts, self, wanted)
+            return self._found_kind
 
     def see(self, raw: Mapping[str, npt.NDArray[Any]]) -> None:
         """Learn the kind of a function from all that it says of a picture, values [1, ...]."""
-        if self.facts.learn(raw):
-            self._found_kind = None
+        with self._finding:
+            if self.facts.learn(raw):
+                self._found_kind = None
 
     def labels_for(self, classes: int | None) -> tuple[str, ...] | None:
         """Return names for so many classes, where somebody gave as many.

@@ -86,11 +86,12 @@ class ValueKind(Kind):
                 yield _answer(f"{word} {name}", float(of(flat)))
             return
         labels = self._labels if len(self._labels) == flat.size else ()
-        for place, value in enumerate(flat.tolist()):
+        for place, (index, value) in enumerate(np.ndenumerate(values)):
             if labels:
-                yield _answer(labels[place], value, place, labels[place])
+                yield _answer(labels[place], float(value), place, labels[place])
             else:
-                yield _answer(name if flat.size == 1 else f"{name}[{place}]", value, place)
+                written = f"[{','.join(map(str, index))}]" if flat.size > 1 else ""
+                yield _answer(f"{name}{written}", float(value), place)
 
     def _words(self) -> list[str]:
         words = [*Direction]

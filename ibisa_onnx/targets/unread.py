@@ -12,6 +12,7 @@ from ibisa_onnx.errors import OutputError
 from ibisa_onnx.targets.base import Answer, Context, Kind, Raw, TargetSpec
 from ibisa_onnx.targets.classification import UNKNOWN, VALUES
 from ibisa_onnx.targets.facts import ModelFacts
+from ibisa_onnx.targets.output_kinds import OutputKinds
 
 _ADVICE = "check the preprocessing (ibisa-onnx inspect) or the model file"
 
@@ -45,8 +46,11 @@ class UnreadKind(Kind):
 
 
 def find(facts: ModelFacts) -> UnreadKind | None:
-    """Recognise a model by NaN in what it was tried on, where that is no row of class scores."""
+    """Recognise a model by NaN in what it was tried on, where nothing may be class scores."""
     names = [name for name, values in facts.probed.items() if _is_nan(values)]
+    kinds = OutputKinds(facts.outputs, facts.batch, facts.makers)
+    if any(kinds.may_hold_scores(each) and each.name not in names for each in facts.outputs):
+        return None
     return UnreadKind(names) if names else None
 
 

@@ -214,13 +214,19 @@ def cell_at(point: Point, geometry: Geometry, sides: tuple[int, int]) -> tuple[i
 
 
 def cells_seen(geometry: Geometry, sides: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    """Tell for each cell of a map whether its middle shows the picture, [h, w]; see `cell_at`."""
+    """Tell for each cell of a map whether its middle shows the picture, [h, w]; see `cell_at`.
+
+    Of a picture that is thinner than a cell, the cells along its middle show it.
+    """
     seen = []
     for axis in (0, 1):
         stride = geometry.model[axis] / sides[axis]
         middles = (np.arange(sides[axis]) + 0.5) * stride - geometry.offset[axis]
         middles /= geometry.scale[axis]
-        seen.append((middles >= 0) & (middles <= geometry.picture[axis]))
+        shown = (middles >= 0) & (middles <= geometry.picture[axis])
+        if not shown.any():
+            shown[np.abs(middles - geometry.picture[axis] / 2).argmin()] = True
+        seen.append(shown)
     return np.asarray(seen[0][:, None] & seen[1])
 
 

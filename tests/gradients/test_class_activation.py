@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from onnx import numpy_helper, parser
 
 from ibisa_onnx.gradients.class_activation import deep_features
+from ibisa_onnx.gradients.layer import feature_maps
 from ibisa_onnx.gradients.masked_images import MaskedImages
 from ibisa_onnx.gradients.onnx_backward import ExactGradient
 from ibisa_onnx.models.onnx_session import DeployedModel
@@ -154,8 +155,8 @@ SHAPES = {"double": np.array([1, 1, 2, 2], np.float32), "rows": np.array([0, -1,
 ANCHORS = HEAD.replace("float[n,k] scores", "float[n,a,k] scores")
 
 
-def test_without_a_bottleneck_it_is_taken_of_the_backbones_pyramid() -> None:
-    assert names(opened(PYRAMID, ANCHORS, **SHAPES), ("scores",), SIZE) == ["r1", "r2", "r3"]
+def test_without_a_bottleneck_it_is_taken_of_a_pyramids_levels() -> None:
+    assert names(opened(PYRAMID, ANCHORS, **SHAPES), ("scores",), SIZE) == ["m1", "m2", "r3"]
 
 
 def test_a_pyramid_with_a_level_as_fine_as_the_image_is_none() -> None:
@@ -163,6 +164,22 @@ def test_a_pyramid_with_a_level_as_fine_as_the_image_is_none() -> None:
     body += "t = Transpose <perm = [0, 2, 3, 1]> (g) s = Reshape (t, rows) "
     body += "scores = Concat <axis = 1> (p, s)"
     assert names(opened(body, ANCHORS, **SHAPES), ("scores",), SIZE) == []
+
+
+def test_where_whole_numbers_lie_between_there_is_none() -> None:
+    body = f"whole = Cast <to = 7> (image) pixels = Cast <to = 1> (whole) {PLAIN}"
+    body = body.replace("(image, k0)", "(pixels, k0)")
+    assert names(opened(body), ("scores",), SIZE) == []
+
+
+def test_many_maps_at_once_are_not_kept() -> None:
+    """Of n parallel branches there would be n * n / 2 names."""
+    branches = " ".join(f"b{n} = Relu (r3)" for n in range(100))
+    every = ", ".join(f"b{n}" for n in range(100))
+    body = f"{downwards(4)} {branches} m = Sum ({every}) p = GlobalAveragePool (m) "
+    maps = feature_maps(opened(f"{body} scores = Flatten (p)"), "scores", SIZE)
+    assert sum(map(len, maps.cuts)) < 300
+    assert {"r3", "m"} <= {each.name for each in maps.tensors if each.bottleneck}
 
 
 def test_what_a_model_says_of_each_place_are_no_features() -> None:
@@ -190,12 +207,12 @@ def test_of_a_pyramid_the_levels_maps_are_added() -> None:
         kernel = torch.tensor(kernels[f"k{number}"])
         levels.append(F.relu(F.conv2d(levels[-1], kernel, stride=2, padding=1)))
         levels[-1].requires_grad_()
-    fine, middle, coarse = levels[2:]
-    mixed = middle + F.interpolate(coarse, scale_factor=2)
-    all_levels = (fine + F.interpolate(mixed, scale_factor=2), mixed, coarse)
+    coarse = levels[4]
+    middle = levels[3] + F.interpolate(coarse, scale_factor=2)
+    fine = levels[2] + F.interpolate(middle, scale_factor=2)
     one = torch.tensor(kernels["one"])
-    heads = [F.conv2d(each, one).permute(0, 2, 3, 1).reshape(1, -1, 4) for each in all_levels]
-    scores = torch.cat(heads, 1)
+    heads = [F.conv2d(each, one) for each in (fine, middle, coarse)]
+    scores = torch.cat([each.permute(0, 2, 3, 1).reshape(1, -1, 4) for each in heads], 1)
     cotangent = rng.normal(size=tuple(scores.shape)).astype(np.float32)
     slopes = torch.autograd.grad(scores, (fine, middle, coarse), torch.from_numpy(cotangent))
 

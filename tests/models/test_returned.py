@@ -187,6 +187,49 @@ def test_a_side_that_holds_no_rows_stays_as_it_was():
         model.run(images)
 
 
+def test_an_image_without_a_row_does_not_say_how_long_rows_are():
+    outputs = {**ROWS, "masks": (None, None, None, None)}
+    scores = iter(([], [0.5], [], [0.25]))
+
+    def one(images: np.ndarray) -> dict[str, Any]:
+        found = next(scores)
+        masks = np.ones((len(found), 7, 5)) if found else []
+        return {"boxes": [[1, 2, 3, 4]] * len(found), "scores": found, "masks": masks}
+
+    model = FunctionModel(one, InputSpec((1, *SIDES), outputs=outputs))
+    assert model.run(np.ones((1, *SIDES), np.float32))["masks"].size == 0
+    found = model.run(np.ones((3, *SIDES), np.float32))
+    assert found["masks"].shape == (3, 1, 7, 5)
+    np.testing.assert_array_equal(found["scores"], [[0.5], [0], [0.25]])
+
+
+def test_what_is_wrong_once_does_not_say_how_long_rows_are():
+    lengths = iter((8, 9))
+    model = FunctionModel(
+        lambda images: np.full((1, length := next(lengths)), np.nan if length == 8 else 1),
+        InputSpec((1, *SIDES), outputs={"embedding": (None, None)}),
+    )
+    images = np.ones((1, *SIDES), np.float32)
+    with pytest.raises(OutputError, match="NaN"):
+        model.run(images)
+    assert model.run(images)["embedding"].shape == (1, 9)
+
+
+def test_what_is_no_table_may_not_be_empty():
+    given = iter(([], [[1.0, 2.0]], []))
+    model = FunctionModel(
+        lambda images: next(given), InputSpec((1, *SIDES), outputs={"x": (None, None)})
+    )
+    for empty in (True, False, True):
+        if empty:
+            with pytest.raises(
+                OutputError, match=r"returned x .* 1 image\(s\), which has no values"
+            ):
+                model.run(np.ones((1, *SIDES), np.float32))
+        else:
+            assert model.run(np.ones((1, *SIDES), np.float32))["x"].shape == (1, 2)
+
+
 def test_sides_of_another_name_may_have_other_rows():
     outputs = {**ROWS, "proposals": (None, "p", 4)}
     found = run({**PADDED, "proposals": np.zeros((2, 7, 4))}, outputs)

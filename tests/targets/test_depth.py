@@ -46,6 +46,15 @@ def test_margins_have_no_depth(squares: Any):
     )
 
 
+def test_a_picture_thinner_than_a_cell_has_a_depth(squares: Any):
+    shown = np.full((2, 20 * squares.SIDE, 3), 130, np.uint8)
+    spec = ibisa.Preprocessing((squares.SIDE, squares.SIDE), "letterbox", scale=1 / 255)
+    for found in squares.opened(squares.depth(), preprocessing=spec).answers(shown):
+        x, y = found.details["at"]
+        assert 0 <= x <= 20 * squares.SIDE
+        assert 0 <= y <= 2
+
+
 def test_the_middle_of_a_map_is_what_is_explained_where_nothing_is_said(squares: Any):
     found = squares.opened(squares.depth()).explain(squares.picture(9, 9), "raise")
     assert found.target.caption == "depth at 16,16 raised"

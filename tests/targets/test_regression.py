@@ -11,6 +11,7 @@ import ibisa_onnx as ibisa
 from ibisa_onnx.targets import depth
 from ibisa_onnx.targets.regression import ValueKind, find, find_told
 from ibisa_onnx.targets.value import ValueTarget
+from ibisa_onnx.targets.window import spans_of
 
 
 def test_one_number_of_several_is_explained_by_its_index_or_its_label(squares: Any):
@@ -85,3 +86,12 @@ def test_of_many_numbers_the_least_the_median_and_the_greatest_are_told():
         ("median y", 20),
         ("greatest y", 40),
     ]
+
+
+def test_numbers_of_several_axes_are_called_as_an_index_chooses_them():
+    kind = ValueKind(("y",), "")
+    raw = {"y": np.arange(4.0).reshape(1, 2, 2)}
+    found = kind.answers(raw, None)  # type: ignore[arg-type]
+    assert [each.caption for each in found] == ["y[0,0]", "y[0,1]", "y[1,0]", "y[1,1]"]
+    assert spans_of("1,0", (2, 2), "y") == ((1, 2), (0, 1))
+    assert found[2].score == 2

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import helper
 
 import ibisa_onnx as ibisa
 from ibisa_onnx.targets.unread import UnreadKind, find
@@ -29,6 +30,20 @@ def test_who_says_what_it_is_is_believed(segmented: Any, with_nan: Any):
     assert told.kind.name == "segmenter"
     with pytest.raises(ibisa.OutputError, match="NaN values for this image"):
         told.explain(segmented.picture())
+
+
+def test_nan_beside_class_scores_is_left_alone(squares: Any, with_nan: Any):
+    nodes = [
+        helper.make_node("Conv", ["image", "kernel"], ["features"], strides=[4, 4]),
+        helper.make_node("GlobalAveragePool", ["features"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["logits"]),
+    ]
+    shapes = {"logits": ["n", 4], "features": ["n", 4, 8, 8]}
+    kernel = np.ones((4, 3, 4, 4), np.float32) * np.arange(4).reshape(4, 1, 1, 1)
+    data = squares.model(nodes, shapes, {"kernel": kernel.astype(np.float32)})
+    explainer = squares.opened(with_nan(data, "features", always=True))
+    assert explainer.kind.name == "classifier"
+    assert explainer.answers(squares.picture(9, 9))
 
 
 def test_class_scores_that_are_nan_are_those_of_a_classifier(squares: Any, with_nan: Any):

@@ -10,7 +10,7 @@ import pytest
 import ibisa_onnx as ibisa
 from ibisa_onnx.errors import AbsentTargetError
 from ibisa_onnx.preprocessing.geometry import Geometry
-from ibisa_onnx.targets.window import cell_at, point_of, spans_of
+from ibisa_onnx.targets.window import cell_at, cells_seen, point_of, spans_of
 
 
 @pytest.mark.parametrize(
@@ -74,3 +74,14 @@ def test_the_cell_of_a_map_over_a_point(point: Any, geometry: Geometry, cell: An
 def test_a_point_that_is_cropped_away_has_no_cell():
     with pytest.raises(AbsentTargetError, match="the model does not see 3,5"):
         cell_at((3, 5), WIDE, (4, 4))
+
+
+THIN = Geometry((2, 40), (40, 40), (1.0, 1.0), (19.0, 0.0))
+"""A letterbox whose picture lies between the middles of cells of 10 pixels."""
+
+
+@pytest.mark.parametrize(("geometry", "rows"), [(HALF, {1, 2}), (THIN, {1}), (WIDE, {0, 1, 2, 3})])
+def test_the_cells_that_show_the_picture(geometry: Geometry, rows: set[int]):
+    seen = cells_seen(geometry, (4, 4))
+    assert set(np.flatnonzero(seen.all(1))) == rows
+    assert set(np.flatnonzero(seen.any(1))) == rows

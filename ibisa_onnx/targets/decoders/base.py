@@ -19,6 +19,7 @@ from ibisa_onnx.models.head import Head
 if TYPE_CHECKING:
     import onnx
 
+    from ibisa_onnx.models.signature import TensorInfo
     from ibisa_onnx.targets.base import Raw
     from ibisa_onnx.targets.facts import ModelFacts
 
@@ -145,6 +146,11 @@ def are_corners(boxes: npt.NDArray[Any]) -> bool:
     if len(rows) < _ENOUGH or np.ptp(rows, axis=0).min() == 0:
         return False
     return all(np.corrcoef(rows[:, a], rows[:, a + 2])[0, 1] > _FOLLOWS for a in (0, 1))
+
+
+def keeps_places(facts: ModelFacts, output: TensorInfo) -> bool:
+    """Tell whether an output may be raw, each row an anchor: a function's open rows come and go."""
+    return facts.is_deployed or all(isinstance(side, int) for side in output.shape[1:])
 
 
 def are_shares(boxes: npt.NDArray[Any]) -> bool:

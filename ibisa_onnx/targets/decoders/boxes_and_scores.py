@@ -21,6 +21,7 @@ from ibisa_onnx.targets.decoders.base import (
     are_probabilities,
     are_shares,
     is_named_otherwise,
+    keeps_places,
 )
 from ibisa_onnx.targets.facts import ModelFacts
 
@@ -51,7 +52,8 @@ def find(facts: ModelFacts) -> Detector | None:
 def _shapes(facts: ModelFacts) -> dict[str, tuple[int, ...]]:
     if facts.two_stage:
         return {}
-    names = facts.dense if facts.dense else [each.name for each in facts.outputs]
+    raw = [each.name for each in facts.outputs if keeps_places(facts, each)]
+    names = facts.dense if facts.dense else raw
     shapes = {name: facts.shape(name) for name in names}
     return {name: shape for name, shape in shapes.items() if shape}
 

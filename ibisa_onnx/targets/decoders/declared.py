@@ -103,7 +103,8 @@ def _apart(facts: ModelFacts) -> _Rows | None:
         if each is not boxes[0] and len(each.shape) in (2, 3) and _open(each.shape[1]) == rows
     ]
     singles = [each for each in others if len(each.shape) == 2]
-    labels = next((each for each in singles if _LABELS.search(each.name)), None)
+    named = (each for each in singles if _LABELS.search(each.name))
+    labels = next((each for each in named if not _SCORES.search(each.name)), None)
     scores = _scores([each for each in others if each is not labels], numbered=labels is not None)
     if scores is None:
         return None
@@ -113,9 +114,10 @@ def _apart(facts: ModelFacts) -> _Rows | None:
         return _Rows((*sources, labels.name), classes)
     if len(scores.shape) == 2:
         return _Rows(tuple(sources), 1)
-    shape = facts.shape(scores.name)  # of an open K, as the first picture has it
-    columns = scores.shape[2] if isinstance(scores.shape[2], int) else shape and shape[2]
-    return _Rows(tuple(sources), int(columns)) if columns else None
+    if isinstance(scores.shape[2], int):
+        return _Rows(tuple(sources), scores.shape[2])
+    seen = facts.probed.get(scores.name)  # an open K; 0 where no picture had a row yet
+    return None if seen is None else _Rows(tuple(sources), max(1, seen.shape[2]))
 
 
 def _scores(outputs: Sequence[TensorInfo], *, numbered: bool) -> TensorInfo | None:

@@ -21,6 +21,7 @@ from ibisa_onnx.targets.decoders.base import (
     are_corners,
     are_probabilities,
     is_named_otherwise,
+    keeps_places,
 )
 from ibisa_onnx.targets.facts import ModelFacts
 from ibisa_onnx.targets.labels import known_labels
@@ -49,7 +50,8 @@ def find(facts: ModelFacts) -> Detector | None:
 
 def _outputs(facts: ModelFacts) -> dict[str, tuple[int, ...]]:
     """Return shapes [1, a, b] of outputs by name: a TopK inside only chooses the queries."""
-    shapes = {each.name: facts.shape(each.name) for each in facts.outputs if len(each.shape) == 3}
+    tables = [it for it in facts.outputs if len(it.shape) == 3 and keeps_places(facts, it)]
+    shapes = {each.name: facts.shape(each.name) for each in tables}
     return {name: shape for name, shape in shapes.items() if shape and len(shape) == 3}
 
 

@@ -10,6 +10,7 @@ import pytest
 
 import ibisa_onnx as ibisa
 from ibisa_onnx.models.headed import HeadedModel
+from ibisa_onnx.targets import detection
 from ibisa_onnx.targets.decoders import declared
 from ibisa_onnx.targets.decoders.base import BOXES, SCORES
 from ibisa_onnx.targets.facts import ModelFacts
@@ -37,6 +38,16 @@ FOUND: dict[str, tuple[dict[str, Any], tuple[str, ...], int]] = {
         {"class_ids": (None, None), "confidence": (None, None), "xyxy": (None, None, 4)},
         ("xyxy", "confidence", "class_ids"),
         91,
+    ),
+    "scores with the word class": (
+        {"boxes": (None, None, 4), "class_conf": (None, None), "class_ids": (None, None)},
+        ("boxes", "class_conf", "class_ids"),
+        91,
+    ),
+    "scores of one class": (
+        {"boxes": (None, None, 4), "class_scores": (None, None)},
+        ("boxes", "class_scores"),
+        1,
     ),
     "more beside": (
         {
@@ -122,6 +133,21 @@ def test_a_raw_table_is_told_by_the_first_picture_even_where_its_kind_was_said()
     assert 27 <= column < 37
 
 
+def test_rows_that_come_and_go_are_no_anchors_however_many_the_first_picture_has():
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, SIDE / 2, (1, 1200, 2))
+    boxes = np.concatenate([corners, corners + SIDE / 2], 2)
+    for name, places, scores in (
+        ("scores", boxes, np.full((1, 1200, 3), 0.3)),
+        ("logits", rng.random((1, 20, 4)), np.full((1, 20, 3), 3.0)),  # as DETR's are
+    ):
+        facts = facts_of({"boxes": (None, None, 4), name: (None, None, 3)})
+        assert facts.learn({"boxes": places, name: scores})
+        found = detection.find(facts)
+        assert found is not None
+        assert found.family == "rows of a function"
+
+
 def test_a_picture_without_an_object_tells_nothing_yet():
     """All rows are zeros then, which could be shares."""
     outputs = {"boxes": (None, 100, 4), "scores": (None, 100, 2)}
@@ -139,6 +165,46 @@ def test_a_picture_without_an_object_tells_nothing_yet():
     full[8:24, 8:24] = 200
     assert explainer.answers(empty) == []
     assert explainer.answers(full)[0].box == pytest.approx((8, 8, 24, 24))
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        {"boxes": (None, None, 4), "scores": (None, None, 7)},
+        {"boxes": (None, None, 4), "scores": (None, None, None)},
+        {"boxes": (None, None, 4), "scores": (None, None), "labels": (None, None)},
+        {"rows": (None, None, 6)},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("listed", [False, True])
+def test_the_first_picture_may_have_no_row(outputs: dict[str, Any], *, listed: bool):
+    several = len(outputs.get("scores", ())) == 3
+    row = {
+        "boxes": [8, 8, 24, 24],
+        "scores": [0, 0.9, *[0] * 5] if several else 0.9,
+        "labels": 0,
+        "rows": [8, 8, 24, 24, 0.9, 0],
+    }
+
+    def rows(images: np.ndarray) -> dict[str, Any]:
+        count = int(images[0].max() > 0.5)
+        found = {name: np.array([row[name]] * count, np.float64) for name in outputs}
+        if not listed:  # as many columns as ever
+            found = {n: each.reshape(count, *np.shape(row[n])) for n, each in found.items()}
+        return found
+
+    spec = ibisa.InputSpec((1, 3, SIDE, SIDE), outputs=outputs)
+    explainer = ibisa.Explainer(rows, spec, preprocessing="unit", overrides={"resize": "stretch"})
+    empty, full = np.zeros((2, SIDE, SIDE, 3), np.uint8)
+    full[8:24, 8:24] = 200
+    assert explainer.answers(empty) == []
+    assert explainer.answers(full)[0].box == pytest.approx((8, 8, 24, 24))
+    kind = explainer.kind
+    assert kind.name == "detector"
+    assert explainer.answers(empty) == []
+    explainer.answers(full)
+    assert explainer.kind is kind  # nothing new was learnt, also where every class is 0
 
 
 def test_its_nodes_make_boxes_and_scores():
