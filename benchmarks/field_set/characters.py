@@ -71,7 +71,7 @@ def _where(off: Sequence[tuple[float, float]], wrong: int) -> str:
 
 def read_characters(explainer: ibisa.Explainer, picture: Path | Pixels) -> list[str]:
     """Return the characters that were read, in their order."""
-    return [each.caption for each in explainer.answers(picture) if "number" in each.details]
+    return [each.caption for each in explainer.answers(picture) if each.number is not None]
 
 
 # -- names of characters

@@ -33,12 +33,13 @@ if TYPE_CHECKING:
     from ibisa_onnx.models.onnx_session import DeployedModel
     from ibisa_onnx.preprocessing.resolve import ResolvedPreprocessing
     from ibisa_onnx.preprocessing.trial import Trial, TrialRanking
-    from ibisa_onnx.targets.base import Answer, Kind
+    from ibisa_onnx.targets.base import Answer, Box, Kind
     from ibisa_onnx.targets.labels import KnownLabels
     from ibisa_onnx.targets.reader import OutputReader
 
 _MOST_OBSTACLES = 6
 _SHOWN = 5  # classes
+_RECOGNISER = "text recogniser"
 _DRAWING = ".boxes.ibisa.png"
 
 
@@ -174,22 +175,37 @@ def _draw(
     from ibisa_onnx.errors import ResultError
     from ibisa_onnx.io.atomic import check_not_given, write_files
     from ibisa_onnx.io.formats import encode_png
-    from ibisa_onnx.io.overlay import numbered
+    from ibisa_onnx.io.overlay import tagged
 
     stems = distinct_stems(list(said))
     drawn, refused = dict[str, str](), list[str]()
     for name, answers in said.items():
-        boxes = {number: each.box for number, each in enumerate(answers, 1) if each.box}
+        boxes = _tags(answers)
         if not boxes or name == STDIO:
             continue
         path = stems[name].with_name(f"{stems[name].name}{_DRAWING}")
         try:
             check_not_given(path, list(said))
-            write_files({path: encode_png(numbered(pictures[name].pixels, boxes))})
+            write_files({path: encode_png(tagged(pictures[name].pixels, boxes))})
             drawn[name] = str(path)
         except ResultError as error:
             refused.append(f"the boxes are not drawn: {error}")
     return drawn, refused
+
+
+def _tags(answers: Sequence[Answer]) -> list[tuple[str, Box]]:
+    """Return what is drawn of answers: a number where one can be asked by, or else a name.
+
+    A text that was read lies where its characters are, which have the numbers.
+    """
+    from ibisa_onnx.io.overlay import ascii_fold
+
+    numbers = any(each.number for each in answers)
+    return [
+        (str(each.number or ascii_fold(each.caption) or f"class {each.index}"), each.box)
+        for each in answers
+        if each.box and (each.number or not numbers)
+    ]
 
 
 def _read_classes(path: str, pictures: Sequence[str]) -> list[str | int]:
@@ -341,7 +357,7 @@ def _kind_rows(kind: Kind) -> list[str]:
 
 
 def _answer_rows(kind: Kind, answers: Sequence[Answer]) -> list[str]:
-    """Return a row for each answer: a class, or a numbered box with where it is."""
+    """Return a row for each answer: a class, or what it is and where; numbered where a flag is."""
     if not answers:
         return ["  nothing is found in this picture"]
     if kind.name == CLASSIFIER:
@@ -349,10 +365,15 @@ def _answer_rows(kind: Kind, answers: Sequence[Answer]) -> list[str]:
             f"  {100 * each.score:5.1f}%  {class_text(each.index or 0, each.label)}"
             for each in answers
         ]
-    width = len(str(len(answers)))
+    numbers = [str(each.number or "") for each in answers]
+    width = max(map(len, numbers))
+    margin = "  " if width else ""
+    captions = [each.caption for each in answers]
+    if kind.name == _RECOGNISER:  # a space must be seen
+        captions = [f'"{each}"' for each in captions]
     return [
-        f"  {number:>{width}}  {_score_text(each)}  {each.caption}{_where(each)}"
-        for number, each in enumerate(answers, 1)
+        f"{margin}{number:>{width}}  {_score_text(each)}  {caption}{_where(each)}"
+        for number, caption, each in zip(numbers, captions, answers, strict=True)
     ]
 
 

@@ -107,7 +107,7 @@ def deep_features(
 def _pyramid(maps: FeatureMaps, most: float) -> tuple[SpatialTensor, ...]:
     """Return the levels of a feature pyramid, none of more places a side than `most`.
 
-    That are the last maps of several resolutions, one of each, that all paths go through together.
+    They are the last maps of several resolutions, one of each, that all paths go through together.
     """
     known = {each.name: each for each in maps.tensors}
     found: tuple[SpatialTensor, ...] = ()

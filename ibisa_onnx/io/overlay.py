@@ -6,7 +6,7 @@ Arrays in, arrays out: no file is read or written here, and nothing is known of 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ MAX_SIDE = 1600
 MIN_SIDE = 256
 """A panel's longer side in pixels, at least, so that a thumbnail can be looked at."""
 
+_TAGGED_SIDE = 800  # the least of a picture on which texts must be readable
 _PAPER, _INK = 255, 40
 _GAP = 8
 _TEXT_SCALE = 3
@@ -93,31 +94,29 @@ def beside(
     return np.concatenate([drawn, _strip(drawn.shape[1], left, right)], axis=0)
 
 
-def numbered(image: Pixels, boxes: Mapping[int, Box]) -> Pixels:
-    """Draw boxes on a picture with their numbers, at most `MAX_SIDE` pixels wide or high.
+def tagged(image: Pixels, boxes: Sequence[tuple[str, Box]]) -> Pixels:
+    """Draw boxes on a picture with a text at each: a number, or a name.
+
+    The picture is reduced to at most `MAX_SIDE` pixels and enlarged to at least `_TAGGED_SIDE`.
 
     Parameters
     ----------
     image
         uint8 [H, W, 3], RGB.
     boxes
-        By number: left, top, right, bottom in pixels of the picture.
+        ASCII text, and left, top, right, bottom in pixels of the picture; the most important first.
 
     Returns
     -------
     uint8 [H', W', 3], RGB.
     """
-    import cv2
+    from ibisa_onnx.io.tags import draw_tags
 
-    (drawn,) = _panels(image)
+    (drawn,) = _panels(image, least=_TAGGED_SIDE)
     share = drawn.shape[1] / image.shape[1]
-    drawn = _outlined(drawn, list(boxes.values()), share)
-    size = max(drawn.shape[:2]) / 1600 + 0.3
-    for number, box in boxes.items():
-        at = (max(0, round(box[0] * share)) + 2, max(round(12 * size), round(box[1] * share) - 3))
-        for colour, width in ((_PAPER, round(5 * size)), (_INK, max(1, round(1.6 * size)))):
-            text = (str(number), at, cv2.FONT_HERSHEY_SIMPLEX, size, (colour,) * 3, max(1, width))
-            cv2.putText(drawn, *text, cv2.LINE_AA)
+    drawn = np.array(_outlined(drawn, [box for text, box in boxes], share))
+    places = [(text, _scaled(box, share)) for text, box in boxes]
+    draw_tags(drawn, places, max(drawn.shape[:2]) / 2400 + 0.3)
     return drawn
 
 
@@ -133,9 +132,14 @@ def _outlined(picture: Pixels, boxes: Sequence[Box], share: float) -> Pixels:
     thin = max(1, round(max(drawn.shape[:2]) / 640))
     for colour, width in ((_INK, 3 * thin), (_PAPER, thin)):
         for box in boxes:
-            left, top, right, bottom = (round(side * share) for side in box)
+            left, top, right, bottom = _scaled(box, share)
             cv2.rectangle(drawn, (left, top), (right - 1, bottom - 1), (colour,) * 3, width)
     return drawn
+
+
+def _scaled(box: Box, share: float) -> tuple[int, int, int, int]:
+    left, top, right, bottom = (round(side * share) for side in box)
+    return left, top, right, bottom
 
 
 def blend(
@@ -214,13 +218,13 @@ def _blend(
     return np.asarray(np.rint(base + opacity * (colour - base)), dtype=np.uint8)
 
 
-def _panels(image: Pixels, *maps: Floats) -> tuple[Any, ...]:
-    """Return picture and maps at the size of a panel."""
+def _panels(image: Pixels, *maps: Floats, least: int = MIN_SIDE) -> tuple[Any, ...]:
+    """Return picture and maps at the size of a panel, its longer side `least` pixels or more."""
     import cv2
 
     height, width = image.shape[:2]
     longer = max(height, width)
-    factor = min(max(longer, MIN_SIDE), MAX_SIDE) / longer
+    factor = min(max(longer, least), MAX_SIDE) / longer
     if factor == 1.0:
         return image, *maps
     size = max(1, round(width * factor)), max(1, round(height * factor))

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -465,13 +466,25 @@ def _told(objective: Objective) -> Iterator[None]:
 def check_described(objective: Objective) -> None:
     """Raise `OutputError` where an objective does not say what it is and what it reads."""
     with _told(objective):
-        said, outputs = objective.describe(), objective.outputs
+        said, outputs, location = objective.describe(), objective.outputs, objective.location
         hash(objective.family)
     words = isinstance(said, dict) and all(isinstance(said.get(k), str) for k in _WORDS)
     if not words:
         raise OutputError(f"{_name(objective)}: describe() must give a kind and a caption")
     if not isinstance(outputs, tuple) or not outputs:
         raise OutputError(f"{_name(objective)} reads {outputs!r}; give a tuple of names")
+    if location is not None and not _is_location(location):
+        raise OutputError(
+            f"{_name(objective)} lies at {location!r}; give left, top, right and bottom in 0..1"
+        )
+
+
+def _is_location(location: Any) -> bool:
+    try:
+        left, top, right, bottom = map(float, location)
+    except (TypeError, ValueError):
+        return False
+    return 0 <= left <= right <= 1 and 0 <= top <= bottom <= 1
 
 
 def _name(objective: Objective) -> str:

@@ -304,6 +304,8 @@ class Answer:
         Left, top, right, bottom in the picture's pixels; None where it is in no one place.
     details
         What else there is to say, as plain JSON data.
+    number
+        By which it can be asked for, from 1: of a box or a character; None: not by a number.
     """
 
     caption: str
@@ -312,6 +314,7 @@ class Answer:
     label: str | None = None
     box: tuple[float, float, float, float] | None = None
     details: dict[str, Any] = field(default_factory=dict)
+    number: int | None = None
 
 
 class Kind(ABC):

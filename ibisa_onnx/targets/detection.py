@@ -246,8 +246,9 @@ class DetectorKind(Kind):
                 each.column,
                 self._label(each.column, context),
                 each.box,
+                number=number,
             )
-            for each in self.detections(raw, context)
+            for number, each in enumerate(self.detections(raw, context), 1)
         ]
 
     def detections(

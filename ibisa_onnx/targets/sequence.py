@@ -290,7 +290,8 @@ class Reading:
             found.column,
             found.text if self.named else None,
             self.box(number, number + 1),
-            {"number": number + 1, "steps": [found.start, found.stop]},
+            {"steps": [found.start, found.stop]},
+            number + 1,
         )
 
     def _place(self, character: Character) -> Place:

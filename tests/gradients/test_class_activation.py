@@ -81,6 +81,20 @@ def names(model: DeployedModel, outputs: tuple[str, ...], size: tuple[int, int])
     return [each.name for each in deep_features(model, outputs, size)]
 
 
+def test_of_a_quantised_model_it_is_that_of_its_float_counterpart() -> None:
+    rounded = PLAIN.replace(
+        "c4 = Conv",
+        "q = QuantizeLinear (r3, scale, zero) d = DequantizeLinear (q, scale, zero) c4 = Conv",
+    ).replace("(r3, k4)", "(d, k4)")
+    model = opened(rounded, scale=np.float32(0.05), zero=np.uint8(0))
+    assert names(model, ("scores",), SIZE) == ["d"]
+    image = np.random.default_rng(1).normal(size=(1, 3, *SIZE)).astype(np.float32)
+    masked, cotangent = MaskedImages(image, np.zeros_like(image)), np.ones((1, 4), np.float32)
+    found, wanted = (activation(each, masked, cotangent) for each in (model, opened(PLAIN)))
+    assert np.abs(wanted).max() > 0
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
+
+
 def test_it_is_taken_sixteen_pixels_deep() -> None:
     assert names(opened(PLAIN), ("scores",), SIZE) == ["r3"]
     shallow = f"{downwards(2)} p = GlobalAveragePool (r1) scores = Flatten (p)"

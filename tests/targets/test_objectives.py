@@ -352,3 +352,12 @@ def test_an_objective_without_a_derivative_says_so() -> None:
 
     with pytest.raises(ibisa.GradientError, match="Forward has no derivative"):
         Forward().vjp({OUTPUT: np.zeros((1, 8), np.float32)})
+
+
+@pytest.mark.parametrize("place", [(10, 20, 40, 60), (0.5, 0.0, 0.4, 1.0), (0, 1), "here"])
+def test_where_an_answer_lies_is_given_as_shares(explainer: ibisa.Explainer, place: Any) -> None:
+    class Placed(Either):
+        location = place
+
+    with pytest.raises(ibisa.OutputError, match=r"lies at .*give left, top, right and bottom in 0"):
+        explainer.explain(scene_path(), Placed(0, 1))
