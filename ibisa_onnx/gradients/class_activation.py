@@ -21,7 +21,7 @@ from ibisa_onnx.models.onnx_session import DeployedModel
 _STRIDE = 16  # input pixels a feature: deep enough to tell objects, and twice as fine as the last
 _DEPTH = 1 / 3  # of the layers, at least: a transformer's patches tell no objects
 _DENSE_STRIDE = 8  # at least, where each place of the image is scored
-_PYRAMID_STRIDE = 4  # at least, of its finest level
+_PYRAMID_STRIDE = 3  # at least, of its finest level
 
 
 def class_activation_at(features: Sequence[SpatialTensor]) -> ExtraOutput:

@@ -154,13 +154,17 @@ def _cuts(graph: Graph, image: str, output: str) -> list[frozenset[str]]:
     The nodes are in order, so that is, right after a node, what comes from the image and is still
     needed. Shapes and conditions do not count. Sets of more than `_MOST_TOGETHER` are left out.
     """
-    last = {name: place for place, node in enumerate(graph.nodes) for name in node.uses}
+    passing = [
+        (place, node, made)
+        for place, node in enumerate(graph.nodes)
+        if (made := {it for it in node.outputs if graph.type(it).elem not in _NO_GRADIENT})
+    ]
+    last = {name: place for place, node, _ in passing for name in node.uses}
     last[output] = len(graph.nodes)
     needed, found = {image}, []
-    for place, node in enumerate(graph.nodes):
+    for place, node, made in passing:
         if needed.isdisjoint(node.uses):
             continue
-        made = {each for each in node.outputs if graph.type(each).elem not in _NO_GRADIENT}
         needed |= made
         needed -= {each for each in (*node.uses, *made) if last.get(each, -1) <= place}
         if 0 < len(needed) <= _MOST_TOGETHER:

@@ -169,6 +169,15 @@ SHAPES = {"double": np.array([1, 1, 2, 2], np.float32), "rows": np.array([0, -1,
 ANCHORS = HEAD.replace("float[n,k] scores", "float[n,a,k] scores")
 
 
+def test_an_image_whose_sides_are_read_late_is_no_path() -> None:
+    body = (
+        f"{downwards(4)} q = Conv (r3, one) whole = Shape (image) n = Gather (whole, zero) "
+        "rest = Concat <axis = 0> (n, minus) p = GlobalAveragePool (q) scores = Reshape (p, rest)"
+    )
+    constants = {"zero": np.array([0]), "minus": np.array([-1])}
+    assert names(opened(body, **constants), ("scores",), SIZE) == ["q"]
+
+
 def test_without_a_bottleneck_it_is_taken_of_a_pyramids_levels() -> None:
     assert names(opened(PYRAMID, ANCHORS, **SHAPES), ("scores",), SIZE) == ["m1", "m2", "r3"]
 
