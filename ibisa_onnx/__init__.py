@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from ibisa_onnx.targets.base import Answer, Context, Kind, Objective, TargetSpec
     from ibisa_onnx.targets.classification import ClassTarget
     from ibisa_onnx.targets.contrast import ContrastTarget
-    from ibisa_onnx.targets.detection import BoxTarget
+    from ibisa_onnx.targets.detection import BestAnchor, BoxTarget
     from ibisa_onnx.targets.embedding import SimilarityTarget
     from ibisa_onnx.targets.keypoints import KeypointTarget
     from ibisa_onnx.targets.segmentation import RegionTarget
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Answer": "targets.base",
+    "BestAnchor": "targets.detection",
     "BoxTarget": "targets.detection",
     "Certificate": "explanation",
     "ClassTarget": "targets.classification",
@@ -101,6 +102,7 @@ _HOMES = {
 
 __all__ = [
     "Answer",
+    "BestAnchor",
     "BoxTarget",
     "Certificate",
     "ClassTarget",

@@ -235,7 +235,7 @@ class Explainer:
         """What kind of model it is, how that is known, and what can be asked of it."""
         return self._reader.kind
 
-    def answers(self, image: Image) -> list[Answer]:
+    def answers(self, image: Image, *, confidence: float | None = None) -> list[Answer]:
         """Return all that the model says of a picture, the surest first, for one forward pass.
 
         Classes, boxes, regions, characters or values, as its kind is.
@@ -244,8 +244,15 @@ class Explainer:
         ----------
         image
             The path or the bytes of a picture, a PIL image, or an array [H, W, 3] RGB.
+        confidence
+            The least score of a detector's boxes, 0 to 1; None: 0.25.
+
+        Raises
+        ------
+        TargetError
+            A confidence is given and is none, or the model is no detector.
         """
-        return self._pipeline.answers(image)
+        return self._pipeline.answers(image, confidence)
 
     def try_preprocessing(
         self, images: Sequence[Image], targets: Sequence[str | int] | None = None

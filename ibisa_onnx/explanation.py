@@ -20,6 +20,7 @@ from ibisa_onnx.imports import import_extra
 from ibisa_onnx.io.atomic import write_files
 from ibisa_onnx.io.formats import decode_png, encode_npy, encode_png, jsonable
 from ibisa_onnx.io.overlay import ascii_fold, beside, blend, scale_of
+from ibisa_onnx.targets.base import is_point
 from ibisa_onnx.targets.retention import KEPT
 
 _FORMAT = 6
@@ -85,10 +86,27 @@ class ExplainedTarget:
         return left, top, right, bottom
 
     @property
+    def at(self) -> tuple[float, float] | None:
+        """The point that it is about, x and y in the picture's pixels; None: there is none."""
+        at = self.details.get("at")
+        if not is_point(at):
+            return None
+        x, y = (float(each) for each in at or ())
+        return x, y
+
+    @property
+    def value(self) -> float | None:
+        """The value of what is no probability; None of all else.
+
+        Of a value, `probability` is how much of it is kept where the picture is hidden.
+        """
+        value = self.details.get("value")
+        return None if value is None else float(value)
+
+    @property
     def reading(self) -> str:
         """The probability in percent, or the value of what is none."""
-        value = self.details.get("value")
-        return f"{100 * self.probability:.1f}%" if value is None else f"{value:.4g}"
+        return f"{100 * self.probability:.1f}%" if self.value is None else f"{self.value:.4g}"
 
 
 @dataclass(frozen=True)
@@ -314,6 +332,7 @@ class Explanation:
             against=self._known_against() if signed else None,
             strength=None if self.flat else self.strength,
             boxes=[target.box] if target.box is not None else [],
+            points=[target.at] if target.box is None and target.at is not None else [],
             left=f"{name}  {target.reading}",
             right=f"{blue}{last}{cut}{passes.forward} forward + {passes.backward} backward",
         )

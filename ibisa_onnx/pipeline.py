@@ -46,6 +46,7 @@ from ibisa_onnx.targets.base import (
     TargetSpec,
 )
 from ibisa_onnx.targets.classification import choose
+from ibisa_onnx.targets.detection import answers_above
 from ibisa_onnx.targets.exposing import ExposedModels
 from ibisa_onnx.targets.reader import OutputReader
 
@@ -63,7 +64,7 @@ class Pipeline:
     reader: OutputReader
 
     def __post_init__(self) -> None:
-        self._exposed = ExposedModels(self.model)
+        self._exposed = ExposedModels(self.reader.facts)
         self._prepared: BuiltOnce[PreparedMethod] = BuiltOnce()
 
     def ask(
@@ -210,14 +211,18 @@ class Pipeline:
         wanted = spec.outputs(self.reader)
         return spec.bind({name: raw[name] for name in wanted}, context)
 
-    def answers(self, image: Source) -> list[Answer]:
-        """Return what the model says of a picture, the surest first, for one forward pass."""
+    def answers(self, image: Source, confidence: float | None = None) -> list[Answer]:
+        """Return what the model says of a picture, the surest first, for one forward pass.
+
+        `confidence` is the least score of a detector's boxes; None: the usual.
+        """
         prepared = prepare(read_picture(image), self.preprocessing)
         tensors, passes = [prepared.tensor], [self.model.passes]
         seen = self._seen(tensors, passes)
-        kind = self.reader.kind
+        kind = self.reader.kind  # which a function's first answer tells
+        said = kind.answers if confidence is None else answers_above(confidence, kind)
         model, (raw,) = self._answers(tensors, kind.outputs(), kind.nodes, passes, seen)
-        return kind.answers(raw, self._context(prepared.geometry, model))
+        return said(raw, self._context(prepared.geometry, model))
 
     def probabilities(self, image: Source) -> npt.NDArray[np.float64]:
         """Return the probabilities of all classes, [K], for one forward pass."""
@@ -453,7 +458,7 @@ def _warnings(result: AttributionResult, probability: float) -> tuple[str, ...]:
             )
         )
     elif is_flat(result.map, result.sufficiency, probability):
-        warnings.append("the map is flat: no part of the picture is worth its information")
+        warnings.append("the map is flat: no part of the picture stands out in it")
     if not certificate.holds:
         warnings.append(
             f"the {certificate.gradient} path differs from the deployed model by "

@@ -114,7 +114,8 @@ def command(
 
     MAP.npy is a map of the picture's or of the model's input's size; without one the picture is
     explained first. It is held against random maps as smooth as it, with pixels hidden in several
-    ways, and a sentence at the end says whether it may be trusted.
+    ways, and a sentence at the end says whether it may be trusted; with --metric there is none,
+    since it takes all of them.
     """
     from ibisa_onnx.benchmark.answers import calibrated
     from ibisa_onnx.benchmark.evaluation import MetricSelection

@@ -111,7 +111,11 @@ _METHOD_OPTIONS = (
         show_default=True,
         help="Of RISE and D-RISE.",
     ),
-    click.option("--gradcam-layer", metavar="TENSOR", help="Default: the last before pooling."),
+    click.option(
+        "--gradcam-layer",
+        metavar="TENSOR",
+        help="Default: the last before pooling, or before a detector's heads.",
+    ),
     click.option(
         "--iba-layer", metavar="TENSOR", help="Default: the last with some 8 pixels a feature."
     ),

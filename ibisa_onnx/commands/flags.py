@@ -20,6 +20,7 @@ _FLAGS = {
             *(
                 "activation",
                 "budget",
+                "confidence",
                 "channel_order",
                 "depth",
                 "gradient",
@@ -34,6 +35,25 @@ _FLAGS = {
         )
     },
 }
+_TARGETS = {
+    "GradCam(layer=NAME)": "--gradcam-layer NAME",
+    "BoxTarget(3)": "--box 3",
+    "BoxTarget(every=True)": "--box all",
+    "ContrastTarget(CLASS, CLASS)": "--versus CLASS",
+    "PointTarget((120, 20))": "--at 120,20",
+    "PointTarget((120, 80))": "--at 120,80",
+    "RegionTarget(region=MASK)": "--region MASK|L,T,R,B",
+    "SimilarityTarget(FILE)": "--like FILE",
+    "SimilarityTarget(FILE, FILE)": "--like FILE --unlike FILE",
+    "TextTarget()": "--text",
+    "TextTarget(3)": "--char 3",
+    'ValueTarget("raise", NAME, "0,:")': "--raise --output NAME --index 0,:",
+    'ValueTarget("keep", index=2)': "--keep --index 2",
+    'ValueTarget("keep")': "--keep",
+    'ValueTarget("raise")': "--raise",
+    'ValueTarget("lower")': "--lower",
+}
+"""What can be asked of a kind of model (`Kind.asks`), or of a method, and the flag for it."""
 _VALUE = r"""(?:(['"])(.*?)\3|([\w./:-]*))"""
 # Not within paths and quoted values, which are the user's.
 _DIRECTION = "direction"  # of a value, which is a flag of its own
@@ -43,7 +63,7 @@ _ARGUMENT = re.compile(
 
 
 def with_flags(text: str) -> str:
-    """Write the arguments in a message as flags: `output=NAME` as `--output NAME`."""
+    """Write arguments and targets in a message as flags: `output=NAME` as `--output NAME`."""
 
     def flag(found: re.Match[str]) -> str:
         word, name, _, quoted, plain = found.groups()
@@ -52,4 +72,6 @@ def with_flags(text: str) -> str:
         kind = "flag " if word else ""
         return f"{kind}{_FLAGS[name]} {quoted or plain or ''}".rstrip()
 
+    for target, flags in _TARGETS.items():
+        text = text.replace(target, flags)
     return _ARGUMENT.sub(flag, text)

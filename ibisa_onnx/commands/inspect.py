@@ -16,6 +16,7 @@ import click
 
 from ibisa_onnx.commands.console import Console, console_options, rows
 from ibisa_onnx.commands.explaining import parse_target
+from ibisa_onnx.commands.flags import with_flags
 from ibisa_onnx.commands.model_options import CLASSIFIER, ModelChoice, model_options
 from ibisa_onnx.commands.outputs import STDIO, distinct_stems, expand
 from ibisa_onnx.commands.report import class_text
@@ -26,11 +27,15 @@ from ibisa_onnx.commands.resolved_fields import (
     labels_data,
     sections_text,
 )
+from ibisa_onnx.commands.target_options import CONFIDENCE
 from ibisa_onnx.errors import IbisaError, ModelError, OutputError, TargetError
 
 if TYPE_CHECKING:
+    import onnx
+
     from ibisa_onnx.io.images import Picture
     from ibisa_onnx.models.onnx_session import DeployedModel
+    from ibisa_onnx.pipeline import Pipeline
     from ibisa_onnx.preprocessing.resolve import ResolvedPreprocessing
     from ibisa_onnx.preprocessing.trial import Trial, TrialRanking
     from ibisa_onnx.targets.base import Answer, Box, Kind
@@ -39,7 +44,7 @@ if TYPE_CHECKING:
 
 _MOST_OBSTACLES = 6
 _SHOWN = 5  # classes
-_RECOGNISER = "text recogniser"
+_DETECTOR, _RECOGNISER = "detector", "text recogniser"
 _DRAWING = ".boxes.ibisa.png"
 
 
@@ -73,6 +78,7 @@ class _Gradient:
     show_default=True,
     help="Draw boxes, regions and characters beside each picture, with their numbers.",
 )
+@CONFIDENCE
 @model_options
 @console_options
 def command(
@@ -81,6 +87,7 @@ def command(
     trying: bool,
     drawing: bool,
     labels_csv: str | None,
+    confidence: float | None,
     choice: ModelChoice,
 ) -> None:
     """Show the inputs and outputs of MODEL and each setting of its preprocessing with its source.
@@ -90,6 +97,8 @@ def command(
     wrong, so is the preprocessing. With --try, which preprocessing fits: five pictures of different
     things say more than one.
     """
+    from ibisa_onnx.pipeline import Pipeline
+
     if (choice.model, *images).count(STDIO) > 1:
         raise click.UsageError("only one of MODEL and IMAGE can be -, stdin is read once")
     if trying and not images:
@@ -108,14 +117,13 @@ def command(
     kind = reader.kind
     labels, doubts = choice.find_labels(reader)
     labels = labels or reader.usual_labels
-    gradients = [_gradient_of(model, output) for output in _tensors_of_interest(reader, model)]
+    gradients = _gradients(model, reader)
     warnings = [*model.warnings, *resolved.warnings, *kind.warnings, *doubts]
     asked = _Asked()
     if pictures:
         try:
-            asked = _ask(
-                *(choice, model, resolved, pictures, classes), trying=trying, drawing=drawing
-            )
+            pipeline = Pipeline(model, resolved.spec, reader)
+            asked = _ask(*(pipeline, pictures, classes, confidence), trying=trying, drawing=drawing)
         except IbisaError as error:
             asked = _Asked(failure=error)
     warnings += [each for each in asked.warnings if each not in warnings]
@@ -141,11 +149,10 @@ class _Asked:
 
 
 def _ask(
-    choice: ModelChoice,
-    model: DeployedModel,
-    resolved: ResolvedPreprocessing,
+    pipeline: Pipeline,
     names: Sequence[str],
     classes: Sequence[str | int] | None,
+    confidence: float | None,
     *,
     trying: bool,
     drawing: bool,
@@ -155,17 +162,31 @@ def _ask(
     from ibisa_onnx.preprocessing.spec import prepare
 
     pictures = [read_picture(sys.stdin.buffer.read() if name == STDIO else name) for name in names]
-    explainer = choice.explainer(model)
     if trying:
-        return _Asked(ranking=explainer.try_preprocessing(pictures, classes))
-    notes = [note for each in pictures for note in prepare(each, resolved.spec).warnings]
-    said = {name: explainer.answers(picture) for name, picture in zip(names, pictures, strict=True)}
-    if explainer.kind.name == CLASSIFIER:
+        return _Asked(ranking=pipeline.try_preprocessing(pictures, classes))
+    notes = [note for each in pictures for note in prepare(each, pipeline.preprocessing).warnings]
+    said = {
+        name: pipeline.answers(picture, confidence)
+        for name, picture in zip(names, pictures, strict=True)
+    }
+    if pipeline.reader.kind.name == CLASSIFIER:
         said = {name: answers[:_SHOWN] for name, answers in said.items()}
         notes += [tie for each in said.values() for tie in _tie(each)]
+    if pipeline.reader.kind.name == _DETECTOR:
+        empty = {name: each for name, each in zip(names, pictures, strict=True) if not said[name]}
+        notes += [f"{name}: {_nothing(pipeline, each, confidence)}" for name, each in empty.items()]
     drawn, refused = _draw(dict(zip(names, pictures, strict=True)), said if drawing else {})
-    notes += [*explainer.warnings, *refused]
+    notes += [*pipeline.model.warnings, *pipeline.reader.warnings, *refused]
     return _Asked(said, drawn, warnings=tuple(dict.fromkeys(notes)))
+
+
+def _nothing(pipeline: Pipeline, picture: Picture, confidence: float | None) -> str:
+    """Say that a detector found nothing, and what comes nearest."""
+    from ibisa_onnx.targets.detection import CONFIDENCE, nothing_found
+
+    nearest = next(iter(pipeline.answers(picture, 0.0)), None)
+    best = None if nearest is None else (nearest.caption, nearest.score)
+    return nothing_found(CONFIDENCE if confidence is None else confidence, best)
 
 
 def _draw(
@@ -247,15 +268,6 @@ def _list_tensors(console: Console, path: str) -> None:
     console.result(sections_text(path, sections), data)
 
 
-def _tensors_of_interest(reader: OutputReader, model: DeployedModel) -> list[str]:
-    """Name all outputs, and the tensors inside the model that are read in place of one."""
-    names = [each.name for each in model.signature.outputs]
-    try:
-        return list(dict.fromkeys([*names, *reader.candidates()]))
-    except OutputError:
-        return names
-
-
 def _tie(predictions: Sequence[Answer]) -> tuple[str, ...]:
     """Say where the likeliest classes are equally likely."""
     import numpy as np
@@ -266,15 +278,32 @@ def _tie(predictions: Sequence[Answer]) -> tuple[str, ...]:
     return tie(probabilities, "all" if len(predictions) < _SHOWN else "the likeliest")
 
 
-def _gradient_of(model: DeployedModel, output: str) -> _Gradient:
-    """Tell whether an exact gradient of a tensor can be had."""
-    from ibisa_onnx.autodiff import missing_rules
+def _gradients(model: DeployedModel, reader: OutputReader) -> list[_Gradient]:
+    """Tell of each tensor that answers are read from whether an exact gradient can be had."""
+    from ibisa_onnx.gradients.selection import refused_input
 
+    try:
+        names = reader.kind.outputs()
+    except OutputError:
+        names = tuple(each.name for each in model.signature.outputs)
     graph = model.proto()
     if graph is None:
-        return _Gradient(output, False, ("the graph cannot be read from this source",))
+        why = (model.file.why_no_graph,)
+        return [_Gradient(name, False, why) for name in names]
+    why_not = refused_input(model.image)
+    if why_not is not None:
+        return [_Gradient(name, False, (why_not,)) for name in names]
+    for each in reader.kind.nodes:
+        each.to_onnx(graph.graph)
+    return [_gradient_of(graph, model.image.name, name) for name in names]
+
+
+def _gradient_of(graph: onnx.ModelProto, image: str, output: str) -> _Gradient:
+    """Tell whether an exact gradient of a tensor of a graph can be had."""
+    from ibisa_onnx.autodiff import missing_rules
+
     try:
-        missing = missing_rules(graph, model.image.name, output)
+        missing = missing_rules(graph, image, output)
     except IbisaError as error:
         return _Gradient(output, False, (str(error),))
     obstacles = tuple(dict.fromkeys(f"{rule.op_type}: {rule.why}" for rule in missing))
@@ -301,7 +330,7 @@ def _data(found: _Findings) -> dict[str, Any]:
     classes = next(iter(pictures.values()), []) if kind.name == CLASSIFIER else []
     return {
         "model": model.name,
-        "kind": {"name": kind.name, "reason": kind.reason, "asks": list(kind.asks)},
+        "kind": {"name": kind.name, "reason": kind.reason, "asks": _asks(kind)},
         "inputs": [asdict(each) for each in model.signature.inputs],
         "outputs": [asdict(each) for each in model.signature.outputs],
         "image_input": model.image.name,
@@ -348,11 +377,16 @@ def _text(found: _Findings) -> str:
     return sections_text(title, sections)
 
 
+def _asks(kind: Kind) -> list[str]:
+    """Return what can be asked, as flags."""
+    return [with_flags(each) for each in kind.asks]
+
+
 def _kind_rows(kind: Kind) -> list[str]:
     """Say what the model is, how that is known, and what can be asked of it."""
     pairs = [(kind.name, kind.reason)]
     if kind.asks:
-        pairs.append(("ask", ", ".join(kind.asks)))
+        pairs.append(("ask", ", ".join(_asks(kind))))
     return rows(pairs)
 
 

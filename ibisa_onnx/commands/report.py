@@ -11,7 +11,13 @@ import click
 from ibisa_onnx.commands.console import rows
 
 if TYPE_CHECKING:
-    from ibisa_onnx.explanation import Certificate, Completion, ExplainedTarget, Explanation
+    from ibisa_onnx.explanation import (
+        Certificate,
+        Completion,
+        ExplainedTarget,
+        Explanation,
+        Sufficiency,
+    )
 
 
 def explanation_text(
@@ -101,25 +107,37 @@ def _baseline_text(explanation: Explanation) -> str:
     chosen = " (chosen)" if explanation.provenance.options.get("baseline") == AUTO else ""
     if sufficiency is None:
         return f"{name}{chosen}"
-    return f"{name}{chosen}, which alone gives {100 * sufficiency.probabilities[0]:.1f}%"
+    return f"{name}{chosen}, which alone {_said_of(explanation.target, sufficiency)}"
+
+
+def _said_of(target: ExplainedTarget, sufficiency: Sufficiency) -> str:
+    """Say what the model says of a baseline: how probable the answer is, or what is left of it."""
+    from ibisa_onnx.targets.retention import KEPT, retained
+
+    alone, whole = sufficiency.probabilities[0], target.probability
+    if target.value is None:
+        return f"gives {100 * alone:.1f}%"
+    if alone >= KEPT * whole:
+        return "gives as much as the picture"
+    return f"keeps {retained(alone):.0%} of what hiding the picture changes"
 
 
 def _sufficiency_text(explanation: Explanation) -> str:
     """Say how little of the picture gives the answer back, or the most that was reached."""
-    from ibisa_onnx.targets.retention import KEPT
+    from ibisa_onnx.targets.retention import KEPT, retained
 
-    sufficiency, whole = explanation.sufficiency, explanation.target.probability
+    sufficiency, target = explanation.sufficiency, explanation.target
     if sufficiency is None:
         return "not checked"
-    area = sufficiency.area_for(KEPT * whole)
+    area = sufficiency.area_for(KEPT * target.probability)
+    gives, that = ("give", "that probability") if target.value is None else ("keep", "that")
     if area is not None and area > 0:
-        return (
-            f"the hottest {100 * area:g}% of the picture alone give {KEPT:.0%} of that probability"
-        )
+        return f"the hottest {100 * area:g}% of the picture alone {gives} {KEPT:.0%} of {that}"
     if area == 0:
         return f"the answer needs no pixel: the baseline ({explanation.baseline}) gives it too"
     best = max(sufficiency.probabilities, default=0.0)
-    return f"no part that was tried gives {KEPT:.0%} of that probability (best {best:.1%})"
+    said = f"{best:.1%}" if target.value is None else f"{retained(best):.0%}"
+    return f"no part that was tried {gives}s {KEPT:.0%} of {that} (best {said})"
 
 
 def _fidelity_text(certificate: Certificate) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ibisa_onnx.commands.explaining import parse_target
+from ibisa_onnx.commands.model_options import FiniteRange
 
 if TYPE_CHECKING:
     from ibisa_onnx.targets.base import TargetSpec
@@ -20,6 +21,9 @@ _DIRECTIONS = {"raised": "raise", "lowered": "lower", "kept": "keep"}
 _ALL = "all"
 _NO_VALUES = ("--target", "--versus", "--box", "--region", "--text", "--char", "--like")
 """Flags that ask for something else than a value."""
+
+_NO_BOXES = ("--region", "--text", "--char", "--like")
+"""Flags that ask for something else than a box."""
 
 Sides = tuple[float, float, float, float]
 """Left, top, right and bottom."""
@@ -68,6 +72,23 @@ class Region(click.ParamType["Sides | str"]):
         return str(value)
 
 
+def _once(flag: str, **said: Any) -> Any:
+    """Return an option that is refused where it is given twice: the last would silently win."""
+
+    def check(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> str | None:
+        if len(values) > 1:
+            raise click.BadParameter(f"it is given {len(values)} times; give one")
+        return values[0] if values else None
+
+    return click.option(flag, multiple=True, callback=check, **said)
+
+
+CONFIDENCE = click.option(
+    "--confidence",
+    type=FiniteRange(0, 1),
+    metavar="SCORE",
+    help="The least score of a detector's boxes, 0 to 1. Default: 0.25.",
+)
 _OPTIONS = (
     click.option(
         "-t",
@@ -78,7 +99,7 @@ _OPTIONS = (
         help='What to explain: 207, "golden retriever" or top:3. Repeatable. Default: what the '
         "model says first.",
     ),
-    click.option(
+    _once(
         "--versus",
         metavar="CLASS",
         help="Why the target rather than this class.",
@@ -91,6 +112,7 @@ _OPTIONS = (
         metavar="N|all",
         help="A detection by its number in `inspect MODEL IMAGE`. Repeatable.",
     ),
+    CONFIDENCE,
     click.option(
         "--at",
         "points",
@@ -116,14 +138,12 @@ _OPTIONS = (
         metavar="N",
         help="One character of the text that was read, from 1. Repeatable.",
     ),
-    click.option("--like", metavar="FILE", help="Why it is like another picture, or .npy vector."),
-    click.option("--unlike", metavar="FILE", help="With --like: and not like this one."),
+    _once("--like", metavar="FILE", help="Why it is like another picture, or .npy vector."),
+    _once("--unlike", metavar="FILE", help="With --like: and not like this one."),
     click.option("--raise", "raised", is_flag=True, help="What makes a value high."),
     click.option("--lower", "lowered", is_flag=True, help="What makes a value low."),
     click.option("--keep", "kept", is_flag=True, help="What keeps a value as it is."),
-    click.option(
-        "--index", metavar="0,:,5", help="Which numbers of --output a value is, batch left out."
-    ),
+    _once("--index", metavar="0,:,5", help="Which numbers of --output a value is, batch left out."),
     click.option(
         "--reduce",
         type=click.Choice(REDUCTIONS),
@@ -164,6 +184,7 @@ class AskedTargets:
     words: tuple[str, ...] = ()
     versus: str | None = None
     boxes: tuple[int | str, ...] = ()
+    confidence: float | None = None
     points: tuple[tuple[float, float], ...] = ()
     regions: tuple[Sides | str, ...] = ()
     text: bool = False
@@ -187,6 +208,14 @@ class AskedTargets:
             raise click.UsageError("with --at or --region give one --target at most")
         if self.boxes and self.words and not self.versus:
             raise click.UsageError("give --box or --target, not both; --box N has a class already")
+        if self.confidence is not None:
+            others = [f"--{self.direction}"] if self.direction else []
+            others += [flag for flag in _NO_BOXES if self._flags[flag]]
+            if others:
+                raise click.UsageError(
+                    f"--confidence goes with a detector's boxes, and {others[0]} asks for "
+                    "something else; give one"
+                )
         if self.versus is not None and _ALL in self.boxes:
             raise click.UsageError("--versus takes one answer: give --box N, not all")
 
@@ -249,7 +278,9 @@ class AskedTargets:
         """
         found: list[Any] = [*self._places(), *self._others(output)] if self._pointed else []
         if not (self.points or self.regions):
-            found = [*map(parse_target, self.words), *found]
+            found = [*self._classes(), *found]
+        if self.confidence is not None and not found:
+            found = [self._box()]
         if self.versus is None:
             return found or None
         from ibisa_onnx.targets.contrast import ContrastTarget
@@ -275,18 +306,36 @@ class AskedTargets:
         targets = self.targets(output)
         return None if targets is None else targets[0]
 
+    def _box(self, **given: Any) -> TargetSpec:
+        from ibisa_onnx.targets.detection import BoxTarget
+
+        if self.confidence is not None:
+            given["confidence"] = self.confidence
+        return BoxTarget(**given)
+
+    def _classes(self) -> list[Any]:
+        words = [parse_target(each) for each in self.words]
+        if self.confidence is None:
+            return words
+        return [self._box(every=True) if each == _ALL else self._box(label=each) for each in words]
+
     def _places(self) -> list[TargetSpec]:
         from ibisa_onnx.targets.arguments import PointTarget
-        from ibisa_onnx.targets.detection import BoxTarget
         from ibisa_onnx.targets.segmentation import RegionTarget
 
         word = parse_target(self.words[0]) if self.words else None
+        points = () if self.direction is not None else self.points
         return [
             *(
-                BoxTarget(every=True) if each == _ALL else BoxTarget(int(each))
+                self._box(every=True) if each == _ALL else self._box(number=int(each))
                 for each in self.boxes
             ),
-            *(PointTarget(each, word) for each in self.points if self.direction is None),
+            *(
+                PointTarget(each, word)
+                if self.confidence is None
+                else self._box(at=each, label=word)
+                for each in points
+            ),
             *(RegionTarget(word, region=each) for each in self.regions),
         ]
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from ibisa_onnx.gradients.base import GradientSource
     from ibisa_onnx.models.base import ImageModel
+    from ibisa_onnx.models.signature import ImageInput
 
     Surrogate = str | os.PathLike[str] | torch.nn.Module
 
@@ -161,6 +162,15 @@ class GradientSelection:
             return forward_only(error.problem.removeprefix(_REFUSAL))
 
 
+def refused_input(image: ImageInput) -> str | None:
+    """Say why nothing has an exact gradient with respect to an input; None where it may."""
+    from ibisa_onnx.gradients.masked_graph import BYTES
+
+    if image.dtype.startswith(("float", "bfloat")) or image.dtype in BYTES:
+        return None
+    return f"{image.name} is {image.dtype}, and such integers have no gradient"
+
+
 def _surrogate(model: ImageModel, outputs: tuple[str, ...], source: Any) -> GradientPath:
     from ibisa_onnx.imports import import_extra
 
@@ -193,15 +203,11 @@ def _exact(
             f"{_REFUSAL}a function has no gradient", "use a surrogate or gradient='forward-only'"
         )
     from ibisa_onnx.gradients.cache import GradientCache
-    from ibisa_onnx.gradients.masked_graph import BYTES
     from ibisa_onnx.gradients.onnx_backward import ExactGradient
 
-    dtype = model.image.dtype
-    if not dtype.startswith(("float", "bfloat")) and dtype not in BYTES:
-        raise GradientError(
-            f"{_REFUSAL}{model.image.name} is {dtype}, and such integers have no gradient",
-            "use gradient='forward-only'",
-        )
+    refused = refused_input(model.image)
+    if refused is not None:
+        raise GradientError(f"{_REFUSAL}{refused}", "use gradient='forward-only'")
     opened = ExactGradient(model, outputs, GradientCache(cache) if cache else None, size)
     tolerance = _IN_8_BITS if opened.quantised else _IN_HALF if opened.half else _IN_SINGLE
     return GradientPath("exact", reason, opened, tolerance)

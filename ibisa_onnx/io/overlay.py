@@ -44,6 +44,7 @@ def beside(
     against: Floats | None = None,
     strength: float | None = 1.0,
     boxes: Sequence[Box] = (),
+    points: Sequence[Sequence[float]] = (),
     left: str = "",
     right: str = "",
 ) -> Pixels:
@@ -66,6 +67,8 @@ def beside(
         How bright the map is, 0 to 1; None draws none of it.
     boxes
         Left, top, right, bottom in pixels of the picture: outlined in the first two panels.
+    points
+        x and y in pixels of the picture: a cross in the same panels.
     left, right
         ASCII text. What does not fit is left out, the right one first; without text, no strip.
 
@@ -87,7 +90,7 @@ def beside(
     first, *rest = resized
     blended = _blend(plain, first, below, scale_of(map), strength)
     share = plain.shape[1] / image.shape[1]
-    parts = [_outlined(plain, boxes, share), gap, _outlined(blended, boxes, share)]
+    parts = [_marked(plain, boxes, points, share), gap, _marked(blended, boxes, points, share)]
     for each in rest:
         parts += [gap, _blend(plain, each, np.zeros_like(each), 1.0, 1.0)]
     drawn = np.concatenate(parts, axis=0 if stacked else 1)
@@ -134,6 +137,26 @@ def _outlined(picture: Pixels, boxes: Sequence[Box], share: float) -> Pixels:
         for box in boxes:
             left, top, right, bottom = _scaled(box, share)
             cv2.rectangle(drawn, (left, top), (right - 1, bottom - 1), (colour,) * 3, width)
+    return drawn
+
+
+def _marked(
+    picture: Pixels, boxes: Sequence[Box], points: Sequence[Sequence[float]], share: float
+) -> Pixels:
+    """Return a picture with boxes outlined and points crossed, as `_outlined` draws."""
+    import cv2
+
+    drawn = _outlined(picture, boxes, share)
+    if not points:
+        return drawn
+    drawn = np.array(drawn)
+    thin = max(1, round(max(drawn.shape[:2]) / 640))
+    for x, y in points:
+        across, down = round(x * share), round(y * share)
+        for colour, width, arm in ((_INK, 3 * thin, 7 * thin), (_PAPER, thin, 6 * thin)):
+            for dx, dy in ((arm, 0), (0, arm)):
+                ends = (across - dx, down - dy), (across + dx, down + dy)
+                cv2.line(drawn, *ends, (colour,) * 3, width)
     return drawn
 
 

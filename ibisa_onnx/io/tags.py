@@ -18,7 +18,7 @@ Place = tuple[int, int, int, int]
 _PAPER, _INK = 255, 20
 _MARGIN = 0.25  # around a text, in its heights
 _STEPS = 3  # places that are tried along each side of a box
-_HIDDEN = 0.25  # what covering another box's pixels costs, beside 1 for covering a text's
+_HIDDEN = 0.1  # what covering another box's pixels costs, beside 1 for covering a text's
 
 
 def draw_tags(picture: Pixels, tags: Sequence[tuple[str, Place]], size: float) -> None:
@@ -78,12 +78,13 @@ def _best_place(
 
 
 def _places(shape: tuple[int, ...], box: Place, picture: tuple[int, ...]) -> Iterator[Place]:
-    """Yield places of a tag at its box, within the picture: above, below, and inside."""
+    """Yield places of a tag at its box, within the picture: above, below, inside, and beside."""
     (high, wide), (height, width) = shape, picture
     left, top, right, bottom = box
     tops = (top - high, bottom, top, bottom - high)
     lefts = np.linspace(left, right - wide, _STEPS).round().astype(int).tolist()
-    for y, x in product(tops, lefts):
+    beside = product((left - wide, right), (top, bottom - high))
+    for y, x in (*product(tops, lefts), *((y, x) for x, y in beside)):
         y, x = max(0, min(y, height - high)), max(0, min(x, width - wide))
         yield x, y, min(x + wide, width), min(y + high, height)
 

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 
 from ibisa_onnx.errors import GradientError
 from ibisa_onnx.explanation import Certificate
-from ibisa_onnx.gradients.layer import Array, SpatialTensor, SplitModel, spatial_tensors
+from ibisa_onnx.gradients.class_activation import deep_features
+from ibisa_onnx.gradients.layer import (
+    Array,
+    SpatialTensor,
+    SplitModel,
+    last_spatial,
+    spatial_tensors,
+)
 from ibisa_onnx.gradients.precision import rounds_coarsely
 from ibisa_onnx.methods.problem import Problem
 from ibisa_onnx.models.onnx_session import DeployedModel
@@ -82,6 +89,19 @@ def open_layer(
     reason = f"at {chosen.name}, {chosen.channels} x {chosen.height} x {chosen.width}"
     tolerance = _IN_FEWER_BITS if rounds_coarsely(model, output) else _IN_SINGLE
     return LayerSplit(chosen, SplitModel(model, chosen.name, output), reason, tolerance)
+
+
+def levels(model: DeployedModel, output: str, size: tuple[int, int]) -> tuple[str, ...]:
+    """Return the features before a detector's heads: one tensor, or the levels of a pyramid.
+
+    Each of its heads reads one of several levels, and the last tensor belongs to one head alone.
+    Empty where all paths go through the last tensor, as in a classifier, or the output is a map.
+    """
+    tensors = spatial_tensors(model, output, size)
+    last = last_spatial(tensors)
+    if last is None or last.bottleneck or any(each.name == output for each in tensors):
+        return ()
+    return tuple(each.name for each in deep_features(model, (output,), size))
 
 
 def _some(tensors: tuple[SpatialTensor, ...]) -> str:

@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
-from ibisa_onnx.explanation import Completion
+from ibisa_onnx.explanation import Certificate, Completion
 from ibisa_onnx.gradients.layer import before_softmax, deployed, last_spatial
 from ibisa_onnx.methods.base import AttributionResult, RowByRow
-from ibisa_onnx.methods.features import LayerSplit, only_output, open_layer
+from ibisa_onnx.methods.features import LayerSplit, levels, only_output, open_layer
 from ibisa_onnx.methods.problem import Problem
 from ibisa_onnx.methods.scaling import positive_part_scaled
 from ibisa_onnx.methods.stopping import Control
@@ -26,12 +27,14 @@ class GradCam:
     """Grad-CAM at one tensor, for one forward and one backward pass.
 
     The score y is the class's before the softmax, as in the paper; where the file holds no softmax
-    it is the raw output.
+    it is the raw output. A detector's answer is read from one of several levels: of these the one
+    counts whose features add and take away most of it, for a pass each.
 
     Attributes
     ----------
     layer
-        Name of a float tensor [N, C, h, w]; None: the last one before the features are pooled.
+        Name of a float tensor [N, C, h, w]; None: the last one before the features are pooled, or
+        before a detector's heads.
     """
 
     layer: str | None = None
@@ -51,27 +54,65 @@ class GradCam:
         if isinstance(objective, ClassObjective):
             logits = before_softmax(graph, logits)
         size = preprocessing.size
-        return PreparedGradCam(open_layer(graph, logits, size, self.name, self.layer, last_spatial))
+        names = (self.layer,) if self.layer else levels(graph, logits, size) or (None,)
+        return PreparedGradCam(
+            tuple(open_layer(graph, logits, size, self.name, each, last_spatial) for each in names)
+        )
 
 
 @dataclass(frozen=True)
 class PreparedGradCam(RowByRow):
-    """Grad-CAM of one model."""
+    """Grad-CAM of one model, at one of some layers."""
 
-    layer: LayerSplit
+    layers: tuple[LayerSplit, ...]
 
     def run_one(
         self, problem: Problem, rng: np.random.Generator, control: Control
     ) -> Iterator[AttributionResult]:
-        """Weight the features A: ReLU(sum of alpha_k A_k), alpha_k = mean of dy/dA_k (eq. 1, 2)."""
-        split, image = self.layer.split, problem.image
-        objective = logit_objective(problem.row.objective, split.output)
-        features = split.features(image)
-        raw, saved = split.forward(image, features, problem.passes)
-        cotangent = objective.vjp({split.output: raw})[split.output]
-        weights = split.backward(saved, cotangent, problem.passes)
-        alpha = weights[0].astype(np.float64).mean((1, 2))
-        saliency = positive_part_scaled(np.tensordot(alpha, features[0].astype(np.float64), 1))
-        certificate = self.layer.certificate(problem, objective, raw)
+        """Give the map at the layer that the answer depends on most."""
+        found = [_at(each, problem) for each in self.layers]
+        layer, best = max(zip(self.layers, found, strict=True), key=lambda pair: pair[1].weight)
+        warnings = () if best.saliency.max() > 0 else (_empty(layer, best.weight),)
         control.progress(1, 1)
-        yield AttributionResult(saliency, problem.size, Completion(1, 1, "steps"), certificate)
+        yield AttributionResult(
+            positive_part_scaled(best.saliency),
+            problem.size,
+            Completion(1, 1, "steps"),
+            best.certificate,
+            warnings=warnings,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Activation:
+    """Grad-CAM before its ReLU, float64 [h, w], and how much the answer depends on the layer."""
+
+    saliency: npt.NDArray[np.float64]
+    weight: float
+    certificate: Certificate
+
+
+def _at(layer: LayerSplit, problem: Problem) -> _Activation:
+    """Weight the features A of a layer: sum of alpha_k A_k, alpha_k = mean of dy/dA_k (eq. 1, 2).
+
+    The weight is the sum of |A dy/dA|.
+    """
+    split, image = layer.split, problem.image
+    objective = logit_objective(problem.row.objective, split.output)
+    features = split.features(image)
+    raw, saved = split.forward(image, features, problem.passes)
+    cotangent = objective.vjp({split.output: raw})[split.output]
+    gradient = split.backward(saved, cotangent, problem.passes)[0].astype(np.float64)
+    values = features[0].astype(np.float64)
+    saliency = np.tensordot(gradient.mean((1, 2)), values, 1)
+    certificate = layer.certificate(problem, objective, raw)
+    return _Activation(saliency, float(np.abs(gradient * values).sum()), certificate)
+
+
+def _empty(layer: LayerSplit, weight: float) -> str:
+    """Say why a map is empty, and what to do."""
+    name = layer.tensor.name
+    why = f"nowhere do the features of {name}, weighted by their mean gradients, raise the answer"
+    if weight == 0:
+        why = f"the answer does not depend on {name}, where the map is made"
+    return f"{why}, so that the map is empty; GradCam(layer=NAME) takes another tensor"

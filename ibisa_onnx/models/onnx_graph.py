@@ -102,9 +102,9 @@ def cut(graph: onnx.GraphProto, tensor: onnx.ValueInfoProto) -> None:
 
 
 def without_weights(graph: onnx.GraphProto) -> onnx.GraphProto:
-    """Return a copy of the nodes of a graph, and of its small initializers."""
+    """Return a copy of the nodes and outputs of a graph, and of its small initializers."""
     from onnx import GraphProto
 
-    copy = GraphProto(node=graph.node)
+    copy = GraphProto(node=graph.node, output=graph.output)
     copy.initializer.extend(each for each in graph.initializer if math.prod(each.dims) <= _SMALL)
     return copy

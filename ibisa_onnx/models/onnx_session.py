@@ -245,11 +245,12 @@ class DeployedModel(ImageModel):
             There is no graph to read, or no such tensor in it.
         """
 
-        before_that = self.file.extension
+        before_that, known = self.file.extension, set[str]()
 
         def extend(graph: onnx.GraphProto) -> None:
             if before_that is not None:
                 before_that(graph)
+            known.update(each.name for each in graph.initializer)
             write(graph)
             declared = {each.name for each in graph.output}
             made = {name for node in graph.node for name in node.output}
@@ -267,9 +268,6 @@ class DeployedModel(ImageModel):
         proto = file.load_proto()
         if proto is None:
             raise OutputError(f"tensors inside {self.label} cannot be read: {file.why_no_graph}")
-        before = self.file.load_proto()
-        known = {each.name for each in before.graph.initializer} if before else set()
-        del before
         added = [each for each in proto.graph.initializer if each.name not in known]
         parts = [each.SerializeToString(deterministic=True) for each in (*proto.graph.node, *added)]
         digest = hashlib.sha256(b"".join([*parts, repr(tuple(tensors)).encode()])).hexdigest()

@@ -329,7 +329,7 @@ class Kind(ABC):
     family
         What models of that very format are called.
     asks
-        What can be asked of it, as the command line says it.
+        What can be asked of it, as Python says it; `commands.flags` knows the flags.
     warnings
         What a user must know where something is inferred.
     preprocessing

@@ -23,14 +23,14 @@ from ibisa_onnx.targets.base import (
     TargetSpec,
 )
 from ibisa_onnx.targets.class_scores import Activation, ClassScores, tie
-from ibisa_onnx.targets.labels import find_label
+from ibisa_onnx.targets.labels import find_label, spelt_index
 
 if TYPE_CHECKING:
     import onnx
 
 
 NAME, UNKNOWN = "classifier", "unknown"
-VALUES = "--raise --output NAME --index 0,:"
+VALUES = 'ValueTarget("raise", NAME, "0,:")'
 """What can be asked of any model: a number of its outputs."""
 
 
@@ -149,7 +149,7 @@ class ClassifierKind(Kind):
     """
 
     name = NAME
-    asks: tuple[str, ...] = ("-t CLASS", "-t top:3", "--versus CLASS")
+    asks: tuple[str, ...] = ("target=CLASS", "target='top:3'", "ContrastTarget(CLASS, CLASS)")
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
@@ -244,9 +244,10 @@ def choose(
                 f"target {text!r}: the model has {classes} classes; give top:1 to top:{classes}"
             )
         return [int(index) for index in np.argsort(-probabilities, kind="stable")[:wanted]]
-    if re.fullmatch(r"[+-]?\d+", text):
-        if 0 <= int(text) < classes:
-            return [int(text)]
+    index = spelt_index(text, labels)
+    if index is not None:
+        if 0 <= index < classes:
+            return [index]
         if labels is None or text not in labels:  # such as 90, of 0, 90, 180 and 270 degrees
             raise TargetError(f"target {text} is out of range: classes are 0 to {classes - 1}")
     if labels is None:

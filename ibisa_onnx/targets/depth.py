@@ -18,7 +18,7 @@ from ibisa_onnx.targets.base import (
     check_numbers,
 )
 from ibisa_onnx.targets.facts import ModelFacts
-from ibisa_onnx.targets.regression import ValueKind
+from ibisa_onnx.targets.regression import DIRECTIONS, ValueKind
 from ibisa_onnx.targets.value import ValueTarget, last_part
 from ibisa_onnx.targets.value_objective import Direction
 from ibisa_onnx.targets.window import Point, cells_seen, point_of
@@ -31,7 +31,7 @@ class DepthKind(ValueKind):
 
     name = "depth"
     family = "maps of depth"
-    asks = ("--at 120,80", "-t keep", "-t raise", "-t lower")
+    asks = ("PointTarget((120, 80))", *DIRECTIONS)
 
     def called(self, output: str) -> str:
         """Return "depth"."""

@@ -8,8 +8,10 @@ raw outputs become boxes is in `decoders`.
 
 from __future__ import annotations
 
+import functools
+import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +44,7 @@ from ibisa_onnx.targets.boxes import (
 from ibisa_onnx.targets.decoders import DECODERS
 from ibisa_onnx.targets.decoders.base import BOXES, SCORES, Detector
 from ibisa_onnx.targets.facts import ModelFacts
-from ibisa_onnx.targets.labels import find_label
+from ibisa_onnx.targets.labels import find_label, spelt_index
 
 if TYPE_CHECKING:
     from ibisa_onnx.preprocessing.geometry import Geometry
@@ -123,7 +125,8 @@ class BoxTarget:
     number
         Which of the detections, from 1, the surest first; None: whichever the rest leaves.
     at
-        A point inside, x and y in the picture's pixels: the smallest box there.
+        A point inside, x and y in the picture's pixels: the smallest box there. It goes without a
+        number.
     label
         A class, by name or index.
     every
@@ -146,8 +149,9 @@ class BoxTarget:
             raise TargetError(f"box is {number!r}; give its number as inspect lists them, from 1")
         if self.at is not None and not is_point(self.at):
             raise TargetError(f"at is {self.at!r}; give x and y in the picture's pixels")
-        if not isinstance(self.confidence, numbers.Real) or not 0 <= self.confidence <= 1:
-            raise TargetError(f"confidence is {self.confidence!r}; give a score, 0 to 1")
+        if number is not None and self.at is not None:
+            raise TargetError(f"box {number} and at are both given; give one of them")
+        _check_score(self.confidence)
 
     def outputs(self, reader: Reader) -> tuple[str, ...]:
         """Name the tensors of boxes and scores."""
@@ -163,6 +167,8 @@ class BoxTarget:
         """
         kind = _detector_of(context.reader)
         found = kind.detections(raw, context, self.confidence)
+        if not found:
+            raise AbsentTargetError(kind.nothing(raw, context, self.confidence))
         chosen = self._chosen(found, kind, context)
         return [kind.objective(found[each], each + 1, raw, context) for each in chosen]
 
@@ -170,9 +176,7 @@ class BoxTarget:
         self, found: Sequence[Detection], kind: DetectorKind, context: Context
     ) -> list[int]:
         left = list(range(len(found)))
-        there = kind.summary(found, context, self.confidence)
-        if not left:
-            raise AbsentTargetError(there)
+        there = kind.summary(found, context)
         if self.label is not None:
             column = kind.column(self.label, context)
             left = [each for each in left if found[each].column == column]
@@ -203,7 +207,10 @@ class DetectorKind(Kind):
     """
 
     name = "detector"
-    asks = ("--box 3", "--box all", "--at 120,80", "-t CLASS")
+    asks = (
+        *("BoxTarget(3)", "BoxTarget(every=True)", "PointTarget((120, 80))"),
+        *("target=CLASS", "ContrastTarget(CLASS, CLASS)"),
+    )
 
     def __init__(self, detector: Detector) -> None:
         self.detector = detector
@@ -237,8 +244,8 @@ class DetectorKind(Kind):
         """Return the smallest box around a point, of a class where one is named."""
         return BoxTarget(at=point, label=wanted)
 
-    def answers(self, raw: Raw, context: Context) -> list[Answer]:
-        """Return the detections, the surest first."""
+    def answers(self, raw: Raw, context: Context, confidence: float = CONFIDENCE) -> list[Answer]:
+        """Return the detections of a score or more, the surest first."""
         return [
             Answer(
                 self.class_name(each.column, context),
@@ -248,7 +255,7 @@ class DetectorKind(Kind):
                 each.box,
                 number=number,
             )
-            for number, each in enumerate(self.detections(raw, context), 1)
+            for number, each in enumerate(self.detections(raw, context, confidence), 1)
         ]
 
     def detections(
@@ -319,10 +326,12 @@ class DetectorKind(Kind):
             There is none.
         """
         labels, classes = self._labels(context), self.detector.classes
-        if isinstance(wanted, int | np.integer) or str(wanted).isdecimal():
-            if not 0 <= int(wanted) < classes:
-                raise TargetError(f"class {wanted} is out of range: classes are 0 to {classes - 1}")
-            return int(wanted)
+        index = spelt_index(str(wanted), labels)
+        if index is not None:
+            if not 0 <= index < classes:
+                many = f"classes are 0 to {classes - 1}" if classes > 1 else "the only class is 0"
+                raise TargetError(f"class {index} is out of range: {many}")
+            return index
         if labels is None:
             raise TargetError(
                 f"target {wanted!r} is a name, and the model's labels are not known; "
@@ -334,12 +343,14 @@ class DetectorKind(Kind):
         """Return what a class is called."""
         return self._label(column, context) or f"class {column}"
 
-    def summary(
-        self, found: Sequence[Detection], context: Context, confidence: float = CONFIDENCE
-    ) -> str:
+    def nothing(self, raw: Raw, context: Context, confidence: float = CONFIDENCE) -> str:
+        """Say that nothing was detected, and what comes nearest."""
+        found = next(iter(self.detections(raw, context, 0)), None)
+        best = None if found is None else (self.class_name(found.column, context), found.score)
+        return nothing_found(confidence, best)
+
+    def summary(self, found: Sequence[Detection], context: Context) -> str:
         """Say what was detected."""
-        if not found:
-            return f"nothing was detected with a score of {confidence:.0%} or more"
         named = [
             f"{number} {self.class_name(each.column, context)} {each.score:.0%}"
             for number, each in enumerate(found[:_NAMED], 1)
@@ -385,6 +396,41 @@ def as_shares(place: Box, size: tuple[int, int]) -> Box:
         for each, side in zip(place, (width, height, width, height), strict=True)
     )
     return left, top, right, bottom
+
+
+def nothing_found(confidence: float, best: tuple[str, float] | None) -> str:
+    """Say that nothing reaches a score, and which class has the highest; None: no box at all."""
+    said = f"nothing was detected with a score of {_shown(confidence)} or more"
+    if best is None:
+        return f"{said}, nor with any; check the preprocessing, or give another picture"
+    name, score = best
+    lower = math.floor(100 * score) / 100
+    hint = f", or give confidence={lower:g}" if lower else ""
+    return f"{said}: the highest is {_shown(score)}, of {name}; check the preprocessing{hint}"
+
+
+def _shown(score: float) -> str:
+    """Return a score as people read it: 25%, 0.4%, 99.99%."""
+    return f"{100 * score:.3g}%" if 0.01 <= score <= 0.99 else f"{100 * score:.4g}%"
+
+
+def answers_above(confidence: float, kind: Kind) -> Callable[[Raw, Context], list[Answer]]:
+    """Return what gives a detector's answers of a score or more.
+
+    Raises
+    ------
+    TargetError
+        The score is none, or the model gives no boxes.
+    """
+    _check_score(confidence)
+    if not isinstance(kind, DetectorKind):
+        raise wrong_kind(kind, "boxes")
+    return functools.partial(kind.answers, confidence=confidence)
+
+
+def _check_score(confidence: Any) -> None:
+    if not isinstance(confidence, numbers.Real) or not 0 <= float(confidence) <= 1:
+        raise TargetError(f"confidence is {confidence!r}; give a score, 0 to 1")
 
 
 def _detector_of(reader: Reader) -> DetectorKind:

@@ -262,7 +262,7 @@ class EmbedderKind(Kind):
 
     name = "embedder"
     family = "embedders"
-    asks = ("--like FILE", "--unlike FILE")
+    asks = ("SimilarityTarget(FILE)", "SimilarityTarget(FILE, FILE)")
 
     def __init__(self, output: str, reason: str) -> None:
         self._output, self.reason = output, reason

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ibisa_onnx.caching import BuiltOnce
@@ -12,6 +11,7 @@ from ibisa_onnx.models.base import ImageModel
 from ibisa_onnx.models.headed import HeadedModel
 from ibisa_onnx.models.onnx_session import DeployedModel
 from ibisa_onnx.targets.base import Nodes
+from ibisa_onnx.targets.facts import ModelFacts
 
 if TYPE_CHECKING:
     import onnx
@@ -22,9 +22,9 @@ _MOST = 4  # sessions that stay open
 class ExposedModels:
     """The sessions of one model with further outputs; the last few stay open."""
 
-    def __init__(self, model: ImageModel) -> None:
-        self._model = model
-        self._declared = frozenset(each.name for each in model.signature.outputs)
+    def __init__(self, facts: ModelFacts) -> None:
+        self._model, self._facts = facts.model, facts
+        self._declared = frozenset(each.name for each in facts.outputs)
         # With the nodes' writers, so that no other one gets the identity of one of them.
         self._open: BuiltOnce[tuple[list[Nodes], ImageModel]] = BuiltOnce(_MOST)
 
@@ -48,7 +48,7 @@ class ExposedModels:
         inner = tuple(dict.fromkeys(name for name in names if name not in self._declared))
         if not inner:
             return self._model
-        known = self._known
+        known = self._facts.makers
         writing = [each for each in nodes if set(inner).difference(known) & set(each.outputs)]
         writers = list({id(each): each for each in writing}.values())
         made = [name for each in writers for name in each.outputs if name not in known]
@@ -67,10 +67,3 @@ class ExposedModels:
 
         key = (inner, *map(id, writers))
         return self._open.get(key, lambda: (writers, open_()))[1]
-
-    @cached_property
-    def _known(self) -> frozenset[str]:
-        """The names of all tensors that the graph makes."""
-        proto = self._model.proto()
-        nodes = [] if proto is None else proto.graph.node
-        return frozenset(name for node in nodes for name in node.output)

@@ -8,6 +8,7 @@ what it says of the first picture takes the place of the probe.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -56,6 +57,18 @@ class ModelFacts:
     ) -> None:
         self.model, self.named, self._spec, self._labels = model, named, preprocessing, labels
         self._probed: dict[str, npt.NDArray[Any]] = {}
+        self._without: set[str] = set()  # what no probe can tell
+        self._again: tuple[str, ...] = ()  # what was probed under other preprocessing
+
+    def under(self, preprocessing: Preprocessing | None) -> ModelFacts:
+        """Return what is known of the model where pictures come to it otherwise.
+
+        What its graph tells stays; what a probe told is asked anew, all of it by one.
+        """
+        other = copy.copy(self)
+        other._spec, other._probed, other._without = preprocessing, {}, set()
+        other._again = tuple(self._probed)
+        return other
 
     @property
     def is_deployed(self) -> bool:
@@ -122,22 +135,35 @@ class ModelFacts:
         """The tensors before the selection; empty where the graph selects nothing."""
         if not self.selects or self.graph is None:
             return ()
-        whole = self.model.proto()
-        return () if whole is None else before_selection(whole.graph, self.model.image.name)
+        return before_selection(self.graph, self.model.image.name)
+
+    def shapes(self, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of several tensors, by name, as `shape` does; one probe for all."""
+        self.values([name for name in names if self._declared(name) is None])
+        found = {name: self.shape(name) for name in names}
+        return {name: shape for name, shape in found.items() if shape is not None}
 
     def shape(self, name: str) -> tuple[int, ...] | None:
         """Return a tensor's shape for one image; None where the model does not run.
 
         As declared, or, where that is open or unknown, as it turned out of the probe.
         """
-        declared = next((each.shape for each in self.outputs if each.name == name), None)
-        if declared and name not in self._probed:
-            rest = [side for side in declared[1:] if isinstance(side, int) and side > 0]
-            if len(rest) == len(declared) - 1:
-                first = declared[0]
-                return (first if isinstance(first, int) and first > 0 else 1, *rest)
+        declared = self._declared(name)
+        if declared is not None and name not in self._probed:
+            return declared
         values = self.values([name]).get(name)
         return None if values is None else values.shape
+
+    def _declared(self, name: str) -> tuple[int, ...] | None:
+        """Return an output's shape for one image; None where its declaration leaves it open."""
+        declared = next((each.shape for each in self.outputs if each.name == name), None)
+        if not declared:
+            return None
+        first, *others = declared
+        rest = [side for side in others if isinstance(side, int) and side > 0]
+        if len(rest) < len(others):
+            return None
+        return (first if isinstance(first, int) and first > 0 else 1, *rest)
 
     def values(self, names: Sequence[str]) -> Values:
         """Return what the model gives for noise, by the name of the tensor.
@@ -145,11 +171,17 @@ class ModelFacts:
         Of a function it is what it gave for the first picture with a row. Left out is what cannot
         be had: no preprocessing, no such tensor, no such picture yet, or it does not run.
         """
-        missing = [name for name in names if name not in self._probed]
+        missing = [n for n in names if n not in self._probed and n not in self._without]
         if missing and self._spec is not None and self.is_deployed:
-            self._probed = self._probed | self._probe(missing)
-        found = {name: self._probed[name] for name in names if name in self._probed}
-        return {name: each for name, each in found.items() if self.is_deployed or each.size}
+            together = list(dict.fromkeys([*missing, *self._again]))
+            found, self._again = self._probe(together), ()
+            if len(together) > 1 and not found:  # one of them may be to blame
+                for name in missing:
+                    found |= self._probe([name])
+            self._probed = self._probed | found
+            self._without.update(name for name in missing if name not in found)
+        known = {name: self._probed[name] for name in names if name in self._probed}
+        return {name: each for name, each in known.items() if self.is_deployed or each.size}
 
     def learn(self, raw: Values) -> bool:
         """Take a function's answer to a picture, values [1, ...], for what a probe would tell.

@@ -24,7 +24,7 @@ from ibisa_onnx.targets.base import (
     wrong_kind,
 )
 from ibisa_onnx.targets.facts import ModelFacts
-from ibisa_onnx.targets.labels import find_label
+from ibisa_onnx.targets.labels import find_label, spelt_index
 from ibisa_onnx.targets.value_objective import Direction, ValueObjective
 from ibisa_onnx.targets.window import Point, Window, point_of
 
@@ -113,7 +113,7 @@ class KeypointKind(Kind):
 
     name = "keypoints"
     family = "keypoint detectors"
-    asks = ("-t JOINT", "-t all", "--at 120,80")
+    asks = ("target=JOINT", "target='all'", "PointTarget((120, 80))")
 
     def __init__(self, output: str, joints: int, reason: str) -> None:
         self._output, self.joints, self.reason = output, joints, reason
@@ -176,13 +176,14 @@ class KeypointKind(Kind):
         TargetError
             There is none.
         """
-        if isinstance(wanted, int | np.integer) or str(wanted).isdecimal():
-            if not 0 <= int(wanted) < self.joints:
-                raise TargetError(
-                    f"joint {wanted} is out of range: joints are 0 to {self.joints - 1}"
-                )
-            return int(wanted)
         labels = context.reader.labels_for(self.joints)
+        index = spelt_index(str(wanted), labels)
+        if index is not None:
+            if not 0 <= index < self.joints:
+                raise TargetError(
+                    f"joint {index} is out of range: joints are 0 to {self.joints - 1}"
+                )
+            return index
         if labels is None:
             raise TargetError(
                 f"target {wanted!r} is a name, and the joints' names are not known; "

@@ -6,6 +6,7 @@ import csv
 import difflib
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from ibisa_onnx.preprocessing.sources.metadata import (
 )
 
 _MOST_CLASSES = 1_000_000
+_LISTED = 6  # labels in an error
 BINARY = ("negative", "positive")
 """What the two classes of a single score are called where nobody named them."""
 _CHARACTER = "character"  # the key of PaddleOCR's files: a class or a character on each line
@@ -181,8 +183,26 @@ def find_label(labels: Sequence[str], text: str) -> int:
         raise TargetError(f"label {text!r} fits several classes: {listed}{more}; give the index")
     near = difflib.get_close_matches(wanted, names, 3, cutoff=0.5)
     nearest = "; ".join(f"{names.index(name)} {labels[names.index(name)]}" for name in near)
-    hint = f"the nearest are: {nearest}" if near else "look it up in the labels"
+    if near:
+        hint = f"the nearest are: {nearest}"
+    elif len(labels) == 1:
+        hint = f"the only label is {labels[0]}"
+    elif len(labels) <= _LISTED:
+        hint = f"the labels are: {'; '.join(labels)}"
+    else:
+        hint = "look it up in the labels"
     raise TargetError(f"there is no label {text!r}; {hint}")
+
+
+def spelt_index(text: str, labels: Sequence[str] | None) -> int | None:
+    """Return the index that a word spells, None where it is a name.
+
+    That is a number, or as answers without a label are called: "class 7", "keypoint 4".
+    """
+    found = re.fullmatch(r"(class |keypoint )?\s*([+-]?\d+)", text.strip().lower())
+    if found is None or (found[1] and _plain(text) in map(_plain, labels or ())):
+        return None
+    return int(found[2])
 
 
 def check_labels(labels: Sequence[str], classes: int) -> None:

@@ -20,6 +20,7 @@ from ibisa_onnx.preprocessing.resolve import (
 )
 from ibisa_onnx.preprocessing.spec import Preprocessing
 from ibisa_onnx.targets.discovery import KINDS
+from ibisa_onnx.targets.facts import ModelFacts
 from ibisa_onnx.targets.reader import Labels, OutputReader
 
 
@@ -55,8 +56,8 @@ def open_reader(
             model.signature, model.metadata, preprocessing, overrides, model.folder, usual
         )
 
-    def read(resolved: ResolvedPreprocessing) -> OutputReader:
-        return OutputReader(model, output, activation, labels, resolved.spec, kind)
+    def read(resolved: ResolvedPreprocessing, facts: ModelFacts | None = None) -> OutputReader:
+        return OutputReader(model, output, activation, labels, resolved.spec, kind, facts)
 
     resolved = settle()
     reader = read(resolved)
@@ -70,5 +71,7 @@ def open_reader(
         return resolved, reader  # the first picture may tell more of a function
     if not found.preprocessing:
         return resolved, reader
-    resolved = settle(Usual(f"usual for {found.family}", found.preprocessing))
-    return resolved, read(resolved)
+    usual = settle(Usual(f"usual for {found.family}", found.preprocessing))
+    if usual.spec == resolved.spec:
+        return usual, reader
+    return usual, read(usual, reader.facts.under(usual.spec))

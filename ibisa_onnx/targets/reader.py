@@ -65,6 +65,8 @@ class OutputReader:
         tell its kind; None: it is not.
     kind
         What kind of model it is, as the user says; None: to be told.
+    facts
+        What is known of the model already; None: nothing.
 
     Raises
     ------
@@ -82,13 +84,14 @@ class OutputReader:
         labels: Labels | None,
         preprocessing: Preprocessing | None = None,
         kind: str | None = None,
+        facts: ModelFacts | None = None,
     ) -> None:
         if activation is not None:
             read_activation(activation)
         self._model, self._wanted, self._activation = model, output, activation
         self._kind = kind
         self._given = None if labels is None else _as_labels(labels)
-        self.facts = ModelFacts(model, preprocessing, output, self._given)
+        self.facts = facts or ModelFacts(model, preprocessing, output, self._given)
         self._found_kind: Kind | None = None
         self._finding = threading.RLock()
         self._known = known_labels(model.metadata, model.folder) if labels is None else []

@@ -227,6 +227,20 @@ def _read_mask(path: str | os.PathLike[str]) -> Mask:
     return np.asarray(mask)
 
 
+def beyond_picture(region: RegionLike, picture: tuple[int, int]) -> tuple[str, ...]:
+    """Say where a box, as `region_mask` takes it, reaches beyond the picture."""
+    if isinstance(region, str | os.PathLike) or np.ndim(region) != 1:
+        return ()
+    (height, width), (left, top, right, bottom) = picture, (float(side) for side in region)
+    if left >= 0 and top >= 0 and right <= width and bottom <= height:
+        return ()
+    shown = ",".join(f"{side:g}" for side in (left, top, right, bottom))
+    return (
+        f"region {shown} reaches beyond the picture, which is {width} x {height}; the part inside "
+        "is explained",
+    )
+
+
 def _box_mask(box: npt.NDArray[Any], picture: tuple[int, int]) -> Mask:
     """Return the mask of the pixels that a box touches."""
     height, width = picture

@@ -20,6 +20,8 @@ from ibisa_onnx.targets.value_objective import Direction
 if TYPE_CHECKING:
     from ibisa_onnx.models.signature import TensorInfo
 
+DIRECTIONS = ('ValueTarget("keep")', 'ValueTarget("raise")', 'ValueTarget("lower")')
+"""What can be asked of a value."""
 _MOST = 16  # numbers that are told one by one
 _NAMED = 8  # labels in an error
 _REGRESSION = frozenset({"regression", "regress"})
@@ -40,7 +42,7 @@ class ValueKind(Kind):
 
     name = "regression"
     family = "regressions"
-    asks = ("--keep", "--raise", "--lower", "--index 2")
+    asks = (*DIRECTIONS, 'ValueTarget("keep", index=2)')
 
     def __init__(self, outputs: tuple[str, ...], reason: str, labels: tuple[str, ...] = ()) -> None:
         self._outputs, self.reason, self._labels = outputs, reason, labels

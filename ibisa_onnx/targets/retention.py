@@ -223,6 +223,13 @@ def log_retention(kept: Doubles) -> Doubles:
     return np.asarray(np.where(kept < LEAST, log + kept / LEAST - 1, log))
 
 
+def retained(probability: float) -> float:
+    """Return the retention r, 0 to 1, of a probability exp(`log_retention`(r))."""
+    if probability >= LEAST:
+        return min(probability, 1.0)
+    return max(0.0, LEAST * (1 + float(np.log(max(probability, _SURE) / LEAST))))
+
+
 def log_odds(probability: npt.ArrayLike) -> Doubles:
     """Return log p / (1 - p), in nats, of probabilities kept 1e-7 away from 0 and 1."""
     p = np.clip(np.asarray(probability, np.float64), _SURE, 1 - _SURE)

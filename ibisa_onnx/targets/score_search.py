@@ -77,6 +77,7 @@ class ScoreSearch:
         self._wanted, self._trusted = wanted, trusted or wanted is not None
         self._makers = {} if graph is None else producers(graph)
         self._readable = graph is not None
+        self._channels = signature.image.channels
         batch = next(iter(signature.image.tensor.shape), None)
         self._kinds = OutputKinds(signature.outputs, batch, self._makers)
 
@@ -275,6 +276,11 @@ class ScoreSearch:
 
     def _no_scores(self) -> str:
         """Say that a model is no classifier, what its outputs are, and what would make it one."""
+        if len(self._outputs) == 1 and self._is_picture(self._outputs[0]):
+            return (
+                f"output {self._outputs[0]} looks like a picture, not class scores; "
+                "kind=regression explains all of it, direction='raise' with index= one value"
+            )
         said = "; ".join(map(self._kinds.describe, self._outputs))
         problem = f"no output holds one score for each class [N, K]: {said}; "
         if self._kinds.sequences:
@@ -289,6 +295,11 @@ class ScoreSearch:
             inside = f"name a tensor inside the model that is{example} (output= with target=), "
         inside += "explain one of these numbers (direction='raise' with output= and index=), or "
         return f"{problem}{inside}export the model with one more output: {advice}"
+
+    def _is_picture(self, output: TensorInfo) -> bool:
+        """Tell whether an output is a picture, of as many channels as the one that goes in."""
+        several = len(output.shape) == 4 and self._channels in (output.shape[1], output.shape[3])
+        return several and self._channels > 1 and output.dtype.startswith("float")
 
     def _before_arg_max(self, output: TensorInfo) -> str:
         """Suggest the scores that one class index a picture was made from, if it was."""

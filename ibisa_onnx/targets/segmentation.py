@@ -22,7 +22,7 @@ from ibisa_onnx.targets.base import (
     wrong_kind,
 )
 from ibisa_onnx.targets.map_search import find_maps
-from ibisa_onnx.targets.regions import RegionLike, region_mask
+from ibisa_onnx.targets.regions import RegionLike, beyond_picture, region_mask
 from ibisa_onnx.targets.score_maps import ScoreMaps
 from ibisa_onnx.targets.segmented_picture import Segmentation
 from ibisa_onnx.targets.window import Point
@@ -48,8 +48,9 @@ class RegionTarget:
         A point, x and y in the picture's pixels: the connected region of its class around it.
     region
         Where the class is meant: a mask [H, W] of the picture (not 0 is inside), the path of a mask
-        picture (not black is inside), or left, top, right, bottom in the picture's pixels. Those of
-        its places count that the model gives that class, or all where it gives it to none.
+        picture (not black is inside), or left, top, right, bottom in the picture's pixels. Of all
+        three alike those places count that the model gives that class, or all where it gives it to
+        none; a warning says so.
     """
 
     label: str | int | None = None
@@ -74,11 +75,13 @@ class RegionTarget:
             raise TargetError("at and region are both given; give one of them")
         shown = _segmenter_of(context.reader).read(raw, context)
         column = None if self.label is None else shown.column(self.label)
+        notes: tuple[str, ...] = ()
         if self.region is not None:
-            mask = shown.projected(region_mask(self.region, context.geometry.picture))
-            column = shown.most_given(mask) if column is None else column
-            own = mask & shown.given(column)
-            mask = own if own.any() else mask
+            picture = context.geometry.picture
+            region = shown.projected(region_mask(self.region, picture))
+            column = shown.most_given(region) if column is None else column
+            mask, notes = shown.within(region, column)
+            notes = (*beyond_picture(self.region, picture), *notes)
         elif self.at is not None:
             column, mask = shown.around(self.at, column)
         else:
@@ -88,7 +91,7 @@ class RegionTarget:
                 raise AbsentTargetError(
                     f"there is no {shown.name(column)} in this picture; {shown.summary()}"
                 )
-        return [shown.objective(column, mask)]
+        return [shown.objective(column, mask, *notes)]
 
 
 class SegmenterKind(Kind):
@@ -106,7 +109,10 @@ class SegmenterKind(Kind):
 
     name = NAME
     family = "segmenters"
-    asks = ("-t CLASS", "--at 120,80", "--region MASK|L,T,R,B")
+    asks = (
+        *("target=CLASS", "PointTarget((120, 80))", "RegionTarget(region=MASK)"),
+        "ContrastTarget(CLASS, CLASS)",
+    )
     preprocessing: Mapping[str, Any] = {"resize": "stretch"}
 
     def __init__(self, maps: ScoreMaps, reason: str, warnings: tuple[str, ...] = ()) -> None:

@@ -5,7 +5,6 @@ What is asked of it is in `segmentation`, and what is kept of a region in `regio
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
@@ -17,7 +16,7 @@ from ibisa_onnx.errors import AbsentTargetError, TargetError
 from ibisa_onnx.preprocessing.resampling import KERNELS, resample
 from ibisa_onnx.targets.base import Answer, Box, Context, Reader, check_numbers
 from ibisa_onnx.targets.detection import in_picture
-from ibisa_onnx.targets.labels import find_label
+from ibisa_onnx.targets.labels import find_label, spelt_index
 from ibisa_onnx.targets.regions import Mask, Region, RegionObjective, percent
 from ibisa_onnx.targets.score_maps import ScoreMaps
 from ibisa_onnx.targets.window import Point, cell_at, cells_seen
@@ -39,6 +38,7 @@ PASCAL_VOC = (
 """The classes of Pascal VOC, in its order."""
 
 _LEAST_THING = 0.1  # of a region: a class that has more of it is what the region is about
+_MOST_OF = 0.9  # of a region: a class that has less of it is told of
 _NAMED = 6  # in an error
 
 
@@ -100,11 +100,12 @@ class Segmentation:
             There is none.
         """
         text, classes = str(wanted).strip(), self.maps.classes
-        if re.fullmatch(r"[+-]?\d+", text):
-            if not 0 <= int(text) < classes:
+        index = spelt_index(text, self.labels)
+        if index is not None:
+            if not 0 <= index < classes:
                 many = f"classes are 0 to {classes - 1}" if classes > 1 else "the only class is 0"
-                raise TargetError(f"class {text} is out of range: {many}")
-            return int(text)
+                raise TargetError(f"class {index} is out of range: {many}")
+            return index
         if self.labels is None:
             raise TargetError(
                 f"target {text!r} is a name, and the model's labels are not known; "
@@ -178,7 +179,8 @@ class Segmentation:
         mask = self.given(own)
         if not mask[row, column]:
             what = self.name(own) if wanted is not None or self.maps.classes == 1 else "class"
-            raise AbsentTargetError(f"there is no {what} at {at[0]:g},{at[1]:g}; {self.summary()}")
+            there = self._there(row, column)
+            raise AbsentTargetError(f"there is no {what} at {at[0]:g},{at[1]:g}; {there}")
         _, parts = cv2.connectedComponents(mask.astype(np.uint8))
         return own, np.asarray(parts == parts[row, column])
 
@@ -208,11 +210,30 @@ class Segmentation:
             "give another region, or resize=stretch"
         )
 
-    def objective(self, column: int, mask: Mask) -> RegionObjective:
-        """Return the objective of a class over places, bool [h, w]."""
+    def within(self, region: Mask, column: int) -> tuple[Mask, tuple[str, ...]]:
+        """Return the places of a region that count for a class, and what a user must know of it.
+
+        Those are what the model gives the class: of the corners of a box around an object its
+        class's probability is next to nothing, and their geometric mean, too. Of a region without
+        such places all count.
+        """
+        own, name = region & self.given(column), self.name(column)
+        share = float(own.sum() / region.sum())
+        if not share:
+            return region, (
+                f"the model gives {name} no part of the region; all of it is explained",
+            )
+        if share > _MOST_OF:
+            return own, ()
+        said = f"the model gives {name} {percent(share)} of the region; that part is explained"
+        return own, (said,)
+
+    def objective(self, column: int, mask: Mask, *notes: str) -> RegionObjective:
+        """Return the objective of a class over places, bool [h, w], with warnings of its own."""
         label = self.labels[column] if self.labels else None
         box, area = self._box(mask), self._area(mask)
-        return RegionObjective(self.maps, column, Region.of(mask), label, box, area, self.notes)
+        notes = (*self.notes, *notes)
+        return RegionObjective(self.maps, column, Region.of(mask), label, box, area, notes)
 
     def answers(self) -> Iterator[Answer]:
         """Yield the classes that the picture has, the largest first."""
@@ -230,6 +251,19 @@ class Segmentation:
         named = [f"{self.name(n)} {percent(area)}" for n, area in self._present.items()]
         more = len(named) - _NAMED
         return f"there is: {', '.join(named[:_NAMED])}{f' and {more} more' if more > 0 else ''}"
+
+    def _there(self, row: int, column: int) -> str:
+        """Say what lies at a place; of one that is of no class what the picture has."""
+        if not self._seen[row, column]:
+            return "the model does not see that point; give another, or resize=stretch"
+        chances = self._all_probabilities[:, row, column]
+        found = [each for each in self._present if self.given(each)[row, column]]
+        if not found:
+            most = int(chances.argmax())
+            return f"the most there is {self.name(most)} {chances[most]:.0%}; {self.summary()}"
+        found.sort(key=lambda each: -chances[each])
+        named = [f"{self.name(each)} {chances[each]:.0%}" for each in found[:_NAMED]]
+        return f"what is there: {', '.join(named)}"
 
     # -- what these are made of
 

@@ -320,7 +320,7 @@ class RecogniserKind(Kind):
     """
 
     name = "text recogniser"
-    asks = ("--text", "--char 3", "--at 120,20", "-t WORD")
+    asks = ("TextTarget()", "TextTarget(3)", "PointTarget((120, 20))", "target=WORD")
 
     def __init__(
         self, scores: StepScores, blank: Blank, charsets: Sequence[tuple[str, ...]] = ()

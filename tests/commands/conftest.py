@@ -100,8 +100,15 @@ class FakeExplainer:
 
 @pytest.fixture
 def fake(monkeypatch):
-    """Put the fake in the place of `ibisa_onnx.Explainer`; its class holds the last one made."""
+    """Put the fake in the place of `ibisa_onnx.Explainer`; its class holds the last one made.
+
+    What `inspect` asks of a picture is answered so, too.
+    """
     monkeypatch.setattr("ibisa_onnx.Explainer", FakeExplainer, raising=False)
+    monkeypatch.setattr(
+        "ibisa_onnx.pipeline.Pipeline.answers",
+        lambda _, image, *__: FakeExplainer.answers(None, image),
+    )
     FakeExplainer.last = None
     return FakeExplainer
 

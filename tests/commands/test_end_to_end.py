@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import cv2
@@ -120,6 +121,7 @@ def test_boxes_are_listed_drawn_and_explained(cli, assets, tmp_path):
     listed = json.loads(cli("inspect", model, "faces.jpg", "--json", *words).out)
     assert listed["kind"]["name"] == "detector"
     boxes = listed["pictures"]["faces.jpg"]
+    assert [each["number"] for each in boxes] == list(range(1, len(boxes) + 1))
     assert listed["drawn"] == {"faces.jpg": "faces.boxes.ibisa.png"}
     assert (tmp_path / "faces.boxes.ibisa.png").exists()
     result = cli("run", model, "faces.jpg", "--box", 2, "--box", 3, "--json", *words)
@@ -253,3 +255,39 @@ def test_the_other_estimators_are_there(cli, tmp_path, gradient):
     assert record["completion"]["done"] <= 111
     assert record["passes"]["forward"] == record["completion"]["done"] + 9
     assert record["passes"]["backward"] == 0
+
+
+@pytest.mark.real
+def test_where_no_box_is_sure_enough_the_least_score_can_be_lowered(cli, assets):
+    model = assets / "models" / "face_rfb320.onnx"
+    cv2.imwrite("grey.png", np.full((200, 300, 3), 120, np.uint8))
+    words = (model, "grey.png", "--json", *FACES, "--resize", "stretch")
+    said = cli("run", *words)
+    assert (said.code, said.out) == (1, "")
+    assert "nothing was detected with a score of 25% or more: the highest is" in said.err
+    assert "of object; check the preprocessing, or give --confidence 0.0" in said.err
+    assert "the highest is" in cli("inspect", *words).err
+    listed = json.loads(cli("inspect", *words, "--confidence", 0.01).out)["pictures"]["grey.png"]
+    assert 0.01 <= listed[-1]["score"] <= listed[0]["score"] < 0.25
+    target = json.loads(cli("run", *words, "--confidence", 0.01, "--box", 1).out)["target"]
+    assert target["details"]["box"] == pytest.approx(listed[0]["box"], abs=0.1)
+
+
+@pytest.mark.real
+def test_a_least_score_is_of_boxes_alone(cli, assets):
+    model, photo = assets / "models" / "deeplabv3_int8.onnx", assets / "detection" / "pets.jpg"
+    result = cli("inspect", model, photo, "--no-draw", "--confidence", 0.1)
+    assert result.code == 1
+    assert "the model's kind is segmenter, which has no boxes" in result.err
+
+
+@pytest.mark.real
+def test_regions_are_listed_without_numbers_and_drawn_with_names(cli, assets, tmp_path):
+    """No flag takes the number of a region."""
+    cv2.imwrite("pets.png", cv2.imread(str(assets / "detection" / "pets.jpg")))
+    words = ("inspect", assets / "models" / "deeplabv3_int8.onnx", "pets.png")
+    listed = cli(*words, "--resize", "stretch").out.split("answers\n")[1].splitlines()
+    assert listed[-1] == "  drawn in pets.boxes.ibisa.png"
+    assert all(re.match(r" {2,4}\d+\.\d%  \w", each) for each in listed[:-1])
+    assert any("dog" in each for each in listed)
+    assert cv2.imread("pets.boxes.ibisa.png").shape[1] >= 800

@@ -5,6 +5,18 @@ from __future__ import annotations
 import pytest
 
 from ibisa_onnx.commands.flags import with_flags
+from ibisa_onnx.commands.run import command as run
+from ibisa_onnx.targets import (
+    classification,
+    depth,
+    detection,
+    embedding,
+    keypoints,
+    regression,
+    segmentation,
+    sequence,
+    unread,
+)
 
 
 @pytest.mark.parametrize(
@@ -22,3 +34,25 @@ from ibisa_onnx.commands.flags import with_flags
 )
 def test_arguments_become_flags(text: str, said: str):
     assert with_flags(text) == said
+
+
+KINDS = (
+    *(classification.ClassifierKind, depth.DepthKind, detection.DetectorKind),
+    *(embedding.EmbedderKind, keypoints.KeypointKind, regression.ValueKind),
+    *(segmentation.SegmenterKind, sequence.RecogniserKind, unread.UnreadKind),
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_kind_can_be_asked_is_a_target_in_python_and_flags_that_run_takes(kind):
+    """Words in capitals stand for what a user knows."""
+    known = {name for option in run.params for name in option.opts}
+    values = {"CLASS": "cat", "WORD": "cat", "JOINT": "nose", "MASK|L,T,R,B": "1,2,3,4"}
+    for ask in kind.asks:
+        assert "-t " not in ask
+        assert "--" not in ask
+        flags = with_flags(ask).split()
+        assert flags[0] in known
+        given = [values.get(each, each) for each in flags]
+        with run.make_context("run", ["m.onnx", "a.jpg", *given], resilient_parsing=False) as made:
+            assert made.params["model"] == "m.onnx"

@@ -339,3 +339,72 @@ def test_what_is_missing_for_a_trial_is_one_line(cli, colours, tmp_path, words, 
     assert result.code in (1, 2)
     assert said in result.err
     assert "Traceback" not in result.err
+
+
+def test_characters_have_the_numbers_of_char_and_a_space_is_seen(cli, written, tmp_path):
+    """Green columns are an "a", blue ones a space, red ones nothing."""
+    nodes = [
+        helper.make_node("ReduceMean", ["image"], ["column"], axes=[2], keepdims=0),
+        helper.make_node("Mul", ["column", "gain"], ["clear"]),
+        helper.make_node("Transpose", ["clear"], ["steps"], perm=[0, 2, 1]),
+        helper.make_node("Softmax", ["steps"], ["y"], axis=2),
+    ]
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 8, 3])
+    path = written(nodes, output, gain=np.float32(9))
+    (tmp_path / "characters.txt").write_text("a\n \n")
+    columns = np.eye(3, dtype=np.uint8)[[0, 1, 0, 2, 0, 1, 0, 0]] * 255
+    cv2.imwrite("line.png", np.broadcast_to(columns, (8, 8, 3))[..., ::-1].copy())
+    words = ("--kind", "text recogniser", "--labels", "characters.txt", "--preprocess", "unit")
+    result = cli("inspect", path, "line.png", *words)
+    lines = [" ".join(line.split()) for line in result.out.splitlines()]
+    assert any(line.startswith('100.0% "a a"') for line in lines)
+    assert any(line.startswith('2 100.0% " "') for line in lines)
+    (read,) = json.loads(cli("inspect", path, "line.png", *words, "--json").out)[
+        "pictures"
+    ].values()
+    assert [(each["caption"], each["number"]) for each in read][:3] == [
+        ("a a", None),
+        ("a", 1),
+        (" ", 2),
+    ]
+    asked = cli("run", path, "line.png", *words, "--char", 2, "--json")
+    assert json.loads(asked.out)["target"]["details"]["number"] == 2
+
+
+def test_the_gradient_is_judged_where_the_answers_are_read(cli, written):
+    nodes = [
+        helper.make_node("Conv", ["image", "kernel"], ["maps"]),
+        helper.make_node("ArgMax", ["maps"], ["y"], axis=1),
+    ]
+    output = helper.make_tensor_value_info("y", TensorProto.INT64, ["N", 1, 8, 8])
+    kernel = np.random.default_rng(0).normal(size=(5, 3, 1, 1)).astype(np.float32)
+    path = written(nodes, output, kernel=kernel)
+    data = json.loads(cli("inspect", path, "--json", "--preprocess", "unit").out)
+    assert data["kind"]["name"] == "segmenter"
+    assert data["gradients"] == [{"output": "maps", "exact": True, "obstacles": []}]
+
+
+def test_the_gradient_of_rows_is_that_of_the_boxes_made_of_them(cli, written):
+    nodes = [
+        helper.make_node("Gather", ["c", "columns"], ["picked"], axis=1),
+        helper.make_node("Reshape", ["picked", "shape"], ["boxes"]),
+        helper.make_node("Hardmax", ["c"], ["hard"]),
+        helper.make_node("ReduceMax", ["hard"], ["scores"], axes=[1], keepdims=1),
+        helper.make_node("Cast", ["scores"], ["labels"], to=TensorProto.INT64),
+    ]
+    outputs = [
+        helper.make_tensor_value_info(name, kind, ["N", 1, *sides])
+        for name, kind, sides in (
+            ("boxes", TensorProto.FLOAT, [4]),
+            ("scores", TensorProto.FLOAT, []),
+            ("labels", TensorProto.INT64, []),
+        )
+    ]
+    constants = {"columns": np.array([0, 1, 2, 2]), "shape": np.array([0, 1, 4])}
+    path = written(nodes, *outputs, **constants)
+    data = json.loads(cli("inspect", path, "--json", "--preprocess", "unit").out)
+    assert data["kind"]["name"] == "detector"
+    boxes, scores = data["gradients"]
+    assert (boxes["output"], boxes["exact"]) == ("ibisa/boxes", True)
+    assert (scores["output"], scores["exact"]) == ("ibisa/scores", False)
+    assert scores["obstacles"][0].startswith("Hardmax")

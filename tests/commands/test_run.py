@@ -393,3 +393,11 @@ def test_signed_is_refused_where_a_method_has_no_sign(cli, fake, photo, tmp_path
     )
     assert line.endswith("leave --signed out, or take ibisa or occlusion")
     assert files(tmp_path) == {"a.jpg"}
+
+
+def test_a_picture_is_not_written_to_a_terminal(cli, fake, photo, stdin, monkeypatch):
+    stdin(photo("a.jpg").read_bytes())
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    result = cli("run", "m.onnx", "-")
+    assert (result.code, result.out) == (2, "")
+    assert "the picture would go to the terminal; give -o FILE" in result.err

@@ -16,6 +16,22 @@ from ibisa_onnx.commands.target_options import AskedTargets
         ({"words": ("cat", "7")}, ["cat", 7]),
         ({"boxes": (3,)}, [ibisa.BoxTarget(3)]),
         ({"boxes": ("all",)}, [ibisa.BoxTarget(every=True)]),
+        ({"confidence": 0.1}, [ibisa.BoxTarget(confidence=0.1)]),
+        (
+            {"confidence": 0.1, "boxes": (3, "all")},
+            [ibisa.BoxTarget(3, confidence=0.1), ibisa.BoxTarget(every=True, confidence=0.1)],
+        ),
+        (
+            {"confidence": 0.1, "words": ("dog", "all")},
+            [
+                ibisa.BoxTarget(label="dog", confidence=0.1),
+                ibisa.BoxTarget(every=True, confidence=0.1),
+            ],
+        ),
+        (
+            {"confidence": 0.1, "points": ((1.0, 2.0),), "words": ("dog",)},
+            [ibisa.BoxTarget(at=(1.0, 2.0), label="dog", confidence=0.1)],
+        ),
         ({"points": ((1.0, 2.0),)}, [ibisa.PointTarget((1.0, 2.0))]),
         ({"points": ((1.0, 2.0),), "words": ("dog",)}, [ibisa.PointTarget((1.0, 2.0), "dog")]),
         ({"text": True, "characters": (2,)}, [ibisa.TextTarget(2), ibisa.TextTarget()]),
@@ -78,6 +94,8 @@ def test_whether_there_may_be_several(flags, several):
         {"regions": ("mask.png",), "direction": "raise"},
         {"like": "a.jpg", "direction": "raise"},
         {"versus": "dog", "direction": "raise", "index": "0"},
+        {"confidence": 0.1, "text": True},
+        {"confidence": 0.1, "direction": "raise"},
     ],
 )
 def test_what_does_not_go_together(flags):
@@ -106,6 +124,8 @@ def test_an_empty_word_is_not_taken_for_none(cli, flag):
         ("--region", "nowhere.png"),
         ("--reduce", "median"),
         ("--kind", "robot"),
+        ("--confidence", "2"),
+        ("--confidence", "nan"),
     ],
 )
 def test_words_that_are_none_are_usage_errors(cli, words):
@@ -118,3 +138,11 @@ def test_directions_that_contradict_each_other(cli):
     result = cli("run", "m.onnx", "a.jpg", "--raise", "--lower")
     assert result.code == 2
     assert "--raise and --lower contradict each other" in result.err
+
+
+@pytest.mark.parametrize("flag", ["--like", "--unlike", "--versus", "--index"])
+def test_what_is_asked_once_is_not_given_twice(cli, flag):
+    result = cli("run", "m.onnx", "a.jpg", "--like=c", flag, "a", flag, "b")
+    assert result.code == 2
+    assert f"'{flag}': it is given " in result.err
+    assert "times; give one" in result.err

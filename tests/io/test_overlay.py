@@ -167,3 +167,21 @@ def test_the_larger_of_for_and_against_is_seen_by_as_much_as_it_is_larger():
 def test_a_map_against_of_another_size_is_refused():
     with pytest.raises(ResultError, match=r"\[5, 4\].*\[4, 5\]"):
         blend(photograph(4, 5), np.zeros((4, 5), np.float32), 1.0, np.zeros((5, 4), np.float32))
+
+
+@pytest.mark.parametrize("ground", [0, 128, 255])
+def test_a_point_is_crossed_in_both_panels_on_any_ground(ground):
+    image = np.full((300, 400, 3), ground, np.uint8)
+    plain = beside(image, np.zeros((300, 400), np.float32))
+    drawn = beside(image, np.zeros((300, 400), np.float32), points=[(120, 80)])
+    changed = (plain != drawn).any(2)
+    for left in (0, drawn.shape[1] - 400):
+        rows, columns = np.nonzero(changed[:, left : left + 400])
+        assert (rows.mean(), columns.mean()) == pytest.approx((80, 120), abs=1)
+        assert max(np.ptp(rows), np.ptp(columns)) < 30
+
+
+def test_a_point_at_the_corner_is_drawn_as_far_as_it_goes():
+    image = np.full((300, 400, 3), 90, np.uint8)
+    drawn = beside(image, np.zeros((300, 400), np.float32), points=[(0, 0), (400, 300)])
+    assert drawn.shape[0] >= 300

@@ -9,8 +9,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from onnx import TensorProto, helper, numpy_helper
 
 import ibisa_onnx as ibisa
+from ibisa_onnx.commands.flags import with_flags
 from ibisa_onnx.errors import GradientError
 from ibisa_onnx.gradients.layer import SplitModel
 from ibisa_onnx.methods.grad_cam import GradCam
@@ -92,6 +94,56 @@ def test_a_second_part_that_gives_another_answer_is_told(
     assert found.certificate.difference == pytest.approx(expected, abs=1e-5)
     assert not found.certificate.holds
     assert any("differs from the deployed model" in each for each in found.warnings)
+
+
+@pytest.fixture
+def two_heads() -> bytes:
+    """Two levels of 8 x 8 and 4 x 4 places, each with a head of its own; 64 + 16 scores [1, 80]."""
+    rng = np.random.default_rng(2)
+    shapes = {"w1": (4, 3, 4, 4), "w2": (4, 4, 2, 2), "h1": (1, 4, 1, 1), "h2": (1, 4, 1, 1)}
+    nodes = [
+        helper.make_node("Conv", ["image", "w1"], ["c1"], strides=[4, 4]),
+        helper.make_node("Relu", ["c1"], ["fine"]),
+        helper.make_node("Conv", ["fine", "w2"], ["c2"], strides=[2, 2]),
+        helper.make_node("Relu", ["c2"], ["coarse"]),
+        helper.make_node("Conv", ["fine", "h1"], ["s1"]),
+        helper.make_node("Conv", ["coarse", "h2"], ["s2"]),
+        helper.make_node("Flatten", ["s1"], ["f1"]),
+        helper.make_node("Flatten", ["s2"], ["f2"]),
+        helper.make_node("Concat", ["f1", "f2"], ["scores"], axis=1),
+    ]
+    weights = [
+        numpy_helper.from_array(np.abs(rng.normal(size=shape)).astype(np.float32), name)
+        for name, shape in shapes.items()
+    ]
+    image, scores = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("image", [1, 3, 32, 32]), ("scores", [1, 80]))
+    )
+    graph = helper.make_graph(nodes, "heads", [image], [scores], weights)
+    opsets = [helper.make_opsetid("", 13)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    return bytes(model.SerializeToString())
+
+
+def test_of_several_levels_that_counts_which_the_answer_is_read_from(two_heads: bytes) -> None:
+    picture = np.random.default_rng(0).integers(60, 256, (32, 32, 3), np.uint8)
+    explainer = ibisa.Explainer(two_heads, preprocessing="unit", activation="softmax")
+    found = explainer.explain(picture, 9, method=GradCam())
+    assert found.certificate.reason == "at fine, 4 x 8 x 8"
+    assert found.map.max() > 0.9
+    assert found.passes.backward == 2  # one at each level
+    assert not any("empty" in each for each in found.warnings)
+
+
+def test_a_layer_beside_the_answers_path_is_told(two_heads: bytes) -> None:
+    picture = np.full((32, 32, 3), 200, np.uint8)
+    explainer = ibisa.Explainer(two_heads, preprocessing="unit", activation="softmax")
+    found = explainer.explain(picture, 9, method=GradCam("coarse"))
+    assert not found.map.any()
+    (said,) = [each for each in found.warnings if "empty" in each]
+    assert said.startswith("the answer does not depend on coarse")
+    assert "--gradcam-layer NAME" in with_flags(said)
 
 
 @pytest.mark.real

@@ -595,6 +595,11 @@ class TestFiles:
             ("spec.toml", 'resize = "squash"', "expected one of letterbox, letterbox-corner"),
             ("spec.toml", 'dtype = "bfloat16"', "expected one of float16"),
             ("spec.json", {"do_normalize": True, "size": {"width": 3}}, "cannot make sense"),
+            (
+                "config.json",
+                '{"architectures": ["SegformerModel"], "model_type": "segformer"}',
+                "config.json is a model's configuration of .* preprocessor_config.json beside it",
+            ),
         ],
     )
     def test_what_is_wrong_with_a_file(self, tmp_path, name, content, match):

@@ -23,6 +23,7 @@ def test_depth_at_a_point_is_explained_by_what_is_there(squares: Any):
         found = explainer.explain(shown, target)
         assert found.target.caption == "depth at 17,41 kept"
         assert found.target.details["at"] == [17, 41]
+        assert found.target.at == (17, 41)
         assert found.target.details["value"] == pytest.approx(200 / 255, rel=1e-4)
         assert found.map[36:52, 12:28].sum() > 0.9 * found.map.sum()
     least, median, greatest = explainer.answers(shown)

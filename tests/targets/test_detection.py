@@ -11,9 +11,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import ibisa_onnx as ibisa
+from ibisa_onnx import BestAnchor
 from ibisa_onnx.targets.arguments import PointTarget
 from ibisa_onnx.targets.boxes import BoxObjective, MatchedObjective
-from ibisa_onnx.targets.detection import BestAnchor, BoxTarget, as_shares
+from ibisa_onnx.targets.detection import BoxTarget, as_shares
 
 FACES = ibisa.Preprocessing(
     (240, 320), resize="stretch", mean=(127.0,) * 3, std=(128.0,) * 3, interpolation="bilinear"
@@ -186,8 +187,11 @@ def faces(assets: Path) -> ibisa.Explainer:
         (BoxTarget(26), r"there is no box 26; detected: 1 object 100%, .* and 19 more"),
         (BoxTarget(at=(2, 2)), "nothing was detected at 2,2; detected:"),
         (BoxTarget(label="dog"), "there is no label 'dog'"),
-        (BoxTarget(label=5), "class 5 is out of range: classes are 0 to 0"),
-        (BoxTarget(confidence=0.9999), "nothing was detected with a score of 100% or more"),
+        (BoxTarget(label=5), "class 5 is out of range: the only class is 0"),
+        (
+            BoxTarget(confidence=0.9999),
+            "99.99% or more: the highest is 99.9[0-9]*%, of object; .* confidence=0.99",
+        ),
     ],
 )
 def test_what_is_not_there_is_told_with_what_is(
@@ -249,6 +253,7 @@ def test_faces_together_are_the_faces_alone(assets: Path):
         ({"at": (1.0, float("nan"))}, "give x and y"),
         ({"confidence": float("nan")}, "confidence is nan"),
         ({"confidence": -1}, "confidence is -1"),
+        ({"number": 3, "at": (1, 2)}, "box 3 and at are both given; give one"),
         ({"confidence": "x"}, "confidence is 'x'"),
     ],
 )

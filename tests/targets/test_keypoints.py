@@ -87,6 +87,8 @@ def test_a_joint_that_is_not_there_is_refused(explainer: ibisa.Explainer):
     nameless = ibisa.Explainer(pose(), preprocessing=UNIT, threads=1, cache=False)
     with pytest.raises(ibisa.TargetError, match="'hand' is a name, and the joints' names"):
         nameless.explain(picture(), "hand")
+    assert nameless.answers(picture())[1].caption == "keypoint 1"
+    assert nameless.explain(picture(), "keypoint 1").target.details["joint"] == 1
 
 
 def test_heat_that_is_nan_is_no_joint(with_nan: Any):

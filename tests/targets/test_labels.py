@@ -14,6 +14,7 @@ from ibisa_onnx.targets.labels import (
     find_label,
     known_labels,
     read_labels,
+    spelt_index,
 )
 
 NAMES = ("tench", "great white shark, white shark", "crane", "golden retriever", "crane", "bulldog")
@@ -238,10 +239,30 @@ def test_a_label_is_found_as_a_person_writes_it(text, index):
 def test_an_unknown_label_gets_the_nearest():
     with pytest.raises(TargetError, match="'goldn retreiver'; the nearest are: 3 golden retriever"):
         find_label(NAMES, "goldn retreiver")
-    with pytest.raises(TargetError, match="look it up"):
+    with pytest.raises(TargetError, match="the labels are: tench; great white shark"):
         find_label(NAMES, "zzzz")
+    with pytest.raises(TargetError, match="the only label is face"):
+        find_label(["face"], "zzzz")
+    with pytest.raises(TargetError, match="look it up"):
+        find_label([f"label of {number}" for number in range(9)], "zzzz")
     with pytest.raises(TargetError, match="no label ' '"):
         find_label(NAMES, " ")
+
+
+@pytest.mark.parametrize(
+    ("text", "labels", "index"),
+    [
+        ("7", None, 7),
+        ("-1", None, -1),
+        ("class 7", None, 7),
+        ("Keypoint 4", None, 4),
+        ("class 7", ["cat", "class 7"], None),
+        ("class seven", None, None),
+        ("7 cats", None, None),
+    ],
+)
+def test_what_answers_without_a_label_are_called_is_an_index(text, labels, index):
+    assert spelt_index(text, labels) == index
 
 
 def test_a_label_of_two_classes_needs_the_index():

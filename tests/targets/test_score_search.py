@@ -425,3 +425,12 @@ def test_a_tie_of_all_classes_is_said() -> None:
     assert found.warnings == ()  # it is of the picture, not of the model
     plain = explainer(make_model(SOFTMAX, [("p", FLOAT, ["N", 3])])).explain(picture(green=False))
     assert not any("tie" in warning for warning in plain.warnings)
+
+
+def test_who_gives_a_picture_is_told_in_short_what_can_be_asked() -> None:
+    data = make_model([node("Identity", "r", "better")], [("better", FLOAT, ["N", 3, SIDE, SIDE])])
+    explainer = ibisa.Explainer(data, preprocessing="unit", threads=1)
+    with pytest.raises(OutputError, match=r"better float32.*looks like a picture") as refused:
+        explainer.predict(np.full((SIDE, SIDE, 3), 90, np.uint8))
+    assert "kind=regression" in str(refused.value)
+    assert len(str(refused.value)) < 200

@@ -78,6 +78,28 @@ def test_a_region_means_the_class_that_is_there(
     assert found[0].objective.region == whole.region  # of the box the places that are green
 
 
+@pytest.mark.parametrize("as_mask", [False, True])
+def test_of_a_box_and_of_a_mask_the_same_places_count_and_that_is_told(
+    segmented: Any, explainer: ibisa.Explainer, as_mask: bool
+):
+    box = (2, 2, 17, 16)  # around the red square, whose corners the model smooths
+    mask = np.zeros((segmented.SIDE, segmented.SIDE), bool)
+    mask[2:16, 2:17] = True
+    found = explainer.explain(segmented.picture(), RegionTarget(region=mask if as_mask else box))
+    alone = explainer.problem(segmented.picture(), "red").row.objective
+    assert found.target.details["box"] == alone.describe()["box"]
+    (said,) = (each for each in found.warnings if "of the region" in each)
+    assert said == "the model gives red 55% of the region; that part is explained"
+
+
+def test_a_region_partly_outside_the_picture_is_told_of(segmented: Any, explainer: ibisa.Explainer):
+    said = explainer.explain(segmented.picture(), RegionTarget(region=(4, 5, 40, 13))).warnings
+    beyond = "region 4,5,40,13 reaches beyond the picture, which is 32 x 32; the part inside"
+    assert any(each.startswith(beyond) for each in said)
+    said = explainer.explain(segmented.picture(), RegionTarget(region=(4, 5, 14, 13))).warnings
+    assert not any("region" in each for each in said)
+
+
 def test_a_region_may_be_asked_for_a_class_that_is_not_there(
     segmented: Any, explainer: ibisa.Explainer
 ):
@@ -99,7 +121,7 @@ def test_transparent_parts_of_a_mask_are_outside(
 
 
 def test_the_same_region_named_twice_is_explained_once(segmented: Any, explainer: ibisa.Explainer):
-    targets = ["red", 1, "1", RegionTarget("red"), RegionTarget(at=(5, 5))]
+    targets = ["red", 1, "1", "class 1", RegionTarget("red"), RegionTarget(at=(5, 5))]
     assert len(explainer.explain_all(segmented.picture(), targets)) == 1
 
 
@@ -110,7 +132,10 @@ def test_the_same_region_named_twice_is_explained_once(segmented: Any, explainer
         (3, "class 3 is out of range: classes are 0 to 2"),
         (-1, "class -1 is out of range"),
         ("green", r"there is no green in this picture; there is: background 8\d%, red 1\d%"),
-        (RegionTarget("red", at=(20, 24)), "there is no red at 20,24; there is: background"),
+        (
+            RegionTarget("red", at=(20, 24)),
+            "there is no red at 20,24; what is there: backgr",
+        ),
         (RegionTarget(at=(33, 4)), "at 33,4 is outside the picture, which is 32 x 32"),
         (RegionTarget(at=(-1, 4)), "at -1,4 is outside"),
         (RegionTarget(at=(1, 2, 3)), r"at is \(1, 2, 3\); give x and y"),

@@ -118,6 +118,7 @@ def test_every_form_of_scores_is_read_alike(form: str, time_major: bool, blank_l
     assert kind.blank.index == (3 if blank_last else 0)
     assert not kind.warnings
     text, *characters = found.answers(RGBBR)
+    assert [each.number for each in (text, *characters)] == [None, 1, 2, 3, 4, 5]
     assert text.caption == "rgbbr"
     assert [each.label for each in characters] == list("rgbbr")
     odds = np.exp([GAIN, BIAS, 0, 0])
@@ -374,4 +375,4 @@ def test_a_shape_that_is_declared_wrongly_is_not_believed(time_major: bool):
 def test_a_whole_line_is_seen_where_nobody_says_how():
     found = explainer(preprocessing=None, overrides=None)
     assert found.preprocessing.spec.resize == "stretch"
-    assert kind_of(found).asks[:2] == ("--text", "--char 3")
+    assert kind_of(found).asks[:2] == ("TextTarget()", "TextTarget(3)")

@@ -319,9 +319,12 @@ class PreparedIbisa:
         blind = row.blind and bool(np.allclose(shown, whole, rtol=_SAME, atol=0))
         warnings = (*row.objective.warnings(row.answer), *result.warnings)
         if not blind and whole > 0 and taken[0].score >= KEPT * whole:
+            value = row.objective.describe().get("value") is not None
+            gives = "as much" if value else f"{taken[0].score:.1%} for this answer"
+            more = "adds to it" if value else "makes it more likely"
             warnings += (
-                f"the baseline ({taken[0].name}) alone gives {taken[0].score:.1%} for this answer: "
-                "the map shows what makes it more likely, not what it needs",
+                f"the baseline ({taken[0].name}) alone gives {gives}: "
+                f"the map shows what {more}, not what it needs",
             )
         if blind:
             nothing = np.zeros_like(result.cells)

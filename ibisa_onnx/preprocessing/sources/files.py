@@ -16,6 +16,8 @@ from ibisa_onnx.preprocessing.sources.base import Layer, parse_layer
 from ibisa_onnx.preprocessing.sources.frameworks import config_layer
 
 _COMPANIONS = ("preprocessor_config.json", "config.json")
+_TRANSFORMERS = frozenset(("architectures", "model_type", "transformers_version"))
+"""Keys of the configuration of a model itself."""
 # Where Hugging Face keeps several exports of one model, they lie in a folder of this name.
 _EXPORTS = "onnx"
 
@@ -36,6 +38,11 @@ def read_spec_file(path: Path) -> Layer:
     layer = config_layer(values, source)
     if layer is not None:
         return layer
+    if _TRANSFORMERS & values.keys():
+        raise PreprocessingError(
+            f"{path} is a model's configuration of transformers, which says nothing of pictures; "
+            "give the preprocessor_config.json beside it"
+        )
     inner = values.get("preprocessing")
     return parse_layer(source, inner if isinstance(inner, dict) else values)
 

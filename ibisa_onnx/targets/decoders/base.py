@@ -114,8 +114,7 @@ def tables(facts: ModelFacts) -> dict[str, tuple[int, ...]]:
     Of a graph that selects these are the tensors before the selection, else the outputs.
     """
     names = facts.dense if facts.dense else [each.name for each in facts.outputs]
-    shapes = {name: facts.shape(name) for name in names}
-    return {name: shape for name, shape in shapes.items() if shape and len(shape) == 3}
+    return {name: shape for name, shape in facts.shapes(names).items() if len(shape) == 3}
 
 
 def is_named_otherwise(boxes: str, scores: str) -> bool:

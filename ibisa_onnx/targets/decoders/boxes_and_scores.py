@@ -54,8 +54,7 @@ def _shapes(facts: ModelFacts) -> dict[str, tuple[int, ...]]:
         return {}
     raw = [each.name for each in facts.outputs if keeps_places(facts, each)]
     names = facts.dense if facts.dense else raw
-    shapes = {name: facts.shape(name) for name in names}
-    return {name: shape for name, shape in shapes.items() if shape}
+    return {name: shape for name, shape in facts.shapes(names).items() if shape}
 
 
 def _boxes(shapes: dict[str, tuple[int, ...]], least: int) -> Iterator[tuple[str, int]]:

@@ -51,8 +51,8 @@ def find(facts: ModelFacts) -> Detector | None:
 def _outputs(facts: ModelFacts) -> dict[str, tuple[int, ...]]:
     """Return shapes [1, a, b] of outputs by name: a TopK inside only chooses the queries."""
     tables = [it for it in facts.outputs if len(it.shape) == 3 and keeps_places(facts, it)]
-    shapes = {each.name: facts.shape(each.name) for each in tables}
-    return {name: shape for name, shape in shapes.items() if shape and len(shape) == 3}
+    shapes = facts.shapes([each.name for each in tables])
+    return {name: shape for name, shape in shapes.items() if len(shape) == 3}
 
 
 def _has_none(facts: ModelFacts, logits: npt.NDArray[Any]) -> bool:

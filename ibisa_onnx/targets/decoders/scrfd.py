@@ -25,7 +25,8 @@ def find(facts: ModelFacts) -> Detector | None:
         return None
     names = [each.name for each in facts.outputs]
     scores, boxes = names[: len(strides)], names[len(strides) : 2 * len(strides)]
-    shapes = [facts.shape(name) for name in (*scores, *boxes)]
+    known = facts.shapes([*scores, *boxes])
+    shapes = [known.get(name) for name in (*scores, *boxes)]
     columns = [1] * len(strides) + [4] * len(strides)
     if any(not shape or shape[-1] != want for shape, want in zip(shapes, columns, strict=True)):
         return None
