@@ -22,6 +22,9 @@ picture, forward and backward passes, where the gradient comes from, and where t
   of a character of where that character was drawn;
 - likeness and contrast: the share of the map on the half of the picture which it is about.
 
+Formats of which no package has a trained file are planted (`field_set/formats.py`): the share of
+the map in the square that is the object.
+
 `--exported` takes a folder of files with random weights, of frameworks' own exporters, as
 `field_exports.py` writes them: what they were found to be, and what a map costs. Where such a map
 falls means nothing.
@@ -42,6 +45,7 @@ from field_set.case import begin, say
 from field_set.cases import CASES
 from field_set.drawing import ABOVE, MARGIN, Pixels, in_columns, resized, titled, write
 from field_set.exported import EXPORTED, explained
+from field_set.formats import FORMATS, planted_row
 from field_set.rows import Row, keep, kept, kind_of, table, told_by
 from pages import put
 
@@ -147,7 +151,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args.folder.mkdir(parents=True, exist_ok=True)
     failed = list(measure(names, args))
     rows = args.folder / "rows"
-    made = table(kept(rows, CASES), kept(rows / "exported", EXPORTED))
+    planted = [planted_row(name) for name in FORMATS]
+    made = table(kept(rows, CASES), planted, kept(rows / "exported", EXPORTED))
     print(made)
     if args.write:
         put(args.write, "answers", made)

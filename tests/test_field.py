@@ -123,7 +123,7 @@ def test_an_exported_file_without_detections_says_so_in_its_row(tmp_path):
     assert "no detection" in unsure.where
     assert (none.answers, none.passes, none.gradient) == (0, "", "")
     assert "nothing was detected" in none.where
-    assert all(row.where in table([], [row]) for row in (unsure, none))
+    assert all(row.where in table([], [], [row]) for row in (unsure, none))
 
 
 def test_an_exported_file_that_fails_says_so_in_its_row(tmp_path):
@@ -131,7 +131,7 @@ def test_an_exported_file_that_fails_says_so_in_its_row(tmp_path):
     path.write_bytes(b"no model")
     row = explained(path, {}, tmp_path)
     assert row.kind == "not opened"
-    assert f"| `broken.onnx` | not opened | 0 |  | {row.where} |" in table([], [row])
+    assert f"| `broken.onnx` | not opened | 0 |  | {row.where} |" in table([], [], [row])
     assert "broken.onnx" in row.where
 
 

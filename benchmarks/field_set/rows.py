@@ -72,11 +72,14 @@ def kept(folder: Path, names: Iterable[str]) -> list[Row]:
     return [Row(**json.loads(each.read_text(encoding="utf8"))) for each in paths if each.exists()]
 
 
-def table(answers: Sequence[Row], exported: Sequence[Row]) -> str:
-    """Return both tables, in Markdown."""
+def table(answers: Sequence[Row], planted: Sequence[Row], exported: Sequence[Row]) -> str:
+    """Return the tables, in Markdown."""
     told = ("kind", "answers", "passes", "gradient")
     head = ("answer of", "file", "command", *told, "where the map falls")
     lines = _table(head, map(_answer, answers))
+    if planted:
+        head = ("planted, as", *told, "where the map falls")
+        lines += ["", *_table(head, map(_planted, planted))]
     if exported:
         lines += ["", *_table(("exported, random weights", *told), map(_exported, exported))]
     return "\n".join(lines)
@@ -86,6 +89,11 @@ def _answer(row: Row) -> list[str]:
     file = f"`{row.model}`" + (f" of {row.package}" if row.package else "")
     cells = [row.family, file, f"`{row.command}`", _kind(row), str(row.answers), row.passes]
     return [*cells, row.gradient, row.where]
+
+
+def _planted(row: Row) -> list[str]:
+    kind = ", ".join((_kind(row), row.family))
+    return [row.model, kind, str(row.answers), row.passes, row.gradient, row.where]
 
 
 def _exported(row: Row) -> list[str]:

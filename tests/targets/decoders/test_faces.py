@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
+from field_set.formats import scrfd, yunet
 
 import ibisa_onnx as ibisa
 
@@ -31,46 +30,13 @@ def see(data, family, picture):
     assert found.map[top:bottom, left:right].sum() > 0.6 * found.map.sum()
 
 
-def red(found):
-    return found.op("Gather", found.scores, found.const([0], np.int64), axis=1)
-
-
-def by_stride(found, table):
-    """A table [n, C, A] for each stride, [n, places, C]."""
-    starts = np.cumsum([0, *(np.sum(found.places[:, 2] == each) for each in found.strides)])
-    return [
-        found.turned(found.op("Gather", table, found.const(np.arange(a, b), np.int64), axis=2))
-        for a, b in itertools.pairwise(starts)
-    ]
-
-
-def test_yunet(planted, picture):
-    found = planted()
-    tables = {
-        "cls": found.op("Mul", red(found), red(found)),  # whose root it takes
-        "obj": found.op("Add", found.zero, found.const(1.0)),
-        "bbox": found.fixed(np.repeat([[0.5, 0.5, 0.0, 0.0]], 84, axis=0)),
-    }
-    outputs = {
-        f"{kind}_{stride}": (part, ["n", 4096 // stride**2, 4 if kind == "bbox" else 1])
-        for kind, table in tables.items()
-        for stride, part in zip(found.strides, by_stride(found, table), strict=True)
-    }
-    see(found.model(outputs), "YuNet", picture)
+def test_yunet(picture):
+    see(yunet(), "YuNet", picture)
 
 
 @pytest.mark.parametrize("anchors", [1, 2])
-def test_scrfd(planted, picture, anchors):
-    """A box is its place less and plus the distances; a place is its corner."""
-    found = planted(anchors=anchors)
-    distances = np.repeat([[0.0, 0.0, 1.0, 1.0]], len(found.places), axis=0)
-    tables = {"score": red(found), "bbox": found.fixed(distances)}
-    outputs = {
-        f"{kind}_{stride}": (part, [1, anchors * 4096 // stride**2, 4 if kind == "bbox" else 1])
-        for kind, table in tables.items()
-        for stride, part in zip(found.strides, by_stride(found, table), strict=True)
-    }
-    see(found.model(outputs, batch=1), "SCRFD", picture)
+def test_scrfd(picture, anchors):
+    see(scrfd(anchors), "SCRFD", picture)
 
 
 def test_centerface(planted, picture):

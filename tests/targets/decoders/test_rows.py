@@ -4,35 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from field_set.formats import selected_rows
 
 import ibisa_onnx as ibisa
 
 BOX, LEVEL = (32, 16, 48, 32), 230 / 255
-METADATA = {"end2end": "True", "names": "{0: 'red', 1: 'green'}"}
-
-
-def columns(found, order):
-    """Columns by their letters: b(ox), s(core), c(lass) and n(umber of the image)."""
-    fixed = {"c": np.zeros((84, 1)), "n": np.zeros((84, 1)), "b": found.corners}
-    red = found.op("Gather", found.scores, found.const([0], np.int64), axis=1)
-    parts = [red if letter == "s" else found.fixed(fixed[letter]) for letter in order]
-    table = found.op("Concat", *parts, axis=1)
-    return found.turned(found.op("Gather", table, found.const(np.arange(80), np.int64), axis=2))
 
 
 @pytest.mark.parametrize(
     ("order", "shape"),
     [("bsc", ("n", 80, 6)), ("ncsb", (1, 1, 80, 7)), ("nbcs", (80, 7)), ("bscnn", ("n", 80, 8))],
 )
-def test_every_order_of_columns(planted, picture, order, shape):
-    found = planted()
-    rows = columns(found, order)
-    batch = shape[0] if shape[0] == "n" else 1
-    if len(shape) != 3:
-        rows = found.op("Reshape", rows, found.const(shape, np.int64))
-    data = found.model({"rows": (rows, shape)}, METADATA, batch=batch)
+def test_every_order_of_columns(picture, order, shape):
     explainer = ibisa.Explainer(
-        data,
+        selected_rows(order, shape),
         preprocessing="unit",
         overrides={"resize": "stretch"},
         threads=1,
