@@ -23,16 +23,20 @@ _IR_VERSION = 8
 
 
 def assemble(
-    tape: Tape, deployed: Graph, cotangent: str, results: Mapping[str, TensorType]
+    tape: Tape,
+    deployed: Graph,
+    cotangent: str,
+    results: Mapping[str, TensorType],
+    also: Sequence[str] = (),
 ) -> tuple[onnx.ModelProto, onnx.ModelProto, tuple[str, ...]]:
     """Build the forward and the backward model, and name what goes from one to the other.
 
     The forward model computes the deployed graph's output, and activations of the tape's graph; the
-    backward model the tape's `results`.
+    backward model the tape's `results`. `also` are activations that are handed over, read or not.
     """
     graph = tape.graph
     nodes, extra = _hoist(tape, prune(tape.nodes, list(results)))
-    read = _unproduced(nodes, cotangent)
+    read = list(dict.fromkeys([*_unproduced(nodes, cotangent), *also]))
     constants = {name: c for name in read if (c := _constant(tape, name)) is not None}
     aliases = {
         name: tape.fresh("saved")

@@ -50,6 +50,9 @@ class Derivative:
     extra
         A second output of the backward graph, which `extra` of `differentiate` wrote; empty where
         there is none.
+    real
+        Which of `saved` is the counterpart of `output` in the float graph that is differentiated
+        in place of a quantised one; empty where the deployed graph itself is.
     """
 
     forward: onnx.ModelProto
@@ -60,6 +63,7 @@ class Derivative:
     gradient: str
     saved: tuple[str, ...]
     extra: str = ""
+    real: str = ""
 
 
 WithCotangent = Callable[[str], tuple[str, str] | None]
@@ -120,8 +124,11 @@ def differentiate(
         more = (extra and extra(tape, sweep.with_cotangent)) or ""
         if more:
             results[more] = tape.type(more)
-        forward, backward, saved = assemble(tape, graph, sweep.cotangent, results)
-    return Derivative(forward, backward, input, output, sweep.cotangent, gradient, saved, more)
+        real = "" if tape.graph.output == graph.output else tape.graph.output
+        also = [real] if real else []
+        forward, backward, saved = assemble(tape, graph, sweep.cotangent, results, also)
+    names = (input, output, sweep.cotangent, gradient, saved, more, real)
+    return Derivative(forward, backward, *names)
 
 
 def missing_rules(model: onnx.ModelProto, input: str, output: str) -> tuple[MissingRule, ...]:

@@ -28,6 +28,13 @@ class MaskedModel(Protocol):
         They are the deployed model's own, or, from a surrogate, reals.
         """
 
+    def differentiated(self, saved: Any) -> Raw | None:
+        """Return the outputs at which `backward` is to be asked, as `forward` gives them.
+
+        That are those of the float function that a quantised model approximates, which is what is
+        differentiated; None: `forward`'s own.
+        """
+
     def backward(self, saved: Any, cotangents: Mapping[str, Floats]) -> Floats:
         """Return the masks' cotangent [N, 1, h, w] from those of the raw outputs."""
 

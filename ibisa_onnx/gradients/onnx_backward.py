@@ -106,7 +106,7 @@ class ExactGradient:
         self.quantised = is_quantised(derivative.forward, model.image.name)
         self.output, self.saved = derivative.output, derivative.saved
         self.cotangent, self.gradient = derivative.cotangent, derivative.gradient
-        self.extra = derivative.extra
+        self.extra, self.real = derivative.extra, derivative.real
         self.forward = model.new_session(derivative.forward, weights)
         self.backward = model.new_session(derivative.backward, weights)
 
@@ -143,6 +143,10 @@ class _MaskedGraph:
         raw, lease = self._again(filled, free) or self._anew(filled, free)
         # Copies, for the memory is used again.
         return {name: value[: len(masks)].copy() for name, value in raw.items()}, lease
+
+    def differentiated(self, saved: _Lease) -> Raw | None:
+        """Return the outputs of a quantised model's float counterpart, rounded where it rounds."""
+        return saved.buffers.reals() if self.source.real else None
 
     def backward(self, saved: _Lease, cotangents: Mapping[str, Floats]) -> Floats:
         """Return the masks' cotangent, float32 [N, 1, h, w], from those of the outputs."""
@@ -244,6 +248,20 @@ class _Buffers:
                 self._backward.bind_ortvalue_input(name, self._outputs[name])
         return {name: self._outputs[name].numpy() for name in self._source.outputs}
 
+    def reals(self) -> Raw:
+        """Return the float counterparts of the outputs after a run, in the outputs' own types.
+
+        A counterpart of integers is in their units, so that it is rounded as they are.
+        """
+        outputs = {name: self._outputs[name].numpy() for name in self._source.outputs}
+        rows = self._outputs[self._source.real].numpy()
+        rows = rows.reshape(len(rows), -1)
+        ends = np.cumsum([each[0].size for each in outputs.values()])[:-1]
+        parts = zip(outputs.items(), np.split(rows, ends, axis=1), strict=True)
+        return {
+            name: _as_type(part.reshape(each.shape), each.dtype) for (name, each), part in parts
+        }
+
     def backward(self, cotangent: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Return the masks' cotangent [N, 1, h, w] from the output's [N, ...]."""
         filled, scale = self._whole(cotangent)
@@ -319,6 +337,13 @@ def _differentiate(
     except GradientError as error:
         advice = "use a surrogate or gradient='forward-only'"
         raise type(error)(str(error), advice) from error
+
+
+def _as_type(values: npt.NDArray[Any], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """Return numbers of a type: integers are rounded, and end where their type does."""
+    if np.dtype(dtype).kind in "iu":
+        values = np.clip(np.rint(values), np.iinfo(dtype).min, np.iinfo(dtype).max)
+    return np.asarray(values.astype(dtype))
 
 
 def _own(values: Floats, rows: int, mix: bool) -> Floats:

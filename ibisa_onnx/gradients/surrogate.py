@@ -133,6 +133,9 @@ class _MaskedSurrogate:
         self._passes.count_backward(len(images))
         return self._masked.vjp(images, grid)
 
+    def differentiated(self, saved: Any) -> None:
+        """Return nothing: the outputs are the surrogate's own."""
+
     def class_activation(self, saved: Any) -> None:
         """Return None: a module's features are not known."""
 

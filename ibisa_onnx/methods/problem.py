@@ -395,11 +395,13 @@ class _RowGradients:
         raw, saved = masked.forward(masks[:, None])
         for values in raw.values():
             values.flags.writeable = False  # all rows' objectives read them
+        told = masked.differentiated(saved) or raw
         cotangents: dict[str, list[Floats]] = {}
         ratio = np.ones(len(rows))
         for place, number in enumerate(rows):
             row, mine = self._problem.rows[number], {k: v[place][None] for k, v in raw.items()}
-            for name, cotangent in _checked_vjp(row.objective, mine).items():
+            at = {name: values[place][None] for name, values in told.items()}
+            for name, cotangent in _checked_vjp(row.objective, at).items():
                 cotangents.setdefault(name, []).append(cotangent)
             if row.probability > 0:
                 ratio[place] = _probability(row.objective, mine, 1)[0] / row.probability

@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper, parser
 
 from ibisa_onnx.errors import GradientError, ModelError
 from ibisa_onnx.gradients.base import MaskedModel
@@ -429,3 +429,45 @@ def test_more_masks_than_the_model_takes_is_said_in_one_line(
     with pytest.raises((ModelError, GradientError)) as caught:
         function(masks)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("ends", ["integers", "floats"])
+def test_a_quantised_model_is_asked_at_its_float_counterparts_outputs(ends: str) -> None:
+    """Else the derivative of log p would be that of one function over the value of another."""
+    head = (
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[n,3,8,8] image) => ({} scores) {{ {} }}'
+    )
+    plain = "c = Conv (image, kernel) p = GlobalAveragePool (c) flat = Flatten (p) "
+    rounded = "q = QuantizeLinear (flat, scale, zero) "
+    bodies = {
+        "float": ("float[n,k]", plain + "scores = Identity (flat)"),
+        "integers": ("uint8[n,k]", plain + rounded + "scores = Identity (q)"),
+        "floats": ("float[n,k]", plain + rounded + "scores = DequantizeLinear (q, scale, zero)"),
+    }
+    rng = np.random.default_rng(3)
+    weights = {
+        "kernel": rng.normal(size=(5, 3, 3, 3)).astype(np.float32),
+        "scale": np.float32(0.25),
+        "zero": np.uint8(128),
+    }
+
+    def opened(kind: str) -> DeployedModel:
+        model = parser.parse_model(head.format(*bodies[kind]))
+        used = {name for node in model.graph.node for name in node.input}
+        tensors = [numpy_helper.from_array(w, n) for n, w in weights.items() if n in used]
+        model.graph.initializer.extend(tensors)
+        return DeployedModel.open(model.SerializeToString(), providers=["cpu"], threads=1)
+
+    images = rng.normal(size=(2, 3, 8, 8)).astype(np.float32)
+    masked, masks = MaskedImages(images, np.zeros_like(images)), np.ones((2, 1, 2, 2), np.float32)
+    function, own = (
+        ExactGradient(opened(kind), ("scores",))(masked, PassCounter()) for kind in (ends, "float")
+    )
+    raw, saved = function.forward(masks)
+    (real, kept), told = own.forward(masks), function.differentiated(saved)
+    assert own.differentiated(kept) is None
+    assert told is not None
+    assert told["scores"].dtype == raw["scores"].dtype
+    wanted = real["scores"] if ends == "floats" else np.rint(real["scores"] / 0.25 + 128)
+    np.testing.assert_allclose(told["scores"], wanted, atol=1e-5)
+    assert (raw["scores"] != real["scores"]).any()
