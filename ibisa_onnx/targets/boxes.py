@@ -22,8 +22,51 @@ OVERLAP = 0.5
 """The intersection over union from which two boxes are of one object."""
 
 
+class _Detected(Objective):
+    """What a detector says of one of its boxes, as a probability."""
+
+    column: int
+    label: str | None
+    number: int | None
+    box: Box | None
+    within: Box | None
+    writers: tuple[Nodes, ...]
+    similarity: SimilarityToBox | None
+
+    @property
+    def nodes(self) -> tuple[Nodes, ...]:
+        """What makes the tensors that it reads."""
+        return self.writers
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """What its likeness to other boxes is read off."""
+        return () if self.similarity is None else self.similarity.outputs
+
+    @property
+    def location(self) -> Box | None:
+        """The box."""
+        return self.within
+
+    def score(self, raw: Raw) -> Doubles:
+        """Return the logarithm of the probability, [N], at least log 1e-12."""
+        return np.log(np.maximum(self.probability(raw), SMALLEST))
+
+    def describe(self) -> dict[str, Any]:
+        """Return the class, the number and the box."""
+        return {
+            "kind": "box",
+            "caption": _caption(self.label, self.column, self.number, self.box),
+            "output": ", ".join(self.outputs),
+            "index": self.column,
+            "label": self.label,
+            "number": self.number,
+            "box": self.box and [round(side, 1) for side in self.box],
+        }
+
+
 @dataclass(frozen=True)
-class BoxObjective(Objective):
+class BoxObjective(_Detected):
     """The probability that an object of a class is seen in a box: that of the best anchor there.
 
     Attributes
@@ -61,28 +104,9 @@ class BoxObjective(Objective):
         """The tensor of scores."""
         return (self.output,)
 
-    @property
-    def nodes(self) -> tuple[Nodes, ...]:
-        """What makes it."""
-        return self.writers
-
-    @property
-    def beside(self) -> tuple[str, ...]:
-        """What its likeness to other boxes is read off."""
-        return () if self.similarity is None else self.similarity.outputs
-
-    @property
-    def location(self) -> Box | None:
-        """The box."""
-        return self.within
-
     def probability(self, raw: Raw) -> Doubles:
         """Return the best anchor's probability, [N] in 0..1."""
         return np.asarray(np.clip(self._candidates(raw).max(1), 0, 1))
-
-    def score(self, raw: Raw) -> Doubles:
-        """Return its logarithm, at least log 1e-12."""
-        return np.log(np.maximum(self.probability(raw), SMALLEST))
 
     def vjp(self, raw: Raw) -> dict[str, npt.NDArray[np.float32]]:
         """Return d log p / d scores: 1 / p at the best anchor, 0 where p can be none."""
@@ -106,17 +130,8 @@ class BoxObjective(Objective):
         return head.log(head.largest(rows), SMALLEST)
 
     def describe(self) -> dict[str, Any]:
-        """Return the class, the number and the box."""
-        return {
-            "kind": "box",
-            "caption": _caption(self.label, self.column, self.number, self.box),
-            "output": self.output,
-            "index": self.column,
-            "label": self.label,
-            "number": self.number,
-            "box": self.box and [round(side, 1) for side in self.box],
-            "anchors": len(self.anchors),
-        }
+        """Return the class, the number, the box, and how many anchors there are."""
+        return super().describe() | {"anchors": len(self.anchors)}
 
     def _candidates(self, raw: Raw) -> Doubles:
         values = raw[self.output][:, list(self.anchors), self.column]
@@ -124,7 +139,7 @@ class BoxObjective(Objective):
 
 
 @dataclass(frozen=True)
-class MatchedObjective(Objective):
+class MatchedObjective(_Detected):
     """How well some row of boxes still shows an object: its score where it overlaps the box.
 
     That is the largest score of the class among the rows whose overlap with the box is above a
@@ -156,28 +171,9 @@ class MatchedObjective(Objective):
         """Boxes and scores."""
         return self.boxes, self.scores
 
-    @property
-    def nodes(self) -> tuple[Nodes, ...]:
-        """What makes them."""
-        return self.writers
-
-    @property
-    def beside(self) -> tuple[str, ...]:
-        """What its likeness to other boxes is read off."""
-        return () if self.similarity is None else self.similarity.outputs
-
-    @property
-    def location(self) -> Box | None:
-        """The box."""
-        return self.within
-
     def probability(self, raw: Raw) -> Doubles:
         """Return the score of the best row that overlaps, [N] in 0..1; 0 where none does."""
         return np.asarray(np.clip(self._candidates(raw).max(1, initial=0.0), 0, 1))
-
-    def score(self, raw: Raw) -> Doubles:
-        """Return its logarithm, at least log 1e-12."""
-        return np.log(np.maximum(self.probability(raw), SMALLEST))
 
     def vjp(self, raw: Raw) -> dict[str, npt.NDArray[np.float32]]:
         """Return d log p / d scores: 1 / p at the best row; the boxes only say which it is."""
@@ -192,18 +188,6 @@ class MatchedObjective(Objective):
     def _candidates(self, raw: Raw) -> Doubles:
         near = overlaps(np.asarray(raw[self.boxes], np.float64), self.place) > OVERLAP
         return np.where(near, np.asarray(raw[self.scores][..., self.column], np.float64), 0)
-
-    def describe(self) -> dict[str, Any]:
-        """Return the class, the number and the box."""
-        return {
-            "kind": "box",
-            "caption": _caption(self.label, self.column, self.number, self.box),
-            "output": ", ".join(self.outputs),
-            "index": self.column,
-            "label": self.label,
-            "number": self.number,
-            "box": self.box and [round(side, 1) for side in self.box],
-        }
 
 
 @dataclass(frozen=True)

@@ -61,8 +61,30 @@ def mean_log_odds(places: Sequence[Place], scores: npt.NDArray[Any]) -> Doubles:
     return np.asarray(odds.mean(0))
 
 
+class _SomeSteps(Objective):
+    """What is read off the tensor of steps, at one place of the line."""
+
+    within: Box
+    writers: tuple[Nodes, ...]
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The tensor of steps."""
+        return (STEPS,)
+
+    @property
+    def nodes(self) -> tuple[Nodes, ...]:
+        """What makes it."""
+        return self.writers
+
+    @property
+    def location(self) -> Box:
+        """The part of the line."""
+        return self.within
+
+
 @dataclass(frozen=True)
-class CharacterObjective(Objective):
+class CharacterObjective(_SomeSteps):
     """The probability that a character is still read where it was: log p at its best step.
 
     Attributes
@@ -90,21 +112,6 @@ class CharacterObjective(Objective):
     box: Box
     within: Box
     writers: tuple[Nodes, ...] = field(default=(), repr=False)
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """The tensor of steps."""
-        return (STEPS,)
-
-    @property
-    def nodes(self) -> tuple[Nodes, ...]:
-        """What makes it."""
-        return self.writers
-
-    @property
-    def location(self) -> Box:
-        """The character."""
-        return self.within
 
     def score(self, raw: Raw) -> Doubles:
         """Return log p, [N]."""
@@ -137,7 +144,7 @@ class CharacterObjective(Objective):
 
 
 @dataclass(frozen=True)
-class TextObjective(Objective):
+class TextObjective(_SomeSteps):
     """The probability that a text is still read: the geometric mean of its characters'.
 
     Its score is what is left of their log-odds, their mean less what it is for the picture: log p
@@ -178,21 +185,6 @@ class TextObjective(Objective):
     log_odds: float
     whole: str | None = None
     writers: tuple[Nodes, ...] = field(default=(), repr=False)
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """The tensor of steps."""
-        return (STEPS,)
-
-    @property
-    def nodes(self) -> tuple[Nodes, ...]:
-        """What makes it."""
-        return self.writers
-
-    @property
-    def location(self) -> Box:
-        """The text."""
-        return self.within
 
     def probability(self, raw: Raw) -> Doubles:
         """Return the geometric mean of the characters' probabilities, [N] in 0..1."""
