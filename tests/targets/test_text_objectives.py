@@ -36,11 +36,11 @@ def test_its_derivative_is_the_numeric_one(objective: Any):
     numeric = np.zeros_like(steps)
     for place in np.ndindex(*steps.shape[1:]):
         above, below = steps.copy(), steps.copy()
-        above[(slice(None), *place)] += 1e-6
-        below[(slice(None), *place)] -= 1e-6
+        above[(slice(None), *place)] += 1e-7
+        below[(slice(None), *place)] -= 1e-7
         change = objective.score({STEPS: above}) - objective.score({STEPS: below})
-        numeric[(slice(None), *place)] = change / 2e-6
-    np.testing.assert_allclose(found, numeric, rtol=1e-3, atol=1e-6)
+        numeric[(slice(None), *place)] = change / 2e-7
+    np.testing.assert_allclose(found, numeric, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("opset", [7, 11, 13, 21])
