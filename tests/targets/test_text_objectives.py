@@ -40,7 +40,7 @@ def test_its_derivative_is_the_numeric_one(objective: Any):
         below[(slice(None), *place)] -= 1e-7
         change = objective.score({STEPS: above}) - objective.score({STEPS: below})
         numeric[(slice(None), *place)] = change / 2e-7
-    np.testing.assert_allclose(found, numeric, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found, numeric, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("opset", [7, 11, 13, 21])
