@@ -1,11 +1,16 @@
 """The one error tree.
 
 Every message is a single line that says what is wrong, with which file or value, and what to do
-about it. Arguments are written as Python has them (`output=NAME`), which the command line turns
-into its flags; a service can catch `IbisaError` alone.
+about it; what is quoted from files is escaped, so that it can be logged as it is. Arguments are
+written as Python has them (`output=NAME`), which the command line turns into its flags; a service
+can catch `IbisaError` alone.
 """
 
 from __future__ import annotations
+
+from ibisa_onnx.escaping import escaped, shortened
+
+_LONGEST = 1000  # characters: a stranger's names and values may have any length
 
 
 class IbisaError(Exception):
@@ -20,8 +25,9 @@ class IbisaError(Exception):
     """
 
     def __init__(self, problem: str = "", advice: str = "") -> None:
-        super().__init__(f"{problem}; {advice}" if advice else problem)
-        self.problem, self.advice = problem, advice
+        self.problem, self.advice = (_one_line(text) for text in (problem, advice))
+        whole = f"{self.problem}; {self.advice}" if advice else self.problem
+        super().__init__(shortened(whole, _LONGEST))
 
 
 class ModelError(IbisaError):
@@ -82,3 +88,12 @@ class ExportError(IbisaError):
 
 class MissingDependencyError(IbisaError):
     """A feature needs a package that is not installed; the message names the extra."""
+
+
+class DeadlineError(IbisaError):
+    """The model had not answered long after the deadline, and was ended."""
+
+
+def _one_line(text: str) -> str:
+    """Return text as one line that can be shown; several lines are joined."""
+    return shortened(escaped(" ".join(text.splitlines())), _LONGEST)
