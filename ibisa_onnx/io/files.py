@@ -56,6 +56,8 @@ def read_file(
                 data = file.read(most + 1) if found.st_size <= most else None
         finally:
             os.close(descriptor)
+    except IbisaError:
+        raise
     except FileNotFoundError:
         raise error(f"there is no {what} file {place}; check the path") from None
     except (OSError, ValueError) as failure:  # ValueError: a name with a zero byte
