@@ -8,7 +8,7 @@
     python benchmarks/distillation.py report ASSETS WORK
     python benchmarks/distillation.py scenes --count 300
 
-`fit` distils WORK/WHICH.pt2 from all photographs, or ("-even") from every second one; none is held
+`fit` distils WORK/WHICH.onnx from all photographs, or ("-even") from every second one; none is held
 out but by "small", which has `distill`'s defaults: `measure` scores the maps by each surrogate
 there is, by the exact gradient and by forward passes alone, on all photographs; `report` prints the
 table. What is measured is appended to a file in WORK, so that an interrupted run goes on. `scenes`
@@ -63,7 +63,7 @@ def fit(args: argparse.Namespace) -> None:
     found = distil(seen[0].fitted, [each.crop for each in seen], FITS[args.which], progress=say)
     seconds = time.perf_counter() - begin
     args.work.mkdir(parents=True, exist_ok=True)
-    (args.work / f"{args.which}.pt2").write_bytes(found.to_bytes())
+    found.save(args.work / f"{args.which}.onnx")
     facts = {**found.facts, "seconds": seconds}
     (args.work / f"{args.which}.json").write_text(json.dumps(facts, indent=1))
     print(f"{args.which}: {found.figures}; {found.queries} queries, {seconds / 60:.1f} minutes")
@@ -81,7 +81,7 @@ def explainers(photo: Photograph, work: Path) -> Iterator[tuple[str, Explainer]]
     yield RIVAL, Explainer(model, preprocessing=spec, gradient="forward-only", budget=BUDGET)
     yield "exact", Explainer(model, preprocessing=spec, gradient="exact")
     for which in FITS:
-        file = work / f"{which}.pt2"
+        file = work / f"{which}.onnx"
         if file.exists():
             yield which, Explainer(model, preprocessing=spec, gradient="surrogate", surrogate=file)
 

@@ -196,7 +196,7 @@ def attempt(name: str) -> Result:
 
 def measure(source: list[str], folder: Path) -> Result:
     """Export, explain, and explain again by the surrogate."""
-    model, surrogate = folder / "model.onnx", folder / "model.surrogate.pt2"
+    model, surrogate = folder / "model.onnx", folder / "model.surrogate.onnx"
     exported, export_seconds = _say("export", *source, "--surrogate", "-o", str(model))
     explained, run_seconds = _explain(folder / "exact.npy", model)
     again, _ = _explain(

@@ -5,18 +5,16 @@
     explanation = ibisa.Explainer("model.onnx").explain("img.png")
     explanation.save("out/")
 
-Names are loaded when first asked for, so that importing the package stays quick.
+Names are loaded when first asked for, so that importing the package stays quick. Nothing else is
+imported here: the command line can answer to Ctrl-C only once this is done.
 """
 
 from __future__ import annotations
 
-import logging
-from typing import TYPE_CHECKING
-
-from ibisa_onnx.imports import lazy_names
-
+TYPE_CHECKING = False  # typing's own would be an import
 if TYPE_CHECKING:
     from ibisa_onnx.errors import (
+        DeadlineError,
         ExportError,
         GradientError,
         IbisaError,
@@ -35,11 +33,13 @@ if TYPE_CHECKING:
     )
     from ibisa_onnx.explainer import Explainer, Image, Prediction, Target
     from ibisa_onnx.explanation import Certificate, Explanation
+    from ibisa_onnx.limits import Limits
     from ibisa_onnx.methods.base import Method
     from ibisa_onnx.methods.ibisa.options import Options
     from ibisa_onnx.models.base import ImageModel
     from ibisa_onnx.models.function import FunctionModel, InputSpec
     from ibisa_onnx.models.onnx_session import DeployedModel
+    from ibisa_onnx.models.running import time_limit
     from ibisa_onnx.preprocessing.resolve import Overrides
     from ibisa_onnx.preprocessing.spec import Preprocessing
     from ibisa_onnx.targets.arguments import PointTarget
@@ -61,6 +61,7 @@ _HOMES = {
     "ClassTarget": "targets.classification",
     "Context": "targets.base",
     "ContrastTarget": "targets.contrast",
+    "DeadlineError": "errors",
     "DeployedModel": "models.onnx_session",
     "Explainer": "explainer",
     "Explanation": "explanation",
@@ -72,6 +73,7 @@ _HOMES = {
     "ImageError": "errors",
     "ImageModel": "models.base",
     "InputSpec": "models.function",
+    "Limits": "limits",
     "KeypointTarget": "targets.keypoints",
     "Kind": "targets.base",
     "Method": "methods.base",
@@ -98,6 +100,7 @@ _HOMES = {
     "TextTarget": "targets.sequence",
     "UnsupportedOperatorError": "errors",
     "ValueTarget": "targets.value",
+    "time_limit": "models.running",
 }
 
 __all__ = [
@@ -108,6 +111,7 @@ __all__ = [
     "ClassTarget",
     "Context",
     "ContrastTarget",
+    "DeadlineError",
     "DeployedModel",
     "Explainer",
     "Explanation",
@@ -121,6 +125,7 @@ __all__ = [
     "InputSpec",
     "KeypointTarget",
     "Kind",
+    "Limits",
     "Method",
     "MetricError",
     "MissingDependencyError",
@@ -145,9 +150,16 @@ __all__ = [
     "TextTarget",
     "UnsupportedOperatorError",
     "ValueTarget",
+    "time_limit",
 ]
 __version__ = "0.1.0"
 
-logging.getLogger(__name__).addHandler(logging.NullHandler())
 
-__getattr__, __dir__ = lazy_names(__name__, _HOMES)
+def __getattr__(name: str) -> object:
+    from ibisa_onnx.imports import lazy_names
+
+    return lazy_names(__name__, _HOMES)[0](name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*_HOMES, *globals()})

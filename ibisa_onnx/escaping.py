@@ -13,6 +13,7 @@ _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 # Format characters that scripts and emoji are written with: the (non-)joiners.
 _WRITTEN = frozenset("\u200c\u200d")
 _CUT = " … "
+_DELETE = "\x7f"
 
 
 def escaped(text: str) -> str:
@@ -36,6 +37,25 @@ def shortened(text: str, most: int) -> str:
 def _shown(character: str) -> str:
     if character == "\t":
         return " "
-    if unicodedata.category(character) in _HIDDEN and character not in _WRITTEN:
-        return character.encode("unicode_escape").decode()
-    return character
+    return character.encode("unicode_escape").decode() if _is_hidden(character) else character
+
+
+def _is_hidden(character: str) -> bool:
+    return unicodedata.category(character) in _HIDDEN and character not in _WRITTEN
+
+
+def escaped_json(text: str) -> str:
+    r"""Return JSON in which what `escaped` writes out is written as JSON does: `\u202e`.
+
+    Such characters are only within its strings, where `json` itself writes out those below a space.
+    """
+    if text.isascii() and _DELETE not in text:
+        return text
+    return "".join(map(_in_json, text))
+
+
+def _in_json(character: str) -> str:
+    if character < _DELETE or not _is_hidden(character):
+        return character
+    units = character.encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[i : i + 4]}" for i in range(0, len(units), 4))

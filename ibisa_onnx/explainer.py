@@ -5,6 +5,7 @@ Here arguments are checked; the work is done in `pipeline`.
 
 from __future__ import annotations
 
+import numbers
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,10 +16,12 @@ import numpy.typing as npt
 
 from ibisa_onnx.caching import BuiltOnce
 from ibisa_onnx.errors import OptionError, TargetError
+from ibisa_onnx.escaping import shortened
 from ibisa_onnx.explanation import Explanation
 from ibisa_onnx.gradients.cache import cache_folder
 from ibisa_onnx.gradients.selection import GradientSelection
 from ibisa_onnx.io.images import Source
+from ibisa_onnx.limits import Limits
 from ibisa_onnx.methods.base import Method
 from ibisa_onnx.methods.baselines import Baseline, baseline_named
 from ibisa_onnx.methods.ibisa.method import Ibisa
@@ -41,6 +44,19 @@ if TYPE_CHECKING:
     import onnxruntime
     import torch
 
+_NAME = (str,), "a name"
+_TYPES: Mapping[str, tuple[tuple[type, ...], str]] = {
+    "providers": ((str, list, tuple), "their names in a list"),
+    **dict.fromkeys(("input", "output", "activation", "kind", "gradient"), _NAME),
+    "labels": ((str, os.PathLike, Sequence, np.ndarray), "names in a list, or a file of them"),
+    "surrogate": ((str, os.PathLike), "a file or an nn.Module"),
+    "options": ((str, Options), "an Options or the name of a preset"),
+    "threads": ((numbers.Integral,), "a whole number"),
+    "extra_inputs": ((Mapping,), "values by name in a dict"),
+    "limits": ((Limits,), "a Limits"),
+}
+"""Of what type an argument must be, and what to give."""
+
 Image = Source
 Target = str | int | np.integer[Any] | Objective | TargetSpec
 """A class index, a label, "top:3", an objective, or a target of another kind."""
@@ -57,6 +73,9 @@ class Prediction:
 
 class Explainer:
     """Explains the answers of one deployed model.
+
+    To open a model may run it, which an endless one does not come back from; of people whom you do
+    not know, open and ask it within `ibisa_onnx.time_limit(seconds)`.
 
     Parameters
     ----------
@@ -90,7 +109,11 @@ class Explainer:
     gradient
         "auto", "exact", "surrogate", "forward-only", "finite-difference", "spsa" or "rloo".
     surrogate
-        A `.pt2` file or an `nn.Module` that takes the model's input and returns its raw output.
+        An ONNX file, a `.pt2` file or an `nn.Module` that takes the model's input and returns its
+        raw output.
+    trust
+        Whether code in the surrogate's file may be run. A `.pt2` may hold any, and is refused
+        without; an ONNX file holds none.
     options
         IBISA's settings, or one of their presets: "paper" (the default), "fast" or "quality".
     budget
@@ -102,6 +125,8 @@ class Explainer:
     cache
         Whether exact gradients are kept for the next time, or the folder to keep them in. True:
         what the environment's IBISA_ONNX_CACHE says, else where the platform keeps caches.
+    limits
+        How much pictures and the model may ask for; None: as the environment says.
 
     Raises
     ------
@@ -129,12 +154,28 @@ class Explainer:
         kind: str | None = None,
         gradient: str = "auto",
         surrogate: str | os.PathLike[str] | torch.nn.Module | None = None,
+        trust: bool = False,
         options: Options | str | None = None,
         budget: int | None = None,
         threads: int | None = None,
         extra_inputs: Mapping[str, npt.NDArray[Any]] | None = None,
         cache: bool | str | os.PathLike[str] = True,
+        limits: Limits | None = None,
     ) -> None:
+        _check_types(
+            providers=providers,
+            input=input,
+            output=output,
+            labels=labels,
+            activation=activation,
+            kind=kind,
+            gradient=gradient,
+            surrogate=surrogate,
+            options=options,
+            threads=threads,
+            extra_inputs=extra_inputs,
+            limits=limits,
+        )
         overrides = Overrides.of(overrides)
         self.model = open_model(
             model,
@@ -145,6 +186,7 @@ class Explainer:
             input=input,
             threads=threads,
             extra_inputs=extra_inputs,
+            limits=limits,
         )
         self.preprocessing, self._reader = open_reader(
             self.model,
@@ -158,12 +200,15 @@ class Explainer:
         self.options = options_named(options)
         if budget is not None:
             self.options = replace(self.options, budget=budget)
-        self._gradients = GradientSelection(gradient, surrogate, cache_folder(cache))
+        self._gradients = GradientSelection(gradient, surrogate, cache_folder(cache), trust=trust)
         self._pipeline = Pipeline(self.model, self.preprocessing.spec, self._reader)
         self._baselines: BuiltOnce[Baseline] = BuiltOnce()
         self._baseline(self.method)  # what is none is told of at once
         self._given = {
+            "input": input,
             "output": output,
+            "kind": kind,
+            "labels": self._reader.given_labels,
             "activation": activation,
             "gradient": gradient,
             "threads": threads,
@@ -200,6 +245,11 @@ class Explainer:
             "options": asdict(self.options),
             "baseline_sha256": self._baseline(self.method).sha256,
         }
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Versions of Python and of the packages that explanations rest on, by name."""
+        return self._pipeline.versions
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -301,7 +351,9 @@ class Explainer:
         deadline
             Seconds, counted from the call, by which the best map so far is checked and returned;
             its `completion` says so. At least one step ("forward-only": one batch of queries) is
-            always done. None: as long as it takes.
+            always done. Only a call of ONNX Runtime that does not come back is ended: as long
+            again after the deadline, and 5 s at least (see `models.running`). None: as long as it
+            takes, for ever if the model is endless.
         stop
             Asked between two steps (batches of queries); True ends it in the same way.
         method
@@ -338,8 +390,10 @@ class Explainer:
         check_single(target)
         check_seed(seed)
         control = Control.from_now(None, deadline, stop, intermediate=True)
-        problem = self.problem(image, target)
-        for _, explanation in self._pipeline.solve(problem, self.method, int(seed), control):
+        with control.limit:
+            problem = self.problem(image, target)
+        found = self._pipeline.solve(problem, self.method, int(seed), control)
+        for _, explanation in control.limit.each(found):
             yield self._with_warnings(explanation)
 
     def explain_all(
@@ -356,7 +410,7 @@ class Explainer:
         """Explain several answers to one picture, together, in the order of `targets`.
 
         The prediction, the fidelity check and the choice of the baseline are made once, and counted
-        in the first explanation: of 20 forward passes the second needs 14. With a gradient all take
+        in the first explanation: of 21 forward passes the second needs 15. With a gradient all take
         their steps side by side. The deadline is that of all of them.
 
         Parameters
@@ -507,10 +561,11 @@ class Explainer:
         check_seed(seed)
         chosen = self._method(method)
         specs = [target_specs(each) for each in targets]
-        problem = self._pipeline.ask(images, specs, self._baseline(chosen))
+        with control.limit:
+            problem = self._pipeline.ask(images, specs, self._baseline(chosen))
         if single:
             _check_rows(problem, len(images))
-        found = self._pipeline.solve(problem, chosen, int(seed), control)
+        found = control.limit.each(self._pipeline.solve(problem, chosen, int(seed), control))
         return ((row, self._with_warnings(explanation)) for row, explanation in found)
 
     def _baseline(self, method: Method) -> Baseline:
@@ -522,7 +577,7 @@ class Explainer:
         )
 
     def _method(self, method: Method | str | None) -> Method:
-        if method is None or method == self.method.name:
+        if method is None or (isinstance(method, str) and method == self.method.name):
             return self.method
         if isinstance(method, str):
             from ibisa_onnx.methods.registry import method_named
@@ -538,6 +593,17 @@ class Explainer:
         """Put what there is to know of the model before what there is to know of the map."""
         warnings = dict.fromkeys((*self.warnings, *explanation.warnings))
         return replace(explanation, warnings=tuple(warnings))
+
+
+def _check_types(**given: Any) -> None:
+    """Raise `OptionError` where an argument is of a type that it cannot be."""
+    for name, value in given.items():
+        types, wanted = _TYPES[name]
+        module = name == "surrogate" and callable(getattr(value, "forward", None))
+        optional = value is None and name not in ("providers", "gradient")
+        fits = isinstance(value, types) and not isinstance(value, bool)
+        if not (fits or optional or module):
+            raise OptionError(f"{name} is {shortened(repr(value), 60)}; give {wanted}")
 
 
 def _in_order(found: Iterable[tuple[int, Explanation]]) -> list[Explanation]:

@@ -5,29 +5,37 @@ Only data, its storage and how it shows itself; pictures are drawn in `io.overla
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ibisa_onnx.errors import ResultError
+from ibisa_onnx.escaping import escaped, shortened
 from ibisa_onnx.imports import import_extra
+from ibisa_onnx.io.arrays import read_npy
 from ibisa_onnx.io.atomic import write_files
-from ibisa_onnx.io.formats import decode_png, encode_npy, encode_png, jsonable
+from ibisa_onnx.io.files import read_file
+from ibisa_onnx.io.formats import decode_png, encode_json, encode_npy, encode_png, jsonable
+from ibisa_onnx.io.literals import is_number, parse_json
 from ibisa_onnx.io.overlay import ascii_fold, beside, blend, scale_of
+from ibisa_onnx.limits import Limits, variable
+from ibisa_onnx.record import Amount, Between, Count, Share, read_fields
 from ibisa_onnx.targets.base import is_point
 from ibisa_onnx.targets.retention import KEPT
 
 _FORMAT = 6
 _READ = (5, _FORMAT)  # 5 has no map of what speaks against
 _FLAT = 0.01  # a map that varies by less lets next to nothing through
+_HALF = 0.5  # of the picture
 _RESTORED = 0.5  # of what the baseline loses: a map whose best half gives that back points at it
 
+_LONGEST = 200  # characters of a caption
+_FARTHEST = 100  # sides of the picture: what is drawn lies no farther out
 _MAPS = ("map", "against", "effect", "uncertainty")
 
 
@@ -35,10 +43,10 @@ _MAPS = ("map", "against", "effect", "uncertainty")
 class Passes:
     """What an explanation cost: images pushed forward and backward, and the calls that took."""
 
-    forward: int
-    backward: int
-    forward_calls: int
-    backward_calls: int
+    forward: Count
+    backward: Count
+    forward_calls: Count
+    backward_calls: Count
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,7 @@ class ExplainedTarget:
         The model's own answer for the untouched picture, in 0..1.
     index, label, activation
         Of a class: its index, what it is called, and how the raw output was read, one of
-        `targets.class_scores.Activation`; None of other kinds.
+        `targets.class_scores.Activation`; of a value: which numbers of the output. None of others.
     details
         What else the objective says of itself.
     """
@@ -65,8 +73,8 @@ class ExplainedTarget:
     kind: str
     caption: str
     output: str
-    probability: float
-    index: int | None = None
+    probability: Amount
+    index: int | str | None = None
     label: str | None = None
     activation: str | None = None
     details: dict[str, Any] = field(default_factory=dict)
@@ -117,8 +125,8 @@ class Sufficiency:
     target's at each.
     """
 
-    areas: tuple[float, ...]
-    probabilities: tuple[float, ...]
+    areas: tuple[Share, ...]
+    probabilities: tuple[Amount, ...]
 
     def share_added(self, probability: float) -> float:
         """Return what half of the picture or less adds to the baseline, as a share, 0 to 1.
@@ -138,7 +146,7 @@ class Sufficiency:
 
     @property
     def _added(self) -> float:
-        shown = [p for area, p in zip(self.areas, self.probabilities, strict=True) if area <= 0.5]
+        shown = [p for area, p in zip(self.areas, self.probabilities, strict=True) if area <= _HALF]
         return max(shown) - self.probabilities[0]
 
     def area_for(self, probability: float) -> float | None:
@@ -155,8 +163,8 @@ class Completion:
     ended it early, "deadline" or "stop" (someone's wish); None where it was not, or not yet.
     """
 
-    done: int
-    planned: int
+    done: Count
+    planned: Count
     unit: str
     cut_short: str | None = None
 
@@ -187,22 +195,28 @@ class Certificate:
     `gradient` is one of `gradients.selection.GRADIENTS`, never "auto", or "none" for methods that
     need none; `reason` says why that one; `difference` is the largest absolute difference between
     the differentiable path's probabilities and ONNX Runtime's on this image, to be held against
-    `tolerance`. Without a gradient there is no other path than the model itself: `difference` is
-    None, and it holds.
+    `tolerance`. `gradient_error` is the relative error of the directional derivative that the
+    gradient gives, 0 to 2, beside what the deployed model answers a step further, to be held
+    against `gradient_tolerance`; None where nothing tells: of other methods than IBISA, or where
+    the answer hardly changes. Without a gradient there is no other path than the model itself:
+    both are None, and it holds.
     """
 
     gradient: str
     reason: str
-    difference: float | None
-    tolerance: float
+    difference: Amount | None
+    tolerance: Amount
     holds: bool
+    gradient_error: Amount | None = None
+    gradient_tolerance: Amount = 0.0
 
 
 @dataclass(frozen=True)
 class Provenance:
     """What makes the explanation reproducible: hashes, settings, versions and the seed.
 
-    `baseline_sha256` is that of the file where the baseline is a picture's, else None.
+    `reduction` is by what both sides of a very large picture were divided as it was read: 1, 2, 4
+    or 8. `baseline_sha256` is that of the file where the baseline is a picture's, else None.
     """
 
     model: str | None
@@ -215,6 +229,7 @@ class Provenance:
     seed: int
     options: dict[str, Any]
     baseline_sha256: str | None = None
+    reduction: Annotated[int, Between(1, 64)] = 1
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -224,15 +239,16 @@ class Explanation:
     Attributes
     ----------
     map
-        float32 [H, W], at the size of the picture given, in 0..1: how much the model needed each
-        pixel, near 0 where it never did (and 0 where it never saw it: cropped away). That is the
-        keep-probability lambda, joined with the evidence of the steps where there is a gradient
-        (see `ibisa`). Other methods than IBISA have saliencies of their own.
+        float32 [H, W], at the size of the picture given, or of a very large one as it was read
+        (`provenance.reduction`), in 0..1: how much the model needed each pixel, near 0 where it
+        never did (and 0 where it never saw it: cropped away). That is the keep-probability lambda,
+        joined with the evidence of the steps where there is a gradient (see `ibisa`). Other methods
+        than IBISA have saliencies of their own.
     against
         float32 [H, W] in 0..1, on the map's scale: how much each pixel speaks against the answer,
         that is lowers its probability where it is seen. None of methods whose maps have no sign.
     image
-        uint8 [H, W, 3] RGB, the picture explained, as it is drawn.
+        uint8 [H, W, 3] RGB, the picture explained, as it is drawn, of the map's size.
     sufficiency
         None where it is not checked: for a map on the way to another, or of another method.
     timings
@@ -256,7 +272,7 @@ class Explanation:
     sufficiency: Sufficiency | None
     completion: Completion
     passes: Passes
-    timings: dict[str, float]
+    timings: dict[str, Amount]
     certificate: Certificate
     provenance: Provenance
     warnings: tuple[str, ...] = field(default=())
@@ -264,13 +280,14 @@ class Explanation:
     uncertainty: npt.NDArray[np.float32] | None = None
     against: npt.NDArray[np.float32] | None = None
     method: str = "ibisa"
-    together: int = 1
+    together: Count = 1
     baseline: str | None = None
 
     def __repr__(self) -> str:
         target, passes = self.target, self.passes
+        caption = shortened(escaped(target.caption), _LONGEST)
         return (
-            f"<Explanation of {target.caption} {target.probability:.1%}, "
+            f"<Explanation of {caption} {target.probability:.1%}, "
             f"map {list(self.map.shape)}, "
             f"{self.certificate.gradient}, {passes.forward} forward + {passes.backward} backward>"
         )
@@ -331,8 +348,8 @@ class Explanation:
             *([self._relative_uncertainty()] if uncertainty else []),
             against=self._known_against() if signed else None,
             strength=None if self.flat else self.strength,
-            boxes=[target.box] if target.box is not None else [],
-            points=[target.at] if target.box is None and target.at is not None else [],
+            boxes=[self._drawn(target.box)] if target.box is not None else [],
+            points=[self._drawn(target.at)] if target.box is None and target.at is not None else [],
             left=f"{name}  {target.reading}",
             right=f"{blue}{last}{cut}{passes.forward} forward + {passes.backward} backward",
         )
@@ -361,6 +378,10 @@ class Explanation:
         axes.set_title(f"{self.target.name}  {self.target.reading}")
         axes.set_axis_off()
         return axes
+
+    def _drawn(self, place: Sequence[float]) -> list[float]:
+        """Return a place in pixels of the picture given in those of the map."""
+        return [each / self.provenance.reduction for each in place]
 
     def _known_against(self) -> npt.NDArray[np.float32]:
         if self.against is None:
@@ -415,8 +436,7 @@ class Explanation:
         if suffix == ".npy":
             return encode_npy(self.signed if signed else self.map)
         if suffix == ".json":
-            text = json.dumps(self.record(), indent=2, ensure_ascii=False, allow_nan=False)
-            return f"{text}\n".encode()
+            return encode_json(self.record())
         raise ResultError(f"a result is written as .png, .npy or .json, not as {suffix!r}")
 
     def save(self, folder: str | os.PathLike[str]) -> None:
@@ -441,31 +461,40 @@ class Explanation:
         write_files({folder / name: data for name, data in contents.items()})
 
     @staticmethod
-    def load(folder: str | os.PathLike[str]) -> Explanation:
+    def load(folder: str | os.PathLike[str], limits: Limits | None = None) -> Explanation:
         """Read back what `save` wrote: the same map, picture and record.
+
+        Parameters
+        ----------
+        folder
+            Where; nothing outside it is read, and nothing of it is believed before it is checked.
+        limits
+            How large its files and its picture may be; None: as the environment says.
 
         Raises
         ------
         ResultError
-            A file is missing or damaged, or was written in a format of another version.
+            A file is missing, damaged or too large, or was written in a format of another version.
         """
-        folder = _folder(folder)
+        folder, limits = _folder(folder), limits or Limits.from_environment()
         try:
-            record = json.loads((folder / "explanation.json").read_text(encoding="utf-8"))
-            if record["format"] not in _READ:
+            record = parse_json(_read(folder, "explanation.json", limits).decode())
+            if not isinstance(record, dict):
+                raise ValueError("explanation.json holds no table")
+            version = record.pop("format", None)
+            if version not in _READ:
                 raise ResultError(
-                    f"{folder}: the format is {record['format']!r}, this version reads "
+                    f"{folder}: the format is {version!r}, this version reads "
                     f"{' and '.join(map(str, _READ))}"
                 )
-            image = decode_png((folder / "image.png").read_bytes())
-            maps = {name: _load_map(folder / f"{name}.npy", image) for name in record["maps"]}
-            return _from_record(record, maps, image)
-        except OSError as error:
-            raise ResultError(
-                f"{folder}: cannot read {Path(error.filename or folder).name}: {error.strerror}; "
-                "give a folder that Explanation.save wrote"
-            ) from error
-        except (ValueError, KeyError, TypeError, EOFError) as error:
+            names = _map_names(record.pop("maps", None))
+            values = read_fields(Explanation, record, "the record", frozenset(("image", *_MAPS)))
+            maps: dict[str, Any] = {name: _load_map(folder, name, limits) for name in names}
+            size = maps["map"].shape
+            image = decode_png(_read(folder, "image.png", limits), size, limits)
+            _check_drawn(values["target"], values["sufficiency"], size)
+            return Explanation(**maps, image=image, **values)
+        except ValueError as error:  # of text that is not UTF-8 too
             raise ResultError(
                 f"{folder}: the saved explanation is damaged ({error}); explain the image again"
             ) from error
@@ -488,40 +517,63 @@ def _unnamed(target: ExplainedTarget) -> str:
     return target.kind if target.index is None else f"{target.kind} {target.index}"
 
 
-def _load_map(path: Path, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """Read a map of a picture; ValueError where it has another size."""
-    map: npt.NDArray[np.float32] = np.load(path, allow_pickle=False)
-    if map.dtype.kind != "f" or not np.isfinite(map).all():
-        raise ValueError(f"{path.stem} holds no finite numbers")
-    if map.shape != image.shape[:2]:
-        raise ValueError(f"{path.stem} {list(map.shape)}, picture {list(image.shape[:2])}")
+def _read(folder: Path, name: str, limits: Limits) -> bytes:
+    """Read a file of a saved explanation."""
+    if not os.path.exists(folder / name):  # noqa: PTH110 - which never raises
+        raise ResultError(
+            f"{folder}: cannot read {name}: No such file or directory; "
+            "give a folder that Explanation.save wrote"
+        )
+    limit = "text_bytes" if name.endswith(".json") else "file_bytes"
+    return read_file(folder / name, "saved result", ResultError, limits, limit)
+
+
+def _map_names(said: Any) -> list[str]:
+    """Return which maps there are; ValueError where these are none, or the first is missing."""
+    names = said if isinstance(said, list) and all(each in _MAPS for each in said) else []
+    if "map" not in names or len(set(names)) < len(names):
+        raise ValueError(f"maps is {said!r:.60}, expected some of {', '.join(_MAPS)}")
+    return names
+
+
+def _load_map(folder: Path, name: str, limits: Limits) -> npt.NDArray[np.float32]:
+    """Read a map; ValueError where it is none."""
+    file = f"{name}.npy"
+    data = _read(folder, file, limits)
+    try:
+        map = read_npy(data, file, ResultError, limits)
+    except ResultError as error:
+        raise ValueError(str(error)) from error
+    if map.dtype != np.float32 or map.ndim != 2 or not map.size:
+        raise ValueError(f"{file} is {map.dtype} {list(map.shape)}, expected float32 [H, W]")
+    if not np.isfinite(map).all():
+        raise ValueError(f"{file} holds NaN or infinity")
+    if map.size > limits.pixels:
+        raise ValueError(
+            f"{file} has {map.size:,} pixels, more than {limits.pixels:,}; set "
+            f"{variable('pixels')} to allow more"
+        )
     return map
 
 
-def _from_record(
-    record: Mapping[str, Any],
-    maps: Mapping[str, npt.NDArray[np.float32]],
-    image: npt.NDArray[np.uint8],
-) -> Explanation:
-    provenance = {**record["provenance"], "providers": tuple(record["provenance"]["providers"])}
-    return Explanation(
-        **maps,
-        image=image,
-        target=ExplainedTarget(**record["target"]),
-        sufficiency=_sufficiency(record["sufficiency"]),
-        completion=Completion(**record["completion"]),
-        passes=Passes(**record["passes"]),
-        timings=dict(record["timings"]),
-        certificate=Certificate(**record["certificate"]),
-        provenance=Provenance(**provenance),
-        warnings=tuple(record["warnings"]),
-        method=record["method"],
-        together=record["together"],
-        baseline=record["baseline"],
-    )
+def _check_drawn(
+    target: ExplainedTarget, sufficiency: Sufficiency | None, size: tuple[int, ...]
+) -> None:
+    """Raise ValueError where what is drawn and said of a target, or of areas, cannot be true."""
+    box, at, value = (target.details.get(name) for name in ("box", "at", "value"))
+    places = [*(box or ()), *(at or ())] if all(_is_list(each) for each in (box, at)) else [None]
+    if not all(is_number(each) and abs(each) <= _FARTHEST * max(size) for each in places):
+        raise ValueError(f"target.details has box {box!r:.60} and at {at!r:.60}, in no picture")
+    if value is not None and not is_number(value):
+        raise ValueError(f"target.details.value is {value!r:.60}, expected a number")
+    if sufficiency is None:
+        return
+    areas, probabilities = sufficiency.areas, sufficiency.probabilities
+    if len(areas) != len(probabilities) or min(areas, default=1) > _HALF:
+        raise ValueError(
+            f"sufficiency has {len(areas)} areas and {len(probabilities)} probabilities"
+        )
 
 
-def _sufficiency(record: Mapping[str, Any] | None) -> Sufficiency | None:
-    if record is None:
-        return None
-    return Sufficiency(tuple(record["areas"]), tuple(record["probabilities"]))
+def _is_list(value: Any) -> bool:
+    return value is None or isinstance(value, list)

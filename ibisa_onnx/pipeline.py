@@ -5,7 +5,6 @@ Each part lives elsewhere; the public face is `explainer`.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -24,7 +23,8 @@ from ibisa_onnx.explanation import (
     is_flat,
 )
 from ibisa_onnx.gradients.masked_images import Floats, MaskedImages
-from ibisa_onnx.io.images import Picture, Source, read_picture
+from ibisa_onnx.io.images import Picture, Source
+from ibisa_onnx.logs import logger
 from ibisa_onnx.methods.base import AttributionResult, Method, PreparedMethod, Results
 from ibisa_onnx.methods.baselines import Baseline
 from ibisa_onnx.methods.problem import Problem, Row, check_described
@@ -34,7 +34,8 @@ from ibisa_onnx.models.environment import versions
 from ibisa_onnx.models.headed import HeadedModel
 from ibisa_onnx.models.passes import PassCounter
 from ibisa_onnx.preprocessing.geometry import Geometry
-from ibisa_onnx.preprocessing.spec import AS_IS, Preprocessing, mean_colour, prepare
+from ibisa_onnx.preprocessing.reading import read_for
+from ibisa_onnx.preprocessing.spec import AS_IS, Prepared, Preprocessing, mean_colour, prepare
 from ibisa_onnx.preprocessing.trial import TrialRanking, rank_preprocessing
 from ibisa_onnx.targets.base import (
     Answer,
@@ -50,7 +51,7 @@ from ibisa_onnx.targets.detection import answers_above
 from ibisa_onnx.targets.exposing import ExposedModels
 from ibisa_onnx.targets.reader import OutputReader
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 _DETAILS = frozenset({"kind", "caption", "output", "index", "label", "activation"})
 
@@ -89,7 +90,7 @@ class Pipeline:
         IbisaError
             A picture cannot be read, or a target is not in its answer.
         """
-        pictures = [read_picture(each) for each in images]
+        pictures = [self._read(each) for each in images]
         prepared = [prepare(each, self.preprocessing) for each in pictures]
         shared = [self.model.passes.scope() for _ in pictures]
         tensors = [each.tensor for each in prepared]
@@ -129,6 +130,12 @@ class Pipeline:
             passes=model.passes.scope(),
             baseline_sha256=baseline.sha256,
         )
+
+    def _read(self, source: Source) -> Picture:
+        return read_for(source, self.preprocessing, self.model.limits)
+
+    def _prepare(self, source: Source) -> Prepared:
+        return prepare(self._read(source), self.preprocessing)
 
     def _answers(
         self,
@@ -181,7 +188,7 @@ class Pipeline:
         """Return what targets of one picture are bound in."""
 
         def ask(source: Source, names: Sequence[str]) -> Raw:
-            tensor = prepare(read_picture(source), self.preprocessing).tensor
+            tensor = self._prepare(source).tensor
             return model.run(tensor, tuple(names))
 
         return Context(self.reader, geometry, ask)
@@ -216,7 +223,7 @@ class Pipeline:
 
         `confidence` is the least score of a detector's boxes; None: the usual.
         """
-        prepared = prepare(read_picture(image), self.preprocessing)
+        prepared = self._prepare(image)
         tensors, passes = [prepared.tensor], [self.model.passes]
         seen = self._seen(tensors, passes)
         kind = self.reader.kind  # which a function's first answer tells
@@ -226,7 +233,7 @@ class Pipeline:
 
     def probabilities(self, image: Source) -> npt.NDArray[np.float64]:
         """Return the probabilities of all classes, [K], for one forward pass."""
-        tensor = prepare(read_picture(image), self.preprocessing).tensor
+        tensor = self._prepare(image).tensor
         probabilities: npt.NDArray[np.float64] = self.probabilities_of(tensor)[0]
         return probabilities
 
@@ -247,7 +254,7 @@ class Pipeline:
 
         `targets` are the class of each, by index or label; None: not known.
         """
-        pictures, classes = [read_picture(each) for each in images], None
+        pictures, classes = [self._read(each) for each in images], None
         if targets is not None:
             scores = self.probabilities(pictures[0]) if pictures else np.empty(0)
             labels = self.reader.labels  # some are known once a picture was seen
@@ -321,7 +328,7 @@ class Pipeline:
     ) -> Explanation:
         """Bring a map back to its picture, with all that there is to know about it."""
         row, restore = problem.rows[place], problem.rows[place].geometry.restore
-        per_pixel = float(np.prod(row.geometry.scale))  # of the picture
+        per_pixel = float(np.prod(row.geometry.cell))  # of the map
         effect, uncertainty = (
             None if each is None else per_pixel * restore(result.per_pixel(each))
             for each in (result.effect, result.deviation)
@@ -371,16 +378,17 @@ class Pipeline:
             model_sha256=model.sha256,
             image=row.picture.name,
             image_sha256=row.picture.sha256,
+            reduction=row.picture.reduction,
             preprocessing=self.preprocessing.to_dict(),
             providers=model.providers,
-            versions=self._versions,
+            versions=self.versions,
             seed=seed,
             options={"gradient": result.certificate.gradient, **method.settings},
             baseline_sha256=problem.baseline_sha256 if result.baseline else None,
         )
 
     @cached_property
-    def _versions(self) -> dict[str, str]:
+    def versions(self) -> dict[str, str]:
         """Of Python and packages; looked up once, for that takes as long as some models."""
         return versions()
 
@@ -460,9 +468,15 @@ def _warnings(result: AttributionResult, probability: float) -> tuple[str, ...]:
     elif is_flat(result.map, result.sufficiency, probability):
         warnings.append("the map is flat: no part of the picture stands out in it")
     if not certificate.holds:
+        differs = (certificate.difference or 0) > certificate.tolerance
+        how = (
+            f"path differs from the deployed model by {certificate.difference:.1e}"
+            if differs
+            else "gradient is not the deployed model's (relative error of its directional "
+            f"derivative {certificate.gradient_error:.2f})"
+        )
         warnings.append(
-            f"the {certificate.gradient} path differs from the deployed model by "
-            f"{certificate.difference:.1e} on this image: the map may not be true to it"
+            f"the {certificate.gradient} {how} on this image: the map may not be true to it"
         )
     if completion.cut_short:
         why = "the deadline" if completion.cut_short == DEADLINE else "an interruption"

@@ -18,7 +18,7 @@ from ibisa_onnx.demo.scenes import draw_scene
 from ibisa_onnx.methods import GradCam, Rise
 from ibisa_onnx.models.base import ImageModel
 
-FORWARD, BACKWARD = 20, 10
+FORWARD, BACKWARD = 21, 10
 
 
 def scenes(count: int) -> list[np.ndarray]:

@@ -26,6 +26,7 @@ from ibisa_onnx.errors import (
     IbisaError,
     ImageError,
     ModelError,
+    OptionError,
     OutputError,
     PreprocessingError,
     TargetError,
@@ -35,7 +36,7 @@ from ibisa_onnx.gradients.surrogate import SurrogateGradient
 from ibisa_onnx.models.base import ImageModel
 
 SIDE = 128
-FORWARD, BACKWARD = 20, 10
+FORWARD, BACKWARD = 21, 10
 """What an explanation costs, predicting, certifying and checking included."""
 
 
@@ -148,7 +149,7 @@ def test_same_seed_same_map_bit_for_bit(explainer: ibisa.Explainer) -> None:
 
 @pytest.mark.parametrize(
     ("preset", "passes", "checked"),
-    [("paper", (20, 10), True), ("fast", (12, 6), False), ("quality", (100, 90), True)],
+    [("paper", (21, 10), True), ("fast", (13, 6), False), ("quality", (101, 90), True)],
 )
 def test_a_preset_takes_the_passes_that_it_promises(
     preset: str, passes: tuple[int, int], checked: bool
@@ -191,7 +192,7 @@ def test_other_targets_do_not_change_a_map(explainer: ibisa.Explainer) -> None:
     assert together[1].map.tobytes() == explainer.explain(image, 5).map.tobytes()
 
 
-def test_twenty_forwards_and_ten_backwards(explainer: ibisa.Explainer) -> None:
+def test_twenty_one_forwards_and_ten_backwards(explainer: ibisa.Explainer) -> None:
     before = explainer.model.passes.count
     passes = explainer.explain(scene(2).image).passes
     after = explainer.model.passes.count
@@ -431,9 +432,9 @@ def test_every_path_finds_the_square(options: dict[str, Any], gradient: str) -> 
     assert in_the_middle(found.map)
 
 
-def test_the_surrogate_costs_the_same_passes() -> None:
+def test_the_surrogate_costs_a_pass_more_for_its_check() -> None:
     passes = open_square(surrogate=Counterpart()).explain(square_picture(), 1).passes
-    assert (passes.forward, passes.backward) == (FORWARD, BACKWARD)
+    assert (passes.forward, passes.backward) == (FORWARD + 1, BACKWARD)
 
 
 @pytest.mark.parametrize("gradient", ["auto", "exact", "forward-only"])
@@ -487,7 +488,7 @@ def passed_off_as_exact(monkeypatch: pytest.MonkeyPatch, module: torch.nn.Module
         _: GradientSelection, __: ImageModel, outputs: tuple[str, ...], size: tuple[int, int]
     ) -> GradientPath:
         source = SurrogateGradient(module, outputs[0])
-        return GradientPath("exact", "every operator has a rule", source, tolerance=1e-3)
+        return GradientPath("exact", "every operator has a rule", source, 1e-3, 0.5)
 
     monkeypatch.setattr(GradientSelection, "open", opened)
 
@@ -635,7 +636,7 @@ def test_a_gradient_graph_that_fails_to_run_is_done_without(
 ) -> None:
     explainer = open_square()
     strict = open_square(gradient="exact")
-    monkeypatch.setattr("ibisa_onnx.gradients.onnx_backward._run", failing)
+    monkeypatch.setattr("ibisa_onnx.gradients.onnx_backward.run_bound", failing)
     found = explainer.explain(square_picture(), 1)
     assert found.certificate.gradient == "forward-only"
     assert "out of memory" in found.certificate.reason
@@ -721,6 +722,8 @@ MEANINGLESS: dict[str, Callable[[ibisa.Explainer], object]] = {
             ("steps", 0),
             ("steps", 2.5),
             ("budget", float("inf")),
+            ("budget", 10**400),
+            ("steps", -(10**400)),
             ("grid", -1),
             ("temperature", 0.0),
             ("smoothing", 0.0),
@@ -748,3 +751,28 @@ def test_an_index_of_numpy_is_an_index() -> None:
     (first, second) = explainer.explain_all(square_picture(), np.array([1, 0]))
     assert (first.target.index, second.target.index) == (1, 0)
     assert explainer.explain(square_picture(), "top:1").target.index == one.target.index
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"providers": None},
+        {"providers": 3},
+        {"input": np.ones(3)},
+        {"output": []},
+        {"labels": 3},
+        {"activation": b"softmax"},
+        {"kind": np.ones(2)},
+        {"gradient": None},
+        {"surrogate": 3},
+        {"options": []},
+        {"threads": "2"},
+        {"extra_inputs": 3},
+        {"limits": 3},
+        {"cache": ""},
+    ],
+    ids=lambda given: next(iter(given)),
+)
+def test_an_argument_of_another_type_is_refused_by_its_name(given):
+    with pytest.raises(OptionError, match=f"^{next(iter(given))} is .*; give "):
+        ibisa.Explainer(model_path(), **given)

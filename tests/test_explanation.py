@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
+import struct
+from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from fuzz.examples import fuzzed
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ibisa_onnx.errors import ResultError
 from ibisa_onnx.explanation import (
@@ -22,6 +30,7 @@ from ibisa_onnx.explanation import (
     Sufficiency,
 )
 from ibisa_onnx.io.atomic import write_files
+from ibisa_onnx.limits import Limits
 
 FILES = {"explanation.json", "image.png", "map.npy", "overlay.png"}
 
@@ -227,3 +236,199 @@ def test_a_low_map_is_flat_unless_what_it_points_at_gives_the_answer_back(
     map[3:9, 4:12] = highest
     checked = None if shown is None else Sufficiency((0.0, 0.05), shown)
     assert replace(explanation, map=map, sufficiency=checked).flat is flat
+
+
+def tampered(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    path = folder / "explanation.json"
+    record = json.loads(path.read_text())
+    change(record)
+    path.write_text(json.dumps(record))
+
+
+def at(*keys: str, value: Any) -> Callable[[dict[str, Any]], object]:
+    def change(record: dict[str, Any]) -> None:
+        for key in keys[:-1]:
+            record = record[key]
+        record[keys[-1]] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (at("maps", value=["map", "../../etc/passwd"]), "maps is"),
+        (at("maps", value=["map", "map"]), "maps is"),
+        (at("maps", value=["effect"]), "maps is"),
+        (at("maps", value="map"), "maps is"),
+        (at("maps", value=[["map"]]), "maps is"),
+        (at("target", value="dog"), "target is 'dog', expected a table"),
+        (at("target", "probability", value="0.9"), "probability is '0.9', expected a number"),
+        (at("target", "probability", value=-0.5), "probability is -0.5, expected 0 or more"),
+        (at("target", "probability", value=True), "probability is True, expected a number"),
+        (at("target", "probability", value=float("nan")), "probability is nan"),
+        (at("target", "probability", value=1e999), "probability is inf"),
+        (at("target", "index", value=1.5), "index is 1.5"),
+        (at("target", "label", value=3), "label is 3, expected text"),
+        (at("target", "details", value={"box": "abcd"}), "box 'abcd'"),
+        (at("target", "details", value={"box": [0, 0, 1e30, 5]}), "in no picture"),
+        (at("target", "details", value={"box": [0, 0, None, 5]}), "in no picture"),
+        (at("target", "details", value={"at": [float("inf"), 1]}), "in no picture"),
+        (at("target", "details", value={"at": 7}), "in no picture"),
+        (at("target", "details", value={"value": "much"}), "value is 'much'"),
+        (at("target", "colour", value="red"), "unknown field 'colour'"),
+        (at("colour", value="red"), "unknown field 'colour'"),
+        (at("passes", "forward", value=-1), "forward is -1, expected 0 or more"),
+        (at("passes", "forward", value=2.5), "forward is 2.5, expected a whole number"),
+        (at("passes", "forward", value=True), "forward is True"),
+        (at("passes", value={}), "has no field 'forward'"),
+        (at("sufficiency", "areas", value=[0.1]), "1 areas and 2 probabilities"),
+        (at("sufficiency", value={"areas": [], "probabilities": []}), "0 areas"),
+        (at("sufficiency", "areas", value=[0.1, 1.5]), r"areas\[1\] is 1.5, expected 0 to 1"),
+        (at("sufficiency", "areas", value=[0.9, 0.9]), "areas"),
+        (at("completion", "done", value="7"), "done is '7'"),
+        (at("certificate", "holds", value=1), "holds is 1, expected true or false"),
+        (at("certificate", "difference", value="none"), "difference is 'none'"),
+        (at("provenance", "providers", value="CPU"), "providers is 'CPU', expected a list"),
+        (at("provenance", "versions", value={"numpy": 2}), "versions.numpy is 2"),
+        (at("provenance", "seed", value=None), "seed is None"),
+        (at("timings", "load", value=[]), "timings.load is"),
+        (at("warnings", value=["fine", 3]), r"warnings\[1\] is 3, expected text"),
+        (at("method", value=None), "method is None"),
+        (at("together", value=-3), "together is -3"),
+    ],
+)
+def test_a_record_that_was_changed_is_refused_by_the_field(explanation, tmp_path, change, match):
+    explanation.save(tmp_path)
+    tampered(tmp_path, change)
+    with pytest.raises(ResultError, match=f"damaged.*{match}") as caught:
+        Explanation.load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("[" * 100_000, "nested more than 64 deep"),
+        ('{"format": ' + "9" * 5000 + "}", "integer of 5,000 digits"),
+        ('{"format": ["\\ud800"]}', "half a character"),
+        ("7", "no table"),
+        ("\x00", "damaged"),
+    ],
+)
+def test_a_record_that_is_no_json_to_be_read_is_refused(explanation, tmp_path, text, match):
+    explanation.save(tmp_path)
+    (tmp_path / "explanation.json").write_text(text)
+    with pytest.raises(ResultError, match=match):
+        Explanation.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("values", "match"),
+    [
+        (np.zeros((30, 40), bool), "bool"),
+        (np.zeros((30, 40), complex), "c16"),
+        (np.full((30, 40), "0.5"), "<U3"),
+        (np.zeros((30, 40)), "float64"),
+        (np.zeros((30, 40, 1), np.float32), r"\[30, 40, 1\]"),
+        (np.zeros((30, 41), np.float32), r"map is \[30, 41\] and image.png \[30, 40\]"),
+        (np.full((30, 40), np.nan, np.float32), "NaN"),
+        (np.zeros((0, 40), np.float32), r"\[0, 40\]"),
+    ],
+)
+def test_a_map_that_was_changed_is_refused(explanation, tmp_path, values, match):
+    explanation.save(tmp_path)
+    np.save(tmp_path / "map.npy", values)
+    with pytest.raises(ResultError, match=f"damaged.*{match}"):
+        Explanation.load(tmp_path)
+
+
+def test_an_archive_or_a_pickle_is_no_map(explanation, tmp_path):
+    explanation.save(tmp_path)
+    np.savez(tmp_path / "a.npz", map=explanation.map)
+    (tmp_path / "a.npz").replace(tmp_path / "map.npy")
+    with pytest.raises(ResultError, match="archive"):
+        Explanation.load(tmp_path)
+    np.save(tmp_path / "map.npy", np.array([[{}]]), allow_pickle=True)
+    with pytest.raises(ResultError, match=r"holds '\|O'"):
+        Explanation.load(tmp_path)
+
+
+def test_another_picture_is_refused_before_it_is_decoded(explanation, tmp_path, monkeypatch):
+    explanation.save(tmp_path)
+    data = bytearray((tmp_path / "image.png").read_bytes())
+    data[16:24] = struct.pack(">II", 60_000, 60_000)
+    (tmp_path / "image.png").write_bytes(data)
+    monkeypatch.setattr("ibisa_onnx.io.decoding.decode", pytest.fail)
+    with pytest.raises(ResultError, match=r"image.png \[60000, 60000\]"):
+        Explanation.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("limits", "variable"),
+    [
+        (Limits(pixels=1199), "IBISA_ONNX_MAX_PIXELS"),
+        (Limits(file_bytes=1000), "IBISA_ONNX_MAX_FILE_BYTES"),
+        (Limits(text_bytes=100), "IBISA_ONNX_MAX_TEXT_BYTES"),
+    ],
+)
+def test_a_result_larger_than_the_limits_is_refused(explanation, tmp_path, limits, variable):
+    explanation.save(tmp_path)
+    assert Explanation.load(tmp_path, Limits(pixels=1200)).target == explanation.target
+    with pytest.raises(ResultError, match=variable):
+        Explanation.load(tmp_path, limits)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names")
+@pytest.mark.parametrize("name", sorted(FILES - {"overlay.png"}))
+def test_a_pipe_among_the_files_is_refused_at_once(explanation, tmp_path, name):
+    explanation.save(tmp_path)
+    (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ResultError, match="is a pipe"):
+        Explanation.load(tmp_path)
+
+
+@given(st.data())
+@fuzzed(100)
+def test_whatever_a_record_says_is_an_explanation_that_can_be_drawn_or_an_error(
+    explanation, tmp_path_factory, data
+):
+    folder = tmp_path_factory.mktemp("saved")
+    explanation.save(folder)
+    record = json.loads((folder / "explanation.json").read_text())
+    for _ in range(data.draw(st.integers(1, 3))):
+        place: Any = record
+        while isinstance(place, dict | list) and len(place):
+            keys = list(place) if isinstance(place, dict) else list(range(len(place)))
+            key, table = data.draw(st.sampled_from(keys)), place
+            place = table[key]
+            if data.draw(st.booleans()):
+                break
+        table[key] = deepcopy(data.draw(odd_values))
+    (folder / "explanation.json").write_text(json.dumps(record))
+    with contextlib.suppress(ResultError):
+        loaded = Explanation.load(folder)
+        loaded.encode(".png")
+        loaded.save(folder)
+        assert "\n" not in repr(loaded)
+
+
+odd_values = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-2, 2),
+    st.floats(),
+    st.sampled_from([10**18, 10**200, "", "0.5", "\x1b[31m\n", [], {}, [0, 0, 5, 5], [[[]]]]),
+    st.sampled_from([{"box": [0, 0, 9, 9]}, {"box": [1e9] * 4}, {"at": [1, 2]}, {"value": 2}]),
+    st.text(st.characters(categories=["Cs", "Cc", "Lo"]), max_size=3),
+)
+
+
+def test_text_that_is_no_utf_8_is_written_out_and_read_back(explanation, tmp_path):
+    provenance = replace(explanation.provenance, image="caf\udce9.png")
+    target = replace(explanation.target, details={"\ud800": "\udfff"})
+    replace(explanation, provenance=provenance, target=target).save(tmp_path)
+    loaded = Explanation.load(tmp_path)
+    assert loaded.provenance.image == r"caf\udce9.png"
+    assert loaded.target.details == {r"\ud800": r"\udfff"}

@@ -118,8 +118,8 @@ def exported_row(tmp_path: Path, gain: float) -> Row:
 
 def test_an_exported_file_without_detections_says_so_in_its_row(tmp_path):
     sure, unsure, none = (exported_row(tmp_path, gain) for gain in (0.9, 0.1, 0.001))
-    assert (sure.answers, sure.passes, sure.where) == (1, "20 + 10", "")
-    assert (unsure.answers, unsure.passes) == (0, "20 + 10")
+    assert (sure.answers, sure.passes, sure.where) == (1, "21 + 10", "")
+    assert (unsure.answers, unsure.passes) == (0, "21 + 10")
     assert "no detection" in unsure.where
     assert (none.answers, none.passes, none.gradient) == (0, "", "")
     assert "nothing was detected" in none.where

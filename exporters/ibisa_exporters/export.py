@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx
 
-from ibisa_exporters.onnx_export import Form, save, to_onnx
+from ibisa_exporters.onnx_export import Form, save, to_onnx, weights_path
 from ibisa_exporters.source import importable, load_source, source_file
 from ibisa_exporters.surrogate import surrogate_path, write_surrogate
 from ibisa_exporters.trained import Request, TrainedModel
@@ -137,9 +137,10 @@ def _write(
         check(found, _tolerance(options))
         warnings += _unexplained(stage / path.name, resolved.spec, pictures)
         if options.surrogate:
-            write_surrogate(model, stage / surrogate.name, _facts(stage / path.name))
+            facts = _facts(stage / path.name)
+            write_surrogate(model, stage / surrogate.name, facts, options.form.opset)
         written = {each.name for each in stage.iterdir()}
-    files = [path, path.with_name(f"{path.name}.data"), surrogate]
+    files = [each for file in (path, surrogate) for each in (file, weights_path(file))]
     warnings += [_NOT_KNOWN] if resolved.values_are_guessed else resolved.warnings
     warnings += _guesses(resolved) if known else []
     warnings += [] if any(each.varies for each in found) else [_CONSTANT]

@@ -23,6 +23,7 @@ from ibisa_onnx.models.onnx_file import essence
 from ibisa_onnx.preprocessing.sources.files import read_spec_file
 
 _CONFIG, _PROCESSOR = "config.json", "preprocessor_config.json"
+_NO_CODE: dict[str, Any] = {"trust_remote_code": False}  # where nothing is said, it asks the user
 
 
 class Logits(nn.Module):
@@ -78,7 +79,7 @@ def _load(transformers: Any, name: str, folder: Path, request: Request) -> Train
 
 def _config(transformers: Any, name: str, request: Request) -> Any:
     try:
-        config = transformers.AutoConfig.from_pretrained(name)
+        config = transformers.AutoConfig.from_pretrained(name, **_NO_CODE)
     except (OSError, ValueError, KeyError) as error:
         raise ExportError(
             f"transformers cannot read the config of {name}: {essence(error)}"
@@ -98,7 +99,7 @@ def _network(transformers: Any, name: str, config: Any, request: Request) -> nn.
         if request.weights == "default":
             return _pretrained(transformers, auto, name, config)
         with seeded(request.seed):
-            net: nn.Module = auto.from_config(config)
+            net: nn.Module = auto.from_config(config, **_NO_CODE)
     except (OSError, ValueError, RuntimeError) as error:
         hint = "; leave size= out" if request.size else ""
         raise ExportError(
@@ -114,7 +115,7 @@ def _pretrained(transformers: Any, auto: Any, name: str, config: Any) -> nn.Modu
     with _silent(transformers.utils.logging):
         net: nn.Module
         net, found = auto.from_pretrained(
-            name, config=config, dtype=torch.float32, output_loading_info=True
+            name, config=config, dtype=torch.float32, output_loading_info=True, **_NO_CODE
         )
     if missing := sorted(found["missing_keys"]):
         raise ExportError(

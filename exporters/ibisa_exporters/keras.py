@@ -1,11 +1,14 @@
-"""`model.keras`: a model that Keras 3 saved, run on its torch backend.
+"""`model.keras` or `model.h5`: a model that Keras 3 saved, run on its torch backend.
 
 On that backend a Keras model is an `nn.Module`, so it is exported and checked as all others are.
+Such a file may hold code (the function of a `Lambda` layer), which Keras runs as it opens the file
+unless it is in its safe mode; earlier versions did so even then.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,8 @@ from ibisa_onnx.preprocessing.spec import Preprocessing
 
 _SCALING = ("Rescaling", "Normalization")
 _BACKEND = "Keras runs on {}; set KERAS_BACKEND=torch for the export"
+_SAFE = (3, 11, 3)
+"""The first version whose safe mode holds for .h5 too, and for all that was found in .keras."""
 
 
 class Inference(nn.Module):
@@ -49,7 +54,7 @@ def load(name: str, request: Request) -> TrainedModel:
     if request.weights == "none":
         raise ExportError(f"{path} holds its own weights; leave weights='none' out")
     with keras.device("cpu"):  # a GPU would hold the weights where the file cannot be tried
-        net = _read(keras, path)
+        net = _read(keras, path, request.trust)
         if request.file is not None:
             _load_weights(net, request.file)
     if len(net.inputs) != 1 or len(net.outputs) != 1:
@@ -79,16 +84,31 @@ def _import() -> Any:
     return keras
 
 
-def _read(keras: Any, path: Path) -> Any:
+def _read(keras: Any, path: Path, trust: bool) -> Any:
     if not path.is_file():
         raise ExportError(f"there is no Keras model {path}; save one: model.save('model.keras')")
+    if not trust and _version(keras.__version__) < _SAFE:
+        raise ExportError(
+            f"Keras {keras.__version__} may run code that {path} holds; install 3.11.3 or later, "
+            "or say trust=True if you trust whoever made the file"
+        )
     try:
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
+        return keras.saving.load_model(path, compile=False, safe_mode=not trust)
     except Exception as error:
+        if "safe_mode" in str(error):
+            raise ExportError(
+                f"{path} holds code of its own (a Lambda layer); say trust=True if you trust "
+                "whoever made it"
+            ) from error
         raise ExportError(
             f"Keras cannot load {path}: {essence(error)}; what needs TensorFlow itself goes "
             "another way: python -m tf2onnx.convert, and then ibisa-onnx annotate"
         ) from error
+
+
+def _version(text: str) -> tuple[int, ...]:
+    """Return the numbers that a version begins with."""
+    return tuple(int(each) for each in re.findall(r"\d+", text)[:3])
 
 
 def _load_weights(net: Any, path: Path) -> None:

@@ -57,8 +57,10 @@ class Form:
         return "float16" if self.half else "float32"
 
 
-def to_onnx(model: TrainedModel, form: Form) -> onnx.ModelProto:
+def to_onnx(model: TrainedModel, form: Form, hint: str = "") -> onnx.ModelProto:
     """Write a network as an ONNX graph: input `image`, output `scores`.
+
+    `hint` says what to do where it cannot be traced.
 
     Raises
     ------
@@ -75,7 +77,7 @@ def to_onnx(model: TrainedModel, form: Form) -> onnx.ModelProto:
         if form.opset < OPSET:
             proto = _from_tracer(module, example, form)
         else:
-            hint = "torch.export must take it" if form.batch else "batch=1 may help"
+            hint = hint or ("torch.export must take it" if form.batch else "batch=1 may help")
             proto = _from_program(trace(module, example, form.batch is None, hint), form)
     if (written := proto.opset_import[0].version) != form.opset:
         raise ExportError(f"torch writes opset {written}, not {form.opset}; choose another opset=")
@@ -108,11 +110,11 @@ def trace(
 
 
 def save(proto: onnx.ModelProto, path: Path) -> None:
-    """Save a graph; weights that are too large for it go into one file beside it, PATH.data."""
+    """Save a graph; weights that are too large for it go into one file beside it."""
     if sum(len(tensor.raw_data) for tensor in proto.graph.initializer) <= _LARGEST:
         onnx.save_model(proto, path)
         return
-    data = path.with_name(f"{path.name}.data")
+    data = weights_path(path)
     onnx.save_model(
         proto,
         path,
@@ -121,6 +123,11 @@ def save(proto: onnx.ModelProto, path: Path) -> None:
         size_threshold=_SMALLEST_EXTERNAL,
     )
     data.chmod(path.stat().st_mode)  # onnx makes it for its owner alone
+
+
+def weights_path(path: Path) -> Path:
+    """Return where the weights go that are too large for a graph's file: PATH.data."""
+    return path.with_name(f"{path.name}.data")
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""`model.pt2`: a program that `torch.export.save` wrote."""
+"""`model.pt2`: a program that `torch.export.save` wrote, from someone who is trusted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from ibisa_exporters.trained import SIDE, Request, TrainedModel
 from ibisa_exporters.weights import load_weights
 from ibisa_onnx.errors import ExportError
-from ibisa_onnx.gradients.surrogate import load_program
+from ibisa_onnx.gradients.surrogate import load_program, module_of
 
 
 def load(name: str, request: Request) -> TrainedModel:
@@ -18,14 +18,14 @@ def load(name: str, request: Request) -> TrainedModel:
     path = Path(name)
     if request.weights == "none":
         raise ExportError(f"{path} holds its own weights; leave weights='none' out")
-    program = load_program(path, "program")
+    program = load_program(path, "program", request.trust)
     _check_evaluates(program, path)
     batch, channels, *sides = _input(program, path)
     own = [side if isinstance(side, int) else None for side in sides]
     wanted = request.size or [side or SIDE for side in own]
     if any(side not in (None, want) for side, want in zip(own, wanted, strict=True)):
         raise ExportError(f"{path} takes {sides[0]} x {sides[1]} pixels; leave size= out")
-    module = program.module()
+    module = module_of(program, path, "program")
     vars(module).pop("train", None)  # it refuses, and torch's older tracer calls it; nn.Module's do
     if request.file is not None:
         load_weights(module, request.file)

@@ -22,6 +22,9 @@ from ibisa_onnx.models.onnx_file import essence
 _RESCALING = ("googlenet", "inception_v3")
 
 
+_DOWNLOAD: dict[str, Any] = {"progress": False, "check_hash": True, "weights_only": True}
+
+
 def load(name: str, request: Request) -> TrainedModel:
     """Build an architecture of torchvision."""
     models = import_extra("torchvision", "torchvision").models
@@ -94,7 +97,7 @@ def _cached(published: Any) -> Path:
     if not file.is_file():
         fetch(
             published.url,
-            lambda: published.get_state_dict(progress=False, check_hash=True),
+            lambda: published.get_state_dict(**_DOWNLOAD),
             f"put {file.name} into {folder}, or give weights=FILE, or weights='none' (random)",
         )
     return file

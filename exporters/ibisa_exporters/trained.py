@@ -47,12 +47,16 @@ class Request:
         How many the network tells apart; None: as many as its default weights do.
     size
         Height and width of the input; None: the source's own.
+    trust
+        Whether code in a file that holds a network may be run, as opening some formats does. That
+        of a factory always is.
     """
 
     weights: str = "default"
     seed: int = 0
     classes: int | None = None
     size: tuple[int, int] | None = None
+    trust: bool = False
 
     @property
     def file(self) -> Path | None:

@@ -81,7 +81,7 @@ def verify(
         The file does not run, or gives another number of scores.
     """
     try:
-        session = create_session(str(path), [CPU], None)
+        session = create_session(str(path), [CPU], None, path.name)
     except Exception as error:
         raise ExportError(f"ONNX Runtime cannot open what torch wrote: {essence(error)}") from error
     inputs = {"random": _random_images(model, max(_RANDOM, form.batch or 0))}

@@ -7,6 +7,7 @@ initializers are only names with a type. Nothing here knows of derivatives.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -15,12 +16,28 @@ from onnx import helper, inliner, numpy_helper
 
 from ibisa_onnx.autodiff.branches import inline_branches
 from ibisa_onnx.autodiff.inference import infer_types
-from ibisa_onnx.autodiff.node import Node, evaluate, in_order, opsets_of, prune
+from ibisa_onnx.autodiff.node import (
+    Node,
+    check_arity,
+    evaluate,
+    in_order,
+    inner_graphs,
+    opsets_of,
+    prune,
+)
 from ibisa_onnx.autodiff.types import Array, TensorType, with_open_sides
 from ibisa_onnx.errors import ModelError, UnsupportedOperatorError
+from ibisa_onnx.models.soundness import check_sound
 
 # Shapes, axes, pads and scalars are smaller than this; weights are not worth looking into.
 _SMALL = 4096
+_MOST = 1 << 27  # numbers of a constant that is worked out
+# What these compute of small constants may be large.
+_GROWING = frozenset(
+    {"Col2Im", "ConstantOfShape", "Expand", "EyeLike", "MaxUnpool", "OneHot", "Pad", "Range"}
+    | {"Resize", "Tile", "Upsample", "CenterCropPad", "HammingWindow", "HannWindow"}
+    | {"BlackmanWindow", "MelWeightMatrix", "Conv", "ConvTranspose", "ScatterND"}
+)
 RANDOM = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
     | {"Bernoulli", "Multinomial"}
@@ -37,6 +54,7 @@ class Graph:
     """
 
     def __init__(self, model: onnx.ModelProto, output: str, *, weights: bool = True) -> None:
+        check_sound(model, "the model")  # functions may be written out into any number of nodes
         if model.graph.sparse_initializer:
             name = model.graph.sparse_initializer[0].values.name
             raise UnsupportedOperatorError(f"the sparse initializer {name!r} is not covered")
@@ -51,6 +69,7 @@ class Graph:
         self.imports = list(skeleton.opset_import)
         self.opsets = opsets_of(self.imports)
         self._skeleton = skeleton
+        check_arity(skeleton.graph.node, self.opsets)
         nodes = [Node.read(proto, self.opsets) for proto in skeleton.graph.node]
         if not any(output in node.outputs for node in nodes):
             names = ", ".join(o.name for o in self.outputs)
@@ -106,10 +125,18 @@ class Graph:
             return self._read(self.initializers[name])
         node = self.producers[name]
         feeds = {used: self.value(used) for used in node.uses}
-        if any(value is None for value in feeds.values()):
+        if any(value is None for value in feeds.values()) or not self._is_bounded(node):
             return None
         results = evaluate(node, {k: v for k, v in feeds.items() if v is not None}, self.opsets)
         return results[node.outputs.index(name)]
+
+    def _is_bounded(self, node: Node) -> bool:
+        """Whether what a node of constants computes is known to fit into memory, and to end."""
+        shapes = [self.type(name).static for name in node.outputs if name]
+        if any(shape is not None and math.prod(shape) > _MOST for shape in shapes):
+            return False
+        turns = any(True for _ in inner_graphs([node.proto]))
+        return not turns and (None not in shapes or node.op_type not in _GROWING)
 
     def _read(self, tensor: onnx.TensorProto) -> Array | None:
         external = tensor.data_location == onnx.TensorProto.EXTERNAL

@@ -67,8 +67,11 @@ def _infer(
     produced = {name for node in nodes for name in node.outputs} & known.keys()
     judged = {name for node in nodes if node.op_type in _MISJUDGED for name in node.outputs}
     given = judged & found.keys()
+    endless = _endless(nodes)
     kept = [
-        node for node in nodes if not produced >= {*node.outputs} and node.outputs[0] not in given
+        node
+        for node in nodes
+        if not produced >= {*node.outputs} and not {*node.outputs} & (given | endless)
     ]
     for place, node in enumerate(kept):
         model.graph.node.append(_with_constants(_plain(model, node, place), node.captured, known))
@@ -142,6 +145,44 @@ def _without_long_vectors(
             yield value_info(info.name, TensorType(kind.elem, (None,)))
         else:
             yield info
+
+
+def _endless(nodes: Sequence[Node]) -> set[str]:
+    """Outputs of nodes that may put a very long vector together: ONNX would follow all of it.
+
+    A vector that is joined to itself again and again doubles each time.
+    """
+    lengths: dict[str, int] = {}
+    return {
+        name
+        for node in nodes
+        if _longest([node.proto], lengths) > _LONGEST_DATA
+        for name in node.outputs
+    }
+
+
+def _longest(protos: Iterable[onnx.NodeProto], lengths: dict[str, int]) -> int:
+    """How many parts the longest vector has that nodes may make, inner ones too.
+
+    `lengths` are those of vectors before, to which theirs are added.
+    """
+    most = 1
+    for proto in protos:
+        if proto.op_type in _HANDED_ON:
+            parts = [lengths.get(name, 1) for name in proto.input] or [1]
+            length = sum(parts) if proto.op_type == "Concat" else max(parts)
+            if length > 1:
+                lengths.update(dict.fromkeys(proto.output, length))
+                most = max(most, length)
+        for graph in inner_graphs([proto]):
+            most = max(most, _longest(graph.node, lengths))
+    return most
+
+
+_HANDED_ON = frozenset(
+    {"Concat", "Identity", "Cast", "Squeeze", "Unsqueeze", "Slice", "Gather", "Add", "Sub", "Mul"}
+)
+"""Operators through which ONNX's inference follows vectors."""
 
 
 def _known(vectors: Mapping[str, Vector], types: Types) -> Iterator[tuple[str, Array]]:
@@ -229,7 +270,7 @@ def _vector(node: Node, types: Types, vectors: Mapping[str, Vector]) -> Vector |
         elems = {types.get(node.input(0), TensorType()).elem, node.attribute("to")}
         return first if elems <= {*_INTEGERS} else None
     if node.op_type == "Concat":
-        return sum(vectors_given, ())
+        return _bounded(vectors_given)
     if node.op_type == "Gather":
         return _picked(first, rest[0])
     if node.op_type == "Slice":
@@ -316,6 +357,11 @@ def _measured(node: Node, source: TensorType) -> Vector | None:
     if node.op_type == "Shape":
         return source.dims[slice(node.attribute("start", 0), node.attribute("end"))]
     return (None if source.static is None else math.prod(source.static),)
+
+
+def _bounded(vectors: Sequence[Vector]) -> Vector | None:
+    """Concat; None where it is too long to follow."""
+    return sum(vectors, ()) if sum(map(len, vectors)) <= _LONGEST_DATA else None
 
 
 def _picked(vector: Vector, places: Vector) -> Vector | None:

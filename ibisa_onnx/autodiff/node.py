@@ -72,6 +72,31 @@ def inner_graphs(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
             yield from attribute.graphs
 
 
+def check_arity(nodes: Iterable[onnx.NodeProto], opsets: Mapping[str, int]) -> None:
+    """See that operators have as many inputs and outputs as they may; ONNX's inference trusts that.
+
+    Raises
+    ------
+    ModelError
+        One has not.
+    """
+    for node in nodes:
+        check_arity((child for graph in inner_graphs([node]) for child in graph.node), opsets)
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        opset = opsets.get(domain, 1)
+        if not onnx.defs.has(node.op_type, opset, domain):
+            continue
+        schema = onnx.defs.get_schema(node.op_type, opset, domain)
+        inputs, outputs = len(node.input), len(node.output)
+        fits = schema.min_input <= inputs <= schema.max_input
+        if not (fits and schema.min_output <= outputs <= schema.max_output):
+            name = node.name or next(iter(node.output), "")
+            raise ModelError(
+                f"{node.op_type} {name!r} has {inputs} inputs and {outputs} outputs, which it "
+                "cannot have; export the model anew"
+            )
+
+
 def _captured(node: onnx.NodeProto) -> set[str]:
     """Names that the node's subgraphs take from outside."""
     names: set[str] = set()

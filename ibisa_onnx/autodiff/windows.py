@@ -6,6 +6,7 @@ of the backward graph: constants where the image size is fixed, read at run time
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -20,6 +21,7 @@ from ibisa_onnx.autodiff.types import Dimension
 from ibisa_onnx.errors import UnsupportedOperatorError
 
 Offset = tuple[int, ...]
+_MOST_TAPS = 1 << 20  # some gradients write a node for each
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Windows:
         n = len(kernel)
         if n == 0:
             raise UnsupportedOperatorError("its kernel's shape is not known")
+        if math.prod(kernel) > _MOST_TAPS:
+            raise UnsupportedOperatorError(f"a kernel of {math.prod(kernel):,} taps is not covered")
         strides = tuple(node.attribute("strides", [1] * n))
         dilations = tuple(node.attribute("dilations", [1] * n))
         extents = [d * (k - 1) + 1 for d, k in zip(dilations, kernel, strict=True)]

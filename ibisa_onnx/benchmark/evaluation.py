@@ -43,6 +43,7 @@ from ibisa_onnx.metrics.regions import ONLY, REGION, SHARE, WITHOUT, RegionTest
 from ibisa_onnx.metrics.subject import remembering
 from ibisa_onnx.metrics.verdict import JUDGES
 from ibisa_onnx.pipeline import explained_target
+from ibisa_onnx.preprocessing.resampling import resample
 from ibisa_onnx.targets.base import Objective
 from ibisa_onnx.targets.boxes import similarity_of
 
@@ -93,7 +94,7 @@ def at_model_size(problem: Problem, map: npt.NDArray[Any]) -> npt.NDArray[Any]:
         It has another size.
     """
     geometry = problem.row.geometry
-    if map.shape == geometry.picture:
+    if map.shape in (geometry.picture, geometry.shown):
         return geometry.project(map)
     if map.shape == geometry.model:
         return map
@@ -106,7 +107,12 @@ def at_model_size(problem: Problem, map: npt.NDArray[Any]) -> npt.NDArray[Any]:
 def at_picture_size(problem: Problem, map: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return a map as it lies on the picture, [H, W]; parameters as of `at_model_size`."""
     geometry = problem.row.geometry
-    return map if map.shape == geometry.picture else geometry.restore(map)
+    if map.shape == geometry.picture:
+        return map
+    if map.shape == geometry.shown:
+        height, width = (side / geometry.reduction for side in geometry.picture)
+        return resample(map, geometry.picture, box=(0, 0, height, width))
+    return geometry.whole.restore(map)
 
 
 def evaluate(
@@ -375,7 +381,7 @@ class MapEvaluator:
     def warnings(self) -> list[str]:
         """What there is to know of the regions: how much of them the model does not see."""
         geometry = self.problem.row.geometry
-        seen = geometry.restore(np.ones(geometry.model, np.float32)) > 0
+        seen = geometry.whole.restore(np.ones(geometry.model, np.float32)) > 0
         shares = {each.name: float(seen[each.pixels].mean()) for each in self.regions}
         return [
             f"{name}: the preprocessing crops {1 - share:.0%} of it away"

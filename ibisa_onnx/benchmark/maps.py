@@ -2,43 +2,37 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from ibisa_onnx.benchmark.regions import PictureRegion
 from ibisa_onnx.errors import MetricError
+from ibisa_onnx.io.arrays import load_npy, read_npy
 from ibisa_onnx.io.atomic import write_files
+from ibisa_onnx.io.files import name_of
 from ibisa_onnx.io.formats import encode_npy
 from ibisa_onnx.io.images import read_image
+from ibisa_onnx.limits import Limits
 from ibisa_onnx.metrics.maps import Map, checked_map, checked_region
 
 _DIGITS = 8  # of a picture's SHA-256, in the name of its map
 
 
-def read_map(source: Path | bytes) -> Map:
+def read_map(source: Path | bytes, limits: Limits | None = None) -> Map:
     """Read a map from a .npy file, or from its bytes, as finite float64 [H, W].
 
     Raises
     ------
     MetricError
-        It cannot be read, or holds no map.
+        It cannot be read, holds no map, or has more bytes than the limit.
     """
-    name = "the map" if isinstance(source, bytes) else str(source)
-    try:
-        data = source if isinstance(source, bytes) else source.read_bytes()
-        values = np.load(io.BytesIO(data), allow_pickle=False)
-    except OSError as error:
-        why = error.strerror or "it is cut off"
-        raise MetricError(f"{name}: cannot read this map: {why}; give a .npy file") from error
-    except (ValueError, EOFError, SyntaxError) as error:  # no header, a broken one, or a pickle
-        raise MetricError(f"{name}: this is no .npy file of numbers; give a map as one") from error
-    if not isinstance(values, np.ndarray):
-        raise MetricError(f"{name}: this holds several arrays; give one map as a .npy file")
+    if isinstance(source, bytes):
+        name, values = "the map", read_npy(source, "the map", MetricError, limits)
+    else:
+        name, values = name_of(source), load_npy(source, "map", MetricError, limits)
     try:
         return checked_map(values)
     except MetricError as error:

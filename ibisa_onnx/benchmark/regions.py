@@ -76,7 +76,7 @@ def _pixels_of(objective: RegionObjective, problem: Problem) -> Region:
         ((np.arange(size) + 0.5) * cells / size).astype(np.intp)
         for size, cells in zip(geometry.model, mask.shape, strict=True)
     )
-    return geometry.restore(mask[np.ix_(rows, columns)].astype(np.float32)) > _HALF
+    return geometry.whole.restore(mask[np.ix_(rows, columns)].astype(np.float32)) > _HALF
 
 
 def seen_of(region: PictureRegion, problem: Problem) -> Region:

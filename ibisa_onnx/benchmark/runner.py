@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +11,6 @@ from typing import Any, Protocol
 
 import numpy.typing as npt
 
-import ibisa_onnx
 from ibisa_onnx.benchmark.answers import calibrated
 from ibisa_onnx.benchmark.evaluation import (
     MapMetric,
@@ -27,7 +24,7 @@ from ibisa_onnx.benchmark.maps import MapFolder, read_map
 from ibisa_onnx.benchmark.memory import PeakMemory
 from ibisa_onnx.benchmark.row import SECONDS_DIGITS, Key, ScoreRow
 from ibisa_onnx.benchmark.store import Store
-from ibisa_onnx.benchmark.target_digest import digestible
+from ibisa_onnx.benchmark.target_digest import request_digest
 from ibisa_onnx.errors import GradientError, ImageError, MetricError, OutputError, TargetError
 from ibisa_onnx.explainer import Explainer, Target
 from ibisa_onnx.explanation import Explanation
@@ -122,16 +119,15 @@ class Benchmark:
             A method cannot explain this model; a result cannot be written.
         """
         pictures = self._pictures()
-        shared = {
-            "version": ibisa_onnx.__version__,
-            "explainer": self.explainer.settings,
-            "seed": self.seed,
-            "target": digestible(self.target),
-        }
-        digests = {entry.name: _digest(entry, shared) for entry in self.entries}
+        digests = {entry.name: self._digest(entry) for entry in self.entries}
         work = _Run(self, digests, pictures, progress)
         for image, sha256 in pictures.items():
             yield from work.rows(image, sha256)
+
+    def _digest(self, entry: Entry) -> str:
+        """Return a digest of all but the picture that the scores of a method depend on."""
+        made = self.target, self.seed, entry.files
+        return request_digest(self.explainer, entry.method, *made)[:12]
 
     def _pictures(self) -> dict[Path, str]:
         """Return the SHA-256 of each picture that can be read."""
@@ -146,17 +142,6 @@ class Benchmark:
                 self.listener.warned(image, f"has the content of {found[sha256]}, and counts once")
             found.setdefault(sha256, image)
         return {image: sha256 for sha256, image in found.items()}
-
-
-def _digest(entry: Entry, shared: Mapping[str, object]) -> str:
-    """Return a digest of all but the picture that the scores depend on."""
-    facts = {
-        **shared,
-        "method": dict(entry.method.settings),
-        "files": [image_sha256(file) for file in entry.files],
-    }
-    text = json.dumps(facts, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 class _Run:

@@ -11,6 +11,7 @@ from pathlib import Path
 from ibisa_onnx.benchmark.row import SECONDS_DIGITS, Key, ScoreRow
 from ibisa_onnx.errors import ResultError
 from ibisa_onnx.io.atomic import write_files
+from ibisa_onnx.io.files import read_file
 
 _HEAD = ("image", "image_sha256", "method", "settings", "target")
 _COST = ("forward", "backward", "seconds", "peak_bytes")
@@ -84,12 +85,13 @@ class Store:
         if not self.path.exists():
             return []
         try:
-            data = self.path.read_bytes()
+            data = read_file(self.path, "scores", ResultError)
             whole = data[: data.rfind(b"\n") + 1]
             lines = list(csv.reader(io.StringIO(whole.decode(), newline="")))
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            why = getattr(error, "strerror", None) or "this is no table of scores"
-            raise ResultError(f"{self.path}: cannot read: {why}; give another -o") from error
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise ResultError(
+                f"{self.path}: cannot read: this is no table of scores; give another -o"
+            ) from error
         head = ",".join(_BEFORE).encode()
         if not head.startswith(data[: len(head)]) or not all(lines[:1]):
             raise ResultError(

@@ -1,12 +1,14 @@
 """The command line: one file a verb, loaded when it is called.
 
 Here are the group and the one place where errors become lines and exit codes: 0 done, 1 it could
-not be done, 2 wrong usage, 130 interrupted. Anything heavier than click is imported by the verbs,
-inside their functions, so that `--help` and `--version` answer at once.
+not be done, 2 wrong usage, 130 interrupted; by other signals `__main__` ends it. Anything heavier
+than click is imported by the verbs, inside their functions, so that `--help` and `--version` answer
+at once.
 """
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -17,11 +19,13 @@ from typing import NoReturn
 
 import click
 
-from ibisa_onnx.commands.console import INTERRUPTED, echo, report_error
+from ibisa_onnx.commands.console import INTERRUPTED, echo, report_error, silence
 from ibisa_onnx.errors import IbisaError
 
 _NAME = "ibisa-onnx"
-_PACKAGES = {"cv2": "opencv-python-headless"}  # what pip calls a module that is named otherwise
+_ASCII = "".join(map(chr, range(0x20, 0x7F)))
+_PACKAGES = {"cv2": "opencv-python-headless", "PIL": "pillow"}  # pip names them otherwise
+_LIBRARIES = (".so", ".pyd")
 _VERBS = (
     "run",
     "inspect",
@@ -90,10 +94,30 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     args
         The words after the command's name; None: the process's own.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a label must not fail on a narrow encoding
-            stream.reconfigure(errors="backslashreplace")
+    _open_streams()
     sys.exit(_run(list(sys.argv[1:] if args is None else args)))
+
+
+def _open_streams() -> None:
+    """See that there are standard streams, and that nothing that is said can fail on them.
+
+    Python has none where descriptors were closed, or in a program without a console.
+    """
+    sys.stdin = sys.stdin or open(os.devnull, encoding="utf-8")  # noqa: PTH123, SIM115
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            encoding = None if _writes_ascii(stream.encoding) else "utf-8"
+            stream.reconfigure(encoding=encoding, errors="backslashreplace")
+
+
+def _writes_ascii(encoding: str) -> bool:
+    """Tell whether an encoding is one of text, and not `undefined`, `idna` or another oddity."""
+    try:
+        return _ASCII.encode(encoding).decode(encoding) == _ASCII
+    except (LookupError, UnicodeError):
+        return False
 
 
 def _run(args: list[str]) -> int:
@@ -117,23 +141,43 @@ def _run(args: list[str]) -> int:
         report_error(str(error))
         return 1
     except BrokenPipeError:
-        # The reader has gone; the interpreter must not try to flush to it on its way out.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence(sys.stdout)  # the reader has gone
         return 1
     except OSError as error:
-        where = f" {error.filename}" if error.filename else ", stdout perhaps"
-        report_error(f"cannot read or write{where}: {error.strerror or error}")
+        report_error(_input_output(error))
+        return 1
+    except MemoryError as error:
+        report_error(
+            f"not enough memory{f' ({error})' if str(error) else ''}; take a smaller picture or "
+            "model, or free some"
+        )
         return 1
     except Exception as error:
         report_error(_missing(error) or _bug(error, args))
-        if _verbose(args):
-            traceback.print_exc()
+        for line in traceback.format_exc().splitlines() if _verbose(args) else ():
+            echo(line, err=True)
         return 1
     return code if isinstance(code, int) else 0
 
 
+def _input_output(error: OSError) -> str:
+    """Say what could not be read or written, and what to do."""
+    # Without a name, what is not there is the working folder, which was removed.
+    unnamed = "." if isinstance(error, FileNotFoundError) else "a standard stream"
+    where = error.filename or unnamed
+    full = error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None))
+    advice = "free some space" if full else "check that it is there and may be used"
+    return f"cannot read or write {where}: {error.strerror or error}; {advice}"
+
+
 def _missing(error: Exception) -> str:
-    """Say which package is not there, where the installation is not whole, as after --no-deps."""
+    """Say which package is not there, where the installation is not whole, as after --no-deps.
+
+    Or which library of one cannot be loaded: it needs another, or more memory than is allowed.
+    """
+    for each in (error, error.__cause__):  # of which NumPy makes a page
+        if isinstance(each, ImportError) and str(each.path).endswith(_LIBRARIES):
+            return f"a library cannot be loaded: {each}; install what it needs, or free some memory"
     name = error.name if isinstance(error, ModuleNotFoundError) else None
     package = (name or "").split(".")[0]
     if not package or package.startswith("ibisa_"):

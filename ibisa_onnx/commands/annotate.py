@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ibisa_onnx.commands.console import Console, console_options, rows
+from ibisa_onnx.commands.console import Console, Line, console_options, rows, write_bytes
+from ibisa_onnx.commands.deadlines import deadline_of_all
 from ibisa_onnx.commands.model_options import ModelChoice, described_model_options
 from ibisa_onnx.commands.model_output import model_destination, write_model
 from ibisa_onnx.commands.outputs import check_out
@@ -66,6 +66,7 @@ class _Facts:
 )
 @click.option("--remove", is_flag=True, help="Take out what an earlier annotate wrote.")
 @described_model_options
+@deadline_of_all
 @console_options
 def command(console: Console, out: str | None, remove: bool, choice: ModelChoice) -> None:
     """Write into MODEL's metadata how pictures become its input, and what its classes are called.
@@ -154,8 +155,7 @@ def _write(path: Path | None, proto: onnx.ModelProto, file: ModelFile) -> dict[s
 
     data = check_opens(proto, file)
     if path is None:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+        write_bytes(data)
     else:
         write_model(path, data, proto, file)
     return {each.key: each.value for each in proto.metadata_props}
@@ -201,7 +201,7 @@ def _remove(console: Console, out: str | None, choice: ModelChoice) -> None:
     console = console.on_stderr() if path is None else console
     data = {"model": choice.model, "file": path and str(path), "removed": keys, "metadata": left}
     text = sections_text(_title(path), {"removed": [f"  {key}" for key in keys]})
-    console.result(text, data, bare=str(path) if path else "")
+    console.result(text, data, bare=[str(path)] if path else [])
 
 
 def _tell(
@@ -226,7 +226,7 @@ def _tell(
         "still_to_be_said": flags,
         "warnings": list(facts.warnings),
     }
-    sections = {
+    sections: dict[str, Sequence[Line]] = {
         "written": _written_rows(written, facts.names),
         "preprocessing": field_rows(resolved_fields),
         "labels": label_rows(facts.labels),
@@ -235,7 +235,7 @@ def _tell(
             + (f"; still give {' '.join(flags)}" if flags else "")
         ],
     }
-    console.result(sections_text(_title(path), sections), data, bare=str(path) if path else "")
+    console.result(sections_text(_title(path), sections), data, bare=[str(path)] if path else [])
 
 
 def _still_to_be_said(choice: ModelChoice) -> list[str]:
@@ -249,7 +249,7 @@ def _title(path: Path | None) -> str:
     return f"wrote {path}" if path else "wrote to stdout"
 
 
-def _written_rows(written: Mapping[str, str], labels: Sequence[str] | None) -> list[str]:
+def _written_rows(written: Mapping[str, str], labels: Sequence[str] | None) -> list[Line]:
     """Show each key that was written and the beginning of its value."""
     from ibisa_onnx.models.signature import METADATA_KEY
 

@@ -14,6 +14,7 @@ from ibisa_onnx.commands.console import (
     INTERRUPTED,
     Bar,
     Console,
+    Line,
     console_options,
     duration,
     report_error,
@@ -28,6 +29,7 @@ from ibisa_onnx.commands.explaining import (
 from ibisa_onnx.commands.model_options import ModelChoice, model_options
 from ibisa_onnx.commands.outputs import STDIO, check_folder, check_out, expand
 from ibisa_onnx.commands.target_options import AskedTargets, target_options
+from ibisa_onnx.ending import LastWords
 
 if TYPE_CHECKING:
     from ibisa_onnx import Explainer
@@ -135,7 +137,8 @@ def command(
     table = Table(rows, [entry.name for entry in entries], wanted)
     paths = [*_write(table, folder, Path(choice.model).stem), store.path]
     old = len(rows) - (len(store.rows) - known)
-    console.result(_text(table, paths, old), _record(table, paths, listener), bare=table.markdown())
+    bare = table.markdown().splitlines()
+    console.result(_text(table, paths, old), _record(table, paths, listener), bare=bare)
     if listener.left_out:
         console.warn([f"left out: {len(listener.left_out)} of {len(benchmark.images)} pictures"])
         raise click.exceptions.Exit(1)
@@ -166,7 +169,7 @@ class _Listener:
             self.bar.wipe()
         scores = ", ".join(f"{name} {value:.3f}" for name, value in row.scores.items())
         cost = f"{row.forward} + {row.backward} passes, {duration(row.seconds)}"
-        self.console.note(f"{row.image}, {row.method}: {scores}; {cost}")
+        self.console.note([f"{row.image}, {row.method}: {scores}; {cost}"])
 
 
 def _entries(
@@ -200,16 +203,21 @@ def _entries(
 def _measure(benchmark: Benchmark, listener: _Listener) -> list[ScoreRow]:
     """Measure all that is missing; when that is interrupted, say how to go on."""
     rows: list[ScoreRow] = []
-    try:
-        for row in benchmark.run(listener.bar):
-            rows.append(row)
-            listener.measured(row)
-    except KeyboardInterrupt:
-        listener.bar.wipe()
-        report_error(
+
+    def words() -> str:
+        return (
             f"interrupted after {len(rows)} maps; the same command goes on from there, by "
             f"{benchmark.store.path}"
         )
+
+    try:
+        with LastWords(words):
+            for row in benchmark.run(listener.bar):
+                rows.append(row)
+                listener.measured(row)
+    except KeyboardInterrupt:
+        listener.bar.wipe()
+        report_error(words())
         raise click.exceptions.Exit(INTERRUPTED) from None
     return rows
 
@@ -228,7 +236,7 @@ def _write(table: Table, folder: Path, title: str) -> list[Path]:
     return list(files)
 
 
-def _text(table: Table, paths: Sequence[Path], old: int) -> str:
+def _text(table: Table, paths: Sequence[Path], old: int) -> list[Line]:
     """Return what people read: the table, on how many pictures, and where it is."""
     if table.pictures == 1:
         how = "1 picture, so no intervals"
@@ -236,7 +244,8 @@ def _text(table: Table, paths: Sequence[Path], old: int) -> str:
         how = f"{table.pictures} pictures: means with 95% intervals, paired in the lead"
     before = f"{old} maps were measured before. " if old else ""
     where = ", ".join(path.name for path in paths)
-    return f"{table.markdown()}\n\n{how}. {before}Written to {paths[0].parent}: {where}"
+    last = f"{how}. {before}Written to {paths[0].parent}: {where}"
+    return [*table.markdown().splitlines(), "", last]
 
 
 def _record(table: Table, paths: Sequence[Path], listener: _Listener) -> dict[str, Any]:

@@ -1,24 +1,48 @@
 """What the commands say, and where: results to stdout, everything else to stderr.
 
-Only words; what is said is decided by the verbs.
+Only words; what is said is decided by the verbs. It goes out line by line, and what comes from
+files can neither end a line nor command a terminal: a line is escaped here, and colours are added
+here alone. What cannot be said on stderr is dropped, for nobody listens.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
 from ibisa_onnx.commands.flags import with_flags
+from ibisa_onnx.escaping import escaped, escaped_json, shortened
 
 INTERRUPTED = 130
 """The exit code of what was ended by Ctrl-C, as shells have it."""
+_LONGEST = 1000  # characters of an error or a warning
+_LONGEST_RESULT = 4000
+_LONGEST_LABEL = 40
+
+
+@dataclass(frozen=True)
+class Styled:
+    """A line in bold, or in one of click's colours, where those are shown."""
+
+    text: str
+    bold: bool = False
+    colour: str | None = None
+
+
+Line = str | Styled
+
+
+def heading(text: str) -> Styled:
+    """Return a line that stands over others."""
+    return Styled(text, bold=True)
 
 
 class Bar:
@@ -43,7 +67,7 @@ class _DrawnBar(Bar):
     _WIDTH = 24
 
     def __init__(self, label: str) -> None:
-        self._label = label
+        self._label = shortened(escaped(label), _LONGEST_LABEL)
         self._drawn = ""
 
     def __call__(self, done: int, total: int, seconds_left: float | None = None) -> None:
@@ -52,12 +76,12 @@ class _DrawnBar(Bar):
         left = "" if seconds_left is None else f", about {duration(seconds_left)} left"
         line = f"{self._label}  [{bar}] {done}/{total}{left}"
         if line != self._drawn:
-            echo(f"\r{line:{len(self._drawn)}}", err=True, nl=False)
+            _write(f"\r{line:{len(self._drawn)}}", err=True, nl=False)
         self._drawn = line
 
     def wipe(self) -> None:
         blank = " " * len(self._drawn)  # no escape codes: not all terminals
-        echo(f"\r{blank}\r", err=True, nl=False)
+        _write(f"\r{blank}\r", err=True, nl=False)
         self._drawn = ""
 
 
@@ -83,39 +107,50 @@ class Console:
     results_to_stderr: bool = False
     _warned: set[str] = field(default_factory=set)
 
-    def result(self, text: str, data: Mapping[str, Any], *, bare: str = "") -> None:
-        """Give a result, in the form that was asked for: a JSON line, bare (quiet), or text."""
-        if self.as_json:
-            self._say(json.dumps(data, ensure_ascii=False, allow_nan=False))
-        elif self.quiet:
-            if bare:
-                self._say(bare)
-        else:
-            self._say(text)
+    def result(
+        self, lines: Sequence[Line], data: Mapping[str, Any], *, bare: Sequence[str] = ()
+    ) -> None:
+        """Give a result as was asked for: one line of JSON, bare lines (quiet), or lines of text.
 
-    def note(self, text: str) -> None:
-        """Say a detail on stderr, where details are wanted."""
-        if self.verbose:
-            echo(text, err=True)
+        Bare lines are whole, for programs; those of text are cut where they are very long.
+        """
+        if self.as_json:
+            _write(_json(data, self._stream), err=self.results_to_stderr)
+        elif self.quiet:
+            for each in bare:
+                echo(each, err=self.results_to_stderr)
+        else:
+            for line in lines:
+                echo(line, err=self.results_to_stderr, most=_LONGEST_RESULT)
+
+    def note(self, lines: Sequence[Line]) -> None:
+        """Say details on stderr, where details are wanted."""
+        for line in lines if self.verbose else ():
+            echo(line, err=True, most=_LONGEST_RESULT)
 
     def warn(self, warnings: Sequence[str]) -> None:
         """Say warnings on stderr, each once."""
         for text in warnings:
             if text not in self._warned and not self.quiet:
-                said = with_flags(text)
-                echo(f"{click.style('ibisa-onnx: warning:', fg='yellow')} {said}", err=True)
+                _say_of("ibisa-onnx: warning:", "yellow", text)
             self._warned.add(text)
+
+    def tell(self, text: str) -> None:
+        """Say on stderr what is neither a result nor a warning, unless quiet."""
+        if not self.quiet:
+            echo(f"ibisa-onnx: {text}", err=True, most=_LONGEST)
 
     def progress(self, label: str) -> Bar:
         """Return what draws a bar on stderr if that is a terminal, else nothing."""
-        return _DrawnBar(label) if sys.stderr.isatty() and not self.quiet else Bar()
+        return _DrawnBar(label) if is_terminal(sys.stderr) and not self.quiet else Bar()
 
     def on_stderr(self) -> Console:
         """Return this console with its results on stderr too, where stdout carries a picture."""
         return replace(self, results_to_stderr=True)
 
-    def _say(self, text: str) -> None:
-        echo(text, err=self.results_to_stderr)
+    @property
+    def _stream(self) -> TextIO | None:
+        return sys.stderr if self.results_to_stderr else sys.stdout
 
 
 def console_options(function: Callable[..., None]) -> Callable[..., None]:
@@ -136,15 +171,81 @@ def console_options(function: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
-    """Say `text`: coloured on a terminal, unless NO_COLOR (https://no-color.org) is set."""
-    click.echo(text, err=err, nl=nl, color=False if os.environ.get("NO_COLOR") else None)
+def echo(line: Line, *, err: bool = False, nl: bool = True, most: int | None = None) -> None:
+    """Say one line: coloured on a terminal, unless NO_COLOR (https://no-color.org) is set.
+
+    `most` is the number of characters that it may have.
+    """
+    styled = line if isinstance(line, Styled) else Styled(line)
+    text = escaped(styled.text)
+    text = text if most is None else shortened(text, most)
+    if styled.bold or styled.colour:
+        text = click.style(text, fg=styled.colour, bold=styled.bold or None)
+    _write(text, err=err, nl=nl)
 
 
 def report_error(message: str) -> None:
     """Say on stderr, in one line, what went wrong."""
-    line = " ".join(with_flags(message).split())
-    echo(f"{click.style('ibisa-onnx: error:', fg='red')} {line}", err=True)
+    _say_of("ibisa-onnx: error:", "red", message)
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Tell whether a standard stream, which may be closed or not there, is a terminal."""
+    return stream is not None and not stream.closed and stream.isatty()
+
+
+def write_bytes(data: bytes) -> None:
+    """Write a file to stdout.
+
+    Raises
+    ------
+    OSError
+        It cannot be written, as where its reader has gone.
+    """
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except OSError:
+        silence(sys.stdout)
+        raise
+
+
+def silence(stream: TextIO | None) -> None:
+    """Send what a stream holds and will be given nowhere: its reader has gone, its disk is full."""
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())  # type: ignore[union-attr]
+        os.close(nowhere)
+
+
+def _say_of(prefix: str, colour: str, message: str) -> None:
+    """Say a message on stderr, in one line of bounded length, with flags for arguments."""
+    line = with_flags(shortened(escaped(" ".join(message.split())), _LONGEST))
+    _write(f"{click.style(prefix, fg=colour)} {line}", err=True)
+
+
+def _write(text: str, *, err: bool, nl: bool = True) -> None:
+    """Write what can be shown as it is; what cannot go to stderr is dropped.
+
+    Raises
+    ------
+    OSError
+        It cannot go to stdout.
+    """
+    try:
+        click.echo(text, err=err, nl=nl, color=False if os.environ.get("NO_COLOR") else None)
+    except (OSError, ValueError):  # ValueError: it is closed
+        silence(sys.stderr if err else sys.stdout)
+        if not err:
+            raise
+
+
+def _json(data: Mapping[str, Any], stream: TextIO | None) -> str:
+    """Return data as one line of JSON, which any terminal can show and any reader can read."""
+    unicode = (
+        (getattr(stream, "encoding", None) or "utf-8").lower().replace("_", "-").startswith("utf")
+    )
+    return escaped_json(json.dumps(data, ensure_ascii=not unicode, allow_nan=False))
 
 
 def duration(seconds: float) -> str:
@@ -156,7 +257,15 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def rows(pairs: Sequence[tuple[str, str]], indent: int = 2) -> list[str]:
-    """Align pairs in two columns; an empty key continues the one above."""
-    width = max((len(key) for key, _ in pairs), default=0)
-    return [f"{'':{indent}}{key:{width}}  {value}".rstrip() for key, value in pairs]
+def rows(pairs: Sequence[tuple[Line, str]], indent: int = 2) -> list[Line]:
+    """Align pairs in two columns; an empty key continues the one above, a style is the row's."""
+    width = max((len(_text_of(key)) for key, _ in pairs), default=0)
+    lines: list[Line] = []
+    for key, value in pairs:
+        text = f"{'':{indent}}{_text_of(key):{width}}  {value}".rstrip()
+        lines.append(replace(key, text=text) if isinstance(key, Styled) else text)
+    return lines
+
+
+def _text_of(line: Line) -> str:
+    return line.text if isinstance(line, Styled) else line

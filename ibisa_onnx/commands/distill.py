@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ibisa_onnx.commands.console import Bar, Console, console_options, duration, rows
+from ibisa_onnx.commands.console import (
+    Bar,
+    Console,
+    Line,
+    console_options,
+    duration,
+    heading,
+    rows,
+)
 from ibisa_onnx.commands.model_options import FiniteRange, ModelChoice, model_options
 from ibisa_onnx.commands.outputs import STDIO, check_folder, check_out, expand
 from ibisa_onnx.errors import GradientError
@@ -19,6 +27,7 @@ if TYPE_CHECKING:
 
 # Said here again, so that `--help` need not load torch; a test holds them equal.
 STUDENTS = ("auto", "own", "small")
+_ARCHIVE = ".pt2"
 
 
 @click.command("distill", short_help="Fit a differentiable surrogate to a model's answers.")
@@ -28,7 +37,8 @@ STUDENTS = ("auto", "own", "small")
     "-o",
     "--out",
     metavar="FILE",
-    help="The file to write. Default: MODEL.surrogate.pt2 beside MODEL.",
+    help="The file to write, ONNX; torch.export's if it ends in .pt2. Default: "
+    "MODEL.surrogate.onnx beside MODEL.",
 )
 @click.option(
     "--student",
@@ -76,22 +86,24 @@ def command(
     """Fit a differentiable surrogate to what MODEL answers on each IMAGE under masks.
 
     For a model without a gradient of its own. An IMAGE is a file or a folder of pictures; give such
-    as will be explained. Writes a torch.export program for `run --surrogate FILE`, if it agrees
-    well enough with MODEL on masks and on pictures that it was not fitted to.
+    as will be explained. Writes an ONNX file for `run --surrogate FILE`, if it agrees well enough
+    with MODEL on masks and on pictures that it was not fitted to.
     """
     from ibisa_onnx.imports import import_extra
-    from ibisa_onnx.io.atomic import check_not_given, write_files
+    from ibisa_onnx.io.atomic import check_not_given
 
     if STDIO in images:
         raise click.UsageError("pictures are read from files; name some, or a folder")
     check_out(out)
-    import_extra("torch", "torch")
+    import_extra("torch", "export")
     path = _destination(choice.model, out)
+    if path.suffix != _ARCHIVE:  # is written by it; better told now than after the fit
+        import_extra("onnxscript", "export")
     pictures = [Path(each) for each in expand(images)]
     model = None if choice.model == STDIO else choice.model
     check_not_given(path, [model, choice.labels, choice.preprocess, *pictures])
-    if path.suffix in (".onnx", ".ort"):
-        raise click.UsageError(f"-o {out}: a surrogate is no ONNX file; name it .pt2")
+    if path.suffix == ".ort":
+        raise click.UsageError(f"-o {out}: an ONNX file is written; name it .onnx")
     check_folder(path.parent)
     from ibisa_exporters.distillation import Settings, distil
 
@@ -107,7 +119,7 @@ def command(
     warnings = list(explainer.warnings)
     console.warn(warnings)  # before a refusal too
     if distilled.reason:
-        console.note(f"a small network, because: {distilled.reason}")
+        console.note([f"a small network, because: {distilled.reason}"])
     if not force:
         try:
             distilled.check()
@@ -116,11 +128,11 @@ def command(
     elif not distilled.certified:
         warnings.append(f"not certified: {distilled.figures}")
     console.warn(warnings)
-    write_files({path: distilled.to_bytes()})
+    distilled.save(path)
     seconds = time.perf_counter() - begin
     data = {"file": str(path), "seconds": seconds, **distilled.facts}
     data |= {"reason": distilled.reason, "warnings": warnings}
-    console.result(_text(path, distilled, seconds), data, bare=str(path))
+    console.result(_text(path, distilled, seconds), data, bare=[str(path)])
 
 
 def _destination(model: str, out: str | None) -> Path:
@@ -160,14 +172,16 @@ class _Bars:
             self.bar.wipe()
 
 
-def _text(path: Path, distilled: Distilled, seconds: float) -> str:
+def _text(path: Path, distilled: Distilled, seconds: float) -> list[Line]:
     """Return what people read: how well it agrees, and what that took."""
     kind = {"own": "the model's own graph", "small": "a small network"}[distilled.kind]
+    # A program may hold code, which `run` refuses unless told that it may be run.
+    trust = " --trust" if path.suffix == _ARCHIVE else ""
     pairs = [
         ("student", kind),
         ("seen", f"{distilled.seen}"),
         ("unseen", f"{distilled.unseen or 'no pictures were held out'}"),
         ("queries", f"{distilled.queries}, {distilled.steps} steps, {duration(seconds)}"),
-        ("use it", f"ibisa-onnx run MODEL IMAGE --gradient surrogate --surrogate {path}"),
+        ("use it", f"ibisa-onnx run MODEL IMAGE --gradient surrogate --surrogate {path}{trust}"),
     ]
-    return "\n".join([click.style(f"wrote {path}", bold=True), *rows(pairs)])
+    return [heading(f"wrote {path}"), *rows(pairs)]

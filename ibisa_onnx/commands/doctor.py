@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ibisa_onnx.commands.console import Console, console_options, rows
+from ibisa_onnx.commands.console import Console, Line, Styled, console_options, rows
 
 if TYPE_CHECKING:
     from ibisa_onnx.gradients.cache import Usage
@@ -33,9 +33,7 @@ def command(console: Console) -> None:
     kept = usage(folder) if folder else None
     cache = {"folder": str(folder), **asdict(kept)} if kept else None
     data = {**asdict(report), "cache": cache, "problems": problems}
-    console.result(
-        _text(report, _cache_text(folder, kept), problems), data, bare="\n".join(problems)
-    )
+    console.result(_text(report, _cache_text(folder, kept), problems), data, bare=problems)
     if problems:
         raise click.exceptions.Exit(1)
 
@@ -72,7 +70,7 @@ def _versions(packages: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {version}" for name, version in packages.items())
 
 
-def _text(report: RuntimeReport, cache: str, problems: list[str]) -> str:
+def _text(report: RuntimeReport, cache: str, problems: list[str]) -> list[Line]:
     cuda = f"{'works' if report.cuda.ran else 'does not run'}: {report.cuda.reason}"
     lines = rows(
         [
@@ -86,7 +84,5 @@ def _text(report: RuntimeReport, cache: str, problems: list[str]) -> str:
         indent=0,
     )
     if problems:
-        return "\n".join(
-            [*lines, "", *(click.style(f"broken: {each}", fg="red") for each in problems)]
-        )
-    return "\n".join([*lines, "", click.style("All is well.", fg="green")])
+        return [*lines, "", *(Styled(f"broken: {each}", colour="red") for each in problems)]
+    return [*lines, "", Styled("All is well.", colour="green")]

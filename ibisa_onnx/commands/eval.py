@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from ibisa_onnx.commands.console import Console, console_options, rows
+from ibisa_onnx.commands.console import Console, Line, Styled, console_options, heading, rows
+from ibisa_onnx.commands.deadlines import deadline_of_all
 from ibisa_onnx.commands.explaining import (
     MethodChoice,
     explaining_options,
@@ -23,6 +23,7 @@ from ibisa_onnx.commands.explaining import (
 from ibisa_onnx.commands.model_options import ModelChoice, model_options
 from ibisa_onnx.commands.outputs import STDIO, expand
 from ibisa_onnx.commands.report import details_text, target_text
+from ibisa_onnx.commands.stdin import piped, piped_picture
 from ibisa_onnx.commands.target_options import AskedTargets, Region, target_options
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ class _Threshold(click.ParamType[tuple[str, float]]):
 @method_options
 @model_options
 @explaining_options
+@deadline_of_all
 @console_options
 def command(
     console: Console,
@@ -129,7 +131,7 @@ def command(
     methods.check(names)
     given = _read(map_file)
     explainer = choice.for_values(asked.reads_output).explainer(**options)
-    picture = sys.stdin.buffer.read() if image == STDIO else image
+    picture = piped_picture() if image == STDIO else image
     problem = calibrated(explainer.problem(picture, target))
     evaluator = _evaluator(problem, select, within)
     console.warn(evaluator.warnings)
@@ -148,7 +150,7 @@ def command(
     console.result(
         _text(image, evaluator, found, work.costs),
         _record(image, map_file, problem, found, work.costs),
-        bare="\n".join(f"{name} {value:.4f}" for name, value in found.scores[_THIS].items()),
+        bare=[f"{name} {value:.4f}" for name, value in found.scores[_THIS].items()],
     )
     if found.misses:
         raise click.ClickException("; ".join(found.misses))
@@ -165,10 +167,11 @@ def _names(against: str) -> list[str]:
 def _read(map_file: str | None) -> npt.NDArray[Any] | None:
     """Read the map that was given, if one was."""
     from ibisa_onnx.benchmark.maps import read_map
+    from ibisa_onnx.errors import MetricError
 
     if map_file is None:
         return None
-    return read_map(sys.stdin.buffer.read() if map_file == STDIO else Path(map_file))
+    return read_map(piped("the map", MetricError) if map_file == STDIO else Path(map_file))
 
 
 def _evaluator(
@@ -354,7 +357,7 @@ def _record(
 
 def _text(
     image: str, evaluator: MapEvaluator, found: _Findings, costs: Mapping[str, Passes]
-) -> str:
+) -> list[Line]:
     """Return the table that people read."""
     from ibisa_onnx.pipeline import explained_target
 
@@ -362,7 +365,9 @@ def _text(
     passes = {name: f"{each.forward} + {each.backward}" for name, each in costs.items()}
     width = max(len(text) for text in (*scores, *passes.values()))
     beaten = {f"LeRF - MoRF ({e.imputation})": _beaten(e) for e in found.comparisons}
-    pairs = [("", _line([*scores, "beaten by it"] if beaten else [*scores], width))]
+    pairs: list[tuple[Line, str]] = [
+        ("", _line([*scores, "beaten by it"] if beaten else [*scores], width))
+    ]
     groups = {
         "faithfulness": selection.faithfulness,
         "detection": selection.boxes,
@@ -370,18 +375,18 @@ def _text(
         "localisation": selection.localisation,
     }
     for title, metrics in groups.items():
-        pairs += [(click.style(title, bold=True), "")] if metrics else []
+        pairs += [(heading(title), "")] if metrics else []
         for metric in metrics:
             cells = [_cell(each.get(metric.name)) for each in scores.values()]
             cells += [beaten[metric.name]] if metric.name in beaten else []
             pairs.append((f"  {metric.name} {metric.arrow}", _line(cells, width)))
-    pairs += [(click.style("regions", bold=True), "")] if found.regions else []
+    pairs += [(heading("regions"), "")] if found.regions else []
     pairs += [(f"  {each.name}", _region_text(each)) for each in found.regions]
     pairs.append(("passes", _line([passes.get(name, "") for name in scores], width)))
     pairs.append(("checked by", f"{found.passes} forward passes"))
     head = f"{image}: {target_text(explained_target(evaluator.problem.row))}"
     verdict = [_verdict_text(found.verdict)] if found.verdict else []
-    return "\n".join([click.style(head, bold=True), *rows(pairs), *verdict])
+    return [heading(head), *rows(pairs), *verdict]
 
 
 def _beaten(comparison: Comparison) -> str:
@@ -408,9 +413,9 @@ def _region_text(figures: RegionFigures) -> str:
     )
 
 
-def _verdict_text(verdict: Verdict) -> str:
+def _verdict_text(verdict: Verdict) -> Styled:
     colour = {True: "green", False: "red", None: "yellow"}[verdict.trusted]
-    return click.style(f"{verdict.text[0].upper()}{verdict.text[1:]}.", fg=colour)
+    return Styled(f"{verdict.text[0].upper()}{verdict.text[1:]}.", colour=colour)
 
 
 def _line(cells: Sequence[str], width: int) -> str:

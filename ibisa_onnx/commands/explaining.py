@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,13 +22,20 @@ if TYPE_CHECKING:
 # Said here again, so that `--help` need not load what they are keys of; a test holds them equal.
 PRESETS = ("paper", "fast", "quality")
 
+TRUST = click.option(
+    "--trust",
+    "--trust-surrogate",
+    "trust",
+    is_flag=True,
+    help="Run what code a file of torch (.pt2) or Keras may hold; else it is refused.",
+)
 _OPTIONS = (
     click.option(
         "--preset",
         type=click.Choice(PRESETS),
         default=PRESETS[0],
         show_default=True,
-        help="paper: 20 forward + 10 backward passes; fast: 12 + 6, unchecked; quality: 100 + 90.",
+        help="paper: 21 forward + 10 backward passes; fast: 13 + 6, unchecked; quality: 101 + 90.",
     ),
     click.option(
         "--gradient",
@@ -42,8 +48,9 @@ _OPTIONS = (
         "--surrogate",
         type=click.Path(exists=True, dir_okay=False),
         metavar="FILE",
-        help="A differentiable surrogate of the model (.pt2).",
+        help="A differentiable surrogate of the model (.onnx, or a trusted .pt2).",
     ),
+    TRUST,
     click.option(
         "--baseline",
         metavar="NAME",
@@ -226,7 +233,10 @@ def _readable(images: Sequence[Path], warn: Callable[[Path, str], None]) -> list
 
 def parse_target(text: str) -> str | int:
     """Tell a class index from a label or top:N."""
-    return int(text) if re.fullmatch(r"[+-]?\d+", text) else text
+    from ibisa_onnx.io.literals import parse_integer
+
+    index = parse_integer(text)
+    return text if index is None else index
 
 
 def method_names(text: str) -> list[str]:

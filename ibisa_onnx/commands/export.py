@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ibisa_onnx.commands.console import Console, console_options, rows
+from ibisa_onnx.commands.console import Console, Line, console_options, rows
+from ibisa_onnx.commands.explaining import TRUST
 from ibisa_onnx.commands.flags import with_flags
 from ibisa_onnx.commands.model_options import PREPROCESS, RESIZE, SIZE, FiniteRange
 from ibisa_onnx.commands.outputs import STDIO, check_folder, check_out, expand
@@ -46,7 +47,8 @@ _SMALL = 1e5  # bytes
     metavar="N",
     help="Just N images a call. Default: any number.",
 )
-@click.option("--surrogate", is_flag=True, help="Also write FILE.surrogate.pt2, for `run`.")
+@click.option("--surrogate", is_flag=True, help="Also write FILE.surrogate.onnx, for `run`.")
+@TRUST
 @PREPROCESS
 @RESIZE
 @click.option("--labels", metavar="FILE", help="Names of the classes, one a line.")
@@ -74,6 +76,7 @@ def command(
     half: bool,
     fixed_batch: int | None,
     surrogate: bool,
+    trust: bool,
     preprocess: str | None,
     resize: str | None,
     labels: str | None,
@@ -90,7 +93,7 @@ def command(
       timm:convnext_tiny                  timm:convnext_tiny.in12k_ft_in1k
       hf:google/vit-base-patch16-224      hf:FOLDER
       path/module.py:factory              a function that returns an nn.Module
-      model.pt2                           a program of torch.export
+      model.pt2                           a program of torch.export, with --trust
       model.keras                         a model of Keras 3
     """
     check_out(out)
@@ -106,7 +109,7 @@ def command(
     from ibisa_onnx.io.atomic import check_not_given
     from ibisa_onnx.targets.labels import read_labels
 
-    request = Request(weights, seed, classes, size)
+    request = Request(weights, seed, classes, size, trust)
     try:
         check_source(source, request)
     except ExportError as error:
@@ -123,7 +126,7 @@ def command(
     pictures = _pictures(images)
     exported = export(source, path, request, options, pictures)
     console.warn(exported.warnings)
-    files = "\n".join(map(str, exported.files))
+    files = [*map(str, exported.files)]
     console.result(_text(exported, form), _data(source, exported, form), bare=files)
 
 
@@ -146,7 +149,7 @@ def _scenes() -> list[Picture]:
     return [read_picture(str(scene_path())), *map(read_picture, drawn)]
 
 
-def _text(exported: Exported, form: Form) -> str:
+def _text(exported: Exported, form: Form) -> list[Line]:
     """Say what was written, and how near it is to its source."""
     batch = "any batch" if form.batch is None else f"batch {form.batch}"
     spec = exported.preprocessing
@@ -166,7 +169,7 @@ def _text(exported: Exported, form: Form) -> str:
         )
         for each in exported.agreements
     ]
-    return "\n".join([*rows(written, indent=0), *rows(agreed)])
+    return [*rows(written, indent=0), *rows(agreed)]
 
 
 def _size(count: int) -> str:

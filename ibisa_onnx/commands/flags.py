@@ -14,6 +14,7 @@ _FLAGS = {
     "deadline": "--deadline-ms",
     "options": "--preset",
     "batch": "--fixed-batch",
+    "trust": "--trust",
     **{
         name: f"--{name.replace('_', '-')}"
         for name in (
@@ -70,7 +71,8 @@ def with_flags(text: str) -> str:
         if name == _DIRECTION:
             return f"--{quoted or plain}"
         kind = "flag " if word else ""
-        return f"{kind}{_FLAGS[name]} {quoted or plain or ''}".rstrip()
+        value = quoted or ("" if plain == "True" else plain) or ""
+        return f"{kind}{_FLAGS[name]} {value}".rstrip()
 
     for target, flags in _TARGETS.items():
         text = text.replace(target, flags)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,9 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ibisa_onnx.commands.console import Console, console_options
+from ibisa_onnx.commands.console import Console, Line, console_options, heading, write_bytes
+from ibisa_onnx.commands.deadlines import deadline_of_all
 from ibisa_onnx.commands.model_output import model_destination, write_model
 from ibisa_onnx.commands.outputs import STDIO, check_out
+from ibisa_onnx.commands.stdin import piped_model
 
 if TYPE_CHECKING:
     import onnx
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     "--input", metavar="NAME", help="Differentiate with respect to it. Default: the float input."
 )
 @click.option("--output", metavar="NAME", help="What to differentiate. Default: the first output.")
+@deadline_of_all
 @console_options
 def command(
     console: Console, model: str, out: str | None, input: str | None, output: str | None
@@ -46,14 +48,13 @@ def command(
     from ibisa_onnx.models.session_options import check_opens
 
     check_out(out)
-    source = sys.stdin.buffer.read() if model == STDIO else model
+    source = piped_model() if model == STDIO else model
     graph = backward_graph(source, input=input, output=output)
     path = model_destination(model, out, ".grad.onnx")
     file = ModelFile.of(source)
     data = check_opens(graph, file)
     if path is None:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+        write_bytes(data)
         console = console.on_stderr()
     else:
         write_model(path, data, graph, file)
@@ -74,27 +75,27 @@ def _tell(console: Console, model: str, path: Path | None, graph: onnx.ModelProt
         "cotangent": inputs[-1].name,
         "gradient": outputs[-1].name,
     }
-    console.result(_text(file, inputs, outputs), data, bare=file or "")
+    console.result(_text(file, inputs, outputs), data, bare=[file] if file else [])
 
 
-def _text(file: str | None, inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo]) -> str:
+def _text(
+    file: str | None, inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo]
+) -> list[Line]:
     name = file or "FILE"
     feed = ", ".join(f'"{each.name}": ...' for each in inputs)
-    return "\n".join(
-        [
-            click.style(f"wrote {file}" if file else "wrote to stdout", bold=True),
-            "",
-            click.style("inputs", bold=True),
-            *(f"  {each}" for each in inputs),
-            "",
-            click.style("outputs", bold=True),
-            *(f"  {each}" for each in outputs),
-            "",
-            click.style("run it", bold=True),
-            f'  session = onnxruntime.InferenceSession("{name}")',
-            f"  output, gradient = session.run(None, {{{feed}}})",
-        ]
-    )
+    return [
+        heading(f"wrote {file}" if file else "wrote to stdout"),
+        "",
+        heading("inputs"),
+        *(f"  {each}" for each in inputs),
+        "",
+        heading("outputs"),
+        *(f"  {each}" for each in outputs),
+        "",
+        heading("run it"),
+        f'  session = onnxruntime.InferenceSession("{name}")',
+        f"  output, gradient = session.run(None, {{{feed}}})",
+    ]
 
 
 def _tensor_info(info: onnx.ValueInfoProto) -> TensorInfo:

@@ -5,8 +5,6 @@ And what it makes of pictures, by that preprocessing or by others.
 
 from __future__ import annotations
 
-import csv
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ibisa_onnx.commands.console import Console, console_options, rows
+from ibisa_onnx.commands.console import Console, Line, console_options, rows
+from ibisa_onnx.commands.deadlines import deadline_of_all
 from ibisa_onnx.commands.explaining import parse_target
 from ibisa_onnx.commands.flags import with_flags
 from ibisa_onnx.commands.model_options import CLASSIFIER, ModelChoice, model_options
@@ -27,8 +26,11 @@ from ibisa_onnx.commands.resolved_fields import (
     labels_data,
     sections_text,
 )
+from ibisa_onnx.commands.stdin import piped_picture
 from ibisa_onnx.commands.target_options import CONFIDENCE
 from ibisa_onnx.errors import IbisaError, ModelError, OutputError, TargetError
+from ibisa_onnx.io.files import read_text
+from ibisa_onnx.io.literals import parse_csv
 
 if TYPE_CHECKING:
     import onnx
@@ -80,6 +82,7 @@ class _Gradient:
 )
 @CONFIDENCE
 @model_options
+@deadline_of_all
 @console_options
 def command(
     console: Console,
@@ -158,10 +161,11 @@ def _ask(
     drawing: bool,
 ) -> _Asked:
     """Ask the model about pictures."""
-    from ibisa_onnx.io.images import read_picture
+    from ibisa_onnx.preprocessing.reading import read_for
     from ibisa_onnx.preprocessing.spec import prepare
 
-    pictures = [read_picture(sys.stdin.buffer.read() if name == STDIO else name) for name in names]
+    sources = [piped_picture() if name == STDIO else name for name in names]
+    pictures = [read_for(each, pipeline.preprocessing) for each in sources]
     if trying:
         return _Asked(ranking=pipeline.try_preprocessing(pictures, classes))
     notes = [note for each in pictures for note in prepare(each, pipeline.preprocessing).warnings]
@@ -201,7 +205,8 @@ def _draw(
     stems = distinct_stems(list(said))
     drawn, refused = dict[str, str](), list[str]()
     for name, answers in said.items():
-        boxes = _tags(answers)
+        scale = 1 / pictures[name].reduction
+        boxes = [(text, [scale * side for side in box]) for text, box in _tags(answers)]
         if not boxes or name == STDIO:
             continue
         path = stems[name].with_name(f"{stems[name].name}{_DRAWING}")
@@ -229,6 +234,13 @@ def _tags(answers: Sequence[Answer]) -> list[tuple[str, Box]]:
     ]
 
 
+def _read_rows(path: str) -> list[list[str]]:
+    try:
+        return parse_csv(read_text(path, "classes", TargetError))
+    except ValueError as error:
+        raise TargetError(f"{path} is no CSV of names and classes: {error}") from error
+
+
 def _read_classes(path: str, pictures: Sequence[str]) -> list[str | int]:
     """Read the class of each picture from rows of file name and class.
 
@@ -237,12 +249,7 @@ def _read_classes(path: str, pictures: Sequence[str]) -> list[str | int]:
     TargetError
         The file cannot be read, or does not name a picture.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise TargetError(f"cannot read {path}: {why}") from error
-    rows = [row for row in csv.reader(text.splitlines()) if len(row) > 1]
+    rows = [row for row in _read_rows(path) if len(row) > 1]
     said = {Path(row[0].strip()).name: row[1].strip() for row in rows}
     for picture in pictures:
         if Path(picture).name not in said:
@@ -349,14 +356,14 @@ def _answer_data(answer: Answer) -> dict[str, Any]:
     return {**asdict(answer), "probability": answer.score}
 
 
-def _text(found: _Findings) -> str:
+def _text(found: _Findings) -> list[Line]:
     """Say all findings, a section each."""
     choice, model, asked = found.choice, found.model, found.asked
     inputs = [
         (str(each), f"takes the image, {model.image.layout}" if each == model.image.tensor else "")
         for each in model.signature.inputs
     ]
-    sections = {
+    sections: dict[str, list[Line]] = {
         "kind": _kind_rows(found.kind),
         "inputs": rows(inputs),
         "outputs": [f"  {each}" for each in model.signature.outputs],
@@ -382,7 +389,7 @@ def _asks(kind: Kind) -> list[str]:
     return [with_flags(each) for each in kind.asks]
 
 
-def _kind_rows(kind: Kind) -> list[str]:
+def _kind_rows(kind: Kind) -> list[Line]:
     """Say what the model is, how that is known, and what can be asked of it."""
     pairs = [(kind.name, kind.reason)]
     if kind.asks:
@@ -390,7 +397,7 @@ def _kind_rows(kind: Kind) -> list[str]:
     return rows(pairs)
 
 
-def _answer_rows(kind: Kind, answers: Sequence[Answer]) -> list[str]:
+def _answer_rows(kind: Kind, answers: Sequence[Answer]) -> list[Line]:
     """Return a row for each answer: a class, or what it is and where; numbered where a flag is."""
     if not answers:
         return ["  nothing is found in this picture"]
@@ -433,7 +440,7 @@ def _gradient_rows(gradient: _Gradient) -> list[tuple[str, str]]:
     return [(gradient.output if row == 0 else "", text) for row, text in enumerate(said)]
 
 
-def _trial_rows(ranking: TrialRanking) -> list[str]:
+def _trial_rows(ranking: TrialRanking) -> list[Line]:
     """Show how candidates rank, and say how sure that is and which flags to give."""
     known = ranking.trials[0].agreement is not None
     table = rows(

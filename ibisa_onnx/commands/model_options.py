@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import functools
 import math
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ibisa_onnx.commands.outputs import STDIO
+from ibisa_onnx.commands.stdin import piped_model
+from ibisa_onnx.escaping import shortened
+from ibisa_onnx.io.literals import parse_integer, parse_number
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -40,6 +41,17 @@ ACTIVATIONS = ("softmax", "log-probability", "probability", "sigmoid", "sigmoid-
 INTERPOLATIONS = ("nearest", "box", "bilinear", "bicubic", "lanczos")
 
 
+def quoted(value: Any) -> str:
+    """Return what was given as an error quotes it."""
+    return shortened(repr(value), 200)
+
+
+def numbers(text: str) -> tuple[float, ...] | None:
+    """Read finite numbers with commas between them; None of other text."""
+    found = [number for number in map(parse_number, text.split(",")) if number is not None]
+    return tuple(found) if len(found) == text.count(",") + 1 else None
+
+
 class FiniteRange(click.FloatRange):
     """A range of numbers; NaN, which is in each of click's own, and infinity are none."""
 
@@ -56,10 +68,10 @@ class _Numbers(click.ParamType[tuple[float, ...]]):
     name = "numbers"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[float, ...]:
-        try:
-            return tuple(float(part) for part in value.split(","))
-        except ValueError:
-            self.fail(f"{value!r} is not a number or several with commas: 0.485,0.456,0.406")
+        found = numbers(value)
+        if found is None:
+            self.fail(f"{quoted(value)} is not a number or several with commas: 0.485,0.456,0.406")
+        return found
 
 
 class _Size(click.ParamType[tuple[int, int]]):
@@ -69,9 +81,10 @@ class _Size(click.ParamType[tuple[int, int]]):
 
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
         sides = value.lower().split("x")
-        if len(sides) > 2 or not all(side.strip().isdecimal() and int(side) > 0 for side in sides):
-            self.fail(f"{value!r} is not a size in pixels: 224 or, height first, 240x320")
-        return int(sides[0]), int(sides[-1])
+        found = [side for side in map(parse_integer, sides) if side is not None and side > 0]
+        if len(sides) > 2 or len(found) < len(sides):
+            self.fail(f"{quoted(value)} is not a size in pixels: 224 or, height first, 240x320")
+        return found[0], found[-1]
 
 
 class _NamedValue(click.ParamType[tuple[str, "npt.NDArray[Any]"]]):
@@ -82,15 +95,19 @@ class _NamedValue(click.ParamType[tuple[str, "npt.NDArray[Any]"]]):
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, npt.NDArray[Any]]:
         import numpy as np
 
-        name, separator, text = value.partition("=")
-        try:
-            if not (name and separator):
-                raise ValueError("no name")
-            if text.endswith(".npy"):
-                return name, np.load(text, allow_pickle=False)
-            return name, np.array([float(part) for part in text.split(",")])
-        except (ValueError, OSError):
-            self.fail(f"{value!r} is not NAME=NUMBER, NAME=NUMBER,NUMBER or NAME=FILE.npy")
+        from ibisa_onnx.errors import OptionError
+        from ibisa_onnx.io.arrays import load_npy
+
+        name, _, text = value.partition("=")
+        if name and text.endswith(".npy"):
+            try:
+                return name, load_npy(text, "input", OptionError)
+            except OptionError as error:
+                self.fail(str(error))
+        found = numbers(text)
+        if not name or found is None:
+            self.fail(f"{quoted(value)} is not NAME=NUMBER, NAME=NUMBER,NUMBER or NAME=FILE.npy")
+        return name, np.array(found)
 
 
 @dataclass(frozen=True)
@@ -118,7 +135,7 @@ class ModelChoice:
 
     def source(self) -> str | bytes:
         """Return the model's path, or its bytes from stdin."""
-        return sys.stdin.buffer.read() if self.model == STDIO else self.model
+        return piped_model() if self.model == STDIO else self.model
 
     def open(self) -> DeployedModel:
         """Open the model alone."""
@@ -196,8 +213,12 @@ def _check_preprocess(_: click.Context, __: click.Parameter, value: str | None) 
     """Tell a preset from a file, and see that it is one of the two."""
     if value is None or value.lower() in PRESETS:
         return value and value.lower()
-    if not Path(value).is_file():
-        raise click.BadParameter(f"{value!r} is neither a preset ({', '.join(PRESETS)}) nor a file")
+    from ibisa_onnx.io.files import is_regular
+
+    if not is_regular(value):
+        raise click.BadParameter(
+            f"{quoted(value)} is neither a preset ({', '.join(PRESETS)}) nor a file"
+        )
     return value
 
 

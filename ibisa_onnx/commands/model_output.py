@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from itertools import count
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import click
 
+from ibisa_onnx.commands.console import is_terminal
 from ibisa_onnx.commands.outputs import STDIO
 from ibisa_onnx.io.atomic import check_not_given
 
@@ -47,7 +49,7 @@ def model_destination(
         It would take the place of a file that was given.
     """
     if out in (STDIO, "/dev/stdout") or (out is None and model == STDIO):
-        if sys.stdout.isatty():
+        if is_terminal(sys.stdout):
             raise click.UsageError("the model would go to the terminal; give -o FILE, or redirect")
         return None
     from ibisa_onnx.models.onnx_file import beside
@@ -65,21 +67,38 @@ def write_model(path: Path, data: bytes, graph: onnx.ModelProto, file: ModelFile
     weights are copied under another name.
     """
     from ibisa_onnx.io.atomic import copy_files, write_files
-    from ibisa_onnx.models.onnx_file import rename_weights, weight_files
+    from ibisa_onnx.models.external_data import rename_weights, weight_places
+    from ibisa_onnx.models.model_parts import tensors
     from ibisa_onnx.models.session_options import serialise
 
-    if file.folder is not None:
-        names = {name: _name_beside(path, name) for name in weight_files(graph)}
-        check_not_given(path, [file.folder / name for name in names])
-        copy_files({file.folder / name: path.parent / new for name, new in names.items()})
-        if any(name != new for name, new in names.items()):
-            data = serialise(rename_weights(graph, names), file.label)
+    places = weight_places(tensors(graph), file.path)
+    check_not_given(path, places.values())
+    names = _names_beside(path, places)
+    copy_files({place: path.parent / names[name] for name, place in places.items()})
+    if any(name != new for name, new in names.items()):
+        data = serialise(rename_weights(graph, names), file.label)
     write_files({path: data})
 
 
-def _name_beside(path: Path, weights: str) -> str:
-    """Return what the file of external weights is called beside a model that is written."""
-    real, homes = (path.parent / weights).resolve(), (path.parent, path.resolve().parent)
-    if any(real.is_relative_to(home.resolve()) for home in homes):
-        return weights
-    return f"{path.stem}.{Path(weights).name}"
+def _names_beside(path: Path, weights: Iterable[str]) -> dict[str, str]:
+    """Return what files of external weights are called beside a model that is written.
+
+    They keep their names, but for one that is the model's own, or leads elsewhere from there.
+    """
+    homes = [home.resolve() for home in (path.parent, path.resolve().parent)]
+    names: dict[str, str] = {}
+    for name in weights:
+        real = (path.parent / name).resolve()
+        stays = any(real.is_relative_to(home) for home in homes)
+        taken = path.resolve() in (real, *real.parents) or Path(name).parts[0] == path.name
+        names[name] = name if stays and not taken else _free(path, name, names.values())
+    return names
+
+
+def _free(path: Path, name: str, taken: Iterable[str]) -> str:
+    """Return a name beside a model for a file that cannot keep its own."""
+    for number in count():
+        new = f"{path.stem}.{f'{number}.' if number else ''}{PurePosixPath(name).name}"
+        if new not in taken and new != path.name:
+            return new
+    raise AssertionError

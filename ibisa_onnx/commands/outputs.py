@@ -8,18 +8,23 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import chain, count
 from pathlib import Path
 
 import click
 
 from ibisa_onnx.errors import ImageError, ResultError
-from ibisa_onnx.io.atomic import check_not_given, made_folder
+from ibisa_onnx.io.atomic import check_not_given, made_folder, remove_abandoned
 
 STDIO = "-"
 _PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 _KINDS = (".png", ".npy", ".json")
 _MARK = ".ibisa"
+_LONGEST_NAME = 255  # bytes, on most file systems
+_ROOM = 24  # bytes of ".ibisa.uncertainty.npy", the longest that is put behind a name
+_SLUG = 40  # characters of a label in a name
+_OF_A_TARGET = re.compile(rf"(.+)\.[a-z0-9-]+{re.escape(_MARK)}\.png", re.DOTALL)
 
 
 def check_out(out: str | None) -> None:
@@ -111,13 +116,20 @@ class Destinations:
             else:
                 self._file = Path(output)
         self._folder = self._file.parent if self._file else folder
-        self._stems = distinct_stems(images, folder)
+        room = _ROOM + (_SLUG + 12 if several_targets else 0)
+        self._stems = distinct_stems(images, folder, room)
         self._taken: set[Path] = set()
+        self._listed: dict[Path, dict[Path, list[Path]]] = {}
+
+    @property
+    def several_targets(self) -> bool:
+        """Whether each picture has several explanations."""
+        return self._several_targets
 
     def check(self) -> None:
         """See that every folder there will be can be made and written to, before any work.
 
-        Leaves nothing behind.
+        Leaves nothing behind, and takes away what a run that was killed did not finish writing.
 
         Raises
         ------
@@ -129,9 +141,25 @@ class Destinations:
         folders = [self._folder] if self._folder else [stem.parent for stem in self._stems.values()]
         for folder in dict.fromkeys(folders):
             check_folder(folder)
+            remove_abandoned(folder)
+
+    def overlays_of(self, image: str) -> list[Path]:
+        """Name the overlays that may be there of a picture, from whatever run.
+
+        Of several targets those whose names fit, as they were when it was first asked.
+        """
+        stem = self._stems[image]
+        if self._several_targets:
+            if stem.parent not in self._listed:
+                self._listed[stem.parent] = _overlays_in(stem.parent)
+            return self._listed[stem.parent].get(stem, [])
+        main = self._file or stem.with_name(f"{stem.name}{_MARK}.png")
+        if main.suffix.lower() == ".png":
+            return [main]
+        return [main.with_suffix(".png")] if self._with_data else []
 
     def of(
-        self, image: str, index: int | None, name: str, extra: Sequence[str] = ()
+        self, image: str, index: int | str | None, name: str, extra: Sequence[str] = ()
     ) -> dict[Path, str]:
         """Name the files for one explanation of a picture; none where stdout takes it.
 
@@ -159,7 +187,7 @@ class Destinations:
             check_not_given(path, self._given)
         return paths
 
-    def _beside(self, image: str, index: int | None, name: str) -> Path:
+    def _beside(self, image: str, index: int | str | None, name: str) -> Path:
         """Name the overlay after its picture and, of several targets, after what it is called."""
         stem = self._stems[image]
         if not self._several_targets:
@@ -171,6 +199,16 @@ class Destinations:
             path = stem.with_name(f"{stem.name}.{slug}-{next(others)}{_MARK}.png")
         self._taken.add(path)
         return path
+
+
+def _overlays_in(folder: Path) -> dict[Path, list[Path]]:
+    """List the overlays of targets in a folder by what they are named after; none if it is none."""
+    found: dict[Path, list[Path]] = {}
+    with suppress(OSError):
+        for path in sorted(folder.iterdir()):
+            if fits := _OF_A_TARGET.fullmatch(path.name):
+                found.setdefault(folder / fits[1], []).append(path)
+    return found
 
 
 def check_folder(folder: Path) -> None:
@@ -205,22 +243,38 @@ def _names_a_folder(output: str, several: bool) -> bool:
     raise click.UsageError(f"-o {output}: results are {', '.join(_KINDS)} or in a folder: -o DIR/")
 
 
-def distinct_stems(images: Sequence[str], folder: Path | None = None) -> dict[str, Path]:
-    """Give each picture a path to name its results after: `a`, or `a.jpg` where `a` is taken."""
+def distinct_stems(
+    images: Sequence[str], folder: Path | None = None, room: int = _ROOM
+) -> dict[str, Path]:
+    """Give each picture a path to name its results after: `a`, or `a.jpg` where `a` is taken.
+
+    Names are cut where a file's could not be longer by `room` bytes.
+    """
     stems: dict[str, Path] = {}
     taken: set[Path] = set()
     for image in images:
         source = Path("stdin" if image == STDIO else image)
-        numbered = (f"{source.name}-{number}" for number in count(2))
+        # Of `..png` the stem is a dot, which is a folder.
+        whole = [each for each in (source.stem, source.name) if each.strip(".")] or [source.name]
+        fitting = (_cut(name, room) for name in whole)
+        numbered = (f"{_cut(source.name, room + 8)}-{number}" for number in count(2))
         home = source.parent if folder is None else folder
-        names = (home / name for name in chain((source.stem, source.name), numbered))
+        names = (home / name for name in chain(fitting, numbered))
         stems[image] = next(path for path in names if path not in taken)
         taken.add(stems[image])
     return stems
+
+
+def _cut(name: str, room: int) -> str:
+    """Return the beginning of a name that leaves this many bytes to what is put behind it."""
+    name = name[: _LONGEST_NAME - room]
+    while len(os.fsencode(name)) > _LONGEST_NAME - room:
+        name = name[:-1]
+    return name
 
 
 def label_slug(label: str) -> str:
     """Return a label as part of a file name: lower-case ASCII letters, digits and hyphens."""
     from ibisa_onnx.io.overlay import ascii_fold
 
-    return re.sub(r"[^a-z0-9]+", "-", ascii_fold(label).lower())[:40].strip("-")
+    return re.sub(r"[^a-z0-9]+", "-", ascii_fold(label).lower())[:_SLUG].strip("-")

@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
-from ibisa_onnx.commands.console import rows
+from ibisa_onnx.commands.console import Line, Styled, heading, rows
 
 if TYPE_CHECKING:
     from ibisa_onnx.explanation import (
@@ -22,7 +20,7 @@ if TYPE_CHECKING:
 
 def explanation_text(
     name: str, explanation: Explanation, paths: Sequence[Path], *, first: bool = True
-) -> str:
+) -> list[Line]:
     """Say what was explained, where the result is, how it was obtained and what it cost.
 
     `first` is False for a further target of one picture, which costs less.
@@ -35,7 +33,7 @@ def explanation_text(
         f"{f' for all {explanation.together}' if explanation.together > 1 else ''}"
     )
     head = f"{name}: {target_text(explanation.target)}"
-    pairs = [("written", ", ".join(map(str, paths)) or "to stdout")]
+    pairs: list[tuple[Line, str]] = [("written", ", ".join(map(str, paths)) or "to stdout")]
     if explanation.baseline is not None:
         pairs += [("baseline", _baseline_text(explanation))]
     pairs += [("sufficient", _sufficiency_text(explanation))]
@@ -43,9 +41,11 @@ def explanation_text(
         pairs += [("cut short", completion_text(explanation.completion))]
     pairs += [("gradient", f"{certificate.gradient}: {certificate.reason}")]
     if certificate.difference is not None:
-        pairs += [("fidelity check", _fidelity_text(certificate))]
+        check = "fidelity check"
+        key = check if certificate.holds else Styled(check, colour="yellow")
+        pairs += [(key, _fidelity_text(certificate))]
     pairs += [("cost", f"{cost} on {providers}" if providers else cost)]
-    return "\n".join([click.style(head, bold=True), *rows(pairs)])
+    return [heading(head), *rows(pairs)]
 
 
 def completion_text(completion: Completion) -> str:
@@ -59,7 +59,7 @@ def _shared_text(certificate: Certificate) -> str:
     return f" (prediction{checked} and baseline came with the first target)"
 
 
-def details_text(explanation: Explanation) -> str:
+def details_text(explanation: Explanation) -> list[Line]:
     """Say what else there is to know: calls, seconds by stage, settings, hashes, versions."""
     passes, provenance = explanation.passes, explanation.provenance
     pairs = [
@@ -70,10 +70,12 @@ def details_text(explanation: Explanation) -> str:
         ("model sha256", provenance.model_sha256 or "not known"),
         ("image sha256", provenance.image_sha256 or "not known"),
     ]
+    if explanation.certificate.gradient_tolerance:
+        pairs += [("directional derivative", _gradient_text(explanation.certificate))]
     if provenance.baseline_sha256:
         pairs += [("baseline sha256", provenance.baseline_sha256)]
     pairs += [("versions", _settings_text(provenance.versions))]
-    return "\n".join(rows(pairs))
+    return [*rows(pairs)]
 
 
 def _settings_text(settings: Mapping[str, Any]) -> str:
@@ -141,8 +143,20 @@ def _sufficiency_text(explanation: Explanation) -> str:
 
 
 def _fidelity_text(certificate: Certificate) -> str:
-    verdict = "passed" if certificate.holds else click.style("failed", fg="yellow")
+    verdict = "passed" if certificate.holds else "failed"
+    off = (certificate.gradient_error or 0) > certificate.gradient_tolerance
     return (
         f"{verdict}: differs from ONNX Runtime by {certificate.difference:.1e} in probability "
         f"(tolerance {certificate.tolerance:.0e})"
+        f"{f'; its gradient is off: {_gradient_text(certificate)}' if off else ''}"
+    )
+
+
+def _gradient_text(certificate: Certificate) -> str:
+    """Say how far the directional derivative is off."""
+    if certificate.gradient_error is None:
+        return "nothing tells: the answer hardly changes"
+    return (
+        f"relative error {certificate.gradient_error:.2f} (tolerance "
+        f"{certificate.gradient_tolerance:g})"
     )

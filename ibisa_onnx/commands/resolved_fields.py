@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import click
-
-from ibisa_onnx.commands.console import rows
+from ibisa_onnx.commands.console import Line, heading, rows
 from ibisa_onnx.commands.flags import with_flags
 
 if TYPE_CHECKING:
@@ -18,15 +16,15 @@ if TYPE_CHECKING:
 _SHOWN_LABELS = 3
 
 
-def sections_text(title: str, sections: Mapping[str, Sequence[str]]) -> str:
+def sections_text(title: str, sections: Mapping[str, Sequence[Line]]) -> list[Line]:
     """Put a heading over each of several lists of lines."""
-    lines = [click.style(title, bold=True)]
+    lines: list[Line] = [heading(title)]
     for name, body in sections.items():
-        lines += ["", click.style(name, bold=True), *body]
-    return "\n".join(lines)
+        lines += ["", heading(name), *body]
+    return lines
 
 
-def field_rows(fields: Sequence[ResolvedField]) -> list[str]:
+def field_rows(fields: Sequence[ResolvedField]) -> list[Line]:
     """Return a row for each field of the preprocessing: its value and its source."""
     said = [
         (each.field.replace("_", " "), _value_text(each.value), with_flags(each.source))
@@ -41,7 +39,7 @@ def fields_data(fields: Sequence[ResolvedField]) -> list[dict[str, Any]]:
     return [{**asdict(each), "source": with_flags(each.source)} for each in fields]
 
 
-def label_rows(known: KnownLabels | None) -> list[str]:
+def label_rows(known: KnownLabels | None) -> list[Line]:
     """Say how many labels there are, the first of them, and their source."""
     if known is None:
         return ["  not known"]

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ibisa_onnx.commands.console import INTERRUPTED, Console, console_options, report_error
+from ibisa_onnx.commands.console import (
+    INTERRUPTED,
+    Console,
+    console_options,
+    is_terminal,
+    report_error,
+    write_bytes,
+)
+from ibisa_onnx.commands.deadlines import deadline_of_maps
 from ibisa_onnx.commands.explaining import (
     METHOD_NAMES,
     SIGNED_METHODS,
@@ -19,17 +27,22 @@ from ibisa_onnx.commands.explaining import (
     method_options,
 )
 from ibisa_onnx.commands.interruption import Interruption
-from ibisa_onnx.commands.model_options import FiniteRange, ModelChoice, model_options
+from ibisa_onnx.commands.model_options import ModelChoice, model_options
 from ibisa_onnx.commands.outputs import STDIO, Destinations, check_out, expand
 from ibisa_onnx.commands.report import details_text, explanation_text
+from ibisa_onnx.commands.resuming import FinishedPictures, PictureResults, Request
+from ibisa_onnx.commands.stdin import piped_picture
 from ibisa_onnx.commands.target_options import AskedTargets, target_options
 from ibisa_onnx.errors import (
     AbsentTargetError,
+    DeadlineError,
     GradientError,
     ImageError,
     OptionError,
     OutputError,
+    ResultError,
 )
+from ibisa_onnx.methods.stopping import STOPPED
 
 if TYPE_CHECKING:
     from ibisa_onnx import Explainer, Explanation
@@ -48,6 +61,11 @@ if TYPE_CHECKING:
 )
 @click.option("--with-data", is_flag=True, help="Write the maps (.npy) and the record (.json) too.")
 @click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Of a folder or several pictures, explain those too whose results are there.",
+)
+@click.option(
     "--method",
     "method_name",
     type=click.Choice(METHOD_NAMES),
@@ -58,12 +76,7 @@ if TYPE_CHECKING:
 @method_options
 @model_options
 @explaining_options
-@click.option(
-    "--deadline-ms",
-    type=FiniteRange(0, min_open=True),
-    metavar="MS",
-    help="End all maps of a picture by then, with the best so far.",
-)
+@deadline_of_maps
 @click.option(
     "--uncertainty", is_flag=True, help="Draw how sure the map is, too (forward-only alone knows)."
 )
@@ -79,10 +92,11 @@ def command(
     asked: AskedTargets,
     out: str | None,
     with_data: bool,
+    overwrite: bool,
     choice: ModelChoice,
     method_name: str,
     methods: MethodChoice,
-    deadline_ms: float | None,
+    deadline: float | None,
     uncertainty: bool,
     signed: bool,
     seed: int,
@@ -91,8 +105,11 @@ def command(
     """Explain which pixels MODEL needed for its answer on each IMAGE.
 
     An IMAGE is a file, a folder of pictures, or - for stdin. Writes IMAGE.ibisa.png beside each:
-    the picture, and the picture with its map. Ctrl-C ends with the best map so far.
+    the picture, and the picture with its map. Ctrl-C ends with the best map so far. Of a folder or
+    several pictures, those are skipped whose results are there, of the same model and options.
     """
+    from ibisa_onnx.models.running import deadline_limit
+
     if (choice.model, *images).count(STDIO) > 1:
         raise click.UsageError("only one of MODEL and IMAGE can be -, stdin is read once")
     if uncertainty and method_name != METHOD_NAMES[0]:
@@ -110,16 +127,23 @@ def command(
     )
     console = _free_stdout(console) if where.to_stdout else console
     where.check()
-    explainer = choice.for_values(asked.reads_output).explainer(**options)
-    method, _ = methods.named(
+    with deadline_limit(deadline):
+        explainer = choice.for_values(asked.reads_output).explainer(**options)
+    method, files = methods.named(
         method_name,
         explainer,
         [Path(each) for each in pictures if each != STDIO],
         lambda path, text: console.warn([f"{path}: {text}"]),
     )
-    deadline = None if deadline_ms is None else deadline_ms / 1000
     meant = asked.targets(choice.output)
-    piped = sys.stdin.buffer.read() if STDIO in pictures else b""  # Ctrl-C ends the wait for it
+    request = None
+    if not where.to_stdout:
+        from ibisa_onnx.benchmark.target_digest import request_digest
+
+        drawn = {"uncertainty": uncertainty, "signed": signed, "data": with_data}
+        more = {"versions": explainer.versions, "deadline": deadline, **drawn}
+        request = Request(request_digest(explainer, method, meant, seed, files, more))
+    piped = piped_picture() if STDIO in pictures else b""  # Ctrl-C ends the wait for it
     with Interruption(console) as interruption:
         work = Work(
             console,
@@ -133,15 +157,55 @@ def command(
             signed=signed,
             method=method,
             stop=interruption,
+            request=request,
         )
-        alone, failed = len(pictures) == 1, 0
-        for number, picture in enumerate(pictures, 1):
-            failed += not work.explain(picture, alone=alone)
-            if interruption():
-                console.warn(_left_out(len(pictures) - number, len(pictures)))
-                raise click.exceptions.Exit(INTERRUPTED)
-    if failed:
-        raise click.exceptions.Exit(1)
+        # Who names one picture wants to see it explained.
+        resumes = not overwrite and (len(images) > 1 or Path(images[0]).is_dir())
+        before = FinishedPictures(request, where) if request and resumes else None
+        _explain_all(work, pictures, before)
+
+
+def _explain_all(work: Work, pictures: Sequence[str], before: FinishedPictures | None) -> None:
+    """Explain all pictures but those that were finished before.
+
+    Raises
+    ------
+    click.exceptions.Exit
+        Some could not be explained, or someone wanted an end.
+    ResultError
+        Nothing can be written any more; of several pictures it says how many are done.
+    """
+    alone, failed, skipped, code = len(pictures) == 1, 0, 0, 0
+    for number, picture in enumerate(pictures, 1):
+        if found := before.find(picture) if before else []:
+            work.tell_finished(picture, found)
+            skipped += 1
+        else:
+            try:
+                failed += not work.explain(picture, alone=alone)
+            except ResultError as error:
+                if alone:
+                    raise
+                raise _ended(error, number - 1 - failed, len(pictures)) from error
+        if work.stop():
+            work.console.warn(_left_out(len(pictures) - number, len(pictures)))
+            code = INTERRUPTED
+            break
+    if skipped:
+        work.console.tell(
+            f"{skipped} of {len(pictures)} pictures were finished before and are skipped; "
+            "--overwrite explains them again"
+        )
+    if code or failed:
+        raise click.exceptions.Exit(code or 1)
+
+
+def _ended(error: ResultError, done: int, pictures: int) -> ResultError:
+    """Say how far a run of several pictures came, and how it goes on."""
+    problem = f"{done} of {pictures} pictures are explained; {error.problem}"
+    if not isinstance(error.__cause__, OSError):
+        return ResultError(problem, error.advice)
+    return ResultError(problem, f"{error.advice}, then run the same command again, which goes on")
 
 
 @dataclass(frozen=True)
@@ -150,7 +214,7 @@ class Work:
 
     `deadline` is in seconds; `signed` asks for what speaks against, too; `piped` is the picture on
     stdin; `method` None is IBISA; `stop` tells whether someone wants an end; `name_of` gives the
-    name by which a picture is spoken of.
+    name by which a picture is spoken of; `request` None leaves it unsaid in results.
     """
 
     console: Console
@@ -165,9 +229,11 @@ class Work:
     signed: bool = False
     method: Method | None = None
     stop: Callable[[], bool] = lambda: False
+    request: Request | None = None
 
     def explain(self, picture: str, *, alone: bool) -> bool:
         """Explain one picture; of several, report one that cannot be explained and return False."""
+        results = PictureResults(self.where.several_targets)
         try:
             with self.console.progress(Path(picture).name) as bar:
                 source = self.piped if picture == STDIO else picture
@@ -182,10 +248,12 @@ class Work:
                 )
                 for number, explanation in enumerate(explanations):
                     bar.wipe()
-                    self._deliver(picture, explanation, first=number == 0)
+                    self._deliver(picture, explanation, results, first=number == 0)
                     if self.stop():
                         break
-        except (ImageError, OutputError, GradientError, AbsentTargetError) as error:
+                else:
+                    results.end()
+        except (ImageError, OutputError, GradientError, AbsentTargetError, DeadlineError) as error:
             if alone:
                 raise
             text = str(error)
@@ -193,10 +261,19 @@ class Work:
             return False
         return True
 
-    def _deliver(self, picture: str, explanation: Explanation, *, first: bool) -> None:
-        """Write one explanation and say so."""
-        from ibisa_onnx.io.atomic import write_files
+    def tell_finished(self, picture: str, explanations: Sequence[Sequence[Path]]) -> None:
+        """Name the files of a picture that was finished before, as programs read them."""
+        for paths in explanations:
+            files = [str(path) for path in paths]
+            data = {"image": picture, "files": files, "skipped": True}
+            self.console.result([], data, bare=files)
+        written = ", ".join(str(path) for paths in explanations for path in paths)
+        self.console.note([f"{self.name_of(picture)}: finished before, {written}"])
 
+    def _deliver(
+        self, picture: str, explanation: Explanation, results: PictureResults, *, first: bool
+    ) -> None:
+        """Write one explanation and say so."""
         target = explanation.target
         extra = [name for name in explanation.maps if name not in ("map", "against")]
         number = target.details.get("number")
@@ -208,23 +285,36 @@ class Work:
                 f"the {explanation.certificate.gradient} gradient does not tell how sure the map "
                 "is; leave --uncertainty out, or add --gradient forward-only"
             )
-        write_files({path: self._encode(explanation, what) for path, what in contents.items()})
+        request = self._request_of(explanation)
+        results.write(
+            paths,
+            {path: self._encode(explanation, what, request) for path, what in contents.items()},
+            request,
+        )
         if self.where.to_stdout:
-            sys.stdout.buffer.write(self._encode(explanation, ".png"))
-            sys.stdout.buffer.flush()
+            write_bytes(self._encode(explanation, ".png"))
         # Only now: what fails is told in one line, without warnings before it.
         self.console.warn(explanation.warnings)
         self.console.result(
             explanation_text(self.name_of(picture), explanation, paths, first=first),
             {"image": picture, "files": [str(path) for path in paths], **explanation.record()},
-            bare="\n".join(map(str, paths)),
+            bare=[*map(str, paths)],
         )
         self.console.note(details_text(explanation))
 
-    def _encode(self, explanation: Explanation, what: str) -> bytes:
-        """Return what belongs into a file: by a suffix, or by the name of a map."""
-        from ibisa_onnx.io.formats import encode_npy
+    def _request_of(self, explanation: Explanation) -> str | None:
+        """Return what is asked of a picture; None where that is not finished, or not known."""
+        image = explanation.provenance.image_sha256
+        if self.request is None or image is None or explanation.completion.cut_short == STOPPED:
+            return None
+        return self.request.of(image)
 
+    def _encode(self, explanation: Explanation, what: str, request: str | None = None) -> bytes:
+        """Return what belongs into a file: by a suffix, or by the name of a map."""
+        from ibisa_onnx.io.formats import encode_json, encode_npy
+
+        if what == ".json" and request is not None:
+            return encode_json({**explanation.record(), "request": request})
         if what in explanation.maps:
             return encode_npy(explanation.maps[what])
         return explanation.encode(what, uncertainty=self.uncertainty, signed=self.signed)
@@ -232,11 +322,12 @@ class Work:
 
 def _free_stdout(console: Console) -> Console:
     """Return a console that leaves stdout to the picture."""
-    if sys.stdout.isatty():
+    if is_terminal(sys.stdout):
         raise click.UsageError("the picture would go to the terminal; give -o FILE, or redirect")
     return console.on_stderr()
 
 
 def _left_out(left: int, pictures: int) -> list[str]:
     """Say how many pictures an interruption leaves out, if any."""
-    return [f"{left} of {pictures} pictures are left out"] if left else []
+    said = f"{left} of {pictures} pictures are left out; the same command again explains them"
+    return [said] if left else []

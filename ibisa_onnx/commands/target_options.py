@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ibisa_onnx.commands.explaining import parse_target
-from ibisa_onnx.commands.model_options import FiniteRange
+from ibisa_onnx.commands.model_options import FiniteRange, numbers, quoted
+from ibisa_onnx.io.literals import parse_integer
 
 if TYPE_CHECKING:
     from ibisa_onnx.targets.base import TargetSpec
@@ -37,9 +38,10 @@ class _BoxNumber(click.ParamType[int | str]):
     def convert(self, value: Any, param: Any, ctx: Any) -> int | str:
         if value == _ALL:
             return _ALL
-        if not (str(value).isdecimal() and 0 < len(str(value)) < 7 and int(value) > 0):
-            self.fail(f"{value!r} is not the number of a box: give 1, 2 ... or all")
-        return int(value)
+        number = parse_integer(str(value))
+        if number is None or not 0 < number < 10**6:
+            self.fail(f"{quoted(value)} is not the number of a box: give 1, 2 ... or all")
+        return number
 
 
 class _Point(click.ParamType[tuple[float, float]]):
@@ -48,11 +50,10 @@ class _Point(click.ParamType[tuple[float, float]]):
     name = "point"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[float, float]:
-        try:
-            x, y = (float(part) for part in value.split(","))
-        except ValueError:
-            self.fail(f"{value!r} is not a point: give X,Y in pixels of the picture")
-        return x, y
+        found = numbers(value) or ()
+        if len(found) != 2:
+            self.fail(f"{quoted(value)} is not a point: give X,Y in pixels of the picture")
+        return found
 
 
 class Region(click.ParamType["Sides | str"]):
@@ -61,14 +62,13 @@ class Region(click.ParamType["Sides | str"]):
     name = "region"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Sides | str:  # noqa: D102
-        try:
-            left, top, right, bottom = (float(part) for part in value.split(","))
-        except ValueError:
-            pass
-        else:
-            return left, top, right, bottom
-        if not Path(value).exists():
-            self.fail(f"{value!r} is neither a box in pixels (LEFT,TOP,RIGHT,BOTTOM) nor a file")
+        found = numbers(value) or ()
+        if len(found) == 4:
+            return found
+        if not os.path.exists(value):  # noqa: PTH110 - it never raises
+            self.fail(
+                f"{quoted(value)} is neither a box in pixels (LEFT,TOP,RIGHT,BOTTOM) nor a file"
+            )
         return str(value)
 
 

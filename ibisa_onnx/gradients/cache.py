@@ -3,7 +3,11 @@
 An entry is found by what it was made from (the model's content, the output, the versions of all
 that took part, and the very sources of the differentiation), so that none is ever out of date. It
 is written under another name and renamed, so that two processes may build at once, and begins with
-its own hash, so that one that was damaged is built anew.
+a hash of its content and its name, so that one that was damaged or moved is built anew.
+
+The hash is no signature: whoever can write to the folder can write entries. So the folder is used
+only where nobody else can, and what is read is checked before it is opened; whether the gradient is
+the model's own, `fidelity` asks the model.
 """
 
 from __future__ import annotations
@@ -11,7 +15,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from importlib import metadata
@@ -19,19 +24,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ibisa_onnx import autodiff
-from ibisa_onnx.errors import OptionError, ResultError
+from ibisa_onnx.errors import ModelError, OptionError, ResultError
 from ibisa_onnx.io.atomic import write_files
+from ibisa_onnx.io.files import read_file
+from ibisa_onnx.io.literals import is_integer, parse_json
+from ibisa_onnx.limits import Limits
+from ibisa_onnx.models.external_data import GIVEN
+from ibisa_onnx.models.model_parts import tensors
+from ibisa_onnx.models.soundness import check_sound, names_are_text
+from ibisa_onnx.record import read_fields
 
 if TYPE_CHECKING:
+    import onnx
+
     from ibisa_onnx.autodiff import Derivative
 
 VARIABLE = "IBISA_ONNX_CACHE"
 _OFF = "off"
-_FORMAT = 1
+_FORMAT = 2
 _SUFFIX = ".gradient"
 _MODEL_SOURCES = ("weights.py", "head.py", "onnx_file.py", "onnx_graph.py")
 _MOST_ENTRIES = 200
 _LARGEST = 8 << 20  # bytes of an entry; more is weights that could not be taken out
+_GRAPHS = frozenset({"forward", "backward"})
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+_FOLDER_RIGHTS, _ENTRY_RIGHTS = 0o700, 0o600
 
 Choice = bool | str | os.PathLike[str]
 """Whether to keep backward graphs, or the folder to keep them in."""
@@ -65,6 +82,8 @@ def cache_folder(choice: Choice = True) -> Path | None:
 
             return platformdirs.user_cache_path("ibisa-onnx", appauthor=False)
         choice = said
+    if choice == "":
+        raise OptionError("cache is empty; give True, False or a folder")
     try:
         return Path(choice).expanduser().absolute()
     except (TypeError, RuntimeError) as error:
@@ -78,21 +97,26 @@ def usage(folder: Path) -> Usage:
 
 
 class GradientCache:
-    """What is kept in one folder."""
+    """What is kept in one folder, as long as nobody else can write to it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def load(self, *made_from: str) -> Derivative | None:
-        """Return what was stored under `made_from`, or None where it is not there or damaged."""
+        """Return what was stored under `made_from`; None where there is nothing to be trusted.
+
+        That is an entry that is not there, is damaged or too large, or may be somebody else's.
+        """
         path = self._path(made_from)
+        if _distrust(self._folder) or not _is_own_file(path):
+            return None
         try:
-            data = path.read_bytes()
-        except OSError:
+            data = read_file(path, "cache", ResultError, Limits(file_bytes=_LARGEST))
+        except ResultError:  # of another process that took it away, too
             return None
         with suppress(OSError):  # of somebody else
             os.utime(path)  # the oldest go first
-        return _decode(data)
+        return _decode(data, path.stem)
 
     def store(self, derivative: Derivative, *made_from: str) -> None:
         """Keep a derivative without weights, and only the newest entries beside it.
@@ -100,13 +124,19 @@ class GradientCache:
         Raises
         ------
         ResultError
-            The folder cannot be written to.
+            The folder cannot be written to, or others can write to it.
         """
-        data = _encode(derivative)
+        path = self._path(made_from)
+        data = _encode(derivative, path.stem)
         if len(data) > _LARGEST:
             return
-        path = self._path(made_from)
+        _make_folder(self._folder)
+        if refusal := _distrust(self._folder):
+            raise ResultError(refusal, "choose another folder")
+        _clear(path)
         write_files({path: data})
+        with suppress(OSError):  # another process wrote the same since
+            path.chmod(_ENTRY_RIGHTS)
         newest = sorted(_entries(self._folder), reverse=True)
         for _, _, old in newest[_MOST_ENTRIES:]:
             _remove(old)
@@ -120,10 +150,62 @@ def _entries(folder: Path) -> Iterator[tuple[float, int, Path]]:
     """Yield age, size and path of each entry; one that another process takes away is none."""
     for path in folder.glob(f"*{_SUFFIX}"):
         try:
-            found = path.stat()
+            found = path.lstat()
         except OSError:
             continue
-        yield found.st_mtime, found.st_size, path
+        if stat.S_ISREG(found.st_mode):
+            yield found.st_mtime, found.st_size, path
+
+
+def _distrust(folder: Path) -> str:
+    """Say why entries of a folder are not believed: others can write to it. Empty: they cannot.
+
+    A folder further up that others can write to lets them put another one in its place, but only
+    one of their own. Windows has no such rights: what is in a user's profile is theirs.
+    """
+    try:
+        found = folder.stat()
+    except OSError:  # there is none, or writing to it says what is wrong
+        return ""
+    if not _is_own(found):
+        return f"{folder} belongs to another user, who could change what is kept there"
+    if os.name == "posix" and found.st_mode & _OTHERS_WRITE:
+        rights = stat.S_IMODE(found.st_mode)
+        return f"others can write to {folder} (mode {rights:o}); run chmod 700 on it"
+    return ""
+
+
+def _is_own_file(path: Path) -> bool:
+    """Tell whether a name is a regular file, and no link, that nobody else can write to."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return False
+    shared = os.name == "posix" and found.st_mode & _OTHERS_WRITE
+    return stat.S_ISREG(found.st_mode) and _is_own(found) and not shared
+
+
+def _is_own(found: os.stat_result) -> bool:
+    """Tell whether a file belongs to this user, or to root, who can write everywhere anyway."""
+    return os.name != "posix" or found.st_uid in (os.geteuid(), 0)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make the folder, for this user alone."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=_FOLDER_RIGHTS, exist_ok=True)
+    except OSError as error:
+        raise ResultError(
+            f"{folder}: cannot write: {error.strerror}", "choose another place with write access"
+        ) from error
+
+
+def _clear(path: Path) -> None:
+    """Take away what is no file and would be written into or followed: a pipe, a link."""
+    with suppress(OSError):  # there is nothing, or writing says what is wrong
+        if not stat.S_ISREG(path.lstat().st_mode):
+            path.unlink()
 
 
 def _remove(path: Path) -> None:
@@ -154,32 +236,109 @@ def _hash_of_sources() -> str:
     return digest.hexdigest()
 
 
-def _encode(derivative: Derivative) -> bytes:
+def _encode(derivative: Derivative, key: str) -> bytes:
     forward = bytes(derivative.forward.SerializeToString())
     backward = bytes(derivative.backward.SerializeToString())
     names = {
         field.name: getattr(derivative, field.name)
         for field in fields(derivative)
-        if field.name not in ("forward", "backward")
+        if field.name not in _GRAPHS
     }
     header = json.dumps({"names": names, "forward": len(forward)}).encode()
     payload = header + b"\n" + forward + backward
-    return hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload
+    return _digest(key, payload) + b"\n" + payload
 
 
-def _decode(data: bytes) -> Derivative | None:
+def _decode(data: bytes, key: str) -> Derivative | None:
+    """Return what was encoded under that key, None where it was not."""
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped,unused-ignore]
+
+    digest, _, payload = data.partition(b"\n")
+    if _digest(key, payload) != digest:
+        return None
+    try:
+        return _parse(payload)
+    except (ValueError, DecodeError, ModelError):
+        return None
+
+
+def _parse(payload: bytes) -> Derivative:
+    """Read an entry behind its hash; ValueError, DecodeError or ModelError where it is none."""
     import onnx
 
     from ibisa_onnx.autodiff import Derivative
 
-    digest, _, payload = data.partition(b"\n")
-    if hashlib.sha256(payload).hexdigest().encode() != digest:
-        return None
     header, _, graphs = payload.partition(b"\n")
-    said = json.loads(header)
-    names: dict[str, Any] = {
-        k: tuple(v) if isinstance(v, list) else v for k, v in said["names"].items()
-    }
-    parts = graphs[: said["forward"]], graphs[said["forward"] :]
+    said = parse_json(header.decode())
+    if not isinstance(said, dict) or not is_integer(said.get("forward")):
+        raise ValueError("no header")
+    names = read_fields(Derivative, said.get("names"), "names", _GRAPHS)
+    size = said["forward"]
+    if not 0 <= size <= len(graphs):
+        raise ValueError("graphs are missing")
+    parts = graphs[:size], graphs[size:]
+    if not all(map(names_are_text, parts)):
+        raise ValueError("no graphs")
     forward, backward = map(onnx.load_model_from_string, parts)
+    for graph in (forward, backward):
+        check_sound(graph, "a graph of the cache")
     return Derivative(forward, backward, **names)
+
+
+def _digest(key: str, payload: bytes) -> bytes:
+    return hashlib.sha256(key.encode() + payload).hexdigest().encode()
+
+
+def fits(
+    derivative: Derivative, model: onnx.ModelProto, given: Collection[str], outputs: Collection[str]
+) -> bool:
+    """Tell whether an entry is one of a model: its graphs take and give what they must.
+
+    Parameters
+    ----------
+    derivative
+        What was kept.
+    model
+        The model's graph as it is deployed. No file is read but those that it names itself.
+    given
+        The inputs that take the place of the image, the mask first.
+    outputs
+        The tensors that are differentiated.
+    """
+    mask, *_ = given
+    forward, backward, saved = derivative.forward, derivative.backward, {*derivative.saved}
+    inputs = {*given, *(each.name for each in model.graph.input)}
+    ends = {derivative.gradient, *filter(None, [derivative.extra])}
+    return (
+        derivative.input == mask
+        and _names(forward.graph.input) <= inputs
+        and {derivative.output, *outputs, *saved} <= _names(forward.graph.output)
+        and _names(backward.graph.input) <= {derivative.cotangent, *saved}
+        and ends == _names(backward.graph.output)
+        and derivative.real in ("", *saved)
+        and _outside(forward, backward) <= _outside(model) | _large(model)
+    )
+
+
+def _names(values: Collection[onnx.ValueInfoProto]) -> set[str]:
+    return {each.name for each in values}
+
+
+def _outside(*models: onnx.ModelProto) -> set[tuple[Any, ...]]:
+    """Return what is known of the tensors whose values are elsewhere, and by name if given."""
+    found = set()
+    for tensor in (each for model in models for each in tensors(model)):
+        if tensor.external_data or tensor.data_location == tensor.EXTERNAL:
+            place = sorted((each.key, each.value) for each in tensor.external_data)
+            who = tensor.name if place == [("location", GIVEN)] else ""
+            found.add((who, tensor.data_type, *tensor.dims, *place))
+    return found
+
+
+def _large(model: onnx.ModelProto) -> set[tuple[Any, ...]]:
+    """Return what may be marked as given: the weights that a model holds itself."""
+    return {
+        (each.name, each.data_type, *each.dims, ("location", GIVEN))
+        for each in model.graph.initializer
+        if each.data_location != each.EXTERNAL
+    }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,9 +13,10 @@ from ibisa_onnx.explanation import Certificate
 from ibisa_onnx.gradients.base import Raw
 from ibisa_onnx.gradients.masked_images import MaskedImages
 from ibisa_onnx.gradients.selection import GradientPath, forward_only
+from ibisa_onnx.logs import logger
 from ibisa_onnx.models.passes import PassCounter
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 Readout = Callable[[Raw], npt.NDArray[np.float64]]
 """Raw outputs of one image to probabilities."""
@@ -24,17 +24,42 @@ Readout = Callable[[Raw], npt.NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class CheckedPath:
-    """A source of gradients, and how far it is from the deployed model on a picture."""
+    """A source of gradients, and how far it is from the deployed model on a picture.
+
+    `difference` is that of its probabilities, `gradient_error` the relative error of its
+    directional derivative (`methods.ibisa.gradient_check`); None: it is not known.
+    """
 
     path: GradientPath
     difference: float | None = None
+    gradient_error: float | None = None
 
     @property
     def certificate(self) -> Certificate:
         """What an explanation says of it."""
-        path, difference = self.path, self.difference
-        holds = difference is None or difference <= path.tolerance
-        return Certificate(path.name, path.reason, difference, path.tolerance, holds)
+        path = self.path
+        return Certificate(
+            path.name,
+            path.reason,
+            self.difference,
+            path.tolerance,
+            (self.difference or 0) <= path.tolerance and not self.gradient_is_off,
+            self.gradient_error,
+            path.gradient_tolerance,
+        )
+
+    @property
+    def gradient_is_off(self) -> bool:
+        """Whether the gradient is not the deployed model's."""
+        return (self.gradient_error or 0) > self.path.gradient_tolerance
+
+    def refused(self) -> GradientError:
+        """Return why `auto` goes on without a gradient that is off."""
+        return GradientError(
+            f"the {self.path.name} gradient is not the deployed model's: a step along it changes "
+            f"the score otherwise (relative error {self.gradient_error:.2f}, tolerance "
+            f"{self.path.gradient_tolerance:g})"
+        )
 
 
 def check_fidelity(

@@ -21,7 +21,7 @@ from ibisa_onnx.autodiff import differentiate
 from ibisa_onnx.autodiff.graph import Graph
 from ibisa_onnx.autodiff.node import Node, in_order, prune
 from ibisa_onnx.autodiff.types import TensorType, read_type
-from ibisa_onnx.errors import GradientError, IbisaError, ModelError, NonFiniteGradientError
+from ibisa_onnx.errors import GradientError, IbisaError, NonFiniteGradientError
 from ibisa_onnx.gradients.base import power_of_two
 from ibisa_onnx.gradients.precision import is_quantised
 from ibisa_onnx.models.base import ImageModel, to_input
@@ -29,6 +29,7 @@ from ibisa_onnx.models.onnx_file import essence
 from ibisa_onnx.models.onnx_graph import TRANSPARENT, cut, producer_of
 from ibisa_onnx.models.onnx_session import DeployedModel
 from ibisa_onnx.models.passes import PassCounter
+from ibisa_onnx.models.running import run
 from ibisa_onnx.models.weights import read_missing, take_weights
 
 Array = npt.NDArray[Any]
@@ -274,6 +275,7 @@ class SplitModel:
         if not any(tensor in node.output for node in proto.graph.node):
             raise GradientError(f"the model has no tensor {tensor!r} inside")
         self.model, self.tensor, self.output = model, tensor, output
+        self._what = f"the part of {model.label} behind {tensor!r}"
         self._opened: tuple[Any, Any] | None = None
         self._runs = 1
 
@@ -293,7 +295,8 @@ class SplitModel:
     def features(self, image: npt.NDArray[np.float32]) -> Array:
         """Return the tensor, [1, C, h, w], for one image [1, C, H, W] in model space."""
         images = np.repeat(image, self._batch or 1, axis=0)
-        return _one(_run(self._head, [self.tensor], self._feed(self._head, images)))[:1]
+        feed = self._feed(self._head, images)
+        return _one(run(self._head, [self.tensor], feed, self.model.label))[:1]
 
     def forward(
         self, image: npt.NDArray[np.float32], features: Array, passes: PassCounter
@@ -307,7 +310,7 @@ class SplitModel:
         for block in self._blocks(features):
             feed = self._feed(session, np.repeat(image, len(block), axis=0))
             feed[self.tensor] = _cast(block, session, self.tensor)
-            raw, *rest = _run(session, names, feed)
+            raw, *rest = run(session, names, feed, self._what)
             passes.count_forward(self._runs * len(block))
             raws.append(raw)
             saved.append(dict(zip(derivative.saved, rest, strict=True)))
@@ -331,7 +334,7 @@ class SplitModel:
             block = _cast(block, session, derivative.cotangent)
             given = {**activations, derivative.cotangent: block}
             feed = {name: given[name] for name in names}
-            gradients.append(_one(_run(session, [derivative.gradient], feed)))
+            gradients.append(_one(run(session, [derivative.gradient], feed, self._what)))
             passes.count_backward(len(block))
         gradient = np.concatenate(gradients)[: len(cotangent)].astype(np.float32) * scale
         if not np.isfinite(gradient).all():
@@ -408,15 +411,6 @@ def _dtype(kind: str) -> np.dtype[Any]:
     return np.dtype(
         {"tensor(float16)": "float16", "tensor(double)": "float64"}.get(kind, "float32")
     )
-
-
-def _run(session: Any, names: Sequence[str], feed: dict[str, Array]) -> Sequence[Any]:
-    try:
-        return list(session.run(list(names), feed))
-    except Exception as error:
-        raise ModelError(
-            f"the model failed to run from a tensor inside it: {essence(error)}"
-        ) from error
 
 
 def _one(values: Sequence[Any]) -> Array:

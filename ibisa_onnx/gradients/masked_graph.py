@@ -44,6 +44,11 @@ class Names:
             prefix += "'"
         return cls(*(f"{prefix}/{each.name}" for each in fields(cls)))
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The inputs that take the image's place, the mask first."""
+        return self.mask, self.rows, self.columns, self.baseline, self.difference
+
     def constants(
         self, masked: MaskedImages, grid: tuple[int, int]
     ) -> dict[str, npt.NDArray[np.float32]]:

@@ -23,17 +23,17 @@ from ibisa_onnx.errors import (
     UnsupportedOperatorError,
 )
 from ibisa_onnx.gradients.base import Raw, power_of_two
-from ibisa_onnx.gradients.cache import VARIABLE, GradientCache
+from ibisa_onnx.gradients.cache import VARIABLE, GradientCache, fits
 from ibisa_onnx.gradients.class_activation import class_activation_at, deep_features
 from ibisa_onnx.gradients.layer import SpatialTensor
 from ibisa_onnx.gradients.masked_graph import Names, insert_masked_images
 from ibisa_onnx.gradients.masked_images import Floats, MaskedImages
 from ibisa_onnx.gradients.precision import is_quantised, uses_half
 from ibisa_onnx.models.head import Head
-from ibisa_onnx.models.onnx_file import essence
 from ibisa_onnx.models.onnx_session import DeployedModel
 from ibisa_onnx.models.ort import import_onnxruntime
 from ibisa_onnx.models.passes import PassCounter
+from ibisa_onnx.models.running import run_bound
 from ibisa_onnx.models.weights import Weights, read_missing, take_weights
 
 if TYPE_CHECKING:
@@ -93,15 +93,35 @@ class ExactGradient:
 
     def _open(self, cache: GradientCache | None, size: tuple[int, int] | None) -> None:
         """Build both graphs, or find them in the cache, and open their sessions."""
-        model = self.model
-        proto = model.proto()
-        if proto is None:
-            raise GradientError(
-                f"no exact gradient: {model.file.why_no_graph}", "use gradient='forward-only'"
-            )
+        model, proto = self.model, self._proto()
         self.names = Names.free_in(proto, model.image)
-        derivative, weights = _derivative(model, self.outputs, proto, self.names, cache, size)
+        made_from = (model.identity, repr(model.image), repr(size), *self.outputs) if cache else ()
+        kept = cache.load(*made_from) if cache else None
+        if kept is not None and fits(kept, proto, self.names.inputs, self.outputs):
+            weights = read_missing(proto, kept.forward, kept.backward)
+            del proto
+            try:
+                return self._start(kept, weights)
+            except ModelError:  # an entry that ONNX Runtime refuses is built anew
+                proto = self._proto()
+        built = _built(model, self.outputs, proto, self.names, size)
+        if cache:
+            _keep(cache, built, made_from, model)
+        weights = read_missing(proto, built.forward, built.backward)
         del proto
+        return self._start(built, weights)
+
+    def _proto(self) -> onnx.ModelProto:
+        """Return the deployed graph; GradientError where there is none to read."""
+        proto = self.model.proto()
+        if proto is None:
+            why = self.model.file.why_no_graph
+            raise GradientError(f"no exact gradient: {why}", "use gradient='forward-only'")
+        return proto
+
+    def _start(self, derivative: Derivative, weights: Weights) -> None:
+        """Open the sessions of both graphs."""
+        model = self.model
         self.half = uses_half(derivative.forward)
         self.quantised = is_quantised(derivative.forward, model.image.name)
         self.output, self.saved = derivative.output, derivative.saved
@@ -203,6 +223,7 @@ class _Buffers:
     def __init__(self, graph: _MaskedGraph, shape: Shape) -> None:
         source = graph.source
         self._source, self._passes = source, graph.passes
+        self._what = f"the gradient graph of {source.model.label}"
         self._shown: MaskedImages | None = None
         self._forward = source.forward.io_binding()
         self._backward = source.backward.io_binding()
@@ -237,7 +258,7 @@ class _Buffers:
     def forward(self, masks: npt.NDArray[np.float32]) -> Raw:
         """Return the raw outputs [N, ...], valid until the next call."""
         self._forward.bind_cpu_input(self._source.names.mask, masks)
-        _run(self._source.forward, self._forward)
+        run_bound(self._source.forward, self._forward, self._what)
         passes = 2 if self._source.quantised else 1  # the deployed one, and the float one beside it
         self._passes.count_forward(passes * len(masks))
         if not self._outputs:  # from the first run on they are where they are
@@ -267,7 +288,7 @@ class _Buffers:
         filled, scale = self._whole(cotangent)
         if self._cotangent_is_needed:
             self._backward.bind_cpu_input(self._source.cotangent, filled)
-        _run(self._source.backward, self._backward)
+        run_bound(self._source.backward, self._backward, self._what)
         self._passes.count_backward(len(filled))
         if not self._results:
             self._results = self._backward.get_outputs()
@@ -288,19 +309,14 @@ class _Buffers:
         return filled, scale
 
 
-def _derivative(
+def _built(
     model: DeployedModel,
     outputs: tuple[str, ...],
     proto: onnx.ModelProto,
     names: Names,
-    cache: GradientCache | None,
     size: tuple[int, int] | None,
-) -> tuple[Derivative, Weights]:
-    """Return the two graphs without weights, built or found in the cache, and the weights."""
-    made_from = (model.identity, repr(model.image), repr(size), *outputs) if cache else ()
-    derivative = cache.load(*made_from) if cache else None
-    if derivative is not None:
-        return derivative, read_missing(proto, derivative.forward, derivative.backward)
+) -> Derivative:
+    """Return the two graphs without the weights that `proto` has, which gets the mask, in place."""
     known = {tensor.name for tensor in proto.graph.initializer}
     insert_masked_images(proto, model.image, names)
     output = outputs[0] if len(outputs) == 1 else _joined(proto.graph, outputs)
@@ -311,14 +327,19 @@ def _derivative(
             derivative.forward.graph.output.append(onnx.ValueInfoProto(name=name))
     take_weights(derivative.forward, known)
     take_weights(derivative.backward, known)
-    if cache:
-        try:
-            cache.store(derivative, *made_from)
-        except ResultError as error:
-            model.warnings.append(
-                f"the gradient is not kept for the next time: {error}, or {VARIABLE}=off"
-            )
-    return derivative, read_missing(proto, derivative.forward, derivative.backward)
+    return derivative
+
+
+def _keep(
+    cache: GradientCache, derivative: Derivative, made_from: tuple[str, ...], model: DeployedModel
+) -> None:
+    """Store what was built, or warn once that it cannot be."""
+    try:
+        cache.store(derivative, *made_from)
+    except ResultError as error:
+        warning = f"the gradient is not kept for the next time: {error}, or {VARIABLE}=off"
+        if warning not in model.warnings:
+            model.warnings.append(warning)
 
 
 def _joined(graph: onnx.GraphProto, outputs: tuple[str, ...]) -> str:
@@ -367,11 +388,3 @@ def _place(model: DeployedModel) -> tuple[str, int]:
     options = model.session.get_provider_options().get(provider, {})
     device = _DEVICES.get(provider, "cpu")
     return device, 0 if device == "cpu" else int(options.get("device_id", 0))
-
-
-def _run(session: onnxruntime.InferenceSession, binding: Any) -> None:
-    """Run, and say in one line why it failed."""
-    try:
-        session.run_with_iobinding(binding)
-    except Exception as error:
-        raise ModelError(f"the gradient graph failed to run: {essence(error)}") from error

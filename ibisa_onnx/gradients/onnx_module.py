@@ -22,14 +22,15 @@ from onnx import TensorProto
 from ibisa_onnx.autodiff.driver import Derivative, differentiate
 from ibisa_onnx.autodiff.joint import read_model
 from ibisa_onnx.caching import BuiltOnce
-from ibisa_onnx.errors import GradientError, ModelError, OptionError
+from ibisa_onnx.errors import GradientError, IbisaError, ModelError, OptionError
 from ibisa_onnx.gradients.excerpt import Excerpt, excerpt
 from ibisa_onnx.gradients.opaque_module import OpaqueModule
 from ibisa_onnx.gradients.torch_bridge import differentiable
 from ibisa_onnx.models.onnx_file import ModelFile, essence
 from ibisa_onnx.models.ort import import_onnxruntime
 from ibisa_onnx.models.providers import resolve_providers
-from ibisa_onnx.models.session_options import ONLY_FATAL, open_graph
+from ibisa_onnx.models.running import run_values
+from ibisa_onnx.models.session_options import open_graph
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -261,7 +262,7 @@ class _Sessions:
     def __init__(
         self, derivative: Derivative, file: ModelFile, providers: list[str], threads: int | None
     ) -> None:
-        self._names = replace(derivative, forward=_NONE, backward=_NONE)
+        self._names, self._label = replace(derivative, forward=_NONE, backward=_NONE), file.label
         self._forward, self._backward = (
             _session(graph, file, providers, threads)
             for graph in (derivative.forward, derivative.backward)
@@ -270,7 +271,7 @@ class _Sessions:
     def forward(self, feeds: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Return the output, and the activations that `backward` needs."""
         saved = self._names.saved
-        output, *rest = _run(self._forward, [self._names.output, *saved], feeds)
+        output, *rest = self._run(self._forward, [self._names.output, *saved], feeds)
         return output, dict(zip(saved, rest, strict=True))
 
     def backward(
@@ -278,9 +279,17 @@ class _Sessions:
     ) -> npt.NDArray[Any]:
         """Return the input's cotangent from the output's."""
         feeds = {**activations, self._names.cotangent: _value(cotangent)}
-        (gradient,) = _run(self._backward, [self._names.gradient], feeds)
+        (gradient,) = self._run(self._backward, [self._names.gradient], feeds)
         result: npt.NDArray[Any] = gradient.numpy()
         return result
+
+    def _run(
+        self, session: onnxruntime.InferenceSession, names: list[str], feeds: Mapping[str, Any]
+    ) -> list[Any]:
+        """Run with those of the values that the session takes."""
+        needed = {each.name for each in session.get_inputs()}
+        given = {name: value for name, value in feeds.items() if name in needed}
+        return run_values(session, names, given, self._label)
 
 
 _NONE = onnx.ModelProto()  # in place of graphs whose sessions are open
@@ -304,7 +313,7 @@ def _session(
     """Open a graph, or say in one line why ONNX Runtime does not."""
     try:
         return open_graph(graph, file, providers, threads)
-    except ModelError:
+    except IbisaError:
         raise
     except Exception as error:
         raise ModelError(
@@ -323,18 +332,3 @@ def _rounded(values: npt.NDArray[Any], dtype: torch.dtype) -> npt.NDArray[Any]:
 
 def _value(values: npt.NDArray[Any]) -> Any:
     return import_onnxruntime().OrtValue.ortvalue_from_numpy(values)
-
-
-def _run(
-    session: onnxruntime.InferenceSession, names: list[str], feeds: Mapping[str, Any]
-) -> list[Any]:
-    """Run with those of the values that the session takes, and say in one line why it failed."""
-    options = import_onnxruntime().RunOptions()
-    options.log_severity_level = ONLY_FATAL
-    needed = {each.name for each in session.get_inputs()}
-    feeds = {name: value for name, value in feeds.items() if name in needed}
-    try:
-        values: list[Any] = session.run_with_ort_values(names, feeds, options)
-    except Exception as error:
-        raise ModelError(f"the model failed to run: {essence(error)}") from error
-    return values

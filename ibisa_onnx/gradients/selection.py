@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,19 +10,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ibisa_onnx.caching import BuiltOnce
-from ibisa_onnx.errors import GradientError, IbisaError
+from ibisa_onnx.errors import DeadlineError, GradientError, IbisaError
 from ibisa_onnx.gradients.precision import rounds_coarsely
+from ibisa_onnx.logs import logger
 
 if TYPE_CHECKING:
     import torch
 
     from ibisa_onnx.gradients.base import GradientSource
+    from ibisa_onnx.gradients.onnx_surrogate import OnnxSurrogate
+    from ibisa_onnx.gradients.surrogate import SurrogateGradient
     from ibisa_onnx.models.base import ImageModel
     from ibisa_onnx.models.signature import ImageInput
 
     Surrogate = str | os.PathLike[str] | torch.nn.Module
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 ESTIMATED = ("forward-only", "finite-difference", "spsa", "rloo")
 GRADIENTS = ("auto", "exact", "surrogate", *ESTIMATED)
@@ -32,6 +34,9 @@ _REFUSAL = "no exact gradient: "
 # whole step off, and a step of the logits is about 0.06, of a probability 0.016.
 _IN_SINGLE, _IN_HALF, _IN_8_BITS = 1e-3, 1e-2, 2e-2
 _OF_SURROGATES = 0.05
+# How far rounding, and a step's length, may take a directional derivative: to half and to twice as
+# much. A float counterpart's, and a surrogate's, need not be as large; they have the same sign.
+_OF_GRADIENTS, _OF_OTHER_GRADIENTS = 0.5, 0.97
 
 
 @dataclass(frozen=True)
@@ -39,15 +44,17 @@ class GradientPath:
     """A source of gradients, by name, with the reason for it.
 
     `source` opens the function from masks [N, 1, h, w] to raw outputs; None where there is no
-    gradient. `tolerance` is how far its probabilities may be from the deployed model's; `coarse`
-    whether small changes of the image may be lost in its rounding, where that matters; `warnings`
-    what a user should know of it.
+    gradient. `tolerance` is how far its probabilities may be from the deployed model's,
+    `gradient_tolerance` how far its directional derivative, relatively; `coarse` whether small
+    changes of the image may be lost in rounding, or in what the path differs by; `warnings` what a
+    user should know of it.
     """
 
     name: str
     reason: str
     source: GradientSource | None = None
     tolerance: float = 0.0
+    gradient_tolerance: float = 0.0
     coarse: bool = False
     warnings: tuple[str, ...] = ()
 
@@ -65,18 +72,27 @@ class GradientSelection:
     wanted
         One of `GRADIENTS`; "auto" takes the best there is.
     surrogate
-        A `.pt2` file or an `nn.Module` that gives the model's raw output; None: none is given.
+        An ONNX file, a `.pt2` file or an `nn.Module` that gives the model's raw output; None: none
+        is given.
     cache
         The folder where exact gradients are kept; None: nowhere.
+    trust
+        Whether code in the surrogate's file may be run, without which no `.pt2` is opened.
 
     Raises
     ------
     GradientError
-        The two contradict each other, or there is no such gradient.
+        The two contradict each other, there is no such gradient, or the surrogate's file cannot be
+        read or is not trusted.
     """
 
     def __init__(
-        self, wanted: str = "auto", surrogate: Surrogate | None = None, cache: Path | None = None
+        self,
+        wanted: str = "auto",
+        surrogate: Surrogate | None = None,
+        cache: Path | None = None,
+        *,
+        trust: bool = False,
     ) -> None:
         if wanted not in GRADIENTS:
             raise GradientError(f"gradient is {wanted!r}; choose from: {', '.join(GRADIENTS)}")
@@ -85,6 +101,11 @@ class GradientSelection:
         if wanted in ("exact", *ESTIMATED) and surrogate is not None:
             raise GradientError(f"gradient={wanted!r} uses no surrogate; leave one of the two out")
         self.wanted, self.surrogate, self._cache = wanted, surrogate, cache
+        self._trust = trust
+        if isinstance(surrogate, str | os.PathLike):
+            from ibisa_onnx.gradients.surrogate_file import trusted_archive
+
+            trusted_archive(Path(surrogate), "surrogate", trust)
         self._opened: BuiltOnce[GradientPath] = BuiltOnce()
 
     @property
@@ -110,8 +131,9 @@ class GradientSelection:
                 digest.update(name.encode())
                 digest.update(value.detach().cpu().contiguous().numpy().tobytes())
             return f"{self.surrogate_name}#{digest.hexdigest()}"
-        with Path(self.surrogate).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        from ibisa_onnx.gradients.surrogate_file import file_digest
+
+        return file_digest(Path(self.surrogate))
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -148,7 +170,7 @@ class GradientSelection:
         self, model: ImageModel, outputs: tuple[str, ...], size: tuple[int, int] | None
     ) -> GradientPath:
         if self.surrogate is not None:
-            return _surrogate(model, outputs, self.surrogate)
+            return _surrogate(model, outputs, self.surrogate, self._trust, self._cache)
         if self.wanted == "forward-only":
             return forward_only("asked for")
         if self.wanted in ESTIMATED:
@@ -158,6 +180,8 @@ class GradientSelection:
             return _exact(model, outputs, "asked for", self._cache, size)
         try:
             return _exact(model, outputs, "every operator has a rule", self._cache, size)
+        except DeadlineError:  # which tells nothing of the model, and would be kept
+            raise
         except IbisaError as error:
             return forward_only(error.problem.removeprefix(_REFUSAL))
 
@@ -171,21 +195,52 @@ def refused_input(image: ImageInput) -> str | None:
     return f"{image.name} is {image.dtype}, and such integers have no gradient"
 
 
-def _surrogate(model: ImageModel, outputs: tuple[str, ...], source: Any) -> GradientPath:
-    from ibisa_onnx.imports import import_extra
+def _surrogate(
+    model: ImageModel, outputs: tuple[str, ...], given: Any, trust: bool, cache: Path | None
+) -> GradientPath:
+    from ibisa_onnx.gradients.surrogate_file import trusted_archive
 
     if len(outputs) != 1:
         raise GradientError(f"a surrogate gives one output, not {len(outputs)}")
-    import_extra("torch", "torch")
-    from ibisa_onnx.gradients.surrogate import SurrogateGradient
+    file = Path(given) if isinstance(given, str | os.PathLike) else None
+    opened: OnnxSurrogate | SurrogateGradient
+    if file is not None and not trusted_archive(file, "surrogate", trust):
+        opened = _of_file(file, model, outputs[0], cache)
+    else:
+        from ibisa_onnx.imports import import_extra
 
-    opened = SurrogateGradient(source, outputs[0])
+        import_extra("torch", "torch")
+        from ibisa_onnx.gradients.surrogate import SurrogateGradient
+
+        opened = SurrogateGradient(given, outputs[0], trust=trust)
     return GradientPath(
         "surrogate",
         "a surrogate was given",
         opened,
         tolerance=_OF_SURROGATES,
+        gradient_tolerance=_OF_OTHER_GRADIENTS,
+        coarse=True,
         warnings=opened.warnings(model),
+    )
+
+
+def _of_file(file: Path, model: ImageModel, output: str, cache: Path | None) -> OnnxSurrogate:
+    """Open an ONNX file as a surrogate, on the runtime that the deployed model is on."""
+    from ibisa_onnx.gradients.cache import GradientCache
+    from ibisa_onnx.gradients.onnx_surrogate import OnnxSurrogate
+    from ibisa_onnx.models.onnx_session import DeployedModel
+
+    threads, limits = None, None
+    if isinstance(model, DeployedModel):
+        threads = model.session.get_session_options().intra_op_num_threads or None
+        limits = model.limits
+    return OnnxSurrogate(
+        file,
+        output,
+        providers=model.providers,
+        threads=threads,
+        limits=limits,
+        cache=GradientCache(cache) if cache else None,
     )
 
 
@@ -203,6 +258,7 @@ def _exact(
             f"{_REFUSAL}a function has no gradient", "use a surrogate or gradient='forward-only'"
         )
     from ibisa_onnx.gradients.cache import GradientCache
+    from ibisa_onnx.gradients.masked_graph import BYTES
     from ibisa_onnx.gradients.onnx_backward import ExactGradient
 
     refused = refused_input(model.image)
@@ -210,4 +266,6 @@ def _exact(
         raise GradientError(f"{_REFUSAL}{refused}", "use gradient='forward-only'")
     opened = ExactGradient(model, outputs, GradientCache(cache) if cache else None, size)
     tolerance = _IN_8_BITS if opened.quantised else _IN_HALF if opened.half else _IN_SINGLE
-    return GradientPath("exact", reason, opened, tolerance)
+    coarse = opened.quantised or opened.half or model.image.dtype in BYTES
+    of_gradient = _OF_OTHER_GRADIENTS if coarse else _OF_GRADIENTS
+    return GradientPath("exact", reason, opened, tolerance, of_gradient, coarse)

@@ -1,17 +1,12 @@
-"""`surrogate`: a differentiable program beside the model, a `.pt2` file or any `nn.Module`.
+"""`surrogate` in torch: any `nn.Module`, or a trusted archive of `torch.export` (`.pt2`).
 
 It takes the model's input, float32 [N, C, H, W] in model space, and returns its raw class scores,
 [N, K] (axes of size 1 may follow). How close it is to the model is measured by the fidelity check.
-
-A file may carry facts about itself, JSON under the name `FACTS` among the extra files of
-`torch.export.save`: `model_sha256` and `model`, the digest and the name of the deployed model that
-it stands for, `graph_sha256`, its digest without metadata, which may be written later, and
-`certified`, false where it agrees too little with that model.
+What an archive says of itself is in `surrogate_file`; an ONNX file is opened by `onnx_surrogate`.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -25,12 +20,13 @@ from ibisa_onnx.errors import GradientError
 from ibisa_onnx.gradients.base import Raw
 from ibisa_onnx.gradients.masked_images import Floats, MaskedImages
 from ibisa_onnx.gradients.normalization import ContiguousNormalization
+from ibisa_onnx.gradients.surrogate_file import ARCHIVED_FACTS, SurrogateFacts, trusted_archive
 from ibisa_onnx.gradients.torch_bridge import Differentiated
+from ibisa_onnx.io.files import open_regular
 from ibisa_onnx.models.base import ImageModel
 from ibisa_onnx.models.passes import PassCounter
 
-FACTS = "ibisa.json"
-"""The name of the facts among a `.pt2` file's extra files."""
+_WRITE_ONE = "write one with torch.export.save, or give an nn.Module"
 
 
 class SurrogateGradient:
@@ -42,48 +38,44 @@ class SurrogateGradient:
         A `.pt2` file that `torch.export.save` wrote, or an `nn.Module`, which is used as it is.
     output
         Name of the deployed model's output that it gives.
+    trust
+        Whether code in such a file may be run, without which none can be opened.
 
     Raises
     ------
     GradientError
-        There is no such file, torch cannot load it, or the module is being trained.
+        The file is not trusted or not there, torch cannot load it, or the module is being trained.
     """
 
-    def __init__(self, source: str | os.PathLike[str] | torch.nn.Module, output: str) -> None:
+    def __init__(
+        self,
+        source: str | os.PathLike[str] | torch.nn.Module,
+        output: str,
+        *,
+        trust: bool = False,
+    ) -> None:
         self.output = output
-        self.facts: dict[str, Any] = {}
+        self.facts = SurrogateFacts()
         if isinstance(source, torch.nn.Module):
             module = source
         else:
-            extra = {FACTS: ""}
-            module = load_program(Path(source), "surrogate", extra).module()
-            self.facts = _read_facts(extra[FACTS])
+            extra = {ARCHIVED_FACTS: ""}
+            program = load_program(Path(source), "surrogate", trust, extra)
+            module = module_of(program, Path(source), "surrogate")
+            self.facts = SurrogateFacts.read(extra[ARCHIVED_FACTS])
         _check_at_rest(module)
         self._module = module
         self._device = next((each.device for each in module.parameters()), torch.device("cpu"))
 
     def warnings(self, model: ImageModel) -> tuple[str, ...]:
         """Say what speaks against it as a surrogate of a deployed model."""
-        found = []
-        known, own = self.facts.get("model_sha256"), model.sha256
-        if known and own and known != own and not self._is_of_graph(model):
-            found.append(
-                f"the surrogate was made for another model, {self.facts.get('model') or 'unnamed'} "
-                f"(sha256 {known[:12]}, this one has {own[:12]}): make one for this file"
-            )
-        if self.facts.get("certified") is False:
-            found.append("the surrogate is not certified: it agrees too little with its model")
+        found = self.facts.warnings(model)
         if any(isinstance(each, torch.jit.ScriptModule) for each in self._module.modules()):
             found.append(
                 "the surrogate is TorchScript, where PyTorch derives batch normalization wrongly "
-                "on some single images: give the nn.Module itself, or a .pt2 of it"
+                "on some single images: give the nn.Module itself, or an ONNX file of it"
             )
         return tuple(found)
-
-    def _is_of_graph(self, model: ImageModel) -> bool:
-        """Tell whether it was made for the same model with other metadata."""
-        known = self.facts.get("graph_sha256")
-        return known is not None and known == model.graph_sha256
 
     def __call__(self, masked: MaskedImages, passes: PassCounter) -> _MaskedSurrogate:
         """Return the function from masks [N, 1, h, w] to raw scores of N images."""
@@ -153,26 +145,28 @@ def _check_at_rest(module: torch.nn.Module) -> None:
 
 
 def load_program(
-    path: Path, what: str, extra_files: dict[str, str] | None = None
+    path: Path, what: str, trust: bool, extra_files: dict[str, str] | None = None
 ) -> torch.export.ExportedProgram:
-    """Return what `torch.export.save` wrote into a file.
+    """Return what `torch.export.save` wrote into a file, and run what code is in it.
 
     Parameters
     ----------
     path
         The file.
     what
-        What a message calls it.
+        What a message calls it: "surrogate" or "program".
+    trust
+        Whether that may be done.
     extra_files
         Filled with the contents of the files in it that are named here.
 
     Raises
     ------
     GradientError
-        There is no such file, or torch cannot load it.
+        It is not trusted, there is no such file, or torch cannot load it.
     """
-    if not path.is_file():
-        raise GradientError(f"there is no {what} file {path}; give one of torch.export.save")
+    if not trusted_archive(path, what, trust):
+        raise GradientError(f"{path} is no {what} that torch can load; {_WRITE_ONE}")
     causes: list[BaseException] = []
 
     def keep_cause(record: logging.LogRecord) -> bool:
@@ -184,25 +178,34 @@ def load_program(
     log = logging.getLogger("torch.export")
     log.addFilter(keep_cause)
     try:
-        with path.open("rb") as file:  # of a name, torch wants that it ends in .pt2
+        # Of a name, torch wants that it ends in .pt2.
+        with open_regular(path, what, GradientError) as file:
             return torch.export.load(file, extra_files=extra_files)
+    except GradientError:
+        raise
     except Exception as error:
-        cause = _first_line(causes[0] if causes else error).split(". ")[0]
-        raise GradientError(
-            f"{path} is no {what} that torch can load ({cause}); "
-            "write one with torch.export.save, or give an nn.Module"
-        ) from error
+        raise _cannot_load(path, what, causes[0] if causes else error) from error
     finally:
         log.removeFilter(keep_cause)
 
 
-def _read_facts(text: str | bytes) -> dict[str, Any]:
-    """Return what a file says of itself; nothing where it says nothing that can be read."""
+def module_of(program: torch.export.ExportedProgram, path: Path, what: str) -> torch.nn.Module:
+    """Return a program that was loaded as a module; the arguments are `load_program`'s.
+
+    Raises
+    ------
+    GradientError
+        What was read is none after all.
+    """
     try:
-        facts = json.loads(text or "{}")
-    except ValueError:
-        return {}
-    return facts if isinstance(facts, dict) else {}
+        return program.module()
+    except Exception as error:
+        raise _cannot_load(path, what, error) from error
+
+
+def _cannot_load(path: Path, what: str, error: BaseException) -> GradientError:
+    cause = _first_line(error).split(". ")[0]
+    return GradientError(f"{path} is no {what} that torch can load ({cause}); {_WRITE_ONE}")
 
 
 def _first_line(error: BaseException) -> str:

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import filecmp
 import os
 import re
 import secrets
 import shutil
-import tempfile
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
+from ibisa_onnx.ending import Unfinished
 from ibisa_onnx.errors import ResultError
+from ibisa_onnx.io.files import open_regular
+
+if sys.platform != "win32":
+    import fcntl
+
+_STAGED = ".ibisa.tmp"
+_ABANDONED = re.compile(rf"\..{{1,40}}\.[0-9a-f]{{8}}{re.escape(_STAGED)}", re.DOTALL)
+_BLOCK = 1 << 20  # bytes that are copied at a time
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def check_not_given(path: Path, given: Iterable[str | os.PathLike[str] | None]) -> None:
@@ -36,37 +48,39 @@ def made_folder(folder: Path, *, keep: bool = True) -> Iterator[None]:
     After an error, or where they shall not be kept, those that were made go, unless something else
     is in them by then.
     """
-    missing: list[Path] = []
-    try:
-        missing = [each for each in (folder, *folder.parents) if not each.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
-        yield
-    except BaseException:
-        keep = False
-        raise
-    finally:
-        for each in [] if keep else missing:
-            with suppress(OSError):
-                each.rmdir()
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    with ExitStack() as unfinished:
+        for each in reversed(missing):
+            unfinished.enter_context(Unfinished(each, whole=False))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            yield
+        except BaseException:
+            keep = False
+            raise
+        finally:
+            for each in [] if keep else missing:
+                with suppress(OSError):
+                    each.rmdir()
 
 
 def write_files(contents: Mapping[Path, bytes]) -> None:
     """Write files that appear complete or not at all, making their folders.
 
-    All are written under temporary names beside their places before the first is renamed; only a
-    device, a pipe or an open file (/dev/stdout) is written into, at its end. A link stays, and what
-    it points to is replaced.
+    All are written under temporary names beside their places before the first is renamed, in the
+    order given; only a device, a pipe or an open file (/dev/stdout) is written into, at its end. A
+    link stays, and what it points to is replaced.
 
     Raises
     ------
     ResultError
         A folder cannot be made, or a file in it not written.
     """
-    with ExitStack() as folders:  # outlives the temporary files
-        _write_files(contents, folders)
+    with ExitStack() as opened:  # outlives the temporary files
+        _write_files(contents, opened)
 
 
-def _write_files(contents: Mapping[Path, bytes], folders: ExitStack) -> None:
+def _write_files(contents: Mapping[Path, bytes], opened: ExitStack) -> None:
     staged: dict[Path, Path] = {}
     path = Path()
     try:
@@ -74,11 +88,11 @@ def _write_files(contents: Mapping[Path, bytes], folders: ExitStack) -> None:
         for path, data in contents.items():
             targets[_target(path)] = data
         for path, data in targets.items():
-            folders.enter_context(made_folder(path.parent))
+            opened.enter_context(made_folder(path.parent))
             if path.is_dir():
                 raise ResultError(f"{path}: cannot write: it is a folder; name a file")
             if not _is_device(path):
-                staged[path] = _stage(path, data)
+                staged[path] = _stage(path, data, opened)
         for path, data in targets.items():
             if path in staged:
                 staged[path].replace(path)
@@ -87,9 +101,9 @@ def _write_files(contents: Mapping[Path, bytes], folders: ExitStack) -> None:
                 with path.open("ab") as file:
                     file.write(data)
     except OSError as error:
-        raise ResultError(
-            f"{path}: cannot write: {error.strerror}; choose another place with write access"
-        ) from error
+        full = error.errno in _FULL
+        advice = "free some space" if full else "choose another place with write access"
+        raise ResultError(f"{path}: cannot write: {error.strerror}", advice) from error
     finally:
         for temporary in staged.values():
             temporary.unlink(missing_ok=True)
@@ -118,25 +132,82 @@ def _is_open_file(path: Path) -> bool:
     return bool(re.fullmatch(r"/dev|/dev/fd|/proc/\d+(/task/\d+)?/fd", folder))
 
 
-def _stage(path: Path, data: bytes) -> Path:
-    """Write `data` beside `path` under a temporary name, with the rights any new file gets."""
-    temporary = _temporary(path)
-    with temporary.open("xb") as file:
+def _stage(path: Path, data: bytes, opened: ExitStack) -> Path:
+    """Write `data` beside `path` under a temporary name, with the rights any new file gets.
+
+    The file is held open, which keeps its lock, until it has its own name.
+    """
+    file = _locked(path, opened)
+    temporary = Path(file.name)
+    with ExitStack() as closing:
+        closing.enter_context(file)
         try:
             file.write(data)
+            file.flush()
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+        if sys.platform != "win32":  # where an open file cannot be renamed
+            opened.push(closing.pop_all())
     return temporary
 
 
-def _temporary(path: Path) -> Path:
+def _locked(path: Path, opened: ExitStack) -> BinaryIO:
+    """Make a file beside `path`, whose lock says that its writer lives."""
+    while True:
+        temporary = _temporary(path, _STAGED)
+        opened.enter_context(Unfinished(temporary))
+        file = temporary.open("xb")
+        if _lock(file) and Path(file.name).exists():
+            return file
+        file.close()  # another process took it for abandoned before it was locked
+
+
+def _lock(file: BinaryIO) -> bool:
+    """Lock a file, where locks are known; False where another process holds it."""
+    if sys.platform != "win32":
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:  # a file system without locks, where nobody removes what is not his
+            pass
+    return True
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove temporary files of `write_files` whose writers were killed; others are locked.
+
+    What cannot be removed, or locked, stays: it begins with a dot, and is never taken for a result.
+    """
+    if sys.platform == "win32":
+        return
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if _ABANDONED.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                _remove_unlocked(entry.path)
+
+
+def _remove_unlocked(path: str) -> None:
+    """Remove a file that nobody holds a lock of."""
+    if sys.platform == "win32":
+        return
+    with suppress(OSError):
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(path)  # noqa: PTH108
+        finally:
+            os.close(descriptor)
+
+
+def _temporary(path: Path, ending: str = ".tmp") -> Path:
     """A name beside `path` that no file has."""
-    return path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.tmp")
+    return path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}{ending}")
 
 
 def copy_files(places: Mapping[Path, Path]) -> None:
-    """Copy files, each complete or not at all; one that is there with the same content stays.
+    """Copy regular files, each complete or not at all; one that is there already stays.
 
     Raises
     ------
@@ -148,13 +219,17 @@ def copy_files(places: Mapping[Path, Path]) -> None:
             if path.exists():
                 if path.samefile(source):  # then there is nothing to compare, however large
                     continue
-                if not filecmp.cmp(source, path, shallow=False):
+                if not (path.is_file() and filecmp.cmp(source, path, shallow=False)):
                     raise ResultError(f"{path} is there and is not {source}; choose another folder")
                 continue
             temporary = _temporary(path)
-            with made_folder(path.parent):
+            with made_folder(path.parent), Unfinished(temporary):
                 try:
-                    shutil.copyfile(source, temporary)
+                    with (
+                        open_regular(source, "weights", ResultError) as file,
+                        temporary.open("xb") as copy,
+                    ):
+                        shutil.copyfileobj(file, copy, _BLOCK)
                     temporary.replace(path)
                 finally:
                     temporary.unlink(missing_ok=True)
@@ -177,14 +252,16 @@ def staged_folder(folder: Path) -> Iterator[Path]:
     with ExitStack() as stack:
         try:
             stack.enter_context(made_folder(folder))
-            stage = tempfile.TemporaryDirectory(dir=folder, prefix=".ibisa-onnx.")
+            stage = folder / f".ibisa-onnx.{secrets.token_hex(4)}"
+            stack.enter_context(Unfinished(stage))
+            stage.mkdir(0o700)
+            stack.callback(shutil.rmtree, stage, ignore_errors=True)
         except OSError as error:
             raise ResultError(
                 f"{folder}: cannot write: {error.strerror}; choose another place with write access"
             ) from error
-        name = stack.enter_context(stage)
-        yield Path(name)
-        for file in sorted(Path(name).iterdir(), reverse=True):  # model.onnx after its .data
+        yield stage
+        for file in sorted(stage.iterdir(), reverse=True):  # model.onnx after its .data
             _move(file, _target(folder / file.name))
 
 

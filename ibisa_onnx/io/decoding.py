@@ -1,16 +1,19 @@
-"""The bytes of a picture's file to an array of its own depth: OpenCV, NumPy, and tifffile.
+"""The bytes of a picture's file to an array of its own depth: Pillow, OpenCV, NumPy, tifffile.
 
-OpenCV reads pictures of one to four channels as people look at them. What instruments write, TIFF
-of other channels and of half precision, is `tifffile`'s, an extra. What the numbers mean is not
-known here.
+The file's header is read first (`headers`), and what is decoded must have the size that it says.
+Pillow decodes JPEG, PNG of 8 bits and GIF, for it prints nothing of damaged files and reads JPEG
+reduced; OpenCV has PNG of 16 bits, WebP, BMP and TIFF of one to four channels. What instruments
+write, TIFF of other channels and of half precision, is `tifffile`'s, an extra. What the numbers
+mean is not known here.
 """
 
 from __future__ import annotations
 
 import io
-import struct
+import logging
 import threading
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,99 +23,282 @@ import numpy.typing as npt
 
 from ibisa_onnx.errors import ImageError
 from ibisa_onnx.imports import import_extra
-
-_PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND"
-_JPEG = b"\xff\xd8"  # has no transparency
-_NPY = b"\x93NUMPY"
-_REFUSAL = (
-    "{} is not a picture that can be read (JPEG, PNG, BMP, WebP, TIFF or .npy), or it is damaged"
+from ibisa_onnx.io.arrays import read_npy
+from ibisa_onnx.io.headers import (
+    PNG_CHANNELS,
+    DamagedError,
+    Header,
+    check_pixels,
+    png_chunks,
+    read_header,
 )
+from ibisa_onnx.io.reduction import Reduction, area_means
+from ibisa_onnx.limits import Limits
+
+Values = npt.NDArray[Any]
+_NPY = b"\x93NUMPY"
 _LOG_LEVEL = threading.Lock()
+_STRIP = 1 << 20  # pixels that are converted at once
+_BLOCK = 1 << 20  # bytes that are inflated at once
+_MISSING = 128  # what libjpeg puts where a JPEG has no data
+_MISSING_ROWS = 16
+# TIFF: none, LZW, deflate, PackBits and the old deflate; tifffile bounds no others.
+_COMPRESSIONS, _DEFLATED = (1, 5, 8, 32773, 32946), (8, 32946)
 
-# Tags of a TIFF file, and the sizes of the types that their values have there.
-_BITS, _PHOTOMETRIC, _SAMPLES, _EXTRA, _FORMAT = 258, 262, 277, 338, 339
-_TYPES = {3: "H", 4: "I", 16: "Q"}
-_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
-_FLOAT = 3
-_ALPHA = (1, 2)
+
+@dataclass(frozen=True)
+class Decoded:
+    """A picture's values and what became of it on the way.
+
+    Attributes
+    ----------
+    values
+        [h, w] grey or [h, w, C] in the file's own dtype, the right way up; three channels are RGB
+        and four RGBA, but in .npy files and TIFF files of unnamed channels what they are.
+    size
+        Height and width of the file's picture.
+    notes
+        What a user must know of it.
+    """
+
+    values: Values
+    size: tuple[int, int]
+    notes: tuple[str, ...] = ()
 
 
-def decode(data: bytes, label: str) -> npt.NDArray[Any]:
+def decode(data: bytes, label: str, limits: Limits, reduction: Reduction | None = None) -> Decoded:
     """Decode a picture's file.
 
     Parameters
     ----------
     data
-        JPEG, PNG, BMP, WebP, TIFF (its first page), or .npy.
+        JPEG, PNG, BMP, WebP, GIF (its first frame), TIFF (its first page), or .npy.
     label
         What to call it in an error.
-
-    Returns
-    -------
-    ndarray
-        [H, W] grey or [H, W, C] in the file's own dtype, the right way up; three channels are RGB
-        and four RGBA, but in .npy files and TIFF files of unnamed channels what they are.
+    limits
+        How many pixels it may have.
+    reduction
+        By what it may be reduced; None: not at all. A side that is no multiple is rounded up.
 
     Raises
     ------
     ImageError
-        It is no picture, or damaged.
+        It is no picture, damaged, or too large.
     MissingDependencyError
         It takes `tifffile`, which is not installed.
     """
     if not data:
         raise ImageError(f"{label} is empty (0 bytes); give a picture")
     if data.startswith(_NPY):
-        return _load_npy(data, label)
-    if data.startswith(_PNG) and _PNG_END not in data:
-        raise ImageError(f"{label} is a truncated PNG; copy it again")
-    tags = _read_tags(data)
-    if tags is not None and tags.for_tifffile:
-        return _load_tiff(data, label)
-    return _decode(data, label, grey=tags is not None and tags.deep_grey)
+        values = read_npy(data, label, ImageError, limits)
+        if values.ndim > 1:
+            check_pixels(values.shape, label, limits)
+        return _reduced(values, reduction)
+    header = read_header(data, label, limits)
+    del data  # the header has what is needed of it
+    factor = reduction(header.size) if reduction else 1
+    if header.format in ("JPEG", "GIF") or (header.format == "PNG" and header.depth < 16):
+        values = _by_pillow(header, label, factor)
+        notes = _missing(values, label) if header.fades else ()
+        # Turned where a side is no multiple, the part of a square comes first: less than one off.
+        return Decoded(_upright(values, header.orientation), header.size, notes)
+    values = (_by_tifffile if header.for_tifffile else _by_opencv)(header, label)
+    return _reduced(values, reduction)
 
 
-def _load_npy(data: bytes, label: str) -> npt.NDArray[Any]:
+def _by_pillow(header: Header, label: str, factor: int) -> Values:
+    """Decode by Pillow to grey [h, w], RGB or RGBA, as it is stored."""
+    from PIL.GifImagePlugin import GifImageFile
+    from PIL.JpegImagePlugin import JpegImageFile
+    from PIL.PngImagePlugin import PngImageFile
+
+    # Not by `Image.open`, which tries other formats, warns, and has a limit of its own.
+    files: Mapping[str, Any] = {"JPEG": JpegImageFile, "PNG": PngImageFile, "GIF": GifImageFile}
     try:
-        return np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
-    except (ValueError, EOFError, OSError) as error:
-        raise ImageError(f"{label} is no array that NumPy can read: {error}") from error
+        with files[header.format](io.BytesIO(header.image)) as image:
+            _check_size((image.height, image.width), (header.height, header.width))
+            if factor > 1 and header.format == "JPEG":
+                image.draft(None, (image.width // factor, image.height // factor))
+                stored = (-(-side // factor) for side in (header.height, header.width))
+                _check_size((image.height, image.width), tuple(stored))
+                factor = 1
+            image.load()
+            if header.format == "PNG" and _may_end_early(image):
+                _check_png_stream(header, label)
+            return _in_strips(image, factor)
+    except ImageError:
+        raise
+    except Exception as error:  # of many kinds
+        raise _damaged(label, error) from error
 
 
-def _load_tiff(data: bytes, label: str) -> npt.NDArray[Any]:
-    """Read the first page of a TIFF file as [H, W] or [H, W, C]."""
-    tifffile = import_extra("tifffile", "tiff")
-    try:
-        with tifffile.TiffFile(io.BytesIO(data)) as file:
-            page = file.pages[0]
-            values = np.asarray(page.asarray())
-            return np.moveaxis(values, 0, -1) if page.axes == "SYX" else values
-    except Exception as error:  # of many kinds, with what is damaged or missing in the message
-        raise ImageError(f"{label} cannot be read by tifffile: {error}") from error
+def _may_end_early(image: Any) -> bool:
+    """Whether pixels of a PNG file may be missing: where they are, Pillow leaves zeros."""
+    last = image.crop((0, image.height - 1, image.width, image.height))
+    return bool(image.info.get("interlace")) or not np.asarray(last).any()
 
 
-def _decode(data: bytes, label: str, *, grey: bool) -> npt.NDArray[Any]:
+def _in_strips(image: Any, factor: int) -> Values:
+    """Return the pixels of a Pillow image, a strip at a time: a copy of all takes twice as much."""
+    alpha = image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info
+    mode = "RGBA" if alpha else "L" if image.mode in ("1", "L") else "RGB"
+    channels = {"L": (), "RGB": (3,), "RGBA": (4,)}[mode]
+    high, wide = (-(-side // factor) for side in (image.height, image.width))
+    values = np.empty((high, wide, *channels), np.uint8)
+    rows = max(1, _STRIP // (image.width * factor))
+    for row in range(0, high, rows):
+        bottom = min((row + rows) * factor, image.height)
+        strip = image.crop((0, row * factor, image.width, bottom)).convert(mode)
+        values[row : row + rows] = area_means(np.asarray(strip), factor)
+    return values
+
+
+def _by_opencv(header: Header, label: str) -> Values:
     """Decode by OpenCV to grey, RGB or RGBA, the right way up."""
     import cv2
 
-    encoded = np.frombuffer(data, np.uint8)
-    colour = cv2.IMREAD_ANYDEPTH if grey else cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
-    plain = grey or data.startswith(_JPEG)
+    if header.format == "PNG":
+        _check_png_stream(header, label)  # else libpng would print what is wrong with it
+    plain = header.format == "BMP" and header.depth < 32  # of OS/2, else wrong
+    flags = cv2.IMREAD_COLOR if plain else cv2.IMREAD_UNCHANGED
     try:
         with _silenced():
-            upright = cv2.imdecode(encoded, colour)
-            stored = upright if plain else cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
+            values = cv2.imdecode(np.frombuffer(header.image, np.uint8), flags)
     except cv2.error as error:
-        raise ImageError(_REFUSAL.format(label)) from error
-    if stored is None or upright is None:
-        raise ImageError(_REFUSAL.format(label))
-    if stored.ndim == 3 and stored.shape[2] == 4:
-        return cv2.cvtColor(_turned_like(upright, stored), cv2.COLOR_BGRA2RGBA)
-    if upright.ndim == 2:
-        return upright
-    if stored.ndim == 2 and stored.dtype == upright.dtype != np.uint8:
-        return np.ascontiguousarray(upright[..., 0])  # grey has three equal channels there
-    return cv2.cvtColor(upright, cv2.COLOR_BGR2RGB)
+        raise _damaged(label, error) from error
+    if values is None:
+        raise _damaged(label, "OpenCV cannot decode it")
+    if values.ndim == 3 and values.shape[2] in (3, 4):
+        code = cv2.COLOR_BGR2RGB if values.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
+        cv2.cvtColor(values, code, dst=values)
+    if header.format != "TIFF":  # which libtiff has turned
+        values = _upright(values, header.orientation)
+    _check_decoded(values, header.size, label)
+    return values
+
+
+def _by_tifffile(header: Header, label: str) -> Values:
+    """Read the first page of a TIFF file as [H, W] or [H, W, C]."""
+    tifffile = import_extra("tifffile", "tiff")
+    logging.getLogger("tifffile").addHandler(logging.NullHandler())  # else it goes to stderr
+    try:
+        with tifffile.TiffFile(io.BytesIO(header.image)) as file:
+            page = file.pages[0]
+            _check_segments(page, header.image)
+            values = np.asarray(page.asarray())
+            values = np.moveaxis(values, 0, -1) if page.axes == "SYX" else values
+    except Exception as error:  # of many kinds, with what is damaged or missing in the message
+        raise ImageError(f"{label} cannot be read by tifffile: {error}") from error
+    _check_decoded(values, header.size, label)
+    return values
+
+
+def _check_segments(page: Any, data: bytes) -> None:
+    """Raise `ValueError` where what is compressed is larger than the page, before it is inflated.
+
+    tifffile asks other codecs for no more than they need.
+    """
+    compression = int(page.compression)
+    if compression not in _COMPRESSIONS:
+        raise ValueError(f"it has compression {compression}; save it uncompressed, or deflated")
+    if compression not in _DEFLATED:
+        return
+    most = 4 * page.nbytes + (64 << 20)  # tiles may reach beyond it
+    for start, length in zip(page.dataoffsets, page.databytecounts, strict=True):
+        inflate, rest = zlib.decompressobj(), data[start : start + length]
+        while rest:
+            most -= len(inflate.decompress(rest, _BLOCK))
+            if most < 0:
+                raise ValueError("its data inflate to more than it has pixels")
+            rest = inflate.unconsumed_tail
+
+
+def _reduced(values: Values, reduction: Reduction | None) -> Decoded:
+    """Reduce what had to be decoded at its full size."""
+    if values.ndim not in (2, 3) or values.dtype.kind not in "iuf" or reduction is None:
+        return Decoded(values, _size(values))
+    size = _size(values)
+    return Decoded(area_means(values, reduction(size)), size)
+
+
+def _size(values: Values) -> tuple[int, int]:
+    height, width = (*values.shape, 1, 1)[:2]
+    return height, width
+
+
+def _missing(values: Values, label: str) -> tuple[str, ...]:
+    """Say where the last rows of a JPEG, as it is stored, are what is put for missing data."""
+    if not (values[-_MISSING_ROWS:] == _MISSING).all():
+        return ()
+    return (
+        f"the lower part of {label} is an even grey, as where the data of a JPEG end too early; "
+        "look at it",
+    )
+
+
+def _upright(values: Values, orientation: int) -> Values:
+    """Turn a picture as EXIF data say, 1 to 8."""
+    if orientation > 4:
+        values = values.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        values = values[::-1]
+    if orientation in (2, 3, 6, 7):
+        values = values[:, ::-1]
+    return values
+
+
+def _check_png_stream(header: Header, label: str) -> None:
+    """Raise `ImageError` where the pixels of a PNG file do not inflate to just what they must."""
+    try:
+        left = _png_passes(header)
+        for block in _inflated(header.image):
+            left = _take(left, memoryview(block))
+        if left:
+            raise DamagedError("it has too few pixels")
+    except (zlib.error, DamagedError) as error:
+        raise _damaged(label, error) from error
+
+
+def _png_passes(header: Header) -> list[tuple[int, int]]:
+    """Return how many bytes each pass over a PNG file still has, and each of its rows."""
+    colour, _, _, interlaced = header.image[25:29]
+    pixel = PNG_CHANNELS[colour] * header.depth
+    steps = [(0, 8, 0, 8), (0, 8, 4, 8), (4, 8, 0, 4), (0, 4, 2, 4), (2, 4, 0, 2), (0, 2, 1, 2)]
+    passes = [*steps, (1, 2, 0, 1)] if interlaced else [(0, 1, 0, 1)]
+    sizes = [
+        (len(range(top, header.height, down)), len(range(left, header.width, across)))
+        for top, down, left, across in passes
+    ]
+    filtered = [(rows, 1 + -(-wide * pixel // 8)) for rows, wide in sizes if rows and wide]
+    return [(rows * row, row) for rows, row in filtered]
+
+
+def _inflated(data: bytes) -> Iterator[bytes]:
+    """Yield the pixels of a PNG file, filtered as they are, in blocks."""
+    inflate = zlib.decompressobj()
+    for name, content, _ in png_chunks(data):
+        rest = content.tobytes() if name == b"IDAT" else b""
+        if rest and inflate.eof:
+            raise DamagedError("it has too many pixels")
+        while rest and not inflate.eof:
+            yield inflate.decompress(rest, _BLOCK)
+            rest = inflate.unconsumed_tail
+    if not inflate.eof or inflate.unused_data:
+        raise DamagedError("its pixels end too early, or too late")
+
+
+def _take(left: list[tuple[int, int]], block: memoryview) -> list[tuple[int, int]]:
+    """Take a block from what passes still have; each row begins with its filter, 0 to 4."""
+    while len(block):
+        if not left:
+            raise DamagedError("it has too many pixels")
+        (bytes_, row), *later = left
+        part = block[:bytes_]
+        if max(part[bytes_ % row :: row], default=0) > 4:
+            raise DamagedError("a row has no such filter")
+        block = block[len(part) :]
+        left = [(bytes_ - len(part), row), *later] if len(part) < bytes_ else later
+    return left
 
 
 @contextmanager
@@ -130,86 +316,18 @@ def _silenced() -> Iterator[None]:
             log.setLogLevel(level)
 
 
-def _turned_like(upright: npt.NDArray[Any], stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Turn a picture with transparency as its EXIF data say.
-
-    The decoder applies them only where it drops transparency, so try which turn gives that.
-    """
-    for turned in _turns(stored):
-        if np.array_equal(turned[..., :3], upright):
-            return turned
-    return stored
+def _check_size(found: tuple[int, ...], said: tuple[int, ...]) -> None:
+    if found != said:
+        raise DamagedError(f"its header says {list(said)} and its pixels {list(found)}")
 
 
-def _turns(image: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
-    """Yield a picture in the eight orientations of EXIF, as stored first."""
-    for quarter in range(4):
-        turned = np.rot90(image, quarter)
-        yield turned
-        yield turned[:, ::-1]
-
-
-@dataclass(frozen=True)
-class _TiffTags:
-    """What the first page of a TIFF file says of its pixels; TIFF 6.0, sections 8 and 18 to 20."""
-
-    samples: int
-    bits: int
-    format: int
-    photometric: int
-    extra: tuple[int, ...]
-
-    @property
-    def deep_grey(self) -> bool:
-        """Whether it is grey of more than 8 bits, or no integers without a sign."""
-        return self.samples == 1 and self.photometric < 2 and (self.bits > 8 or self.format > 1)
-
-    @property
-    def for_tifffile(self) -> bool:
-        """Whether OpenCV would refuse it, or drop channels without a word."""
-        if self.format == _FLOAT and self.bits == 16:
-            return True
-        alpha = len(self.extra) == 1 and self.extra[0] in _ALPHA
-        if self.photometric < 2:
-            return self.samples > 1 + alpha
-        return self.samples > 4
-
-
-def _read_tags(data: bytes) -> _TiffTags | None:
-    """Read the tags of the first page of a TIFF or BigTIFF file, None where it is neither."""
-    order = {b"II": "<", b"MM": ">"}.get(data[:2])
-    if order is None:
-        return None
+def _check_decoded(values: Values, size: tuple[int, int], label: str) -> None:
+    """Raise `ImageError` where what was decoded has another size than was checked."""
     try:
-        (version,) = struct.unpack_from(f"{order}H", data, 2)
-        if version not in (42, 43):
-            return None
-        tags = _directory(data, order, big=version == 43)
-    except struct.error:
-        return None  # truncated: whoever decodes it says so
-    first = {tag: values[0] for tag, values in tags.items() if values}
-    return _TiffTags(
-        first.get(_SAMPLES, 1),
-        first.get(_BITS, 1),
-        first.get(_FORMAT, 1),
-        first.get(_PHOTOMETRIC, 0),
-        tags.get(_EXTRA, ()),
-    )
+        _check_size(values.shape[:2], size)
+    except DamagedError as error:
+        raise _damaged(label, error) from error
 
 
-def _directory(data: bytes, order: str, *, big: bool) -> dict[int, tuple[int, ...]]:
-    """Return the first directory's tags that are whole numbers, by their numbers."""
-    word, size = ("Q", 8) if big else ("I", 4)
-    (at,) = struct.unpack_from(f"{order}{word}", data, 8 if big else 4)
-    (count,) = struct.unpack_from(f"{order}{'Q' if big else 'H'}", data, at)
-    at += 8 if big else 2
-    found = {}
-    for entry in range(at, at + min(count, 4096) * (4 + 2 * size), 4 + 2 * size):
-        tag, kind, length = struct.unpack_from(f"{order}HH{word}", data, entry)
-        if kind not in _TYPES or length > 64:
-            continue
-        place = entry + 4 + size
-        if length * _SIZES[kind] > size:
-            (place,) = struct.unpack_from(f"{order}{word}", data, place)
-        found[tag] = struct.unpack_from(f"{order}{length}{_TYPES[kind]}", data, place)
-    return found
+def _damaged(label: str, why: object) -> ImageError:
+    return ImageError(f"{label} is damaged or truncated ({why}); copy it again")

@@ -5,8 +5,12 @@ A pipe would block for ever, a device might never end. What the bytes are is kno
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 
 from ibisa_onnx.errors import IbisaError
@@ -46,29 +50,40 @@ def read_file(
     """
     most = getattr(limits or Limits.from_environment(), limit)
     place = name_of(path)
-    try:
-        # Opened without waiting: what a name stands for may change between a look and a read.
-        descriptor = os.open(path, _FLAGS)
-        try:
-            found = os.fstat(descriptor)
-            _check_regular(found.st_mode, place, what, error)
-            with os.fdopen(descriptor, "rb", closefd=False) as file:
-                data = file.read(most + 1) if found.st_size <= most else None
-        finally:
-            os.close(descriptor)
-    except IbisaError:
-        raise
-    except FileNotFoundError:
-        raise error(f"there is no {what} file {place}; check the path") from None
-    except (OSError, ValueError) as failure:  # ValueError: a name with a zero byte
-        why = getattr(failure, "strerror", None) or failure
-        raise error(f"cannot read {what} {place}: {why}") from failure
+    with open_regular(path, what, error) as file:
+        size = os.fstat(file.fileno()).st_size
+        data = file.read(most + 1) if size <= most else None
     if data is None or len(data) > most:
         raise error(
-            f"{place} has {max(found.st_size, most + 1):,} bytes, more than the {most:,} that a "
+            f"{place} has {max(size, most + 1):,} bytes, more than the {most:,} that a "
             f"{what} file may have; set {variable(limit)} to allow more"
         )
     return data
+
+
+@contextmanager
+def open_regular(path: Named, what: str, error: type[IbisaError]) -> Iterator[BufferedReader]:
+    """Open a regular file to be read piece by piece; `what` and `error` are those of `read_file`.
+
+    Raises
+    ------
+    IbisaError
+        Of the class `error`, as `read_file`; also where reading fails later.
+    """
+    place = name_of(path)
+    try:
+        # Opened without waiting: what a name stands for may change between a look and a read.
+        descriptor = _descriptor(path)
+        try:
+            _check_regular(os.fstat(descriptor).st_mode, place, what, error)
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                yield file
+        finally:
+            os.close(descriptor)
+    except FileNotFoundError:
+        raise error(f"there is no {what} file {place}; check the path") from None
+    except OSError as failure:
+        raise error(f"cannot read {what} {place}: {failure.strerror or failure}") from failure
 
 
 def read_text(path: Named, what: str, error: type[IbisaError], limits: Limits | None = None) -> str:
@@ -97,6 +112,13 @@ def is_regular(path: Named) -> bool:
 def name_of(path: Named) -> str:
     """Return a path as it is written in an error."""
     return str(path)[:200]
+
+
+def _descriptor(path: Named) -> int:
+    try:
+        return os.open(path, _FLAGS)
+    except ValueError as failure:  # a name with a zero byte
+        raise OSError(errno.EINVAL, str(failure)) from failure
 
 
 def _check_regular(mode: int, place: str, what: str, error: type[IbisaError]) -> None:

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import io
+import json
 import math
+import struct
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from ibisa_onnx.errors import ImageError
+from ibisa_onnx.escaping import escaped_json
+from ibisa_onnx.limits import Limits
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_HEADER = struct.Struct(">16xII")
+"""Width and height, behind the signature and the length and name of the first chunk."""
 
 
 def encode_npy(map: npt.NDArray[np.float32]) -> bytes:
@@ -19,12 +29,21 @@ def encode_npy(map: npt.NDArray[np.float32]) -> bytes:
     return buffer.getvalue()
 
 
+def encode_json(record: Mapping[str, Any]) -> bytes:
+    """Return plain data (see `jsonable`) as the bytes of a .json file that people can read."""
+    text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
+    return f"{escaped_json(text)}\n".encode()
+
+
 def jsonable(value: Any) -> Any:
-    """Return `value` in JSON's own types."""
+    """Return `value` in JSON's own types, and text that can be written as UTF-8.
+
+    Half a character (a lone surrogate, as in names of files that are not UTF-8) is written out.
+    """
     if is_dataclass(value) and not isinstance(value, type):
         return jsonable(asdict(value))
     if isinstance(value, Mapping):
-        return {str(key): jsonable(item) for key, item in value.items()}
+        return {_text(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, np.ndarray | np.generic):
         return jsonable(value.tolist())
     if isinstance(value, list | tuple | set | frozenset):
@@ -33,7 +52,11 @@ def jsonable(value: Any) -> Any:
         return value if math.isfinite(value) else None
     if value is None or isinstance(value, bool | int):
         return value
-    return str(value)
+    return _text(value)
+
+
+def _text(value: Any) -> str:
+    return str(value).encode(errors="backslashreplace").decode()
 
 
 def encode_png(image: npt.NDArray[np.uint8]) -> bytes:
@@ -44,11 +67,38 @@ def encode_png(image: npt.NDArray[np.uint8]) -> bytes:
     return bytes(encoded.tobytes())
 
 
-def decode_png(data: bytes) -> npt.NDArray[np.uint8]:
-    """Return the picture, uint8 [H, W, 3] RGB, in the bytes of a PNG file; ValueError if none."""
-    import cv2
+def decode_png(data: bytes, size: tuple[int, ...], limits: Limits) -> npt.NDArray[np.uint8]:
+    """Return the picture in the bytes of a PNG file, as `encode_png` writes it.
 
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
-    if image is None:
-        raise ValueError("image.png is not a picture")
-    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+    Parameters
+    ----------
+    data
+        The file's bytes.
+    size
+        Its height and width; the file's header is held against them before it is decoded.
+    limits
+        How many pixels it may have.
+
+    Returns
+    -------
+    uint8 [H, W, 3], RGB.
+
+    Raises
+    ------
+    ValueError
+        It is no such file, is damaged, or has another size.
+    """
+    from ibisa_onnx.io.decoding import decode
+
+    if not data.startswith(_PNG) or len(data) < _PNG_HEADER.size:
+        raise ValueError("image.png is not a PNG picture")
+    width, height = _PNG_HEADER.unpack_from(data)
+    if (height, width) != size:
+        raise ValueError(f"the map is {list(size)} and image.png {[height, width]}")
+    try:
+        image = decode(data, "image.png", limits).values
+    except ImageError as error:
+        raise ValueError(str(error)) from error
+    if image.shape != (height, width, 3) or image.dtype != np.uint8:
+        raise ValueError(f"image.png holds {image.dtype} {list(image.shape)}, expected 8-bit RGB")
+    return np.array(image)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -16,8 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ibisa_onnx.errors import ImageError
-from ibisa_onnx.io.decoding import decode
+from ibisa_onnx.io.decoding import Decoded, decode
+from ibisa_onnx.io.files import name_of, read_file
+from ibisa_onnx.io.headers import check_pixels
 from ibisa_onnx.io.pixels import as_channels, drawn, find_white, to_8_bits, to_rgb
+from ibisa_onnx.io.reduction import Reduction
+from ibisa_onnx.limits import Limits, variable
 
 
 class PilImage(Protocol):
@@ -26,6 +30,10 @@ class PilImage(Protocol):
     @property
     def mode(self) -> str:
         """How its pixels are stored."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
 
     def convert(self, mode: str, /) -> Any:
         """Return it with its pixels stored otherwise."""
@@ -80,12 +88,28 @@ class Picture:
         Of the file's bytes, or for an array of its dtype, shape and values.
     deep
         Its own values; None where `pixels` are all of it.
+    reduced_from
+        Height and width of the file's picture, of which less was read; None: all of it was.
+    notes
+        What a user must know of how it was read.
     """
 
     pixels: npt.NDArray[np.uint8]
     name: str | None
     sha256: str
     deep: DeepValues | None = None
+    reduced_from: tuple[int, int] | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def reduction(self) -> int:
+        """By what both sides were reduced as it was read: 1, 2, 4 or 8."""
+        return round(max(self.size) / max(_size(self.pixels)))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the picture that was given, in whose pixels all places are."""
+        return self.reduced_from or _size(self.pixels)
 
 
 Source = str | os.PathLike[str] | bytes | npt.NDArray[Any] | PilImage | Picture
@@ -94,7 +118,9 @@ Source = str | os.PathLike[str] | bytes | npt.NDArray[Any] | PilImage | Picture
 _ARRAY = "the array"
 
 
-def read_picture(source: Source) -> Picture:
+def read_picture(
+    source: Source, limits: Limits | None = None, reduction: Reduction | None = None
+) -> Picture:
     """Read a picture once, for its values and its hash.
 
     Parameters
@@ -102,37 +128,49 @@ def read_picture(source: Source) -> Picture:
     source
         As of `read_image`. TIFF and .npy files may hold up to 16 channels, and integers and floats
         of any range; of a TIFF file the first page counts.
+    limits
+        How many bytes a file may have, and how many pixels; None: as the environment says.
+    reduction
+        By what a file's picture is reduced as it is read, of its height and width; None: by
+        nothing. Arrays and PIL images never are.
 
     Raises
     ------
     ImageError
-        There is no such file, it is no picture, or the array has another shape or dtype.
+        There is no such file, it is no picture or too large, or the array has another shape or
+        dtype.
     MissingDependencyError
         It is a TIFF file that takes `tifffile`, which is not installed.
     """
-    source = _as_array(source)
+    limits = limits or Limits.from_environment()
+    source = _as_array(source, limits)
     if isinstance(source, Picture):
         return source
     if isinstance(source, np.ndarray):
-        values = as_channels(source, _ARRAY)
+        if source.ndim > 1 and source.size:
+            check_pixels(source.shape, _ARRAY, limits)
+        values = as_channels(source.copy(), _ARRAY)  # which its owner may change
         if values.dtype.kind == "f":
             values = _of_fractions(values, _ARRAY)
-        return _picture(values, _ARRAY, None, image_sha256(source))
-    data, label = _read_bytes(source)
+        return _picture(Decoded(values, _size(values)), _ARRAY, None, image_sha256(source))
+    data, label = _read_bytes(source, limits)
     name = Path(source).name if isinstance(source, str | os.PathLike) else None
-    values = as_channels(decode(data, label), label)
-    return _picture(values, label, name, hashlib.sha256(data).hexdigest())
+    return _picture(
+        decode(data, label, limits, reduction), label, name, hashlib.sha256(data).hexdigest()
+    )
 
 
-def read_image(source: Source) -> npt.NDArray[np.uint8]:
+def read_image(source: Source, limits: Limits | None = None) -> npt.NDArray[np.uint8]:
     """Read a picture as 8-bit RGB, not stretched.
 
     Parameters
     ----------
     source
-        The path or the bytes of a JPEG, PNG, BMP, WebP, TIFF or .npy file, a PIL image, or an array
-        [H, W], [H, W, 1], [H, W, 3] (RGB) or [H, W, 4] (RGBA): integers 0..255, uint16 0..65535,
-        floats 0..1 or booleans.
+        The path or the bytes of a JPEG, PNG, BMP, WebP, GIF, TIFF or .npy file, a PIL image, or an
+        array [H, W], [H, W, 1], [H, W, 3] (RGB) or [H, W, 4] (RGBA): integers 0..255, uint16
+        0..65535, floats 0..1 or booleans.
+    limits
+        How many bytes a file may have, and how many pixels; None: as the environment says.
 
     Returns
     -------
@@ -142,9 +180,10 @@ def read_image(source: Source) -> npt.NDArray[np.uint8]:
     Raises
     ------
     ImageError
-        There is no such file, it is no picture, or the array has another shape or dtype.
+        There is no such file, it is no picture or too large, or the array has another shape or
+        dtype.
     """
-    picture = read_picture(source)
+    picture = read_picture(source, limits)
     if (deep := picture.deep) is None:
         return picture.pixels
     if deep.white is None:
@@ -152,16 +191,36 @@ def read_image(source: Source) -> npt.NDArray[np.uint8]:
     return to_rgb(to_8_bits(deep.values, deep.white), 255, deep.label)
 
 
-def _picture(values: npt.NDArray[Any], label: str, name: str | None, sha256: str) -> Picture:
-    """Put together what was read, [H, W, C]: what 8 bits hold is kept in 8 bits."""
+def _picture(read: Decoded, label: str, name: str | None, sha256: str) -> Picture:
+    """Put together what was read: what 8 bits hold is kept in 8 bits."""
+    values = as_channels(read.values, label)
     if values.dtype.kind == "b":
         values = to_8_bits(values, 1)
     white = 255.0 if label == _ARRAY and values.dtype.kind == "f" else find_white(values)
-    if white == 255 and values.dtype.kind in "iu":
+    if white == 255 and values.dtype.kind in "iu" and values.dtype != np.uint8:
         values = to_8_bits(values, white)
-    if values.dtype == np.uint8 and values.shape[2] in (1, 3):
-        return Picture(to_rgb(values, 255, label), name, sha256)
-    return Picture(drawn(values, white), name, sha256, DeepValues(values, white, label))
+    plain = values.dtype == np.uint8 and values.shape[2] in (1, 3)
+    picture = Picture(
+        to_rgb(values, 255, label) if plain else drawn(values, white),
+        name,
+        sha256,
+        None if plain else DeepValues(values, white, label),
+        None if read.size == _size(values) else read.size,
+        read.notes,
+    )
+    if picture.reduction == 1:
+        return picture
+    (height, width), factor = read.size, picture.reduction
+    note = (
+        f"{label} is {width} x {height}: it is read at 1/{factor} of its size, and the map has "
+        "that size, too; places are in pixels of the file"
+    )
+    return replace(picture, notes=(*read.notes, note))
+
+
+def _size(values: npt.NDArray[Any]) -> tuple[int, int]:
+    height, width = values.shape[:2]
+    return height, width
 
 
 def _of_fractions(values: npt.NDArray[Any], label: str) -> npt.NDArray[Any]:
@@ -183,18 +242,21 @@ def _beyond(values: npt.NDArray[Any], label: str) -> str:
     )
 
 
-def image_sha256(source: Source) -> str:
+def image_sha256(source: Source, limits: Limits | None = None) -> str:
     """Hash a picture: the file's bytes, or for an array its dtype, shape and values."""
-    source = _as_array(source)
+    limits = limits or Limits.from_environment()
+    source = _as_array(source, limits)
     if isinstance(source, Picture):
         return source.sha256
     if isinstance(source, np.ndarray):
         header = f"{source.dtype} {source.shape} ".encode()
         return hashlib.sha256(header + np.ascontiguousarray(source).tobytes()).hexdigest()
-    return hashlib.sha256(_read_bytes(source)[0]).hexdigest()
+    return hashlib.sha256(_read_bytes(source, limits)[0]).hexdigest()
 
 
-def _as_array(source: Source) -> str | os.PathLike[str] | bytes | npt.NDArray[Any] | Picture:
+def _as_array(
+    source: Source, limits: Limits
+) -> str | os.PathLike[str] | bytes | npt.NDArray[Any] | Picture:
     """Return a PIL image as an array, and anything else as it is."""
     if isinstance(source, Picture):
         return source
@@ -202,7 +264,11 @@ def _as_array(source: Source) -> str | os.PathLike[str] | bytes | npt.NDArray[An
     if not (isinstance(mode, str) and hasattr(source, "convert")):
         return cast(str | os.PathLike[str] | bytes | npt.NDArray[Any], source)
     try:
+        width, height = cast(PilImage, source).size
+        check_pixels((height, width), "the PIL image", limits)
         return _from_pil(source, mode)
+    except ImageError:
+        raise
     except Exception as error:  # PIL decodes only now, and says what is wrong in many ways
         raise ImageError(f"the PIL image cannot be read: {error}") from error
 
@@ -219,22 +285,18 @@ def _from_pil(image: Any, mode: str) -> npt.NDArray[Any]:
     return np.asarray(image)
 
 
-def _read_bytes(source: str | os.PathLike[str] | bytes) -> tuple[bytes, str]:
+def _read_bytes(source: str | os.PathLike[str] | bytes, limits: Limits) -> tuple[bytes, str]:
     """Return a picture's bytes and what to call it in an error."""
-    if isinstance(source, bytes | bytearray | memoryview):
-        return bytes(source), "the picture"
-    if not isinstance(source, str | os.PathLike):
+    if isinstance(source, str | os.PathLike):
+        return read_file(source, "picture", ImageError, limits), name_of(source)
+    if not isinstance(source, bytes | bytearray | memoryview):
         raise ImageError(
             f"the picture is a {type(source).__name__}; "
             "give a path, the bytes of a file, a PIL image, or an array uint8 [H, W, 3]"
         )
-    path = Path(source)
-    try:
-        if path.is_dir():
-            raise ImageError(f"{path} is a folder, not a picture; name a file in it")
-        return path.read_bytes(), str(path)
-    except FileNotFoundError:
-        raise ImageError(f"there is no picture {path}; check the path") from None
-    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
-        why = getattr(error, "strerror", None) or error
-        raise ImageError(f"cannot read {str(path)[:200]!r}: {why}") from error
+    if (size := memoryview(source).nbytes) > limits.file_bytes:
+        raise ImageError(
+            f"the picture has {size:,} bytes, more than the {limits.file_bytes:,} that a file may "
+            f"have; set {variable('file_bytes')} to allow more"
+        )
+    return bytes(source), "the picture"

@@ -7,6 +7,8 @@ them.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ Values = npt.NDArray[Any]
 Pixels = npt.NDArray[np.uint8]
 
 MAX_CHANNELS = 16
+_PART = 1 << 20  # values that are changed at once
 
 
 def as_channels(values: Values, label: str) -> Values:
@@ -54,8 +57,9 @@ def to_8_bits(values: Values, white: float) -> Pixels:
     if white == 255 and values.dtype.kind in "biu":
         return values.astype(np.uint8)
     if values.dtype == np.uint16:  # 257 steps to one
-        return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    return np.rint(np.clip(values * np.float64(255 / white), 0, 255)).astype(np.uint8)
+        return _by_rows(values, np.uint8, lambda part: (part.astype(np.uint32) + 128) // 257)
+    factor = np.float64(255 / white)
+    return _by_rows(values, np.uint8, lambda part: np.rint(np.clip(part * factor, 0, 255)))
 
 
 def to_rgb(values: Values, white: float, label: str) -> Values:
@@ -86,16 +90,37 @@ def drawn(values: Values, white: float | None) -> Pixels:
         values = values[..., :3] if channels > 3 else values[..., :1]
     low, high = (float(each) for each in (values[..., :3].min(), values[..., :3].max()))
     if white is None or (white != 255 and high - low < white / 2):
-        stretched = (values[..., :3].astype(np.float64) - low) * (255 / max(high - low, 1e-300))
-        return to_rgb(np.rint(stretched).astype(np.uint8), 255, "")
+        share = 1.0 if math.isfinite(high - low) else 0.25  # which float64 may not hold
+        low, scale = share * low, 255 / max(share * high - share * low, 1e-300)
+        shown = values[..., :3]
+        stretched = _by_rows(
+            shown, np.uint8, lambda part: np.rint((part.astype(np.float64) * share - low) * scale)
+        )
+        return to_rgb(stretched, 255, "")
     return to_rgb(to_8_bits(values, white), 255, "")
 
 
 def _over_white(rgba: Values, white: float) -> Values:
     """Lay RGBA over white, as a viewer shows it."""
-    if rgba.dtype.kind == "f":
-        alpha = rgba[..., 3:] / white
-        return np.asarray(rgba[..., :3] * alpha + white * (1 - alpha), rgba.dtype)
-    full = np.uint64(white)
-    colour, alpha = rgba[..., :3].astype(np.uint64), rgba[..., 3:].astype(np.uint64)
-    return ((colour * alpha + full * (full - alpha) + full // 2) // full).astype(rgba.dtype)
+
+    def laid(part: Values) -> Values:
+        if part.dtype.kind == "f":
+            alpha = part[..., 3:] / white
+            return np.asarray(part[..., :3] * alpha + white * (1 - alpha))
+        full = np.uint64(white)
+        colour, alpha = part[..., :3].astype(np.uint64), part[..., 3:].astype(np.uint64)
+        return np.asarray((colour * alpha + full * (full - alpha) + full // 2) // full)
+
+    return _by_rows(rgba, rgba.dtype, laid, channels=3)
+
+
+def _by_rows(
+    values: Values, dtype: npt.DTypeLike, change: Callable[[Values], Values], channels: int = 0
+) -> Values:
+    """Change [H, W, C] a few rows at a time: what lies in between has several times the bytes."""
+    height, width, own = values.shape
+    changed = np.empty((height, width, channels or own), dtype)
+    rows = max(1, _PART // (width * own))
+    for row in range(0, height, rows):
+        changed[row : row + rows] = change(values[row : row + rows])
+    return changed

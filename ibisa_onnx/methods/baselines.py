@@ -19,8 +19,9 @@ import numpy.typing as npt
 
 from ibisa_onnx.errors import ImageError, OptionError
 from ibisa_onnx.gradients.masked_images import Floats
-from ibisa_onnx.io.images import Picture, read_picture
+from ibisa_onnx.io.images import Picture
 from ibisa_onnx.methods.masking import smooth
+from ibisa_onnx.preprocessing.reading import read_for
 from ibisa_onnx.preprocessing.spec import Preprocessing, prepare
 from ibisa_onnx.targets.retention import LOST
 
@@ -153,7 +154,7 @@ def baseline_named(name: str, blur: float, preprocessing: Preprocessing) -> Base
             pixels = np.broadcast_to(np.array(colour, np.uint8), (*preprocessing.size, 3))
             return _fixed(np.ascontiguousarray(pixels), preprocessing)
         if Path(known).exists():
-            picture = read_picture(Path(known))
+            picture = read_for(Path(known), preprocessing)
             return _fixed(picture, preprocessing, picture.sha256)
     except (ImageError, OSError) as error:
         raise OptionError(f"option baseline is {name!r}: {error}") from error

@@ -32,7 +32,6 @@ from ibisa_onnx.errors import OptionError
 from ibisa_onnx.explanation import Completion
 from ibisa_onnx.gradients.layer import deployed, last_of_side
 from ibisa_onnx.gradients.masked_images import Floats
-from ibisa_onnx.io.images import read_picture
 from ibisa_onnx.methods.base import AttributionResult, RowByRow
 from ibisa_onnx.methods.features import LayerSplit, only_output, open_layer
 from ibisa_onnx.methods.ibisa.optimizer import PooledAdam
@@ -42,6 +41,7 @@ from ibisa_onnx.methods.scaling import positive_part_scaled
 from ibisa_onnx.methods.settings import is_whole
 from ibisa_onnx.methods.stopping import Control
 from ibisa_onnx.models.base import ImageModel
+from ibisa_onnx.preprocessing.reading import read_for
 from ibisa_onnx.preprocessing.spec import Preprocessing, prepare
 from ibisa_onnx.targets.base import Objective
 
@@ -112,7 +112,8 @@ class Iba:
         graph, output = deployed(model, self.name), only_output(objective, self.name)
         choice = partial(last_of_side, side=max(preprocessing.size) / _DEPTH)
         layer = open_layer(graph, output, preprocessing.size, self.name, self.layer, choice)
-        tensors = (prepare(read_picture(each), preprocessing).tensor for each in self.images)
+        pictures = (read_for(each, preprocessing) for each in self.images)
+        tensors = (prepare(each, preprocessing).tensor for each in pictures)
         features = (layer.split.features(tensor)[0] for tensor in tensors)
         return PreparedIba(self, layer, estimate(features))
 

@@ -62,7 +62,9 @@ def smooth(field: Floats, sigma: float) -> Floats:
     """
     if sigma <= 0:
         return field
-    kernel, planes = _gaussian(float(sigma)), field.reshape(-1, *field.shape[-2:])
+    # Of twice the longer side it gives the mean, as far as its tails are cut; more is no different.
+    sigma = min(float(sigma), 2.0 * max(field.shape[-2:]))
+    kernel, planes = _gaussian(sigma), field.reshape(-1, *field.shape[-2:])
     smoothed = [cv2.sepFilter2D(each, -1, kernel, kernel, borderType=_MIRRORED) for each in planes]
     return np.asarray(smoothed, field.dtype).reshape(field.shape)
 

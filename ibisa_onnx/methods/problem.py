@@ -110,11 +110,15 @@ class MaskGradient:
         p(z) over p(x): what the masks left of the answers, float64 [N]; 1 where that is unknown.
     activation
         Class activation maps, float32 [N, 2, r, c], where the gradient comes with them.
+    probability
+        The objective where the gradient was asked, float64 [N]: of a quantised model at its float
+        counterpart's outputs.
     """
 
     values: Floats
     ratio: Doubles
     activation: Floats | None = None
+    probability: Doubles | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -388,6 +392,7 @@ class _RowGradients:
             np.concatenate([each.values for each in found]),
             np.concatenate([each.ratio for each in found]),
             np.concatenate(activations) if activations else None,
+            np.concatenate([each.probability for each in found if each.probability is not None]),
         )
 
     def _one_call(self, call: int, masks: Floats) -> MaskGradient:
@@ -397,18 +402,20 @@ class _RowGradients:
             values.flags.writeable = False  # all rows' objectives read them
         told = masked.differentiated(saved) or raw
         cotangents: dict[str, list[Floats]] = {}
-        ratio = np.ones(len(rows))
+        ratio, probability = np.ones(len(rows)), np.ones(len(rows))
         for place, number in enumerate(rows):
             row, mine = self._problem.rows[number], {k: v[place][None] for k, v in raw.items()}
             at = {name: values[place][None] for name, values in told.items()}
             for name, cotangent in _checked_vjp(row.objective, at).items():
                 cotangents.setdefault(name, []).append(cotangent)
+            shown = _probability(row.objective, mine, 1)[0]
             if row.probability > 0:
-                ratio[place] = _probability(row.objective, mine, 1)[0] / row.probability
+                ratio[place] = shown / row.probability
+            probability[place] = shown if told is raw else _probability(row.objective, at, 1)[0]
         whole = {name: np.concatenate(each) for name, each in cotangents.items()}
         gradients = masked.backward(saved, whole)[:, 0]
         gradients[~np.isfinite(ratio)] = np.nan  # of a score that is none
-        return MaskGradient(gradients, ratio, masked.class_activation(saved))
+        return MaskGradient(gradients, ratio, masked.class_activation(saved), probability)
 
 
 def checked_probability(objective: Objective, raw: Raw, count: int) -> Doubles:

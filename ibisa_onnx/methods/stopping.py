@@ -7,12 +7,12 @@ time for another. What is unfinished then is left out, and the explanation says 
 from __future__ import annotations
 
 import math
-import numbers
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ibisa_onnx.errors import OptionError
+from ibisa_onnx.models.running import TimeLimit, deadline_limit
 
 DEADLINE, STOPPED = "deadline", "stop"
 
@@ -61,12 +61,15 @@ class Control:
         Whether the maps on the way are shown.
     timings
         Seconds of each stage that is over.
+    limit
+        What ends a call of the model that does not come back.
     """
 
     stopping: StoppingRule = field(default_factory=StoppingRule)
     progress: Progress = lambda done, planned: None
     intermediate: bool = False
     timings: dict[str, float] = field(default_factory=dict)
+    limit: TimeLimit = field(default_factory=lambda: deadline_limit(None))
 
     def __post_init__(self) -> None:
         self.begin = self._lap = time.perf_counter()
@@ -87,12 +90,12 @@ class Control:
         OptionError
             One of them is not what it should be.
         """
-        seconds = check_deadline(deadline)
+        limit = deadline_limit(deadline)
         for name, value in (("progress", progress), ("stop", stop)):
             if value is not None and not callable(value):
                 raise OptionError(f"{name} is {value!r}; give a function")
-        control = cls(StoppingRule(), intermediate=intermediate)
-        control.stopping.deadline = control.begin + seconds
+        control = cls(StoppingRule(), intermediate=intermediate, limit=limit)
+        control.stopping.deadline = control.begin + limit.seconds
         if stop is not None:
             control.stopping.stop = stop
         if progress is not None:
@@ -125,18 +128,3 @@ class Control:
         if first:
             own.timings, own.begin = dict(self.timings), self.begin
         return own
-
-
-def check_deadline(seconds: float | None) -> float:
-    """Return a number of seconds that was given, infinity for None.
-
-    Raises
-    ------
-    OptionError
-        It is not a number above 0.
-    """
-    if seconds is None:
-        return math.inf
-    if not isinstance(seconds, numbers.Real) or not seconds > 0:
-        raise OptionError(f"deadline is {seconds!r}; give seconds, more than 0")
-    return float(seconds)

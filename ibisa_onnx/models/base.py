@@ -13,6 +13,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context, copy_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -25,6 +26,8 @@ from ibisa_onnx.models.signature import ImageInput, Layout, Signature
 
 if TYPE_CHECKING:
     import onnx
+
+    from ibisa_onnx.limits import Limits
 
 Images = npt.NDArray[np.float32]
 Values = Mapping[str, npt.NDArray[Any]]
@@ -138,6 +141,11 @@ class ImageModel(ABC):
         return ()
 
     @property
+    def limits(self) -> Limits | None:
+        """What it may ask for; None: as the environment says."""
+        return None
+
+    @property
     def metadata(self) -> Mapping[str, str]:
         """What the model says of itself."""
         return {}
@@ -244,14 +252,19 @@ class ImageModel(ABC):
     def map_concurrently(self, task: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
         """Return a task's results, as many tasks at once as the model takes calls.
 
-        Tasks within tasks run one after the other.
+        Tasks within tasks run one after the other. Each has the caller's context variables, and so
+        its time limits.
         """
         items = list(items)
         workers = min(self.max_concurrency, len(items))
         if workers <= 1 or getattr(self._worker, "busy", False):
             return [task(each) for each in items]
+
+        def run(context: Context, item: _T) -> _R:
+            return context.run(task, item)
+
         with ThreadPoolExecutor(workers, _WORKERS, self._begin_work) as pool:
-            return list(pool.map(task, items))
+            return list(pool.map(run, [copy_context() for _ in items], items))
 
     def _begin_work(self) -> None:
         self._worker.busy = True
@@ -340,7 +353,18 @@ def joined(parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
 
     Of rows that were selected each call has as many as it found: zeros fill up the shorter ones,
     which are boxes without a size and with no score.
+
+    Raises
+    ------
+    OutputError
+        They have not as many axes, or differ in other sides.
     """
+    if len({(each.ndim, each.shape[2:]) for each in parts}) > 1:
+        shapes = " and ".join(sorted({str([1, *each.shape[1:]]) for each in parts})[:2])
+        raise OutputError(
+            f"the model's answers to images of one size are of shape {shapes}; "
+            "explain an output whose shape stays"
+        )
     if len({each.shape[1:2] for each in parts}) > 1:
         most = max(each.shape[1] for each in parts)
         parts = [

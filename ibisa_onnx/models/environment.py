@@ -14,7 +14,7 @@ from ibisa_onnx.errors import MissingDependencyError
 from ibisa_onnx.models.cuda import CudaCheck, cuda_runs_a_node
 from ibisa_onnx.models.ort import import_onnxruntime
 
-_PACKAGES = ("ibisa-onnx", "onnx", "torch", "numpy")
+_PACKAGES = ("ibisa-onnx", "onnx", "torch", "numpy", "pillow")
 _PREFIXES = ("onnxruntime", "opencv-")
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ibisa_onnx.errors import ModelError, OutputError
+from ibisa_onnx.limits import Limits
 from ibisa_onnx.models.base import ImageModel, Values
 from ibisa_onnx.models.onnx_file import essence
 from ibisa_onnx.models.returned import DeclaredOutputs
@@ -108,6 +109,8 @@ class FunctionModel(ImageModel):
     identity
         What tells this function from all others, by content: the version of a remote model, say.
         `bench` keeps scores under it. None: nothing is taken for the same in another process.
+    limits
+        What its pictures may ask for; None: as the environment says.
 
     Raises
     ------
@@ -123,6 +126,7 @@ class FunctionModel(ImageModel):
         max_batch: int = 8,
         max_concurrency: int = 1,
         identity: str | None = None,
+        limits: Limits | None = None,
     ) -> None:
         _check_function(function)
         if not isinstance(spec, InputSpec):
@@ -132,9 +136,14 @@ class FunctionModel(ImageModel):
         self._function, self._name = function, name_of(function)
         self._classes: int | None = None
         super().__init__(spec.signature(self._name), max_batch, max_concurrency)
-        self._identity = identity
+        self._identity, self._limits = identity, limits
         outputs = self.signature.outputs if spec.outputs is not None else ()
         self._declared = DeclaredOutputs(self._name, outputs) if outputs else None
+
+    @property
+    def limits(self) -> Limits | None:
+        """What its pictures may ask for; None: as the environment says."""
+        return self._limits
 
     @property
     def name(self) -> str:

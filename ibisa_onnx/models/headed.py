@@ -15,11 +15,14 @@ from ibisa_onnx.errors import IbisaError, ModelError, OutputError
 from ibisa_onnx.models.base import ImageModel, Values
 from ibisa_onnx.models.onnx_file import essence
 from ibisa_onnx.models.ort import CPU
+from ibisa_onnx.models.running import run, untimed
 from ibisa_onnx.models.session_options import create_session
 from ibisa_onnx.models.signature import TensorInfo
 
 if TYPE_CHECKING:
     import onnx
+
+    from ibisa_onnx.limits import Limits
 
 _OPSET, _IR_VERSION = 13, 8  # heads take operators that mean the same from 7 on
 
@@ -62,7 +65,8 @@ class HeadedModel(ImageModel):
         data = graph.SerializeToString(deterministic=True)
         self._digest = hashlib.sha256(data).hexdigest()
         try:
-            self._session = create_session(data, [CPU], 1)
+            with untimed():
+                self._session = create_session(data, [CPU], 1, self.label)
         except IbisaError:
             raise
         except Exception as error:
@@ -109,13 +113,20 @@ class HeadedModel(ImageModel):
         """
         feeds = {name: np.ascontiguousarray(raw[name]) for name in self._sources}
         try:
-            made = self._session.run(self._tensors, feeds)
-        except Exception as error:
+            with untimed():  # beside a function, which may take its time
+                made = run(self._session, self._tensors, feeds, "what is read from it")
+        except ModelError as error:
             shapes = ", ".join(f"{name} {list(each.shape)}" for name, each in feeds.items())
+            why = essence(error.__cause__)
             raise OutputError(
-                f"what {self.label} returned does not go together: {shapes} ({essence(error)})"
+                f"what {self.label} returned does not go together: {shapes} ({why})"
             ) from error
         return {**raw, **dict(zip(self._tensors, made, strict=True))}
+
+    @property
+    def limits(self) -> Limits | None:
+        """What the model behind it may ask for."""
+        return self._model.limits
 
     @property
     def name(self) -> str | None:

@@ -1,26 +1,37 @@
 """The model as a file: its bytes, its graph without weights, its hash, and what is wrong with it.
 
 ONNX Runtime opens the file itself, by path where there is one; what is here is needed around that.
-Weights in external files are never read into memory, only hashed as a stream.
+Before anything reads it, it is checked (`check`): strangers write models, too. Weights in external
+files are never read into memory, only hashed as a stream.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ibisa_onnx.errors import ModelError
+from ibisa_onnx.escaping import shortened
+from ibisa_onnx.io.files import is_regular, open_regular
+from ibisa_onnx.limits import Limits
 from ibisa_onnx.models.custom_operators import explain_absent
+from ibisa_onnx.models.external_data import GIVEN, rename_weights, weight_places
+from ibisa_onnx.models.model_parts import parts, tensors
 from ibisa_onnx.models.ort_messages import shorten
+from ibisa_onnx.models.skeleton import LARGEST, skeleton_of
+from ibisa_onnx.models.soundness import check_sound, names_are_text
 
 if TYPE_CHECKING:
     import onnx
 
 _ENDINGS = (".onnx", ".ort")
+_ORT_FORMAT = slice(4, 8), b"ORTM"  # where a file in ONNX Runtime's own format says so
 # Fields of a model that do not count in what it computes.
 _SAID_OF_ITSELF = (
     "metadata_props",
@@ -42,20 +53,26 @@ class ModelFile:
     """The file's size and time of change when it was opened."""
     extension: Callable[[onnx.GraphProto], object] | None = field(default=None, repr=False)
     """What is done to the graph whenever it is loaded, in place."""
+    limits: Limits | None = None
+    """What it may ask for; None: as the environment says."""
+    passed: list[bool] = field(default_factory=list, repr=False, compare=False)
+    """Not empty once it was checked; what is derived from it shares this."""
 
     @classmethod
-    def of(cls, source: str | os.PathLike[str] | bytes) -> ModelFile:
+    def of(cls, source: str | os.PathLike[str] | bytes, limits: Limits | None = None) -> ModelFile:
         """Return the file at a path, or one that is held in memory."""
-        return cls(data=source) if isinstance(source, bytes) else cls.at(source)
+        if isinstance(source, bytes):
+            return cls(data=source, limits=limits)
+        return cls.at(source, limits)
 
     @classmethod
-    def at(cls, path: str | os.PathLike[str]) -> ModelFile:
+    def at(cls, path: str | os.PathLike[str], limits: Limits | None = None) -> ModelFile:
         """Return the file at a path, which stays the same whatever folder one changes to."""
         if not os.fspath(path):
             raise ModelError("the model's path is empty; name a file")
         try:
             absolute = Path(path).absolute()
-            return cls(absolute, stamp=_stamp(absolute))
+            return cls(absolute, stamp=_stamp(absolute), limits=limits)
         except ValueError as error:
             raise ModelError(f"there can be no model file {str(path)[:200]!r}: {error}") from error
 
@@ -67,12 +84,13 @@ class ModelFile:
             )
 
     @classmethod
-    def of_session(cls, session: Any) -> ModelFile:
+    def of_session(cls, session: Any, limits: Limits | None = None) -> ModelFile:
         """Return what a live `onnxruntime.InferenceSession` still remembers of its model."""
         path, data = getattr(session, "_model_path", None), getattr(session, "_model_bytes", None)
         if data or not path:
-            return cls(data=bytes(data) if data else None)
-        return cls.at(path)
+            # Of bytes whoever opened the session knows where their weights are.
+            return cls(data=bytes(data) if data else None, limits=limits, passed=[True])
+        return cls.at(path, limits)
 
     @property
     def name(self) -> str | None:
@@ -94,14 +112,34 @@ class ModelFile:
         if self.path is None:
             if not self.data:
                 raise ModelError("the model is empty: 0 bytes were given")
-        elif self.path.is_dir():
+        elif os.path.isdir(self.path):  # noqa: PTH112 - which never raises, nor does the next
             raise ModelError(f"{self.path} is a folder, not an ONNX file; name the file in it")
-        elif not self.path.exists():
+        elif not os.path.exists(self.path):  # noqa: PTH110
             raise ModelError(f"there is no model file {self.path}; check the path")
+        elif not is_regular(self.path):
+            raise ModelError(
+                f"{self.path} is a pipe or a device, not an ONNX file; give a regular file"
+            )
         elif not os.access(self.path, os.R_OK):
             raise ModelError(f"{self.path} may not be read; change its permissions")
         elif self.path.stat().st_size == 0:
             raise ModelError(f"{self.path} is empty (0 bytes); copy or download it again")
+        elif str(self.path) != str(self.path).encode(errors="replace").decode():
+            raise ModelError(
+                f"{self.path}: ONNX Runtime opens no file whose path is not UTF-8; rename it"
+            )
+
+    def check(self) -> None:
+        """See that a stranger's model may be opened, without reading its weights.
+
+        Raises
+        ------
+        ModelError
+            It is no model; a name in it is not UTF-8; its functions have too many nodes; or
+            external weights are missing, leave its folder, or are no regular files.
+        """
+        if self._skeleton() is None and not self._is_ort_format():
+            raise self._not_a_model()
 
     def load_proto(self) -> onnx.ModelProto | None:
         """Parse the model without external weights, its initializers not listed as inputs.
@@ -122,18 +160,55 @@ class ModelFile:
         None where there is no ONNX protobuf to read: a live session that does not remember its
         file, or a file in ONNX Runtime's own format.
         """
+        with self._opened() as (stream, size):
+            return self._checked(stream.read(size) if size <= LARGEST else b"")
+
+    def _skeleton(self) -> onnx.ModelProto | None:
+        """Parse the model as `parse`, without the values of its weights."""
+        with self._opened() as (stream, size):
+            return self._checked(self._slim(stream, size) if size <= LARGEST else b"")
+
+    def _slim(self, stream: BinaryIO, size: int) -> bytes:
+        """Read a model without the values of its weights."""
+        return skeleton_of(stream, size, self.label, self.limits or Limits.from_environment())
+
+    @contextmanager
+    def _opened(self) -> Iterator[tuple[BinaryIO, int]]:
+        """Open what the model is read from, and tell its size; 0 where there is nothing."""
+        self.check_unchanged()
+        if self.data is not None:
+            yield io.BytesIO(self.data), len(self.data)
+        elif self.path is None or not self.path.exists():
+            yield io.BytesIO(), 0
+        else:
+            with open_regular(self.path, "model", ModelError) as stream:
+                yield stream, os.fstat(stream.fileno()).st_size
+
+    def _checked(self, data: bytes) -> onnx.ModelProto | None:
+        """Parse a protobuf, and see that it is sound and its external weights are in place."""
         import onnx
         from google.protobuf.message import DecodeError  # type: ignore[import-untyped,unused-ignore]
 
-        self.check_unchanged()
+        if not data:
+            return None
         try:
-            if self.data is not None:
-                return onnx.load_model_from_string(self.data)
-            if self.path is not None and self.path.exists():
-                return onnx.load(str(self.path), format="protobuf", load_external_data=False)
+            model = onnx.load_model_from_string(data)
         except DecodeError:
-            pass
-        return None
+            return None
+        if self.passed:
+            return model
+        if not names_are_text(self._slim(io.BytesIO(data), len(data))):
+            raise ModelError(f"{self.label}: a name in it is not UTF-8; export the model anew")
+        found = parts(model)
+        check_sound(model, self.label, self.limits, found)
+        weight_places(found.tensors, self.path)
+        self.passed.append(True)
+        return model
+
+    def _is_ort_format(self) -> bool:
+        place, mark = _ORT_FORMAT
+        with self._opened() as (stream, _):
+            return stream.read(place.stop)[place] == mark
 
     @property
     def why_no_graph(self) -> str:
@@ -149,17 +224,12 @@ class ModelFile:
 
         For a model in one file this is what `sha256sum` prints.
         """
-        self.check_unchanged()
         digest = hashlib.sha256()
-        if self.data is not None:
-            digest.update(self.data)
-        elif self.path is None or not self.path.exists():
-            return None
-        else:
-            _hash_file(digest, self.path)
-        model = self.load_proto()
-        if model is not None:
-            self._hash_weights(digest, model)
+        with self._opened() as (stream, size):
+            if not size:
+                return None
+            _hash(digest, stream)
+        self._hash_weights(digest, self._skeleton())
         return digest.hexdigest()
 
     def graph_sha256(self) -> str | None:
@@ -176,62 +246,49 @@ class ModelFile:
         self._hash_weights(digest, model)
         return digest.hexdigest()
 
-    def _hash_weights(self, digest: Any, model: onnx.ModelProto) -> None:
+    def _hash_weights(self, digest: Any, model: onnx.ModelProto | None) -> None:
         """Feed the external weights to a hash, in the order of their files' names."""
-        if self.folder is not None:
-            for location in weight_files(model):
-                _hash_file(digest, self.folder / location)
+        if model is None or self.path is None:
+            return
+        for place in weight_places(tensors(model), self.path).values():
+            with open_regular(place, "weights", ModelError) as stream:
+                _hash(digest, stream)
 
     def follow_links(self, model: onnx.ModelProto) -> tuple[onnx.ModelProto, Path | None]:
         """Return a graph made from this one, and the folder of its external weights.
 
         Where the model is a link, as in Hugging Face's cache, ONNX Runtime follows links to weights
         into the folder that it leads to, too. Of a graph without a path it has to be told: weights
-        are called otherwise then in the graph that is returned. Whatever else leaves the model's
-        folder stays as it is, and is refused.
+        are called otherwise then in the graph that is returned.
+
+        Raises
+        ------
+        ModelError
+            Weights are missing, leave the model's folder, or are no regular files.
         """
         if self.path is None or self.folder is None:
             return model, None
-        home, names = self.path.resolve().parent, {}
-        for location in weight_files(model):
-            place = self.folder / location
-            plain = not Path(location).is_absolute() and ".." not in Path(location).parts
-            if plain and place.resolve().is_relative_to(home):
-                names[location] = str(place.resolve().relative_to(home))
-            elif place.exists():
-                return model, self.folder
-        if home == self.folder.resolve() or not names:
+        places = weight_places(tensors(model), self.path, given=(GIVEN,))
+        home = self.folder.resolve()
+        if all(place.is_relative_to(home) for place in places.values()):
             return model, self.folder
-        return rename_weights(model, names), home
+        base = Path(os.path.commonpath([*(place.parent for place in places.values())]))
+        names = {name: str(place.relative_to(base)) for name, place in places.items()}
+        return rename_weights(model, names), base
 
     def explain_failure(self, error: Exception) -> ModelError:
         """Turn what ONNX Runtime said while opening this model into one line that helps."""
-        model = self.load_proto()
+        model = self._skeleton()
         if model is None or not (model.ir_version and model.graph.node):
-            return ModelError(
-                f"{self.path or 'the model'} is not an ONNX model, or it is truncated; "
-                "copy it again or export it anew"
-            )
-        missing = self._missing_weights(model)
-        if missing:
-            return ModelError(f"{self.label}: {missing}")
+            return self._not_a_model()
         why = explain_absent(model, error) or essence(error)
         return ModelError(f"ONNX Runtime cannot open {self.label}: {why}")
 
-    def _missing_weights(self, model: onnx.ModelProto) -> str | None:
-        """Say which external weights are absent or cut short, if any are."""
-        for tensor in external_tensors(model):
-            if self.folder is None:
-                return (
-                    f"its weights are in a file of their own ({tensor.location}), which bytes "
-                    "cannot name; open the model by its path"
-                )
-            path = self.folder / tensor.location
-            if not path.exists():
-                return f"its weights file {path} is missing; put it beside the model"
-            if path.stat().st_size < tensor.end:
-                return f"its weights file {path} is truncated; copy it again"
-        return None
+    def _not_a_model(self) -> ModelError:
+        return ModelError(
+            f"{self.path or 'the model'} is not an ONNX model, or it is truncated; "
+            "copy it again or export it anew"
+        )
 
 
 def beside(model: str | os.PathLike[str], ending: str) -> Path:
@@ -239,55 +296,6 @@ def beside(model: str | os.PathLike[str], ending: str) -> Path:
     path = Path(model)
     stem = path.stem if path.suffix.lower() in _ENDINGS else path.name  # net.v1 is all a name
     return path.parent / (stem + ending)
-
-
-@dataclass(frozen=True)
-class ExternalTensor:
-    """Where a tensor's values lie outside the model: a file, and the byte after the last."""
-
-    location: str
-    end: int
-
-
-def external_tensors(model: onnx.ModelProto) -> Iterator[ExternalTensor]:
-    """Yield every tensor of the model whose values lie in another file."""
-    import onnx
-
-    for tensor in _tensors(model.graph):
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            entries = {entry.key: entry.value for entry in tensor.external_data}
-            end = int(entries.get("offset", 0)) + int(entries.get("length", 0))
-            yield ExternalTensor(entries.get("location", ""), end)
-
-
-def weight_files(model: onnx.ModelProto) -> list[str]:
-    """Return the names of the files that a model's external weights are in, sorted."""
-    return sorted({tensor.location for tensor in external_tensors(model)})
-
-
-def rename_weights(model: onnx.ModelProto, names: Mapping[str, str]) -> onnx.ModelProto:
-    """Return a copy of a model that calls the files of its external weights otherwise."""
-    copy = type(model)()
-    copy.CopyFrom(model)
-    for tensor in _tensors(copy.graph):
-        for entry in tensor.external_data:
-            if entry.key == "location":
-                entry.value = names.get(entry.value, entry.value)
-    return copy
-
-
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    """Yield the initializers and the constants of a graph and of the graphs inside it."""
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-            if attribute.HasField("g"):
-                yield from _tensors(attribute.g)
-            for inner in attribute.graphs:
-                yield from _tensors(inner)
 
 
 def without_initializer_inputs(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -307,10 +315,12 @@ def without_initializer_inputs(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def essence(error: object, limit: int = 300) -> str:
-    """Return what another library's error says, on one line, without ONNX Runtime's ornaments."""
-    text = shorten(str(error))
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+def essence(error: object, limit: int = 400) -> str:
+    """Return what another library's error says, on one line, without ONNX Runtime's ornaments.
+
+    Of a long one its end stays, too, where the numbers are.
+    """
+    return shortened(shorten(str(error)), limit)
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
@@ -322,11 +332,7 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     return found.st_size, found.st_mtime_ns
 
 
-def _hash_file(digest: Any, path: Path) -> None:
+def _hash(digest: Any, stream: BinaryIO) -> None:
     """Feed a file to a hash, a mebibyte at a time."""
-    try:
-        with path.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror or error}") from error
+    while block := stream.read(1 << 20):
+        digest.update(block)

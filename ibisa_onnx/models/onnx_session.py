@@ -6,10 +6,10 @@ How images reach it, and what is counted, it shares with other models: `base.py`
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -19,17 +19,21 @@ import numpy as np
 import numpy.typing as npt
 
 from ibisa_onnx.errors import IbisaError, ModelError, OutputError
+from ibisa_onnx.io.literals import parse_json
 from ibisa_onnx.models.base import ImageModel
 from ibisa_onnx.models.batch_axis import add_batch_axis, lone_picture
+from ibisa_onnx.models.memory import check_answer, check_call
 from ibisa_onnx.models.onnx_file import ModelFile, essence, without_initializer_inputs
 from ibisa_onnx.models.ort import CPU, CUDA, import_onnxruntime
 from ibisa_onnx.models.providers import check_providers, resolve_providers
-from ibisa_onnx.models.session_options import ONLY_FATAL, open_file, open_graph
+from ibisa_onnx.models.running import run
+from ibisa_onnx.models.session_options import open_file, open_graph
 from ibisa_onnx.models.signature import (
     METADATA_KEY,
     Layout,
     Signature,
     TensorInfo,
+    check_metadata,
     find_image,
     read_layout,
 )
@@ -38,11 +42,13 @@ if TYPE_CHECKING:
     import onnx
     import onnxruntime
 
+    from ibisa_onnx.limits import Limits
     from ibisa_onnx.models.base import Images, Values
     from ibisa_onnx.models.passes import PassCounter
     from ibisa_onnx.models.weights import Weights
 
 _BY_VALUE = frozenset({CPU, CUDA})  # these take weights as values; others may want a whole graph
+_MOST_TENSORS = 1000  # inputs, and outputs: each is held against all others
 _NUMPY_NAMES = {"float": "float32", "double": "float64"}
 
 
@@ -86,6 +92,7 @@ class DeployedModel(ImageModel):
         extra_inputs: Mapping[str, npt.NDArray[Any]] | None = None,
         threads: int | None = None,
         max_batch: int = 8,
+        limits: Limits | None = None,
     ) -> DeployedModel:
         """Open a model, or take over a live session.
 
@@ -108,11 +115,13 @@ class DeployedModel(ImageModel):
             Threads within an operator; None: ONNX Runtime's own choice.
         max_batch
             The most images in one call where the model leaves the batch open.
+        limits
+            What the model may ask for; None: as the environment says.
 
         Raises
         ------
         ModelError
-            The file cannot be opened, or is not an image model.
+            The file cannot be opened, is not an image model, or asks for more than is allowed.
         ProviderError
             A provider that was asked for did not come up.
         """
@@ -120,7 +129,7 @@ class DeployedModel(ImageModel):
         if isinstance(providers, str):
             providers = [providers]
         if isinstance(source, str | os.PathLike | bytes):
-            file = ModelFile.of(source)
+            file = ModelFile.of(source, limits)
             file.check_readable()
             session = open_file(file, resolve_providers(providers), threads)
             if not providers and CUDA in _unused(session):
@@ -129,7 +138,7 @@ class DeployedModel(ImageModel):
                     "used: `ibisa-onnx doctor` says why"
                 )
         elif hasattr(source, "get_providers"):
-            file, session = ModelFile.of_session(source), source
+            file, session = ModelFile.of_session(source, limits), source
             threads = threads or session.get_session_options().intra_op_num_threads or None
         else:
             raise ModelError(
@@ -138,8 +147,12 @@ class DeployedModel(ImageModel):
                 "(or, to an Explainer, a function with its InputSpec)"
             )
         check_providers(providers, session.get_providers())
-        file, session = _with_batch_axis(file, session, input, threads)
-        signature = _read_signature(session, file.label, input, read_layout(layout))
+        wanted = read_layout(layout)
+        with _text_alone(file.label):
+            file, session = _with_batch_axis(file, session, input, threads)
+            check_metadata(session.get_modelmeta().custom_metadata_map, file.label, limits)
+            signature = _read_signature(session, file.label, input, wanted)
+        check_call(signature, file.label, limits)
         model = cls(
             session,
             file,
@@ -164,7 +177,8 @@ class DeployedModel(ImageModel):
         file.check_readable()
         session = open_file(file, [CPU], None)
         inputs, outputs = session.get_inputs(), session.get_outputs()
-        return [_tensor_info(each) for each in inputs], [_tensor_info(each) for each in outputs]
+        with _text_alone(file.label):
+            return [_tensor_info(each) for each in inputs], [_tensor_info(each) for each in outputs]
 
     @property
     def providers(self) -> tuple[str, ...]:
@@ -185,6 +199,11 @@ class DeployedModel(ImageModel):
     def folder(self) -> Path | None:
         """Where the weights in external files lie, None for bytes."""
         return self.file.folder
+
+    @property
+    def limits(self) -> Limits | None:
+        """What the model may ask for; None: as the environment says."""
+        return self.file.limits
 
     @cached_property
     def sha256(self) -> str | None:
@@ -308,7 +327,7 @@ class DeployedModel(ImageModel):
         graph = without_initializer_inputs(model)
         try:
             return open_graph(graph, self.file, self._providers(), self._threads, given)
-        except ModelError:
+        except IbisaError:
             raise
         except Exception as error:
             raise ModelError(
@@ -343,13 +362,9 @@ class DeployedModel(ImageModel):
 
     def infer(self, feeds: Values, outputs: Sequence[str]) -> Values:
         """Make one call of the session."""
-        options = import_onnxruntime().RunOptions()
-        options.log_severity_level = ONLY_FATAL
-        names = list(outputs)
-        try:
-            return dict(zip(names, self.session.run(names, dict(feeds), options), strict=True))
-        except Exception as error:
-            raise ModelError(f"{self.label} failed to run: {essence(error)}") from error
+        found = dict(zip(outputs, run(self.session, outputs, feeds, self.label), strict=True))
+        check_answer(found, self.label, self.limits)
+        return found
 
     def _run(
         self, images: Images, names: list[str], most: int, passes: PassCounter
@@ -365,6 +380,15 @@ class DeployedModel(ImageModel):
             results = super()._run(images, names, 1, passes)
             self.run_one_by_one("fails on more than one image at once")
             return results
+
+
+@contextmanager
+def _text_alone(label: str) -> Iterator[None]:
+    """Refuse names that are not UTF-8: of an open session, or of ONNX Runtime's own format."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{label}: a name in it is not UTF-8; export the model anew") from error
 
 
 def _with_batch_axis(
@@ -400,6 +424,12 @@ def _read_signature(
     """Read inputs and outputs off a session, and find the image."""
     inputs = tuple(_tensor_info(each) for each in session.get_inputs())
     outputs = tuple(_tensor_info(each) for each in session.get_outputs())
+    for what, found in (("inputs", inputs), ("outputs", outputs)):
+        if len(found) > _MOST_TENSORS:
+            raise ModelError(
+                f"{label} has {len(found):,} {what}, more than {_MOST_TENSORS:,}; "
+                "export it with those alone that are needed"
+            )
     hint = _layout_hint(session.get_modelmeta().custom_metadata_map)
     image = find_image(inputs, name=input, layout=layout, hint=hint, model=label)
     return Signature(inputs, outputs, image)
@@ -408,9 +438,9 @@ def _read_signature(
 def _layout_hint(metadata: Mapping[str, str]) -> Layout | None:
     """Return the layout in the project's own metadata; what is wrong there is told elsewhere."""
     try:
-        name = json.loads(metadata.get(METADATA_KEY, "{}"))["preprocessing"]["layout"]
+        name = parse_json(metadata.get(METADATA_KEY, "{}"))["preprocessing"]["layout"]
         return read_layout(name)
-    except (ValueError, LookupError, TypeError, RecursionError, ModelError):
+    except (ValueError, LookupError, TypeError, ModelError):
         return None
 
 

@@ -10,12 +10,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from ibisa_onnx.escaping import shortened
+
 # A place in its source, as `/onnxruntime_src/…/model.cc:256 ` or `tensorprotoutils.cc:592 `.
 _PLACE = re.compile(r"\S*\.(?:h|hpp|cc|cpp|cu|cuh):\d+ ")
-_NAME = re.compile(r"[\w:~]*(?:\w::|[a-z][A-Z])[\w:~]* ")
+_NAME = re.compile(r"[\w:~]*(?:\w::|[a-z][A-Z])[\w:~]* |[A-Z][a-z]+ (?=[A-Z])")
 _QUALIFIED = re.compile(r"[^()]*::~?\w[^()\s]*(?=\()")
 _BEHIND = re.compile(r" ?(?:const\b)?(?:::<lambda)? ?(?:\[with [^\]]*\])? ?")
 _CONDITION = re.compile(r"^(?:(?!\. ).)* was false\. (?=\S)")
+_LONGEST = 10_000  # characters that are looked at: a stranger's names may have any length
 _PREFIX = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from .*? failed:\s*")
 
 Answer = Callable[[re.Match[str]], str]
@@ -30,7 +33,7 @@ def _opset(found: re.Match[str]) -> str:
 _ANSWERS: tuple[tuple[re.Pattern[str], str | Answer], ...] = tuple(
     (re.compile(pattern, re.DOTALL), answer)
     for pattern, answer in (
-        (r"(?:Fatal error|Status Message): ", ""),
+        (r"(?:Fatal error|Status Message|Exception during initialization): ", ""),
         (r"\s*Please fix either the inputs/outputs or the model\.", ""),
         (
             r"Unsupported model IR version: (\d+), max supported IR version: (\d+)",
@@ -47,6 +50,10 @@ _ANSWERS: tuple[tuple[re.Pattern[str], str | Answer], ...] = tuple(
             r"\2 '\1': ",
         ),
         (r"Node \((.*?)\) Op \((\w+)\) \[\w+InferenceError\] ", r"\2 '\1': "),
+        (
+            r"Could not find an implementation for (\w+)\((\d+)\) node with name '(.*?)'",
+            r"\1 '\3': it has no implementation of \1 (opset \2) for values of these types",
+        ),
         (r"^(\w+) '': ", r"\1: "),
         (r"(\S+?):(\w+)\(-?\d+\) is not a registered function/op", r"it has no operator \1.\2"),
         (
@@ -65,7 +72,7 @@ _ANSWERS: tuple[tuple[re.Pattern[str], str | Answer], ...] = tuple(
 
 def shorten(message: str) -> str:
     """Return the part of a message that matters, on one line."""
-    text = _without_places(_PREFIX.sub("", " ".join(message.split())))
+    text = _without_places(_PREFIX.sub("", " ".join(shortened(message, _LONGEST).split())))
     for pattern, answer in _ANSWERS:
         text = pattern.sub(answer, text)
     return text.strip()

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ibisa_onnx.errors import ModelError
+from ibisa_onnx.errors import DeadlineError, IbisaError, ModelError
 from ibisa_onnx.models.custom_operators import library_for
 from ibisa_onnx.models.onnx_file import ModelFile, essence
 from ibisa_onnx.models.ort import CPU, import_onnxruntime
+from ibisa_onnx.models.running import ONLY_FATAL, open_session
 
 if TYPE_CHECKING:
     import onnx
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
     from ibisa_onnx.models.weights import Weights
 
-ONLY_FATAL = 4  # errors come as exceptions; warnings are for whoever exported the model
 _EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 _NO_SPINNING = ("session.intra_op.allow_spinning", "0")
 
@@ -27,15 +27,16 @@ def open_file(
 ) -> onnxruntime.InferenceSession:
     """Open the file as it is, or, where it lists initializers as inputs, with these constant."""
     source = file.data if file.path is None else str(file.path)
+    file.check()
     try:
-        session = create_session(source, providers, threads)
+        session = create_session(source, providers, threads, file.label)
         if not session.get_overridable_initializers():
             return session
         model = file.load_proto()
         if model is None:
             return session
         return open_graph(model, file, providers, threads)
-    except ModelError:
+    except IbisaError:
         raise
     except Exception as error:
         raise file.explain_failure(error) from error
@@ -50,13 +51,15 @@ def open_graph(
 ) -> onnxruntime.InferenceSession:
     """Open a graph that was made from a file; weights in external files are found where its are."""
     followed, folder = file.follow_links(model)
-    return create_session(serialise(followed, file.label), providers, threads, folder, weights)
+    data = serialise(followed, file.label)
+    return create_session(data, providers, threads, file.label, folder, weights)
 
 
 def create_session(
     source: str | bytes | None,
     providers: Sequence[str | tuple[str, dict[str, str]]],
     threads: int | None,
+    label: str,
     external_folder: Path | None = None,
     weights: Weights | None = None,
 ) -> onnxruntime.InferenceSession:
@@ -66,18 +69,19 @@ def create_session(
     operators that it turns out to lack is registered where it is installed.
     """
     try:
-        return _create_session(source, providers, threads, external_folder, weights)
+        return _create_session(source, providers, threads, label, external_folder, weights)
     except Exception as error:
         library = library_for(error)
         if library is None:
             raise
-    return _create_session(source, providers, threads, external_folder, weights, library)
+    return _create_session(source, providers, threads, label, external_folder, weights, library)
 
 
 def _create_session(
     source: str | bytes | None,
     providers: Sequence[str | tuple[str, dict[str, str]]],
     threads: int | None,
+    label: str,
     external_folder: Path | None,
     weights: Weights | None,
     library: str | None = None,
@@ -98,8 +102,7 @@ def _create_session(
     values = {name: runtime.OrtValue.ortvalue_from_numpy(w) for name, w in (weights or {}).items()}
     if values:
         options.add_external_initializers(list(values), list(values.values()))
-    # Without `enable_fallback=0` a failing provider is printed to stdout and replaced.
-    session = runtime.InferenceSession(source, options, providers=providers, enable_fallback=0)
+    session = open_session(source, options, providers, label)
     session.given_weights = values  # it reads them where they are, and does not keep them itself
     return session
 
@@ -129,6 +132,8 @@ def check_opens(model: onnx.ModelProto, file: ModelFile) -> bytes:
     data = serialise(model, file.label)
     try:
         open_graph(model, file, [CPU], None)
+    except DeadlineError:
+        raise
     except Exception as error:
         raise ModelError(
             f"ONNX Runtime cannot open a graph made from {file.label}: {essence(error)}"

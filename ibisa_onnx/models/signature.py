@@ -6,14 +6,32 @@ which input takes the picture.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from ibisa_onnx.errors import ModelError
+from ibisa_onnx.limits import Limits, variable
 
 METADATA_KEY = "ibisa"
 """The key of the project's own metadata in an ONNX file, JSON."""
+
+
+def check_metadata(metadata: Mapping[str, str], model: str, limits: Limits | None = None) -> None:
+    """See that metadata are few enough to be read; `model` is what to call the model in an error.
+
+    Raises
+    ------
+    ModelError
+        They have more characters than the limit has bytes.
+    """
+    most = (limits or Limits.from_environment()).text_bytes
+    total = sum(len(key) + len(value) for key, value in metadata.items())
+    if total > most:
+        raise ModelError(
+            f"{model} has metadata of {total:,} characters, more than {most:,}; set "
+            f"{variable('text_bytes')} to allow more"
+        )
 
 
 class Layout(StrEnum):

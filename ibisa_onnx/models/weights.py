@@ -14,11 +14,12 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, numpy_helper
 
+from ibisa_onnx.models.external_data import GIVEN
+
 Weights = dict[str, npt.NDArray[Any]]
 
 # Smaller tensors are shapes, axes and scalars, by which ONNX Runtime optimises.
 _SMALLEST = 1024
-_MARK = "given-as-a-value"
 _TYPES = frozenset(
     {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.INT8}
     | {TensorProto.UINT8, TensorProto.INT32, TensorProto.INT64}
@@ -31,7 +32,7 @@ def take_weights(model: onnx.ModelProto, among: Collection[str]) -> None:
         if tensor.name in among and _is_large(tensor):
             bare = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
             bare.data_location = TensorProto.EXTERNAL
-            bare.external_data.add(key="location", value=_MARK)
+            bare.external_data.add(key="location", value=GIVEN)
             tensor.CopyFrom(bare)
 
 
@@ -67,5 +68,5 @@ def _is_large(tensor: onnx.TensorProto) -> bool:
 
 def _taken(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     for tensor in model.graph.initializer:
-        if any(entry.value == _MARK for entry in tensor.external_data):
+        if any(entry.value == GIVEN for entry in tensor.external_data):
             yield tensor

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -39,12 +39,31 @@ class Geometry:
         Pixels of the model's input for each pixel of the picture: down, across.
     offset
         Where the picture's top left corner falls in the model's input: down, across.
+    reduction
+        By what the picture was reduced as it was read, and maps of it are.
     """
 
     picture: tuple[int, int]
     model: tuple[int, int]
     scale: tuple[float, float]
     offset: tuple[float, float]
+    reduction: int = 1
+
+    @property
+    def shown(self) -> tuple[int, int]:
+        """Height and width of the maps that `restore` returns."""
+        height, width = (-(-side // self.reduction) for side in self.picture)
+        return height, width
+
+    @property
+    def cell(self) -> tuple[float, float]:
+        """Pixels of the model's input for each of a map that `restore` returns: down, across."""
+        return self.scale[0] * self.reduction, self.scale[1] * self.reduction
+
+    @property
+    def whole(self) -> Geometry:
+        """The same, with maps of the size of the picture though it was reduced."""
+        return replace(self, reduction=1)
 
     @property
     def seen_share(self) -> float:
@@ -73,7 +92,8 @@ class Geometry:
         Returns
         -------
         ndarray
-            float32 [H, W], the size of the picture: bilinear, and 0 where the model never saw it.
+            float32 [H, W], the size of the picture, or of what was read of it: bilinear, and 0
+            where the model never saw it.
 
         Raises
         ------
@@ -82,11 +102,11 @@ class Geometry:
         """
         if values.shape != self.model:
             raise PreprocessingError(f"map is {list(values.shape)}, expected {list(self.model)}")
-        (top, left), (high, wide) = self.offset, self.scale
-        height, width = self.picture
+        (top, left), (high, wide) = self.offset, self.cell
+        height, width = self.shown
         box = (top, left, top + height * high, left + width * wide)
-        restored = resample(values, self.picture, box=box)
-        rows, columns = (self._seen(axis) for axis in (0, 1))
+        restored = resample(values, self.shown, box=box)
+        rows, columns = (self._seen(axis, self.shown) for axis in (0, 1))
         return restored * (rows[:, None] & columns)
 
     def project(self, values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
@@ -95,7 +115,7 @@ class Geometry:
         Parameters
         ----------
         values
-            [H, W], the size of the picture.
+            [H, W], the size of the picture, or of what was read of it.
 
         Returns
         -------
@@ -108,13 +128,14 @@ class Geometry:
         PreprocessingError
             The map does not have the size of the picture.
         """
-        if values.shape != self.picture:
+        if values.shape not in (self.picture, self.shown):
             raise PreprocessingError(f"map is {list(values.shape)}, expected {list(self.picture)}")
-        (top, left), (high, wide) = self.offset, self.scale
+        own = values.shape[0], values.shape[1]
+        (top, left), (high, wide) = self.offset, self.scale if own == self.picture else self.cell
         height, width = self.model
         box = (-top / high, -left / wide, (height - top) / high, (width - left) / wide)
         rows, columns = (self._covered(axis) for axis in (0, 1))
-        seen = (self._seen(0)[:, None] & self._seen(1)).astype(np.float32)
+        seen = (self._seen(0, own)[:, None] & self._seen(1, own)).astype(np.float32)
         weights = resample(seen, self.model, box=box)  # what was cropped away says nothing
         projected = resample(values * seen, self.model, box=box) / np.maximum(weights, 1e-6)
         return np.where(rows[:, None] & columns, projected, np.float32(values.min()))
@@ -124,7 +145,8 @@ class Geometry:
         middles = (np.arange(self.model[axis]) + 0.5 - self.offset[axis]) / self.scale[axis]
         return (middles >= 0) & (middles <= self.picture[axis])
 
-    def _seen(self, axis: int) -> npt.NDArray[np.bool_]:
+    def _seen(self, axis: int, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
         """Tell for each row or column of the picture whether its middle is in the model's input."""
-        middles = self.offset[axis] + (np.arange(self.picture[axis]) + 0.5) * self.scale[axis]
+        step = self.scale[axis] if size == self.picture else self.cell[axis]
+        middles = self.offset[axis] + (np.arange(size[axis]) + 0.5) * step
         return (middles >= 0) & (middles <= self.model[axis])

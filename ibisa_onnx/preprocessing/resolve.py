@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 
 from ibisa_onnx.errors import OptionError, PreprocessingError
+from ibisa_onnx.escaping import shortened
+from ibisa_onnx.limits import Limits
 from ibisa_onnx.models.signature import ImageInput, Signature
 from ibisa_onnx.preprocessing.sources.base import Layer, parse_layer
 from ibisa_onnx.preprocessing.sources.files import companion_layers, read_spec_file
@@ -28,9 +30,11 @@ from ibisa_onnx.preprocessing.spec import (
     LETTERBOXES,
     PRESETS,
     Preprocessing,
+    check_sizes,
 )
 
 DEFAULT_SIZE = 224
+_LONGEST = 1000  # characters of a warning
 _GUESS = "ImageNet's usual values (a guess)"
 _GREY_GUESS = "0..1, usual for one channel (a guess)"
 _OTHER_GUESS = "0..1, usual where channels are no colours (a guess)"
@@ -158,6 +162,7 @@ def resolve_preprocessing(
     file: Path | None = None,
     folder: Path | None = None,
     usual: Usual | None = None,
+    limits: Limits | None = None,
 ) -> ResolvedPreprocessing:
     """Settle how a picture becomes the model's input.
 
@@ -175,6 +180,8 @@ def resolve_preprocessing(
         The model's, where such configurations may lie beside it; None: there is none.
     usual
         What is usual for models of its kind, which goes before ImageNet's values alone.
+    limits
+        How large pictures may become, and files be; None: as the environment says.
 
     Raises
     ------
@@ -183,13 +190,14 @@ def resolve_preprocessing(
     """
     image = signature.image
     layers = list(_override_layers(Overrides.of(overrides)))
-    layers += [read_spec_file(file)] if file is not None else []
+    limits = limits or Limits.from_environment()
+    layers += [read_spec_file(file, limits)] if file is not None else []
     for layer in layers:
         _check_against_input(layer, image)
     fixed = (image.height, image.width) if image.height and image.width else None
-    unasked = [*metadata_layers(metadata, fixed), *companion_layers(folder)]
+    unasked = [*metadata_layers(metadata, fixed), *companion_layers(folder, limits)]
     unasked += [usual.layer(image.channels)] if usual is not None else []
-    layers += [_unless_contradicted(layer, image) for layer in unasked]
+    layers += [_unless_contradicted(layer, image, limits) for layer in unasked]
     resolved = _facts(image)
     for layer in layers:
         _add_said(resolved, layer, image.channels)
@@ -204,7 +212,7 @@ def resolve_preprocessing(
         )
     warnings += _guess_values(resolved, image.channels)
     warnings += _guess_geometry(resolved, signature)
-    return _conclude(resolved, warnings)
+    return _conclude(resolved, [shortened(each, _LONGEST) for each in warnings], limits)
 
 
 def settle_preprocessing(
@@ -214,6 +222,7 @@ def settle_preprocessing(
     overrides: Overrides | Mapping[str, Any] | None,
     folder: Path | None = None,
     usual: Usual | None = None,
+    limits: Limits | None = None,
 ) -> ResolvedPreprocessing:
     """Settle the preprocessing from what a user gave for it: a whole spec, a preset, or a file.
 
@@ -227,6 +236,8 @@ def settle_preprocessing(
         The model's, where files may say something of it.
     usual
         What is usual for models of its kind.
+    limits
+        As of `resolve_preprocessing`.
 
     Raises
     ------
@@ -240,6 +251,7 @@ def settle_preprocessing(
                 "a whole Preprocessing was given, and overrides; put them into it "
                 "(dataclasses.replace)"
             )
+        check_sizes(wanted, limits)
         return ResolvedPreprocessing(wanted, (), ())
     if not isinstance(wanted, str | os.PathLike | None):
         raise PreprocessingError(
@@ -250,13 +262,19 @@ def settle_preprocessing(
     if isinstance(wanted, str) and _is_preset(wanted):
         overrides, file = replace(overrides, preset=wanted), None
     return resolve_preprocessing(
-        signature, metadata, overrides=overrides, file=file, folder=folder, usual=usual
+        signature,
+        metadata,
+        overrides=overrides,
+        file=file,
+        folder=folder,
+        usual=usual,
+        limits=limits,
     )
 
 
 def _is_preset(word: str) -> bool:
     """Tell a preset, also a misspelt one, from a file."""
-    return word in PRESETS or not (Path(word).suffix or Path(word).exists())
+    return word in PRESETS or not (Path(word).suffix or os.path.exists(word))  # noqa: PTH110 - it never raises
 
 
 def _override_layers(overrides: Overrides) -> Iterator[Layer]:
@@ -315,7 +333,7 @@ def _check_against_input(layer: Layer, image: ImageInput) -> None:
         )
 
 
-def _check_possible(layer: Layer, image: ImageInput) -> None:
+def _check_possible(layer: Layer, image: ImageInput, limits: Limits) -> None:
     """Raise where no spec of this input can have what a source says."""
     usual: dict[str, Any] = {
         "size": (image.height or 1, image.width or 1),
@@ -328,6 +346,7 @@ def _check_possible(layer: Layer, image: ImageInput) -> None:
     except PreprocessingError as error:
         raise PreprocessingError(f"{layer.source}: {error}") from error
     _check_shorter_side(spec, layer.source)
+    check_sizes(spec, limits, layer.source)
 
 
 def _check_shorter_side(spec: Preprocessing, source: str) -> None:
@@ -339,26 +358,26 @@ def _check_shorter_side(spec: Preprocessing, source: str) -> None:
         )
 
 
-def _unless_contradicted(layer: Layer, image: ImageInput) -> Layer:
+def _unless_contradicted(layer: Layer, image: ImageInput, limits: Limits) -> Layer:
     """Return a layer that nobody asked for, emptied with a warning where it cannot be true.
 
     Where only its size cannot, as beside a network exported for larger pictures than it was trained
     with, the rest stands. Not an error: the owner of an image can seldom mend the model's file, or
     what lies beside it.
     """
-    if (doubt := _contradiction(layer, image)) is None:
+    if (doubt := _contradiction(layer, image, limits)) is None:
         return layer
     rest = _resized(layer, image)
-    if _contradiction(rest, image) is None:
+    if _contradiction(rest, image, limits) is None:
         return replace(rest, warnings=(*layer.warnings, f"size ignored: {doubt}"))
     return Layer(layer.source, {}, None, (*layer.warnings, f"ignored: {doubt}"))
 
 
-def _contradiction(layer: Layer, image: ImageInput) -> PreprocessingError | None:
+def _contradiction(layer: Layer, image: ImageInput, limits: Limits) -> PreprocessingError | None:
     """Return why a layer cannot be true of the input, None where it can."""
     try:
         _check_against_input(layer, image)
-        _check_possible(layer, image)
+        _check_possible(layer, image, limits)
     except PreprocessingError as error:
         return error
     return None
@@ -507,7 +526,9 @@ def _value(resolved: Mapping[str, ResolvedField], field: str) -> Any:
     return resolved[field].value if field in resolved else None
 
 
-def _conclude(resolved: dict[str, ResolvedField], warnings: Sequence[str]) -> ResolvedPreprocessing:
+def _conclude(
+    resolved: dict[str, ResolvedField], warnings: Sequence[str], limits: Limits
+) -> ResolvedPreprocessing:
     """Build the spec, which checks itself, and put the resolved in the spec's order."""
     if resolved["resize"].value not in CROPPING:
         del resolved["shorter_side"]
@@ -524,4 +545,6 @@ def _conclude(resolved: dict[str, ResolvedField], warnings: Sequence[str]) -> Re
         raise PreprocessingError(f"{error} (values from: {'; '.join(sources)})") from error
     if "shorter_side" in resolved:
         _check_shorter_side(spec, resolved["shorter_side"].source)
+    said = [resolved[field].source for field in ("size", "shorter_side") if field in resolved]
+    check_sizes(spec, limits, "; ".join(dict.fromkeys(said)))
     return ResolvedPreprocessing(spec, tuple(resolved[field] for field in order), tuple(warnings))

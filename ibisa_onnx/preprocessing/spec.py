@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -20,6 +21,7 @@ import numpy.typing as npt
 from ibisa_onnx.errors import ImageError, PreprocessingError
 from ibisa_onnx.io.images import DeepValues, Picture
 from ibisa_onnx.io.pixels import MAX_CHANNELS, to_rgb
+from ibisa_onnx.limits import Limits, variable
 from ibisa_onnx.models.signature import IMAGE_DTYPES, Layout
 from ibisa_onnx.preprocessing.geometry import Geometry, Placement
 from ibisa_onnx.preprocessing.resampling import KERNELS, resample
@@ -72,10 +74,15 @@ CHANNEL_ORDERS: Mapping[str, ChannelOrder] = MappingProxyType(
     }
 )
 DEPTHS = ("8-bit", "full")
+Sides = tuple[float, float]
+"""Height and width."""
 
 
+MOST_SIDE = 2**31 - 1
+"""Of a picture's side in pixels, whoever asks for it; how much may be made depends on `Limits`."""
 _LEAST_SPAN = 0.5  # of 0..255 in model space; the narrowest usual one is 1
 _LEAST_CUT, _LEAST_STRETCH, _LEAST_ENLARGEMENT = 0.005, 0.02, 1.02  # worth a word
+_MOST_VALUE = 1e18  # of an input: what comes after squares and adds up in float32
 _OTHER_CHANNELS = (
     "{} has {} channel(s) and the model takes {}; give a TIFF or .npy file [H, W, C] of as many"
 )
@@ -250,22 +257,26 @@ class Preprocessing:
         if self.depth is not None:
             _check_choice("depth", self.depth, DEPTHS)
         object.__setattr__(self, "channels", self._count_channels())
-        if len(self.size) != 2 or min(self.size) < 1:
-            raise PreprocessingError(f"size is {self.size}; give a height and a width in pixels")
-        if self.shorter_side is not None and self.shorter_side < 1:
-            raise PreprocessingError(f"shorter side is {self.shorter_side}; give 1 pixel or more")
-        whole = isinstance(self.pad_value, int | np.integer) and not isinstance(
-            self.pad_value, bool
-        )
-        if not whole or not 0 <= self.pad_value <= 255:
-            raise PreprocessingError(f"pad value is {self.pad_value!r}; give a number, 0 to 255")
-        if not np.isfinite(self.scale) or self.scale == 0:
-            raise PreprocessingError(f"scale is {self.scale}; give a number other than 0")
+        sides = self.size if isinstance(self.size, tuple | list) else ()
+        if len(sides) != 2 or not all(map(_is_side, sides)):
+            raise PreprocessingError(
+                f"size is {self.size!r:.80}; give a height and a width in pixels"
+            )
+        if self.shorter_side is not None and not _is_side(self.shorter_side):
+            raise PreprocessingError(
+                f"shorter side is {self.shorter_side!r:.80}; give 1 pixel or more"
+            )
+        if not _is_whole(self.pad_value) or not 0 <= self.pad_value <= 255:
+            raise PreprocessingError(
+                f"pad value is {self.pad_value!r:.80}; give a number, 0 to 255"
+            )
+        if not _is_finite(self.scale) or self.scale == 0:
+            raise PreprocessingError(f"scale is {self.scale!r:.80}; give a number other than 0")
         self._check_channels("mean", self.mean)
         self._check_channels("std", self.std)
         if 0 in self.std:
             raise PreprocessingError(f"std is {list(self.std)}; it is divided by and cannot be 0")
-        self._check_integers()
+        self._check_range()
 
     @property
     def takes_own_values(self) -> bool:
@@ -295,10 +306,12 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
-        """Build a spec from what `to_dict` returned."""
+        """Build a spec from what `to_dict` returned; PreprocessingError where that makes none."""
         unknown = set(values) - {each.name for each in dataclasses.fields(cls)}
         if unknown:
-            raise PreprocessingError(f"there is no preprocessing field {min(unknown)!r}")
+            raise PreprocessingError(f"there is no preprocessing field {min(unknown)!r:.80}")
+        if "size" not in values:
+            raise PreprocessingError("preprocessing has no size; give a height and a width")
         fields: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
         }
@@ -307,26 +320,33 @@ class Preprocessing:
     def _count_channels(self) -> int:
         """Return how many channels there are; raise where neither order nor number tells."""
         count = CHANNEL_ORDERS[self.channel_order].channels or self.channels
-        if not 1 <= count <= MAX_CHANNELS:
+        if not _is_whole(count) or not 1 <= count <= MAX_CHANNELS:
             raise PreprocessingError(
-                f"channels is {self.channels}; {self.channel_order} takes 1 to {MAX_CHANNELS}"
+                f"channels is {self.channels!r:.80}; {self.channel_order} takes 1 to {MAX_CHANNELS}"
             )
         return count
 
     def _check_channels(self, name: str, values: Sequence[float]) -> None:
         """Raise where there is not one value, nor one for each channel."""
-        if len(values) not in (1, self.channels) or not np.isfinite(values).all():
+        given = values if isinstance(values, tuple | list | np.ndarray) else ()
+        if len(given) not in (1, self.channels) or not all(map(_is_finite, given)):
             raise PreprocessingError(
-                f"{name} is {list(values)}; {self.channel_order} takes 1 or {self.channels} numbers"
+                f"{name} is {list(given) or values!r:.200}; {self.channel_order} takes 1 or "
+                f"{self.channels} numbers"
             )
 
-    def _check_integers(self) -> None:
-        """Raise where an integer input cannot hold what the picture becomes."""
+    def _check_range(self) -> None:
+        """Raise where the input cannot hold what the picture becomes."""
+        ends = _values(np.array([0, 255]), self)
+        low, high = float(ends.min()), float(ends.max())
+        if not np.isfinite(ends).all():
+            raise PreprocessingError(
+                f"scale {self.scale:g}, mean {list(self.mean)} and std {list(self.std)} make "
+                f"{low:g} to {high:g} of 0..255; correct them"
+            )
         if np.dtype(self.dtype).kind not in "iu":
             return
         limits = np.iinfo(np.dtype(self.dtype))
-        ends = _values(np.array([0, 255]), self)
-        low, high = float(ends.min()), float(ends.max())
         flat = high - low < 16 and not self.takes_own_values
         if low < limits.min - 1 or high > limits.max + 1 or flat:
             raise PreprocessingError(
@@ -374,20 +394,23 @@ def prepare(image: npt.NDArray[np.uint8] | Picture, spec: Preprocessing) -> Prep
         raise ImageError(
             f"the image is {pixels.dtype} {list(pixels.shape)}; give uint8 [H, W, 3], RGB"
         )
-    picture = (pixels.shape[0], pixels.shape[1])
-    place = _placement(picture, spec)
-    deep = image.deep if isinstance(image, Picture) else None
+    if not isinstance(image, Picture):
+        image = Picture(image, None, "")
+    picture, deep = image.size, image.deep
+    place = placement(picture, spec)
+    sides = (picture[0] / image.reduction, picture[1] / image.reduction)
     if deep is None or (deep.is_rgba_bytes and spec.channel_order != AS_IS):
-        tensor, notes = _prepare_bytes(pixels, place, spec), list[str]()
+        tensor, of_depth = _prepare_bytes(pixels, sides, place, spec), list[str]()
     else:
-        tensor, notes = _prepare_deep(deep, place, spec)
+        tensor, of_depth = _prepare_deep(deep, sides, place, spec)
     scale = (place.resized[0] / picture[0], place.resized[1] / picture[1])
-    geometry = Geometry(picture, spec.size, scale, (float(place.top), float(place.left)))
-    notes += _resize_warnings(geometry, spec)
-    return Prepared(tensor[None], geometry, tuple(notes))
+    offset = (float(place.top), float(place.left))
+    geometry = Geometry(picture, spec.size, scale, offset, image.reduction)
+    warnings = (*image.notes, *of_depth, *_resize_warnings(geometry, spec))
+    return Prepared(tensor[None], geometry, warnings)
 
 
-def _placement(picture: tuple[int, int], spec: Preprocessing) -> Placement:
+def placement(picture: tuple[int, int], spec: Preprocessing) -> Placement:
     """Place a picture; one that has the input's size is not resized by a guess."""
     crops_by_guess = spec.resize in CROPPING and spec.is_guess("shorter_side")
     if picture == spec.size and (spec.is_guess("resize") or crops_by_guess):
@@ -418,7 +441,7 @@ def _resize_warnings(geometry: Geometry, spec: Preprocessing) -> list[str]:
 
 
 def _prepare_bytes(
-    pixels: npt.NDArray[np.uint8], place: Placement, spec: Preprocessing
+    pixels: npt.NDArray[np.uint8], sides: Sides, place: Placement, spec: Preprocessing
 ) -> npt.NDArray[np.float32]:
     """Bring 8-bit RGB [H, W, 3] to model space, [C, h, w]."""
     if spec.channel_order == AS_IS and spec.channels != 3:
@@ -426,12 +449,12 @@ def _prepare_bytes(
         if not grey:
             raise ImageError(_OTHER_CHANNELS.format("the picture", 3, spec.channels))
         pixels = pixels[..., :1]
-    placed = _place(pixels, place, spec, 0, 255)
+    placed = _place(pixels, sides, place, spec, 0, 255)
     return _to_model_space(CHANNEL_ORDERS[spec.channel_order].from_rgb(placed, 255), spec)
 
 
 def _prepare_deep(
-    deep: DeepValues, place: Placement, spec: Preprocessing
+    deep: DeepValues, sides: Sides, place: Placement, spec: Preprocessing
 ) -> tuple[npt.NDArray[np.float32], list[str]]:
     """Bring a deep picture to model space, [C, h, w]; with a line that says what was done."""
     low, high = deep.range
@@ -444,12 +467,11 @@ def _prepare_deep(
         )
     bottom, top = (low, high) if white is None else (0.0, white)
     channels = _model_channels(deep, spec, top)
-    placed = _place(channels, place, spec, bottom, top).astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):  # what does not fit is refused
+        placed = _place(channels, sides, place, spec, bottom, top).astype(np.float64)
+        planes = _formula_of(placed if own else placed * (255 / top), spec)
     if own:
-        planes = _formula_of(placed, spec)
         _check_fits(planes, deep, spec)
-    else:
-        planes = _formula_of(placed * (255 / top), spec)
     return planes, _depth_notes(deep, spec)
 
 
@@ -470,11 +492,12 @@ def _check_fits(planes: npt.NDArray[np.float32], deep: DeepValues, spec: Preproc
     """Raise where own values are beyond what the input holds."""
     dtype = np.dtype(spec.dtype)
     limits = np.iinfo(dtype) if dtype.kind in "iu" else np.finfo(dtype)
+    least, most = max(float(limits.min), -_MOST_VALUE), min(float(limits.max), _MOST_VALUE)
     low, high = float(planes.min()), float(planes.max())
-    if low < float(limits.min) - 0.5 or high > float(limits.max) + 0.5:
+    if not (low >= least - 0.5 and high <= most + 0.5):  # nor NaN
         raise ImageError(
             f"{deep.label} becomes {low:g} to {high:g}, and the model takes {dtype}, up to "
-            f"{limits.max:g}; give scale= or mean=, or depth=8-bit"
+            f"{most:g}; give scale= or mean=, or depth=8-bit"
         )
 
 
@@ -547,8 +570,9 @@ def _formula_of(pixels: npt.NDArray[Any], spec: Preprocessing) -> npt.NDArray[np
     """Apply scale, mean and std to values [h, w, C]: model space, [C, h, w]."""
     # In float64, so that the result is the float32 nearest to the formula.
     mean, std = (np.asarray(each, np.float64) for each in (spec.mean, spec.std))
-    values = (pixels * np.float64(spec.scale) - mean) / std
-    return np.ascontiguousarray(values.astype(np.float32).transpose(2, 0, 1))
+    with np.errstate(over="ignore", invalid="ignore"):  # who needs finite ones looks for them
+        values = ((pixels * np.float64(spec.scale) - mean) / std).astype(np.float32)
+    return np.ascontiguousarray(values.transpose(2, 0, 1))
 
 
 def _is_identity(spec: Preprocessing) -> bool:
@@ -566,12 +590,17 @@ def _formula(spec: Preprocessing) -> str:
 
 
 def _place(
-    image: npt.NDArray[Any], place: Placement, spec: Preprocessing, low: float, high: float
+    image: npt.NDArray[Any],
+    sides: Sides,
+    place: Placement,
+    spec: Preprocessing,
+    low: float,
+    high: float,
 ) -> npt.NDArray[Any]:
     """Resize the part of the picture that the model sees, and lay it on its margin.
 
-    `low` and `high` are its black and white. Bytes stay bytes; other values become float32 where
-    they are resized.
+    `sides` are the picture's in its pixels, of which the last may count in part; `low` and `high`
+    are its black and white. Bytes stay bytes; other values become float32 where they are resized.
     """
     if place.resized == image.shape[:2] == spec.size:
         return image
@@ -581,7 +610,7 @@ def _place(
     spans = [
         (max(0, start), min(want, start + has), start, side / has)
         for start, has, want, side in zip(
-            (place.top, place.left), place.resized, spec.size, image.shape[:2], strict=True
+            (place.top, place.left), place.resized, spec.size, sides, strict=True
         )
     ]
     (y0, y1, top, tall), (x0, x1, left, wide) = spans
@@ -591,6 +620,59 @@ def _place(
     return canvas
 
 
+def check_sizes(spec: Preprocessing, limits: Limits | None = None, source: str = "") -> None:
+    """See that what pictures are resized to may be allocated.
+
+    Parameters
+    ----------
+    spec
+        How pictures are brought to the model.
+    limits
+        How many pixels they may have, and how many bytes as the model's input; None: as the
+        environment says.
+    source
+        Where the sizes come from, in words.
+
+    Raises
+    ------
+    PreprocessingError
+        They are more.
+    """
+    limits = limits or Limits.from_environment()
+    height, width = spec.size
+    origin = f" ({source})" if source else ""
+    resized = f"{height} x {width}"
+    if spec.resize in CROPPING and spec.shorter_side is not None:
+        high, wide = enlarged(spec.size, spec.shorter_side)
+        height, width = max(high, height), max(wide, width)
+        resized = f"a shorter side of {spec.shorter_side}"
+    pixels, least = height * width, np.dtype(np.float32).itemsize * spec.channels
+    if pixels > limits.pixels:
+        raise PreprocessingError(
+            f"pictures are resized to {resized}{origin}, {pixels:,} pixels or more, and "
+            f"{limits.pixels:,} are allowed; correct it, or set {variable('pixels')}"
+        )
+    if (needed := math.prod(spec.size) * least) > limits.memory:
+        raise PreprocessingError(
+            f"the input is {spec.size[0]} x {spec.size[1]}{origin}, {needed:,} bytes, and "
+            f"{limits.memory:,} are allowed; correct it, or set {variable('memory')}"
+        )
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _is_side(value: Any) -> bool:
+    return _is_whole(value) and 1 <= value <= MOST_SIDE
+
+
+def _is_finite(value: Any) -> bool:
+    """Tell whether a value is a number that a float holds."""
+    real = isinstance(value, int | float | np.integer | np.floating)
+    return real and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
 def _check_choice(name: str, value: str, choices: Sequence[str] | Mapping[str, Any]) -> None:
-    if value not in choices:
-        raise PreprocessingError(f"{name} is {value!r}; choose from: {', '.join(choices)}")
+    if not isinstance(value, str) or value not in choices:
+        raise PreprocessingError(f"{name} is {value!r:.80}; choose from: {', '.join(choices)}")

@@ -12,6 +12,8 @@ from ibisa_onnx.errors import TargetError
 from ibisa_onnx.targets.base import Context, FixedTarget, Objective, Raw, Reader, TargetSpec
 from ibisa_onnx.targets.classification import count
 
+_HUGE = 10**18
+
 
 @dataclass(frozen=True)
 class WordTarget:
@@ -77,6 +79,8 @@ def _spec(target: Any) -> TargetSpec:
         return FixedTarget(target)
     if isinstance(target, np.ndarray) and target.ndim == 0:
         target = target.item()
+    if isinstance(target, int) and abs(target) >= _HUGE:  # of many digits Python writes none
+        raise TargetError(f"target is a number of {target.bit_length()} bits; give a class index")
     known = isinstance(target, TargetSpec) and not isinstance(target, type)
     return target if known else WordTarget(target)
 

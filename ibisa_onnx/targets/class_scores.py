@@ -154,7 +154,8 @@ class ClassScores:
         if self.activation is Activation.LOG:
             return np.exp(scores)
         if self.activation is Activation.SIGMOID_LOGIT:
-            return 1 / (1 + np.exp(-scores))
+            with np.errstate(over="ignore"):  # far below 0: the probability is 0
+                return 1 / (1 + np.exp(-scores))
         return np.clip(scores, 0, 1)
 
     def log_probabilities(self, raw: npt.NDArray[Any]) -> npt.NDArray[np.float64]:

@@ -202,7 +202,7 @@ def count(target: object) -> int:
 
 
 def _top(text: str) -> re.Match[str] | None:
-    return re.fullmatch(r"top:(\d+)", text.strip().lower())
+    return re.fullmatch(r"top:([0-9]{1,18})", text.strip().lower())
 
 
 def choose(

@@ -53,6 +53,7 @@ CONFIDENCE = 0.25
 """The score from which a box counts as detected."""
 _SUPPRESSED = 0.45  # of two boxes of one class that overlap by more, the less sure one is left out
 _MOST = 300  # detections
+_COMPARED = 30_000  # boxes, the surest, among which they are looked for
 _NAMED = 6  # in an error
 
 
@@ -276,7 +277,7 @@ class DetectorKind(Kind):
         columns, best = scores.argmax(1), scores.max(1)
         whole = np.isfinite(places).all(1) & (places[:, 2:] > places[:, :2]).all(1)
         rows = np.flatnonzero((best >= confidence) & whole)
-        rows = rows[np.argsort(-best[rows], kind="stable")]
+        rows = rows[np.argsort(-best[rows], kind="stable")][:_COMPARED]
         kept: list[int] = []
         for row in rows:
             same = [each for each in kept if columns[each] == columns[row]]

@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ibisa_onnx.errors import OutputError, TargetError
+from ibisa_onnx.io.arrays import load_npy
+from ibisa_onnx.io.files import is_regular
 from ibisa_onnx.io.images import Picture, Source
 from ibisa_onnx.models.head import Head
 from ibisa_onnx.models.onnx_graph import origin
@@ -277,7 +279,7 @@ class EmbedderKind(Kind):
         """Return the similarity to a picture or a .npy file, by its path; None: to itself."""
         if wanted is None:
             return SimilarityTarget()
-        if isinstance(wanted, str) and Path(wanted).is_file():
+        if isinstance(wanted, str) and is_regular(wanted):
             return SimilarityTarget(like=wanted)
         raise TargetError(
             f"target {wanted!r} means nothing here: an embedder has no classes; give a picture "
@@ -385,8 +387,8 @@ def _as_vector(reference: Reference) -> Doubles | None:
     values: Any = reference
     if isinstance(reference, str | os.PathLike) and Path(reference).suffix.lower() == ".npy":
         try:
-            values = np.load(reference, allow_pickle=False)
-        except (OSError, ValueError):
+            values = load_npy(reference, "reference", TargetError)
+        except TargetError:
             return None  # reading it as a picture says what is wrong
         if values.ndim == 2 and len(values) > 1:
             raise TargetError(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ibisa_onnx.errors import IbisaError
+from ibisa_onnx.errors import DeadlineError, IbisaError
 from ibisa_onnx.models.base import ImageModel
 from ibisa_onnx.models.onnx_graph import producers, without_weights
 from ibisa_onnx.models.onnx_session import DeployedModel
@@ -208,6 +208,8 @@ class ModelFacts:
                 return {}
             found = model.run_raw(tensor, names)
             return {name: each for name, each in found.items() if isinstance(each, np.ndarray)}
+        except DeadlineError:  # which tells nothing of the model
+            raise
         except IbisaError:
             return {}
 

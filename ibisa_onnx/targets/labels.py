@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,16 +11,25 @@ from pathlib import Path
 from typing import Any
 
 from ibisa_onnx.errors import PreprocessingError, TargetError
+from ibisa_onnx.escaping import shortened
+from ibisa_onnx.io.files import name_of, read_text
+from ibisa_onnx.io.literals import parse_csv, parse_integer, parse_json, parse_literal
+from ibisa_onnx.limits import Limits
 from ibisa_onnx.models.signature import METADATA_KEY
 from ibisa_onnx.preprocessing.sources.files import companions
 from ibisa_onnx.preprocessing.sources.metadata import (
     model_api_key,
     model_api_values,
-    parse_literal,
     read_ibisa,
 )
 
 _MOST_CLASSES = 1_000_000
+_LONGEST = 10_000  # characters of a label
+_HALF = re.compile("[\ud800-\udfff]")
+_COMPARED, _MOST_COMPARED = (
+    100,
+    20_000,
+)  # characters of a name, and names, looked at for the nearest
 _LISTED = 6  # labels in an error
 BINARY = ("negative", "positive")
 """What the two classes of a single score are called where nobody named them."""
@@ -73,7 +80,7 @@ class ClassCount:
         return given
 
 
-def read_labels(path: str | os.PathLike[str]) -> tuple[str, ...]:
+def read_labels(path: str | os.PathLike[str], limits: Limits | None = None) -> tuple[str, ...]:
     """Read the names of the classes, in index order.
 
     Parameters
@@ -82,6 +89,8 @@ def read_labels(path: str | os.PathLike[str]) -> tuple[str, ...]:
         A text file with one name a line, a JSON file with a list or a table from index to name
         (also as in Hugging Face's and timm's `config.json`), or a CSV file of index and name.
         UTF-8. An index that is left out becomes "class 7".
+    limits
+        How large it may be; None: as the environment says.
 
     Raises
     ------
@@ -89,17 +98,44 @@ def read_labels(path: str | os.PathLike[str]) -> tuple[str, ...]:
         The file cannot be read or holds no labels.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise TargetError(f"cannot read labels {path}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise TargetError(f"labels {path} are not UTF-8 text; save them so") from error
+    text = read_text(path, "labels", TargetError, limits)
     readers = {".json": _from_json, ".csv": _from_csv}
-    labels = readers.get(path.suffix.lower(), _from_lines)(text)
+    why = ""
+    try:
+        labels = readers.get(path.suffix.lower(), _from_lines)(text)
+    except ValueError as error:
+        labels, why = None, f" ({error})"
     if not labels:
-        raise TargetError(f"{path} holds no labels; give one name a line, JSON, or CSV index,name")
-    return labels
+        raise TargetError(
+            f"{name_of(path)} holds no labels{why}; give one name a line, JSON, or CSV index,name"
+        )
+    return checked_labels(labels, name_of(path))
+
+
+def checked_labels(labels: Sequence[str], source: str) -> tuple[str, ...]:
+    """Return names of classes that can be shown and written.
+
+    Raises
+    ------
+    TargetError
+        They are too many, one is no text or is very long, or holds half a character.
+    """
+    if len(labels) > _MOST_CLASSES:
+        raise TargetError(
+            f"{source} holds {len(labels):,} labels, more than {_MOST_CLASSES:,}; give one a class"
+        )
+    for index, label in enumerate(labels):
+        if not isinstance(label, str) or len(label) > _LONGEST:
+            raise TargetError(
+                f"label {index} of {source} is {label!r:.60}; give text of at most {_LONGEST:,} "
+                "characters"
+            )
+        if not label.isascii() and _HALF.search(label):
+            raise TargetError(
+                f"label {index} of {source} is {label!r:.60}, which holds half a character (a lone "
+                "surrogate); correct it"
+            )
+    return tuple(labels)
 
 
 def known_labels(metadata: Mapping[str, str], folder: Path | None = None) -> list[KnownLabels]:
@@ -181,7 +217,7 @@ def find_label(labels: Sequence[str], text: str) -> int:
         listed = "; ".join(f"{i} {labels[i]}" for i in found[:5])
         more = f" and {len(found) - 5} more" if len(found) > 5 else ""
         raise TargetError(f"label {text!r} fits several classes: {listed}{more}; give the index")
-    near = difflib.get_close_matches(wanted, names, 3, cutoff=0.5)
+    near = _nearest(wanted, names)
     nearest = "; ".join(f"{names.index(name)} {labels[names.index(name)]}" for name in near)
     if near:
         hint = f"the nearest are: {nearest}"
@@ -198,11 +234,21 @@ def spelt_index(text: str, labels: Sequence[str] | None) -> int | None:
     """Return the index that a word spells, None where it is a name.
 
     That is a number, or as answers without a label are called: "class 7", "keypoint 4".
+
+    Raises
+    ------
+    TargetError
+        It is a number of more digits than any index has, and no label.
     """
-    found = re.fullmatch(r"(class |keypoint )?\s*([+-]?\d+)", text.strip().lower())
+    found = re.fullmatch(r"(class |keypoint )?\s*([+-]?[0-9]+)", text.strip().lower())
     if found is None or (found[1] and _plain(text) in map(_plain, labels or ())):
         return None
-    return int(found[2])
+    index = parse_integer(found[2])
+    if index is None and text.strip() not in (labels or ()):
+        raise TargetError(
+            f"target {shortened(text.strip(), 40)!r} has {len(found[2])} digits; give a class index"
+        )
+    return index
 
 
 def check_labels(labels: Sequence[str], classes: int) -> None:
@@ -215,6 +261,14 @@ def check_labels(labels: Sequence[str], classes: int) -> None:
     elif len(labels) == classes + 1:
         hint = "if their first is the background, take it out"
     raise TargetError(f"there are {len(labels)} labels for the model's {classes} classes; {hint}")
+
+
+def _nearest(wanted: str, names: Sequence[str]) -> list[str]:
+    """Return up to three names that are like a word; of very many, only those that begin alike."""
+    compared = [name for name in names if len(name) <= _COMPARED]
+    if len(compared) > _MOST_COMPARED:
+        compared = [name for name in compared if name[:1] == wanted[:1]][:_MOST_COMPARED]
+    return difflib.get_close_matches(wanted[:_COMPARED], compared, 3, cutoff=0.5)
 
 
 def _plain(name: str) -> str:
@@ -234,10 +288,7 @@ def _from_lines(text: str) -> tuple[str, ...]:
 
 
 def _from_json(text: str) -> tuple[str, ...] | None:
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
+    content = parse_json(text)
     said = _in_config(content) if isinstance(content, dict) else None
     return _as_labels(content if said is None else said)
 
@@ -266,8 +317,8 @@ def _from_ibisa(metadata: Mapping[str, str]) -> KnownLabels | None:
 def _from_companion(path: Path, source: str) -> KnownLabels | None:
     """Read a file beside the model; one that says nothing of labels is none of ours."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        content = parse_json(read_text(path, source, TargetError))
+    except (TargetError, ValueError):
         return None  # resolving the preprocessing warns of it
     said = _in_config(content) if isinstance(content, dict) else None
     if said is None:
@@ -281,15 +332,19 @@ def _from_companion(path: Path, source: str) -> KnownLabels | None:
 def _known(source: str, labels: tuple[str, ...] | None, said: Any) -> KnownLabels:
     """Return labels, or a warning that what is said is none."""
     if labels:
-        return KnownLabels(source, labels)
-    shown = str(said) if len(str(said)) <= 60 else f"{str(said)[:60]}…"
+        try:
+            return KnownLabels(source, checked_labels(labels, source))
+        except TargetError as error:
+            return KnownLabels(source, (), f"ignored: {error}")
+    text = str(said)
+    shown = text if len(text) <= 60 else f"{text[:60]}…"
     return KnownLabels(source, (), f"ignored: {source} holds no names of classes: {shown!r}")
 
 
 def _from_csv(text: str) -> tuple[str, ...] | None:
     """Read rows of index and name; a first row without an index is a heading."""
-    rows = [row for row in csv.reader(text.splitlines()) if len(row) >= 2]
-    if rows and not rows[0][0].strip().isdigit():
+    rows = [row for row in parse_csv(text) if len(row) >= 2]
+    if rows and _index(rows[0][0]) is None:
         rows = rows[1:]
     return _by_index((row[0].strip(), row[1].strip()) for row in rows)
 
@@ -303,11 +358,18 @@ def _as_labels(content: Any) -> tuple[str, ...] | None:
     return None
 
 
+def _index(word: str) -> int | None:
+    """Return the index of a class that a word is, None where it is none."""
+    index = parse_integer(word)
+    return index if index is not None and 0 <= index < _MOST_CLASSES else None
+
+
 def _by_index(pairs: Iterable[tuple[str, str]]) -> tuple[str, ...] | None:
     """Put names in the order of their indices, None where an index is none."""
     table: dict[int, str] = {}
-    for index, name in pairs:
-        if not index.isdigit() or int(index) >= _MOST_CLASSES:
+    for word, name in pairs:
+        index = _index(word)
+        if index is None:
             return None
-        table[int(index)] = name
+        table[index] = name
     return tuple(table.get(i, f"class {i}") for i in range(max(table, default=-1) + 1))

@@ -12,6 +12,7 @@ from typing import Any
 
 from ibisa_onnx.errors import OptionError
 from ibisa_onnx.models.base import ImageModel
+from ibisa_onnx.models.memory import check_call
 from ibisa_onnx.preprocessing.resolve import (
     Overrides,
     ResolvedPreprocessing,
@@ -53,13 +54,20 @@ def open_reader(
 
     def settle(usual: Usual | None = None) -> ResolvedPreprocessing:
         return settle_preprocessing(
-            model.signature, model.metadata, preprocessing, overrides, model.folder, usual
+            model.signature,
+            model.metadata,
+            preprocessing,
+            overrides,
+            model.folder,
+            usual,
+            model.limits,
         )
 
     def read(resolved: ResolvedPreprocessing, facts: ModelFacts | None = None) -> OutputReader:
         return OutputReader(model, output, activation, labels, resolved.spec, kind, facts)
 
     resolved = settle()
+    check_call(model.signature, model.label, model.limits, resolved.spec.size)
     reader = read(resolved)
     if not resolved.spec.is_guess("mean", "resize", "channel_order"):
         return resolved, reader

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
+from ibisa_onnx.limits import Limits
 from ibisa_onnx.models.base import ImageModel
 from ibisa_onnx.targets.class_scores import (
     Activation,
@@ -29,6 +30,7 @@ from ibisa_onnx.targets.labels import (
     BINARY,
     ClassCount,
     KnownLabels,
+    checked_labels,
     choose_labels,
     known_labels,
     read_labels,
@@ -90,7 +92,7 @@ class OutputReader:
             read_activation(activation)
         self._model, self._wanted, self._activation = model, output, activation
         self._kind = kind
-        self._given = None if labels is None else _as_labels(labels)
+        self._given = None if labels is None else _as_labels(labels, model.limits)
         self.facts = facts or ModelFacts(model, preprocessing, output, self._given)
         self._found_kind: Kind | None = None
         self._finding = threading.RLock()
@@ -132,6 +134,12 @@ class OutputReader:
         with self._finding:
             if self.facts.learn(raw):
                 self._found_kind = None
+
+    @property
+    def given_labels(self) -> tuple[tuple[str, ...], ...]:
+        """The user's names of the classes, or else all that the model and files beside it give."""
+        known = tuple(each.labels for each in self._known)
+        return known if self._given is None else (self._given,)
 
     def labels_for(self, classes: int | None) -> tuple[str, ...] | None:
         """Return names for so many classes, where somebody gave as many.
@@ -248,6 +256,8 @@ class OutputReader:
         return self._search.candidates()
 
 
-def _as_labels(labels: Labels) -> tuple[str, ...]:
+def _as_labels(labels: Labels, limits: Limits | None) -> tuple[str, ...]:
     """Read labels from where they are."""
-    return read_labels(labels) if isinstance(labels, str | os.PathLike) else tuple(labels)
+    if isinstance(labels, str | os.PathLike):
+        return read_labels(labels, limits)
+    return checked_labels(tuple(labels), "labels=")

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ibisa_onnx.errors import AbsentTargetError, TargetError
+from ibisa_onnx.io.literals import parse_integer
 from ibisa_onnx.models.head import Head
 from ibisa_onnx.targets.base import Doubles, Raw
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 Index = str | int | tuple[int | slice, ...]
 """Which numbers of an output: `"0,:,5"`, or whole numbers and slices over its axes after the batch.
 What is left out is taken whole."""
+_RANGE = re.compile(r"(-?[0-9]{1,18})?:(-?[0-9]{1,18})?")
 Span = tuple[int, int]
 """The first place on an axis, and the one behind the last."""
 Point = tuple[float, float]
@@ -253,10 +255,11 @@ def _parts(index: Index, sides: tuple[int, ...], output: str) -> list[int | slic
 
 
 def _part(word: str, index: str, sides: tuple[int, ...], output: str) -> int | slice:
-    if re.fullmatch(r"-?\d+", word):
-        return int(word)
-    if re.fullmatch(r"(-?\d+)?:(-?\d+)?", word):
-        start, stop = (int(each) if each else None for each in word.split(":"))
+    number = parse_integer(word)
+    if number is not None:
+        return number
+    if found := _RANGE.fullmatch(word):
+        start, stop = (int(each) if each else None for each in found.groups())
         return slice(start, stop)
     raise TargetError(_unread(word, index, sides, output))
 

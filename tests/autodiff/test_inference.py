@@ -116,3 +116,16 @@ def test_a_negative_side_is_open(build, check, spread):
         for side in info.type.tensor_type.shape.dim
     )
     check(node, x, dims=dims)
+
+
+@pytest.mark.parametrize("doublings", [3, 20])
+def test_a_vector_that_is_doubled_is_followed_while_it_is_short(build, spread, doublings):
+    nodes = Nodes()
+    vector = nodes.op("Shape", "x")
+    for _ in range(doublings):
+        vector = nodes.op("Concat", vector, vector, axis=0)
+    size = nodes.op("Cast", nodes.op("Size", vector), to=TensorProto.FLOAT)
+    nodes.op("Mul", "x", size, output="y")
+    graph = Graph(build(nodes, spread(2, 3), {}, 17, [2, 3]), "y")
+    assert graph.type(vector).dims == ((16,) if doublings == 3 else None)
+    assert graph.type("y").dims == (2, 3) or doublings == 20

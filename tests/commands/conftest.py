@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
@@ -20,7 +21,7 @@ from ibisa_onnx.explanation import (
     Provenance,
     Sufficiency,
 )
-from ibisa_onnx.io.images import read_image
+from ibisa_onnx.io.images import image_sha256, read_image
 from ibisa_onnx.targets.base import Answer
 
 LABELS = ("goat", "Crème brûlée", "子犬", "crane", "crane")
@@ -33,26 +34,43 @@ class FakeKind:
     name: str = "classifier"
 
 
+@dataclass(frozen=True)
+class FakeMethod:
+    """What `method` is."""
+
+    name: str = "ibisa"
+    settings: Mapping[str, object] = field(default_factory=dict)
+
+
 class FakeExplainer:
     """Gives a blob for each target and remembers what it was asked."""
 
     def __init__(self, model, **options):
         self.model, self.options = model, options
         self.warnings = ("the mean is a guess",)
-        self.method = "ibisa"
+        self.method = FakeMethod()
         self.kind = FakeKind()
         self.asked = []
+        self.versions = {"ibisa-onnx": "1"}
         type(self).last = self
+
+    @property
+    def settings(self):
+        content = self.model if isinstance(self.model, bytes) else _content(Path(self.model))
+        return {"model": content.hex(), **self.options}
 
     def iter_explanations(
         self, image, targets, *, seed, progress=None, deadline=None, stop=None, method=None
     ):
         picture = read_image(image)
+        sha256 = image_sha256(image)
         self.asked.append((image, targets, seed))
         for index in self._indices(targets):
             if progress is not None:
                 progress(10, 10)
-            yield self._explanation(picture, index, seed)
+            made = self._explanation(picture, index, seed)
+            provenance = replace(made.provenance, image_sha256=sha256)
+            yield replace(made, provenance=provenance)
 
     def answers(self, image):
         read_image(image)
@@ -96,6 +114,10 @@ class FakeExplainer:
             ),
             warnings=("the mean is a guess", "the map is a test"),
         )
+
+
+def _content(path: Path) -> bytes:
+    return path.read_bytes() if path.exists() else b""
 
 
 @pytest.fixture

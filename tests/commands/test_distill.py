@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import cv2
@@ -63,8 +64,8 @@ def test_it_writes_what_run_takes(cli, files):
     done = cli("distill", *FIT)
     assert done.code == 0
     assert "Pearson 1.00" in done.out
-    assert left(files) == {"m.onnx", "pictures", "m.surrogate.pt2"}
-    options = ("--gradient", "surrogate", "--surrogate", "m.surrogate.pt2", "--json")
+    assert left(files) == {"m.onnx", "pictures", "m.surrogate.onnx"}
+    options = ("--gradient", "surrogate", "--surrogate", "m.surrogate.onnx", "--json")
     said = cli("run", "m.onnx", "pictures/0.png", "--preprocess", "imagenet", *options)
     assert said.code == 0
     assert json.loads(said.out)["certificate"]["gradient"] == "surrogate"
@@ -73,27 +74,51 @@ def test_it_writes_what_run_takes(cli, files):
 
 def test_the_default_name_keeps_what_is_no_ending_of_a_model(cli, files):
     (files / "m.onnx").rename(files / "m.v1")
-    assert cli("distill", "m.v1", *FIT[1:], "-q").out == "m.v1.surrogate.pt2\n"
+    assert cli("distill", "m.v1", *FIT[1:], "-q").out == "m.v1.surrogate.onnx\n"
+
+
+def test_a_program_of_torch_may_be_written_and_must_be_trusted(cli, files):
+    done = cli("distill", *FIT, "-o", "s.pt2")
+    assert done.code == 0, done.err
+    assert "--surrogate s.pt2 --trust" in done.out
+    words = ("run", "m.onnx", "pictures/0.png", "--preprocess", "imagenet", "--json")
+    words = (*words, "--gradient", "surrogate", "--surrogate")
+    assert "say --trust" in cli(*words, "s.pt2").err
+    trusted = cli(*words, "s.pt2", "--trust")
+    assert "another model" not in trusted.err  # the facts are read
+    cli("distill", *FIT, "-o", "s.onnx")
+    plain = cli(*words, "s.onnx")
+    one, two = (json.loads(each.out) for each in (trusted, plain))
+    assert one["certificate"] == pytest.approx(two["certificate"], abs=1e-5)
+    assert one["passes"] == two["passes"]
+
+
+def test_a_program_needs_no_writer_of_onnx(cli, files, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    refused = cli("distill", *FIT)
+    assert (refused.code, refused.out) == (1, "")
+    assert "pip install 'ibisa-onnx[export]'" in refused.err
+    assert cli("distill", *FIT, "-o", "s.pt2").code == 0
 
 
 def test_run_warns_of_a_surrogate_of_another_model(cli, files):
-    cli("distill", *FIT, "-o", "s.pt2")
+    cli("distill", *FIT, "-o", "s.onnx")
     (files / "other.onnx").write_bytes(model(seed=7))
-    options = ("--preprocess", "imagenet", "--surrogate", "s.pt2")
+    options = ("--preprocess", "imagenet", "--surrogate", "s.onnx")
     said = cli("run", "other.onnx", "pictures/0.png", *options)
     assert "the surrogate was made for another model, m.onnx" in said.err
 
 
 def test_the_figures_as_json(cli, files):
-    done = cli("distill", *FIT, "-o", "s.pt2", "--json")
+    done = cli("distill", *FIT, "-o", "s.onnx", "--json")
     record = json.loads(done.out)
-    assert record["file"] == "s.pt2"
+    assert record["file"] == "s.onnx"
     assert record["certified"] is True
     assert record["unseen"]["pictures"] == 1
     assert record["reason"] == ""
     assert record["warnings"] == []
     assert record["queries"] == 3 + 3 * 24 + 2  # which show whether a batch mixes
-    assert cli("distill", *FIT, "-o", "s.pt2", "-q").out == "s.pt2\n"
+    assert cli("distill", *FIT, "-o", "s.onnx", "-q").out == "s.onnx\n"
 
 
 def test_a_poor_one_is_refused_in_one_line_and_not_written(cli, files):
@@ -109,13 +134,13 @@ def test_a_poor_one_is_refused_in_one_line_and_not_written(cli, files):
 
 
 def test_force_writes_a_poor_one_and_run_says_so(cli, files):
-    done = cli("distill", *POOR, "--force", "-o", "s.pt2")
+    done = cli("distill", *POOR, "--force", "-o", "s.onnx")
     assert done.code == 0
     assert "not certified" in done.err
-    record = json.loads(cli("distill", *POOR, "--force", "-o", "s.pt2", "--json").out)
+    record = json.loads(cli("distill", *POOR, "--force", "-o", "s.onnx", "--json").out)
     assert record["reason"] == "a small network was asked for"
     assert any("not certified" in each for each in record["warnings"])
-    options = ("--preprocess", "imagenet", "--surrogate", "s.pt2")
+    options = ("--preprocess", "imagenet", "--surrogate", "s.onnx")
     said = cli("run", "m.onnx", "pictures/0.png", *options, "--gradient", "surrogate")
     assert "the surrogate is not certified" in said.err
 
@@ -124,7 +149,7 @@ def test_an_interrupted_fit_leaves_nothing(cli, files, monkeypatch):
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(distillation.Distilled, "to_bytes", interrupted)
+    monkeypatch.setattr("ibisa_exporters.distillation.distilled.write_surrogate", interrupted)
     assert cli("distill", *FIT).code == 130
     assert left(files) == {"m.onnx", "pictures"}
 
@@ -137,7 +162,7 @@ def test_an_interrupted_fit_leaves_nothing(cli, files, monkeypatch):
         ((*FIT, "-o", "m.onnx"), 1, "not overwritten"),
         ((*FIT, "-o", "pictures/0.png"), 1, "not overwritten"),
         ((*FIT, "-o", "pictures"), 2, "name a file"),
-        ((*FIT, "-o", "other.onnx"), 2, "no ONNX file; name it .pt2"),
+        ((*FIT, "-o", "other.ort"), 2, "an ONNX file is written; name it .onnx"),
         (("m.onnx", "-"), 2, "read from files"),
         (("m.onnx", "pictures/0.png", "--preprocess", "imagenet"), 1, "too few to hold 1 out"),
         ((*FIT, "--held-out", "1"), 2, "held-out"),

@@ -69,7 +69,7 @@ def test_without_a_map_the_picture_is_explained_and_beats_a_random_map(cli):
     record = json.loads(result.out)
     for each in record["comparisons"]:
         assert each["area"] > max(each["random"]) + 0.2  # the best of twenty
-    assert record["passes"]["this map"] == [20, 10]
+    assert record["passes"]["this map"] == [21, 10]
     assert record["target"]["label"] == "striped ball"
     assert record["checking_passes"] > 100
     assert record["verdict"]["trusted"] is True
@@ -295,7 +295,7 @@ def test_a_map_that_is_none_is_refused_before_any_explanation(
 
 def test_a_file_that_holds_no_map_is_refused(cli):
     assert "no .npy file" in one_line(cli("eval", MODEL, SCENE, SCENE))
-    assert "No such file" in one_line(cli("eval", MODEL, SCENE, "nosuch.npy"))
+    assert "there is no map file" in one_line(cli("eval", MODEL, SCENE, "nosuch.npy"))
 
 
 @pytest.mark.parametrize("piped", [0, 1, 2])

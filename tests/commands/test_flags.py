@@ -29,6 +29,7 @@ from ibisa_onnx.targets import (
         ("give extra_inputs=", "give --extra-input"),
         ("/data/seed=3/img.png: cannot read", "/data/seed=3/img.png: cannot read"),
         ("there is no class 'weights=12kg'", "there is no class 'weights=12kg'"),
+        ("or say trust=True if you", "or say --trust if you"),
         ("nothing to say", "nothing to say"),
     ],
 )

@@ -53,6 +53,24 @@ def test_a_package_that_is_not_there_is_named(cli, failing, module, said):
     assert len(result.err.splitlines()) == 1
 
 
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_library_that_cannot_be_loaded_is_no_bug(cli, failing, wrapped):
+    """As where memory is limited, or a container lacks what OpenCV needs; NumPy wraps it."""
+    error = ImportError("libGL.so.1: cannot open shared object file", path="x/cv2.abi3.so")
+    wrapper = ImportError("\n\nIMPORTANT: PLEASE READ THIS")
+    wrapper.__cause__ = error
+    failing(wrapper if wrapped else error)
+    result = cli("doctor")
+    assert result.code == 1
+    assert "a library cannot be loaded: libGL.so.1: cannot open" in result.err
+    assert len(result.err.splitlines()) == 1
+
+
+def test_a_working_folder_that_is_gone_is_no_stream(cli, failing):
+    failing(FileNotFoundError(2, "No such file or directory"))
+    assert "cannot read or write .: No such file" in cli("doctor").err
+
+
 def test_version_goes_to_stdout(cli):
     result = cli("--version")
     assert (result.code, result.err) == (0, "")

@@ -328,7 +328,7 @@ def test_one_picture_is_not_enough(cli, colours):
     [
         (("--try",), "--try needs pictures"),
         (("0.png", "--labels-csv", "classes.csv"), "--labels-csv goes with --try"),
-        (("0.png", "--try", "--labels-csv", "no.csv"), "cannot read no.csv"),
+        (("0.png", "--try", "--labels-csv", "no.csv"), "there is no classes file no.csv"),
         (("c.png", "--try", "--labels-csv", "classes.csv"), "gives no class of c.png"),
         (("0.png", "--try", "--labels-csv", "far.csv"), "out of range"),
     ],

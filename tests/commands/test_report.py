@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ibisa_onnx.commands.report import explanation_text
+from ibisa_onnx.commands.report import details_text, explanation_text
 from ibisa_onnx.explanation import Sufficiency
 from ibisa_onnx.targets.retention import log_retention
 from tests.commands.conftest import FakeExplainer
@@ -25,8 +25,8 @@ def text(kept: tuple[float, ...], whole: float, *, value: float | None) -> dict[
         sufficiency=Sufficiency(AREAS, kept),
         baseline="blur",
     )
-    lines = explanation_text("a.png", found, []).splitlines()[1:]
-    return dict(line.strip().split(maxsplit=1) for line in lines)
+    lines = explanation_text("a.png", found, [])[1:]
+    return dict(str(line).strip().split(maxsplit=1) for line in lines)
 
 
 def as_scores(*kept: float) -> tuple[float, ...]:
@@ -58,3 +58,21 @@ def test_a_baseline_that_gives_as_much_of_a_value_says_so_in_both_rows(whole: fl
     said = text(as_scores(0.03, 0.4, 0.5, 0.6), *as_scores(whole), value=-0.063)
     assert said["baseline"] == "blur, which alone gives as much as the picture"
     assert said["sufficient"] == "the answer needs no pixel: the baseline (blur) gives it too"
+
+
+@pytest.mark.parametrize(("error", "said"), [(0.04, "0.04"), (1.9, "1.90"), (None, "nothing")])
+def test_a_gradient_that_is_off_is_said_and_the_details_say_by_how_much(error, said):
+    made = FakeExplainer._explanation(np.zeros((4, 4, 3), np.uint8), 0, 0)
+    certificate = replace(
+        made.certificate,
+        holds=(error or 0) <= 0.5,
+        gradient_error=error,
+        gradient_tolerance=0.5,
+    )
+    found = replace(made, certificate=certificate)
+    short, long = (
+        "\n".join(map(str, each))
+        for each in (explanation_text("a.png", found, []), details_text(found))
+    )
+    assert ("failed" in short) == ("gradient is off" in short) == (error == 1.9)
+    assert said in next(line for line in long.splitlines() if "directional derivative" in line)

@@ -150,6 +150,19 @@ def test_an_existing_folder_takes_the_result_under_its_usual_name(cli, fake, pho
         ["a.jpg", "--extra-input", "t"],
         ["a.jpg", "--extra-input", "t=much"],
         ["a.jpg", "--extra-input", "t=none.npy"],
+        ["a.jpg", "--extra-input", "t=nan"],
+        ["a.jpg", "--extra-input", "t=a.npz"],
+        ["a.jpg", "--size", "9" * 5000],
+        ["a.jpg", "--size", "²"],
+        ["a.jpg", "--mean", "nan"],
+        ["a.jpg", "--std", "1e400"],
+        ["a.jpg", "--box", "9" * 5000],
+        ["a.jpg", "--box", "²"],
+        ["a.jpg", "--at", "nan,1"],
+        ["a.jpg", "--at", "1," + "9" * 5000],
+        ["a.jpg", "--region", "1,2,inf,4"],
+        ["a.jpg", "--region", "a" * 5000],
+        ["a.jpg", "--preprocess", "a" * 5000],
     ],
 )
 def test_wrong_usage_is_found_before_any_work(cli, fake, photo, tmp_path, args):
@@ -157,8 +170,19 @@ def test_wrong_usage_is_found_before_any_work(cli, fake, photo, tmp_path, args):
     result = cli("run", "m.onnx", *args)
     assert result.code == 2
     assert result.err.splitlines()[0].startswith("ibisa-onnx: error: ")
+    assert len(result.err) < 1500
     assert fake.last is None
     assert files(tmp_path) == {"a.jpg", "b.jpg"}
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04", b"\x93NUMPY\x01\x00\xff\xff"])
+def test_an_input_that_is_no_array_is_wrong_usage_and_no_interruption(cli, fake, photo, content):
+    photo("a.jpg")
+    Path("t.npy").write_bytes(content)
+    result = cli("run", "m.onnx", "a.jpg", "--extra-input", "t=t.npy")
+    assert result.code == 2
+    assert "t.npy: this is no .npy file of real numbers" in result.err
+    assert fake.last is None
 
 
 def test_stdin_and_stdout_cannot_serve_two(cli, fake):

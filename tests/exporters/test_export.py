@@ -344,8 +344,8 @@ def test_what_an_earlier_export_left_is_named(cli, source, tmp_path):
     assert warning.startswith("model.onnx.data is left from before")
     (tmp_path / "model.onnx.data").unlink()
     (warning,) = exported(cli, source("net"))["warnings"]
-    assert warning.startswith("model.surrogate.pt2 is left from before")
-    assert (tmp_path / "model.surrogate.pt2").is_file()
+    assert warning.startswith("model.surrogate.onnx is left from before")
+    assert (tmp_path / "model.surrogate.onnx").is_file()
 
 
 def test_large_weights_go_beside_the_graph(cli, source, monkeypatch, tmp_path):
@@ -385,7 +385,7 @@ def test_nothing_of_the_users_code_is_in_the_files(cli, source, tmp_path):
         (["code/nets.py:Noisy"], "other scores each time for the same images"),
         (["code/nets.py:net", "--weights", "no.pt"], "there is no file of weights no.pt"),
         (["code/nets.py:net", "--labels", "two.txt"], "2 labels for the model's 6 classes"),
-        (["code/nets.py:net", "--images", "no.png"], "there is no picture no.png"),
+        (["code/nets.py:net", "--images", "no.png"], "there is no picture file no.png"),
         (["code/nets.py:net", "--weights", "code"], "code is a folder"),
         (["code/nets.py:net", "--weights", "two.txt"], "two.txt is no file of weights"),
         (["no.pt2"], "there is no program file no.pt2"),

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import urllib.error
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -194,7 +197,7 @@ def test_trained_weights_and_photographs(torchvision, assets, cli, tmp_path):
     result = cli(*words, "--preprocess", "caffe", "--surrogate", "-o", "net.onnx", *told)
     assert result.code == 0, result.err
     mine, theirs = Explainer("net.onnx"), Explainer(deployed, preprocessing="caffe")
-    surrogate = Explainer("net.onnx", gradient="surrogate", surrogate="net.surrogate.pt2")
+    surrogate = Explainer("net.onnx", gradient="surrogate", surrogate="net.surrogate.onnx")
     for photo in photographs:
         one, two = mine.explain(photo), surrogate.explain(photo)
         probability = theirs.predict(photo, 1)[0].probability
@@ -314,13 +317,13 @@ def test_a_keras_model(keras, cli, tmp_path):
     result = cli("export", "net.keras", "--surrogate", "--json")
     assert result.code == 0, result.err
     said = json.loads(result.out)
-    assert said["files"] == ["net.onnx", "net.surrogate.pt2"]
+    assert said["files"] == ["net.onnx", "net.surrogate.onnx"]
     assert said["preprocessing"]["scale"] == 1.0  # it scales by itself
     assert DeployedModel.open("net.onnx").image.layout is Layout.NHWC
     run = ("run", "net.onnx", scene_path(), "--target", "2")
     assert cli(*run, "-o", "a.png").code == 0
     surrogate = cli(
-        *run, "-o", "b.png", "--gradient", "surrogate", "--surrogate", "net.surrogate.pt2"
+        *run, "-o", "b.png", "--gradient", "surrogate", "--surrogate", "net.surrogate.onnx"
     )
     assert surrogate.code == 0, surrogate.err
 
@@ -344,6 +347,38 @@ def test_keras_says_what_it_cannot_load(keras, cli, tmp_path):
     assert "Keras cannot load other.keras" in result.err
 
 
+@pytest.mark.parametrize("name", ["net.keras", "net.h5"])
+def test_code_in_a_keras_model_is_not_run_without_trust(keras, cli, tmp_path, name):
+    touched, layers = str(tmp_path / "touched"), keras.layers
+    code = f"__import__('pathlib').Path({touched!r}).touch()"
+    function = eval(f"lambda images: ({code}, images.mean((1, 2)))[1]")
+    shape = {"output_shape": (3,)}  # else it is called to learn it
+    keras.Sequential([layers.Input((20, 24, 3)), layers.Lambda(function, **shape)]).save(name)
+    (tmp_path / "touched").unlink(missing_ok=True)
+    result = cli("export", name, "-o", "made.onnx")
+    assert result.code == 1
+    assert f"{name} holds code of its own (a Lambda layer); say --trust if" in result.err
+    assert not (tmp_path / "touched").exists()
+    assert cli("export", name, "-o", "made.onnx", "--trust").code == 0
+    assert (tmp_path / "touched").exists()
+
+
+@pytest.mark.parametrize("version", ["3.5.0", "3.11.2"])
+def test_a_keras_whose_safe_mode_does_not_hold_opens_nothing(monkeypatch, tmp_path, version):
+    def load_model(*_, **__):
+        pytest.fail("it was opened")
+
+    backend = SimpleNamespace(backend=lambda: "torch")
+    saving = SimpleNamespace(load_model=load_model)
+    fake = SimpleNamespace(
+        __version__=version, backend=backend, saving=saving, device=lambda _: nullcontext()
+    )
+    monkeypatch.setitem(sys.modules, "keras", fake)
+    (tmp_path / "net.keras").write_bytes(b"")
+    with pytest.raises(ExportError, match=f"Keras {version} may run code that .*install 3.11.3"):
+        load_source(str(tmp_path / "net.keras"), Request())
+
+
 def test_the_environment_is_left_as_it_was(keras, monkeypatch, tmp_path):
     monkeypatch.delenv("KERAS_BACKEND", raising=False)
     with pytest.raises(ExportError):
@@ -359,10 +394,8 @@ def test_another_backend_is_named_before_it_is_looked_for(cli, monkeypatch):
 
 
 def test_keras_on_another_backend(cli, monkeypatch, tmp_path):
-    from types import SimpleNamespace
-
     backend = SimpleNamespace(backend=lambda: "tensorflow")
-    monkeypatch.setitem(__import__("sys").modules, "keras", SimpleNamespace(backend=backend))
+    monkeypatch.setitem(sys.modules, "keras", SimpleNamespace(backend=backend))
     result = cli("export", "net.keras")
     assert result.code == 1
     assert "KERAS_BACKEND=torch" in result.err

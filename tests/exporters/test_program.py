@@ -11,6 +11,8 @@ from torch import nn
 
 pytest.importorskip("onnxscript", reason="torch writes ONNX by onnxscript")
 
+EXPORT = ("export", "net.pt2", "--trust")
+
 
 def write(path: Path, *, batch: int | None = None, training: bool = False, inputs: int = 1) -> Path:
     class Net(nn.Module):
@@ -37,16 +39,16 @@ def write(path: Path, *, batch: int | None = None, training: bool = False, input
 
 def test_a_program(cli, tmp_path):
     write(tmp_path / "net.pt2")
-    result = cli("export", "net.pt2", "--preprocess", "unit", "--json", "--surrogate")
+    result = cli(*EXPORT, "--preprocess", "unit", "--json", "--surrogate")
     assert result.code == 0, result.err
     said = json.loads(result.out)
-    assert said["files"] == ["net.onnx", "net.surrogate.pt2"]
+    assert said["files"] == ["net.onnx", "net.surrogate.onnx"]
     assert max(each["relative"] for each in said["verification"]) < 1e-5
 
 
 def test_half_of_a_program(cli, tmp_path):
     write(tmp_path / "net.pt2")
-    result = cli("export", "net.pt2", "--preprocess", "unit", "--json", "--half")
+    result = cli(*EXPORT, "--preprocess", "unit", "--json", "--half")
     assert result.code == 0, result.err
 
 
@@ -54,10 +56,10 @@ def test_half_of_a_program(cli, tmp_path):
 def test_a_program_of_so_many_images(cli, tmp_path, batch):
     write(tmp_path / "net.pt2", batch=batch)
     for flags in ([], ["--fixed-batch", "2"]):
-        result = cli("export", "net.pt2", *flags)
+        result = cli(*EXPORT, *flags)
         assert result.code == 1
         assert f"say --fixed-batch {batch}" in result.err
-    words = ("export", "net.pt2", "--fixed-batch", str(batch))
+    words = (*EXPORT, "--fixed-batch", str(batch))
     assert "leave --surrogate out" in cli(*words, "--surrogate").err
     assert cli(*words, "-q").err == ""
 
@@ -65,7 +67,13 @@ def test_a_program_of_so_many_images(cli, tmp_path, batch):
 def test_an_earlier_opset_of_a_program(cli, tmp_path):
     write(tmp_path / "net.pt2")
     result = cli(
-        "export", "net.pt2", "--preprocess", "unit", "--resize", "stretch", "--opset", "13"
+        *EXPORT,
+        "--preprocess",
+        "unit",
+        "--resize",
+        "stretch",
+        "--opset",
+        "13",
     )
     assert (result.code, result.err) == (0, "")
 
@@ -78,7 +86,7 @@ def test_a_program_of_another_dtype(cli, tmp_path, dtype):
 
     example = torch.zeros(2, 3, 16, 16, dtype=getattr(torch, dtype))
     torch.export.save(torch.export.export(Any(), (example,)), tmp_path / "net.pt2")
-    result = cli("export", "net.pt2")
+    result = cli(*EXPORT)
     assert result.code == 1
     assert f"takes {dtype}; export one that takes float32" in result.err
 
@@ -96,7 +104,7 @@ def test_a_program_of_another_dtype(cli, tmp_path, dtype):
 def test_programs_that_are_refused(cli, tmp_path, options, flags, said):
     write(tmp_path / "net.pt2", **options)
     content = (tmp_path / "net.pt2").read_bytes()
-    result = cli("export", "net.pt2", *flags)
+    result = cli(*EXPORT, *flags)
     assert result.code == 1
     assert said in result.err
     assert (tmp_path / "net.pt2").read_bytes() == content

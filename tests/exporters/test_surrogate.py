@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import zipfile
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -15,12 +15,13 @@ from ibisa_exporters.trained import TrainedModel
 from ibisa_exporters.verification import check, verify
 from onnx import numpy_helper
 from torch import nn
-from torch.export.passes import move_to_device_pass
 
 from ibisa_onnx import Explainer, Options
 from ibisa_onnx.demo import model_path, scene_path
+from ibisa_onnx.errors import ExportError
 from ibisa_onnx.io.images import read_image
 from ibisa_onnx.metrics.agreement import spearman
+from ibisa_onnx.models.onnx_session import DeployedModel
 from ibisa_onnx.models.signature import Layout
 from ibisa_onnx.preprocessing.spec import Preprocessing
 
@@ -30,6 +31,7 @@ pytest.importorskip("onnxscript", reason="torch writes ONNX by onnxscript")
 _DEMO = """
 from torch import nn
 from ibisa_exporters.demo_model import MEAN, PREPROCESSING, STD, DemoNet
+from ibisa_onnx.errors import ExportError
 from ibisa_onnx.demo import LABELS
 
 
@@ -50,7 +52,7 @@ def demo():
 
 @pytest.fixture
 def demo(cli, tmp_path):
-    """The demo's trained network, exported with its surrogate: demo.onnx, demo.surrogate.pt2."""
+    """The demo's trained network, exported with its surrogate: demo.onnx, demo.surrogate.onnx."""
     (tmp_path / "demo.py").write_text(_DEMO)
     weights = {
         each.name: torch.from_numpy(numpy_helper.to_array(each).copy())
@@ -58,7 +60,7 @@ def demo(cli, tmp_path):
     }
     torch.save(weights, tmp_path / "weights.pt")
     result = cli("export", "demo.py:demo", "--weights", "weights.pt", "--surrogate", "-q")
-    assert result.out.split() == ["demo.onnx", "demo.surrogate.pt2"], result.err
+    assert result.out.split() == ["demo.onnx", "demo.surrogate.onnx"], result.err
     (tmp_path / "demo.py").unlink()
     return tmp_path
 
@@ -69,7 +71,7 @@ def test_the_maps_are_the_same(demo):
     surrogate = Explainer(
         demo / "demo.onnx",
         gradient="surrogate",
-        surrogate=demo / "demo.surrogate.pt2",
+        surrogate=demo / "demo.surrogate.onnx",
         options=alike,
     )
     scene = scene_path()
@@ -84,7 +86,7 @@ def test_the_maps_are_the_same(demo):
 
 
 def test_it_knows_which_model_it_goes_with(cli, demo):
-    words = ("--gradient", "surrogate", "--surrogate", "demo.surrogate.pt2", "-o", "map.png")
+    words = ("--gradient", "surrogate", "--surrogate", "demo.surrogate.onnx", "-o", "map.png")
     assert "made for another model" not in cli("run", "demo.onnx", scene_path(), *words).err
     assert cli("annotate", "demo.onnx", "--preprocess", "tf", "-o", "said.onnx").code == 0
     assert "made for another model" not in cli("run", "said.onnx", scene_path(), *words).err
@@ -92,17 +94,35 @@ def test_it_knows_which_model_it_goes_with(cli, demo):
     assert "was made for another model, demo.onnx" in other.err
 
 
-def test_it_runs_on_any_device(demo):
-    program = torch.export.load(demo / "demo.surrogate.pt2")
-    moved = move_to_device_pass(program, "meta").module()
-    assert moved(torch.zeros(3, 3, 128, 128, device="meta")).shape == (3, 8)
+def test_it_takes_any_number_of_images_and_holds_no_code(demo):
+    file = demo / "demo.surrogate.onnx"
+    scores = DeployedModel.open(file).run(np.zeros((3, 3, 128, 128), np.float32), ["scores"])
+    assert scores["scores"].shape == (3, 8)
+    content = file.read_bytes()
+    assert b"demo.py" not in content
+    assert b"functional.adaptive" not in content
 
 
-def test_it_holds_no_code(demo):
-    with zipfile.ZipFile(demo / "demo.surrogate.pt2") as archive:
-        texts = [archive.read(name) for name in archive.namelist() if name.endswith(".json")]
-    assert texts
-    assert not any(b"demo.py" in text or b"functional.adaptive" in text for text in texts)
+def test_a_float_surrogate_of_any_batch_goes_with_a_file_of_halves(cli, module):
+    words = (f"{module}:net", "-o", "half.onnx", "--half", "--fixed-batch", "2", "--surrogate")
+    assert cli("export", *words).code == 0
+    model = DeployedModel.open("half.surrogate.onnx")
+    assert (model.image.dtype, model.image.batch) == ("float32", None)
+    run = ("run", "half.onnx", scene_path(), "--target", "1", "--json")
+    said = cli(*run, "--gradient", "surrogate", "--surrogate", "half.surrogate.onnx")
+    assert json.loads(said.out)["certificate"]["gradient"] == "surrogate"
+    assert "another model" not in said.err
+
+
+def test_weights_that_are_too_large_go_beside_it(cli, module, monkeypatch):
+    monkeypatch.setattr("ibisa_exporters.onnx_export._LARGEST", 100)
+    monkeypatch.setattr("ibisa_exporters.onnx_export._SMALLEST_EXTERNAL", 64)
+    done = cli("export", f"{module}:net", "-o", "net.onnx", "--surrogate", "-q")
+    names = ("net.onnx", "net.surrogate.onnx")
+    assert done.out.split() == [each for name in names for each in (name, f"{name}.data")]
+    run = ("run", "net.onnx", scene_path(), "--target", "1", "-o", "map.png")
+    said = cli(*run, "--gradient", "surrogate", "--surrogate", "net.surrogate.onnx")
+    assert said.code == 0, said.err
 
 
 class ChannelsLast(nn.Module):
@@ -123,7 +143,7 @@ def test_channels_last(tmp_path):
         net = ChannelsLast().eval()
     spec = Preprocessing((24, 28), scale=1 / 255, layout="NHWC")
     model = TrainedModel("last", net, torch.zeros(1, 24, 28, 3), spec, layout=Layout.NHWC)
-    path, surrogate = tmp_path / "last.onnx", tmp_path / "last.pt2"
+    path, surrogate = tmp_path / "last.onnx", tmp_path / "last.surrogate.onnx"
     save(to_onnx(model, Form()), path)
     found = verify(path, model, Form(), spec, [read_image(scene_path())])
     check(found, 1e-5)
@@ -154,7 +174,9 @@ def test_one_image_has_the_gradient_that_it_has_among_two(tmp_path):
         torch.manual_seed(0)
         net = Crossed().eval()
         x = torch.randn(2, 3, 8, 8)
-    write_surrogate(TrainedModel("crossed", net, torch.zeros(1, 3, 8, 8)), tmp_path / "net.pt2", {})
+    model = TrainedModel("crossed", net, torch.zeros(1, 3, 8, 8))
+    write_surrogate(model, tmp_path / "net.onnx", {})
+    write_surrogate(model, tmp_path / "net.pt2", {})
     surrogate = torch.export.load(tmp_path / "net.pt2").module()
 
     def gradient(images):
@@ -200,15 +222,33 @@ def test_units_that_rounding_switches_are_no_difference(tmp_path):
     assert (slopes[0] - slopes[1]).abs().max() > 1e-3 * slopes[0].abs().max()  # else it proves none
 
 
-def test_a_surrogate_that_differs_is_not_written(cli, module):
-    module.write_text(
-        module.read_text()
-        + "\n\nclass Odd(Net):\n    def forward(self, x):\n"
-        + "        y = super().forward(x)\n"
-        + "        return y.detach() if torch.compiler.is_exporting() else y\n"
-        + "\n\ndef odd():\n    return Odd()\n"
-    )
-    result = cli("export", f"{module}:odd", "--size", "32", "-o", "odd.onnx", "--surrogate")
-    assert result.code == 1
-    assert "surrogate" in result.err
-    assert not list(module.parent.parent.glob("odd*"))
+class Odd(nn.Module):
+    """A network that is another while it is exported: in its scores, or in its gradient alone."""
+
+    def __init__(self, of_scores: bool) -> None:
+        super().__init__()
+        self.conv, self.of_scores = nn.Conv2d(3, 5, 3), of_scores
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        scores = self.conv(images).mean((2, 3))
+        if self.of_scores:
+            return scores * (1.01 if torch.compiler.is_exporting() else 1)
+        return scores if torch.compiler.is_exporting() else 2 * scores - scores.detach()
+
+
+@pytest.mark.parametrize("ending", ["onnx", "pt2"])
+@pytest.mark.parametrize(("of_scores", "said"), [(True, "scores differ"), (False, "gradient")])
+def test_a_surrogate_that_differs_is_told(tmp_path, ending, of_scores, said):
+    model = TrainedModel("odd", Odd(of_scores).eval(), torch.zeros(1, 3, 8, 8))
+    with pytest.raises(ExportError, match=f"the surrogate's {said}"):
+        write_surrogate(model, tmp_path / f"odd.{ending}", {})
+
+
+def test_what_onnx_has_no_gradient_of_is_told(tmp_path):
+    class Rounds(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.floor(images).mean((2, 3))
+
+    model = TrainedModel("rounds", Rounds(), torch.zeros(1, 3, 8, 8))
+    with pytest.raises(ExportError, match=r"as ONNX has no gradient that can be had: .*Floor"):
+        write_surrogate(model, tmp_path / "rounds.onnx", {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -9,11 +10,12 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
 from ibisa_onnx.errors import ResultError
-from ibisa_onnx.io.atomic import staged_folder, write_files
+from ibisa_onnx.io.atomic import remove_abandoned, staged_folder, write_files
 
 
 def test_all_or_none(tmp_path: Path) -> None:
@@ -168,3 +170,73 @@ def test_a_staged_folder_says_what_it_cannot_write(tmp_path: Path) -> None:
     with pytest.raises(ResultError, match="taken"), staged_folder(tmp_path) as stage:
         (stage / "taken").write_text("")
     assert sorted(each.name for each in tmp_path.iterdir()) == ["file", "taken"]
+
+
+_LIMITED = """
+import resource, sys
+from pathlib import Path
+from ibisa_onnx.errors import ResultError
+from ibisa_onnx.io.atomic import write_files
+resource.setrlimit(resource.RLIMIT_FSIZE, (50, 50))
+try:
+    write_files({Path("small"): bytes(40), Path("large"): bytes(int(sys.argv[1]))})
+except ResultError as error:
+    sys.stdout.write(str(error))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs limits of POSIX")
+@pytest.mark.parametrize("size", [100, 100_000])
+def test_a_file_that_may_not_grow_leaves_nothing_however_small(tmp_path: Path, size: int) -> None:
+    words = [sys.executable, "-c", _LIMITED, str(size)]
+    done = subprocess.run(words, check=True, capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout == "large: cannot write: File too large; free some space"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_are_renamed_in_the_order_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renamed, real = list[str](), Path.replace
+
+    def replace(path: Path, target: Path) -> Path:
+        renamed.append(target.name)
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    write_files({tmp_path / name: b"" for name in ("b", "c", "a")})
+    assert renamed == ["b", "c", "a"]
+
+
+def test_a_file_that_another_process_took_for_abandoned_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    real, taken = fcntl.flock, list[Path]()
+
+    def flock(file: BinaryIO, operation: int) -> None:
+        if not taken:  # the other is quicker
+            taken.append(Path(file.name))
+            remove_abandoned(tmp_path)
+        real(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    write_files({tmp_path / "a": b"bytes"})
+    assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [("a", b"bytes")]
+
+
+def test_files_are_written_where_nothing_can_be_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    left = tmp_path / ".a.01234567.ibisa.tmp"
+    left.write_bytes(b"of a living process, perhaps")
+    write_files({tmp_path / "a": b"bytes"})
+    remove_abandoned(tmp_path)
+    assert (tmp_path / "a").read_bytes() == b"bytes"
+    assert left.exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import struct
 import zlib
 
@@ -140,7 +141,14 @@ class TestRefused:
         self._refused(empty, "empty.png is empty")
         self._refused(b"", "is empty")
 
-    @pytest.mark.parametrize("content", [b"hello", b"\xff\xd8\xff\xe0 nothing", bytes(1000)])
+    def test_what_is_no_file_does_not_block(self, tmp_path):
+        pipe, never = tmp_path / "pipe.png", tmp_path / "zero.png"
+        os.mkfifo(pipe)
+        never.symlink_to("/dev/zero")
+        self._refused(pipe, "is a pipe, not a file")
+        self._refused(never, "is a device, not a file")
+
+    @pytest.mark.parametrize("content", [b"hello", b"\xff\xd8\xff\xe0\0\2 nothing", bytes(1000)])
     def test_not_a_picture(self, tmp_path, content):
         path = tmp_path / "text.png"
         path.write_bytes(content)

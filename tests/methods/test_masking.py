@@ -267,3 +267,10 @@ def test_certain_cells_are_quietly_all_or_nothing(value: float) -> None:
     with np.errstate(over="raise", invalid="raise", divide="raise"):
         masks = sample(logits, np.zeros((2, 2), np.float32), 0.5)
     np.testing.assert_array_equal(masks, float(value > 0))
+
+
+def test_a_gaussian_wider_than_the_field_gives_its_mean(rng):
+    field = rng.standard_normal((2, 5, 7))
+    for sigma in (14, 1e20):
+        expected = np.broadcast_to(field.mean((-2, -1), keepdims=True), field.shape)
+        np.testing.assert_allclose(smooth(field, sigma), expected, atol=3e-5)

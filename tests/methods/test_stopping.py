@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import time
 
-import pytest
-
-from ibisa_onnx.errors import OptionError
-from ibisa_onnx.methods.stopping import DEADLINE, STOPPED, StoppingRule, check_deadline
+from ibisa_onnx.methods.stopping import DEADLINE, STOPPED, StoppingRule
 
 
 def test_without_a_deadline_it_is_never_over() -> None:
@@ -33,14 +30,3 @@ def test_a_wish_comes_before_a_deadline() -> None:
     rule = StoppingRule(0.0, lambda: True)
     assert rule.over(0)
     assert rule.reason == STOPPED
-
-
-@pytest.mark.parametrize("seconds", [0, -1, float("nan"), "1"])
-def test_a_deadline_is_a_number_above_zero(seconds: object) -> None:
-    with pytest.raises(OptionError, match="deadline"):
-        check_deadline(seconds)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(("given", "expected"), [(None, float("inf")), (2, 2.0), (0.5, 0.5)])
-def test_seconds_or_none(given: float | None, expected: float) -> None:
-    assert check_deadline(given) == expected

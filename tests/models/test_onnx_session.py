@@ -106,6 +106,42 @@ def test_a_batch_folded_into_another_axis_is_noticed(rng):
     assert model.warnings
 
 
+def test_answers_of_another_number_of_axes_are_refused():
+    nodes = [
+        helper.make_node("ReduceMax", ["x"], ["most"], keepdims=0),
+        helper.make_node("Cast", ["most"], ["count"], to=TensorProto.INT64),
+        helper.make_node("Unsqueeze", ["count", "first"], ["length"]),
+        helper.make_node("Expand", ["one", "length"], ["sides"]),
+        helper.make_node("Concat", ["one", "sides", "rest"], ["shape"], axis=0),
+        helper.make_node("Reshape", ["x", "shape"], ["y"]),
+    ]
+    values = {"first": [0], "one": [1], "rest": [-1]}
+    graph = helper.make_graph(
+        nodes,
+        "axes",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 2, 2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [helper.make_tensor(name, TensorProto.INT64, [1], each) for name, each in values.items()],
+    )
+    model = _open(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    )
+    images = np.stack([np.full((3, 2, 2), level, np.float32) for level in (1, 2)])
+    assert model.run(images[1:])["y"].shape == (1, 1, 1, 12)
+    with pytest.raises(OutputError, match=r"of shape \[1, 1, 1, 12\] and \[1, 1, 12\]"):
+        model.run(images)
+
+
+def test_outputs_by_the_thousand_are_refused(mean_model):
+    model = mean_model()
+    for number in range(1000):
+        model.graph.node.append(helper.make_node("Neg", ["y"], [f"y{number}"]))
+        model.graph.output.add().CopyFrom(model.graph.output[0])
+        model.graph.output[-1].name = f"y{number}"
+    with pytest.raises(ModelError, match="has 1,001 outputs, more than 1,000"):
+        _open(model)
+
+
 def test_a_model_that_always_fails_is_an_error_and_leaves_the_batch_alone(rng):
     graph = helper.make_graph(
         [helper.make_node("Reshape", ["x", "s"], ["y"])],
@@ -284,6 +320,7 @@ class TestBadFiles:
 
     def test_missing(self, tmp_path):
         self._refused(tmp_path / "no.onnx", "there is no model file")
+        self._refused(tmp_path / ("n" * 5000), "there is no model file")  # no name of any file
 
     def test_folder(self, tmp_path):
         self._refused(tmp_path, "is a folder")

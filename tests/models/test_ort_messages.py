@@ -105,8 +105,29 @@ _SOURCE = "/onnxruntime_src/onnxruntime/core"
         (f"{_SOURCE}/x.cc:1 Words that are no function", "Words that are no function"),
         ("tensorprotoutils.cc:592 CheckPath Not allowed (a)", "Not allowed (a)"),
         ("std::bad_alloc", "out of memory"),
+        ("Exception during initialization: std::bad_alloc", "out of memory"),
+        (
+            "[ONNXRuntimeError] : 1 : FAIL : Non-zero status code returned while running MatMul "
+            "node. Name:'fc' Status Message: matmul_helper.h:59 Compute MatMul dimension mismatch",
+            "MatMul 'fc': MatMul dimension mismatch",
+        ),
+        (
+            "[ONNXRuntimeError] : 9 : NOT_IMPLEMENTED : Could not find an implementation for "
+            "Relu(14) node with name ''",
+            "Relu: it has no implementation of Relu (opset 14) for values of these types",
+        ),
         ("somebody else's file.h:12 is odd (really)", "somebody else's file.h:12 is odd (really)"),
     ],
 )
 def test_signatures_paths_and_lines_go(raw, short):
     assert shorten(raw) == short
+
+
+def test_of_a_long_message_the_end_stays():
+    text = complaint(model("Concat", **{"z" * 5000: np.ones((1, 3, 7, 4), np.float32)}))
+    assert len(text) <= 400
+    missing = model()
+    missing.graph.node[0].input[0] = "q" * 5000
+    text = complaint(missing)
+    assert len(text) <= 400
+    assert text.endswith("' is not a graph input, initializer, or output of a previous node.")

@@ -227,7 +227,7 @@ class TestChannels:
     def test_tiff_files_of_many_channels_name_the_extra(self, order, monkeypatch, capfd):
         """Told by the file's tags, before OpenCV sees it: of some it would drop channels."""
         monkeypatch.setitem(__import__("sys").modules, "tifffile", None)
-        tags = [(258, 8), (262, 1), (277, 6)]
+        tags = [(256, 8), (257, 8), (258, 8), (262, 1), (277, 6)]
         entries = b"".join(
             np.array([tag, 3], f"{order}u2").tobytes()
             + np.array([1], f"{order}u4").tobytes()
@@ -235,7 +235,8 @@ class TestChannels:
             for tag, value in tags
         )
         head = (b"II" if order == "<" else b"MM") + np.array([42], f"{order}u2").tobytes()
-        head += np.array([8], f"{order}u4").tobytes() + np.array([3], f"{order}u2").tobytes()
+        head += np.array([8], f"{order}u4").tobytes()
+        head += np.array([len(tags)], f"{order}u2").tobytes()
         with pytest.raises(MissingDependencyError, match=r"ibisa-onnx\[tiff\]"):
             read_picture(head + entries + bytes(64))
         assert capfd.readouterr().err == ""

@@ -609,7 +609,7 @@ class TestFiles:
         assert "\n" not in str(error.value)
 
     def test_a_missing_file(self, tmp_path):
-        with pytest.raises(PreprocessingError, match="cannot read preprocessing file"):
+        with pytest.raises(PreprocessingError, match="there is no preprocessing file"):
             _resolve(file=tmp_path / "no.toml")
 
 

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import json
+import math
 
 import cv2
 import numpy as np
@@ -16,14 +17,69 @@ from hypothesis import strategies as st
 
 from ibisa_onnx.errors import ImageError, PreprocessingError
 from ibisa_onnx.io.images import read_image
+from ibisa_onnx.limits import Limits
 from ibisa_onnx.models.onnx_session import DeployedModel
 from ibisa_onnx.preprocessing.resampling import KERNELS, resample
 from ibisa_onnx.preprocessing.resolve import Overrides, resolve_preprocessing
-from ibisa_onnx.preprocessing.spec import CROPPING, PRESETS, Preprocessing, prepare, unprepare
+from ibisa_onnx.preprocessing.spec import (
+    CROPPING,
+    PRESETS,
+    Preprocessing,
+    check_sizes,
+    prepare,
+    unprepare,
+)
 
 
 def _preset(name: str, size=(1, 1), **changes) -> Preprocessing:
     return Preprocessing(size, **(dataclasses.asdict(PRESETS[name]) | changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *(
+            {"size": each}
+            for each in ((0, 1), (1,), "ab", 3, None, (1.5, 2), (True, 1), (2**31, 1))
+        ),
+        *({"shorter_side": each} for each in (0, -1, 1.5, "8", 10**400)),
+        *({"scale": each} for each in (0, math.nan, math.inf, "1", True, None, 10**400, 1e300)),
+        *({"mean": each} for each in ((), (1, 2), "abc", 1.0, (math.nan,), (10**400,), ("1",))),
+        *({"std": each} for each in ((0,), (0, 1, 1), (1e-320,), (math.inf,), [None])),
+        *({"resize": each} for each in (None, [], "none at all")),
+        *({"channels": each, "channel_order": "AS-IS"} for each in (0, 17, "3", 2.0)),
+        {"dtype": "float32", "layout": 7},
+        {"pad_value": "0"},
+        {"size": None, "depth": ["full"]},
+    ],
+)
+def test_a_value_that_makes_no_sense_is_named_in_one_line(changes):
+    values = {"size": (4, 4), **changes}
+    for build in (Preprocessing.from_dict, lambda given: Preprocessing(**given)):
+        with pytest.raises(PreprocessingError) as caught:
+            build(values)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_spec_without_a_size_is_none():
+    with pytest.raises(PreprocessingError, match="no size"):
+        Preprocessing.from_dict({"resize": "stretch"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"size": (20_000, 20_000)}, r"20000 x 20000 \(a file\), 400,000,000 pixels.*MAX_PIXELS"),
+        ({"shorter_side": 10**9}, r"shorter side of 1000000000 \(a file\).*MAX_PIXELS"),
+        ({"size": (13_000, 13_000), "channel_order": "RGBA"}, r"2,704,000,000 bytes.*MAX_MEMORY"),
+    ],
+)
+def test_sizes_beyond_the_limits_are_refused_with_their_numbers(changes, match):
+    spec = Preprocessing(**{"size": (4, 4), **changes})
+    with pytest.raises(PreprocessingError, match=match):
+        check_sizes(spec, Limits(), "a file")
+    check_sizes(spec, Limits(pixels=10**18, memory=10**12))
+    check_sizes(dataclasses.replace(spec, size=(4, 4), shorter_side=None), Limits())
 
 
 class TestValues:

@@ -7,9 +7,11 @@ import json
 import pytest
 
 from ibisa_onnx.errors import TargetError
+from ibisa_onnx.limits import Limits
 from ibisa_onnx.targets.labels import (
     ClassCount,
     check_labels,
+    checked_labels,
     choose_labels,
     find_label,
     known_labels,
@@ -52,17 +54,66 @@ def test_an_index_left_out_keeps_its_place(tmp_path):
         ("a.json", b'{"cat": "dog"}', "holds no labels"),
         ("a.csv", b"cat\ndog", "holds no labels"),
         ("a.txt", b"\xff\xfe\x00", "not UTF-8"),
+        ("a.json", b'["\\ud800"]', "half a character"),
+        ("a.json", b"[" * 100_000, "nested more than 64 deep"),
+        ("a.json", b'{"' + b"9" * 5000 + b'": "cat"}', "holds no labels"),
+        ("a.json", '{"0": "cat", "²": "dog"}'.encode(), "holds no labels"),
+        ("a.json", b'["cat", 1, null]', "holds no labels"),
+        ("a.csv", "0,cat\n²,dog".encode(), "holds no labels"),
+        ("a.csv", b'0,"' + b"a" * 200_000, "field limit"),
+        ("a.txt", b"cat\n" + b"a" * 20_000, "label 1 of .* at most 10,000 characters"),
+        ("a.txt", b"a\n" * 1_000_001, "1,000,001 labels, more than 1,000,000"),
     ],
 )
 def test_files_without_labels(tmp_path, name, content, match):
     path = tmp_path / name
     path.write_bytes(content)
-    with pytest.raises(TargetError, match=match):
+    with pytest.raises(TargetError, match=match) as caught:
         read_labels(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_labels_larger_than_the_limit_are_not_read(tmp_path):
+    (tmp_path / "a.txt").write_text("cat\ndog\n")
+    assert read_labels(tmp_path / "a.txt", Limits(text_bytes=8)) == ("cat", "dog")
+    with pytest.raises(TargetError, match="IBISA_ONNX_MAX_TEXT_BYTES"):
+        read_labels(tmp_path / "a.txt", Limits(text_bytes=7))
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [(["cat", "\ud800"], "label 1 .* half a character"), (["cat", 1], "label 1 of it is 1")],
+)
+def test_labels_that_cannot_be_written_are_refused(given, match):
+    with pytest.raises(TargetError, match=match):
+        checked_labels(given, "it")
+    assert checked_labels(["a\0b", "\x1b[31m", "子犬"], "it") == ("a\0b", "\x1b[31m", "子犬")
+
+
+@pytest.mark.parametrize(
+    ("text", "index"),
+    [("7", 7), ("class 7", 7), ("-1", -1), ("²", None), ("٣", None), ("cat", None)],
+)
+def test_an_index_is_spelt_in_plain_digits(text, index):
+    assert spelt_index(text, None) == index
+
+
+def test_a_number_of_very_many_digits_is_a_label_or_an_error():
+    assert spelt_index("9" * 20, ["9" * 20]) is None
+    with pytest.raises(TargetError, match="has 5000 digits"):
+        spelt_index("9" * 5000, ["cat"])
+
+
+def test_names_of_any_length_and_number_are_looked_through_for_the_nearest():
+    labels = [f"c{i} name" for i in range(100_000)] + ["b" * 9000, "retriever"]
+    with pytest.raises(TargetError, match="there is no label"):
+        find_label(labels, "b" * 5000 + "x" + "b" * 5000)
+    with pytest.raises(TargetError, match=r"100001 retriever"):
+        find_label(labels, "retreiver")
 
 
 def test_a_missing_file(tmp_path):
-    with pytest.raises(TargetError, match="cannot read labels"):
+    with pytest.raises(TargetError, match="there is no labels file"):
         read_labels(tmp_path / "no.txt")
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from ibisa_exporters.distillation.agreement import Agreement
-from ibisa_exporters.surrogate import save_program
+from ibisa_exporters.surrogate import surrogate_graph, write_surrogate
+from ibisa_exporters.trained import TrainedModel
 from ibisa_onnx.errors import GradientError
+from ibisa_onnx.io.atomic import staged_folder
 
 
 @dataclass(frozen=True)
@@ -100,8 +102,30 @@ class Distilled:
         agrees = f"the surrogate agrees too little with {self.model}: {self.figures}"
         return f"{agrees}; give {more}"
 
+    def save(self, path: Path) -> None:
+        """Write it as a surrogate, complete or not at all, once the file is seen to say the same.
+
+        The student is on the CPU after that, at rest.
+
+        Parameters
+        ----------
+        path
+            An ONNX file; a program of `torch.export` where it ends in `.pt2`.
+
+        Raises
+        ------
+        ExportError
+            torch cannot write it, or what it wrote answers otherwise.
+        ResultError
+            The file cannot be written.
+        """
+        with staged_folder(path.parent) as stage:
+            write_surrogate(self._network(), stage / path.name, self.facts)
+
     def to_bytes(self) -> bytes:
-        """Return the content of its `.pt2` file; the student is on the CPU after that, at rest."""
-        file = io.BytesIO()
-        save_program(self.student.cpu().eval(), torch.zeros(2, *self.shape), file, self.facts)
-        return file.getvalue()
+        """Return its ONNX file, of up to 2 GB; the student is on the CPU after that, at rest."""
+        graph = surrogate_graph(self._network(), self.facts)
+        return bytes(graph.SerializeToString(deterministic=True))
+
+    def _network(self) -> TrainedModel:
+        return TrainedModel("student", self.student.cpu().eval(), torch.zeros(1, *self.shape))

@@ -19,6 +19,7 @@ from ibisa_exporters.distillation.graph_module import GraphModule
 from ibisa_exporters.distillation.scores import from_logits, log_probabilities, usual_logits
 from ibisa_onnx.errors import UnsupportedOperatorError
 from ibisa_onnx.methods.problem import Problem
+from ibisa_onnx.models.external_data import load_weights
 from ibisa_onnx.models.onnx_session import DeployedModel
 from ibisa_onnx.models.signature import Layout
 from ibisa_onnx.targets.class_scores import ClassScores
@@ -44,13 +45,10 @@ class OwnGraph(nn.Module):
         """
         super().__init__()
         model, reading = problem.model, predicted_class(problem).reading
-        from onnx.external_data_helper import load_external_data_for_model
-
         proto = model.proto()
         if not isinstance(model, DeployedModel) or proto is None:
             raise UnsupportedOperatorError(f"{model.label} has no graph to read")
-        if model.folder is not None:
-            load_external_data_for_model(proto, str(model.folder))
+        load_weights(proto, model.file.path)
         # Not `graph`, which torch.export's own modules have.
         self.network = GraphModule(proto, model.image.name, reading.name)
         self._last = model.image.layout is Layout.NHWC

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from ibisa_onnx.autodiff.node import Node
 from ibisa_onnx.autodiff.registry import Cotangents, Rules
@@ -96,10 +95,11 @@ def share(tape: Tape, x: str, dy: str, axes: list[int]) -> str:
     sides = [tape.dims(x)[axis] for axis in axes]
     known = [side for side in sides if isinstance(side, int)]
     if len(known) == len(sides):
-        return tape.op("Mul", dy, tape.scalar(1 / np.prod(known, dtype=np.float64), x))
+        count = max(math.prod(known), 1)  # of no elements there is nothing to divide
+        return tape.op("Mul", dy, tape.scalar(1 / count, x))
     chosen = tape.op("Gather", tape.shape(x), tape.ints(*axes))
-    count = tape.op("ReduceProd", chosen, keepdims=0)
-    return tape.op("Div", dy, tape.op("Cast", count, to=tape.type(x).elem))
+    number = tape.op("ReduceProd", chosen, keepdims=0)
+    return tape.op("Div", dy, tape.op("Cast", number, to=tape.type(x).elem))
 
 
 @_reduction("ReduceMax", "ReduceMin")

@@ -18,6 +18,7 @@ from ibisa_onnx.autodiff.tape import Tape
 from ibisa_onnx.errors import UnsupportedOperatorError
 
 rules = Rules()
+_MOST_SAMPLES = 1 << 10  # along each side of a cell
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ def _roi_align(tape: Tape, node: Node) -> Sequence[str]:
         raise UnsupportedOperatorError("mode max is not covered")
     if node.attribute("sampling_ratio", 0) <= 0:
         raise UnsupportedOperatorError("sampling_ratio 0 leaves the samples to each region's size")
+    if node.attribute("sampling_ratio") > _MOST_SAMPLES:
+        raise UnsupportedOperatorError(f"sampling_ratio over {_MOST_SAMPLES} is not covered")
     if tape.type(regions).elem != tape.type(x).elem:
         regions = tape.op("Cast", regions, to=tape.type(x).elem)
     cells = [node.attribute("output_height", 1), node.attribute("output_width", 1)]

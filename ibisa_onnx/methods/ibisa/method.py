@@ -23,6 +23,7 @@ from ibisa_onnx.methods.ibisa import forward_only
 from ibisa_onnx.methods.ibisa.against import EvidenceAgainst
 from ibisa_onnx.methods.ibisa.baseline_choice import count_of, for_rounds, settle_baselines
 from ibisa_onnx.methods.ibisa.estimators import ESTIMATORS, MaskQueries
+from ibisa_onnx.methods.ibisa.gradient_check import GradientCheck
 from ibisa_onnx.methods.ibisa.optimizer import Step, optimise, pathwise, price
 from ibisa_onnx.methods.ibisa.options import Options
 from ibisa_onnx.methods.ibisa.sufficiency import IMAGES, check_sufficiency
@@ -149,21 +150,22 @@ class PreparedIbisa:
         control.lap("open")
         last: Results = {}
         errors: dict[int, IbisaError] = {}
+        check = GradientCheck(len(part), coarse=self.path.coarse)
         try:
-            for maps, against, completion in self._steps(part, rng, control):
+            for maps, against, completion in self._steps(part, rng, control, check):
                 found = dict(zip(rows, maps, strict=True))
                 below = dict(zip(rows, against, strict=True))
-                errors |= {
-                    row: _not_finite(self.path.name)
-                    for row, cells in found.items()
-                    if not np.isfinite(cells).all()
+                known = {
+                    row: replace(checked[row], gradient_error=error)
+                    for row, error in zip(rows, check.errors, strict=True)
                 }
+                errors |= self._faults(found, known)
                 last = {
                     row: AttributionResult(
                         cells,
                         part.size,
                         completion,
-                        checked[row].certificate,
+                        known[row].certificate,
                         against=below[row],
                         warnings=self.path.warnings,
                     )
@@ -186,8 +188,25 @@ class PreparedIbisa:
         timings = control.finish()
         yield {row: replace(each, timings=timings, passes=spent[row]) for row, each in last.items()}
 
+    def _faults(
+        self, maps: Mapping[int, Floats], checked: Mapping[int, CheckedPath]
+    ) -> dict[int, IbisaError]:
+        """Say of which rows the gradient is of no use: off, where that is minded, or not finite."""
+        refused: dict[int, IbisaError] = {
+            row: each.refused() for row, each in checked.items() if each.gradient_is_off
+        }
+        return (refused if self.auto else {}) | {
+            row: _not_finite(self.path.name)
+            for row, cells in maps.items()
+            if not np.isfinite(cells).all()
+        }
+
     def _steps(
-        self, problem: Problem, rng: np.random.Generator, control: Control
+        self,
+        problem: Problem,
+        rng: np.random.Generator,
+        control: Control,
+        check: GradientCheck,
     ) -> Iterator[tuple[Floats, Floats, Completion]]:
         """Take IBISA's ten steps: the maps of all rows after each, and what speaks against."""
         options, source = self.options, self.path.source
@@ -197,7 +216,8 @@ class PreparedIbisa:
         def open_step(rounds: Sequence[int]) -> Step:
             if problem.fixed > 1 and len(problem) * len(rounds) > 1:
                 problem.rows_mix()  # of probabilities, which retention is not
-            gradient = for_rounds(problem, rounds).gradient(source)
+            several = for_rounds(problem, rounds)
+            gradient = check.watch(several, several.gradient(source))
             return against.watch(pathwise(gradient, options.temperature))
 
         together, steps = not control.anytime, options.steps * options.rounds

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -156,6 +157,8 @@ class Options:
 
     def _check(self, name: str, wanted: str, fits: Callable[[float], bool]) -> None:
         value = getattr(self, name)
+        if isinstance(value, int) and abs(value) > sys.float_info.max:  # Python may not print it
+            raise OptionError(f"option {name} is an integer beyond all floats; give {wanted}")
         if not isinstance(value, numbers.Real) or not fits(float(value)):
             raise OptionError(f"option {name} is {value!r}; give {wanted}")
 
@@ -174,7 +177,10 @@ PRESETS: Mapping[str, Options] = MappingProxyType(
         ),
     }
 )
-"""Settings by name: 20 + 10 passes (forward + backward) as in the paper, 12 + 6, and 100 + 90."""
+"""Settings by name: 20 + 10 passes (forward + backward) as in the paper, 12 + 6, and 100 + 90.
+
+The check of the gradient adds one forward pass, or two where anything is rounded.
+"""
 
 
 def options_named(options: Options | str | None) -> Options:

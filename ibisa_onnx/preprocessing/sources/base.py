@@ -7,15 +7,17 @@ Reads the project's own notation, which spec files and metadata share. Which sou
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 from ibisa_onnx.errors import PreprocessingError
+from ibisa_onnx.io.literals import is_integer, is_number
 from ibisa_onnx.models.signature import IMAGE_DTYPES, Layout
 from ibisa_onnx.preprocessing.resampling import KERNELS
-from ibisa_onnx.preprocessing.spec import CHANNEL_ORDERS, DEPTHS, PRESETS, RESIZES
+from ibisa_onnx.preprocessing.spec import CHANNEL_ORDERS, DEPTHS, MOST_SIDE, PRESETS, RESIZES
 
 
 @dataclass(frozen=True)
@@ -51,26 +53,35 @@ def check_preset(name: str) -> str:
     """Return the name of a preset, lower case, or raise with those there are."""
     if name.lower() not in PRESETS:
         raise PreprocessingError(
-            f"there is no preprocessing preset {name!r}; choose from: {', '.join(PRESETS)}"
+            f"there is no preprocessing preset {name!r:.80}; choose from: {', '.join(PRESETS)}"
         )
     return name.lower()
 
 
 def _numbers(value: Any) -> tuple[float, ...]:
     """Read one number, or a list of them."""
-    return tuple(_number(each) for each in (value if isinstance(value, list | tuple) else [value]))
+    numbers = value if isinstance(value, list | tuple) else [value]
+    if not numbers:
+        raise TypeError("a number, or one for each channel")
+    return tuple(map(_number, numbers))
 
 
 def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not is_number(value) or abs(value) > sys.float_info.max:  # an integer may be larger
         raise TypeError("a number")
     return float(value)
 
 
 def _whole(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
+    if not is_integer(value):
         raise TypeError("a whole number")
     return value
+
+
+def _side(value: Any) -> int:
+    if not 1 <= _whole(value) <= MOST_SIDE:
+        raise TypeError(f"a whole number, 1 to {MOST_SIDE}")
+    return _whole(value)
 
 
 def _size(value: Any) -> tuple[int, int]:
@@ -78,7 +89,7 @@ def _size(value: Any) -> tuple[int, int]:
     sides = value if isinstance(value, list | tuple) else [value, value]
     if len(sides) != 2:
         raise TypeError("[height, width]")
-    return _whole(sides[0]), _whole(sides[1])
+    return _side(sides[0]), _side(sides[1])
 
 
 def _word(value: Any) -> str:
@@ -112,7 +123,7 @@ _PARSERS: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
         "preset": lambda value: check_preset(_word(value)),
         "size": _size,
         "resize": _one_of(RESIZES, str.lower),
-        "shorter_side": _whole,
+        "shorter_side": _side,
         "interpolation": _one_of(KERNELS, str.lower),
         "channel_order": _one_of(CHANNEL_ORDERS, str.upper),
         "scale": _number,
@@ -131,9 +142,9 @@ _PARSERS: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
 def _parse(source: str, key: str, value: Any) -> Any:
     """Read one value, or say what is wrong with it."""
     if key not in _PARSERS:
-        near = difflib.get_close_matches(key, _PARSERS, 1) or [", ".join(_PARSERS)]
-        raise PreprocessingError(f"{source}: unknown key {key!r}; did you mean {near[0]}?")
+        near = difflib.get_close_matches(key[:40], _PARSERS, 1) or [", ".join(_PARSERS)]
+        raise PreprocessingError(f"{source}: unknown key {key!r:.80}; did you mean {near[0]}?")
     try:
         return _PARSERS[key](value)
     except TypeError as error:
-        raise PreprocessingError(f"{source}: {key} is {value!r}, expected {error}") from None
+        raise PreprocessingError(f"{source}: {key} is {value!r:.200}, expected {error}") from None

@@ -5,13 +5,14 @@ In the project's notation, TOML or JSON, or as a training framework writes it (`
 
 from __future__ import annotations
 
-import json
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ibisa_onnx.errors import PreprocessingError
+from ibisa_onnx.io.files import is_regular, name_of, read_text
+from ibisa_onnx.io.literals import parse_json, parse_toml
+from ibisa_onnx.limits import Limits
 from ibisa_onnx.preprocessing.sources.base import Layer, parse_layer
 from ibisa_onnx.preprocessing.sources.frameworks import config_layer
 
@@ -22,7 +23,7 @@ _TRANSFORMERS = frozenset(("architectures", "model_type", "transformers_version"
 _EXPORTS = "onnx"
 
 
-def read_spec_file(path: Path) -> Layer:
+def read_spec_file(path: Path, limits: Limits | None = None) -> Layer:
     """Read a preprocessing file.
 
     TOML and JSON hold the fields of `Preprocessing` (and `preset`) at the top, or in a table
@@ -33,7 +34,7 @@ def read_spec_file(path: Path) -> Layer:
     PreprocessingError
         The file cannot be read, is neither TOML nor JSON, or says something impossible.
     """
-    values = _read_table(path)
+    values = _read_table(path, limits)
     source = f"file {path.name}"
     layer = config_layer(values, source)
     if layer is not None:
@@ -59,11 +60,11 @@ def companions(folder: Path | None) -> Iterator[tuple[Path, str]]:
         places.append((folder.parent, f"above the folder {_EXPORTS}"))
     for place, where in places:
         for name in _COMPANIONS:
-            if (place / name).is_file():
+            if is_regular(place / name):
                 yield place / name, f"{name} {where}"
 
 
-def companion_layers(folder: Path | None) -> list[Layer]:
+def companion_layers(folder: Path | None, limits: Limits | None = None) -> list[Layer]:
     """Return what the files beside a model say on preprocessing, the most trusted first.
 
     What cannot be understood becomes a warning of its layer: the user named none of them.
@@ -71,24 +72,20 @@ def companion_layers(folder: Path | None) -> list[Layer]:
     layers: list[Layer] = []
     for path, source in companions(folder):
         try:
-            layer = config_layer(_read_table(path), source)
+            layer = config_layer(_read_table(path, limits), source)
         except PreprocessingError as error:
             layer = Layer(source, {}, None, (f"ignored: {error}",))
         layers += [layer] if layer is not None else []
     return layers
 
 
-def _read_table(path: Path) -> dict[str, Any]:
+def _read_table(path: Path, limits: Limits | None) -> dict[str, Any]:
     """Read a TOML or JSON file that holds a table."""
+    text = read_text(path, "preprocessing", PreprocessingError, limits)
     try:
-        text = path.read_text(encoding="utf-8")
-        values = tomllib.loads(text) if path.suffix.lower() == ".toml" else json.loads(text)
-    except OSError as error:
-        raise PreprocessingError(
-            f"cannot read preprocessing file {path}: {error.strerror}"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise PreprocessingError(f"{path} is not valid TOML or JSON: {error}") from error
+        values = parse_toml(text) if path.suffix.lower() == ".toml" else parse_json(text)
+    except ValueError as error:
+        raise PreprocessingError(f"{name_of(path)} is not valid TOML or JSON: {error}") from error
     if not isinstance(values, dict):
         raise PreprocessingError(f"{path} holds no table of preprocessing fields")
     return values

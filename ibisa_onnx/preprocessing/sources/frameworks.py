@@ -53,7 +53,7 @@ def config_layer(values: Config, source: str) -> Layer | None:
         return None
     try:
         fields, warnings = translate(values)
-    except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         raise PreprocessingError(f"{source}: cannot make sense of {error}") from error
     parsed = parse_layer(source, fields)
     return Layer(source, parsed.fields, None, tuple(f"{source}: {each}" for each in warnings))

@@ -8,18 +8,22 @@ in `annotate.py`.
 
 from __future__ import annotations
 
-import ast
-import json
-import math
 import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
 from ibisa_onnx.errors import PreprocessingError
+from ibisa_onnx.io.literals import (
+    is_integer,
+    parse_integer,
+    parse_json,
+    parse_literal,
+    parse_number,
+)
 from ibisa_onnx.models.signature import METADATA_KEY
 from ibisa_onnx.preprocessing.sources.base import Layer, parse_layer
-from ibisa_onnx.preprocessing.spec import LETTERBOXES
+from ibisa_onnx.preprocessing.spec import LETTERBOXES, MOST_SIDE
 
 PIXEL_FORMATS: Mapping[str, str] = MappingProxyType(
     {"Gray8": "GRAY", "Rgb8": "RGB", "Bgr8": "BGR", "Rgba8": "RGBA", "Bgra8": "BGRA"}
@@ -87,22 +91,12 @@ def read_ibisa(metadata: Mapping[str, str]) -> dict[str, Any]:
     if METADATA_KEY not in metadata:
         return {}
     try:
-        content = json.loads(metadata[METADATA_KEY])
-    except (ValueError, RecursionError) as error:
+        content = parse_json(metadata[METADATA_KEY])
+    except ValueError as error:
         raise PreprocessingError(f"metadata key {METADATA_KEY} is not JSON: {error}") from error
     if not isinstance(content, dict) or content.get("version") != 1:
         raise PreprocessingError(f"metadata key {METADATA_KEY} is not of version 1")
     return content
-
-
-def parse_literal(text: str) -> Any:
-    """Read a JSON or Python literal, None where it is neither."""
-    for parse in (json.loads, ast.literal_eval):
-        try:
-            return parse(text)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):  # the last for deep nesting
-            continue
-    return None
 
 
 def model_api_key(name: str) -> str:
@@ -149,7 +143,7 @@ def _onnx_layer(metadata: Mapping[str, str]) -> Layer | None:
         meanings = {name.lower(): meaning for name, meaning in known[key].items()}
         fields |= meanings.get(value.strip().lower(), {})
         if value.strip().lower() not in meanings:
-            warnings.append(f"ignored: metadata key {key} is {value!r}, which is not known")
+            warnings.append(f"ignored: metadata key {key} is {value!r:.80}, which is not known")
     return Layer(f"metadata keys {', '.join(keys)}", fields, None, tuple(warnings))
 
 
@@ -164,23 +158,24 @@ def _ultralytics_layer(metadata: Mapping[str, str]) -> Layer | None:
         said = read(parse_literal(metadata[key])) if key in metadata else {}
         fields |= said or {}
         if said is None:
-            warnings.append(f"ignored: metadata key {key} is {metadata[key]!r}, which is not known")
+            value = f"{metadata[key]!r:.80}"
+            warnings.append(f"ignored: metadata key {key} is {value}, which is not known")
     return Layer("metadata of Ultralytics", fields, "unit", tuple(warnings))
 
 
 def _ultralytics_size(value: Any) -> dict[str, Any] | None:
     """Read the size of the input: one number for both sides, or height and width."""
-    sides = [value, value] if isinstance(value, int) else value
+    sides = [value, value] if is_integer(value) else value
     if not isinstance(sides, list | tuple) or len(sides) != 2:
         return None
-    if not all(isinstance(each, int) and each > 0 for each in sides):
+    if not all(is_integer(each) and 0 < each <= MOST_SIDE for each in sides):
         return None
     return {"size": tuple(sides), "shorter_side": min(sides)}
 
 
 def _ultralytics_channels(value: Any) -> dict[str, Any] | None:
     """Read the number of channels; of other numbers than these no picture can be made."""
-    order = {1: "GRAY", 3: "RGB"}.get(value) if isinstance(value, int) else None
+    order = {1: "GRAY", 3: "RGB"}.get(value) if is_integer(value) else None
     return None if order is None else {"channel_order": order}
 
 
@@ -213,7 +208,9 @@ def _model_api_numbers(said: Mapping[str, str]) -> dict[str, Any]:
         return {"scale": 1.0, "mean": (0.0,), "std": (1.0,)}  # the graph does it itself
     mode = said.get("intensity_mode", "none").lower()
     if mode not in ("none", "scale_to_unit"):
-        raise ValueError(f"{model_api_key('intensity_mode')} is {mode!r}, which is not known here")
+        raise ValueError(
+            f"{model_api_key('intensity_mode')} is {mode!r:.80}, which is not known here"
+        )
     largest = _floats(said, "intensity_max_value") or (255.0,)
     mean, std = _floats(said, "mean_values"), _floats(said, "scale_values")
     if not mean and not std and mode == "none":
@@ -228,14 +225,11 @@ def _floats(said: Mapping[str, str], name: str) -> tuple[float, ...]:
     words = re.split(r"[\s,]+", text.strip("[]() "))
     if words in ([""], ["None"]):
         return ()
-    try:
-        numbers = tuple(float(word) for word in words)
-    except ValueError:
-        numbers = ()
-    if not numbers or not all(map(math.isfinite, numbers)):
-        raise ValueError(f"{model_api_key(name)} is {text!r}, expected numbers")
+    numbers = tuple(each for each in map(parse_number, words) if each is not None)
+    if len(numbers) < len(words):
+        raise ValueError(f"{model_api_key(name)} is {text!r:.80}, expected numbers")
     if name != "mean_values" and 0 in numbers:
-        raise ValueError(f"{model_api_key(name)} is {text!r}; it is divided by and cannot be 0")
+        raise ValueError(f"{model_api_key(name)} is {text!r:.80}; it is divided by and cannot be 0")
     return numbers
 
 
@@ -248,7 +242,7 @@ def _model_api_resize(
         return {}, []
     key = model_api_key("resize_type")
     if name not in MODEL_API_RESIZES:
-        return {}, [f"ignored: metadata key {key} is {name!r}, which is not known"]
+        return {}, [f"ignored: metadata key {key} is {name!r:.80}, which is not known"]
     resize = MODEL_API_RESIZES[name]
     fields: dict[str, Any] = {"resize": resize}
     if resize == "shortest" and size is not None:
@@ -260,5 +254,5 @@ def _model_api_resize(
 
 def _pad_value(said: Mapping[str, str]) -> int:
     """Return the value of the margins, 0 where it is not said or no byte."""
-    text = said.get("pad_value", "")
-    return min(int(text), 255) if text.isdecimal() and len(text) < 9 else 0
+    value = parse_integer(said.get("pad_value", ""))
+    return 0 if value is None or value < 0 else min(value, 255)

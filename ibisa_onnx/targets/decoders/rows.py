@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ibisa_onnx.io.literals import parse_literal
 from ibisa_onnx.models.head import Head
-from ibisa_onnx.preprocessing.sources.metadata import parse_literal
 from ibisa_onnx.targets.decoders.base import (
     Decoded,
     Detector,

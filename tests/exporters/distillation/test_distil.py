@@ -52,7 +52,7 @@ def test_a_small_student_of_a_function_gives_the_exact_gradients_map(
     assert learned.kind == "small"
     assert learned.certified
     assert learned.sha256 is None
-    file = tmp_path / "surrogate.pt2"
+    file = tmp_path / "surrogate.onnx"
     file.write_bytes(learned.to_bytes())
     by_student = explainer(planted, gradient="surrogate", surrogate=file)
     exact = explainer(planted, gradient="exact")
@@ -60,6 +60,15 @@ def test_a_small_student_of_a_function_gives_the_exact_gradients_map(
         spearman(by_student.explain(each).map, exact.explain(each).map) for each in pictures[:4]
     ]
     assert np.mean(agreement) > 0.85
+
+
+def test_both_formats_say_the_same(learned, planted, pictures, tmp_path) -> None:
+    maps = []
+    for name in ("s.onnx", "s.pt2"):
+        learned.save(tmp_path / name)
+        by_student = explainer(planted, gradient="surrogate", surrogate=tmp_path / name, trust=True)
+        maps.append(by_student.explain(pictures[0]).map)
+    np.testing.assert_allclose(*maps, rtol=1e-3, atol=1e-3)
 
 
 def test_the_file_tells_nothing_of_where_the_code_lay(learned) -> None:
