@@ -1,5 +1,7 @@
 # `make demo` runs the main job, `make test` the tests; each sets up all it needs, once: the demo a
 # light environment, which the tests then add torch and their tools to.
+# `make hostile` runs all that a stranger could send (a part of it is among the tests), `make fuzz`
+# looks for more of it as long as it is told: `make fuzz EXAMPLES=5000`.
 # `make zoo` compares gradients with PyTorch's on the architectures of three libraries, then exports
 # and explains some of them and of Keras, in about two hours; it goes on where it was stopped.
 # Another interpreter: `make demo PYTHON=python3.12`.
@@ -9,18 +11,25 @@ INSTALLED := $(VENV)/.installed
 PACKAGES := -e '.[cpu]'
 DEV := $(VENV)/.dev
 DEV_PACKAGES := -e '.[cpu,dev]'
+EXAMPLES := 1000
 ZOO := .zoo
 ZOO_PACKAGES := -e '.[cpu,torchvision,timm,transformers,keras]'
 ZOO_INSTALLED := $(ZOO)/.installed
 PYTHONS := $(if $(PYTHON),$(PYTHON),python3 python3.13 python3.12 python3.11)
 
-.PHONY: demo test lint types zoo clean
+.PHONY: demo test hostile fuzz lint types zoo clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/ibisa-onnx demo -o out/
 
 test: $(DEV)
 	$(VENV)/bin/pytest
+
+hostile: $(DEV)
+	$(VENV)/bin/pytest tests/hostile -m hostile
+
+fuzz: $(DEV)
+	FUZZ_EXAMPLES=$(EXAMPLES) $(VENV)/bin/pytest tests/fuzz tests/test_explanation.py
 
 lint: $(DEV)
 	$(VENV)/bin/ruff format --check .
