@@ -19,7 +19,7 @@ from ibisa_exporters.trained import SIDE, Request, TrainedModel, sides_of, spec_
 from ibisa_exporters.weights import load_weights, seeded, some
 from ibisa_onnx.errors import ExportError
 from ibisa_onnx.imports import import_extra
-from ibisa_onnx.models.onnx_file import essence
+from ibisa_onnx.models.ort_messages import essence
 from ibisa_onnx.preprocessing.sources.files import read_spec_file
 
 _CONFIG, _PROCESSOR = "config.json", "preprocessor_config.json"

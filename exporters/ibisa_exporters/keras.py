@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ibisa_exporters.trained import SIDE, Request, TrainedModel
 from ibisa_onnx.errors import ExportError, MissingDependencyError
 from ibisa_onnx.imports import import_extra
-from ibisa_onnx.models.onnx_file import essence
+from ibisa_onnx.models.ort_messages import essence
 from ibisa_onnx.models.signature import IMAGE_CHANNELS, Layout
 from ibisa_onnx.preprocessing.spec import Preprocessing
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ibisa_exporters.trained import TrainedModel
 from ibisa_onnx.errors import ExportError
 from ibisa_onnx.imports import import_extra
-from ibisa_onnx.models.onnx_file import essence
+from ibisa_onnx.models.ort_messages import essence
 
 INPUT, OUTPUT, BATCH = "image", "scores", "batch"
 _NAMES: dict[str, Any] = {"input_names": [INPUT], "output_names": [OUTPUT]}

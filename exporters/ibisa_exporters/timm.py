@@ -18,7 +18,7 @@ from ibisa_exporters.trained import Request, TrainedModel, alike, read_config
 from ibisa_exporters.weights import fetch, load_weights, seeded
 from ibisa_onnx.errors import ExportError
 from ibisa_onnx.imports import import_extra
-from ibisa_onnx.models.onnx_file import essence
+from ibisa_onnx.models.ort_messages import essence
 
 
 def load(name: str, request: Request) -> TrainedModel:

@@ -15,8 +15,8 @@ from ibisa_exporters.onnx_export import Form
 from ibisa_exporters.trained import TrainedModel
 from ibisa_onnx.errors import ExportError
 from ibisa_onnx.io.images import Picture
-from ibisa_onnx.models.onnx_file import essence
 from ibisa_onnx.models.ort import CPU
+from ibisa_onnx.models.ort_messages import essence
 from ibisa_onnx.models.session_options import create_session
 from ibisa_onnx.models.signature import Layout
 from ibisa_onnx.preprocessing.spec import Preprocessing, prepare

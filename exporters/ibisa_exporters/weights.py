@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ibisa_onnx.errors import ExportError
 from ibisa_onnx.imports import import_extra
-from ibisa_onnx.models.onnx_file import essence
+from ibisa_onnx.models.ort_messages import essence
 
 T = TypeVar("T")
 State = Mapping[str, Tensor]

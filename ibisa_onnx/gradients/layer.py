@@ -25,9 +25,9 @@ from ibisa_onnx.errors import GradientError, IbisaError, NonFiniteGradientError
 from ibisa_onnx.gradients.base import power_of_two
 from ibisa_onnx.gradients.precision import is_quantised
 from ibisa_onnx.models.base import ImageModel, to_input
-from ibisa_onnx.models.onnx_file import essence
 from ibisa_onnx.models.onnx_graph import TRANSPARENT, cut, producer_of
 from ibisa_onnx.models.onnx_session import DeployedModel
+from ibisa_onnx.models.ort_messages import essence
 from ibisa_onnx.models.passes import PassCounter
 from ibisa_onnx.models.running import run
 from ibisa_onnx.models.weights import read_missing, take_weights

@@ -26,8 +26,9 @@ from ibisa_onnx.errors import GradientError, IbisaError, ModelError, OptionError
 from ibisa_onnx.gradients.excerpt import Excerpt, excerpt
 from ibisa_onnx.gradients.opaque_module import OpaqueModule
 from ibisa_onnx.gradients.torch_bridge import differentiable
-from ibisa_onnx.models.onnx_file import ModelFile, essence
+from ibisa_onnx.models.onnx_file import ModelFile
 from ibisa_onnx.models.ort import import_onnxruntime
+from ibisa_onnx.models.ort_messages import essence
 from ibisa_onnx.models.providers import resolve_providers
 from ibisa_onnx.models.running import run_values
 from ibisa_onnx.models.session_options import open_graph

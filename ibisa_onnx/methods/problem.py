@@ -20,7 +20,7 @@ from ibisa_onnx.gradients.base import GradientSource, Raw
 from ibisa_onnx.gradients.masked_images import Floats, MaskedImages
 from ibisa_onnx.io.images import Picture
 from ibisa_onnx.models.base import ImageModel
-from ibisa_onnx.models.onnx_file import essence
+from ibisa_onnx.models.ort_messages import essence
 from ibisa_onnx.models.passes import PassCount, PassCounter
 from ibisa_onnx.preprocessing.geometry import Geometry
 from ibisa_onnx.targets.base import Objective

@@ -15,8 +15,8 @@ from types import ModuleType
 import numpy as np
 
 from ibisa_onnx.errors import MissingDependencyError
-from ibisa_onnx.models.onnx_file import essence
 from ibisa_onnx.models.ort import CUDA, import_onnxruntime
+from ibisa_onnx.models.ort_messages import essence
 
 
 @dataclass(frozen=True)

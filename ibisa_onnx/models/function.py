@@ -20,7 +20,7 @@ import numpy.typing as npt
 from ibisa_onnx.errors import ModelError, OutputError
 from ibisa_onnx.limits import Limits
 from ibisa_onnx.models.base import ImageModel, Values
-from ibisa_onnx.models.onnx_file import essence
+from ibisa_onnx.models.ort_messages import essence
 from ibisa_onnx.models.returned import DeclaredOutputs
 from ibisa_onnx.models.signature import (
     IMAGE_DTYPES,

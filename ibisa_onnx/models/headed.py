@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from ibisa_onnx.errors import IbisaError, ModelError, OutputError
 from ibisa_onnx.models.base import ImageModel, Values
-from ibisa_onnx.models.onnx_file import essence
 from ibisa_onnx.models.ort import CPU
+from ibisa_onnx.models.ort_messages import essence
 from ibisa_onnx.models.running import run, untimed
 from ibisa_onnx.models.session_options import create_session
 from ibisa_onnx.models.signature import TensorInfo

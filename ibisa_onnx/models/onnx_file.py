@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ibisa_onnx.errors import ModelError
-from ibisa_onnx.escaping import shortened
 from ibisa_onnx.io.files import is_regular, open_regular
 from ibisa_onnx.limits import Limits
 from ibisa_onnx.models.custom_operators import explain_absent
 from ibisa_onnx.models.external_data import GIVEN, rename_weights, weight_places
 from ibisa_onnx.models.model_parts import parts, tensors
-from ibisa_onnx.models.ort_messages import shorten
+from ibisa_onnx.models.ort_messages import essence
+from ibisa_onnx.models.running import endable
 from ibisa_onnx.models.skeleton import LARGEST, skeleton_of
 from ibisa_onnx.models.soundness import check_sound, names_are_text
 
@@ -315,14 +315,6 @@ def without_initializer_inputs(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def essence(error: object, limit: int = 400) -> str:
-    """Return what another library's error says, on one line, without ONNX Runtime's ornaments.
-
-    Of a long one its end stays, too, where the numbers are.
-    """
-    return shortened(shorten(str(error)), limit)
-
-
 def _stamp(path: Path) -> tuple[int, int] | None:
     """Return size and time of change (nanoseconds), None where there is no such file."""
     try:
@@ -333,6 +325,8 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 
 
 def _hash(digest: Any, stream: BinaryIO) -> None:
-    """Feed a file to a hash, a mebibyte at a time."""
-    while block := stream.read(1 << 20):
-        digest.update(block)
+    """Feed a file to a hash, a mebibyte at a time; time limits end that, too."""
+    with endable("hashing the model's files") as check:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+            check()

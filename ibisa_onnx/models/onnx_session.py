@@ -23,8 +23,9 @@ from ibisa_onnx.io.literals import parse_json
 from ibisa_onnx.models.base import ImageModel
 from ibisa_onnx.models.batch_axis import add_batch_axis, lone_picture
 from ibisa_onnx.models.memory import check_answer, check_call
-from ibisa_onnx.models.onnx_file import ModelFile, essence, without_initializer_inputs
+from ibisa_onnx.models.onnx_file import ModelFile, without_initializer_inputs
 from ibisa_onnx.models.ort import CPU, CUDA, import_onnxruntime
+from ibisa_onnx.models.ort_messages import essence
 from ibisa_onnx.models.providers import check_providers, resolve_providers
 from ibisa_onnx.models.running import run
 from ibisa_onnx.models.session_options import open_file, open_graph

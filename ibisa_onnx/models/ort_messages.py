@@ -70,6 +70,14 @@ _ANSWERS: tuple[tuple[re.Pattern[str], str | Answer], ...] = tuple(
 )
 
 
+def essence(error: object, limit: int = 400) -> str:
+    """Return what another library's error says, on one line, without ONNX Runtime's ornaments.
+
+    Of a long one its end stays, too, where the numbers are.
+    """
+    return shortened(shorten(str(error)), limit)
+
+
 def shorten(message: str) -> str:
     """Return the part of a message that matters, on one line."""
     text = _without_places(_PREFIX.sub("", " ".join(shortened(message, _LONGEST).split())))

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from ibisa_onnx.errors import OutputError
 from ibisa_onnx.models.base import joined
-from ibisa_onnx.models.onnx_file import essence
+from ibisa_onnx.models.ort_messages import essence
 from ibisa_onnx.models.signature import TensorInfo
 
 Array = npt.NDArray[Any]

@@ -35,8 +35,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ibisa_onnx.errors import DeadlineError, IbisaError, ModelError, OptionError
-from ibisa_onnx.models.onnx_file import essence
 from ibisa_onnx.models.ort import import_onnxruntime
+from ibisa_onnx.models.ort_messages import essence
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -313,24 +313,34 @@ def _run(native: Callable[[Any], _T], what: str) -> _T:
         raise ModelError(f"{what} failed to run: {essence(error)}") from error
 
 
-def _noted(native: Callable[[], _T], what: str, end: Callable[[], object]) -> _T:
-    """Make a call that `end` ends, as soon as the time of a limit in force is up."""
+@contextmanager
+def endable(what: str, end: Callable[[], object] = lambda: None) -> Iterator[Callable[[], object]]:
+    """Lend a function that raises `DeadlineError` once the time of a limit in force is up.
+
+    For work that looks at it itself; `end` is called for what does not.
+    """
     limits = _limits.get()
-    if not limits:
-        return native()
     call = _Call(what, time.monotonic(), end)
     for limit in limits:
         limit.add(call)
     try:
-        _check(limits, what)  # only now: from here on it is ended with the others
-        try:
-            return native()
-        except Exception:
-            _check(limits, what)
-            raise
+        yield lambda: _check(limits, what)
     finally:
         for limit in limits:
             limit.remove(call)
+
+
+def _noted(native: Callable[[], _T], what: str, end: Callable[[], object]) -> _T:
+    """Make a call that `end` ends, as soon as the time of a limit in force is up."""
+    if not _limits.get():
+        return native()
+    with endable(what, end) as check:
+        check()  # only now: from here on it is ended with the others
+        try:
+            return native()
+        except Exception:
+            check()
+            raise
 
 
 def _check(limits: Sequence[TimeLimit], what: str) -> None:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from ibisa_onnx.errors import DeadlineError, IbisaError, ModelError
 from ibisa_onnx.models.custom_operators import library_for
-from ibisa_onnx.models.onnx_file import ModelFile, essence
+from ibisa_onnx.models.onnx_file import ModelFile
 from ibisa_onnx.models.ort import CPU, import_onnxruntime
+from ibisa_onnx.models.ort_messages import essence
 from ibisa_onnx.models.running import ONLY_FATAL, open_session
 
 if TYPE_CHECKING:

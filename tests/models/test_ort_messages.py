@@ -9,9 +9,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from ibisa_onnx.errors import ModelError
-from ibisa_onnx.models.onnx_file import essence
 from ibisa_onnx.models.onnx_session import DeployedModel
-from ibisa_onnx.models.ort_messages import shorten
+from ibisa_onnx.models.ort_messages import essence, shorten
 
 IMAGE = np.zeros((1, 3, 4, 4), np.float32)
 

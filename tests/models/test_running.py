@@ -16,6 +16,7 @@ from endless import SIDE, endless_model, expanding_model
 
 from ibisa_onnx.errors import DeadlineError, ModelError, OptionError
 from ibisa_onnx.models import running
+from ibisa_onnx.models.onnx_file import ModelFile
 from ibisa_onnx.models.onnx_session import DeployedModel
 from ibisa_onnx.models.running import TimeLimit, time_limit
 
@@ -245,3 +246,11 @@ def test_a_limit_is_a_number_above_zero(seconds: Any) -> None:
 @pytest.mark.parametrize(("given", "expected"), [(None, float("inf")), (2, 2.0), (0.5, 0.5)])
 def test_seconds_or_none(given: float | None, expected: float) -> None:
     assert running.check_deadline(given) == expected
+
+
+def test_hashing_a_file_that_hardly_ends_is_ended_in_time(tmp_path):
+    path = tmp_path / "weights"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)  # a hole: nothing on the disk
+    with pytest.raises(DeadlineError, match="hashing"), time_limit(0.05):
+        ModelFile.at(path).sha256()
