@@ -108,7 +108,7 @@ def test_a_float_surrogate_of_any_batch_goes_with_a_file_of_halves(cli, module):
     assert cli("export", *words).code == 0
     model = DeployedModel.open("half.surrogate.onnx")
     assert (model.image.dtype, model.image.batch) == ("float32", None)
-    run = ("run", "half.onnx", scene_path(), "--target", "1", "--json")
+    run = ("run", "half.onnx", scene_path(), "--target", "1", "--json", "-o", "map.png")
     said = cli(*run, "--gradient", "surrogate", "--surrogate", "half.surrogate.onnx")
     assert json.loads(said.out)["certificate"]["gradient"] == "surrogate"
     assert "another model" not in said.err

@@ -176,14 +176,15 @@ def test_a_file_that_becomes_an_archive_after_it_was_looked_at_is_not_opened(
     assert not touched.exists()
 
 
+@pytest.mark.parametrize("flag", ["--trust", "--trust-surrogate"])
 def test_trust_is_needed_for_an_archive_of_nothing_but_tensors(
-    cli: Callable[..., Any], tmp_path: Path
+    cli: Callable[..., Any], tmp_path: Path, flag: str
 ) -> None:
     _members(tmp_path)
     words = ("run", model_path(), scene_path(), "--gradient", "surrogate", "--surrogate")
-    words = (*words, "plain.pt2", "--preset", "fast", "--json")
+    words = (*words, "plain.pt2", "--preset", "fast", "--json", "-o", "map.png")
     assert cli(*words).code == 1
-    trusted = cli(*words, "--trust")
+    trusted = cli(*words, flag)
     assert trusted.code == 0, trusted.err
     assert json.loads(trusted.out)["certificate"]["gradient"] == "surrogate"
 
