@@ -39,8 +39,8 @@ types: $(DEV)
 	$(VENV)/bin/mypy
 
 zoo: $(ZOO_INSTALLED)
-	$(ZOO)/bin/python benchmarks/zoo.py --write docs/conformance.md
-	$(ZOO)/bin/python benchmarks/exports.py --write docs/exporters.md
+	$(ZOO)/bin/python benchmarks/zoo.py --write docs/reference/operators.md
+	$(ZOO)/bin/python benchmarks/exports.py --write docs/how-to/export.md
 
 clean:
 	rm -rf $(VENV) $(ZOO) out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -3,7 +3,7 @@
     python benchmarks/conformance.py [--match REGEX] [--no-write]
 
 Judges each node test case that ships inside `onnx` (see `node_cases`) and writes the table into
-`docs/conformance.md`, between its markers. Ends with 1 if any gradient is wrong.
+`docs/reference/operators.md`, between its markers. Ends with 1 if any gradient is wrong.
 """
 
 from __future__ import annotations

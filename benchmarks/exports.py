@@ -9,7 +9,7 @@ chaotic, and no surrogate can be nearer to its map than that.
 
 Results are kept in a JSON file after each architecture, and what is there is not done again.
 
-    python benchmarks/exports.py [--write docs/exporters.md] [names]
+    python benchmarks/exports.py [--write docs/how-to/export.md] [names]
 """
 
 from __future__ import annotations

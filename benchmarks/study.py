@@ -9,7 +9,7 @@
 `report` scores the presets, RISE, Grad-CAM, IBA and SmoothGrad on the photographs of odd number;
 `tune` scores single changes of `paper` on those of even number; `places` asks where maps of planted
 scenes and of two dogs fall. What is measured is kept in WORK, so that an interrupted run goes on
-where it stopped; `show` prints the tables and draws the figures of docs/results.md. `all` does
+where it stopped; `show` prints the tables and draws the figures of docs/explanation/benchmarks.md. `all` does
 everything, one after the other. A model is one of ASSETS, or a file that says how its pictures are
 prepared.
 

@@ -1,6 +1,6 @@
 """The map of an exported surrogate beside the exact one, on photographs, with trained weights.
 
-    python benchmarks/surrogates.py ASSETS [--write docs/exporters.md]
+    python benchmarks/surrogates.py ASSETS [--write docs/how-to/export.md]
 
 ASSETS has `models/squeezenet.onnx`, `models/mobilenetv2.onnx` and photographs in `images/`. Each
 file's graph is put into torch (`distill --student own -o model.pt2`) and goes through `export

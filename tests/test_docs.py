@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[1]
-RUN = ("targets.md", "objectives.md", "batches.md", "methods.md")
+RUN = ("reference/targets.md", "how-to/objectives.md", "how-to/batches.md", "reference/methods.md")
 PAGES = sorted(
-    path.relative_to(ROOT).as_posix() for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))
+    path.relative_to(ROOT).as_posix() for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"))
 )
 SHELL = ("ibisa-onnx ", "make ", "pip ", "python ")
 NOT_RUN = re.compile(r"<!-- not run: \S.* -->")

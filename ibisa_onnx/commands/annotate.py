@@ -72,7 +72,7 @@ def command(console: Console, out: str | None, remove: bool, choice: ModelChoice
     """Write into MODEL's metadata how pictures become its input, and what its classes are called.
 
     What is said here counts first, then what the file or files beside it say already. The new file
-    then needs no flag on these, and others can read it: see docs/preprocessing.md.
+    then needs no flag on these, and others can read it: see docs/reference/preprocessing.md.
     """
     check_out(out)
     if remove:

@@ -1,7 +1,7 @@
 """Whether a map may be trusted: held against random maps as smooth, under several imputations.
 
 No baseline decides alone: what is neutral to one model is evidence to the next, and what hides one
-picture leaves another as it was. The rules are few, and docs/metrics.md has them in words.
+picture leaves another as it was. The rules are few, and docs/reference/metrics.md has them in words.
 """
 
 from __future__ import annotations

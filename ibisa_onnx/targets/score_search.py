@@ -286,7 +286,7 @@ class ScoreSearch:
         if self._kinds.sequences:
             return problem + (
                 "only an objective of your own can explain one of its steps, in Python "
-                "(docs/targets.md)"
+                "(docs/reference/targets.md)"
             )
         advice = next(filter(None, map(self._kinds.remedy, self._outputs)), _ANY)
         inside = "output= chooses only among such outputs, and target= a class of one; "

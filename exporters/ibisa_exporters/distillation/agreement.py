@@ -16,7 +16,7 @@ from ibisa_onnx.metrics.correlation import pearson, rank_correlation
 from ibisa_onnx.targets.class_scores import ClassScores
 
 LEAST_CORRELATION, LEAST_TOP1 = 0.95, 0.6
-"""What a certificate asks for: see docs/distillation.md for what maps are worth from there on."""
+"""What a certificate asks for: see docs/how-to/distil.md for what maps are worth from there on."""
 _STILL = 1e-3  # nats: below, an answer does not depend on the mask
 _BATCH = 16
 

@@ -12,7 +12,7 @@ E is smoothed by more cells than for the map: a network's gradients have both si
 the next, and no lambda hides here where none of them count. Both shares are of the largest
 magnitude of either sign, so that a picture without anything against the answer shows next to
 nothing; n is what noise reaches. Without class activation maps a is E's share alone, without the
-root. docs/method.md has the measurements.
+root. docs/explanation/method.md has the measurements.
 
 Nothing more is asked of the model. Forward passes alone have effects in place of E
 (`forward_only.py`).

@@ -11,7 +11,7 @@ for a cell is spread evenly over it.
   van Hoof and Welling, Buy 4 REINFORCE samples, get a baseline for free, 2019).
 
 They find derivatives at one point, where `forward-only` finds effects over many;
-docs/forward-only.md holds them against it.
+docs/explanation/forward-only.md holds them against it.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ along the gradient's sign, and the deployed model is asked about it:
 t is what changes the log-odds by 0.1 nats, so that the score is all but a straight line: 1 - p is
 the derivative of log p by the log-odds. Where pixels or answers are rounded, or the path is a
 surrogate, that would drown: there the mask moves both ways, by 4 nats, and the log-odds are
-compared. docs/gradients.md has the right and the wrong gradients by which this was chosen.
+compared. docs/explanation/gradients.md has the right and the wrong gradients by which this was chosen.
 """
 
 from __future__ import annotations

@@ -192,7 +192,7 @@ def suited(options: Options, size: tuple[int, int]) -> Options:
 
     The cells and waves of a line of text, 48 x 320, would be far too coarse for its characters: of
     inputs more than twice as long as short there are as many cells as in a square one, the waves
-    are finer by as much, and larger. docs/method.md has the characters by which that was chosen.
+    are finer by as much, and larger. docs/explanation/method.md has the characters by which that was chosen.
     """
     aspect = max(size) / min(size)
     if aspect <= _LONG:
@@ -210,7 +210,7 @@ def price(extent: float | None) -> float:
     """Return what beta is multiplied by for a target that covers a share of the image, 0 to 1.
 
     That is the root of 8% over the share, from 1 to 4: beta was chosen on photographs of one large
-    object, and docs/method.md has the planted objects of 0.2% to 50% by which this was.
+    object, and docs/explanation/method.md has the planted objects of 0.2% to 50% by which this was.
     """
     if extent is None:
         return 1.0

@@ -1,4 +1,4 @@
-"""IBISA's settings and their presets; docs/method.md shows what each default was chosen against."""
+"""IBISA's settings and their presets; docs/explanation/method.md shows what each default was chosen against."""
 
 from __future__ import annotations
 
