@@ -1,29 +1,13 @@
 """Reverse-mode differentiation of an ONNX graph.
 
-`differentiate` turns a deployed model into two models: the forward graph, which also hands out the
-activations that derivatives need, and a backward graph, which takes them and a cotangent and
-returns the gradient. `backward_graph` gives both in one, for whoever wants nothing else. Nothing
-here runs a model, and nothing here knows of images or masks.
+`backward_graph` turns a model into one that returns its output and its gradient in a single run.
+`differentiate` returns two models instead: a forward graph, which also outputs the activations that
+derivatives depend on, and a backward graph, which maps them and a cotangent to the gradient.
+`missing_rules` lists the operators that prevent differentiation. Nothing here runs a model.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import lazy_loader
 
-from ibisa_onnx.imports import lazy_names
-
-if TYPE_CHECKING:
-    from ibisa_onnx.autodiff.driver import Derivative, MissingRule, differentiate, missing_rules
-    from ibisa_onnx.autodiff.joint import backward_graph
-
-_HOMES = {
-    "Derivative": "driver",
-    "MissingRule": "driver",
-    "backward_graph": "joint",
-    "differentiate": "driver",
-    "missing_rules": "driver",
-}
-
-__all__ = ["Derivative", "MissingRule", "backward_graph", "differentiate", "missing_rules"]
-
-__getattr__, __dir__ = lazy_names(__name__, _HOMES)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

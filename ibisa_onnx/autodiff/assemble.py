@@ -1,9 +1,9 @@
-"""From a full tape to two models: what is saved, what is copied, what is dropped.
+"""From a complete tape to two models: what is saved, copied or dropped.
 
 A backward graph reads three kinds of tensors that it does not compute: the cotangent, constants
-(copied, references to external data as they are), and activations (saved by the forward graph).
-Where only an activation's shape is read, or where it is positive, that is worked out in the forward
-graph and saved instead: a mask is a quarter of the activation, and is made while that is at hand.
+(copied; references to external data remain references), and activations (saved by the forward
+graph). If only an activation's shape or sign is needed, the forward graph computes and saves that
+instead: a boolean mask is a quarter of the activation's size.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ def assemble(
     results: Mapping[str, TensorType],
     also: Sequence[str] = (),
 ) -> tuple[onnx.ModelProto, onnx.ModelProto, tuple[str, ...]]:
-    """Build the forward and the backward model, and name what goes from one to the other.
+    """Build the forward and the backward model; return them with the names of saved activations.
 
-    The forward model computes the deployed graph's output, and activations of the tape's graph; the
-    backward model the tape's `results`. `also` are activations that are handed over, read or not.
+    The forward model computes the deployed graph's output and activations of the tape's graph, the
+    backward model the tape's `results`. Activations in `also` are saved even if nothing reads them.
     """
     graph = tape.graph
     nodes, extra = _hoist(tape, prune(tape.nodes, list(results)))
@@ -73,14 +73,14 @@ def _unproduced(nodes: Sequence[Node], cotangent: str) -> list[str]:
 
 
 def _constant(tape: Tape, name: str) -> onnx.TensorProto | None:
-    """The constant as an initializer of the backward graph, or None for an activation."""
+    """Return a constant as an initializer of the backward graph; None for an activation."""
     tensor: onnx.TensorProto | None = tape.graph.initializers.get(name)
     value = tape.value(name) if tensor is None else None
     return tensor if value is None else numpy_helper.from_array(np.asarray(value, order="C"), name)
 
 
 def _hoist(tape: Tape, nodes: Sequence[Node]) -> tuple[list[Node], dict[str, Node]]:
-    """Take shapes and masks in the forward graph: what is left, and the others by their output."""
+    """Move shapes and masks to the forward graph; return the rest, and those moved by output."""
     graph = tape.graph
     contents = {name for node in nodes if node.op_type != "Shape" for name in node.uses}
     kept, hoisted = [], dict[str, Node]()
@@ -96,14 +96,14 @@ def _hoist(tape: Tape, nodes: Sequence[Node]) -> tuple[list[Node], dict[str, Nod
 
 
 def _is_mask(node: Node) -> bool:
-    """Whether a node's result is boolean, and it is written alike in every opset."""
+    """Return whether a node's result is boolean, and it is the same in every opset."""
     if node.op_type == "Cast":
         return bool(node.attribute("to") == onnx.TensorProto.BOOL)
     return node.op_type in ("Less", "Greater", "And", "Or", "Not")
 
 
 def _result_type(node: Node, given: TensorType) -> TensorType:
-    """The type of a shape or a mask, by that of what it is taken of."""
+    """Return the type of a shape or mask, given the type of its input."""
     if node.op_type == "Shape":
         return TensorType(
             onnx.TensorProto.INT64, (None if given.dims is None else len(given.dims),)
@@ -117,7 +117,7 @@ def _forward(
     extra: Sequence[onnx.NodeProto],
     handed: Sequence[onnx.ValueInfoProto],
 ) -> onnx.ModelProto:
-    """The deployed graph, as far as its output needs it, with more outputs."""
+    """Return the deployed graph, pruned to its output, with additional outputs."""
     graph = tape.graph
     wanted = [name for node in extra for name in node.input] + [info.name for info in handed]
     nodes = _together(deployed, graph, wanted)
@@ -147,7 +147,7 @@ def _forward(
 
 
 def _together(deployed: Graph, graph: Graph, wanted: Sequence[str]) -> list[Node]:
-    """The nodes that the deployed output and the wanted tensors of both graphs depend on."""
+    """Return the nodes that the deployed output and the wanted tensors of both graphs depend on."""
     if graph is deployed:
         return graph.nodes
     nodes = {node.outputs: node for node in (*deployed.nodes, *graph.nodes)}

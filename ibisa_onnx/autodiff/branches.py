@@ -1,6 +1,6 @@
-"""Branches that are always taken: an If whose condition is constant gives way to its branch.
+"""Inlining of branches that are always taken: an If with a constant condition.
 
-Exporters leave such conditions behind where they did not know a shape that the file declares.
+Exporters emit them when a shape that the file declares was unknown during tracing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ibisa_onnx.autodiff.types import Array
 def inline_branches(
     nodes: Sequence[Node], value: Callable[[str], Array | None], opsets: Mapping[str, int]
 ) -> list[Node] | None:
-    """The nodes with each such If replaced, or None if there is none."""
+    """Return the nodes with each such If replaced by its branch; None if there is none."""
     branches = [_taken(node, value) for node in nodes]
     if not any(branches):
         return None
@@ -31,7 +31,7 @@ def inline_branches(
 
 
 def _taken(node: Node, value: Callable[[str], Array | None]) -> onnx.GraphProto | None:
-    """The branch that an If always takes, if its nodes can stand outside."""
+    """Return the branch that an If always takes, if it can be inlined."""
     if (node.domain, node.op_type) != ("", "If"):
         return None
     condition = value(node.input(0))
@@ -44,7 +44,7 @@ def _taken(node: Node, value: Callable[[str], Array | None]) -> onnx.GraphProto 
 
 
 def _outside(node: Node, branch: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """The branch's nodes under names of their own, and its results under the If's."""
+    """Yield the branch's nodes under unique names, and its results under the If's names."""
     inner = [name for child in branch.node for name in child.output if name]
     inner += [tensor.name for tensor in branch.initializer]
     prefix = node.name or node.outputs[0]

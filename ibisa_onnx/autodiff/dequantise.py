@@ -1,14 +1,13 @@
-"""The real function that a quantised graph approximates: the same graph without the rounding.
+"""The float function that a quantised graph approximates: the same graph without rounding.
 
-Rounding is flat almost everywhere, so its true derivative, 0, tells nobody anything. Quantisers
-are therefore passed straight through: the derivative is that of a float graph in which they do not
-round, at that graph's own activations. The deployed graph stays beside it as it is. Integers become
-the real numbers that would have been rounded to them.
+Rounding is piecewise constant, so its derivative is 0 almost everywhere and carries no information.
+Quantisers are therefore treated as straight-through: the derivative is that of a float graph
+without rounding, at that graph's own activations. The deployed graph is kept unchanged beside it.
+Integers are replaced by the real numbers that would be rounded to them.
 
-Saturation is passed straight through as well, or else a network that is certain, with its largest
-logit or its probability at the end of the range, would have no gradient at all. There is one
-exception: a range that starts at 0 behind a sum of products stands for a ReLU that the converter
-has left to the quantiser.
+Saturation is treated as straight-through as well; otherwise a confident network, whose largest
+logit or probability saturates, would have no gradient. There is one exception: a range that starts
+at 0 after a sum of products represents a ReLU that the converter merged into the quantiser.
 """
 
 from __future__ import annotations
@@ -25,27 +24,27 @@ from ibisa_onnx.autodiff.definitions import QUANTISED
 from ibisa_onnx.autodiff.definitions.writer import Definition
 from ibisa_onnx.autodiff.graph import Graph
 from ibisa_onnx.autodiff.node import Node
-from ibisa_onnx.autodiff.registry import FLAT
+from ibisa_onnx.autodiff.registry import is_flat
 from ibisa_onnx.autodiff.types import FLOATS
 from ibisa_onnx.errors import UnsupportedOperatorError
 
-# What integers may go through on the way between quantisers: exact on real numbers, too.
+# Operators allowed on integers between quantisers: they are valid on real numbers, too.
 _ON_INTEGERS = frozenset(
     {"Add", "Clip", "Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "Max"}
     | {"MaxPool", "Min", "Mul", "Pad", "Relu", "Reshape", "Resize", "Slice", "SpaceToDepth"}
     | {"Split", "Squeeze", "Sub", "Tile", "Transpose", "Unsqueeze", "Where"}
 )
-# Behind one of these a ReLU may have been left to the quantiser.
+# Operators after which a ReLU may have been merged into the quantiser.
 _SUMS = frozenset({"Add", "BatchNormalization", "Conv", "ConvTranspose", "Gemm", "MatMul", "Sum"})
 
 
 @dataclass(frozen=True)
 class DequantisedGraph:
-    """A graph without rounding, and what is differentiated in it: its own input and output.
+    """A graph without rounding, with the input to differentiate with respect to.
 
-    `refused` are the nodes that have no counterpart, and why; `ends` those at which the gradient's
-    way ends, where none reaches the output; `reals` has the counterpart of each deployed tensor
-    that depends on the input, by name.
+    `refused` lists nodes without a counterpart, with the reason; `ends` lists nodes that stop the
+    gradient if no path reaches the output; `reals` maps each deployed tensor that depends on the
+    input to its counterpart.
     """
 
     graph: Graph
@@ -56,7 +55,7 @@ class DequantisedGraph:
 
 
 def dequantise(graph: Graph, input: str) -> DequantisedGraph:
-    """The counterpart of a graph; the graph itself where nothing on the way is an integer."""
+    """Return the float counterpart of a graph; the graph itself if it has no integers on a path."""
     walk = _Walk(graph)
     walk.reals[input] = input
     if walk.is_integer(input):
@@ -73,10 +72,11 @@ def dequantise(graph: Graph, input: str) -> DequantisedGraph:
 
 @dataclass
 class _Walk:
-    """Goes through the deployed nodes in order and writes those of the float graph.
+    """Visits the deployed nodes in order and writes those of the float graph.
 
-    `reals` has the counterpart of each tensor that depends on the input; before any quantiser that
-    is the tensor itself. `quantised` has what a quantiser was given, with its scale and zero point.
+    `reals` maps each tensor that depends on the input to its counterpart, which is the tensor
+    itself before any quantiser. `quantised` maps quantised tensors to the quantiser's float input,
+    scale and zero point.
     """
 
     graph: Graph
@@ -94,15 +94,15 @@ class _Walk:
         return name
 
     def is_integer(self, name: str) -> bool:
-        """Whether a deployed tensor is known to hold integers."""
+        """Return whether a deployed tensor is known to be of integers."""
         return self.graph.type(name).elem not in (None, TensorProto.BOOL, *FLOATS)
 
     def visit(self, node: Node) -> None:
-        """Write the counterpart of a node, if it needs one."""
+        """Write the counterpart of a node, if needed."""
         if self.reals.keys().isdisjoint(node.uses):
             return
         try:
-            if node.op_type not in FLAT or node.op_type in _SPECIAL:
+            if not is_flat(node.op_type, node.domain) or node.op_type in _SPECIAL:
                 self.write(node)
         except UnsupportedOperatorError as refusal:
             self.refused.append((node, str(refusal)))
@@ -124,7 +124,7 @@ class _Walk:
         self.makers |= dict.fromkeys(node.outputs, moved or node.op_type)
 
     def real(self, name: str) -> str:
-        """The counterpart of a tensor; a float as it is if it does not depend on the input."""
+        """Return the counterpart of a tensor, itself for floats independent of the input."""
         if name not in self.reals:
             producer = self.graph.producers.get(name)
             if producer is not None and producer.op_type == "DequantizeLinear":
@@ -165,16 +165,16 @@ def _dequantize(walk: _Walk, node: Node) -> None:
 
 
 def _dynamic_quantize(walk: _Walk, node: Node) -> None:
-    """What it finds for scale and zero point counts as constant."""
+    """Treat the computed scale and zero point as constants."""
     x, (y, scale, zero) = walk.real(node.input(0)), node.outputs
     if walk.graph.output == scale:
-        raise UnsupportedOperatorError("the gradient of its scale is not covered")
+        raise UnsupportedOperatorError("the gradient of its scale is not supported")
     walk.quantised[y] = (x, scale, zero)
     walk.reals[y] = walk.emit("Add", walk.emit("Div", x, scale), walk.real(zero))
 
 
 def _cast(walk: _Walk, node: Node) -> None:
-    """Between integers, and from them to floats, a cast changes no number."""
+    """Drop casts between integers, and from integers to floats: they do not change values."""
     x, target = node.input(0), node.attribute("to")
     if not walk.is_integer(x):
         if target in FLOATS:
@@ -187,11 +187,11 @@ def _cast(walk: _Walk, node: Node) -> None:
 
 def _refuse_blocks(node: Node) -> None:
     if node.attribute("block_size", 0):
-        raise UnsupportedOperatorError("block_size is not covered")
+        raise UnsupportedOperatorError("block_size is not supported")
 
 
 def _is_relu(walk: _Walk, node: Node) -> bool:
-    """Whether a quantiser's range starts at 0 and cuts off a sum of products there."""
+    """Return whether a quantiser's range starts at 0 and clips a sum of products there."""
     zero = node.input(2)
     lowest = walk.graph.value(zero) if zero else np.zeros(1, np.uint8)
     if lowest is None or lowest.dtype.kind not in "iu":
@@ -209,13 +209,13 @@ def _is_same(walk: _Walk, a: str, b: str) -> bool:
 
 
 def _along(walk: _Walk, node: Node, values: str) -> str:
-    """A scale or zero point as floats, a vector so that it goes along the node's axis."""
+    """Return a scale or zero point as floats, reshaped to broadcast along the node's axis."""
     graph, scale = walk.graph, node.input(1)
     dims, elem = graph.type(values).dims, graph.type(scale).elem or TensorProto.FLOAT
     if walk.is_integer(values):
         values = walk.emit("Cast", values, to=elem)
     if dims is None:
-        raise UnsupportedOperatorError("the shape of its scale is not known")
+        raise UnsupportedOperatorError("the shape of its scale is unknown")
     if dims in ((), (1,)):
         return values
     axis, rank = node.attribute("axis", 1), graph.type(node.input(0)).dims
@@ -238,7 +238,7 @@ _SPECIAL: dict[str, Callable[[_Walk, Node], None]] = {
 
 
 def _inline(walk: _Walk, node: Node, definition: Definition) -> None:
-    """Write the definition of a quantised operator instead of the operator."""
+    """Write the definition of a quantised operator in place of the operator."""
     function = definition.function
     names = dict(zip(function.input, node.inputs, strict=True))
     results = zip(definition.outputs, function.output, strict=True)
@@ -254,13 +254,13 @@ def _inline(walk: _Walk, node: Node, definition: Definition) -> None:
 
 
 def _copy(walk: _Walk, node: Node) -> None:
-    """The same operator on real numbers."""
+    """Write the same operator on real numbers."""
     integers = {x for x in node.inputs if x in walk.reals and walk.is_integer(x)}
     deployed = walk.graph.producers.get(node.outputs[0]) is node
     untouched = deployed and all(walk.reals.get(x, x) == x for x in node.uses)
     counted = {y for y in node.outputs if walk.graph.type(y).elem not in (None, *FLOATS)}
     if not deployed:
-        counted = set()  # of a definition, which has no integers
+        counted = set()  # part of a definition, which has no integers
     elif integers and counted:
         _require_exact(walk, node, integers)
         counted = set()
@@ -268,7 +268,7 @@ def _copy(walk: _Walk, node: Node) -> None:
         walk.reals |= {y: y for y in node.outputs if y and y not in counted}
         return
     if node.captured:
-        raise UnsupportedOperatorError("control flow on quantised tensors is not covered")
+        raise UnsupportedOperatorError("control flow on quantised tensors is not supported")
     proto = onnx.NodeProto()
     proto.CopyFrom(node.proto)
     proto.name = f"real/{node.op_type}_{len(walk.nodes)}"
@@ -276,19 +276,19 @@ def _copy(walk: _Walk, node: Node) -> None:
     proto.input[:] = _operands(walk, node, integers)
     proto.output[:] = [outputs.get(y, "") for y in node.outputs]
     walk.nodes.append(proto)
-    # What an operator counts or compares is taken from the deployed graph.
+    # Counts and comparisons are read from the deployed graph.
     walk.reals |= {y: counterpart for y, counterpart in outputs.items() if y not in counted}
 
 
 def _require_exact(walk: _Walk, node: Node, integers: set[str]) -> None:
-    """Refuse what rounds or wraps integers, and those that may be indices."""
+    """Reject operators that round or wrap integers, and integers that may be indices."""
     long = any(walk.graph.type(x).elem == TensorProto.INT64 for x in integers)
     if long or node.op_type not in _ON_INTEGERS:
-        raise UnsupportedOperatorError("it computes with integers")
+        raise UnsupportedOperatorError("its integer arithmetic is not differentiable")
 
 
 def _operands(walk: _Walk, node: Node, integers: set[str]) -> list[str]:
-    """The counterparts of a node's inputs; constants of the same integers become floats, too."""
+    """Return the counterparts of inputs; constants of the same integer type become floats."""
     elems = {walk.graph.type(x).elem for x in integers}
     return [
         walk.real(x) if not walk.is_integer(x) or walk.graph.type(x).elem in elems else x

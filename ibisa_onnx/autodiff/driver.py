@@ -1,4 +1,4 @@
-"""The driver: walks the graph backward, applies the rules, and settles what has to be saved."""
+"""The driver: traverses the graph backward, applies the rules, and determines what to save."""
 
 from __future__ import annotations
 
@@ -18,41 +18,44 @@ from ibisa_onnx.autodiff.dequantise import dequantise
 from ibisa_onnx.autodiff.functions import Body, expand_function, is_function, write_out
 from ibisa_onnx.autodiff.graph import Graph
 from ibisa_onnx.autodiff.node import Node, prune
-from ibisa_onnx.autodiff.registry import FLAT, Cotangents
+from ibisa_onnx.autodiff.registry import Cotangents, is_flat
 from ibisa_onnx.autodiff.rules import RULES
 from ibisa_onnx.autodiff.tape import Tape
 from ibisa_onnx.autodiff.types import FLOATS, OPSET, value_info
 from ibisa_onnx.errors import GradientError, IbisaError, ModelError, UnsupportedOperatorError
 
-# Their slope is infinite somewhere, and 0 times infinity is not the 0 that a mask stands for.
+# Operators with an infinite slope somewhere: 0 times infinity is NaN, where a mask requires 0.
 _STEEP = frozenset({"Sqrt", "Log", "Reciprocal", "Div", "Pow", "Asin", "Acos", "Acosh", "Atanh"})
 
 
 @dataclass(frozen=True)
 class Derivative:
-    """A model's forward graph and the backward graph that belongs to it.
+    """A model's forward graph and the matching backward graph.
 
     Attributes
     ----------
     forward
-        The deployed graph, pruned to what `output` needs; its outputs are `(output, *saved)`.
+        The model's graph, pruned to `output`; its outputs are `(output, *saved)`.
     backward
-        Inputs `(cotangent, *saved)`, outputs `(gradient,)`.
-    input, output
-        What is differentiated with respect to, and what is differentiated.
+        Graph with inputs `(cotangent, *saved)` and output `gradient`, followed by `extra` if set.
+    input
+        Name of the input with respect to which `output` is differentiated.
+    output
+        Name of the differentiated tensor.
     cotangent
-        The backward graph's input that takes dL/d output, in `output`'s shape and dtype (float32
-        if those are integers).
+        Name of the backward graph's input for dL/d output, in the shape and dtype of `output`
+        (float32 if that is an integer type).
     gradient
-        The backward graph's output, dL/d input, in `input`'s shape and dtype, likewise.
+        Name of the backward graph's output, dL/d input, in the shape and dtype of `input` (float32
+        if that is an integer type).
     saved
-        The activations that go from the forward to the backward graph, under the same names.
+        Names of the activations passed from the forward to the backward graph, the same in both.
     extra
-        A second output of the backward graph, which `extra` of `differentiate` wrote; empty where
-        there is none.
+        Name of a second output of the backward graph, written by the `extra` argument of
+        `differentiate`; empty if there is none.
     real
-        Which of `saved` is the counterpart of `output` in the float graph that is differentiated
-        in place of a quantised one; empty where the deployed graph itself is.
+        For a quantised model, the entry of `saved` that is the float counterpart of `output`; empty
+        if the model's own graph is differentiated.
     """
 
     forward: onnx.ModelProto
@@ -67,16 +70,30 @@ class Derivative:
 
 
 WithCotangent = Callable[[str], tuple[str, str] | None]
-"""From a deployed tensor to its own counterpart in the graph that is differentiated, and its
-cotangent there; None where it has none."""
+"""Function from a deployed tensor to its counterpart in the differentiated graph, and the cotangent
+there; None if no cotangent reaches it."""
 
 ExtraOutput = Callable[[Tape, WithCotangent], str | None]
-"""Writes more onto the tape and returns the tensor's name; None: nothing was written."""
+"""Writes an additional tensor onto the tape and returns its name; None: nothing was written."""
 
 
 @dataclass(frozen=True)
 class MissingRule:
-    """A node that the gradient cannot pass, and why."""
+    """A node that prevents differentiation, and why.
+
+    `str` returns text such as "com.microsoft.Foo 'node': no gradient rule for this operator".
+
+    Attributes
+    ----------
+    node
+        Name of the node, or of its first output if it has none.
+    op_type
+        The operator.
+    domain
+        The operator's domain; empty for ONNX's own.
+    why
+        The reason.
+    """
 
     node: str
     op_type: str
@@ -91,27 +108,38 @@ class MissingRule:
 def differentiate(
     model: onnx.ModelProto, input: str, output: str, extra: ExtraOutput | None = None
 ) -> Derivative:
-    """Build the graphs that compute an output and its vector-Jacobian product with an input.
+    """Build the forward and backward graphs of an output with respect to an input.
+
+    The backward graph computes the vector-Jacobian product. Quantisers are treated as
+    straight-through, so the gradient of a quantised model is that of the float function that it
+    approximates.
 
     Parameters
     ----------
     model
-        Any model of opset 7 or later; weights may be external, and stay so. Quantisers are passed
-        straight through (see `dequantise`).
-    input, output
-        Names of an input, and of any tensor that depends on it. Integers (an image in bytes, a
-        quantised output) are taken as real numbers, and have float32 gradients.
+        A model of opset 7 or later. External weights remain external.
+    input
+        Name of an input. Integers, such as image bytes, are treated as real numbers and have
+        float32 gradients.
+    output
+        Name of any tensor that depends on `input`, inner tensors included. Integers, such as
+        quantised outputs, are treated as real numbers.
     extra
-        What else the backward graph computes, of cotangents and activations.
+        Writes a second output of the backward graph, computed from cotangents and activations.
+
+    Returns
+    -------
+    Derivative
+        Both graphs, and the names of the tensors that connect them.
 
     Raises
     ------
     UnsupportedOperatorError
-        If an operator on the path has no rule, or no gradient reaches the input.
+        An operator on the path has no gradient rule, or no gradient reaches the input.
     ModelError
-        If there is no such input or output.
+        The model has no such input or output.
     GradientError
-        If the graph is so odd that the analysis trips over it.
+        The graph is malformed and cannot be analysed.
     """
     with _refusing():
         graph = Graph(model, output)
@@ -132,9 +160,30 @@ def differentiate(
 
 
 def missing_rules(model: onnx.ModelProto, input: str, output: str) -> tuple[MissingRule, ...]:
-    """What stands in the way of `differentiate`; empty if nothing does. Reads no weights.
+    """List the nodes that prevent differentiation, without reading weights.
 
-    Raises what `differentiate` raises, but for missing rules.
+    Parameters
+    ----------
+    model
+        A model of opset 7 or later.
+    input
+        Name of an input.
+    output
+        Name of any tensor of the model.
+
+    Returns
+    -------
+    tuple of MissingRule
+        Empty if `differentiate` supports the model.
+
+    Raises
+    ------
+    UnsupportedOperatorError
+        The model has a sparse initializer.
+    ModelError
+        The model has no such input or output.
+    GradientError
+        The graph is malformed and cannot be analysed.
     """
     with _refusing():
         return tuple(_sweep(Graph(model, output, weights=False), input).missing)
@@ -142,7 +191,7 @@ def missing_rules(model: onnx.ModelProto, input: str, output: str) -> tuple[Miss
 
 @contextmanager
 def _refusing() -> Iterator[None]:
-    """Make a refusal of whatever an odd file makes the analysis trip over."""
+    """Turn any error that a malformed file causes during analysis into a `GradientError`."""
     try:
         yield
     except IbisaError:
@@ -165,7 +214,7 @@ def _refusal(missing: Sequence[MissingRule], input: str, output: str) -> str:
 
 @dataclass
 class _Sweep:
-    """One walk from the output back to the input, which is the source of all that is active."""
+    """One traversal from the output back to the input, the source of all active tensors."""
 
     tape: Tape
     active: set[str]
@@ -183,7 +232,7 @@ class _Sweep:
                 self._apply(node, dys)
 
     def total(self, name: str) -> str | None:
-        """The sum of what a tensor's readers passed back, or None if nobody did."""
+        """Return the sum of the cotangents from a tensor's consumers; None if there are none."""
         parts = self.cotangents.get(name, [])
         if len(parts) > 1:
             total = self.tape.op("Add" if len(parts) == 2 else "Sum", *parts)
@@ -191,7 +240,7 @@ class _Sweep:
         return parts[0] if parts else None
 
     def with_cotangent(self, name: str) -> tuple[str, str] | None:
-        """A deployed tensor's counterpart and its cotangent, or None if nobody passed one back."""
+        """Return a deployed tensor's counterpart and its cotangent; None if there is none."""
         counterpart = self.reals.get(name, name)
         total = self.total(counterpart)
         return None if total is None else (counterpart, total)
@@ -203,7 +252,7 @@ class _Sweep:
             dxs = self._cotangents(node, dys)
         except UnsupportedOperatorError as refusal:
             self.missing.append(_missing(node, str(refusal)))
-            # Go on with any name, to find what else is missing; nothing is built from it.
+            # Continue with any name, to find other missing rules; nothing is built from it.
             dxs = [next(dy for dy in dys if dy)] * len(node.inputs)
         self.origins |= {written.name: node for written in self.tape.nodes[begin:]}
         for x, dx in zip((*node.inputs, *node.captured), dxs, strict=False):
@@ -214,7 +263,9 @@ class _Sweep:
         if (node.domain, node.op_type) == ("", "Scan"):
             return scan.go_back(self.tape, node, dys, self.active, self._within)
         if self.active.intersection(node.captured):
-            raise UnsupportedOperatorError("the gradient of what its subgraphs read is not covered")
+            raise UnsupportedOperatorError(
+                "gradients of tensors that its subgraphs capture are not supported"
+            )
         expansion = RULES.expansion(node.op_type, node.domain)
         if expansion and (body := write_out(self.tape, node, expansion)):
             return self._through(body, node, dys)
@@ -222,17 +273,19 @@ class _Sweep:
         if rule is None:
             return self._through(expand_function(self.tape, node), node, dys)
         if not rule.several and (any(dys[1:]) or dys[0] is None):
-            return self._beyond_rule(node, dys, "only the gradient of its first output is covered")
+            return self._beyond_rule(
+                node, dys, "only the gradient of its first output is supported"
+            )
         dxs = rule.function(self.tape, node, dys if rule.several else dys[0])
         sources = _sources(node)
         for place, (x, dx) in enumerate(zip_longest(node.inputs, dxs)):
             if x in self.active and x in sources and dx is None:
-                why = f"no rule for the gradient of input {place}"
+                why = f"no gradient rule for input {place}"
                 return self._beyond_rule(node, dys, why)
         return dxs
 
     def _beyond_rule(self, node: Node, dys: Sequence[str | None], why: str) -> Cotangents:
-        """What a rule leaves out, by the operator's definition if it has one."""
+        """Differentiate what a rule leaves out by the operator's definition, if it has one."""
         if not is_function(self.tape, node):
             raise UnsupportedOperatorError(why)
         return self._through(expand_function(self.tape, node), node, dys)
@@ -240,13 +293,15 @@ class _Sweep:
     def _through(self, body: Body, node: Node, dys: Sequence[str | None]) -> Cotangents:
         """Recompute an operator from its definition, and differentiate that.
 
-        An input that gets None does not matter to the outputs asked for.
+        None for an input on which the requested outputs do not depend.
         """
         seeds: dict[str, list[str]] = {}
         for output, dy in zip(body.outputs, dys, strict=False):
             if dy is not None:
                 if not output:
-                    raise UnsupportedOperatorError("only the gradient of some outputs is covered")
+                    raise UnsupportedOperatorError(
+                        "the gradient of only some of its outputs is supported"
+                    )
                 seeds[output] = [dy]
         total = self._within(body.nodes, self.active & set(node.inputs), seeds)
         totals = {x: total(x) for x in node.inputs if x in self.active}
@@ -255,10 +310,10 @@ class _Sweep:
     def _within(
         self, nodes: Sequence[Node], sources: set[str], seeds: dict[str, list[str]]
     ) -> Callable[[str], str | None]:
-        """Go back through the nodes that another consists of; what is returned tells gradients."""
+        """Backpropagate through the nodes of an expanded operator; return a lookup of gradients."""
         inner = _Sweep(self.tape, _active(self.tape, nodes, sources), cotangents=seeds)
         self.tape.active |= inner.active
-        # Where they are a loop's, what comes last in a step is behind it in the next.
+        # In a loop, the last node of a step precedes the first node of the next.
         self.tape.steep |= any(_is_steep(self.tape, node) for node in nodes)
         inner.backpropagate(nodes)
         if inner.missing:
@@ -267,7 +322,7 @@ class _Sweep:
 
 
 def _is_steep(tape: Tape, node: Node) -> bool:
-    """Whether an operator's slope can be infinite."""
+    """Return whether an operator's slope can be infinite."""
     if node.domain or node.op_type not in _STEEP:
         return False
     constant = tape.value(node.input(1))
@@ -277,7 +332,7 @@ def _is_steep(tape: Tape, node: Node) -> bool:
 
 
 def _sources(node: Node) -> Sequence[str]:
-    """The inputs that a gradient may flow back to."""
+    """Return the inputs that a gradient may flow to."""
     rule = RULES.get(node.op_type, node.domain)
     if rule is None or rule.inputs is None:
         return node.uses
@@ -285,10 +340,10 @@ def _sources(node: Node) -> Sequence[str]:
 
 
 def _active(tape: Tape, nodes: Iterable[Node], sources: set[str]) -> set[str]:
-    """The tensors through which a gradient may flow from the sources."""
+    """Return the tensors through which a gradient may flow to the sources."""
     active = set(sources)
     for node in nodes:
-        if node.op_type in FLAT or not active.intersection(_sources(node)):
+        if is_flat(node.op_type, node.domain) or not active.intersection(_sources(node)):
             continue
         for output in node.outputs:
             elem = tape.type(output).elem
@@ -320,7 +375,7 @@ def _sweep(graph: Graph, input: str) -> _Sweep:
 
 
 def _without_bfloat16(sweep: _Sweep) -> list[MissingRule]:
-    """The first node whose gradient needs an operator that takes bfloat16 in newer opsets only."""
+    """Return the first node whose gradient requires an operator without bfloat16 in this opset."""
     tape, gradient = sweep.tape, sweep.total(sweep.source) or ""
     nodes = prune(tape.nodes, [gradient])
     written = {name for node in nodes for name in node.outputs}
@@ -342,21 +397,21 @@ def _without_bfloat16(sweep: _Sweep) -> list[MissingRule]:
         found = re.search(r"op_type:(\w+), node name: ([^)]*)\)", str(error))
         if found is None or found[2] not in sweep.origins:
             raise
-        why = f"its gradient needs {found[1]} in bfloat16, which opset {OPSET} does not have"
+        why = f"its gradient requires {found[1]} in bfloat16, which opset {OPSET} does not support"
         return [_missing(sweep.origins[found[2]], why)]
     return []
 
 
 def _end(node: Node) -> MissingRule:
-    """A node whose output has no gradient; with advice where that is a choice among scores."""
+    """Return the entry of a node whose output has no gradient, with advice if it selects scores."""
     why = "its output has no gradient"
     if node.op_type in ("ArgMax", "ArgMin", "TopK", "NonMaxSuppression"):
-        why += f", but the scores that it is given may: differentiate {node.input(0)!r}"
+        why += f", but its input scores may: differentiate {node.input(0)!r}"
     return _missing(node, why)
 
 
 def _blocks(graph: Graph, input: str, active: set[str]) -> list[MissingRule]:
-    """The nodes at which the gradient's way from the input ends."""
+    """Return the nodes that stop the gradient on every path to the input."""
     ends = [
         node
         for node in graph.nodes

@@ -1,10 +1,10 @@
-"""Operators that are defined by others: the definition, on the tape.
+"""Operators defined in terms of others: their definitions, written onto the tape.
 
-ONNX gives definitions for many operators, and `definitions` for those of ONNX Runtime. A few others
-are expanded by a function of a family of rules, which may ask the tape for shapes.
+ONNX defines many operators as functions, and `definitions` defines those of ONNX Runtime. A few
+others are expanded by functions in the rule families, which may query shapes on the tape.
 
-The deployed graph keeps the operator itself; only its derivative goes through the definition,
-recomputed in the backward graph from the operator's saved inputs.
+The deployed graph keeps the operator itself; only its derivative goes through the definition, which
+is recomputed in the backward graph from the operator's saved inputs.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ from ibisa_onnx.autodiff.types import OPSET, TensorType, value_info
 from ibisa_onnx.errors import UnsupportedOperatorError
 
 _ADVICE = {
-    "com.microsoft.nchwc": "ONNX Runtime's optimiser wrote it for one kind of processor; "
-    "save the model at the level extended or below"
+    "com.microsoft.nchwc": "it was written by ONNX Runtime's optimiser for one type of processor; "
+    "save the model with optimisation level extended or below"
 }
 
 
 @dataclass(frozen=True)
 class Body:
-    """The nodes of an expanded operator, and the names its outputs go by."""
+    """The nodes of an expanded operator, and the names of its outputs."""
 
     nodes: tuple[Node, ...]
     outputs: tuple[str, ...]
 
 
 def expand_function(tape: Tape, node: Node) -> Body:
-    """Write an operator's definition onto the tape, its types declared.
+    """Write an operator's definition onto the tape, with types declared.
 
-    What the operator itself hands out is not computed again: the body's last nodes are not
-    written, and their outputs are the operator's own.
+    The operator's own outputs are not recomputed: the body's final nodes are not written, and their
+    outputs are the operator's.
 
     Raises
     ------
     UnsupportedOperatorError
-        If there is no definition, or none that fits the backward graph's opset.
+        There is no definition, or none for the backward graph's opset.
     """
     function, places = _definition(tape, node)
     names = _arguments(function, node)
@@ -74,7 +74,7 @@ def write_out(tape: Tape, node: Node, expansion: Expansion) -> Body | None:
 
 
 def is_function(tape: Tape, node: Node) -> bool:
-    """Whether ONNX defines the operator by others."""
+    """Return whether the operator is defined in terms of others."""
     try:
         _definition(tape, node)
     except UnsupportedOperatorError:
@@ -90,12 +90,12 @@ def _arguments(function: onnx.FunctionProto, node: Node) -> dict[str, str]:
 def _instances(
     tape: Tape, function: onnx.FunctionProto, caller: Node, names: dict[str, str]
 ) -> Iterator[Node]:
-    """The nodes of a definition; those that the backward graph does not know, defined in turn."""
+    """Yield the nodes of a definition, expanding those that the backward graph does not support."""
     opsets = tape.graph.opsets | opsets_of(function.opset_import)
     for proto in function.node:
         child = Node.read(_instantiate(tape, proto, caller, names), opsets)
         if child.op_type != "Scan" and any(inner_graphs([child.proto])):
-            raise UnsupportedOperatorError(f"its definition needs {child.op_type}")
+            raise UnsupportedOperatorError(f"its definition requires {child.op_type}")
         if is_known(child):
             yield child
             continue
@@ -105,7 +105,7 @@ def _instances(
 
 
 def _definition(tape: Tape, node: Node) -> tuple[onnx.FunctionProto, Sequence[int]]:
-    """A function, and which of the node's outputs its results are."""
+    """Return a function, and the indices of the node's outputs that it computes."""
     known = onnx.defs.has(node.op_type, node.opset, node.domain)
     definition = None if known else DEFINITIONS.define(node)
     if definition is not None:
@@ -116,8 +116,10 @@ def _definition(tape: Tape, node: Node) -> tuple[onnx.FunctionProto, Sequence[in
 
 
 def _from_schema(tape: Tape, node: Node) -> onnx.FunctionProto:
-    """The definition that ONNX gives with the operator."""
-    refusal = UnsupportedOperatorError(_ADVICE.get(node.domain, "no rule for this operator"))
+    """Return the definition in the operator's ONNX schema."""
+    refusal = UnsupportedOperatorError(
+        _ADVICE.get(node.domain, "no gradient rule for this operator")
+    )
     try:
         schema: Any = onnx.defs.get_schema(node.op_type, node.opset, node.domain)
     except onnx.defs.SchemaError:
@@ -130,7 +132,7 @@ def _from_schema(tape: Tape, node: Node) -> onnx.FunctionProto:
     elif schema.has_context_dependent_function:
         for x in node.inputs:
             if x and tape.type(x).elem is None:
-                raise UnsupportedOperatorError(f"the type of {x!r} is not known")
+                raise UnsupportedOperatorError(f"the type of {x!r} is unknown")
         types = [value_info(x, tape.type(x)).type.SerializeToString() for x in node.inputs]
         version = _version(schema.context_dependent_function_opset_versions, node)
         function.ParseFromString(
@@ -144,14 +146,14 @@ def _from_schema(tape: Tape, node: Node) -> onnx.FunctionProto:
 
 
 def _version(versions: Sequence[int], node: Node) -> int:
-    """The newest definition that the backward graph's opset, or the node's own, knows."""
+    """Return the newest version up to the backward graph's opset, or the node's own."""
     return max((v for v in versions if v <= max(OPSET, node.opset)), default=versions[0])
 
 
 def _instantiate(
     tape: Tape, child: onnx.NodeProto, caller: Node, names: dict[str, str]
 ) -> onnx.NodeProto:
-    """A node of the definition with the caller's tensors and attributes put in."""
+    """Return a node of the definition with the caller's tensors and attributes substituted."""
     node = onnx.NodeProto(op_type=child.op_type, domain=child.domain)
     node.input.extend(names.get(name, "") for name in child.input)
     for name in child.output:
@@ -180,7 +182,7 @@ def _attributes(
 
 
 def _inside(graph: onnx.GraphProto, caller: Node, names: Mapping[str, str]) -> onnx.GraphProto:
-    """A graph that a node of the definition holds, with what it takes from outside put in."""
+    """Return a subgraph of the definition with captured tensors substituted."""
     own = {each.name for each in (*graph.input, *graph.initializer)}
     own |= {name for child in graph.node for name in child.output}
     outer = {name: tensor for name, tensor in names.items() if name not in own}
@@ -204,9 +206,10 @@ def _given(
 
 
 def is_known(child: Node) -> bool:
-    """Whether the backward graph's opset has this operator, with these attributes.
+    """Return whether the backward graph's opset has this operator, with these attributes.
 
-    One written for another opset will do, unless it has attributes that came later or went since.
+    A node written for another opset is accepted unless it has attributes that were added later or
+    removed since.
     """
     try:
         ours = onnx.defs.get_schema(child.op_type, OPSET, child.domain)
@@ -229,7 +232,7 @@ def declare_types(
     imports: Iterable[onnx.OperatorSetIdProto] = (helper.make_opsetid("", OPSET),),
     known: Collection[str] = (),
 ) -> None:
-    """Declare what nodes compute from given tensors, but for what is known already."""
+    """Declare the types of what nodes compute from given tensors, except those in `known`."""
     given = set(given) - {""}
     skeleton = onnx.ModelProto(ir_version=10)
     opsets = tape.graph.opsets | opsets_of(imports)

@@ -1,14 +1,14 @@
-"""A model's graph as the differentiation reads it: nodes, types, constants and their values.
+"""A model's graph as read by the differentiation: nodes, types, constants and their values.
 
-The weights stay where they are: everything is worked out on a skeleton of the model in which large
-initializers are only names with a type. Nothing here knows of derivatives.
+Weights are not copied: all analysis runs on a skeleton of the model in which large initializers are
+only names with a type. Nothing here knows about derivatives.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import onnx
@@ -25,14 +25,14 @@ from ibisa_onnx.autodiff.node import (
     opsets_of,
     prune,
 )
-from ibisa_onnx.autodiff.types import Array, TensorType, with_open_sides
+from ibisa_onnx.autodiff.types import Array, TensorType, read_type, value_info, with_open_sides
 from ibisa_onnx.errors import ModelError, UnsupportedOperatorError
 from ibisa_onnx.models.soundness import check_sound
 
-# Shapes, axes, pads and scalars are smaller than this; weights are not worth looking into.
+# Shapes, axes, pads and scalars are smaller than this; weights need not be read.
 _SMALL = 4096
-_MOST = 1 << 27  # numbers of a constant that is worked out
-# What these compute of small constants may be large.
+_MOST = 1 << 27  # elements of a constant that is evaluated
+# Operators that may compute large tensors from small constants.
 _GROWING = frozenset(
     {"Col2Im", "ConstantOfShape", "Expand", "EyeLike", "MaxUnpool", "OneHot", "Pad", "Range"}
     | {"Resize", "Tile", "Upsample", "CenterCropPad", "HammingWindow", "HannWindow"}
@@ -42,22 +42,22 @@ RANDOM = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
     | {"Bernoulli", "Multinomial"}
 )
-"""Operators that give something else in each run."""
+"""Operators whose result differs in each run."""
 
 
 class Graph:
-    """What one output of a model is computed from.
+    """The part of a model that one output depends on.
 
-    Model-local functions and branches always taken are inlined; operators that the output does not
-    need are left out. The values of weights are read only through `value`, and never where
+    Model-local functions and branches that are always taken are inlined; operators that the output
+    does not depend on are pruned. Values of weights are read only through `value`, and never if
     `weights` is False.
     """
 
     def __init__(self, model: onnx.ModelProto, output: str, *, weights: bool = True) -> None:
-        check_sound(model, "the model")  # functions may be written out into any number of nodes
+        check_sound(model, "the model")  # functions may expand to any number of nodes
         if model.graph.sparse_initializer:
             name = model.graph.sparse_initializer[0].values.name
-            raise UnsupportedOperatorError(f"the sparse initializer {name!r} is not covered")
+            raise UnsupportedOperatorError(f"the sparse initializer {name!r} is not supported")
         self.initializers = {i.name: i for i in model.graph.initializer}
         self.output = output
         self.model = model
@@ -73,20 +73,20 @@ class Graph:
         nodes = [Node.read(proto, self.opsets) for proto in skeleton.graph.node]
         if not any(output in node.outputs for node in nodes):
             names = ", ".join(o.name for o in self.outputs)
-            raise ModelError(f"the model computes no output {output!r}; choose one of: {names}")
+            raise ModelError(f"the model does not compute {output!r}; choose one of: {names}")
         self._settle(in_order(nodes))
         while inlined := inline_branches(self.nodes, self.value, self.opsets):
             self._settle(inlined)
 
     def extended(self, protos: Iterable[onnx.NodeProto], output: str) -> Graph:
-        """The graph with further nodes, up to an output of theirs."""
+        """Return the graph extended by nodes, up to an output of theirs."""
         graph = copy.copy(self)
         graph.output = output
         graph._settle([*self.nodes, *(Node.read(proto, self.opsets) for proto in protos)])
         return graph
 
     def _settle(self, nodes: Sequence[Node]) -> None:
-        """Keep the nodes that the output needs, and find out what is known before it runs."""
+        """Prune to the output, and infer types and constants."""
         self.nodes = prune(nodes, [self.output])
         self.producers = {name: node for node in self.nodes for name in node.outputs if name}
         self.types, self._values = infer_types(self._skeleton, self.nodes)
@@ -104,7 +104,7 @@ class Graph:
         )
 
     def value(self, name: str) -> Array | None:
-        """The value of a constant tensor; None where it is not constant or not in memory."""
+        """Return the value of a constant tensor; None if it is not constant or not in memory."""
         if name not in self.constants:
             return None
         if name not in self._values:
@@ -131,7 +131,7 @@ class Graph:
         return results[node.outputs.index(name)]
 
     def _is_bounded(self, node: Node) -> bool:
-        """Whether what a node of constants computes is known to fit into memory, and to end."""
+        """Return whether evaluating a node of constants is bounded in memory and time."""
         shapes = [self.type(name).static for name in node.outputs if name]
         if any(shape is not None and math.prod(shape) > _MOST for shape in shapes):
             return False
@@ -154,7 +154,7 @@ def _skeleton(
     inputs: Iterable[onnx.ValueInfoProto],
     outputs: Iterable[onnx.ValueInfoProto],
 ) -> onnx.ModelProto:
-    """The model without the data of its weights, with model-local functions inlined."""
+    """Return the model without the data of its weights, with model-local functions inlined."""
     skeleton = onnx.ModelProto(ir_version=max(model.ir_version, 4))
     skeleton.opset_import.extend(model.opset_import)
     skeleton.functions.extend(model.functions)
@@ -168,6 +168,20 @@ def _skeleton(
         else:
             info = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
             skeleton.graph.input.append(info)
+    skeleton.graph.value_info.extend(_declared(model))
     if not model.functions:
         return skeleton
     return inliner.inline_local_functions(skeleton, True)
+
+
+def _declared(model: onnx.ModelProto) -> Iterator[onnx.ValueInfoProto]:
+    """Yield element type and rank, as the file declares them, of what ONNX cannot infer.
+
+    These are the outputs of other domains' operators. Their sides may be outdated, so they are
+    dynamic.
+    """
+    outputs = {name for node in model.graph.node if node.domain for name in node.output}
+    for info in model.graph.value_info:
+        kind = read_type(info) if info.name in outputs else TensorType()
+        if kind.elem is not None and kind.dims is not None:
+            yield value_info(info.name, TensorType(kind.elem, (None,) * len(kind.dims)))

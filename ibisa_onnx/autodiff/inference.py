@@ -1,8 +1,8 @@
-"""Shape inference: ONNX's own, helped where a model computes shapes from shapes.
+"""Shape inference: ONNX's own, extended to models that compute shapes from shapes.
 
-Exporters write Shape, Gather, Div, Ceil, Concat, Pad; the numbers on that way are followed here, as
-far as they are known, and handed to ONNX. What is computed from sides that are fixed is constant,
-though the batch be open.
+Exporters emit chains such as Shape, Gather, Div, Ceil, Concat, Pad. The known numbers along these
+chains are computed here and passed to ONNX. Values computed from static dimensions are constant,
+even if the batch is dynamic.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ibisa_onnx.errors import UnsupportedOperatorError
 
 Types = dict[str, TensorType]
 Vector = tuple[Dimension | float, ...]
-"""A small tensor, flattened; None and symbols where a number is not known."""
+"""A small tensor, flattened; None or a symbol for each unknown number."""
 
 _LONGEST = 64
 _LONGEST_DATA = 4096
@@ -39,10 +39,10 @@ _NOT_INFERRED = (
 def infer_types(
     skeleton: onnx.ModelProto, nodes: Sequence[Node]
 ) -> tuple[Types, dict[str, Array | None]]:
-    """Types of every tensor, and the values of shape computations that are known.
+    """Return the types of all tensors, and the known values of shape computations.
 
-    Only the inputs' declared types are read: what the file says of the tensors in between may be
-    older than those.
+    Of the types that the file declares, those of inputs are read, and the ranks of what ONNX cannot
+    infer: other inner tensors' may be outdated.
     """
     found: Types = {}
     known: dict[str, Array] = {}
@@ -60,7 +60,7 @@ def infer_types(
 def _infer(
     skeleton: onnx.ModelProto, nodes: Sequence[Node], found: Types, known: Mapping[str, Array]
 ) -> Types:
-    """What ONNX infers when it is told what else was found; a known vector replaces its node."""
+    """Run ONNX's inference with what else was found; a known vector replaces its node."""
     model = onnx.ModelProto(ir_version=skeleton.ir_version)
     model.opset_import.extend(skeleton.opset_import)
     model.graph.name = "types"
@@ -81,6 +81,8 @@ def _infer(
     model.graph.input.extend(_without_long_vectors(skeleton.graph.input))
     model.graph.initializer.extend(skeleton.graph.initializer)
     model.graph.value_info.extend(value_info(name, kind) for name, kind in found.items())
+    declared = (info for info in skeleton.graph.value_info if info.name not in found)
+    model.graph.value_info.extend(declared)
     inferred = shape_inference.infer_shapes(model, data_prop=True).graph
     infos = [*inferred.input, *inferred.value_info, *skeleton.graph.input]
     types = {info.name: read_type(info) for info in infos}
@@ -92,7 +94,7 @@ def _infer(
 def _with_constants(
     proto: onnx.NodeProto, captured: Iterable[str], known: Mapping[str, Array]
 ) -> onnx.NodeProto:
-    """The node with the vectors that its inside captures put there, where ONNX looks for them."""
+    """Return the node with captured vectors copied into its subgraphs, where ONNX expects them."""
     vectors = [numpy_helper.from_array(known[name], name) for name in captured if name in known]
     if not vectors:
         return proto
@@ -104,7 +106,7 @@ def _with_constants(
 
 
 def is_vector(kind: TensorType) -> bool:
-    """Whether a tensor may be one that shapes are computed with."""
+    """Return whether a tensor may take part in shape computations."""
     return kind.elem in _INTEGERS and _is_short(kind)
 
 
@@ -113,7 +115,7 @@ def _is_short(kind: TensorType) -> bool:
 
 
 def _plain(model: onnx.ModelProto, node: Node, place: int) -> onnx.NodeProto:
-    """The node itself, or if ONNX does not know it a call of its definition, put into the model."""
+    """Return the node, or, if unknown to ONNX, a call of its definition, added to the model."""
     if onnx.defs.has(node.op_type, node.opset, node.domain):
         return node.proto
     try:
@@ -135,9 +137,9 @@ def _plain(model: onnx.ModelProto, node: Node, place: int) -> onnx.NodeProto:
 def _without_long_vectors(
     inputs: Iterable[onnx.ValueInfoProto],
 ) -> Iterator[onnx.ValueInfoProto]:
-    """Leave the length of long vectors open: ONNX would follow each of their values, in gigabytes.
+    """Declare the length of long vectors dynamic: ONNX would track all values, using gigabytes.
 
-    Whatever computes shapes is short.
+    Shape computations use short vectors only.
     """
     for info in inputs:
         kind = read_type(info)
@@ -148,9 +150,9 @@ def _without_long_vectors(
 
 
 def _endless(nodes: Sequence[Node]) -> set[str]:
-    """Outputs of nodes that may put a very long vector together: ONNX would follow all of it.
+    """Return outputs of nodes that may build a very long vector, all of which ONNX would track.
 
-    A vector that is joined to itself again and again doubles each time.
+    A vector that is repeatedly concatenated with itself doubles each time.
     """
     lengths: dict[str, int] = {}
     return {
@@ -162,9 +164,9 @@ def _endless(nodes: Sequence[Node]) -> set[str]:
 
 
 def _longest(protos: Iterable[onnx.NodeProto], lengths: dict[str, int]) -> int:
-    """How many parts the longest vector has that nodes may make, inner ones too.
+    """Return the number of parts of the longest vector that nodes may build, including inner ones.
 
-    `lengths` are those of vectors before, to which theirs are added.
+    `lengths` maps earlier vectors to their lengths, and is updated.
     """
     most = 1
     for proto in protos:
@@ -182,11 +184,11 @@ def _longest(protos: Iterable[onnx.NodeProto], lengths: dict[str, int]) -> int:
 _HANDED_ON = frozenset(
     {"Concat", "Identity", "Cast", "Squeeze", "Unsqueeze", "Slice", "Gather", "Add", "Sub", "Mul"}
 )
-"""Operators through which ONNX's inference follows vectors."""
+"""Operators through which ONNX's inference tracks vectors."""
 
 
 def _known(vectors: Mapping[str, Vector], types: Types) -> Iterator[tuple[str, Array]]:
-    """The tensors of which every element and the shape are known."""
+    """Yield the tensors whose shape and elements are all known."""
     for name in vectors:
         found = _tensor(name, types, vectors)
         if found is not None and found[1].all() and types[name].static is not None:
@@ -196,10 +198,10 @@ def _known(vectors: Mapping[str, Vector], types: Types) -> Iterator[tuple[str, A
 def _follow(
     skeleton: onnx.ModelProto, nodes: Sequence[Node], types: Types, known: Mapping[str, Array]
 ) -> tuple[dict[str, Vector], Types]:
-    """The small tensors that shapes are computed with, and the types that they settle.
+    """Return the small tensors used in shape computations, and the types that follow from them.
 
-    `known` are those that ONNX was told of. What the others say of a type is put into `types` at
-    once, so that a chain of such computations takes one pass, and not one for each.
+    `known` are those that were passed to ONNX. Types that follow from the others are added to
+    `types` immediately, so that a chain of computations requires a single pass.
     """
     vectors: dict[str, Vector] = {}
     for tensor in skeleton.graph.initializer:
@@ -223,7 +225,7 @@ def _follow(
 def _settled(
     node: Node, types: Types, vectors: Mapping[str, Vector]
 ) -> Iterator[tuple[str, TensorType]]:
-    """The types of a node's outputs of which more sides are known than were."""
+    """Yield types of a node's outputs with more static dimensions than known before."""
     kinds = {x: types.get(x, TensorType()) for x in node.inputs if x}
     if node.captured or any(kind.elem is None for kind in kinds.values()):
         return
@@ -250,7 +252,7 @@ def _note(vectors: dict[str, Vector], name: str, value: Array) -> None:
 
 
 def _vector(node: Node, types: Types, vectors: Mapping[str, Vector]) -> Vector | None:
-    """What a node makes of the vectors it is given, or None if it does not compute with shapes."""
+    """Return what a node computes from vectors; None if it is not a shape computation."""
     if node.op_type in ("Shape", "Size"):
         return _measured(node, types.get(node.input(0), TensorType()))
     given = [vectors.get(name) for name in node.inputs]
@@ -297,7 +299,7 @@ _FOLDED = _ELEMENTWISE.union(
 def _folded(
     node: Node, types: Types, vectors: Mapping[str, Vector]
 ) -> Iterator[tuple[str, Vector]]:
-    """What a node computes of small tensors: all of it, or number by number what is known."""
+    """Yield what a node computes from small tensors: all of it, or its known elements."""
     names = [name for name in node.inputs if name]
     given = {x: found for x in names if (found := _tensor(x, types, vectors)) is not None}
     feeds = {x: value for x, (value, _) in given.items()}
@@ -311,7 +313,7 @@ def _folded(
     try:
         with np.errstate(all="ignore"):
             results = evaluate(node, feeds, {"": node.opset})
-    except Exception:  # odd operands: ONNX Runtime tells of them when it runs the model
+    except Exception:  # invalid operands: ONNX Runtime reports them when it runs the model
         return
     for name, result in zip(node.outputs, results, strict=True):
         if name and result.dtype.kind in _KINDS and result.size <= _LONGEST:
@@ -323,7 +325,7 @@ def _folded(
 def _tensor(
     name: str, types: Types, vectors: Mapping[str, Vector]
 ) -> tuple[Array, npt.NDArray[np.bool_]] | None:
-    """A small tensor, and which of its elements are known; those that are not are 1."""
+    """Return a small tensor, and a mask of its known elements; unknown ones are 1."""
     kind, vector = types.get(name, TensorType()), vectors.get(name)
     if vector is None or kind.elem is None or kind.dims is None:
         return None
@@ -337,13 +339,13 @@ def _tensor(
 
 
 def _is_undefined(node: Node, feeds: Mapping[str, Array]) -> bool:
-    """Whether it divides integers by 0, of which NumPy makes 0."""
+    """Return whether it divides integers by 0, for which NumPy returns 0."""
     divisor = feeds.get(node.input(1))
     whole = node.op_type in ("Div", "Mod") and divisor is not None and divisor.dtype.kind == "i"
     return whole and not np.all(divisor)
 
 
-# Operators that keep the order of the elements, whatever the rank.
+# Operators that preserve the order of elements at any rank.
 _FLAT = frozenset({"Unsqueeze", "Squeeze", "Reshape", "Identity", "Cast"})
 
 
@@ -360,19 +362,19 @@ def _measured(node: Node, source: TensorType) -> Vector | None:
 
 
 def _bounded(vectors: Sequence[Vector]) -> Vector | None:
-    """Concat; None where it is too long to follow."""
+    """Concat; None if the result is too long to track."""
     return sum(vectors, ()) if sum(map(len, vectors)) <= _LONGEST_DATA else None
 
 
 def _picked(vector: Vector, places: Vector) -> Vector | None:
-    """Gather; None where a place is not known, or beyond the vector."""
+    """Gather; None if an index is unknown or out of range."""
     reach = range(-len(vector), len(vector))
     known = [place for place in places if isinstance(place, int) and place in reach]
     return tuple(vector[place] for place in known) if len(known) == len(places) else None
 
 
 def _generated(node: Node, numbers: Sequence[Dimension | float]) -> Vector | None:
-    """Range, and ConstantOfShape of one side; None where they are too long to follow."""
+    """Range, and ConstantOfShape of rank 1; None if the result is too long to track."""
     limits = [number for number in numbers if isinstance(number, int)]
     if len(limits) < len(numbers):
         return None
@@ -386,7 +388,7 @@ def _generated(node: Node, numbers: Sequence[Dimension | float]) -> Vector | Non
 
 
 def _chosen(condition: Vector, taken: Vector, other: Vector) -> Vector | None:
-    """Where: as older exporters write an expansion that keeps some sides."""
+    """Where: older exporters use it for an expansion that keeps some dimensions."""
     count = max(len(condition), len(taken), len(other))
     if {len(condition), len(taken), len(other)} - {1, count} or count == 0:
         return None
@@ -407,9 +409,10 @@ def _sliced(node: Node, vector: Vector, bounds: Sequence[Vector]) -> Vector | No
 
 
 def slice_range(side: int, start: int, end: int, step: int) -> range:
-    """The positions that a Slice takes from an axis.
+    """Return the positions that a Slice selects from an axis.
 
-    As Python does, but that backwards a start before the first element is the first element.
+    As in Python, except that with a negative step a start before the first element is clamped to
+    it.
     """
     return range(side)[max(start, -side) if step < 0 else start : end : step]
 
@@ -417,7 +420,7 @@ def slice_range(side: int, start: int, end: int, step: int) -> range:
 def _shaped(
     nodes: Sequence[Node], types: Types, vectors: Mapping[str, Vector]
 ) -> Iterator[tuple[str, TensorType]]:
-    """Results that ONNX leaves open: Reshape to a vector followed here, and a few operators."""
+    """Yield types that ONNX does not infer: Reshape to a tracked vector, and a few operators."""
     for node in nodes:
         source, vector = types.get(node.input(0)), vectors.get(node.input(1))
         if node.op_type in _MISJUDGED and source is not None and source.dims:
@@ -437,12 +440,12 @@ def _shaped(
             yield from ((output, open_sides) for output in node.outputs if output)
 
 
-# Operators whose sides ONNX gets wrong where the inputs' are open.
+# Operators whose dimensions ONNX infers incorrectly if those of the inputs are dynamic.
 _MISJUDGED = frozenset({"Attention"})
 
 
 def _attended(node: Node, q: TensorType, types: Types) -> Iterator[tuple[str, TensorType]]:
-    """Attention's result has the length and the batch of its queries; keys and scores are 4-D."""
+    """Yield Attention's types: the output has the queries' batch and length; the others are 4-D."""
     if all(types.get(name, TensorType()).static is not None for name in node.uses):
         return
     assert q.dims is not None
@@ -451,11 +454,11 @@ def _attended(node: Node, q: TensorType, types: Types) -> Iterator[tuple[str, Te
 
 
 def _fixed(dims: Vector) -> int:
-    """How many sides are numbers."""
+    """Return the number of static dimensions."""
     return sum(isinstance(side, int) for side in dims)
 
 
-# Operators for which ONNX infers nothing though the result is like the first input.
+# Operators for which ONNX infers nothing, although the result has the type of the first input.
 _SHAPE_KEEPING = frozenset({"GroupNormalization"})
 
 
@@ -466,7 +469,7 @@ def _keeps_rank(node: Node) -> bool:
 
 
 def _reshaped(source: TensorType, vector: Vector, allow_zero: int) -> tuple[Dimension, ...]:
-    """The sides a Reshape gives: 0 copies a side, -1 takes what is left."""
+    """Return the dimensions of a Reshape: 0 copies a dimension, -1 is inferred."""
     dims = [None if isinstance(side, float) else side for side in vector]
     for axis, side in enumerate(dims):
         if side == 0 and not allow_zero:

@@ -1,7 +1,7 @@
-"""The public door: a model and its gradient in one graph, for a single run.
+"""A model and its gradient in one graph, for a single run.
 
-It is put together from the two graphs that `differentiate` gives. They share the weights, and what
-the one would hand to the other stays inside.
+It joins the two graphs that `differentiate` returns. They share weights, and saved activations
+become inner tensors.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from itertools import count
+from types import NoneType
 
 import onnx
 from onnx import helper
@@ -18,6 +19,7 @@ from ibisa_onnx.autodiff.graph import Graph
 from ibisa_onnx.autodiff.node import inner_graphs, opsets_of
 from ibisa_onnx.autodiff.types import FLOATS, OPSET, read_type
 from ibisa_onnx.autodiff.upgrade import Upgrade
+from ibisa_onnx.checks import check_type
 from ibisa_onnx.errors import ModelError
 from ibisa_onnx.models.onnx_file import ModelFile
 
@@ -31,32 +33,35 @@ def backward_graph(
     input: str | None = None,
     output: str | None = None,
 ) -> onnx.ModelProto:
-    """Build the graph that computes a model's output and its gradient in one run.
+    """Build a model that computes a model's output and its gradient in one run.
 
     Parameters
     ----------
     model
-        A model of opset 7 or later: its path, its bytes or itself. It is left as it is.
+        Path, bytes or `ModelProto` of a model of opset 7 or later. It is not modified.
     input
-        What to differentiate with respect to; None: the only floating-point input, or the only one.
+        Name of the input with respect to which to differentiate. Default: the only floating-point
+        input, or the only input.
     output
-        What to differentiate, any tensor of the model; None: the first output.
+        Name of the tensor to differentiate, inner tensors included. Default: the first output.
 
     Returns
     -------
     onnx.ModelProto
-        Its inputs are the model's own and `cotangent`, dL/d output in the output's shape and dtype.
-        Its outputs are the output and `gradient`, dL/d input in the input's shape and dtype. Both
-        are float32 where output or input are integers, which count as real numbers. Where the
-        model has tensors of these names, they get a `_` at the end. Weights are in it once; those
-        in external files stay there, by the names that the model gave.
+        Model with the original inputs and `cotangent`, dL/d output in the shape and dtype of the
+        output. It returns the output and `gradient`, dL/d input in the shape and dtype of the
+        input. `cotangent` and `gradient` are float32 if the output or the input is an integer
+        type, and get a trailing `_` if the model already has tensors of these names. Weights are
+        stored once; external weights remain external, under the file names in the model.
 
     Raises
     ------
     UnsupportedOperatorError
-        If an operator on the path has no rule, or no gradient reaches the input.
+        An operator on the path has no gradient rule, or no gradient reaches the input.
     ModelError
-        If the file cannot be read, or there is no such input or output, or several.
+        The file cannot be read, there is no such input or output, or the choice is ambiguous.
+    GradientError
+        The graph is malformed and cannot be analysed.
     """
     return join(derivative_of(model, input, output))
 
@@ -66,15 +71,17 @@ def derivative_of(
     input: str | None = None,
     output: str | None = None,
 ) -> Derivative:
-    """Differentiate a model of any origin; see `backward_graph` for the parameters."""
+    """Differentiate a model given by path, bytes or proto; parameters as for `backward_graph`."""
     proto = model if isinstance(model, onnx.ModelProto) else read_model(ModelFile.of(model))
+    for name, given in (("input", input), ("output", output)):
+        check_type(name, given, (str, NoneType), "a name")
     input = _only_input(proto) if input is None else input
     output = _first_output(proto) if output is None else output
     return differentiate(proto, input, output)
 
 
 def join(derivative: Derivative) -> onnx.ModelProto:
-    """Put a forward graph and its backward graph together."""
+    """Join a forward graph and its backward graph."""
     forward, backward = derivative.forward, derivative.backward
     taken = _tensors(forward.graph)
     names = {
@@ -101,7 +108,7 @@ def join(derivative: Derivative) -> onnx.ModelProto:
 
 
 def read_model(file: ModelFile) -> onnx.ModelProto:
-    """Parse a file; ModelError where it holds no ONNX model."""
+    """Parse a file; ModelError if it is not an ONNX model."""
     file.check_readable()
     proto = file.load_proto()
     if proto is None or not proto.graph.node:
@@ -110,7 +117,7 @@ def read_model(file: ModelFile) -> onnx.ModelProto:
 
 
 def _only_input(model: onnx.ModelProto) -> str:
-    """The input to differentiate with respect to, where there is no choice: floats go first."""
+    """Return the default input: the only floating-point one, or the only one."""
     constants = {tensor.name for tensor in model.graph.initializer}
     inputs = [each for each in model.graph.input if each.name not in constants]
     floats = [each for each in inputs if read_type(each).elem in FLOATS]
@@ -129,14 +136,14 @@ def _first_output(model: onnx.ModelProto) -> str:
 
 
 def _tensors(graph: onnx.GraphProto) -> set[str]:
-    """The names of all tensors of a graph, and of the graphs inside its nodes."""
+    """Return the names of all tensors of a graph and its subgraphs."""
     names = {name for node in graph.node for name in (*node.input, *node.output)}
     names |= {each.name for each in (*graph.input, *graph.initializer)}
     return names.union(*map(_tensors, inner_graphs(graph.node)))
 
 
 def _free(name: str, taken: set[str]) -> str:
-    """The name, with `_` at its end until it is not taken; then it is."""
+    """Return the name, with trailing `_` until it is unique, and reserve it."""
     while name in taken:
         name += "_"
     taken.add(name)
@@ -146,7 +153,7 @@ def _free(name: str, taken: set[str]) -> str:
 def _at_opset(
     model: onnx.ModelProto, output: str, opset: int, fresh: Callable[[str], str]
 ) -> Iterable[onnx.NodeProto]:
-    """The nodes of a model, written in an opset that is not older than its own."""
+    """Return the nodes of a model, converted to an opset that is at least its own."""
     if opsets_of(model.opset_import).get("", 1) == opset:
         nodes: Iterable[onnx.NodeProto] = model.graph.node
         return nodes
@@ -154,7 +161,7 @@ def _at_opset(
 
 
 def _empty_like(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-    """A model of no nodes, of another opset."""
+    """Return a copy of a model without nodes, at another opset."""
     empty = onnx.ModelProto(
         ir_version=max(model.ir_version, _IR_VERSION), producer_name=model.producer_name
     )
@@ -167,7 +174,7 @@ def _empty_like(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
 
 
 def _renamed(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
-    """The node with some tensors called otherwise."""
+    """Return the node with some tensors renamed."""
     if not names.keys() & {*node.input, *node.output}:
         return node
     renamed = onnx.NodeProto()
@@ -178,7 +185,7 @@ def _renamed(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
 
 
 def _called(name: str, info: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
-    """The same type under another name."""
+    """Return the same type under another name."""
     renamed = onnx.ValueInfoProto()
     renamed.CopyFrom(info)
     renamed.name = name

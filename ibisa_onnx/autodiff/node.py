@@ -1,4 +1,4 @@
-"""Nodes of an ONNX graph, decoded, and what can be done with them alone."""
+"""Decoded nodes of an ONNX graph, and operations on nodes alone."""
 
 from __future__ import annotations
 
@@ -46,16 +46,16 @@ class Node:
         )
 
     def attribute(self, name: str, default: Any = None) -> Any:
-        """The attribute's value, or the default."""
+        """Return the attribute's value, or the default."""
         return self.attributes.get(name, default)
 
     def input(self, index: int) -> str:
-        """The name of an input, or "" where an optional one is left out."""
+        """Return the name of an input, or "" for an omitted optional one."""
         return self.inputs[index] if index < len(self.inputs) else ""
 
     @property
     def uses(self) -> tuple[str, ...]:
-        """Every tensor the node reads, those inside its subgraphs included."""
+        """All tensors that the node reads, including those captured by its subgraphs."""
         return tuple(name for name in self.inputs if name) + self.captured
 
 
@@ -65,7 +65,7 @@ def _decode(attribute: onnx.AttributeProto) -> Any:
 
 
 def inner_graphs(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
-    """The graphs that nodes hold (If, Loop, Scan)."""
+    """Yield the subgraphs of nodes (If, Loop, Scan)."""
     for node in nodes:
         for attribute in node.attribute:
             yield from [attribute.g] if attribute.HasField("g") else []
@@ -73,12 +73,12 @@ def inner_graphs(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
 
 
 def check_arity(nodes: Iterable[onnx.NodeProto], opsets: Mapping[str, int]) -> None:
-    """See that operators have as many inputs and outputs as they may; ONNX's inference trusts that.
+    """Check the number of inputs and outputs of each operator, which ONNX's inference relies on.
 
     Raises
     ------
     ModelError
-        One has not.
+        An operator has an invalid number of inputs or outputs.
     """
     for node in nodes:
         check_arity((child for graph in inner_graphs([node]) for child in graph.node), opsets)
@@ -92,13 +92,13 @@ def check_arity(nodes: Iterable[onnx.NodeProto], opsets: Mapping[str, int]) -> N
         if not (fits and schema.min_output <= outputs <= schema.max_output):
             name = node.name or next(iter(node.output), "")
             raise ModelError(
-                f"{node.op_type} {name!r} has {inputs} inputs and {outputs} outputs, which it "
-                "cannot have; export the model anew"
+                f"{node.op_type} {name!r} has {inputs} inputs and {outputs} outputs, which is "
+                "invalid; export the model again"
             )
 
 
 def _captured(node: onnx.NodeProto) -> set[str]:
-    """Names that the node's subgraphs take from outside."""
+    """Return the outer tensors that a node's subgraphs capture."""
     names: set[str] = set()
     for body in inner_graphs([node]):
         inner = {i.name for i in body.input} | {i.name for i in body.initializer}
@@ -111,7 +111,7 @@ def _captured(node: onnx.NodeProto) -> set[str]:
 
 
 def prune(nodes: Sequence[Node], wanted: Iterable[str]) -> list[Node]:
-    """The nodes that `wanted` depends on, in the order they came in."""
+    """Return the nodes that `wanted` depends on, in their order."""
     needed = set(wanted)
     kept: list[Node] = []
     for node in reversed(nodes):
@@ -122,12 +122,12 @@ def prune(nodes: Sequence[Node], wanted: Iterable[str]) -> list[Node]:
 
 
 def in_order(nodes: Sequence[Node]) -> list[Node]:
-    """The nodes, each after those that it reads from; ONNX asks for that, converters forget it.
+    """Return the nodes in topological order, which ONNX requires and some converters violate.
 
     Raises
     ------
     ModelError
-        They wait for each other in a circle.
+        The graph has a cycle.
     """
     producers = {name: place for place, node in enumerate(nodes) for name in node.outputs if name}
     waits = {
@@ -140,14 +140,14 @@ def in_order(nodes: Sequence[Node]) -> list[Node]:
         return [nodes[place] for place in TopologicalSorter(waits).static_order()]
     except CycleError as error:
         names = ", ".join(nodes[place].name for place in error.args[1][1:])
-        raise ModelError(f"the nodes {names} wait for each other; export the model anew") from error
+        raise ModelError(f"the nodes {names} form a cycle; export the model again") from error
 
 
 _NEWER = 21
 
 
 def opsets_of(imports: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
-    """Opset version by domain, the default domain under ""."""
+    """Return the opset version by domain, with the default domain as ""."""
     return {"" if o.domain == "ai.onnx" else o.domain: o.version for o in imports}
 
 
@@ -156,7 +156,7 @@ def evaluate(node: Node, feeds: Mapping[str, Array], opsets: Mapping[str, int]) 
     from onnx.reference import ReferenceEvaluator
 
     proto = node.proto
-    if node.op_type == "DequantizeLinear":  # of which it knows the newer versions only
+    if node.op_type == "DequantizeLinear":  # it supports newer versions only
         proto, opsets = onnx.NodeProto(), {"": _NEWER}
         proto.CopyFrom(node.proto)
         proto.domain = ""

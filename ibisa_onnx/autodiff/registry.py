@@ -1,4 +1,4 @@
-"""Where rules are written down: an explicit table from operator to rule, and how to add to it."""
+"""Registry of gradient rules: an explicit table from operator to rule."""
 
 from __future__ import annotations
 
@@ -6,31 +6,40 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 Cotangents = Sequence[str | None]
-"""The gradients of a node's inputs, in their order; None (or a shorter list): not covered."""
+"""Gradients of a node's inputs, in order; None, or a shorter list: not supported."""
 
-# Flat almost everywhere: the gradient stops here, as it does in every framework.
-FLAT = frozenset(
+Operator = tuple[str, str]
+"""An operator's domain, empty for ONNX's own, and name."""
+
+# Piecewise constant operators: the gradient stops here, as in every framework.
+_FLAT = frozenset(
     {"Sign", "Floor", "Ceil", "Round", "Hardmax", "Shape", "Size", "ConstantOfShape", "EyeLike"}
     | {"Bernoulli", "RandomNormalLike", "RandomUniformLike", "ArgMax", "ArgMin"}
     | {"DynamicQuantizeLinear"}
 )
 
+
+def is_flat(op_type: str, domain: str = "") -> bool:
+    """Return whether an operator's output is piecewise constant."""
+    return domain == "" and op_type in _FLAT
+
+
 RuleFunction = Callable[..., Cotangents]
 
 Expansion = Callable[..., Sequence[str] | None]
-"""`expansion(tape, node)` writes an operator out in others and names the outputs it gives.
+"""`expansion(tape, node)` writes an operator in terms of others and returns its outputs' names.
 
-None: this node is not among those that it covers.
+None: the expansion does not apply to this node.
 """
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How one operator passes a gradient on.
+    """The gradient rule of one operator.
 
-    `function(tape, node, dy)` takes the cotangent of the node's first output; a rule of several
-    outputs takes the list of all of them (None where nothing depends on an output). No gradient
-    flows through inputs that are not in `inputs`, whatever their type; None stands for all.
+    `function(tape, node, dy)` receives the cotangent of the node's first output and returns those
+    of its inputs; if `several` is set it receives a list of all outputs' cotangents (None for an
+    output without one). Gradients flow only to the inputs with indices in `inputs`; None: to all.
     """
 
     function: RuleFunction
@@ -39,49 +48,53 @@ class Rule:
 
 
 class Rules:
-    """The rules of a family of operators, keyed by operator name in the default domain."""
+    """The rules of a family of operators."""
 
     def __init__(self, *families: Rules) -> None:
-        self._table: dict[str, Rule] = {}
-        self._expansions: dict[str, Expansion] = {}
+        self._table: dict[Operator, Rule] = {}
+        self._expansions: dict[Operator, Expansion] = {}
         for family in families:
             self._expansions |= family._expansions
-            for op_type, rule in family:
-                self._add(op_type, rule)
+            for operator, rule in family:
+                self._add(operator, rule)
 
-    def __iter__(self) -> Iterator[tuple[str, Rule]]:
+    def __iter__(self) -> Iterator[tuple[Operator, Rule]]:
         return iter(self._table.items())
 
     def get(self, op_type: str, domain: str = "") -> Rule | None:
-        """The rule of an operator, or None."""
-        return self._table.get(op_type) if domain == "" else None
+        """Return the rule of an operator; None if there is none."""
+        return self._table.get((domain, op_type))
 
     def add(
-        self, *op_types: str, several: bool = False, inputs: tuple[int, ...] | None = None
+        self,
+        *op_types: str,
+        domain: str = "",
+        several: bool = False,
+        inputs: tuple[int, ...] | None = None,
     ) -> Callable[[RuleFunction], RuleFunction]:
-        """Register the decorated function for these operators."""
+        """Register the decorated function for these operators of a domain."""
 
         def register(function: RuleFunction) -> RuleFunction:
             for op_type in op_types:
-                self._add(op_type, Rule(function, several, inputs))
+                self._add((domain, op_type), Rule(function, several, inputs))
             return function
 
         return register
 
     def expansion(self, op_type: str, domain: str = "") -> Expansion | None:
-        """What writes an operator out in others, before its rule is asked, or None."""
-        return self._expansions.get(op_type) if domain == "" else None
+        """Return an operator's expansion, which takes precedence over its rule; None if none."""
+        return self._expansions.get((domain, op_type))
 
-    def expand(self, *op_types: str) -> Callable[[Expansion], Expansion]:
-        """Register the decorated function as the expansion of these operators."""
+    def expand(self, *op_types: str, domain: str = "") -> Callable[[Expansion], Expansion]:
+        """Register the decorated function as the expansion of these operators of a domain."""
 
         def register(expansion: Expansion) -> Expansion:
-            self._expansions |= dict.fromkeys(op_types, expansion)
+            self._expansions |= {(domain, op_type): expansion for op_type in op_types}
             return expansion
 
         return register
 
-    def _add(self, op_type: str, rule: Rule) -> None:
-        if op_type in self._table:
-            raise ValueError(f"two rules for {op_type}")
-        self._table[op_type] = rule
+    def _add(self, operator: Operator, rule: Rule) -> None:
+        if operator in self._table:
+            raise ValueError(f"two rules for {'.'.join(filter(None, operator))}")
+        self._table[operator] = rule

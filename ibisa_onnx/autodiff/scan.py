@@ -1,9 +1,9 @@
-"""Scan: how one is written, how its inside is read, and how its gradient is taken.
+"""Scan: how to write one, read its body, and differentiate it.
 
-The gradient is a second Scan, the other way round. Its step computes the first one's again, from
-what that was given, and goes back through it. What each step was given is found out by running the
-loop once more, with the states that enter a step among its results. None of it depends on the
-number of steps, which may be open.
+The gradient is a second Scan, run in reverse. Each of its steps recomputes a step of the first from
+its inputs and backpropagates through it. The states at the start of each step are obtained by
+running the loop once more with these states as outputs. Nothing depends on the number of steps, so
+the sequence length may be dynamic.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from ibisa_onnx.autodiff.types import FLOATS, OPSET, TensorType, value_info
 from ibisa_onnx.autodiff.upgrade import Upgrade
 from ibisa_onnx.errors import UnsupportedOperatorError
 
-# Run again it would give something else, or it is passed straight through outside of a Scan.
+# Recomputing these would yield other values, or they are straight-through only outside a Scan.
 _NOT_INSIDE = RANDOM | {"QuantizeLinear", "DynamicQuantizeLinear"}
 
 Total = Callable[[str], str | None]
-"""The gradient of a tensor, or None where there is none."""
+"""Returns the gradient of a tensor; None if there is none."""
 
 Within = Callable[[Sequence[Node], set[str], dict[str, list[str]]], Total]
-"""Goes back through nodes: given them, what a gradient is wanted of, and results' cotangents."""
+"""Backpropagates through nodes, given the tensors to differentiate and the results' cotangents."""
 
 
 @dataclass(frozen=True)
 class Track:
-    """A sequence that a Scan reads or writes: an element's name inside, its axis, its direction."""
+    """A sequence that a Scan reads or writes: name of an element inside, axis and direction."""
 
     name: str
     axis: int = 0
     reverse: int = 0
 
     def turned(self, name: str) -> Track:
-        """The same places of a sequence, for a Scan that runs the other way."""
+        """Return the same positions of a sequence, for a Scan in the opposite direction."""
         return Track(name, self.axis, 1 - self.reverse)
 
 
@@ -55,9 +55,9 @@ def write_scan(
     new_states: Sequence[str],
     results: Sequence[Track],
 ) -> tuple[str, ...]:
-    """Write a Scan and name its outputs: the last states, then the sequences.
+    """Write a Scan and return the names of its outputs: the final states, then the sequences.
 
-    `states` and `slices` have what they start from, or are cut from, outside.
+    `states` maps states to their initial values, `slices` maps elements to the outer sequences.
     """
     written = [*new_states, *(track.name for track in results)]
     read = [*states, *(track.name for track in slices)]
@@ -87,7 +87,7 @@ def _attributes(side: str, tracks: Iterable[Track]) -> dict[str, list[int]]:
 
 @dataclass(frozen=True)
 class _Step:
-    """The inside of a Scan, under names of its own; `captured` are those from outside."""
+    """The body of a Scan under unique names; `captured` are outer tensors."""
 
     nodes: tuple[Node, ...]
     states: tuple[str, ...]
@@ -98,14 +98,14 @@ class _Step:
 
     @property
     def given(self) -> tuple[str, ...]:
-        """All that comes from outside, in the order of the node's inputs and captured tensors."""
+        """All outer tensors, in the order of the node's inputs and captured tensors."""
         return (*self.states, *(track.name for track in self.slices), *self.captured)
 
 
 def _read_step(tape: Tape, node: Node) -> _Step:
-    """The inside of a Scan as the backward graph's opset has it, its types declared."""
+    """Return the body of a Scan in the backward graph's opset, with types declared."""
     if node.opset < 9:
-        raise UnsupportedOperatorError("Scan before opset 9 is not covered")
+        raise UnsupportedOperatorError("Scan before opset 9 is not supported")
     body = node.attribute("body")
     names = {name: _lasting(tape, name) for name in node.captured}
     inner = [value.name for value in body.input] + [tensor.name for tensor in body.initializer]
@@ -129,7 +129,7 @@ def _read_step(tape: Tape, node: Node) -> _Step:
 
 
 def _lasting(tape: Tape, name: str) -> str:
-    """A tensor from outside, by a name that stays: a saved activation may get another one."""
+    """Return a stable name for an outer tensor: a saved activation may be renamed."""
     if name not in tape.graph or name in tape.graph.constants:
         return name
     alias = tape.op("Identity", name)
@@ -138,13 +138,13 @@ def _lasting(tape: Tape, name: str) -> str:
 
 
 def _protos(tape: Tape, node: Node) -> Iterable[onnx.NodeProto]:
-    """The nodes inside, constants among them, written for the backward graph's opset."""
+    """Return the body's nodes, including constants, in the backward graph's opset."""
     body = node.attribute("body")
     constants = [helper.make_node("Constant", [], [t.name], value=t) for t in body.initializer]
     protos = [*constants, *body.node]
     for proto in protos:
         if proto.op_type in _NOT_INSIDE or any(inner_graphs([proto])):
-            raise UnsupportedOperatorError(f"{proto.op_type} inside it is not covered")
+            raise UnsupportedOperatorError(f"{proto.op_type} inside it is not supported")
     return protos if node.opset >= OPSET else Upgrade(tape.graph, OPSET, tape.fresh).nodes(protos)
 
 
@@ -155,7 +155,7 @@ def _renamed(proto: onnx.NodeProto, names: Mapping[str, str]) -> Node:
     renamed.output[:] = [names.get(name, name) for name in proto.output]
     node = Node.read(renamed, {"": OPSET})
     if not is_known(node):
-        raise UnsupportedOperatorError(f"{node.op_type} inside it is not covered")
+        raise UnsupportedOperatorError(f"{node.op_type} inside it is not supported")
     return node
 
 
@@ -179,14 +179,14 @@ def _without_axis(kind: TensorType, axis: int) -> TensorType:
 def go_back(
     tape: Tape, node: Node, dys: Sequence[str | None], sources: set[str], within: Within
 ) -> Cotangents:
-    """The gradients of a Scan's inputs, then of what its inside captures.
+    """Return the gradients of a Scan's inputs, then of the tensors that its body captures.
 
-    `sources` are those of them that a gradient is wanted of.
+    `sources` are the tensors whose gradient is required.
 
     Raises
     ------
     UnsupportedOperatorError
-        If something inside is not covered.
+        An operator in the body is not supported.
     """
     step = _read_step(tape, node)
     outer = dict(zip(step.given, node.inputs + node.captured, strict=True))
@@ -221,7 +221,7 @@ def go_back(
 def _seeds(
     step: _Step, carried: Mapping[str, str], read: Mapping[Track, Track]
 ) -> dict[str, list[str]]:
-    """The cotangents that arrive at what a step gives: from the next step, and from outside."""
+    """Return the cotangents of a step's outputs: from the next step, and from outside."""
     seeds = defaultdict[str, list[str]](list)
     for state, new in zip(step.states, step.new_states, strict=True):
         if state in carried:
@@ -232,7 +232,7 @@ def _seeds(
 
 
 def _result(tape: Tape, value: str, like: str) -> str:
-    """A tensor as a result of a step, of which ONNX Runtime wants to know the rank."""
+    """Write a tensor as a step's output, with its rank declared, which ONNX Runtime requires."""
     name = tape.op("Identity", value)
     sides = [side if isinstance(side, int) else None for side in tape.dims(like)]
     tape.declare(name, TensorType(tape.type(like).elem, tuple(sides)))
@@ -240,7 +240,7 @@ def _result(tape: Tape, value: str, like: str) -> str:
 
 
 def _entries(tape: Tape, step: _Step, outer: Mapping[str, str]) -> dict[Track, str]:
-    """The states that enter each step, in sequences to be read from the last to the first."""
+    """Return the states at the start of each step, as sequences to be read in reverse."""
     if not step.states:
         return {}
     with tape.inside() as nodes:

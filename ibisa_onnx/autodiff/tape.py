@@ -1,7 +1,7 @@
-"""The tape that rules write on: the backward graph while it grows.
+"""The tape that rules write to: the backward graph under construction.
 
-A rule names forward tensors and its own tensors alike; what has to be saved, copied or dropped is
-settled once, in `assemble`, when everything is written.
+A rule refers to forward tensors and its own tensors alike; `assemble` determines what to save, copy
+or drop once the tape is complete.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ from ibisa_onnx.autodiff.types import NARROW, OPSET, Array, Dimension, TensorTyp
 from ibisa_onnx.errors import UnsupportedOperatorError
 
 END = int(np.iinfo(np.int64).max)
-"""Where a slice to the end of an axis ends."""
+"""End of a slice that extends to the end of an axis."""
 
 Operand = str | Array
 
 
 class Tape:
-    """Writes nodes of the backward graph and answers questions about tensors.
+    """Writes nodes of the backward graph, and provides types and values of tensors.
 
-    Tensors are names. Shapes and values are of the forward graph's tensors, or of tensors declared
-    with `declare`.
+    Tensors are referred to by name. Types and values are known for tensors of the forward graph and
+    for those declared with `declare`.
     """
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.nodes: list[Node] = []
         self.literals: dict[str, Array] = {}
-        # Gradients known to be 0 wherever their tensor is: a rule need not mask them again.
+        # Gradients known to be 0 wherever their tensor is 0: a rule need not mask them again.
         self.vanishing: set[str] = set()
-        # Whether a slope was passed that can be infinite: what is behind it may be, too.
+        # Whether a possibly infinite slope has been passed, after which gradients may be infinite.
         self.steep = False
-        # The tensors that a gradient is wanted of; the driver fills this in.
+        # The tensors whose gradient is required; set by the driver.
         self.active: set[str] = set()
-        # Gradients that a Where has put to 0 in places where their tensor may be NaN.
+        # Gradients that a Where has set to 0 where their tensor may be NaN.
         self.guarded: set[str] = set()
         self._types: dict[str, TensorType] = {}
         self._known: dict[tuple[Any, ...], str] = {}
@@ -52,7 +52,7 @@ class Tape:
     # -- writing
 
     def fresh(self, hint: str) -> str:
-        """A name that no tensor has yet."""
+        """Return a name that no tensor has yet."""
         self._count += 1
         name = f"grad/{hint}_{self._count}"
         return name if name not in self.graph else self.fresh(hint)
@@ -73,12 +73,12 @@ class Tape:
         return outputs
 
     def write(self, proto: onnx.NodeProto) -> None:
-        """Append a node as it is."""
+        """Append a node unchanged."""
         self.nodes.append(Node.read(proto, {"": OPSET}))
 
     @contextmanager
     def inside(self) -> Iterator[list[Node]]:
-        """Write to a list of its own what becomes the inside of a node."""
+        """Write to a separate list, for the body of a node."""
         outside, self.nodes = self.nodes, []
         try:
             yield self.nodes
@@ -91,7 +91,7 @@ class Tape:
         return operand if isinstance(operand, str) else self.constant(operand)
 
     def constant(self, value: Array) -> str:
-        """A constant tensor; equal ones share a name."""
+        """Return the name of a constant tensor; equal ones share a name."""
         key = (value.dtype.name, value.shape, value.tobytes())
         if key not in self._known:
             self._known[key] = self.fresh("constant")
@@ -101,15 +101,15 @@ class Tape:
         return self._known[key]
 
     def scalar(self, value: float, like: str) -> str:
-        """A scalar constant of another tensor's element type."""
+        """Return a scalar constant of another tensor's element type."""
         return self.constant(np.array(value, self.dtype(like)))
 
     def ints(self, *values: int) -> str:
-        """A 1-D int64 constant."""
+        """Return a 1-D int64 constant."""
         return self.constant(np.array(values, np.int64))
 
     def declare(self, name: str, kind: TensorType, value: Array | None = None) -> None:
-        """Make a tensor of the backward graph one whose type (and value) rules may ask for."""
+        """Declare the type, and optionally the value, of a tensor of the backward graph."""
         self._types[name] = kind
         if value is not None:
             self.literals[name] = value
@@ -117,44 +117,46 @@ class Tape:
     # -- asking
 
     def type(self, name: str) -> TensorType:
-        """Element type and shape, as far as they are known."""
+        """Return element type and shape, as far as they are known."""
         return self._types.get(name) or self.graph.type(name)
 
     def dtype(self, name: str) -> npt.DTypeLike:
-        """NumPy dtype of a tensor."""
+        """Return the NumPy dtype of a tensor."""
         elem = self.type(name).elem
         dtype = None if elem is None else helper.tensor_dtype_to_np_dtype(elem)
-        # Older releases of onnx have no bfloat16 for NumPy and give float32 instead.
+        # Older releases of onnx have no bfloat16 for NumPy and return float32 instead.
         if dtype is None or helper.np_dtype_to_tensor_dtype(dtype) != elem:
-            raise UnsupportedOperatorError(f"the element type of {name!r} is not covered")
+            raise UnsupportedOperatorError(f"the element type of {name!r} is not supported")
         return dtype
 
     def dims(self, name: str) -> tuple[Dimension, ...]:
-        """The shape, with symbols or None for open sides."""
+        """Return the shape, with symbols or None for dynamic dimensions."""
         dims = self.type(name).dims
         if dims is None:
-            raise UnsupportedOperatorError(f"the rank of {name!r} is not known")
+            raise UnsupportedOperatorError(
+                f"the rank of {name!r} is unknown; declare its type in the graph's value_info"
+            )
         return dims
 
     def rank(self, name: str) -> int:
-        """Number of axes."""
+        """Return the number of axes."""
         return len(self.dims(name))
 
     def value(self, name: str) -> Array | None:
-        """The value of a constant, or None."""
+        """Return the value of a constant; None for other tensors."""
         if not name:
             return None
         return self.literals[name] if name in self.literals else self.graph.value(name)
 
     def required(self, name: str, what: str) -> Array:
-        """The value of a constant that a rule cannot do without."""
+        """Return the value of a constant that a rule requires."""
         value = self.value(name)
         if value is None:
             raise UnsupportedOperatorError(f"its {what} are computed at run time")
         return value
 
     def option(self, node: Node, name: str, index: int, default: Any = None) -> Any:
-        """What newer opsets take as an input and older ones as an attribute, as a list."""
+        """Return, as a list, what newer opsets have as an input and older ones as an attribute."""
         if name in node.attributes:
             return node.attributes[name]
         if not node.input(index):
@@ -164,24 +166,24 @@ class Tape:
     # -- shapes at run time
 
     def shape(self, name: str) -> str:
-        """A tensor's shape as an int64 vector: a constant if known, else read at run time."""
+        """Return a tensor's shape as an int64 vector: a constant if known, else computed."""
         static = self.type(name).static
         return self.op("Shape", name) if static is None else self.ints(*static)
 
     def side(self, name: str, axis: int) -> str:
-        """The length of an axis, as an int64 vector of one element."""
+        """Return the length of an axis, as an int64 vector of one element."""
         side = self.dims(name)[axis]
         if isinstance(side, int):
             return self.ints(side)
         return self.op("Gather", self.shape(name), self.ints(axis % self.rank(name)))
 
     def count_up(self, end: str) -> str:
-        """0, 1, ... up to a scalar or a vector of one element."""
+        """Return 0, 1, ... up to `end` (excluded), a scalar or a vector of one element."""
         zero, one = (self.constant(np.array(i, np.int64)) for i in (0, 1))
         return self.op("Range", zero, self.op("Squeeze", end), one)
 
     def reshape(self, dy: str, like: str) -> str:
-        """Give `dy` the shape of a tensor that has as many elements."""
+        """Reshape `dy` to the shape of a tensor with the same number of elements."""
         dims = self.type(like).dims
         if dims is not None:
             sides = [side if isinstance(side, int) else -1 for side in dims]
@@ -190,27 +192,27 @@ class Tape:
         return self.op("Reshape", dy, self.shape(like), allowzero=1)
 
     def expand(self, dy: str, like: str, given: Sequence[int] = ()) -> str:
-        """Broadcast `dy`, which has all axes and full length along those in `given`."""
+        """Broadcast `dy`, which has all axes, and full length along those in `given`."""
         sides = [1 if axis in given else side for axis, side in enumerate(self.dims(like))]
         known = [side for side in sides if isinstance(side, int)]
-        if 0 in known:  # ONNX Runtime would leave a length of 1 as it is
+        if 0 in known:  # ONNX Runtime would leave a length of 1 unchanged
             return self.zeros(like)
         if len(known) == len(sides):
             return self.op("Expand", dy, self.ints(*known))
         return self.op("Expand", dy, self.shape(like))
 
     def masked(self, dy: str, mask: str, like: str) -> str:
-        """`dy` where a boolean mask holds, else 0.
+        """Return `dy` where a boolean mask is true, else 0.
 
-        A cast and a product: ONNX Runtime's Where takes several times as long, and is needed only
-        where `dy` may be infinite.
+        Uses a cast and a product: ONNX Runtime's Where is several times slower, and is required
+        only if `dy` may be infinite.
         """
         if self.steep:
             return self.op("Where", mask, dy, self.scalar(0.0, like))
         return self.op("Mul", dy, self.op("Cast", mask, to=self.type(like).elem))
 
     def zeros(self, like: str) -> str:
-        """Zeros of a tensor's shape and element type."""
+        """Return zeros of a tensor's shape and element type."""
         zero = numpy_helper.from_array(np.zeros(1, self.dtype(like)))
         return self.op("ConstantOfShape", self.shape(like), value=zero)
 
@@ -226,7 +228,7 @@ class Tape:
     ) -> str:
         """Add `dy` to zeros at indices, all in the element type of `like`.
 
-        Halves are added in float32: ONNX Runtime's CPU kernels add no others.
+        Half-precision values are added in float32, as ONNX Runtime's CPU kernels require.
         """
         elem = self.type(like).elem
         if elem in NARROW:
@@ -239,7 +241,7 @@ class Tape:
         small, large = self.dims(like), self.dims(result)
         lead = len(large) - len(small)
         pairs = list(zip(small, large[lead:], strict=True))
-        # A side that is a number says by itself whether it was stretched; a symbol only if equal.
+        # A static dimension shows whether it was broadcast; a symbol does only if equal.
         if any(not isinstance(a, int) and (a is None or a != b) for a, b in pairs):
             return self.unbroadcast_at_run_time(self.sum(dy, range(lead)), like)
         summed = [lead + i for i, (a, b) in enumerate(pairs) if a == 1 and b != 1]
@@ -254,7 +256,7 @@ class Tape:
 
     def unbroadcast_at_run_time(self, dy: str, like: str) -> str:
         """Sum over the axes along which `like`, of the same rank, turns out to have length 1."""
-        # Where dy has length 1 there as well, the sum changes nothing.
+        # If dy has length 1 there as well, the sum changes nothing.
         ones = self.op("Equal", self.shape(like), self.ints(1))
         axes = self.op("Squeeze", self.op("NonZero", ones), self.ints(0))
         return self.op("ReduceSum", dy, axes, keepdims=1, noop_with_empty_axes=1)

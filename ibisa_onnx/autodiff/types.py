@@ -1,4 +1,4 @@
-"""What is known of a tensor before anything runs: its element type and its shape."""
+"""Static type of a tensor: its element type and shape."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import onnx
 from onnx import helper
 
 OPSET = 18
-"""The backward graph's own opset: ONNX Runtime has known it since 1.14."""
+"""The backward graph's opset, supported since ONNX Runtime 1.14."""
 
 Array = npt.NDArray[Any]
 Dimension = int | str | None
@@ -26,19 +26,19 @@ FLOATS = frozenset(
 )
 
 NARROW = frozenset({onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16})
-"""Halves, in which sums and squares are better taken in float32."""
+"""Half-precision types, for which sums and squares are computed in float32."""
 
 
 @dataclass(frozen=True)
 class TensorType:
-    """Element type (an `onnx.TensorProto` code) and shape; None where it is not known."""
+    """Element type (an `onnx.TensorProto` code) and shape; None if unknown."""
 
     elem: int | None = None
     dims: tuple[Dimension, ...] | None = None
 
     @property
     def static(self) -> tuple[int, ...] | None:
-        """The shape, if every side of it is known."""
+        """The shape, if all dimensions are static."""
         if self.dims is None:
             return None
         sides = tuple(side for side in self.dims if isinstance(side, int))
@@ -64,7 +64,7 @@ def _read_dimensions(shape: onnx.TensorShapeProto) -> Iterator[Dimension]:
 
 
 def with_open_sides(infos: Iterable[onnx.ValueInfoProto]) -> Iterator[onnx.ValueInfoProto]:
-    """The same declarations; a negative side, as older Paddle converters write it, becomes open."""
+    """Yield declarations; negative dimensions, written by older Paddle converters, are dynamic."""
     for info in infos:
         declared = onnx.ValueInfoProto()
         declared.CopyFrom(info)
@@ -75,7 +75,7 @@ def with_open_sides(infos: Iterable[onnx.ValueInfoProto]) -> Iterator[onnx.Value
 
 
 def value_info(name: str, kind: TensorType) -> onnx.ValueInfoProto:
-    """Encode a type; an unknown side stays unknown."""
+    """Encode a type; dynamic dimensions remain dynamic."""
     if kind.elem is None:
         return helper.make_empty_tensor_value_info(name)
     return helper.make_tensor_value_info(name, kind.elem, kind.dims)

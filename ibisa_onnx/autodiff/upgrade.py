@@ -1,9 +1,9 @@
-"""Nodes rewritten for a newer opset, computing what they computed.
+"""Conversion of nodes to a newer opset, with the same results.
 
 A model imports one version of each domain, so the nodes of a deployed graph and those of its
-gradient share a graph only at one opset. Most operators only gained types since opset 7, and stay
-as they are; the few that changed are rewritten here, one function for each way in which they did.
-Whatever else has changed is refused.
+gradient can share a graph only at one opset. Most operators have only gained types since opset 7
+and need no change; the few others are rewritten here, one function per kind of change. Other
+changes are unsupported.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from ibisa_onnx.errors import UnsupportedOperatorError
 
 
 class Upgrade:
-    """From the nodes of `graph` to nodes of version `target` of the default domain.
+    """Converts nodes of `graph` to version `target` of the default domain.
 
-    `fresh` gives names that no tensor has yet.
+    `fresh` returns names that no tensor has yet.
     """
 
     def __init__(self, graph: Graph, target: int, fresh: Callable[[str], str]) -> None:
@@ -36,7 +36,7 @@ class Upgrade:
         Raises
         ------
         UnsupportedOperatorError
-            If an operator has changed in a way that is not covered; names the node.
+            An operator has changed in an unsupported way; the message names the node.
         """
         for proto in protos:
             node = Node.read(proto, self.graph.opsets)
@@ -51,14 +51,14 @@ class Upgrade:
                 yield self._with_inner_graphs(each)
 
     def refuse(self, node: Node, why: str) -> UnsupportedOperatorError:
-        """The error for a node that cannot be rewritten."""
+        """Return the error for a node that cannot be converted."""
         return UnsupportedOperatorError(
-            f"{node.op_type} {node.name!r} of opset {node.opset} is not covered in opset "
-            f"{self._target}, which the gradient is written in: {why}"
+            f"{node.op_type} {node.name!r} of opset {node.opset} cannot be converted to opset "
+            f"{self._target}, which the gradient uses: {why}"
         )
 
     def _check(self, node: Node, proto: onnx.NodeProto) -> None:
-        """Raise where the newer opset does not know such a node."""
+        """Raise if the node is invalid in the newer opset."""
         try:
             schema = onnx.defs.get_schema(proto.op_type, self._target)
         except onnx.defs.SchemaError:
@@ -70,7 +70,7 @@ class Upgrade:
             raise self.refuse(node, "the operator has changed")
 
     def _with_inner_graphs(self, proto: onnx.NodeProto) -> onnx.NodeProto:
-        """Rewrite the nodes in the graphs that a node holds (If, Loop, Scan)."""
+        """Convert the nodes in a node's subgraphs (If, Loop, Scan)."""
         if not any(inner_graphs([proto])):
             return proto
         copy = onnx.NodeProto()
@@ -82,7 +82,7 @@ class Upgrade:
         return copy
 
 
-# -- one function for each way in which an operator changed
+# -- one function per kind of change
 
 
 def _as_it_is(_: Upgrade, node: Node) -> list[onnx.NodeProto]:
@@ -92,7 +92,7 @@ def _as_it_is(_: Upgrade, node: Node) -> list[onnx.NodeProto]:
 def _rewritten(
     node: Node, inputs: Iterable[str], drop: Iterable[str] = (), **attributes: Any
 ) -> onnx.NodeProto:
-    """The node with other inputs, without some attributes and with some more."""
+    """Return the node with other inputs, some attributes dropped and others added."""
     proto = onnx.NodeProto(op_type=node.op_type, name=node.proto.name)
     proto.input.extend(inputs)
     proto.output.extend(node.outputs)
@@ -103,7 +103,7 @@ def _rewritten(
 
 
 def _constants(upgrade: Upgrade, **values: Any) -> tuple[list[onnx.NodeProto], list[str]]:
-    """Constant nodes, each of a list of numbers, and their names."""
+    """Return constant nodes, one per list of numbers, and their names."""
     names = [upgrade.fresh(hint) for hint in values]
     kinds = ["value_floats" if isinstance(v[0], float) else "value_ints" for v in values.values()]
     pairs = zip(names, kinds, values.values(), strict=True)
@@ -111,7 +111,7 @@ def _constants(upgrade: Upgrade, **values: Any) -> tuple[list[onnx.NodeProto], l
 
 
 def _attributes_to_inputs(*names: str) -> Callable[[Upgrade, Node], list[onnx.NodeProto]]:
-    """Lists of integers, or one integer, that have become inputs behind the first."""
+    """Convert attributes, integers or lists of them, that became inputs after the first."""
 
     def rewrite(upgrade: Upgrade, node: Node) -> list[onnx.NodeProto]:
         values = {n: node.attributes[n] for n in names if node.attributes.get(n) is not None}
@@ -123,17 +123,17 @@ def _attributes_to_inputs(*names: str) -> Callable[[Upgrade, Node], list[onnx.No
 
 
 def _without(*names: str) -> Callable[[Upgrade, Node], list[onnx.NodeProto]]:
-    """Attributes that said nothing at inference."""
+    """Drop attributes without effect at inference."""
     return lambda _, node: [_rewritten(node, node.inputs, names)]
 
 
 def _scalar(upgrade: Upgrade, node: Node, value: float | None) -> tuple[list[onnx.NodeProto], str]:
-    """A constant in the element type of the node's first input; no node and "" for None."""
+    """Return a constant in the element type of the node's first input; no node and "" for None."""
     if value is None:
         return [], ""
     elem = upgrade.graph.type(node.input(0)).elem
     if elem is None:
-        raise upgrade.refuse(node, "its element type is not known")
+        raise upgrade.refuse(node, "its element type is unknown")
     name = upgrade.fresh("value")
     tensor = helper.make_tensor(name, elem, [], [value])
     return [helper.make_node("Constant", [], [name], value=tensor)], name
@@ -179,7 +179,7 @@ def _split(upgrade: Upgrade, node: Node) -> list[onnx.NodeProto]:
 
 
 def _softmax(upgrade: Upgrade, node: Node) -> list[onnx.NodeProto]:
-    """Before opset 13 all axes from `axis` on were taken together."""
+    """Before opset 13, all axes from `axis` on were normalised together."""
     flat, soft, shape = (upgrade.fresh(hint) for hint in ("flat", "soft", "shape"))
     x, axis = node.input(0), node.attribute("axis", 1)
     return [
@@ -191,7 +191,7 @@ def _softmax(upgrade: Upgrade, node: Node) -> list[onnx.NodeProto]:
 
 
 def _resize(upgrade: Upgrade, node: Node) -> list[onnx.NodeProto]:
-    """Before opset 11 coordinates were asymmetric, and enlarging to the nearest rounded down."""
+    """Before opset 11, coordinates were asymmetric, and nearest upsampling rounded down."""
     constants: list[onnx.NodeProto] = []
     scales = node.input(1)
     if not scales:
@@ -200,7 +200,7 @@ def _resize(upgrade: Upgrade, node: Node) -> list[onnx.NodeProto]:
     if node.op_type == "Resize" and nearest:
         value = upgrade.graph.value(scales)
         if value is None or not (value >= 1).all():
-            raise upgrade.refuse(node, "it may shrink to the nearest")
+            raise upgrade.refuse(node, "it may downsample in mode nearest")
     rewritten = _rewritten(
         node,
         [node.input(0), "", scales],
@@ -214,7 +214,7 @@ def _resize(upgrade: Upgrade, node: Node) -> list[onnx.NodeProto]:
 
 def _batch_normalization(upgrade: Upgrade, node: Node) -> list[onnx.NodeProto]:
     if node.attribute("spatial", 1) != 1 or any(node.outputs[1:]):
-        raise upgrade.refuse(node, "it is not spatial, or it is in training")
+        raise upgrade.refuse(node, "it is not spatial, or in training mode")
     rewritten = _rewritten(node, node.inputs, ("spatial",))
     del rewritten.output[1:]
     return [rewritten]
@@ -246,7 +246,7 @@ _REDUCTIONS = (
     *("ReduceMin", "ReduceProd", "ReduceSumSquare"),
 )
 
-# The opset from which on the operator is as in the newest, and how older ones are written anew.
+# The opset since which the operator is unchanged, and how to convert older versions.
 _CHANGES: dict[str, tuple[int, Callable[[Upgrade, Node], list[onnx.NodeProto]]]] = {
     **dict.fromkeys(_REDUCTIONS, (18, _attributes_to_inputs("axes"))),
     **dict.fromkeys(("ReduceSum", "Squeeze", "Unsqueeze"), (13, _attributes_to_inputs("axes"))),

@@ -1,7 +1,7 @@
-"""Sliding windows: the geometry that convolution and pooling share, and its transpose.
+"""Sliding windows: the geometry shared by convolution and pooling, and its transpose.
 
-Everything here is exact for any number of axes, stride, dilation and padding. Shapes are tensors
-of the backward graph: constants where the image size is fixed, read at run time where it is open.
+Everything here is exact for any number of axes, stride, dilation and padding. Shapes are tensors of
+the backward graph: constants if the image size is static, computed at run time if it is dynamic.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from ibisa_onnx.autodiff.types import Dimension
 from ibisa_onnx.errors import UnsupportedOperatorError
 
 Offset = tuple[int, ...]
-_MOST_TAPS = 1 << 20  # some gradients write a node for each
+_MOST_TAPS = 1 << 20  # some gradients write a node per tap
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows of `kernel` taps every `strides`, over `x` padded before and after, giving `y`."""
+    """Windows of `kernel` taps every `strides`, from `x` padded before and after to `y`."""
 
     x: str
     y: str
@@ -38,12 +38,14 @@ class Windows:
 
     @classmethod
     def read(cls, tape: Tape, node: Node, kernel: Sequence[int]) -> Windows:
-        """The windows of a Conv or pooling node."""
+        """Read the windows of a Conv or pooling node."""
         n = len(kernel)
         if n == 0:
-            raise UnsupportedOperatorError("its kernel's shape is not known")
+            raise UnsupportedOperatorError("the shape of its kernel is unknown")
         if math.prod(kernel) > _MOST_TAPS:
-            raise UnsupportedOperatorError(f"a kernel of {math.prod(kernel):,} taps is not covered")
+            raise UnsupportedOperatorError(
+                f"a kernel of {math.prod(kernel):,} taps is not supported"
+            )
         strides = tuple(node.attribute("strides", [1] * n))
         dilations = tuple(node.attribute("dilations", [1] * n))
         extents = [d * (k - 1) + 1 for d, k in zip(dilations, kernel, strict=True)]
@@ -56,7 +58,7 @@ class Windows:
 
     @property
     def extents(self) -> tuple[int, ...]:
-        """How far each window reaches, dilation included."""
+        """Extent of a window along each axis, including dilation."""
         return tuple(d * (k - 1) + 1 for d, k in zip(self.dilations, self.kernel, strict=True))
 
     @property
@@ -68,7 +70,7 @@ class Windows:
     # -- the transpose with weights
 
     def scatter(self, tape: Tape, dy: str, kernel: Operand, group: int) -> str:
-        """Add each window's weighted taps back to where they came from: `x`'s shape."""
+        """Add each window's weighted taps to their sources: `x`'s shape."""
         common = {"strides": self.strides, "dilations": self.dilations, "group": group}
         sides, counts = tape.dims(self.x)[2:], tape.dims(self.y)[2:]
         if not all(isinstance(side, int) for side in (*sides, *counts)):
@@ -87,7 +89,7 @@ class Windows:
         )
 
     def spread(self, tape: Tape, dy: str) -> str:
-        """`scatter` with ones, each channel by itself."""
+        """Scatter with weights of 1, channel by channel."""
         one = tape.constant(np.ones((1, 1, *self.kernel), tape.dtype(self.x)))
         rest = tape.op("Slice", tape.op("Shape", dy), tape.ints(2), tape.ints(END))
         planes = tape.op("Concat", tape.ints(-1, 1), rest, axis=0)
@@ -95,7 +97,7 @@ class Windows:
         return tape.reshape(flat, like=self.x)
 
     def populations(self, tape: Tape, padded: bool) -> str:
-        """How many taps of each window count: those on the image, or on the padding too."""
+        """Return the number of taps of each window, on the image or including padding."""
         n, total = len(self.kernel), None
         for axis in range(n):
             starts = tape.op("Mul", self._positions(tape, axis), tape.ints(self.strides[axis]))
@@ -127,12 +129,12 @@ class Windows:
 
     @property
     def offsets(self) -> list[Offset]:
-        """Where each tap sits in its window."""
+        """Position of each tap in its window."""
         steps = (range(0, k * d, d) for k, d in zip(self.kernel, self.dilations, strict=True))
         return list(product(*steps))
 
     def taps(self, tape: Tape, x: str, fill: str) -> list[str]:
-        """For each tap, in row-major order, its values in all windows: tensors of `y`'s shape."""
+        """Return each tap's values in all windows, in row-major order: tensors of `y`'s shape."""
         n = len(self.kernel)
         inside = tape.op("Add", self._sides(tape, self.x), tape.ints(*self.before))
         end = tape.op("Sub", self._spans(tape), inside)
@@ -156,7 +158,7 @@ class Windows:
         ]
 
     def _taps_by_phase(self, tape: Tape, padded: str, channels: int) -> list[str]:
-        """The taps of square strides: SpaceToDepth once, then slices without steps."""
+        """Return the taps for square strides: one SpaceToDepth, then slices without steps."""
         size, taps = self.strides[0], list[str]()
         phases = tape.op("SpaceToDepth", padded, blocksize=size)
         counts = self._sides(tape, self.y)
@@ -169,10 +171,10 @@ class Windows:
         return taps
 
     def places(self, tape: Tape, passed: Sequence[str]) -> str:
-        """Where in a plane of `x` the tap of each window is that its masks mean; int32.
+        """Return the position in a plane of `x` of the selected tap of each window; int32.
 
-        `passed` are masks of `y`'s shape, one for each tap but the last in row-major order: true
-        as long as the tap meant comes later.
+        `passed` are masks of `y`'s shape, one per tap except the last, in row-major order: true if
+        the selected tap comes later.
         """
         _, *strides = self._strides_of_planes(tape)
         starts = [self._starts(tape, axis) for axis in range(len(self.kernel))]
@@ -181,7 +183,7 @@ class Windows:
         return self.on_image(tape, places) if self._overhangs(tape) else places
 
     def deliver(self, tape: Tape, dy: str, places: str) -> str:
-        """Add each window's `dy` to an element of its plane of `x`, by its place: `x`'s shape."""
+        """Add each window's `dy` to the element of its plane at its position: `x`'s shape."""
         windows = tape.op("ReduceProd", self._sides(tape, self.y), keepdims=1)
         sizes = windows, self.plane(tape)
         rows = [tape.op("Concat", tape.ints(-1), size, axis=0) for size in sizes]
@@ -191,11 +193,14 @@ class Windows:
         return tape.reshape(dx, like=self.x)
 
     def plane(self, tape: Tape) -> str:
-        """The size of a plane of `x`."""
+        """Return the size of a plane of `x`."""
         return self._strides_of_planes(tape)[0]
 
     def met(self, tape: Tape) -> str | None:
-        """Which windows have a tap on the image; None if all: a small one fits between two taps."""
+        """Return which windows have a tap on the image; None if all do.
+
+        With dilation, a small image may lie between two taps.
+        """
         if all(d == 1 for d in self.dilations) or not any(self.before):
             return None
         met = list[str]()
@@ -206,7 +211,7 @@ class Windows:
         return reduce(lambda one, other: tape.op("And", one, other), met)
 
     def _overhangs(self, tape: Tape) -> bool:
-        """Whether a window may reach into padding."""
+        """Return whether a window may extend into padding."""
         sides, counts = tape.dims(self.x)[2:], tape.dims(self.y)[2:]
         geometry = zip(counts, self.strides, self.extents, self.before, sides, strict=True)
         return any(self.before) or not all(
@@ -215,10 +220,10 @@ class Windows:
         )
 
     def on_image(self, tape: Tape, places: str) -> str:
-        """The places, but none before its window's first tap on the image or behind the last.
+        """Clamp positions to the range between each window's first and last tap on the image.
 
-        Windows without a maximum need this: those of NaN are taken to mean their very first tap,
-        those of -inf their very last.
+        Required for windows without a maximum: those of NaN select their first tap, those of -inf
+        their last.
         """
         _, *strides = self._strides_of_planes(tape)
         reach = [self._reach(tape, axis) for axis in range(len(self.kernel))]
@@ -226,9 +231,9 @@ class Windows:
         return tape.op("Min", tape.op("Max", places, first), last)
 
     def _reach(self, tape: Tape, axis: int) -> tuple[str, str]:
-        """Where along an axis of `x` each window's first and last tap on the image is.
+        """Return the position along an axis of each window's first and last tap on the image.
 
-        Where there is none the first is said to be behind the last, which is on the image.
+        If there is none, the first is after the last, which is on the image.
         """
         start, step = self._starts(tape, axis), tape.ints(self.dilations[axis])
         side = tape.side(self.x, 2 + axis)
@@ -240,7 +245,7 @@ class Windows:
         return first, tape.op("Max", last, tape.ints(0))
 
     def _strides_of_planes(self, tape: Tape) -> list[str]:
-        """The size of one plane of `x`, then how far apart neighbours along each axis are in it."""
+        """Return the size of a plane of `x`, then the stride of each axis within it."""
         strides = [tape.ints(1)]
         for axis in reversed(range(len(self.kernel))):
             side = tape.side(self.x, 2 + axis)
@@ -248,12 +253,12 @@ class Windows:
         return strides
 
     def _starts(self, tape: Tape, axis: int) -> str:
-        """Where along an axis of `x` each window's first tap is."""
+        """Return the position along an axis of `x` of each window's first tap."""
         start = tape.op("Mul", self._positions(tape, axis), tape.ints(self.strides[axis]))
         return tape.op("Sub", start, tape.ints(self.before[axis]))
 
     def _in_plane(self, tape: Tape, positions: Sequence[str], strides: Sequence[str]) -> str:
-        """From positions along each axis to those in a plane of `x`, for all windows; int32."""
+        """Combine positions along each axis to positions in a plane, for all windows; int32."""
         n, places = len(self.kernel), list[str]()
         for axis, (position, stride) in enumerate(zip(positions, strides, strict=True)):
             along = tape.ints(-1, *[1] * (n - 1 - axis))
@@ -261,11 +266,11 @@ class Windows:
         return tape.op("Cast", _total(tape, places), to=onnx.TensorProto.INT32)
 
     def _moves(self, tape: Tape, passed: Sequence[str], strides: Sequence[str]) -> str:
-        """How far behind its first tap each window's meant one is: a sum over the taps passed."""
+        """Return the offset of each window's selected tap from its first: a sum over taps."""
         back, inner, moves = tape.ints(0), 1, list[str]()
         for axis in reversed(range(len(self.kernel))):
             size, dilation = self.kernel[axis], self.dilations[axis]
-            # Steps along this axis, which also lead back to the beginning of all axes behind it.
+            # Steps along this axis, which also return to the start of all later axes.
             steps = [i - 1 for i in range(inner, len(passed) + 1, inner) if i % (inner * size)]
             if steps:
                 counts = [tape.op("Cast", passed[i], to=onnx.TensorProto.UINT8) for i in steps]
@@ -280,17 +285,17 @@ class Windows:
 
     @property
     def _shifts(self) -> tuple[int, ...]:
-        """How many strides the last tap lies behind the first."""
+        """Number of strides from the first tap to the last."""
         return tuple((e - 1) // s for e, s in zip(self.extents, self.strides, strict=True))
 
     def _spans(self, tape: Tape) -> str:
-        """Side lengths of the padded input, in whole strides, that all windows fit into."""
+        """Return the lengths of the padded input, in whole strides, that contain all windows."""
         counts = tape.op("Add", self._sides(tape, self.y), tape.ints(*self._shifts))
         return tape.op("Mul", counts, tape.ints(*self.strides))
 
     @staticmethod
     def _sides(tape: Tape, name: str) -> str:
-        """The lengths of a tensor's spatial axes."""
+        """Return the lengths of a tensor's spatial axes."""
         sides = (tape.type(name).dims or (None, None, None))[2:]
         known = [side for side in sides if isinstance(side, int)]
         if len(known) == len(sides):
@@ -305,26 +310,30 @@ def _total(tape: Tape, parts: Sequence[str]) -> str:
 def _require_starts_inside(
     x: Sequence[Dimension], y: Sequence[Dimension], strides: Sequence[int], before: Sequence[int]
 ) -> None:
-    """Refuse a last window in the padding: ONNX's shapes count it, ONNX Runtime does not."""
+    """Reject a last window in the padding, which ONNX's shapes include and ONNX Runtime omits."""
     for side, count, stride, pad in zip(x[2:], y[2:], strides, before, strict=True):
         known = isinstance(side, int) and isinstance(count, int)
         if known and (count - 1) * stride >= side + pad:  # type: ignore[operator]
-            raise UnsupportedOperatorError("ceil_mode with a window that starts in the padding")
+            raise UnsupportedOperatorError(
+                "ceil_mode with a window that starts in the padding is not supported"
+            )
 
 
 def _pads(tape: Tape, node: Node, strides: Sequence[int], extents: Sequence[int]) -> list[int]:
-    """The padding of all axes before, then of all axes after."""
+    """Return the padding before all axes, then after all axes."""
     mode = node.attribute("auto_pad", "NOTSET")
     if mode == "NOTSET":
         return list(node.attribute("pads", [0] * 2 * len(strides)))
     if mode == "VALID":
         return [0] * 2 * len(strides)
     if max(node.attribute("dilations", [1])) > 1:  # ONNX and ONNX Runtime disagree
-        raise UnsupportedOperatorError(f"auto_pad {mode} with dilations is not covered")
+        raise UnsupportedOperatorError(f"auto_pad {mode} with dilations is not supported")
     before, after = [], []
     for side, stride, extent in zip(tape.dims(node.input(0))[2:], strides, extents, strict=True):
         if stride > 1 and not isinstance(side, int):
-            raise UnsupportedOperatorError(f"auto_pad {mode} with an open image size")
+            raise UnsupportedOperatorError(
+                f"auto_pad {mode} with a dynamic image size is not supported"
+            )
         size = side if isinstance(side, int) else 1
         total = max((-(-size // stride) - 1) * stride + extent - size, 0)
         before.append((total + (mode == "SAME_LOWER")) // 2)

@@ -191,7 +191,7 @@ def test_constant_kernels_get_no_gradient(build, spread):
     ("op_type", "attributes", "dims", "words"),
     [
         ("Conv", {"auto_pad": "SAME_UPPER", "dilations": [2, 2]}, None, "with dilations"),
-        ("ConvTranspose", {"output_shape": [6, 6]}, OPEN[4], "open image size"),
+        ("ConvTranspose", {"output_shape": [6, 6]}, OPEN[4], "dynamic image size"),
         (
             "ConvTranspose",
             {"auto_pad": "SAME_LOWER", "strides": [2, 2], "output_padding": [1, 1]},

@@ -425,12 +425,12 @@ def test_a_row_that_is_masked_altogether_passes_nothing_back(build):
 
 def test_a_definition_by_a_loop_is_refused(build, monkeypatch):
     """Its body reads the step, so that taking the step for unused would be wrong."""
-    monkeypatch.delitem(RULES._table, "Range")
+    monkeypatch.delitem(RULES._table, ("", "Range"))
     node = helper.make_node("Range", ["zero", "one", "x"], ["y"], name="the steps")
     constants = {"zero": np.array(0.0), "one": np.array(1.0)}
     model = build([node], np.array(0.3, np.float32), constants, 17, None)
     with pytest.raises(
-        UnsupportedOperatorError, match="Range 'the steps': its definition needs Loop"
+        UnsupportedOperatorError, match="Range 'the steps': its definition requires Loop"
     ):
         differentiate(model, "x", "y")
 
@@ -449,7 +449,7 @@ def test_no_definition_is_asked_for_without_types(build):
     ]
     model = build(nodes, np.arange(2, dtype=np.float32), {}, 17, None)
     why = {rule.node: rule.why for rule in missing_rules(model, "x", "y")}
-    assert "type of 'parts' is not known" in why["the map"]
+    assert "type of 'parts' is unknown" in why["the map"]
 
 
 # -- refusals
@@ -661,3 +661,51 @@ def test_sparse_initializers_are_refused_by_name(build, spread):
     model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, [3, 2]))
     with pytest.raises(UnsupportedOperatorError, match="sparse initializer 'w'"):
         differentiate(model, "x", "y")
+
+
+class TestOperatorsOfOtherDomains:
+    """`invented.Round` is what ONNX calls Tanh: flat by its name alone, and of no known type."""
+
+    def model(self, declared: list[object]) -> onnx.ModelProto:
+        nodes = [
+            helper.make_node("Round", ["x"], ["t"], domain="invented", name="round"),
+            helper.make_node("GlobalAveragePool", ["t"], ["y"]),
+        ]
+        x, y, t = (
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+            for name, shape in {"x": [2, 3, 4, 4], "y": [2, 3, 1, 1], "t": declared}.items()
+        )
+        info = [t] if declared else []
+        graph = helper.make_graph(nodes, "invented", [x], [y], value_info=info)
+        imports = [helper.make_opsetid("", 17), helper.make_opsetid("invented", 1)]
+        return helper.make_model(graph, opset_imports=imports, ir_version=8)
+
+    @pytest.fixture
+    def rule(self, monkeypatch):
+        monkeypatch.setattr(RULES, "_table", dict(RULES._table))
+
+        @RULES.add("Round", domain="invented")
+        def _(tape, node, dy):
+            (t,) = node.outputs
+            return [tape.op("Mul", dy, tape.op("Sub", tape.scalar(1, t), tape.op("Mul", t, t)))]
+
+    @pytest.mark.parametrize("declared", [[2, 3, 4, 4], ["n", 3, "h", "w"], [7, 7, 7, 7]])
+    def test_a_rule_and_a_declared_rank_are_enough(self, rule, rng, declared):
+        """Declared sides may be outdated, so only the rank counts."""
+        derivative = differentiate(self.model(declared), "x", "y")
+        for node in derivative.forward.graph.node:
+            if node.domain == "invented":
+                node.domain, node.op_type = "", "Tanh"
+        del derivative.forward.graph.value_info[:]
+        x = rng.normal(size=(2, 3, 4, 4)).astype(np.float32)
+        _, dx = gradient(derivative, x)
+        np.testing.assert_allclose(dx, (1 - np.tanh(x) ** 2) / 16, rtol=1e-5)
+
+    def test_without_a_rule_it_is_named(self):
+        (missing,) = missing_rules(self.model([2, 3, 4, 4]), "x", "y")
+        assert str(missing) == "invented.Round 'round': no gradient rule for this operator"
+
+    def test_without_a_type_the_line_says_what_to_declare(self, rule):
+        missing = missing_rules(self.model([]), "x", "y")
+        text = "the rank of 't' is unknown; declare its type in the graph's value_info"
+        assert text in [each.why for each in missing]

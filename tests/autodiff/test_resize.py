@@ -133,7 +133,9 @@ def test_the_aspect_is_kept(check, spread, policy, sizes, axes):
     check(node, spread(1, 2, 5, 4), {"s": np.array(sizes)}, opset=18, step=0.5)
 
 
-@pytest.mark.parametrize(("dims", "words"), [(OPEN, "open image size"), (None, "rounds a side up")])
+@pytest.mark.parametrize(
+    ("dims", "words"), [(OPEN, "dynamic image size"), (None, "rounds a size up")]
+)
 def test_refusals(build, spread, dims, words):
     policy = "not_larger"
     node = helper.make_node(

@@ -165,7 +165,7 @@ def _rounded():
     [
         (_nested(), "If inside it"),
         (_of("BitCount", domain="custom"), "BitCount inside it"),
-        (_of("Unique"), "no rule for this operator"),
+        (_of("Unique"), "no gradient rule for this operator"),
         (_of("RandomNormalLike"), "RandomNormalLike inside it"),
         (_rounded(), "QuantizeLinear inside it"),
     ],

@@ -18,7 +18,7 @@ _NUMBERS = (0, 1, -1, 2, -2, 7, 99, 2**31 - 1, -(2**31))
 _LARGE = (2**40, 2**63 - 1, -(2**63))
 _FLOATS = (0.0, -1.0, 1e38, float("inf"), float("nan"))
 _TEXTS = ("", "a" * 300, "\x1b[2J\n", "image", "é\u202e")
-_OPERATORS = sorted(name for name, _ in RULES)
+_OPERATORS = sorted(name for (_, name), _ in RULES)
 
 
 def read(path: Path) -> onnx.ModelProto:

@@ -1,7 +1,7 @@
-"""What operators beyond ONNX's own compute, in plain ones: fused and quantised operators.
+"""Definitions of ONNX Runtime's fused and quantised operators in terms of standard ones.
 
-ONNX Runtime's optimiser leaves them in saved models. The deployed graph keeps them; types are
-inferred and derivatives taken through these definitions, so that no operator here needs a rule.
+ONNX Runtime's optimiser and quantiser write them into models. The deployed graph keeps them; types
+and derivatives are derived from these definitions, so that no operator here requires a rule.
 """
 
 from __future__ import annotations

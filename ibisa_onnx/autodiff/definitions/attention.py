@@ -1,4 +1,4 @@
-"""Attention as ONNX Runtime fuses it, without masks and caches."""
+"""ONNX Runtime's fused attention operators, without masks and caches."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def _attention(writer: Writer, node: Node) -> str:
 
 @definitions.add("MultiHeadAttention")
 def _multi_head_attention(writer: Writer, node: Node) -> str:
-    """Attention of query [N, S, H] to key and value [N, L, H], each with its part of a bias."""
+    """Attention of query [N, S, H] to key and value [N, L, H], with an optional bias for each."""
     absent = {4: "key_padding_mask", 6: "past_key", 7: "past_value", 8: "past_sequence_length"}
     _refuse(node, {**absent, 9: "cache_indirection"})
     if not (writer.input(1) and writer.input(2)):
-        raise UnsupportedOperatorError("packed query, key and value are not covered")
+        raise UnsupportedOperatorError("packed query, key and value are not supported")
     for index in range(3):
         writer.require_rank(index, 3)
     q, k, v = writer.inputs[:3]
@@ -43,19 +43,19 @@ def _multi_head_attention(writer: Writer, node: Node) -> str:
 
 
 def _refuse(node: Node, absent: dict[int, str]) -> None:
-    """Raise for inputs, attributes and outputs that are not covered."""
+    """Raise for unsupported inputs, attributes and outputs."""
     given = [name for index, name in absent.items() if node.input(index)]
     given += [name for name in ("unidirectional", "do_rotary") if node.attribute(name, 0)]
     given += ["cache output" for name in node.outputs[1:] if name][:1]
     if given:
-        raise UnsupportedOperatorError(f"its {', '.join(given)} is not covered")
+        raise UnsupportedOperatorError(f"its {', '.join(given)} is not supported")
 
 
 def _attended(writer: Writer, node: Node, qkv: tuple[str, str, str], bias: str) -> str:
-    """softmax(q k^T scale + bias) v in each head, the heads side by side."""
+    """softmax(q k^T scale + bias) v per head, with heads concatenated."""
     q, k, v = (_heads(writer, x, node.attribute("num_heads")) for x in qkv)
     scores = writer.op("MatMul", q, writer.op("Transpose", k, perm=[0, 1, 3, 2]))
-    # A scale of 0 stands for the usual one, as in ONNX Runtime.
+    # A scale of 0 selects the default, as in ONNX Runtime.
     if node.attribute("scale", 0.0):
         scores = scaled(writer, scores, node.attribute("scale"))
     else:

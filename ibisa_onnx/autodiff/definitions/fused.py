@@ -1,5 +1,5 @@
-"""Operators that ONNX Runtime's optimiser makes of several: convolution and matrix product with an
-activation, activations with a bias, normalizations with a skip connection.
+"""Operators that ONNX Runtime's optimiser fuses: convolutions and matrix products with activations,
+activations with a bias, and normalisations with a skip connection.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ definitions = Definitions()
 
 
 def chosen(node: Node, *names: str) -> dict[str, Any]:
-    """Those of a node's attributes that are in `names`, to be handed on."""
+    """Return the attributes of a node that are in `names`."""
     return {name: node.attributes[name] for name in names if name in node.attributes}
 
 
@@ -51,12 +51,12 @@ def _activated(writer: Writer, x: str, activation: str, parameters: Sequence[flo
     if activation == "Clip":
         return writer.op("Clip", x, *(writer.scalar(bound, x) for bound in parameters))
     if activation not in _ACTIVATIONS:
-        raise UnsupportedOperatorError(f"its activation {activation} is not covered")
+        raise UnsupportedOperatorError(f"its activation {activation} is not supported")
     given = dict(zip(_ACTIVATIONS[activation], parameters, strict=False))
     return writer.op(activation, x, **given)
 
 
-# The parameters that each activation takes, in their order.
+# The parameters of each activation, in order.
 _ACTIVATIONS: dict[str, tuple[str, ...]] = {
     "Relu": (),
     "Sigmoid": (),
@@ -75,7 +75,7 @@ _ACTIVATIONS: dict[str, tuple[str, ...]] = {
 def _fused_matmul(writer: Writer, node: Node) -> str:
     """alpha op(A) op(B)."""
     if node.attribute("transBatchA", 0) or node.attribute("transBatchB", 0):
-        raise UnsupportedOperatorError("transBatchA and transBatchB are not covered")
+        raise UnsupportedOperatorError("transBatchA and transBatchB are not supported")
     a, b = writer.inputs
     a = writer.op("Einsum", a, equation="...ij->...ji") if node.attribute("transA", 0) else a
     b = writer.op("Einsum", b, equation="...ij->...ji") if node.attribute("transB", 0) else b
@@ -83,7 +83,7 @@ def _fused_matmul(writer: Writer, node: Node) -> str:
 
 
 def scaled(writer: Writer, x: str, factor: float) -> str:
-    """A product with a number, left out where that is 1."""
+    """Multiply by a number, omitted if it is 1."""
     return x if factor == 1.0 else writer.op("Mul", x, writer.scalar(factor, x))
 
 
@@ -92,7 +92,7 @@ def scaled(writer: Writer, x: str, factor: float) -> str:
 
 @definitions.add("Gelu", "BiasGelu")
 def _gelu(writer: Writer, node: Node) -> str:
-    """x Phi(x), with Phi the normal distribution; x = A + B under BiasGelu."""
+    """x Phi(x), with Phi the normal distribution function; x = A + B for BiasGelu."""
     x = _biased(writer)
     half = writer.scalar(0.5, x)
     phi = writer.op("Erf", writer.op("Mul", x, writer.scalar(math.sqrt(0.5), x)))
@@ -129,14 +129,14 @@ def _quick_gelu(writer: Writer, node: Node) -> str:
 
 @definitions.add("LayerNormalization", domain="")
 def _layer_normalization(writer: Writer, node: Node) -> str:
-    """ONNX has it since opset 17; ONNX Runtime writes it into older models too."""
+    """In ONNX since opset 17; ONNX Runtime also writes it into older models."""
     return writer.op("LayerNormalization", *writer.inputs, **chosen(node, "axis", "epsilon"))
 
 
 @definitions.add("SimplifiedLayerNormalization", domain="")
 def _simplified_layer_normalization(writer: Writer, node: Node) -> str:
     if node.attribute("axis", -1) != -1:
-        raise UnsupportedOperatorError("axes other than the last are not covered")
+        raise UnsupportedOperatorError("axes other than the last are not supported")
     return _scaled_by_root_mean_square(
         writer, writer.input(0), writer.input(1), node.attribute("epsilon", 1e-5)
     )
@@ -144,7 +144,7 @@ def _simplified_layer_normalization(writer: Writer, node: Node) -> str:
 
 @definitions.add("SkipLayerNormalization")
 def _skip_layer_normalization(writer: Writer, node: Node) -> list[str]:
-    """Of input + skip + bias, which is the fourth output."""
+    """Layer normalisation of input + skip + bias, which is the fourth output."""
     total = _with_skip(writer, writer.input(4))
     affine = [name for name in writer.inputs[2:4] if name]
     y = writer.op("LayerNormalization", total, *affine, axis=-1, **chosen(node, "epsilon"))
@@ -165,7 +165,7 @@ def _with_skip(writer: Writer, bias: str) -> str:
 
 
 def _skip_outputs(y: str, total: str) -> list[str]:
-    """The statistics that lie between the two are for training, and left out here."""
+    """Return the outputs; the statistics between them are for training, and omitted."""
     return [y, "", "", total]
 
 

@@ -1,6 +1,6 @@
-"""Operators on quantised tensors: dequantise, compute, quantise again.
+"""Operators on quantised tensors: dequantise, compute, requantise.
 
-That is what they compute up to rounding; `dequantise` takes the rounding away.
+These definitions are exact up to rounding, which `dequantise` removes.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ def _as_in_onnx(writer: Writer, node: Node) -> str:
 
 
 def _real(writer: Writer, first: int, axis: int = 1) -> str:
-    """What three inputs in a row stand for: a quantised tensor, its scale and its zero point."""
+    """Dequantise three consecutive inputs: a quantised tensor, its scale and its zero point."""
     tensor, scale, zero = (writer.input(first + i) for i in range(3))
     return writer.op("DequantizeLinear", tensor, scale, zero, axis=axis)
 
 
 def _quantised(writer: Writer, y: str, first: int) -> str:
-    """Quantise with two inputs in a row: scale and zero point."""
+    """Quantise with two consecutive inputs: scale and zero point."""
     return writer.op("QuantizeLinear", y, writer.input(first), writer.input(first + 1))
 
 
 def _integers(writer: Writer, tensor: int, zero: int) -> str:
-    """Quantised values less their zero point, as floats."""
+    """Quantised values minus their zero point, as floats."""
     values = writer.op("Cast", writer.input(tensor), to=FLOAT)
     if not writer.input(zero):
         return values
@@ -112,7 +112,7 @@ def _qgemm(writer: Writer, node: Node) -> str:
 
 @definitions.add("DynamicQuantizeLSTM")
 def _dynamic_quantize_lstm(writer: Writer, node: Node) -> Sequence[str]:
-    """An LSTM of weights [directions, inputs, 4 hidden], each direction or column with a scale."""
+    """An LSTM with weights [directions, inputs, 4 hidden] and a scale per direction or column."""
     directions = 2 if node.attribute("direction", "forward") == "bidirectional" else 1
     along = writer.ints(directions, 1, -1)
 
@@ -145,7 +145,7 @@ def _activation(writer: Writer, node: Node) -> str:
 
 @definitions.add("QLinearSoftmax")
 def _softmax(writer: Writer, node: Node) -> str:
-    """Before opset 13 everything from the axis on is normalized as one."""
+    """Before opset 13, all axes from `axis` on are normalised together."""
     x, axis = _real(writer, 0), node.attribute("axis", -1)
     if node.attribute("opset") >= 13:
         return _quantised(writer, writer.op("Softmax", x, axis=axis), 3)
@@ -185,7 +185,7 @@ def _nhwc_max_pool(writer: Writer, node: Node) -> str:
 
 
 def _channels_first(writer: Writer, node: Node, x: str) -> str:
-    """[N, H, W, C] -> [N, C, H, W] where the node has channels last."""
+    """[N, H, W, C] -> [N, C, H, W] if the node has channels last."""
     return _turned(writer, x, [0, 3, 1, 2]) if node.attribute("channels_last", 0) else x
 
 

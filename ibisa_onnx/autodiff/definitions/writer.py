@@ -1,4 +1,4 @@
-"""How a definition is written down: an ONNX function of plain operators, for one node."""
+"""Construction of a definition: an ONNX function of standard operators, for one node."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ibisa_onnx.autodiff.types import OPSET, Array, TensorType
 from ibisa_onnx.errors import UnsupportedOperatorError
 
 DOMAIN = "ibisa.definitions"
-"""Where the functions belong to, while types are inferred through them."""
+"""Domain of the functions during type inference."""
 
 _IMPORTS = [helper.make_opsetid("", OPSET)]
 
@@ -23,8 +23,8 @@ _IMPORTS = [helper.make_opsetid("", OPSET)]
 class Writer:
     """Collects the nodes of one definition.
 
-    Tensors are names, and nothing is known of them: a definition also tells their types. It
-    starts from `inputs`, which has "" where the node leaves an optional input out.
+    Tensors are names without types, because types are inferred through the definition. `inputs`
+    has "" for each optional input that the node omits.
     """
 
     def __init__(self, node: Node) -> None:
@@ -33,7 +33,7 @@ class Writer:
         self.ranks: dict[int, tuple[int, ...]] = {}
 
     def input(self, index: int) -> str:
-        """The name of an input, or "" where an optional one is left out."""
+        """Return the name of an input, or "" for an omitted optional one."""
         return self.inputs[index] if index < len(self.inputs) else ""
 
     def op(self, op_type: str, *inputs: str, **attributes: Any) -> str:
@@ -47,31 +47,31 @@ class Writer:
         return outputs
 
     def ints(self, *values: int) -> str:
-        """A 1-D int64 constant."""
+        """Return a 1-D int64 constant."""
         return self._constant(np.array(values, np.int64))
 
     def scalar(self, value: float, like: str) -> str:
-        """A scalar constant of another tensor's element type."""
+        """Return a scalar constant of another tensor's element type."""
         return self.op("CastLike", self._constant(np.array(value, np.float32)), like)
 
     def _constant(self, value: Array) -> str:
         return self.op("Constant", value=numpy_helper.from_array(value))
 
     def require_rank(self, index: int, rank: int) -> None:
-        """Have the definition refused where an input turns out to have another rank."""
+        """Require a rank of an input; otherwise the operator is unsupported."""
         self.ranks[index] = (rank,)
 
     def require_scalar(self, index: int) -> None:
-        """Have it refused where an input has several elements."""
+        """Require an input of one element; otherwise the operator is unsupported."""
         self.ranks[index] = (0, 1)
 
 
 @dataclass(frozen=True)
 class Definition:
-    """A function body of plain operators.
+    """A function of standard operators.
 
-    `outputs` says which outputs of the node its results are, `ranks` which ranks inputs may have;
-    where that is 0 or 1, one element.
+    `outputs` are the indices of the node's outputs that it computes, `ranks` the accepted ranks of
+    inputs by index; (0, 1) requires a single element.
     """
 
     function: onnx.FunctionProto
@@ -79,7 +79,7 @@ class Definition:
     ranks: dict[int, tuple[int, ...]]
 
     def check(self, node: Node, type_of: Callable[[str], TensorType]) -> None:
-        """Raise `UnsupportedOperatorError` where the node's inputs have other shapes."""
+        """Raise `UnsupportedOperatorError` if the node's inputs have other shapes."""
         for index, ranks in self.ranks.items():
             dims = type_of(node.input(index)).dims
             fits = (
@@ -88,11 +88,11 @@ class Definition:
                 and (dims == (1,) or dims == () or 0 not in ranks)
             )
             if node.input(index) and not fits:
-                raise UnsupportedOperatorError(f"its input {index} is not covered in this shape")
+                raise UnsupportedOperatorError(f"the shape of its input {index} is not supported")
 
 
 Define = Callable[[Writer, Node], str | Sequence[str]]
-"""Writes what a node computes and names its outputs, "" for those that it leaves out."""
+"""Writes the definition of a node and returns its outputs' names, "" for omitted ones."""
 
 
 class Definitions:
@@ -118,12 +118,12 @@ class Definitions:
         return register
 
     def define(self, node: Node) -> Definition | None:
-        """What a node computes, in plain operators; None where that is not written down here.
+        """Return a node's definition in standard operators; None if there is none.
 
         Raises
         ------
         UnsupportedOperatorError
-            If a definition does not cover what the node asks for.
+            The definition does not support the node's inputs or attributes.
         """
         define = self._table.get((node.domain, node.op_type))
         if define is None:

@@ -1,4 +1,4 @@
-"""The rules, one module for each family of operators, put together in one table."""
+"""Gradient rules, one module per family of operators, merged into one table."""
 
 from __future__ import annotations
 

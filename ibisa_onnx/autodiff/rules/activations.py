@@ -1,4 +1,4 @@
-"""Activations: functions of one tensor, differentiated through their output wherever that is cheap.
+"""Activations: functions of one tensor, differentiated through their output where that is cheaper.
 
 Those that ONNX defines by other operators (Gelu, Mish, Celu, Swish, ...) need no rule here.
 """
@@ -23,7 +23,7 @@ def _relu(tape: Tape, node: Node, dy: str) -> Cotangents:
 
 @rules.add("Clip")
 def _clip(tape: Tape, node: Node, dy: str) -> Cotangents:
-    """Zero at and beyond the bounds. The bounds themselves get no gradient."""
+    """Zero at and beyond the bounds; the bounds themselves get no gradient."""
     y = node.outputs[0]
     low, high = _bound(tape, node, "min", 1), _bound(tape, node, "max", 2)
     inside = []
@@ -38,7 +38,7 @@ def _clip(tape: Tape, node: Node, dy: str) -> Cotangents:
 
 
 def nonzero(tape: Tape, y: str) -> str:
-    """Where something that is never negative is positive; the cast is cheaper than Greater."""
+    """Return where a non-negative tensor is positive; a cast is cheaper than Greater."""
     return tape.op("Cast", y, to=onnx.TensorProto.BOOL)
 
 
@@ -54,7 +54,7 @@ def _is_zero(tape: Tape, name: str) -> bool:
 
 
 def _piecewise(tape: Tape, node: Node, below: str, above: str) -> Cotangents:
-    """One gradient where the input is positive, another elsewhere."""
+    """Select one gradient where the input is positive, another elsewhere."""
     positive = tape.op("Greater", node.input(0), tape.scalar(0.0, node.input(0)))
     return [tape.op("Where", positive, above, below)]
 
@@ -106,7 +106,7 @@ def _sigmoid(tape: Tape, node: Node, dy: str) -> Cotangents:
 
 @rules.add("HardSigmoid")
 def _hard_sigmoid(tape: Tape, node: Node, dy: str) -> Cotangents:
-    """The slope alpha where 0 < y < 1, that is where y - y^2 is positive."""
+    """Slope alpha where 0 < y < 1, i.e. where y - y^2 is positive."""
     y = node.outputs[0]
     inside = tape.op("Sign", tape.op("Sub", y, tape.op("Mul", y, y)))
     slope = tape.op("Mul", inside, tape.scalar(node.attribute("alpha", 0.2), y))
@@ -119,7 +119,7 @@ def _hard_swish(tape: Tape, node: Node, dy: str) -> Cotangents:
     x = node.input(0)
     h = tape.op("HardSigmoid", x, alpha=1 / 6, beta=0.5)
     inside = tape.op("Sign", tape.op("Sub", h, tape.op("Mul", h, h)))
-    # Where it matters x / 6 = h - 1/2.
+    # Where 0 < h < 1, x / 6 = h - 1/2.
     extra = tape.op("Mul", inside, tape.op("Sub", h, tape.scalar(0.5, x)))
     return [tape.op("Mul", dy, tape.op("Add", h, extra))]
 
@@ -166,7 +166,7 @@ def _log_softmax(tape: Tape, node: Node, dy: str) -> Cotangents:
 
 
 def _softmax_axes(tape: Tape, node: Node) -> list[int]:
-    """Before opset 13 everything from the axis on is normalized as one."""
+    """Before opset 13, all axes from `axis` on are normalised together."""
     if node.opset >= 13:
         return [node.attribute("axis", -1)]
     rank = tape.rank(node.input(0))

@@ -1,4 +1,4 @@
-"""Convolutions, and the strided windows that pooling shares with them."""
+"""Convolutions and transposed convolutions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _conv(tape: Tape, node: Node, dy: str) -> Cotangents:
 
 
 def _conv_input(tape: Tape, windows: Windows, dy: str, w: str, group: int) -> str:
-    """The transpose of a convolution with the kernel: another convolution where it can be."""
+    """Transpose of a convolution with the kernel: another convolution if possible."""
     if all(stride == 1 for stride in windows.strides) and min(windows.transposed_pads) >= 0:
         kernel = _transposed(tape, w, windows.kernel, group)
         return tape.op(
@@ -67,7 +67,7 @@ def _conv_kernel(tape: Tape, node: Node, x: str, dy: str, pads: Sequence[int]) -
         strides=node.attribute("dilations"),
         dilations=node.attribute("strides"),
     )
-    # Where the windows leave a rest of the image, taps beyond the kernel come out too.
+    # If the windows do not cover the whole image, taps beyond the kernel are computed as well.
     zeros = tape.ints(*[0] * len(kernel))
     dw = tape.op("Slice", dw, zeros, tape.ints(*kernel), tape.ints(*spatial))
     return tape.op("Transpose", dw, perm=turn)
@@ -95,7 +95,7 @@ def _conv_transpose(tape: Tape, node: Node, dy: str) -> Cotangents:
 
 
 def _without_negative(tape: Tape, dy: str, pads: list[int]) -> tuple[str, list[int]]:
-    """Cut what negative padding cuts; a convolution takes none."""
+    """Crop by negative padding, which a convolution does not accept."""
     cut, n = [min(pad, 0) for pad in pads], len(pads) // 2
     if any(cut):
         dy = tape.op("Pad", dy, tape.ints(0, 0, *cut[:n], 0, 0, *cut[n:]))
@@ -103,7 +103,7 @@ def _without_negative(tape: Tape, dy: str, pads: list[int]) -> tuple[str, list[i
 
 
 def _pads_of_transpose(tape: Tape, node: Node) -> list[int]:
-    """Padding of the convolution from y to x; negative where y has more than all windows reach."""
+    """Padding of the convolution from y to x; negative if y extends beyond all windows."""
     mode, n = node.attribute("auto_pad", "NOTSET"), len(_kernel(tape, node))
     extra = node.attribute("output_padding", [0] * n)
     if "output_shape" in node.attributes or mode in ("SAME_UPPER", "SAME_LOWER"):
@@ -117,7 +117,7 @@ def _pads_of_transpose(tape: Tape, node: Node) -> list[int]:
 
 
 def _totals(tape: Tape, node: Node) -> list[int]:
-    """What output_shape or auto_pad SAME cuts off each axis of all that the windows reach."""
+    """How much output_shape or auto_pad SAME crops from each axis of the windows' full extent."""
     kernel = _kernel(tape, node)
     n = len(kernel)
     strides, dilations = (node.attribute(key, [1] * n) for key in ("strides", "dilations"))
@@ -125,11 +125,11 @@ def _totals(tape: Tape, node: Node) -> list[int]:
     extents = [d * (k - 1) + 1 for d, k in zip(dilations, kernel, strict=True)]
     if "output_shape" not in node.attributes:
         if any(extra):  # ONNX and ONNX Runtime disagree
-            raise UnsupportedOperatorError("auto_pad with output_padding is not covered")
+            raise UnsupportedOperatorError("auto_pad with output_padding is not supported")
         return [max(e - s, 0) for e, s in zip(extents, strides, strict=True)]
     sides = [side for side in tape.dims(node.input(0))[2:] if isinstance(side, int)]
     if len(sides) < n:
-        raise UnsupportedOperatorError("output_shape with an open image size is not covered")
+        raise UnsupportedOperatorError("output_shape with a dynamic image size is not supported")
     reached = zip(sides, strides, extents, extra, strict=True)
     full = [(side - 1) * s + e + more for side, s, e, more in reached]
     wanted = node.attributes["output_shape"][-n:]
@@ -138,7 +138,7 @@ def _totals(tape: Tape, node: Node) -> list[int]:
 
 @rules.add("Col2Im", inputs=(0,))
 def _col2im(tape: Tape, node: Node, dy: str) -> Cotangents:
-    """Cut the image into its blocks again: a convolution with one kernel for each place in them."""
+    """Split the image into blocks: a convolution with one kernel per position in a block."""
     block = [int(side) for side in tape.required(node.input(2), "block's sides")]
     size = int(np.prod(block))
     kernels = np.eye(size, dtype=tape.dtype(node.input(0))).reshape(size, 1, *block)
@@ -156,17 +156,17 @@ def _kernel(tape: Tape, node: Node) -> tuple[int, ...]:
     sides = tape.dims(node.input(1))[2:]
     known = tuple(side for side in sides if isinstance(side, int))
     if len(known) < len(sides):
-        raise UnsupportedOperatorError("its kernel's shape is not known")
+        raise UnsupportedOperatorError("the shape of its kernel is unknown")
     return known
 
 
 def _transposed(tape: Tape, w: str, kernel: Sequence[int], group: int) -> str:
-    """[M, C/g, *k] -> [C, M/g, *k], each kernel turned round; folded by ONNX Runtime at load."""
+    """[M, C/g, *k] -> [C, M/g, *k], each kernel flipped; constant-folded by ONNX Runtime."""
     spatial = list(range(2, 2 + len(kernel)))
     if group > 1:
         c = tape.dims(w)[1]
         if not isinstance(c, int):
-            raise UnsupportedOperatorError("its kernel's number of channels is not known")
+            raise UnsupportedOperatorError("its kernel's number of channels is unknown")
         w = tape.op("Reshape", w, tape.ints(group, -1, c, *kernel))
         w = tape.op("Transpose", w, perm=[0, 2, 1, *(axis + 1 for axis in spatial)])
         w = tape.op("Reshape", w, tape.ints(group * c, -1, *kernel))

@@ -1,4 +1,4 @@
-"""Arithmetic, element by element, with broadcasting."""
+"""Elementwise arithmetic with broadcasting."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _div(tape: Tape, node: Node, dy: str) -> Cotangents:
 
 @rules.add("Mod")
 def _mod(tape: Tape, node: Node, dy: str) -> Cotangents:
-    """a - trunc(a / b) b, with the quotient held; (a - y) / b is that quotient, exactly whole."""
+    """a - trunc(a / b) b, with a constant quotient, which is (a - y) / b, exactly an integer."""
     a, b = node.inputs
     quotient = tape.op("Div", tape.op("Sub", a, node.outputs[0]), b)
     return _reduced(tape, node, dy, tape.op("Neg", tape.op("Mul", dy, quotient)))
@@ -60,7 +60,7 @@ def _mod(tape: Tape, node: Node, dy: str) -> Cotangents:
 
 @rules.add("Pow")
 def _pow(tape: Tape, node: Node, dy: str) -> Cotangents:
-    """p x^(p-1) dx + x^p log(x) dp; the former 0 where p = 0, the latter where x = 0."""
+    """p x^(p-1) dx + x^p log(x) dp; the first term is 0 where p = 0, the second where x = 0."""
     x, y = node.input(0), node.outputs[0]
     exponent = tape.value(node.input(1))
     if exponent is not None and exponent.size == 1 and exponent.item() == 2:
@@ -79,7 +79,7 @@ def _pow(tape: Tape, node: Node, dy: str) -> Cotangents:
 
 @rules.add("Max", "Min")
 def _extremum(tape: Tape, node: Node, dy: str) -> Cotangents:
-    """The first of the inputs that attain the extremum gets everything.
+    """The first of the inputs that attain the extremum gets the whole gradient.
 
     Inputs are compared with each other: y may be rounded where they are not, as ONNX Runtime's CPU
     kernels compute halves in float32 as far as they can.
@@ -108,7 +108,7 @@ def _where(tape: Tape, node: Node, dy: str) -> Cotangents:
 @rules.add("Identity", "Dropout", "Optional", "OptionalGetElement")
 def _identity(tape: Tape, node: Node, dy: str) -> Cotangents:
     if node.input(2) and np.any(tape.required(node.input(2), "training mode")):
-        raise UnsupportedOperatorError("it is in training mode")
+        raise UnsupportedOperatorError("training mode is not supported")
     return [dy]
 
 
@@ -116,7 +116,7 @@ def _identity(tape: Tape, node: Node, dy: str) -> Cotangents:
 def _cast(tape: Tape, node: Node, dy: str) -> Cotangents:
     elem = tape.type(node.input(0)).elem
     if elem not in FLOATS:
-        raise UnsupportedOperatorError("it casts from a type that has no gradient")
+        raise UnsupportedOperatorError("casts from this type have no gradient")
     dx = tape.op("Cast", dy, to=elem)
     if dy in tape.guarded:
         tape.guarded.add(dx)

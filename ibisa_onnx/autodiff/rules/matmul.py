@@ -1,4 +1,4 @@
-"""Products of matrices, determinants, and the discrete Fourier transform."""
+"""Matrix products, determinants, and the discrete Fourier transform."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _gemm(tape: Tape, node: Node, dy: str) -> Cotangents:
 def _matmul(tape: Tape, node: Node, dy: str) -> Cotangents:
     a, b = node.inputs
     rank_a, rank_b = tape.rank(a), tape.rank(b)
-    # A vector is a matrix of one row (left) or one column (right) whose axis is dropped after.
+    # A vector is a matrix of one row (left) or column (right), whose axis is dropped afterwards.
     if rank_b == 1:
         dy = tape.op("Unsqueeze", dy, tape.ints(-1))
     if rank_a == 1:
@@ -89,7 +89,7 @@ def _einsum(tape: Tape, node: Node, dy: str) -> Cotangents:
             others.append(pair)
             tensors.append(_identity(tape, x, axis))
         for axis, letter in enumerate(term):
-            if letter not in "".join(others):  # summed out: every element counts alike
+            if letter not in "".join(others):  # summed out: every element has the same gradient
                 others.append(letter)
                 tensors.append(_ones(tape, x, axis))
         dx = tape.op("Einsum", *tensors, equation=f"{','.join(others)}->{term}")
@@ -99,7 +99,7 @@ def _einsum(tape: Tape, node: Node, dy: str) -> Cotangents:
 
 
 def _distinct(term: str, taken: str) -> tuple[str, dict[int, str]]:
-    """A term in which no letter comes twice, and which of the new ones stand for which, by axis."""
+    """Return a term without repeated letters, and the letters replaced by new ones, by axis."""
     written, pairs = "", dict[int, str]()
     for axis, letter in enumerate(term):
         if letter in written:
@@ -111,7 +111,7 @@ def _distinct(term: str, taken: str) -> tuple[str, dict[int, str]]:
 
 
 def _identity(tape: Tape, x: str, axis: int) -> str:
-    """In float32 at first: ONNX Runtime has no EyeLike of halves."""
+    """Built in float32: ONNX Runtime has no half-precision EyeLike."""
     side = tape.side(x, axis)
     square = tape.op("Concat", side, side, axis=0)
     blank = tape.op("Expand", tape.constant(np.zeros((1, 1), np.float32)), square)
@@ -120,7 +120,7 @@ def _identity(tape: Tape, x: str, axis: int) -> str:
 
 
 def _einsum_terms(tape: Tape, node: Node) -> tuple[list[str], str]:
-    """One letter for each axis, also those behind "..."; the result's axes where not given."""
+    """Return one letter per axis, including those of "..."; infer the result's axes if omitted."""
     equation = node.attribute("equation").replace(" ", "")
     left, arrow, result = equation.partition("->")
     terms = left.split(",")
@@ -149,7 +149,7 @@ def _ones(tape: Tape, x: str, axis: int) -> str:
 
 
 def _may_stretch(tape: Tape, node: Node, terms: list[str], i: int) -> bool:
-    """Whether an axis of length 1 of one operand may meet a longer one of another."""
+    """Return whether an axis of length 1 of one operand may be broadcast against another's."""
     sides: dict[str, set[Dimension]] = {}
     for x, term in zip(node.inputs, terms, strict=True):
         for letter, side in zip(term, tape.dims(x), strict=True):
@@ -159,11 +159,11 @@ def _may_stretch(tape: Tape, node: Node, terms: list[str], i: int) -> bool:
 
 @rules.add("Det")
 def _det(tape: Tape, node: Node, dy: str) -> Cotangents:
-    """The cofactors: determinants of the matrix without one row and one column, signed."""
+    """Cofactors: signed determinants of the matrix without one row and one column."""
     x, rank = node.input(0), tape.rank(node.input(0))
     n = tape.dims(x)[-1]
     if not isinstance(n, int) or not 2 <= n <= 8:
-        raise UnsupportedOperatorError("only matrices of a fixed size from 2 to 8 are covered")
+        raise UnsupportedOperatorError("only matrices of a fixed size from 2 to 8 are supported")
     kept = tape.constant(np.array([[i for i in range(n) if i != j] for j in range(n)]))
     minors = tape.op("Gather", tape.op("Gather", x, kept, axis=rank - 2), kept, axis=rank)
     batch = range(rank - 2)
@@ -177,7 +177,7 @@ def _det(tape: Tape, node: Node, dy: str) -> Cotangents:
 
 @rules.add("DFT", inputs=(0,))
 def _dft(tape: Tape, node: Node, dy: str) -> Cotangents:
-    """The transpose of a transform is the unscaled transform the other way round.
+    """The transpose of a transform is the unscaled transform in the opposite direction.
 
     What is cut (the half that a one-sided transform leaves out, or samples beyond the length) is
     0, and what was not there (an imaginary part, samples that fill up the length) is dropped.
@@ -199,12 +199,12 @@ def _dft(tape: Tape, node: Node, dy: str) -> Cotangents:
     if channels == 1:
         return [tape.op("Slice", dx, tape.ints(0), tape.ints(1), tape.ints(-1))]
     if channels != 2:
-        raise UnsupportedOperatorError("whether its input is complex is not known")
+        raise UnsupportedOperatorError("it is unknown whether its input is complex")
     return [dx]
 
 
 def _real_inverse(tape: Tape, node: Node, dy: str, axis: int) -> str:
-    """Of the half that makes a real signal: the transform of dy, divided by the length.
+    """Gradient of the half spectrum of a real signal: the transform of dy, divided by the length.
 
     All that comes again in the half left out, mirrored, counts twice.
     """
@@ -212,8 +212,10 @@ def _real_inverse(tape: Tape, node: Node, dy: str, axis: int) -> str:
     if node.input(1):
         frequencies, whole = tape.dims(x)[axis], tape.dims(y)[axis]
         if not isinstance(whole, int) or whole // 2 + 1 != frequencies:
-            # Where some are cut or missing, ONNX Runtime computes something of its own.
-            raise UnsupportedOperatorError("a one-sided inverse cut or filled up to its length")
+            # If some are cropped or missing, ONNX Runtime deviates from ONNX.
+            raise UnsupportedOperatorError(
+                "a one-sided inverse that crops or pads its input is not supported"
+            )
     length = tape.side(y, axis)
     half = tape.op("DFT", dy, axis=axis, onesided=1)
     place = tape.count_up(tape.op("Gather", tape.op("Shape", half), tape.ints(axis)))
@@ -236,7 +238,7 @@ def _dft_axis(tape: Tape, node: Node) -> int:
 
 
 def _fit_axis(tape: Tape, x: str, axis: int, length: str, rank: int) -> str:
-    """Cut or zero-fill the end of one axis."""
+    """Crop or zero-pad the end of one axis."""
     missing = tape.op("Sub", length, tape.op("Gather", tape.op("Shape", x), tape.ints(axis)))
     before, after = tape.ints(*[0] * (rank + axis)), [tape.ints(*[0] * (rank - 1 - axis))]
     pads = tape.op("Concat", before, missing, *after, axis=0)

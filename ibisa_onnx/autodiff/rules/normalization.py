@@ -20,7 +20,7 @@ rules = Rules()
 
 @rules.expand("BatchNormalization", "InstanceNormalization")
 def _with_computed_parameters(tape: Tape, node: Node) -> Sequence[str] | None:
-    """(x - mean) / sqrt(variance + epsilon) scale + bias, where more than x wants a gradient."""
+    """(x - mean) / sqrt(variance + epsilon) scale + bias, if more than x requires a gradient."""
     if not tape.active.intersection(node.inputs[1:]) or not _is_at_inference(node):
         return None
     x, rank = node.input(0), tape.rank(node.input(0))
@@ -45,7 +45,7 @@ def _is_at_inference(node: Node) -> bool:
 
 @rules.expand("MeanVarianceNormalization")
 def _mean_variance_normalization(tape: Tape, node: Node) -> Sequence[str] | None:
-    """Of halves in float32: ONNX's definition mixes the two."""
+    """Half precision is computed in float32: ONNX's definition mixes the two."""
     x, axes = node.input(0), node.attribute("axes")
     if tape.type(x).elem not in NARROW:
         return None
@@ -56,14 +56,14 @@ def _mean_variance_normalization(tape: Tape, node: Node) -> Sequence[str] | None
 
 @rules.add("BatchNormalization")
 def _batch_normalization(tape: Tape, node: Node, dy: str) -> Cotangents:
-    """At inference a fixed affine map of each channel."""
+    """At inference, a fixed affine map per channel."""
     if not _is_at_inference(node):
-        raise UnsupportedOperatorError("training mode and spatial=0 are not covered")
+        raise UnsupportedOperatorError("training mode and spatial=0 are not supported")
     x, scale, variance = node.input(0), node.input(1), node.input(4)
     epsilon = tape.scalar(node.attribute("epsilon", 1e-5), variance)
     deviation = tape.op("Sqrt", tape.op("Add", variance, epsilon))
     elems = tape.type(x).elem, tape.type(scale).elem, tape.type(variance).elem
-    if len(set(elems)) > 1:  # halves may be normalized by float32 statistics
+    if len(set(elems)) > 1:  # half precision may be normalised by float32 statistics
         scale, deviation = (tape.op("Cast", each, to=elems[0]) for each in (scale, deviation))
     factor = _per_channel(tape, tape.op("Div", scale, deviation), tape.rank(x))
     return [tape.op("Mul", dy, factor)]
@@ -120,7 +120,7 @@ def _lp_normalization(tape: Tape, node: Node, dy: str) -> Cotangents:
     axis = tape.ints(node.attribute("axis", -1))
     norm = tape.op(f"ReduceL{p}", x, axis, keepdims=1)
     none = tape.op("Equal", norm, tape.scalar(0.0, x))
-    norm = tape.op("Where", none, tape.scalar(np.inf, x), norm)  # nothing is left of zeros
+    norm = tape.op("Where", none, tape.scalar(np.inf, x), norm)  # zeros stay zeros
     total = tape.op("ReduceSum", tape.op("Mul", y, dy), axis, keepdims=1)
     direction = y if p == 2 else tape.op("Sign", x)
     return [tape.op("Div", tape.op("Sub", dy, tape.op("Mul", direction, total)), norm)]
@@ -145,7 +145,7 @@ def _lrn(tape: Tape, node: Node, dy: str) -> Cotangents:
 
 
 def _window_sum(tape: Tape, values: str, like: str, before: int, size: int) -> str:
-    """Sum over `size` neighbouring channels, `before` of them in front: padded, cut, added."""
+    """Sum over `size` neighbouring channels, `before` of them in front: pad, slice, add."""
     rest, zeros = size - 1 - before, [0] * (tape.rank(like) - 2)
     padded = tape.op("Pad", values, tape.ints(0, before, *zeros, 0, rest, *zeros))
     ends = [*range(1 - size, 0), np.iinfo(np.int64).max]

@@ -1,4 +1,4 @@
-"""Pooling, over windows and over whole images."""
+"""Pooling over windows and over whole images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ibisa_onnx.autodiff.windows import Windows
 rules = Rules()
 
 _MOST_TAPS = 64
-"""Windows of more are not compared tap by tap: the graph would grow long."""
+"""Larger windows are not compared tap by tap, to limit the size of the graph."""
 
 
 @rules.add("GlobalAveragePool")
@@ -36,7 +36,7 @@ def _global_max_pool(tape: Tape, node: Node, dy: str) -> Cotangents:
 
 @rules.add("MaxPool")
 def _max_pool(tape: Tape, node: Node, dy: str) -> Cotangents:
-    """Everything goes to the first tap, in row-major order, that equals the maximum.
+    """The gradient goes to the first tap, in row-major order, that equals the maximum.
 
     The taps are compared one by one: MaxPool's own indices cost more than twice as much, and serve
     where the windows are large.
@@ -59,7 +59,7 @@ def _max_pool(tape: Tape, node: Node, dy: str) -> Cotangents:
 
 
 def _is_rectified(tape: Tape, x: str) -> bool:
-    """Whether all of a tensor comes straight out of ReLUs."""
+    """Return whether all of a tensor is the direct output of ReLUs."""
     producer = tape.graph.producers.get(x)
     if producer is not None and producer.op_type == "Concat":
         return all(_is_rectified(tape, part) for part in producer.inputs)
@@ -67,7 +67,7 @@ def _is_rectified(tape: Tape, x: str) -> bool:
 
 
 def _compared(tape: Tape, windows: Windows) -> str:
-    """Where in its plane each maximum was: taps are passed as long as they are less."""
+    """Return the position of each maximum in its plane: taps are passed while they are smaller."""
     lowest = tape.constant(np.array(-np.inf, tape.dtype(windows.x)))
     taps = windows.taps(tape, windows.x, lowest)[:-1]
     below = [tape.op("Less", tap, windows.y) for tap in taps]
@@ -76,7 +76,7 @@ def _compared(tape: Tape, windows: Windows) -> str:
 
 
 def _asked(tape: Tape, node: Node, windows: Windows) -> str:
-    """The same by MaxPool's own word, which counts through all planes."""
+    """Return the same from MaxPool's own indices, which count through all planes."""
     attributes = {k: v for k, v in node.attributes.items() if k != "storage_order"}
     _, indices = tape.ops("MaxPool", 2, windows.x, **attributes)
     places = tape.op("Mod", indices, windows.plane(tape))
@@ -115,6 +115,6 @@ def _lp(tape: Tape, node: Node, dy: str, spread: Callable[[str], str]) -> str:
 
 @rules.add("MaxUnpool", inputs=(0,))
 def _max_unpool(tape: Tape, node: Node, dy: str) -> Cotangents:
-    """Each element went to one place of the output, counted along all of it."""
+    """Each element was moved to one flat index of the output."""
     taken = tape.op("Gather", tape.op("Reshape", dy, tape.ints(-1)), node.input(1))
     return [taken]

@@ -1,4 +1,4 @@
-"""Recurrent layers: LSTM, GRU and RNN, written out as ONNX defines them.
+"""Recurrent layers: LSTM, GRU and RNN, expanded as ONNX defines them.
 
 What does not depend on the step before, the product of the whole sequence with W, is outside of the
 loop; the loop is a Scan, so that the sequence may have any length, open or not.
@@ -20,7 +20,7 @@ from ibisa_onnx.errors import UnsupportedOperatorError
 
 rules = Rules()
 
-# The activations that are operators, and the numbers that they take.
+# The activations that are operators, and their parameters.
 _ACTIVATIONS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("Relu", "Tanh", "Sigmoid", "Softsign", "Softplus"), ()),
     **dict.fromkeys(("LeakyRelu", "Elu", "ThresholdedRelu"), ("alpha",)),
@@ -38,7 +38,7 @@ class _Activation:
 
 @dataclass(frozen=True)
 class _Layer:
-    """One direction: its weights without the axis of directions, "" for those left out.
+    """One direction: its weights without the axis of directions, "" for omitted ones.
 
     `w` is [gates * hidden, inputs], `r` [gates * hidden, hidden], `peepholes` [3 * hidden]; of the
     biases, [gates * hidden], `b` goes with `w` and `rb` with `r`. `states` are the initial ones,
@@ -61,10 +61,10 @@ class _Layer:
 
 
 Step = Callable[[Sequence[str], Sequence[str]], Sequence[str]]
-"""Writes the new states of a step, from its inputs and the states before."""
+"""Writes the new states of a step, from its inputs and the previous states."""
 
 Cell = Callable[[Tape, Node, _Layer, str], tuple[Sequence[str], Step]]
-"""Writes what a direction makes of the whole sequence [T, N, inputs] at once, and gives its step.
+"""Writes a direction's product with the whole sequence [T, N, inputs], and returns its step.
 
 Each sequence that it makes is [T, N, ...]; the step is given an element [N, ...] of each.
 """
@@ -143,7 +143,7 @@ def _gru_cell(tape: Tape, node: Node, layer: _Layer, x: str) -> tuple[Sequence[s
 
 
 def _project(tape: Tape, x: str, w: str, *biases: str) -> str:
-    """All steps' inputs times W at once, and what is added to it in each."""
+    """All steps' inputs times W at once, plus the biases."""
     y = tape.op("MatMul", x, tape.op("Transpose", w, perm=[1, 0]))
     given = [bias for bias in biases if bias]
     if not given:
@@ -162,10 +162,10 @@ def _recur(tape: Tape, h: str, r: str, added: str) -> str:
 def _recurrent(
     tape: Tape, node: Node, activations: tuple[str, ...], states: int, cell: Cell
 ) -> Sequence[str]:
-    """Run the cell in each direction: [Y, Y_h, and for an LSTM Y_c]."""
+    """Run the cell in each direction; return Y, Y_h, and for an LSTM Y_c."""
     for name in ("clip", "input_forget"):
         if node.attribute(name):
-            raise UnsupportedOperatorError(f"its attribute {name} is not covered")
+            raise UnsupportedOperatorError(f"its attribute {name} is not supported")
     batched = node.attribute("layout", 0)
     x = tape.op("Transpose", node.input(0), perm=[1, 0, 2]) if batched else node.input(0)
     valid = _valid(tape, node, x)
@@ -196,7 +196,7 @@ def _run(
     valid: str,
     reverse: int,
 ) -> tuple[str, tuple[str, ...]]:
-    """The hidden states of all steps, and the last states.
+    """Return the hidden states of all steps, and the final states.
 
     Where `valid` [T, N, 1] is false, a sequence has ended (or, in reverse, not begun).
     """
@@ -217,7 +217,7 @@ def _run(
 
 
 def _valid(tape: Tape, node: Node, x: str) -> str:
-    """Which steps are within each sequence's own length: [T, N, 1]; "" if all are."""
+    """Return which steps are within each sequence's length: [T, N, 1]; "" if all are."""
     lengths = node.input(4)
     value, steps = tape.value(lengths), tape.dims(node.input(0))[node.attribute("layout", 0)]
     if not lengths or (value is not None and np.all(value == steps)):
@@ -231,10 +231,10 @@ def _valid(tape: Tape, node: Node, x: str) -> str:
 def _layers(
     tape: Tape, node: Node, x: str, activations: tuple[str, ...], states: int
 ) -> list[_Layer]:
-    """The weights of each direction."""
+    """Return the weights of each direction."""
     hidden = node.attribute("hidden_size") or tape.dims(node.input(2))[-1]
     if not isinstance(hidden, int):
-        raise UnsupportedOperatorError("the size of its state is not known")
+        raise UnsupportedOperatorError("the size of its state is unknown")
     count = 2 if node.attribute("direction", "forward") == "bidirectional" else 1
     places = [1, 2, 3, *([7] if states == 2 else [])]
     weights = [_directions(tape, node.input(place), count) for place in places]
@@ -250,7 +250,7 @@ def _layers(
 
 
 def _directions(tape: Tape, name: str, count: int) -> Sequence[str]:
-    """The parts of a tensor along its first axis; "" for each if there is none."""
+    """Return the parts of a tensor along its first axis; "" for each if it is omitted."""
     if not name:
         return [""] * count
     parts = tape.ops("Split", count, name, axis=0, num_outputs=count) if count > 1 else [name]
@@ -258,7 +258,7 @@ def _directions(tape: Tape, name: str, count: int) -> Sequence[str]:
 
 
 def _starts(tape: Tape, node: Node, place: int, x: str, hidden: int, count: int) -> Sequence[str]:
-    """The initial states of each direction; zeros if none are given."""
+    """Return the initial states of each direction; zeros if omitted."""
     given = node.input(place)
     if given:
         turned = node.attribute("layout", 0)
@@ -272,13 +272,13 @@ def _starts(tape: Tape, node: Node, place: int, x: str, hidden: int, count: int)
 def _activations(
     node: Node, defaults: Sequence[str], count: int
 ) -> Sequence[Sequence[_Activation]]:
-    """The activations of each direction; they take from the node's numbers one after the other."""
+    """Return the activations of each direction, which consume the node's parameters in order."""
     given = [*node.attribute("activations", ())] or [*defaults] * count
     names = [name.decode() if isinstance(name, bytes) else name for name in given]
     spelt = {name.lower(): name for name in _ACTIVATIONS}
     for name in names:
         if name.lower() not in spelt:
-            raise UnsupportedOperatorError(f"its activation {name} is not covered")
+            raise UnsupportedOperatorError(f"its activation {name} is not supported")
     numbers = {key: iter(node.attribute(f"activation_{key}", ())) for key in ("alpha", "beta")}
     chosen = []
     for name in (spelt[name.lower()] for name in names):

@@ -1,4 +1,4 @@
-"""Reductions over axes, and what accumulates along them."""
+"""Reductions over axes, and cumulative operators."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from ibisa_onnx.autodiff.tape import Tape
 rules = Rules()
 
 Body = Callable[[Tape, str, str, str, "Axes"], str]
-"""The gradient from x, and from y and dy with the reduced axes kept, and the axes."""
+"""Computes the gradient from x, from y and dy with the reduced axes kept, and from the axes."""
 
 
 @dataclass(frozen=True)
 class Axes:
-    """The axes of a reduction: numbers, or a tensor's name where they are known at run time."""
+    """The axes of a reduction: numbers, or the name of a tensor if computed at run time."""
 
     known: list[int] | None
     name: str = ""
     noop_if_empty: int = 0
 
     def keep(self, tape: Tape, reduced: str) -> str:
-        """Give back the dropped axes, with length 1."""
+        """Restore the dropped axes with length 1."""
         if self.known is None:
             return tape.op("Unsqueeze", reduced, self.name)
         return tape.op("Unsqueeze", reduced, tape.ints(*self.known)) if self.known else reduced
@@ -68,7 +68,7 @@ def _axes(tape: Tape, node: Node) -> Axes:
     noop = node.attribute("noop_with_empty_axes", 0)
     name = node.input(1)
     if name and tape.value(name) is None:
-        # All axes dropped leave a scalar, which broadcasts like one of all axes.
+        # Dropping all axes leaves a scalar, which broadcasts like a tensor of all axes.
         return Axes(None, name, noop)
     axes = tape.option(node, "axes", 1)
     if not axes:
@@ -95,7 +95,7 @@ def share(tape: Tape, x: str, dy: str, axes: list[int]) -> str:
     sides = [tape.dims(x)[axis] for axis in axes]
     known = [side for side in sides if isinstance(side, int)]
     if len(known) == len(sides):
-        count = max(math.prod(known), 1)  # of no elements there is nothing to divide
+        count = max(math.prod(known), 1)  # with no elements there is nothing to divide
         return tape.op("Mul", dy, tape.scalar(1 / count, x))
     chosen = tape.op("Gather", tape.shape(x), tape.ints(*axes))
     number = tape.op("ReduceProd", chosen, keepdims=0)
@@ -104,7 +104,7 @@ def share(tape: Tape, x: str, dy: str, axes: list[int]) -> str:
 
 @_reduction("ReduceMax", "ReduceMin")
 def _extremum(tape: Tape, x: str, y: str, dy: str, axes: Axes) -> str:
-    """Equal shares for all elements that attain the extremum."""
+    """Equal fractions for all elements that attain the extremum."""
     hits = tape.op("Cast", tape.op("Equal", x, y), to=tape.type(x).elem)
     return tape.op("Mul", hits, tape.op("Div", dy, axes.sum(tape, hits)))
 
@@ -144,7 +144,7 @@ def _log_sum_exp(tape: Tape, x: str, y: str, dy: str, axes: Axes) -> str:
 
 @_reduction("ReduceProd")
 def _product(tape: Tape, x: str, y: str, dy: str, axes: Axes) -> str:
-    """The product of all others: y / x, but where there are zeros."""
+    """The product of all others: y / x, except where there are zeros."""
     zero, one = tape.scalar(0.0, x), tape.scalar(1.0, x)
     is_zero = tape.op("Equal", x, zero)
     count = axes.sum(tape, tape.op("Cast", is_zero, to=tape.type(x).elem))
@@ -170,7 +170,7 @@ def _cumsum(tape: Tape, node: Node, dy: str) -> Cotangents:
 
 @rules.expand("CumProd")
 def _cumprod(tape: Tape, node: Node) -> Sequence[str]:
-    """Multiplied on from element to element: exact where there are zeros, which y / x is not."""
+    """Accumulated from element to element: exact where there are zeros, unlike y / x."""
     x, rank = node.input(0), tape.rank(node.input(0))
     axis = int(tape.required(node.input(1), "axis").item()) % rank
     others = tape.ints(*(other for other in range(rank) if other != axis))

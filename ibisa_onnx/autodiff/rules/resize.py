@@ -1,4 +1,4 @@
-"""Resizing. Along each axis it is linear, so its own effect on the identity gives its matrix."""
+"""Resizing, which is linear along each axis: resizing the identity yields its matrix."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PASSED_ON = (
 
 @rules.add("Resize", "Upsample")
 def _resize(tape: Tape, node: Node, dy: str) -> Cotangents:
-    """dx = R0^T dy R1 for each pair of resized axes, R as ONNX Runtime itself resizes."""
+    """dx = R0^T dy R1 for each pair of resized axes, with R computed by ONNX Runtime's Resize."""
     x, y, rank = node.input(0), node.outputs[0], tape.rank(node.input(0))
     axes = [axis % rank for axis in node.attribute("axes", range(rank))]
     scales = _scales(tape, node, axes)
@@ -40,7 +40,9 @@ def _resize(tape: Tape, node: Node, dy: str) -> Cotangents:
             scale = tape.op("Slice", scales, tape.ints(place), tape.ints(place + 1))
         matrix = _matrix(tape, (x, y), axis, scale, roi, **_options(node, factor))
         dy = _along(tape, dy, matrix, axis, rank)
-    nearest = node.attribute("mode", "nearest") == "nearest"  # piecewise constant in all else
+    nearest = (
+        node.attribute("mode", "nearest") == "nearest"
+    )  # piecewise constant in everything else
     others = node.inputs[1:]
     return [dy, *(tape.zeros(x) if nearest and x in tape.active else None for x in others)]
 
@@ -57,13 +59,15 @@ def _options(node: Node, factor: float | None) -> dict[str, object]:
         options["nearest_mode"] = "floor"
         if node.op_type == "Resize" and node.attribute("mode", "nearest") == "nearest":
             if factor is None:
-                raise UnsupportedOperatorError("nearest scales of opset 10, computed at run time")
+                raise UnsupportedOperatorError(
+                    "nearest scales of opset 10 that are computed at run time are not supported"
+                )
             options["nearest_mode"] = "ceil" if factor < 1 else "floor"
     return options
 
 
 def _scales(tape: Tape, node: Node, axes: Sequence[int]) -> str | None:
-    """The scale of each axis, float32, or None where the node is given sizes."""
+    """Return the scale of each axis, float32; None if the node has sizes."""
     if "scales" in node.attributes:
         return tape.constant(np.array(node.attributes["scales"], np.float32))
     if node.attribute("keep_aspect_ratio_policy", "stretch") != "stretch" and node.input(3):
@@ -75,23 +79,27 @@ def _scales(tape: Tape, node: Node, axes: Sequence[int]) -> str | None:
 
 
 def _scales_that_keep_the_aspect(tape: Tape, node: Node, axes: Sequence[int]) -> str:
-    """One scale for all axes, the smallest or largest that any asks for."""
+    """Return one scale for all axes, the smallest or largest of any axis."""
     x, sizes = node.input(0), tape.value(node.input(3))
     sides = [side for axis in axes if isinstance(side := tape.dims(x)[axis], int)]
     if sizes is None or len(sides) < len(axes):
-        raise UnsupportedOperatorError("keep_aspect_ratio_policy with an open image size")
+        raise UnsupportedOperatorError(
+            "keep_aspect_ratio_policy with a dynamic image size is not supported"
+        )
     ratios = np.asarray(sizes, np.float32) / np.array(sides, np.float32)
     larger = node.attributes["keep_aspect_ratio_policy"] == "not_smaller"
     scale = ratios.max() if larger else ratios.min()
     reached = np.array(sides, np.float32) * scale
-    # Resize rounds such sides, and cuts those that it is given a scale for.
+    # Resize rounds these sizes, and truncates those given by a scale.
     if np.any(reached % 1 >= 0.5):
-        raise UnsupportedOperatorError("keep_aspect_ratio_policy that rounds a side up")
+        raise UnsupportedOperatorError(
+            "keep_aspect_ratio_policy that rounds a size up is not supported"
+        )
     return tape.constant(np.full(len(axes), scale, np.float32))
 
 
 def _roi(tape: Tape, node: Node, place: int, count: int) -> str | None:
-    """What part of the axis is resized, for an image of which only the last axis is."""
+    """Return the region of interest of an image of which only the last axis is resized."""
     if node.attribute("coordinate_transformation_mode") != "tf_crop_and_resize":
         return None
     roi = tape.op("Cast", node.input(1), to=onnx.TensorProto.FLOAT)
@@ -108,7 +116,7 @@ def _matrix(
     roi: str | None,
     **options: object,
 ) -> str:
-    """What the resize makes of the identity: [in, out].
+    """Resize the identity matrix: [in, out].
 
     half_pixel_symmetric is younger than this graph's opset, but ONNX Runtime has it at every one.
     """

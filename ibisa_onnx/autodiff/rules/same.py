@@ -1,4 +1,4 @@
-"""auto_pad SAME where the image size is open: how much it pads is found out at run time.
+"""auto_pad SAME with a dynamic image size: the padding is computed at run time.
 
 Such a node is written out as a Pad and the same node without padding, which then has a rule.
 """
@@ -39,13 +39,13 @@ def _pads_at_run_time(tape: Tape, node: Node) -> bool:
         return False
     sides = tape.dims(node.input(0))[2:]
     strides = node.attribute("strides", [1] * len(sides))
-    # With a stride of 1 the padding does not depend on the size; with dilations it is refused.
+    # With a stride of 1 the padding does not depend on the size; dilations are unsupported.
     opened = any(s > 1 and not isinstance(i, int) for i, s in zip(sides, strides, strict=True))
     return opened and max(node.attribute("dilations", [1])) == 1
 
 
 def _pads(tape: Tape, node: Node) -> str:
-    """As many windows as strides, begun or whole, fit into the image; centred."""
+    """One window per full or partial stride of the image, centred."""
     x, rank = node.input(0), tape.rank(node.input(0))
     kernel = node.attribute("kernel_shape")
     strides = tape.ints(*node.attribute("strides"))

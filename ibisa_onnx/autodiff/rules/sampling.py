@@ -23,7 +23,7 @@ _MOST_SAMPLES = 1 << 10  # along each side of a cell
 
 @dataclass(frozen=True)
 class _Taps:
-    """Pixels along one axis, [..., count]: where, how much each counts, and the axis's length."""
+    """Pixels along one axis, [..., count]: positions, weights, and the axis's length."""
 
     index: str
     weight: str
@@ -55,14 +55,16 @@ def _grid_sample(tape: Tape, node: Node) -> Sequence[str]:
 
 @rules.expand("RoiAlign")
 def _roi_align(tape: Tape, node: Node) -> Sequence[str]:
-    """The mean of samples on a regular grid in each of the cells of each region."""
+    """Mean of samples on a regular grid in each cell of each region."""
     x, regions, batch = node.inputs
     if node.attribute("mode", "avg") != "avg":
-        raise UnsupportedOperatorError("mode max is not covered")
+        raise UnsupportedOperatorError("mode max is not supported")
     if node.attribute("sampling_ratio", 0) <= 0:
-        raise UnsupportedOperatorError("sampling_ratio 0 leaves the samples to each region's size")
+        raise UnsupportedOperatorError(
+            "sampling_ratio 0, which adapts to each region, is not supported"
+        )
     if node.attribute("sampling_ratio") > _MOST_SAMPLES:
-        raise UnsupportedOperatorError(f"sampling_ratio over {_MOST_SAMPLES} is not covered")
+        raise UnsupportedOperatorError(f"sampling_ratio over {_MOST_SAMPLES} is not supported")
     if tape.type(regions).elem != tape.type(x).elem:
         regions = tape.op("Cast", regions, to=tape.type(x).elem)
     cells = [node.attribute("output_height", 1), node.attribute("output_width", 1)]
@@ -91,7 +93,7 @@ def _unsqueezed(tape: Tape, taps: _Taps, axis: int) -> _Taps:
 def _regular(
     tape: Tape, node: Node, axis: int, start: str, end: str, cells: int
 ) -> tuple[_Taps, str]:
-    """Samples of each region, [R, cells * ratio], and 1 where they are not far outside."""
+    """Return samples of each region, [R, cells * ratio], and 1 where they are not far outside."""
     x, count = node.input(0), cells * node.attribute("sampling_ratio")
     transformation = "half_pixel" if node.opset >= 16 else "output_half_pixel"
     half = node.attribute("coordinate_transformation_mode", transformation) == "half_pixel"
@@ -112,11 +114,11 @@ def _regular(
 
 @rules.expand("DeformConv")
 def _deform_conv(tape: Tape, node: Node) -> Sequence[str]:
-    """Sample the image for each tap of each window, then multiply with the kernel."""
+    """Sample the image for each tap of each window, then multiply by the kernel."""
     x, w, offset = node.inputs[:3]
     channels, kernel = tape.dims(x)[1], tape.dims(w)
     if not all(isinstance(side, int) for side in (channels, *kernel)) or len(kernel) != 4:
-        raise UnsupportedOperatorError("its channels or its kernel are not known, or not of images")
+        raise UnsupportedOperatorError("its channels or kernel are unknown, or not two-dimensional")
     groups = node.attribute("offset_group", 1)
     taps = int(kernel[2]) * int(kernel[3])  # type: ignore[arg-type]
     spatial = tape.op("Slice", tape.shape(offset), tape.ints(2), tape.ints(4))
@@ -140,7 +142,7 @@ def _deform_conv(tape: Tape, node: Node) -> Sequence[str]:
 
 
 def _windows(tape: Tape, node: Node, axis: int, spatial: str) -> str:
-    """Where each tap of each window would be without its offset: broadcasts to [taps, H, W]."""
+    """Return the position of each tap without its offset; broadcasts to [taps, H, W]."""
     x, kernel = node.input(0), [int(side) for side in tape.dims(node.input(1))[2:]]  # type: ignore[arg-type]
     stride = node.attribute("strides", [1, 1])[axis]
     dilation = node.attribute("dilations", [1, 1])[axis]
@@ -170,7 +172,7 @@ def _affine_grid(tape: Tape, node: Node) -> Sequence[str]:
     theta, size = node.inputs
     n = tape.dims(size)[0]
     if not isinstance(n, int):
-        raise UnsupportedOperatorError("the number of its axes is not known")
+        raise UnsupportedOperatorError("the number of its axes is unknown")
     n -= 2
     spatial = tape.op("Slice", size, tape.ints(2), tape.ints(2 + n))
     one = tape.op("Expand", tape.scalar(1.0, theta), spatial)
@@ -189,7 +191,7 @@ def _spaced(tape: Tape, node: Node, spatial: str, axis: int, n: int) -> str:
     count = tape.op("Slice", spatial, tape.ints(axis), tape.ints(axis + 1))
     places, real = _real(tape, tape.count_up(count), theta), _real(tape, count, theta)
     two, one = tape.scalar(2.0, theta), tape.scalar(1.0, theta)
-    if aligned:  # counted from the last, which ONNX Runtime puts at 1 even where it is the only one
+    if aligned:  # counted from the last, which ONNX Runtime puts at 1 even if it is the only one
         gaps = tape.op("Sub", real, one)
         back = tape.op("Div", tape.op("Sub", gaps, places), tape.op("Max", gaps, one))
         at = tape.op("Sub", one, tape.op("Mul", back, two))
@@ -212,7 +214,7 @@ def _in_pixels(tape: Tape, at: str, side: str, like: str, aligned: bool) -> str:
 
 
 def _taps(tape: Tape, at: str, side: str, like: str, mode: str, padding: str) -> _Taps:
-    """The pixels that a value at `at` is made of, along one axis."""
+    """Return the pixels that contribute to a value at `at`, along one axis."""
     last, real = tape.ints(-1), _real(tape, side, like)
     if mode == "nearest":
         first, base = 0, tape.op("Round", at)
@@ -262,7 +264,7 @@ def _polynomial(tape: Tape, t: str, coefficients: Sequence[float], like: str) ->
 
 
 def _reflected(tape: Tape, place: str, side: str, like: str, aligned: bool) -> str:
-    """Mirror at the outer pixels' centres (aligned) or borders, as often as it takes."""
+    """Mirror at the outer pixels' centres (aligned) or borders, repeatedly."""
     one, two = tape.scalar(1.0, like), tape.scalar(2.0, like)
     low = tape.scalar(0.0 if aligned else -0.5, like)
     span = tape.op("Sub", side, one) if aligned else side
@@ -281,7 +283,7 @@ def _sample(tape: Tape, rows: str, image: str, taps: Sequence[_Taps], rank: int)
     index, weight, pixels = taps[0].index, taps[0].weight, taps[0].side
     for tap in taps[1:]:
         count *= tap.count
-        flat = tape.ints(*[0] * rank, count)  # no -1: there may be no places
+        flat = tape.ints(*[0] * rank, count)  # no -1: there may be no positions
         index = tape.op("Mul", tape.op("Unsqueeze", index, behind), tap.side)
         index = tape.op("Add", index, tape.op("Unsqueeze", tap.index, before))
         pair = tape.op("Unsqueeze", weight, behind), tape.op("Unsqueeze", tap.weight, before)

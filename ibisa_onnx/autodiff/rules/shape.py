@@ -1,4 +1,4 @@
-"""Operators that move elements about and compute nothing."""
+"""Operators that only move elements."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _split(tape: Tape, node: Node, dys: Sequence[str | None]) -> Cotangents:
 
 @rules.add("Slice")
 def _slice(tape: Tape, node: Node, dy: str) -> Cotangents:
-    """Cut one axis after the other; each cut is undone by itself."""
+    """Slice one axis after another; each slice is inverted separately."""
     x = node.input(0)
     starts, ends = _numbers(tape, node, "starts", 1), _numbers(tape, node, "ends", 2)
     if any(name and tape.value(name) is None for name in (node.input(3), node.input(4))):
@@ -142,7 +142,7 @@ def _compress(tape: Tape, node: Node, dy: str) -> Cotangents:
 
 @rules.add("ReverseSequence")
 def _reverse_sequence(tape: Tape, node: Node, dy: str) -> Cotangents:
-    """It undoes itself."""
+    """It is its own inverse."""
     return [tape.op("ReverseSequence", dy, node.input(1), **node.attributes)]
 
 
@@ -160,7 +160,7 @@ def _scatter(tape: Tape, node: Node, dy: str) -> Cotangents:
 
 
 def _scattered_extremum(tape: Tape, node: Node, dy: str) -> Cotangents:
-    """Equal shares for all that attain the extremum, the datum and its updates alike."""
+    """Equal fractions for all that attain the extremum, data and updates alike."""
     x, updates, y = node.input(0), node.input(2), node.outputs[0]
     elem = tape.type(x).elem
     hit = tape.op("Cast", tape.op("Equal", x, y), to=elem)
@@ -170,7 +170,7 @@ def _scattered_extremum(tape: Tape, node: Node, dy: str) -> Cotangents:
 
 
 def _scattered_product(tape: Tape, node: Node, dy: str) -> Cotangents:
-    """The product of all others: that of all but the zeros, if no other is 0."""
+    """The product of all others: that of the non-zeros, if no other is 0."""
     x, updates = (_without_zeros(tape, factor) for factor in (node.input(0), node.input(2)))
     every = _put_at(tape, node, x[0], updates[0], "mul")
     whole, count = tape.op("Mul", dy, every), _put_at(tape, node, x[1], updates[1], "add")
@@ -190,7 +190,7 @@ def _without_zeros(tape: Tape, x: str) -> tuple[str, str]:
 
 
 def _put_at(tape: Tape, node: Node, data: str, updates: str, reduction: str) -> str:
-    """Scatter other tensors to the same places."""
+    """Scatter other tensors to the same positions."""
     if node.op_type == "ScatterND":
         return tape.op("ScatterND", data, node.input(1), updates, reduction=reduction)
     axis = node.attribute("axis", 0)
@@ -198,7 +198,7 @@ def _put_at(tape: Tape, node: Node, data: str, updates: str, reduction: str) -> 
 
 
 def _taken_at(tape: Tape, node: Node, data: str) -> str:
-    """Take what is at the places that are scattered to."""
+    """Gather the values at the positions scattered to."""
     if node.op_type == "ScatterND":
         return tape.op("GatherND", data, node.input(1))
     return tape.op("GatherElements", data, node.input(1), axis=node.attribute("axis", 0))
@@ -206,7 +206,7 @@ def _taken_at(tape: Tape, node: Node, data: str) -> str:
 
 @rules.expand("TensorScatter")
 def _tensor_scatter(tape: Tape, node: Node) -> Sequence[str]:
-    """A scatter to a run of places along an axis, from a start for each element of the batch."""
+    """Scatter to consecutive positions along an axis, with a start per element of the batch."""
     past, updates, rank = node.input(0), node.input(1), tape.rank(node.input(0))
     axis = node.attribute("axis", -2) % rank
     places = tape.count_up(tape.side(updates, axis))
@@ -231,11 +231,11 @@ def _top_k(tape: Tape, node: Node, dys: Sequence[str | None]) -> Cotangents:
 
 @rules.add("Range", inputs=(0, 2))
 def _counted(tape: Tape, node: Node, dy: str) -> Cotangents:
-    """start + i delta; the limit only says how many there are."""
+    """start + i delta; the limit only determines the length."""
     start, _, delta = node.inputs
     elem = tape.type(start).elem
     if elem == onnx.TensorProto.BFLOAT16:
-        raise UnsupportedOperatorError("ONNX Runtime has no sum in bfloat16")
+        raise UnsupportedOperatorError("ONNX Runtime does not support sums in bfloat16")
     steps = tape.op("Cast", tape.count_up(tape.op("Shape", dy)), to=elem)
     sums = [tape.op("ReduceSum", v, keepdims=0) for v in (dy, tape.op("Mul", dy, steps))]
     return [tape.reshape(sums[0], like=start), None, tape.reshape(sums[1], like=delta)]
@@ -270,11 +270,11 @@ def _pad(tape: Tape, node: Node, dy: str) -> Cotangents:
 
 
 def _reused(tape: Tape, x: str, axis: int, pads: tuple[int, int], mode: str) -> str:
-    """Which position of the axis each position of the padded axis repeats."""
+    """Return the position of the axis that each position of the padded axis repeats."""
     if mode != "wrap":
         return tape.op("Pad", _range(tape, x, axis), tape.ints(*pads), mode=mode)
     if min(pads) < 0:
-        raise UnsupportedOperatorError("mode wrap with negative pads is not covered")
+        raise UnsupportedOperatorError("mode wrap with negative pads is not supported")
     side = tape.op("Squeeze", tape.side(x, axis))
     first, after, one = (tape.constant(np.array(i, np.int64)) for i in (-pads[0], pads[1], 1))
     places = tape.op("Range", first, tape.op("Add", side, after), one)
@@ -292,7 +292,7 @@ def _depth_to_space(tape: Tape, node: Node, dy: str) -> Cotangents:
         return [blocks]
     channels = tape.dims(node.input(0))[1]
     if not isinstance(channels, int):
-        raise UnsupportedOperatorError("the number of channels is not known")
+        raise UnsupportedOperatorError("the number of channels is unknown")
     # SpaceToDepth orders its channels [block, channel], CRD [channel, block].
     order = np.arange(channels).reshape(size * size, -1).T
     return [tape.op("Gather", blocks, tape.ints(*order.reshape(-1).tolist()), axis=1)]
@@ -314,7 +314,7 @@ def _unselected(
     others: Sequence[str | None] | None = None,
     **attributes: Any,
 ) -> str:
-    """The transpose of any operator that only picks elements of its first input.
+    """Transpose of any operator that only selects elements of its first input.
 
     It is applied to the elements' places, which says where each element of the result comes from;
     `others` are its other inputs, the node's own by default.
@@ -332,15 +332,15 @@ def _unselected(
 
 
 def _count(tape: Tape, vector: str) -> int:
-    """The number of elements of a 1-D tensor."""
+    """Return the number of elements of a 1-D tensor."""
     (side,) = tape.dims(vector)
     if not isinstance(side, int):
-        raise UnsupportedOperatorError("the number of its starts is not known")
+        raise UnsupportedOperatorError("the number of its starts is unknown")
     return side
 
 
 def _range(tape: Tape, x: str, axis: int) -> str:
-    """The positions along an axis."""
+    """Return the positions along an axis."""
     side = tape.dims(x)[axis]
     if isinstance(side, int):
         return tape.ints(*range(side))
@@ -348,14 +348,14 @@ def _range(tape: Tape, x: str, axis: int) -> str:
 
 
 def _put(tape: Tape, dy: str, positions: str, x: str, axis: int) -> str:
-    """Put slices back to distinct positions of an axis of `x`; zeros elsewhere."""
+    """Put slices back at distinct positions of an axis of `x`, with zeros elsewhere."""
     rank, value, side = tape.rank(x), tape.value(positions), tape.dims(x)[axis]
     axis %= rank
     pads = np.zeros((2, rank), np.int64)
     if value is not None and isinstance(side, int) and _is_run(value):
         pads[:, axis] = value[0], side - 1 - value[-1]
         return tape.op("Pad", dy, pads.reshape(-1)) if pads.any() else dy
-    # Look every position up among the slices, and those that have none in a slice of zeros.
+    # Gather every position from the slices, and positions without one from a slice of zeros.
     pads[1, axis] = 1
     count = tape.op("Shape", positions)
     blank = tape.op("Expand", count, tape.side(x, axis))
