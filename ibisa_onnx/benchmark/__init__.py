@@ -1,36 +1,11 @@
-"""Several methods on the same pictures of the same model: measured, kept, and put into a table."""
+"""Comparison of several methods on the same images and the same model.
+
+`Benchmark` runs each `Entry` on each image and yields rows of scores, which a `Store` saves so that
+an interrupted run resumes. `Table` aggregates the rows, `draw` plots them.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import lazy_loader
 
-from ibisa_onnx.imports import lazy_names
-
-if TYPE_CHECKING:
-    from ibisa_onnx.benchmark.maps import MapFolder
-    from ibisa_onnx.benchmark.plot import draw
-    from ibisa_onnx.benchmark.runner import Benchmark, Entry, Listener
-    from ibisa_onnx.benchmark.store import Store
-    from ibisa_onnx.benchmark.table import Table
-
-_HOMES = {
-    "Benchmark": "runner",
-    "Entry": "runner",
-    "MapFolder": "maps",
-    "Store": "store",
-    "Table": "table",
-    "Listener": "runner",
-    "draw": "plot",
-}
-
-__all__ = [
-    "Benchmark",
-    "Entry",
-    "Listener",
-    "MapFolder",
-    "Store",
-    "Table",
-    "draw",
-]
-
-__getattr__, __dir__ = lazy_names(__name__, _HOMES)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,9 +1,8 @@
-"""The command line: one file a verb, loaded when it is called.
+"""The command line: one file per verb, loaded when it is called.
 
-Here are the group and the one place where errors become lines and exit codes: 0 done, 1 it could
-not be done, 2 wrong usage, 130 interrupted; by other signals `__main__` ends it. Anything heavier
-than click is imported by the verbs, inside their functions, so that `--help` and `--version` answer
-at once.
+Here are the group and the single place where errors become messages and exit codes: 0 success, 1
+error, 2 usage error, 130 interrupted; `__main__` handles other signals. The verbs import anything
+heavier than click inside their functions, so that `--help` and `--version` return immediately.
 """
 
 from __future__ import annotations
@@ -14,17 +13,21 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import NoReturn
 
 import click
 
+from ibisa_onnx import __version__
 from ibisa_onnx.commands.console import INTERRUPTED, echo, report_error, silence
 from ibisa_onnx.errors import IbisaError
 
 _NAME = "ibisa-onnx"
 _ASCII = "".join(map(chr, range(0x20, 0x7F)))
-_PACKAGES = {"cv2": "opencv-python-headless", "PIL": "pillow"}  # pip names them otherwise
+_PACKAGES = {
+    "cv2": "opencv-python-headless",
+    "PIL": "pillow",
+}  # import names that differ from pip's
 _LIBRARIES = (".so", ".pyd")
 _VERBS = (
     "run",
@@ -41,7 +44,7 @@ _VERBS = (
 
 
 class _Verbs(click.Group):
-    """A group that imports a verb's module when the verb is asked for."""
+    """A group that imports a verb's module when the verb is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_VERBS)
@@ -55,7 +58,7 @@ class _Verbs(click.Group):
 
 def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted:
-        echo(f"{_NAME} {_version()}")
+        echo(f"{_NAME} {__version__}")
         ctx.exit()
 
 
@@ -69,20 +72,20 @@ def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     help="Show the version and exit.",
 )
 def group() -> None:
-    """Explain the decisions of a deployed ONNX image model.
+    """Find the pixels an ONNX image model relied on.
 
-    Which pixels did this very file need for this very answer?
+    Attribution maps for deployed models: all you need is the .onnx file and an image.
 
     \b
-      ibisa-onnx run model.onnx photo.jpg       writes photo.ibisa.png
-      ibisa-onnx inspect model.onnx photo.jpg   what goes in and out, and the top five
-      ibisa-onnx eval model.onnx photo.jpg      how true the map is to the model
-      ibisa-onnx bench model.onnx photos/       IBISA against RISE, Grad-CAM, IBA …
-      ibisa-onnx gradient model.onnx            writes model.grad.onnx: output and gradient
-      ibisa-onnx export torchvision:resnet50    writes resnet50.onnx, checked and annotated
-      ibisa-onnx annotate model.onnx --labels … puts preprocessing and labels into the file
-      ibisa-onnx distill model.onnx photos/     a differentiable surrogate, for opaque models
-      ibisa-onnx demo                           the same without a file of yours
+      ibisa-onnx run model.onnx image.jpg        write image.ibisa.png
+      ibisa-onnx inspect model.onnx image.jpg    show settings and predictions
+      ibisa-onnx eval model.onnx image.jpg       measure how faithful the map is
+      ibisa-onnx bench model.onnx images/        compare with RISE, Grad-CAM, IBA …
+      ibisa-onnx gradient model.onnx             write output and gradient as one file
+      ibisa-onnx export torchvision:resnet50     write resnet50.onnx with metadata
+      ibisa-onnx annotate model.onnx --labels …  embed preprocessing and labels
+      ibisa-onnx distill model.onnx images/      train a differentiable surrogate
+      ibisa-onnx demo                            try it without a model or image
     """
 
 
@@ -92,16 +95,16 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     Parameters
     ----------
     args
-        The words after the command's name; None: the process's own.
+        Command-line arguments without the program's name; None: those of the process.
     """
     _open_streams()
     sys.exit(_run(list(sys.argv[1:] if args is None else args)))
 
 
 def _open_streams() -> None:
-    """See that there are standard streams, and that nothing that is said can fail on them.
+    """Ensure that the standard streams exist and can encode any text.
 
-    Python has none where descriptors were closed, or in a program without a console.
+    They are None if their descriptors are closed, or in a program without a console.
     """
     sys.stdin = sys.stdin or open(os.devnull, encoding="utf-8")  # noqa: PTH123, SIM115
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
@@ -113,7 +116,7 @@ def _open_streams() -> None:
 
 
 def _writes_ascii(encoding: str) -> bool:
-    """Tell whether an encoding is one of text, and not `undefined`, `idna` or another oddity."""
+    """Return whether an encoding can write plain text, unlike `undefined` or `idna`."""
     try:
         return _ASCII.encode(encoding).decode(encoding) == _ASCII
     except (LookupError, UnicodeError):
@@ -121,7 +124,7 @@ def _writes_ascii(encoding: str) -> bool:
 
 
 def _run(args: list[str]) -> int:
-    """Run a command and return its exit code, whatever happens."""
+    """Run a command and return its exit code; every exception is reported."""
     try:
         code = group.main(args or ["--help"], prog_name=_NAME, standalone_mode=False)
         if sys.stdout is not None:
@@ -141,15 +144,15 @@ def _run(args: list[str]) -> int:
         report_error(str(error))
         return 1
     except BrokenPipeError:
-        silence(sys.stdout)  # the reader has gone
+        silence(sys.stdout)  # the reader is gone
         return 1
     except OSError as error:
         report_error(_input_output(error))
         return 1
     except MemoryError as error:
         report_error(
-            f"not enough memory{f' ({error})' if str(error) else ''}; take a smaller picture or "
-            "model, or free some"
+            f"not enough memory{f' ({error})' if str(error) else ''}; use a smaller image or "
+            "model, or free memory"
         )
         return 1
     except Exception as error:
@@ -161,42 +164,36 @@ def _run(args: list[str]) -> int:
 
 
 def _input_output(error: OSError) -> str:
-    """Say what could not be read or written, and what to do."""
-    # Without a name, what is not there is the working folder, which was removed.
+    """Return a message for a failed read or write."""
+    # A missing file without a name is the working folder, which was removed.
     unnamed = "." if isinstance(error, FileNotFoundError) else "a standard stream"
     where = error.filename or unnamed
     full = error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None))
-    advice = "free some space" if full else "check that it is there and may be used"
+    advice = "free disk space" if full else "check that it exists and is accessible"
     return f"cannot read or write {where}: {error.strerror or error}; {advice}"
 
 
 def _missing(error: Exception) -> str:
-    """Say which package is not there, where the installation is not whole, as after --no-deps.
+    """Return a message for a missing package, or for a shared library that cannot be loaded.
 
-    Or which library of one cannot be loaded: it needs another, or more memory than is allowed.
+    Packages are missing after `pip install --no-deps`; a library fails to load if it needs another
+    one, or more memory than the process may use.
     """
-    for each in (error, error.__cause__):  # of which NumPy makes a page
+    for each in (error, error.__cause__):  # NumPy replaces it with a page of text
         if isinstance(each, ImportError) and str(each.path).endswith(_LIBRARIES):
-            return f"a library cannot be loaded: {each}; install what it needs, or free some memory"
+            return f"cannot load a library: {each}; install what it requires, or free memory"
     name = error.name if isinstance(error, ModuleNotFoundError) else None
     package = (name or "").split(".")[0]
     if not package or package.startswith("ibisa_"):
         return ""
-    return f"{package} is not installed; pip install {_PACKAGES.get(package, package)}"
+    return f"{package} is not installed; run pip install {_PACKAGES.get(package, package)}"
 
 
 def _bug(error: Exception, args: Sequence[str]) -> str:
-    """Say what should never be seen."""
-    more = "" if _verbose(args) else " with what -v prints"
+    """Return a message for an error that no code path expects."""
+    more = "" if _verbose(args) else " with the output of -v"
     return f"unexpected {type(error).__name__}: {error}; this is a bug, please report it{more}"
 
 
 def _verbose(args: Sequence[str]) -> bool:
     return "-v" in args or "--verbose" in args
-
-
-def _version() -> str:
-    try:
-        return metadata.version(_NAME)
-    except metadata.PackageNotFoundError:
-        return "(not installed, run from its sources)"

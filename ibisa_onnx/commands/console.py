@@ -1,8 +1,8 @@
-"""What the commands say, and where: results to stdout, everything else to stderr.
+"""Output of the commands: results to stdout, everything else to stderr.
 
-Only words; what is said is decided by the verbs. It goes out line by line, and what comes from
-files can neither end a line nor command a terminal: a line is escaped here, and colours are added
-here alone. What cannot be said on stderr is dropped, for nobody listens.
+The verbs decide what to print; this module writes it line by line. Lines are escaped here and
+colours are added here only, so text from files can neither break a line nor control the terminal.
+Output that stderr does not accept is dropped.
 """
 
 from __future__ import annotations
@@ -12,17 +12,22 @@ import functools
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from ibisa_onnx.commands.flags import with_flags
+from ibisa_onnx.commands.usage import check_not_empty
 from ibisa_onnx.escaping import escaped, escaped_json, shortened
 
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
 INTERRUPTED = 130
-"""The exit code of what was ended by Ctrl-C, as shells have it."""
+"""Exit code after Ctrl-C, as in shells."""
 _LONGEST = 1000  # characters of an error or a warning
 _LONGEST_RESULT = 4000
 _LONGEST_LABEL = 40
@@ -30,7 +35,7 @@ _LONGEST_LABEL = 40
 
 @dataclass(frozen=True)
 class Styled:
-    """A line in bold, or in one of click's colours, where those are shown."""
+    """A line in bold or in one of click's colours, if the terminal shows them."""
 
     text: str
     bold: bool = False
@@ -41,18 +46,18 @@ Line = str | Styled
 
 
 def heading(text: str) -> Styled:
-    """Return a line that stands over others."""
+    """Return a line as a heading."""
     return Styled(text, bold=True)
 
 
 class Bar:
-    """Progress that nobody sees; a context, which leaves no trace."""
+    """A progress bar that is not shown; a context manager."""
 
     def __call__(self, done: int, total: int, seconds_left: float | None = None) -> None:
-        """Show that `done` of `total` steps are done, and about how long the rest takes."""
+        """Show that `done` of `total` steps are done, and the estimated time left."""
 
     def wipe(self) -> None:
-        """Make room for a line of text."""
+        """Clear the bar's line."""
 
     def __enter__(self) -> Bar:
         return self
@@ -62,43 +67,70 @@ class Bar:
 
 
 class _DrawnBar(Bar):
-    """A line on a terminal that is drawn over and over."""
-
-    _WIDTH = 24
+    """A progress bar on one line of a terminal, drawn by tqdm."""
 
     def __init__(self, label: str) -> None:
         self._label = shortened(escaped(label), _LONGEST_LABEL)
-        self._drawn = ""
+        self._bar: tqdm | None = None
 
     def __call__(self, done: int, total: int, seconds_left: float | None = None) -> None:
-        filled = self._WIDTH * done // max(total, 1)
-        bar = "#" * filled + "-" * (self._WIDTH - filled)
-        left = "" if seconds_left is None else f", about {duration(seconds_left)} left"
-        line = f"{self._label}  [{bar}] {done}/{total}{left}"
-        if line != self._drawn:
-            _write(f"\r{line:{len(self._drawn)}}", err=True, nl=False)
-        self._drawn = line
+        left = "" if seconds_left is None else f"about {duration(seconds_left)} left"
+        if self._bar is None:
+            self._bar = self._open(done, total, left)
+            return
+        self._bar.n, self._bar.total = done, total
+        self._bar.set_postfix_str(left)
+
+    def _open(self, done: int, total: int, left: str) -> tqdm:
+        from tqdm import tqdm
+
+        tqdm.monitor_interval = 0  # no thread of its own
+        tqdm.set_lock(threading.RLock())  # nor a lock shared with other processes
+        return tqdm(
+            desc=self._label,
+            initial=done,
+            total=total,
+            postfix=left,
+            bar_format="{desc}  [{bar:24}] {n_fmt}/{total_fmt}{postfix}",
+            ascii="-#",
+            file=_Stderr(),
+            leave=False,
+            dynamic_ncols=True,
+        )
 
     def wipe(self) -> None:
-        blank = " " * len(self._drawn)  # no escape codes: not all terminals
-        _write(f"\r{blank}\r", err=True, nl=False)
-        self._drawn = ""
+        if self._bar is not None:
+            self._bar.close()
+        self._bar = None
+
+
+class _Stderr:
+    """The part of a stream that tqdm requires. Text that cannot be written is dropped."""
+
+    def write(self, text: str) -> None:
+        _write(text, err=True, nl=False)
+
+    def flush(self) -> None:
+        """Do nothing, because each write is flushed."""
+
+    def fileno(self) -> int:
+        return sys.stderr.fileno()
 
 
 @dataclass(frozen=True)
 class Console:
-    """Where results, notes and progress go.
+    """Writes results, notes, warnings and progress.
 
     Attributes
     ----------
     as_json
-        Results are JSON objects, one a line; text is not shown.
+        Write results as JSON objects, one per line, instead of text.
     quiet
-        Only bare results and errors.
+        Write only bare results and errors.
     verbose
-        Details too.
+        Write details too.
     results_to_stderr
-        Stdout carries a picture.
+        Write results to stderr, because stdout carries a file.
     """
 
     as_json: bool = False
@@ -110,9 +142,9 @@ class Console:
     def result(
         self, lines: Sequence[Line], data: Mapping[str, Any], *, bare: Sequence[str] = ()
     ) -> None:
-        """Give a result as was asked for: one line of JSON, bare lines (quiet), or lines of text.
+        """Write a result as one line of JSON, as bare lines (quiet), or as lines of text.
 
-        Bare lines are whole, for programs; those of text are cut where they are very long.
+        Bare lines, which programs read, are complete; very long lines of text are shortened.
         """
         if self.as_json:
             _write(_json(data, self._stream), err=self.results_to_stderr)
@@ -124,28 +156,28 @@ class Console:
                 echo(line, err=self.results_to_stderr, most=_LONGEST_RESULT)
 
     def note(self, lines: Sequence[Line]) -> None:
-        """Say details on stderr, where details are wanted."""
+        """Write details to stderr if verbose."""
         for line in lines if self.verbose else ():
             echo(line, err=True, most=_LONGEST_RESULT)
 
     def warn(self, warnings: Sequence[str]) -> None:
-        """Say warnings on stderr, each once."""
+        """Write warnings to stderr, each once."""
         for text in warnings:
             if text not in self._warned and not self.quiet:
-                _say_of("ibisa-onnx: warning:", "yellow", text)
+                _write_message("ibisa-onnx: warning:", "yellow", text)
             self._warned.add(text)
 
     def tell(self, text: str) -> None:
-        """Say on stderr what is neither a result nor a warning, unless quiet."""
+        """Write a status message to stderr, unless quiet."""
         if not self.quiet:
             echo(f"ibisa-onnx: {text}", err=True, most=_LONGEST)
 
     def progress(self, label: str) -> Bar:
-        """Return what draws a bar on stderr if that is a terminal, else nothing."""
+        """Return a progress bar, which is drawn if stderr is a terminal."""
         return _DrawnBar(label) if is_terminal(sys.stderr) and not self.quiet else Bar()
 
     def on_stderr(self) -> Console:
-        """Return this console with its results on stderr too, where stdout carries a picture."""
+        """Return this console with results on stderr, for when stdout carries a file."""
         return replace(self, results_to_stderr=True)
 
     @property
@@ -154,27 +186,28 @@ class Console:
 
 
 def console_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a verb `--json`, `-q` and `-v`, and as its first argument the console they make."""
+    """Add `--json`, `-q` and `-v` to a verb and pass it the resulting `Console` first."""
 
     @functools.wraps(function)
     def wrapped(*args: Any, as_json: bool, quiet: bool, verbose: bool, **options: Any) -> None:
         if quiet and verbose:
-            raise click.UsageError("-q and -v contradict each other; give one")
+            raise click.UsageError("-q and -v cannot be combined; pass only one")
+        check_not_empty()
         function(Console(as_json, quiet, verbose), *args, **options)
 
     for option in (
-        click.option("-v", "--verbose", is_flag=True, help="Say more, on stderr."),
-        click.option("-q", "--quiet", is_flag=True, help="Say only what was asked for."),
-        click.option("--json", "as_json", is_flag=True, help="One JSON object a line."),
+        click.option("-v", "--verbose", is_flag=True, help="Print details to stderr."),
+        click.option("-q", "--quiet", is_flag=True, help="Print only the result."),
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line."),
     ):
         wrapped = option(wrapped)
     return wrapped
 
 
 def echo(line: Line, *, err: bool = False, nl: bool = True, most: int | None = None) -> None:
-    """Say one line: coloured on a terminal, unless NO_COLOR (https://no-color.org) is set.
+    """Write one line, coloured on a terminal unless NO_COLOR (https://no-color.org) is set.
 
-    `most` is the number of characters that it may have.
+    `most` is the maximum number of characters.
     """
     styled = line if isinstance(line, Styled) else Styled(line)
     text = escaped(styled.text)
@@ -185,12 +218,12 @@ def echo(line: Line, *, err: bool = False, nl: bool = True, most: int | None = N
 
 
 def report_error(message: str) -> None:
-    """Say on stderr, in one line, what went wrong."""
-    _say_of("ibisa-onnx: error:", "red", message)
+    """Write an error to stderr, in one line."""
+    _write_message("ibisa-onnx: error:", "red", message)
 
 
 def is_terminal(stream: TextIO | None) -> bool:
-    """Tell whether a standard stream, which may be closed or not there, is a terminal."""
+    """Return whether a standard stream, which may be closed or None, is a terminal."""
     return stream is not None and not stream.closed and stream.isatty()
 
 
@@ -200,7 +233,7 @@ def write_bytes(data: bytes) -> None:
     Raises
     ------
     OSError
-        It cannot be written, as where its reader has gone.
+        Stdout cannot be written, for example because its reader is gone.
     """
     try:
         sys.stdout.buffer.write(data)
@@ -211,26 +244,26 @@ def write_bytes(data: bytes) -> None:
 
 
 def silence(stream: TextIO | None) -> None:
-    """Send what a stream holds and will be given nowhere: its reader has gone, its disk is full."""
+    """Discard what a stream holds and receives: its reader is gone or its disk is full."""
     with contextlib.suppress(AttributeError, OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())  # type: ignore[union-attr]
         os.close(nowhere)
 
 
-def _say_of(prefix: str, colour: str, message: str) -> None:
-    """Say a message on stderr, in one line of bounded length, with flags for arguments."""
+def _write_message(prefix: str, colour: str, message: str) -> None:
+    """Write a message to stderr, in one line of bounded length, with flags for arguments."""
     line = with_flags(shortened(escaped(" ".join(message.split())), _LONGEST))
     _write(f"{click.style(prefix, fg=colour)} {line}", err=True)
 
 
 def _write(text: str, *, err: bool, nl: bool = True) -> None:
-    """Write what can be shown as it is; what cannot go to stderr is dropped.
+    """Write escaped text; what stderr does not accept is dropped.
 
     Raises
     ------
     OSError
-        It cannot go to stdout.
+        Stdout cannot be written.
     """
     try:
         click.echo(text, err=err, nl=nl, color=False if os.environ.get("NO_COLOR") else None)
@@ -241,7 +274,7 @@ def _write(text: str, *, err: bool, nl: bool = True) -> None:
 
 
 def _json(data: Mapping[str, Any], stream: TextIO | None) -> str:
-    """Return data as one line of JSON, which any terminal can show and any reader can read."""
+    """Return data as one line of JSON that the stream can encode and a terminal can show."""
     unicode = (
         (getattr(stream, "encoding", None) or "utf-8").lower().replace("_", "-").startswith("utf")
     )
@@ -257,8 +290,13 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a count with its noun: 1 image, 3 images."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def rows(pairs: Sequence[tuple[Line, str]], indent: int = 2) -> list[Line]:
-    """Align pairs in two columns; an empty key continues the one above, a style is the row's."""
+    """Align pairs in two columns; an empty key continues the row above, a style covers the row."""
     width = max((len(_text_of(key)) for key, _ in pairs), default=0)
     lines: list[Line] = []
     for key, value in pairs:

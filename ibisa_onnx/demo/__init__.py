@@ -1,6 +1,6 @@
-"""The embedded demo: a small classifier, a scene for it, and the generator behind both.
+"""The embedded demo: a small classifier, a sample scene, and the generator of such scenes.
 
-Light to import: only names and paths live here. `scenes` draws; `ibisa_exporters.demo_model` made
+Light to import: only names and paths are here. `scenes` draws; `ibisa_exporters.demo_model` created
 the two files.
 """
 
@@ -24,10 +24,10 @@ _HERE = Path(__file__).parent
 
 
 def model_path() -> Path:
-    """Where the demo's classifier lies: an ONNX file with its preprocessing and labels inside."""
+    """Return the path of the demo classifier, an ONNX file with preprocessing and labels."""
     return _HERE / "model.onnx"
 
 
 def scene_path() -> Path:
-    """Where the demo's picture lies: a PNG with two objects of different classes."""
+    """Return the path of the demo image, a PNG with two objects of different classes."""
     return _HERE / "scene.png"

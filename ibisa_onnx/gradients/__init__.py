@@ -1,7 +1,7 @@
-"""How the backward steps are taken: one file for each source of gradients, and the torch bridge.
+"""Sources of gradients, one per file, and the bridge to PyTorch's autograd.
 
-A source of gradients is given masked images (images and baselines, float32 [N, C, H, W] in model
-space), and returns a `MaskedModel`: a function from masks right after these images, float32
-[N, 1, h, w] of any grid, to the model's raw outputs, and its vector-Jacobian products. Torch is
-loaded only where a source is a torch program.
+A source of gradients receives masked images (images and baselines, float32 [N, C, H, W] in model
+space) and returns a `MaskedModel`: a function from masks applied to these images, float32
+[N, 1, h, w] on any grid, to the model's raw outputs, with vector-Jacobian products. torch is
+imported only if the source is a torch program.
 """

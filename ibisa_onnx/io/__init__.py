@@ -1,1 +1,1 @@
-"""Pictures, files written whole or not at all, and the overlay: knows nothing of models."""
+"""Images, atomic file writes, and the overlay; independent of models."""

@@ -1,4 +1,4 @@
-"""How files are written: complete or not at all."""
+"""Atomic file writes: files appear complete or not at all."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def check_not_given(path: Path, given: Iterable[str | os.PathLike[str] | None]) -> None:
-    """See that a file to be written is none of those that were given as input.
+    """Check that a file to be written is not one of the inputs.
 
-    None and names of no file (a preset, "-") are passed over.
+    None and names that are not files (a preset, "-") are ignored.
 
     Raises
     ------
@@ -38,15 +38,15 @@ def check_not_given(path: Path, given: Iterable[str | os.PathLike[str] | None]) 
         It is one of them.
     """
     if path.resolve() in {Path(each).resolve() for each in given if each is not None}:
-        raise ResultError(f"{path}: was given as input and is not overwritten; change -o")
+        raise ResultError(f"{path} is an input and is not overwritten; change -o")
 
 
 @contextmanager
 def made_folder(folder: Path, *, keep: bool = True) -> Iterator[None]:
-    """Make a folder, with those above it, for what is done inside.
+    """Create a folder and its parents for the duration of a context.
 
-    After an error, or where they shall not be kept, those that were made go, unless something else
-    is in them by then.
+    After an error, or if `keep` is False, the created folders are removed unless something else is
+    in them by then.
     """
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     with ExitStack() as unfinished:
@@ -65,16 +65,16 @@ def made_folder(folder: Path, *, keep: bool = True) -> Iterator[None]:
 
 
 def write_files(contents: Mapping[Path, bytes]) -> None:
-    """Write files that appear complete or not at all, making their folders.
+    """Write files that appear complete or not at all, creating their folders.
 
-    All are written under temporary names beside their places before the first is renamed, in the
-    order given; only a device, a pipe or an open file (/dev/stdout) is written into, at its end. A
-    link stays, and what it points to is replaced.
+    All are written under temporary names in the same folder before the first is renamed, in the
+    given order; only devices, pipes and open files (/dev/stdout) are written directly, at the end.
+    A link remains, and its target is replaced.
 
     Raises
     ------
     ResultError
-        A folder cannot be made, or a file in it not written.
+        A folder or file cannot be written.
     """
     with ExitStack() as opened:  # outlives the temporary files
         _write_files(contents, opened)
@@ -90,7 +90,7 @@ def _write_files(contents: Mapping[Path, bytes], opened: ExitStack) -> None:
         for path, data in targets.items():
             opened.enter_context(made_folder(path.parent))
             if path.is_dir():
-                raise ResultError(f"{path}: cannot write: it is a folder; name a file")
+                raise ResultError(f"{path}: cannot write: it is a folder; pass a file name")
             if not _is_device(path):
                 staged[path] = _stage(path, data, opened)
         for path, data in targets.items():
@@ -102,7 +102,7 @@ def _write_files(contents: Mapping[Path, bytes], opened: ExitStack) -> None:
                     file.write(data)
     except OSError as error:
         full = error.errno in _FULL
-        advice = "free some space" if full else "choose another place with write access"
+        advice = "free some space" if full else "choose a folder with write access"
         raise ResultError(f"{path}: cannot write: {error.strerror}", advice) from error
     finally:
         for temporary in staged.values():
@@ -110,7 +110,7 @@ def _write_files(contents: Mapping[Path, bytes], opened: ExitStack) -> None:
 
 
 def _target(path: Path) -> Path:
-    """The file to replace: what links lead to. An open file such as /dev/stdout is no link."""
+    """Return the file to replace, with links followed; an open file (/dev/stdout) is no link."""
     seen = set[Path]()
     while path.is_symlink() and not _is_open_file(path) and path not in seen:
         seen.add(path)
@@ -119,23 +119,23 @@ def _target(path: Path) -> Path:
 
 
 def _is_device(path: Path) -> bool:
-    """Whether there is something that takes bytes and must stay: a device, a pipe, /dev/stdout."""
+    """Return whether a path is written directly: a device, a pipe, or /dev/stdout."""
     return _is_open_file(path) or (path.exists() and not path.is_file())
 
 
 def _is_open_file(path: Path) -> bool:
-    """Whether it is a name for a file that this process has open, or a device's.
+    """Return whether a path names an open file of this process, or a device.
 
-    /dev/shm and the like hold ordinary files.
+    /dev/shm and the like contain ordinary files.
     """
     folder = os.path.realpath(path.parent)
     return bool(re.fullmatch(r"/dev|/dev/fd|/proc/\d+(/task/\d+)?/fd", folder))
 
 
 def _stage(path: Path, data: bytes, opened: ExitStack) -> Path:
-    """Write `data` beside `path` under a temporary name, with the rights any new file gets.
+    """Write `data` beside `path` under a temporary name, with the permissions of a new file.
 
-    The file is held open, which keeps its lock, until it has its own name.
+    The file is held open, which holds its lock, until it is renamed.
     """
     file = _locked(path, opened)
     temporary = Path(file.name)
@@ -153,24 +153,24 @@ def _stage(path: Path, data: bytes, opened: ExitStack) -> Path:
 
 
 def _locked(path: Path, opened: ExitStack) -> BinaryIO:
-    """Make a file beside `path`, whose lock says that its writer lives."""
+    """Create a file beside `path`; its lock shows that its writer is alive."""
     while True:
         temporary = _temporary(path, _STAGED)
         opened.enter_context(Unfinished(temporary))
         file = temporary.open("xb")
         if _lock(file) and Path(file.name).exists():
             return file
-        file.close()  # another process took it for abandoned before it was locked
+        file.close()  # another process removed it as abandoned before it was locked
 
 
 def _lock(file: BinaryIO) -> bool:
-    """Lock a file, where locks are known; False where another process holds it."""
+    """Lock a file if the platform supports it; return False if another process holds the lock."""
     if sys.platform != "win32":
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        except OSError:  # a file system without locks, where nobody removes what is not his
+        except OSError:  # a file system without locks, where no process removes another's files
             pass
     return True
 
@@ -178,7 +178,8 @@ def _lock(file: BinaryIO) -> bool:
 def remove_abandoned(folder: Path) -> None:
     """Remove temporary files of `write_files` whose writers were killed; others are locked.
 
-    What cannot be removed, or locked, stays: it begins with a dot, and is never taken for a result.
+    Files that cannot be removed or locked remain; their names begin with a dot, so they are never
+    mistaken for results.
     """
     if sys.platform == "win32":
         return
@@ -189,7 +190,7 @@ def remove_abandoned(folder: Path) -> None:
 
 
 def _remove_unlocked(path: str) -> None:
-    """Remove a file that nobody holds a lock of."""
+    """Remove a file that no process has locked."""
     if sys.platform == "win32":
         return
     with suppress(OSError):
@@ -202,25 +203,27 @@ def _remove_unlocked(path: str) -> None:
 
 
 def _temporary(path: Path, ending: str = ".tmp") -> Path:
-    """A name beside `path` that no file has."""
+    """Return an unused name beside `path`."""
     return path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}{ending}")
 
 
 def copy_files(places: Mapping[Path, Path]) -> None:
-    """Copy regular files, each complete or not at all; one that is there already stays.
+    """Copy regular files, each complete or not at all; identical existing files are left.
 
     Raises
     ------
     ResultError
-        Something else is there, or a file cannot be copied.
+        A different file exists, or a file cannot be copied.
     """
     for source, path in places.items():
         try:
             if path.exists():
-                if path.samefile(source):  # then there is nothing to compare, however large
+                if path.samefile(source):  # skips comparing large files with themselves
                     continue
                 if not (path.is_file() and filecmp.cmp(source, path, shallow=False)):
-                    raise ResultError(f"{path} is there and is not {source}; choose another folder")
+                    raise ResultError(
+                        f"{path} exists and differs from {source}; choose another folder"
+                    )
                 continue
             temporary = _temporary(path)
             with made_folder(path.parent), Unfinished(temporary):
@@ -234,20 +237,20 @@ def copy_files(places: Mapping[Path, Path]) -> None:
                 finally:
                     temporary.unlink(missing_ok=True)
         except OSError as error:
-            raise ResultError(f"{path}: cannot copy {source} to it: {error.strerror}") from error
+            raise ResultError(f"{path}: cannot copy {source} here: {error.strerror}") from error
 
 
 @contextmanager
 def staged_folder(folder: Path) -> Iterator[Path]:
-    """Lend an empty folder inside `folder`, which is made; its files move there at the end.
+    """Yield an empty folder inside `folder`; its files move to `folder` at the end.
 
-    For files that are too large to be held in memory, or must be tried first. After an error none
-    moves, and nothing stays behind.
+    For files that are too large for memory, or must be tested first. After an error, no file moves
+    and nothing is left behind.
 
     Raises
     ------
     ResultError
-        The folder cannot be made, or a file not moved.
+        The folder cannot be created, or a file not moved.
     """
     with ExitStack() as stack:
         try:
@@ -258,7 +261,7 @@ def staged_folder(folder: Path) -> Iterator[Path]:
             stack.callback(shutil.rmtree, stage, ignore_errors=True)
         except OSError as error:
             raise ResultError(
-                f"{folder}: cannot write: {error.strerror}; choose another place with write access"
+                f"{folder}: cannot write: {error.strerror}; choose a folder with write access"
             ) from error
         yield stage
         for file in sorted(stage.iterdir(), reverse=True):  # model.onnx after its .data
@@ -266,7 +269,7 @@ def staged_folder(folder: Path) -> Iterator[Path]:
 
 
 def _move(file: Path, path: Path) -> None:
-    """Move a file into its place, with the rights any new file gets."""
+    """Move a file into place, with the permissions of a new file."""
     try:
         file.replace(path)
     except OSError as error:

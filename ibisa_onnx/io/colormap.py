@@ -1,6 +1,6 @@
-"""The colours of a map: ramps of even lightness, computed here from their formulas.
+"""The map's colours: ramps of uniform lightness, computed from their formulas.
 
-Only colours; `overlay` puts them on pictures.
+Only colours; `overlay` applies them to images.
 """
 
 from __future__ import annotations
@@ -28,24 +28,26 @@ _LMS_TO_RGB = np.array(
 
 
 def colormap(levels: int = 256, *, against: bool = False) -> npt.NDArray[np.uint8]:
-    """Return the ramp from silence to need: dark indigo, crimson, orange, light yellow.
+    """Return the colour ramp of a map: dark indigo, crimson, orange, light yellow.
 
-    Lightness rises evenly from 0.25 to 0.93 (OKLab), so equal steps of the map look equal, in grey
-    print too; the hue turns from blue to yellow, the axis that red-green colour blindness keeps.
-    The chroma is the largest simple arch that stays inside sRGB, so no colour is clipped.
+    Lightness rises evenly from 0.25 to 0.93 (OKLab), so that equal steps of the map look equal,
+    also in greyscale print; the hue runs from blue to yellow, the axis that red-green colour
+    blindness preserves. The chroma is the largest simple arch inside sRGB, so that no colour is
+    clipped.
 
     Parameters
     ----------
     levels
-        How many colours, at least 2.
+        Number of colours, at least 2.
     against
-        The ramp for what speaks against, as light at each level: dark blue, blue, light cyan. Its
-        hue stays on the blue side, which both kinds of red-green colour blindness tell from the
-        crimson to yellow of the other.
+        Return the ramp for negative evidence, equally light at each level: dark blue, blue, light
+        cyan. Its blue hues are distinguishable from the other ramp's crimson to yellow with both
+        kinds of red-green colour blindness.
 
     Returns
     -------
-    uint8 [levels, 3], RGB.
+    ndarray
+        uint8 [levels, 3], RGB.
     """
     t = np.linspace(0.0, 1.0, levels)
     arch = np.sin(np.pi * t)
@@ -56,7 +58,7 @@ def colormap(levels: int = 256, *, against: bool = False) -> npt.NDArray[np.uint
 
 
 def _rgb(lightness: Levels, chroma: Levels, degrees: Levels) -> npt.NDArray[np.uint8]:
-    """Return colours of OKLab in sRGB, uint8 [levels, 3]."""
+    """Convert OKLab colours to sRGB, uint8 [levels, 3]."""
     hue = np.deg2rad(degrees)
     lab = np.stack([lightness, chroma * np.cos(hue), chroma * np.sin(hue)], axis=-1)
     linear = (lab @ _OKLAB_TO_LMS.T) ** 3 @ _LMS_TO_RGB.T

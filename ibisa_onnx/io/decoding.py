@@ -1,10 +1,10 @@
-"""The bytes of a picture's file to an array of its own depth: Pillow, OpenCV, NumPy, tifffile.
+"""Decodes image files to arrays of their own depth: Pillow, OpenCV, NumPy, tifffile.
 
-The file's header is read first (`headers`), and what is decoded must have the size that it says.
-Pillow decodes JPEG, PNG of 8 bits and GIF, for it prints nothing of damaged files and reads JPEG
-reduced; OpenCV has PNG of 16 bits, WebP, BMP and TIFF of one to four channels. What instruments
-write, TIFF of other channels and of half precision, is `tifffile`'s, an extra. What the numbers
-mean is not known here.
+The header is read first (`headers`), and the decoded image must have the size it declares. Pillow
+decodes JPEG, 8-bit PNG and GIF, since it prints nothing about damaged files and reads JPEG reduced;
+OpenCV decodes 16-bit PNG, WebP, BMP and TIFF of one to four channels. Scientific TIFF, with other
+channels or half precision, requires the extra `tifffile`. The meaning of the values is not known
+here.
 """
 
 from __future__ import annotations
@@ -38,27 +38,27 @@ from ibisa_onnx.limits import Limits
 Values = npt.NDArray[Any]
 _NPY = b"\x93NUMPY"
 _LOG_LEVEL = threading.Lock()
-_STRIP = 1 << 20  # pixels that are converted at once
-_BLOCK = 1 << 20  # bytes that are inflated at once
-_MISSING = 128  # what libjpeg puts where a JPEG has no data
+_STRIP = 1 << 20  # pixels converted at a time
+_BLOCK = 1 << 20  # bytes inflated at a time
+_MISSING = 128  # libjpeg's fill value for missing data
 _MISSING_ROWS = 16
-# TIFF: none, LZW, deflate, PackBits and the old deflate; tifffile bounds no others.
+# TIFF: none, LZW, deflate, PackBits and the old deflate; tifffile does not bound others.
 _COMPRESSIONS, _DEFLATED = (1, 5, 8, 32773, 32946), (8, 32946)
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """A picture's values and what became of it on the way.
+    """A decoded image.
 
     Attributes
     ----------
     values
-        [h, w] grey or [h, w, C] in the file's own dtype, the right way up; three channels are RGB
-        and four RGBA, but in .npy files and TIFF files of unnamed channels what they are.
+        [h, w] grey or [h, w, C] in the file's own dtype, upright; three channels are RGB and four
+        RGBA, except in .npy files and TIFF files with unnamed channels.
     size
-        Height and width of the file's picture.
+        Height and width of the image in the file.
     notes
-        What a user must know of it.
+        What a user must know about it.
     """
 
     values: Values
@@ -67,52 +67,58 @@ class Decoded:
 
 
 def decode(data: bytes, label: str, limits: Limits, reduction: Reduction | None = None) -> Decoded:
-    """Decode a picture's file.
+    """Decode an image file.
 
     Parameters
     ----------
     data
         JPEG, PNG, BMP, WebP, GIF (its first frame), TIFF (its first page), or .npy.
     label
-        What to call it in an error.
+        Name of the image in error messages.
     limits
-        How many pixels it may have.
+        Limit on pixels.
     reduction
-        By what it may be reduced; None: not at all. A side that is no multiple is rounded up.
+        Returns the factor by which the image may be reduced; None: not at all. A side that is not a
+        multiple is rounded up.
+
+    Returns
+    -------
+    Decoded
+        The image.
 
     Raises
     ------
     ImageError
-        It is no picture, damaged, or too large.
+        The file is not an image, is damaged, or too large.
     MissingDependencyError
-        It takes `tifffile`, which is not installed.
+        It requires `tifffile`, which is not installed.
     """
     if not data:
-        raise ImageError(f"{label} is empty (0 bytes); give a picture")
+        raise ImageError(f"{label} is empty (0 bytes); pass an image file")
     if data.startswith(_NPY):
         values = read_npy(data, label, ImageError, limits)
         if values.ndim > 1:
             check_pixels(values.shape, label, limits)
         return _reduced(values, reduction)
     header = read_header(data, label, limits)
-    del data  # the header has what is needed of it
+    del data  # the header has the relevant part
     factor = reduction(header.size) if reduction else 1
     if header.format in ("JPEG", "GIF") or (header.format == "PNG" and header.depth < 16):
         values = _by_pillow(header, label, factor)
         notes = _missing(values, label) if header.fades else ()
-        # Turned where a side is no multiple, the part of a square comes first: less than one off.
+        # A partial square comes first after rotation, an offset of less than one pixel.
         return Decoded(_upright(values, header.orientation), header.size, notes)
     values = (_by_tifffile if header.for_tifffile else _by_opencv)(header, label)
     return _reduced(values, reduction)
 
 
 def _by_pillow(header: Header, label: str, factor: int) -> Values:
-    """Decode by Pillow to grey [h, w], RGB or RGBA, as it is stored."""
+    """Decode with Pillow to grey [h, w], RGB or RGBA, as stored."""
     from PIL.GifImagePlugin import GifImageFile
     from PIL.JpegImagePlugin import JpegImageFile
     from PIL.PngImagePlugin import PngImageFile
 
-    # Not by `Image.open`, which tries other formats, warns, and has a limit of its own.
+    # Not with `Image.open`, which tries other formats, warns, and has its own limit.
     files: Mapping[str, Any] = {"JPEG": JpegImageFile, "PNG": PngImageFile, "GIF": GifImageFile}
     try:
         with files[header.format](io.BytesIO(header.image)) as image:
@@ -128,18 +134,18 @@ def _by_pillow(header: Header, label: str, factor: int) -> Values:
             return _in_strips(image, factor)
     except ImageError:
         raise
-    except Exception as error:  # of many kinds
+    except Exception as error:  # Pillow raises many kinds
         raise _damaged(label, error) from error
 
 
 def _may_end_early(image: Any) -> bool:
-    """Whether pixels of a PNG file may be missing: where they are, Pillow leaves zeros."""
+    """Return whether a PNG may lack pixels, which Pillow leaves as zeros."""
     last = image.crop((0, image.height - 1, image.width, image.height))
     return bool(image.info.get("interlace")) or not np.asarray(last).any()
 
 
 def _in_strips(image: Any, factor: int) -> Values:
-    """Return the pixels of a Pillow image, a strip at a time: a copy of all takes twice as much."""
+    """Return the pixels of a Pillow image in strips, to avoid a second copy in memory."""
     alpha = image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info
     mode = "RGBA" if alpha else "L" if image.mode in ("1", "L") else "RGB"
     channels = {"L": (), "RGB": (3,), "RGBA": (4,)}[mode]
@@ -154,12 +160,12 @@ def _in_strips(image: Any, factor: int) -> Values:
 
 
 def _by_opencv(header: Header, label: str) -> Values:
-    """Decode by OpenCV to grey, RGB or RGBA, the right way up."""
+    """Decode with OpenCV to grey, RGB or RGBA, upright."""
     import cv2
 
     if header.format == "PNG":
-        _check_png_stream(header, label)  # else libpng would print what is wrong with it
-    plain = header.format == "BMP" and header.depth < 32  # of OS/2, else wrong
+        _check_png_stream(header, label)  # otherwise libpng prints the damage
+    plain = header.format == "BMP" and header.depth < 32  # OS/2 files are wrong otherwise
     flags = cv2.IMREAD_COLOR if plain else cv2.IMREAD_UNCHANGED
     try:
         with _silenced():
@@ -171,7 +177,7 @@ def _by_opencv(header: Header, label: str) -> Values:
     if values.ndim == 3 and values.shape[2] in (3, 4):
         code = cv2.COLOR_BGR2RGB if values.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
         cv2.cvtColor(values, code, dst=values)
-    if header.format != "TIFF":  # which libtiff has turned
+    if header.format != "TIFF":  # libtiff has rotated it
         values = _upright(values, header.orientation)
     _check_decoded(values, header.size, label)
     return values
@@ -180,27 +186,27 @@ def _by_opencv(header: Header, label: str) -> Values:
 def _by_tifffile(header: Header, label: str) -> Values:
     """Read the first page of a TIFF file as [H, W] or [H, W, C]."""
     tifffile = import_extra("tifffile", "tiff")
-    logging.getLogger("tifffile").addHandler(logging.NullHandler())  # else it goes to stderr
+    logging.getLogger("tifffile").addHandler(logging.NullHandler())  # keeps it off stderr
     try:
         with tifffile.TiffFile(io.BytesIO(header.image)) as file:
             page = file.pages[0]
             _check_segments(page, header.image)
             values = np.asarray(page.asarray())
             values = np.moveaxis(values, 0, -1) if page.axes == "SYX" else values
-    except Exception as error:  # of many kinds, with what is damaged or missing in the message
-        raise ImageError(f"{label} cannot be read by tifffile: {error}") from error
+    except Exception as error:  # tifffile raises many kinds; the message has the cause
+        raise ImageError(f"tifffile cannot read {label}: {error}") from error
     _check_decoded(values, header.size, label)
     return values
 
 
 def _check_segments(page: Any, data: bytes) -> None:
-    """Raise `ValueError` where what is compressed is larger than the page, before it is inflated.
+    """Raise `ValueError` if compressed data exceed the page, before they are inflated.
 
-    tifffile asks other codecs for no more than they need.
+    tifffile limits other codecs to the expected size.
     """
     compression = int(page.compression)
     if compression not in _COMPRESSIONS:
-        raise ValueError(f"it has compression {compression}; save it uncompressed, or deflated")
+        raise ValueError(f"unsupported compression {compression}; save it uncompressed or deflated")
     if compression not in _DEFLATED:
         return
     most = 4 * page.nbytes + (64 << 20)  # tiles may reach beyond it
@@ -209,12 +215,12 @@ def _check_segments(page: Any, data: bytes) -> None:
         while rest:
             most -= len(inflate.decompress(rest, _BLOCK))
             if most < 0:
-                raise ValueError("its data inflate to more than it has pixels")
+                raise ValueError("its data inflate to more than its pixels")
             rest = inflate.unconsumed_tail
 
 
 def _reduced(values: Values, reduction: Reduction | None) -> Decoded:
-    """Reduce what had to be decoded at its full size."""
+    """Reduce an image that had to be decoded at full size."""
     if values.ndim not in (2, 3) or values.dtype.kind not in "iuf" or reduction is None:
         return Decoded(values, _size(values))
     size = _size(values)
@@ -227,17 +233,16 @@ def _size(values: Values) -> tuple[int, int]:
 
 
 def _missing(values: Values, label: str) -> tuple[str, ...]:
-    """Say where the last rows of a JPEG, as it is stored, are what is put for missing data."""
+    """Return a warning if the last stored rows of a JPEG have the fill value for missing data."""
     if not (values[-_MISSING_ROWS:] == _MISSING).all():
         return ()
     return (
-        f"the lower part of {label} is an even grey, as where the data of a JPEG end too early; "
-        "look at it",
+        f"the lower part of {label} is uniform grey, as in a truncated JPEG; inspect the image",
     )
 
 
 def _upright(values: Values, orientation: int) -> Values:
-    """Turn a picture as EXIF data say, 1 to 8."""
+    """Rotate and flip an image by its EXIF orientation, 1 to 8."""
     if orientation > 4:
         values = values.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
@@ -248,7 +253,7 @@ def _upright(values: Values, orientation: int) -> Values:
 
 
 def _check_png_stream(header: Header, label: str) -> None:
-    """Raise `ImageError` where the pixels of a PNG file do not inflate to just what they must."""
+    """Raise `ImageError` unless the data of a PNG file inflate to exactly its pixels."""
     try:
         left = _png_passes(header)
         for block in _inflated(header.image):
@@ -260,7 +265,7 @@ def _check_png_stream(header: Header, label: str) -> None:
 
 
 def _png_passes(header: Header) -> list[tuple[int, int]]:
-    """Return how many bytes each pass over a PNG file still has, and each of its rows."""
+    """Return the expected bytes of each pass of a PNG file, and of each of its rows."""
     colour, _, _, interlaced = header.image[25:29]
     pixel = PNG_CHANNELS[colour] * header.depth
     steps = [(0, 8, 0, 8), (0, 8, 4, 8), (4, 8, 0, 4), (0, 4, 2, 4), (2, 4, 0, 2), (0, 2, 1, 2)]
@@ -274,7 +279,7 @@ def _png_passes(header: Header) -> list[tuple[int, int]]:
 
 
 def _inflated(data: bytes) -> Iterator[bytes]:
-    """Yield the pixels of a PNG file, filtered as they are, in blocks."""
+    """Yield the filtered pixels of a PNG file in blocks."""
     inflate = zlib.decompressobj()
     for name, content, _ in png_chunks(data):
         rest = content.tobytes() if name == b"IDAT" else b""
@@ -284,18 +289,18 @@ def _inflated(data: bytes) -> Iterator[bytes]:
             yield inflate.decompress(rest, _BLOCK)
             rest = inflate.unconsumed_tail
     if not inflate.eof or inflate.unused_data:
-        raise DamagedError("its pixels end too early, or too late")
+        raise DamagedError("its pixel data are too short or too long")
 
 
 def _take(left: list[tuple[int, int]], block: memoryview) -> list[tuple[int, int]]:
-    """Take a block from what passes still have; each row begins with its filter, 0 to 4."""
+    """Subtract a block from the expected bytes; each row begins with its filter, 0 to 4."""
     while len(block):
         if not left:
             raise DamagedError("it has too many pixels")
         (bytes_, row), *later = left
         part = block[:bytes_]
         if max(part[bytes_ % row :: row], default=0) > 4:
-            raise DamagedError("a row has no such filter")
+            raise DamagedError("a row has an unknown filter")
         block = block[len(part) :]
         left = [(bytes_ - len(part), row), *later] if len(part) < bytes_ else later
     return left
@@ -303,7 +308,7 @@ def _take(left: list[tuple[int, int]], block: memoryview) -> list[tuple[int, int
 
 @contextmanager
 def _silenced() -> Iterator[None]:
-    """Keep OpenCV's own words on a damaged file from stderr; our error says it."""
+    """Suppress OpenCV's messages about damaged files; our error reports them."""
     import cv2
 
     log = cv2.utils.logging
@@ -318,11 +323,11 @@ def _silenced() -> Iterator[None]:
 
 def _check_size(found: tuple[int, ...], said: tuple[int, ...]) -> None:
     if found != said:
-        raise DamagedError(f"its header says {list(said)} and its pixels {list(found)}")
+        raise DamagedError(f"its header declares {list(said)}, but it contains {list(found)}")
 
 
 def _check_decoded(values: Values, size: tuple[int, int], label: str) -> None:
-    """Raise `ImageError` where what was decoded has another size than was checked."""
+    """Raise `ImageError` if the decoded size differs from the declared one."""
     try:
         _check_size(values.shape[:2], size)
     except DamagedError as error:

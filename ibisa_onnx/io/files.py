@@ -1,6 +1,6 @@
-"""Files that someone named, read whole: regular ones only, and no more than a limit.
+"""Reads regular files up to a size limit.
 
-A pipe would block for ever, a device might never end. What the bytes are is known elsewhere.
+A pipe could block forever, and a device might never end. The contents are interpreted elsewhere.
 """
 
 from __future__ import annotations
@@ -32,47 +32,52 @@ def read_file(
     Parameters
     ----------
     path
-        Its name; a link is followed.
+        The file; links are followed.
     what
-        What to call it in an error: "picture", "labels".
+        What it contains, for error messages: "image", "labels".
     error
         The class of the error.
     limits
-        How many bytes are read at most; None: as the environment says.
+        Limits on file sizes; None: from the environment.
     limit
-        Which of them counts.
+        Name of the limit that applies.
+
+    Returns
+    -------
+    bytes
+        The file's contents.
 
     Raises
     ------
     IbisaError
-        Of the class `error`: there is no such file, it is a folder, a pipe or a device, it may not
-        be read, or it has more bytes than the limit.
+        Of class `error`: the file does not exist, is a folder, a pipe or a device, is not readable,
+        or exceeds the limit.
     """
-    most = getattr(limits or Limits.from_environment(), limit)
+    most = getattr(Limits.of(limits), limit)
     place = name_of(path)
     with open_regular(path, what, error) as file:
         size = os.fstat(file.fileno()).st_size
         data = file.read(most + 1) if size <= most else None
     if data is None or len(data) > most:
         raise error(
-            f"{place} has {max(size, most + 1):,} bytes, more than the {most:,} that a "
-            f"{what} file may have; set {variable(limit)} to allow more"
+            f"{place} has {max(size, most + 1):,} bytes, more than the limit of {most:,} for "
+            f"{what} files; set {variable(limit)} to allow more"
         )
     return data
 
 
 @contextmanager
 def open_regular(path: Named, what: str, error: type[IbisaError]) -> Iterator[BufferedReader]:
-    """Open a regular file to be read piece by piece; `what` and `error` are those of `read_file`.
+    """Open a regular file to read it in parts; `what` and `error` are those of `read_file`.
 
     Raises
     ------
     IbisaError
-        Of the class `error`, as `read_file`; also where reading fails later.
+        Of class `error`, as `read_file`; also if reading fails later.
     """
     place = name_of(path)
     try:
-        # Opened without waiting: what a name stands for may change between a look and a read.
+        # Opened without blocking, then checked: the file may change after an earlier check.
         descriptor = _descriptor(path)
         try:
             _check_regular(os.fstat(descriptor).st_mode, place, what, error)
@@ -81,7 +86,7 @@ def open_regular(path: Named, what: str, error: type[IbisaError]) -> Iterator[Bu
         finally:
             os.close(descriptor)
     except FileNotFoundError:
-        raise error(f"there is no {what} file {place}; check the path") from None
+        raise error(f"{what} file {place} does not exist; check the path") from None
     except OSError as failure:
         raise error(f"cannot read {what} {place}: {failure.strerror or failure}") from failure
 
@@ -92,17 +97,17 @@ def read_text(path: Named, what: str, error: type[IbisaError], limits: Limits | 
     Raises
     ------
     IbisaError
-        As `read_file`, or it is not UTF-8.
+        As `read_file`, or the file is not UTF-8.
     """
     data = read_file(path, what, error, limits, "text_bytes")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as failure:
-        raise error(f"{what} {name_of(path)} is not UTF-8 text; save it so") from failure
+        raise error(f"{what} {name_of(path)} is not UTF-8 text; save it as UTF-8") from failure
 
 
 def is_regular(path: Named) -> bool:
-    """Tell whether a name stands for a regular file, links followed; False where it cannot be."""
+    """Return whether a path is a regular file, following links; False for invalid paths."""
     try:
         return stat.S_ISREG(Path(path).stat().st_mode)
     except (OSError, ValueError):
@@ -110,21 +115,21 @@ def is_regular(path: Named) -> bool:
 
 
 def name_of(path: Named) -> str:
-    """Return a path as it is written in an error."""
+    """Return a path as it appears in error messages."""
     return str(path)[:200]
 
 
 def _descriptor(path: Named) -> int:
     try:
         return os.open(path, _FLAGS)
-    except ValueError as failure:  # a name with a zero byte
+    except ValueError as failure:  # a null byte in the name
         raise OSError(errno.EINVAL, str(failure)) from failure
 
 
 def _check_regular(mode: int, place: str, what: str, error: type[IbisaError]) -> None:
-    """Raise `error` where what was opened is no regular file."""
+    """Raise `error` if the opened file is not regular."""
     if stat.S_ISDIR(mode):
-        raise error(f"{place} is a folder, not a {what} file; name a file in it")
+        raise error(f"{place} is a folder, not a regular {what} file; pass a file in it")
     if not stat.S_ISREG(mode):
         kind = "pipe" if stat.S_ISFIFO(mode) else "device"
-        raise error(f"{place} is a {kind}, not a file; give a regular file")
+        raise error(f"{place} is a {kind}, not a regular {what} file; pass a file")

@@ -1,4 +1,4 @@
-"""Maps, pictures and records as the bytes of files, and back."""
+"""Encodes maps, images and records as files, and decodes them."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from ibisa_onnx.limits import Limits
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_HEADER = struct.Struct(">16xII")
-"""Width and height, behind the signature and the length and name of the first chunk."""
+"""Width and height, after the signature and the length and name of the first chunk."""
 
 
 def encode_npy(map: npt.NDArray[np.float32]) -> bytes:
-    """Return a map as the bytes of a .npy file."""
+    """Encode a map as a .npy file."""
     buffer = io.BytesIO()
     np.save(buffer, map, allow_pickle=False)
     return buffer.getvalue()
 
 
 def encode_json(record: Mapping[str, Any]) -> bytes:
-    """Return plain data (see `jsonable`) as the bytes of a .json file that people can read."""
+    """Encode JSON data (see `jsonable`) as an indented .json file."""
     text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
     return f"{escaped_json(text)}\n".encode()
 
 
 def jsonable(value: Any) -> Any:
-    """Return `value` in JSON's own types, and text that can be written as UTF-8.
+    """Convert a value to JSON types, with text that can be encoded as UTF-8.
 
-    Half a character (a lone surrogate, as in names of files that are not UTF-8) is written out.
+    Lone surrogates, as in file names that are not UTF-8, are escaped.
     """
     if is_dataclass(value) and not isinstance(value, type):
         return jsonable(asdict(value))
@@ -60,7 +60,7 @@ def _text(value: Any) -> str:
 
 
 def encode_png(image: npt.NDArray[np.uint8]) -> bytes:
-    """Return a picture, uint8 [H, W, 3] RGB, as the bytes of a PNG file."""
+    """Encode an image, uint8 [H, W, 3] RGB, as a PNG file."""
     import cv2
 
     encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
@@ -68,37 +68,38 @@ def encode_png(image: npt.NDArray[np.uint8]) -> bytes:
 
 
 def decode_png(data: bytes, size: tuple[int, ...], limits: Limits) -> npt.NDArray[np.uint8]:
-    """Return the picture in the bytes of a PNG file, as `encode_png` writes it.
+    """Decode a PNG file as `encode_png` writes it.
 
     Parameters
     ----------
     data
         The file's bytes.
     size
-        Its height and width; the file's header is held against them before it is decoded.
+        Expected height and width; checked against the header before decoding.
     limits
-        How many pixels it may have.
+        Limit on pixels.
 
     Returns
     -------
-    uint8 [H, W, 3], RGB.
+    ndarray
+        uint8 [H, W, 3], RGB.
 
     Raises
     ------
     ValueError
-        It is no such file, is damaged, or has another size.
+        It is not such a file, is damaged, or has another size.
     """
     from ibisa_onnx.io.decoding import decode
 
     if not data.startswith(_PNG) or len(data) < _PNG_HEADER.size:
-        raise ValueError("image.png is not a PNG picture")
+        raise ValueError("image.png is not a PNG image")
     width, height = _PNG_HEADER.unpack_from(data)
     if (height, width) != size:
-        raise ValueError(f"the map is {list(size)} and image.png {[height, width]}")
+        raise ValueError(f"the map is {list(size)}, but image.png {[height, width]}")
     try:
         image = decode(data, "image.png", limits).values
     except ImageError as error:
         raise ValueError(str(error)) from error
     if image.shape != (height, width, 3) or image.dtype != np.uint8:
-        raise ValueError(f"image.png holds {image.dtype} {list(image.shape)}, expected 8-bit RGB")
+        raise ValueError(f"image.png is {image.dtype} {list(image.shape)}, expected 8-bit RGB")
     return np.array(image)

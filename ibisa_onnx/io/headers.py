@@ -1,8 +1,8 @@
-"""What a picture's file says of itself before anything is decoded.
+"""Reads the headers of image files before anything is decoded.
 
-Each reader checks what a decoder would only find out after it has allocated, and keeps of the file
-what shows the picture: no profile, text, thumbnail or later frame reaches a decoder. `READERS` are
-all the formats that are decoded; what the pixels are is known in `decoding`.
+Each reader checks what a decoder would only find after allocating memory, and keeps only the parts
+of the file with pixels: no profile, text, thumbnail or later frame reaches a decoder. `READERS`
+lists all decoded formats; `decoding` interprets the pixels.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from ibisa_onnx.errors import ImageError
-from ibisa_onnx.io.exif import orientation_in, orientation_of, read_directory
+from ibisa_onnx.io.tiff import read_directory
 from ibisa_onnx.limits import Limits, variable
 
 FORMATS = "JPEG, PNG, BMP, WebP, GIF, TIFF or .npy"
-_LONGEST_SIDE = 1_000_000  # as libpng has it; what resizing takes grows with a side, too
-_BUDGET = 5  # bytes that decoding may take for each pixel that is allowed
+_LONGEST_SIDE = 1_000_000  # libpng's limit; the memory for resizing grows with a side too
+_BUDGET = 5  # bytes that decoding may require per allowed pixel
 _MOST_CHUNKS = 1 << 18
-_ANEW = "save it anew"
+_ANEW = "save it again"
 _MOST_SCANS = 100
-_MOST_SCANNED = 1 << 31  # pixels, once for each scan
+_MOST_SCANNED = 1 << 31  # pixels, counted per scan
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_READ = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf")
@@ -33,7 +33,7 @@ _PNG_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: 
 PNG_CHANNELS: Mapping[int, int] = MappingProxyType({0: 1, 2: 3, 3: 1, 4: 2, 6: 4})
 _SCAN, _END = 0xDA, 0xD9
 _JPEG_END = bytes((0xFF, _END))
-_FILLED = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")  # as many bytes as one likes fill up
+_FILLED = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")  # any number of fill bytes
 _MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")  # within a scan's data
 _FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})  # JPEG: starts of a frame
 _JPEG_KEPT = frozenset({0xC4, 0xCC, _SCAN, 0xDB, 0xDD, 0xE0, 0xEE, *_FRAMES})
@@ -41,12 +41,14 @@ _JPEG_KEPT = frozenset({0xC4, 0xCC, _SCAN, 0xDB, 0xDD, 0xE0, 0xEE, *_FRAMES})
 # TIFF 6.0, sections 8 and 18 to 20.
 _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _SAMPLES, _ROWS = 256, 257, 258, 262, 277, 278
 _TILE_WIDTH, _TILE_HEIGHT, _EXTRA, _SAMPLE_FORMAT = 322, 323, 338, 339
+_ORIENTATION = 274
+_LONGEST_EXIF = 1 << 16  # bytes, as in a JPEG segment
 _FLOAT = 3
 _ALPHA = (1, 2)
 
 
 class DamagedError(Exception):
-    """A file that ends too early, contradicts itself, or takes too long; the text says how."""
+    """A file is truncated, inconsistent, or too expensive to decode; the text describes it."""
 
     def __init__(self, problem: str, advice: str = "copy it again") -> None:
         super().__init__(problem)
@@ -55,26 +57,28 @@ class DamagedError(Exception):
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says, and what of it is decoded.
+    """An image file's header, and the bytes to decode.
 
     Attributes
     ----------
     format
         "JPEG", "PNG", "BMP", "WebP", "GIF" or "TIFF".
-    width, height
-        As it is stored.
+    width
+        Width as stored.
+    height
+        Height as stored.
     image
-        The file's bytes, without what is no picture.
+        The file's bytes, without parts that have no pixels.
     unit
-        How many bytes decoding takes for each pixel, at most.
+        Maximum bytes per pixel that decoding requires.
     depth
-        Bits of a value.
+        Bits per value.
     orientation
-        Of EXIF, 1 to 8.
+        EXIF orientation, 1 to 8.
     for_tifffile
-        Whether OpenCV would refuse the TIFF file, or drop channels without a word.
+        Whether OpenCV would reject the TIFF file, or silently drop channels.
     fades
-        Whether it is a JPEG whose data may have run out before its end.
+        Whether it is a JPEG whose data may end early.
     """
 
     format: str
@@ -89,30 +93,35 @@ class Header:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width the right way up."""
+        """Height and width, upright."""
         upright = (self.height, self.width)
         return upright if self.orientation < 5 else upright[::-1]
 
 
 def read_header(data: bytes, label: str, limits: Limits) -> Header:
-    """Read what a picture's file says of itself.
+    """Read an image file's header.
 
     Parameters
     ----------
     data
-        The file's bytes; .npy files are none of these.
+        The file's bytes; not a .npy file.
     label
-        What to call it in an error.
+        Name of the image in error messages.
     limits
-        How many pixels it may have: fewer where decoding takes more than 5 bytes for each.
+        Limit on pixels; lower if decoding requires more than 5 bytes per pixel.
+
+    Returns
+    -------
+    Header
+        The header.
 
     Raises
     ------
     ImageError
-        It is none of the formats, is damaged, or has too many pixels.
+        The format is not supported, the file is damaged, or it has too many pixels.
     """
     reader = next((each for start, each in READERS.items() if data.startswith(start)), None)
-    refusal = f"{label} is not a picture that can be read ({FORMATS}), or it is damaged"
+    refusal = f"{label} is damaged, or not a supported image ({FORMATS})"
     if reader is None:
         raise ImageError(refusal)
     try:
@@ -126,33 +135,33 @@ def read_header(data: bytes, label: str, limits: Limits) -> Header:
 
 
 def check_pixels(size: tuple[int, ...], label: str, limits: Limits, unit: int = 0) -> None:
-    """Raise `ImageError` where a picture of this height and width is empty, too long or too large.
+    """Raise `ImageError` if an image of this height and width is empty, too long or too large.
 
-    `unit` is how many bytes decoding takes for each pixel.
+    `unit` is the number of bytes per pixel that decoding requires.
     """
     height, width = size[:2]
     most = limits.pixels * _BUDGET // max(_BUDGET, unit)
     if height < 1 or width < 1:
-        raise ImageError(f"{label} is {width} x {height} pixels: nothing is in it")
+        raise ImageError(f"{label} is empty ({width} x {height} pixels)")
     if max(height, width) > _LONGEST_SIDE:
         raise ImageError(
-            f"{label} is {width} x {height} pixels, and a side has at most {_LONGEST_SIDE:,}; "
+            f"{label} is {width} x {height} pixels; a side may have at most {_LONGEST_SIDE:,}, so "
             "cut it into parts"
         )
     if height * width > most:
         raise ImageError(
-            f"{label} is {width} x {height}, {width * height:,} pixels, and at most {most:,} of its"
-            f" kind are decoded; set {variable('pixels')} above {limits.pixels:,} to allow more"
+            f"{label} is {width} x {height}, {width * height:,} pixels, more than the limit of "
+            f"{most:,} for its kind; set {variable('pixels')} above {limits.pixels:,} to allow more"
         )
 
 
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, memoryview]]:
-    """Yield the chunks of a PNG file up to its end: name, data, and all of its bytes.
+    """Yield the chunks of a PNG file: name, data, and all bytes.
 
     Raises
     ------
     DamagedError
-        It ends too early, or the checksum of a chunk that shows the picture is wrong.
+        The file is truncated, or a chunk with pixels has a wrong checksum.
     """
     view, at = memoryview(data), len(PNG_START)
     for _ in range(_MOST_CHUNKS):
@@ -180,7 +189,7 @@ def _read_png(data: bytes) -> Header:
     for name, content, whole in png_chunks(data):
         if name not in _PNG_READ:
             if not name[0] & 0x20:
-                raise ValueError("a chunk that must be understood, and is not")
+                raise ValueError("an unknown critical chunk")
             continue
         if name == b"IEND" and content:
             raise ValueError("its end has data")
@@ -188,7 +197,7 @@ def _read_png(data: bytes) -> Header:
             raise DamagedError(f"a damaged PNG: it has two {name.decode()} chunks")
         names.add(name)
         if name == b"eXIf":
-            orientation = orientation_of(content.tobytes())
+            orientation = _exif_orientation(content.tobytes())
         elif name == b"tRNS":
             kept.extend(_transparency(whole, content, colour, depth))
         elif name != b"PLTE" or colour == _PALETTE:
@@ -202,29 +211,29 @@ def _read_png(data: bytes) -> Header:
 def _transparency(
     whole: memoryview, content: memoryview, colour: int, depth: int
 ) -> Iterator[bytes | memoryview]:
-    """Yield the chunk of what is transparent, where it is right.
+    """Yield the transparency chunk if it is valid.
 
-    Of grey of less than 8 bits Pillow compares its value with pixels that are scaled to 8.
+    For grey of less than 8 bits, Pillow compares its value with pixels scaled to 8 bits.
     """
     value = content.tobytes()
     if len(value) != {0: 2, 2: 6, _PALETTE: min(max(len(value), 1), 256)}.get(colour):
         return
     if colour or depth == 8:
         yield whole
-    elif depth < 8:  # of more OpenCV does not look at it
+    elif depth < 8:  # OpenCV ignores it for more
         scaled = int.from_bytes(value, "big") * 255 // (2**depth - 1)
         named = b"tRNS" + min(scaled, 0xFFFF).to_bytes(2, "big")
         yield struct.pack(">I", 2) + named + struct.pack(">I", zlib.crc32(named))
 
 
 def _joined(kept: list[bytes | memoryview], data: bytes) -> bytes:
-    """Return the parts of a file as one; the file itself where they are all of it."""
+    """Join the parts of a file; return the file itself if nothing was dropped."""
     own = all(isinstance(each, memoryview) for each in kept)
     return data if own and sum(map(len, kept)) == len(data) else b"".join(kept)
 
 
 def _read_jpeg(data: bytes) -> Header:
-    """Read the segments before the first scan; the frame's is the only one that tells a size."""
+    """Read the segments before the first scan; only the frame's has a size."""
     kept: list[bytes | memoryview] = [memoryview(data)[:2]]
     view, at, orientation, frames = memoryview(data), 2, None, list[tuple[int, memoryview]]()
     for _ in range(_MOST_CHUNKS):
@@ -236,7 +245,7 @@ def _read_jpeg(data: bytes) -> Header:
         if marker in _FRAMES:
             frames.append((marker, segment))
         if marker == 0xE1 and orientation is None and segment[2:8].tobytes() == b"Exif\0\0":
-            orientation = orientation_of(segment[8:].tobytes())
+            orientation = _exif_orientation(segment[8:].tobytes())
         if marker in _JPEG_KEPT:
             kept += [view[at - 2 : at], segment]
         at += length
@@ -253,8 +262,8 @@ def _read_jpeg(data: bytes) -> Header:
         raise ValueError("no such JPEG")
     if scans * width * height > _MOST_SCANNED:
         raise DamagedError(f"a JPEG of {scans} scans of {width} x {height} pixels", _ANEW)
-    # Of several scans all coefficients are held, of 2 bytes each; it is large ones that count, and
-    # those are mostly reduced.
+    # With several scans, all coefficients are held, 2 bytes each; large images matter here, and
+    # these are mostly reduced.
     unit = 4 if scans == 1 else 2 + -(-2 * sum(samplings) // max(samplings))
     fades = scans == 1 and not _repeats(data[max(at, end - 42) : end - 2])
     return Header(
@@ -263,7 +272,7 @@ def _read_jpeg(data: bytes) -> Header:
 
 
 def _scans(data: bytes, at: int) -> tuple[int, int]:
-    """Return how many scans there are from the first one's data on, and where their end is said."""
+    """Return the number of scans from `at` on, and the position of the end marker."""
     count = 1
     for _ in range(_MOST_CHUNKS):
         if not (found := _MARKER.search(data, at)):
@@ -279,7 +288,7 @@ def _scans(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _next_marker(data: bytes, at: int) -> tuple[int, int]:
-    """Return the next marker of a JPEG file that has a length, and where that is."""
+    """Return the next marker of a JPEG file that has a length, and the position of the length."""
     if not (found := _FILLED.match(data, at)):
         raise ValueError("no marker")
     marker = found[1][0]
@@ -289,7 +298,7 @@ def _next_marker(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _repeats(data: bytes) -> bool:
-    """Whether the last bytes but the padded one repeat, as those of an even area do."""
+    """Return whether the last bytes, except the padded one, repeat, as for a uniform area."""
     return len(data) < 40 or any(data[step:] == data[:-step] for step in range(1, 33))
 
 
@@ -299,7 +308,7 @@ def _read_gif(data: bytes) -> Header:
 
 
 def _read_bmp(data: bytes) -> Header:
-    """Read a bitmap's header, of 12 bytes or of 16 and more."""
+    """Read a bitmap's header, of 12 bytes or of 16 or more."""
     start, size = struct.unpack_from("<I I", data, 10)
     compression = 0
     if size == 12:
@@ -314,7 +323,7 @@ def _read_bmp(data: bytes) -> Header:
 
 
 def _read_webp(data: bytes) -> Header:
-    """Read the header of a still picture or of the canvas, and look for EXIF data."""
+    """Read the header of a still image or of the canvas, and the EXIF orientation."""
     (length,) = struct.unpack_from("<I", data, 4)
     if data[8:12] != b"WEBP":
         raise ValueError("no WebP")
@@ -335,8 +344,25 @@ def _read_webp(data: bytes) -> Header:
         if data[20] & 0x02:  # several frames
             return Header("WebP", width, height, data, 12, orientation=orientation)
     else:
-        raise ValueError("no picture")
+        raise ValueError("no image")
     return Header("WebP", width, height, data, 2 * channels, orientation=orientation)
+
+
+def _exif_orientation(data: bytes) -> int:
+    """Return the orientation in EXIF data, 1 to 8; 1 (as stored) if none can be read."""
+    from PIL import Image
+
+    exif = Image.Exif()
+    try:
+        exif.load(data[:_LONGEST_EXIF])
+        return _upright(exif.get(_ORIENTATION))
+    except Exception:  # whatever damaged data lead Pillow to
+        return 1
+
+
+def _upright(orientation: object) -> int:
+    """Return an orientation, 1 to 8; 1 for anything else."""
+    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
 
 
 def _webp_orientation(data: bytes) -> int:
@@ -346,7 +372,7 @@ def _webp_orientation(data: bytes) -> int:
         if not name:
             break
         if name == b"EXIF":
-            return orientation_of(data[at + 8 : at + 8 + length].removeprefix(b"Exif\0\0"))
+            return _exif_orientation(data[at + 8 : at + 8 + length])
         at += 8 + length + length % 2
     return 1
 
@@ -363,14 +389,14 @@ def _read_tiff(data: bytes) -> Header:
     extra = tags.get(_EXTRA, ())
     alpha = len(extra) == 1 and extra[0] in _ALPHA
     other = samples > (1 + alpha if grey else 4) or (kind == _FLOAT and bits == 16)
-    # A tile or strip is decoded whole, to RGBA where it has 8 bits; a tile may be the larger.
+    # A tile or strip is decoded whole, to RGBA if it has 8 bits; a tile may exceed the image.
     width, height = first[_WIDTH], first[_HEIGHT]
     part = first.get(_TILE_WIDTH, width) * first.get(
         _TILE_HEIGHT, min(first.get(_ROWS, height), height)
     )
     unit = 2 * max(samples, 3 if size == 1 else 1) * size
     unit += max(4, samples * size) * part // max(1, width * height)
-    turned = 1 if other else orientation_in(tags)
+    turned = 1 if other else _upright(tags.get(_ORIENTATION, (1,))[0])
     return Header("TIFF", width, height, data, unit, size * 8, turned, for_tifffile=other)
 
 
@@ -388,4 +414,4 @@ READERS: Mapping[bytes, Callable[[bytes], Header]] = MappingProxyType(
         b"MM\0+": _read_tiff,
     }
 )
-"""By the first bytes of a file."""
+"""Readers by the first bytes of a file."""

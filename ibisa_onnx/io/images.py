@@ -1,7 +1,7 @@
-"""Pictures: from a path, bytes or an array to their values, and to 8-bit RGB as they are drawn.
+"""Images from paths, bytes and arrays: their own values, and 8-bit RGB for drawing.
 
-A picture comes out as a person sees it: rotated as its EXIF data say, transparent parts over white.
-What 8 bits do not hold is kept beside that. What the model makes of them is elsewhere.
+Images are shown as a viewer shows them: rotated by their EXIF orientation, with transparent parts
+over white. Values that do not fit into 8 bits are stored beside that.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ibisa_onnx.limits import Limits, variable
 
 
 class PilImage(Protocol):
-    """What is asked of a `PIL.Image.Image`."""
+    """The parts of `PIL.Image.Image` that are used."""
 
     @property
     def mode(self) -> str:
@@ -36,21 +36,21 @@ class PilImage(Protocol):
         """Width and height."""
 
     def convert(self, mode: str, /) -> Any:
-        """Return it with its pixels stored otherwise."""
+        """Return a copy in another mode."""
 
 
 @dataclass(frozen=True)
 class DeepValues:
-    """What a picture holds that 8-bit RGB does not: more bits, or other channels.
+    """Values of an image that 8-bit RGB cannot hold: more bits, or other channels.
 
     Attributes
     ----------
     values
-        [H, W, C], C from 1 to 16, finite, in the picture's own dtype.
+        [H, W, C], C from 1 to 16, finite, in the image's own dtype.
     white
-        The value that stands for full brightness: 255, 65535, or 1; None where nobody knows.
+        The value of full brightness: 255, 65535, or 1; None if unknown.
     label
-        What to call the picture.
+        Name of the image in messages.
     """
 
     values: npt.NDArray[Any]
@@ -59,39 +59,39 @@ class DeepValues:
 
     @property
     def depth(self) -> str:
-        """How deep it is, in words: "16 bits", "float32 pixels"."""
+        """Its bit depth as text: "16 bits", "float32 pixels"."""
         dtype = self.values.dtype
         return f"{8 * dtype.itemsize} bits" if dtype.kind == "u" else f"{dtype} pixels"
 
     @property
     def is_rgba_bytes(self) -> bool:
-        """Whether it is RGB of 8 bits but for its transparency."""
+        """Whether it is 8-bit RGB with transparency."""
         return self.values.dtype == np.uint8 and self.values.shape[2] == 4
 
     @property
     def range(self) -> tuple[float, float]:
-        """Its least and its greatest value."""
+        """Its smallest and largest value."""
         return float(self.values.min()), float(self.values.max())
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture and where it came from.
+    """An image and where it came from.
 
     Attributes
     ----------
     pixels
         uint8 [H, W, 3], RGB, 0..255: as it is drawn.
     name
-        The file's name without its folder, None for bytes and arrays.
+        The file's name without its folder; None for bytes and arrays.
     sha256
-        Of the file's bytes, or for an array of its dtype, shape and values.
+        SHA-256 of the file's bytes, or of an array's dtype, shape and values.
     deep
-        Its own values; None where `pixels` are all of it.
+        Its own values; None if `pixels` has all of them.
     reduced_from
-        Height and width of the file's picture, of which less was read; None: all of it was.
+        Height and width of the image in the file if it was reduced on reading, else None.
     notes
-        What a user must know of how it was read.
+        What a user must know about how it was read.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -103,17 +103,17 @@ class Picture:
 
     @property
     def reduction(self) -> int:
-        """By what both sides were reduced as it was read: 1, 2, 4 or 8."""
+        """Factor by which both sides were reduced on reading: 1, 2, 4 or 8."""
         return round(max(self.size) / max(_size(self.pixels)))
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the picture that was given, in whose pixels all places are."""
+        """Height and width of the original image, to which all coordinates refer."""
         return self.reduced_from or _size(self.pixels)
 
 
 Source = str | os.PathLike[str] | bytes | npt.NDArray[Any] | PilImage | Picture
-"""A path, a file's bytes, an array, a PIL image, taken as it lies in memory, or one read before."""
+"""A path, a file's bytes, an array, a PIL image (used as it is in memory), or a `Picture`."""
 
 _ARRAY = "the array"
 
@@ -121,35 +121,40 @@ _ARRAY = "the array"
 def read_picture(
     source: Source, limits: Limits | None = None, reduction: Reduction | None = None
 ) -> Picture:
-    """Read a picture once, for its values and its hash.
+    """Read an image, with its own values and its hash.
 
     Parameters
     ----------
     source
-        As of `read_image`. TIFF and .npy files may hold up to 16 channels, and integers and floats
-        of any range; of a TIFF file the first page counts.
+        As for `read_image`. TIFF and .npy files may have up to 16 channels, and integers and floats
+        of any range; of a TIFF file the first page is read.
     limits
-        How many bytes a file may have, and how many pixels; None: as the environment says.
+        Limits on file size and pixels; None: from the environment.
     reduction
-        By what a file's picture is reduced as it is read, of its height and width; None: by
-        nothing. Arrays and PIL images never are.
+        Returns the factor by which a file's image is reduced, for its height and width; None: not
+        reduced. Arrays and PIL images are never reduced.
+
+    Returns
+    -------
+    Picture
+        The image.
 
     Raises
     ------
     ImageError
-        There is no such file, it is no picture or too large, or the array has another shape or
+        The file does not exist, is not an image, or is too large, or the array has another shape or
         dtype.
     MissingDependencyError
-        It is a TIFF file that takes `tifffile`, which is not installed.
+        It is a TIFF file that requires `tifffile`, which is not installed.
     """
-    limits = limits or Limits.from_environment()
+    limits = Limits.of(limits)
     source = _as_array(source, limits)
     if isinstance(source, Picture):
         return source
     if isinstance(source, np.ndarray):
         if source.ndim > 1 and source.size:
             check_pixels(source.shape, _ARRAY, limits)
-        values = as_channels(source.copy(), _ARRAY)  # which its owner may change
+        values = as_channels(source.copy(), _ARRAY)  # its owner may modify it
         if values.dtype.kind == "f":
             values = _of_fractions(values, _ARRAY)
         return _picture(Decoded(values, _size(values)), _ARRAY, None, image_sha256(source))
@@ -161,16 +166,16 @@ def read_picture(
 
 
 def read_image(source: Source, limits: Limits | None = None) -> npt.NDArray[np.uint8]:
-    """Read a picture as 8-bit RGB, not stretched.
+    """Read an image as 8-bit RGB, without contrast stretching.
 
     Parameters
     ----------
     source
-        The path or the bytes of a JPEG, PNG, BMP, WebP, GIF, TIFF or .npy file, a PIL image, or an
+        The path or bytes of a JPEG, PNG, BMP, WebP, GIF, TIFF or .npy file, a PIL image, or an
         array [H, W], [H, W, 1], [H, W, 3] (RGB) or [H, W, 4] (RGBA): integers 0..255, uint16
         0..65535, floats 0..1 or booleans.
     limits
-        How many bytes a file may have, and how many pixels; None: as the environment says.
+        Limits on file size and pixels; None: from the environment.
 
     Returns
     -------
@@ -180,7 +185,7 @@ def read_image(source: Source, limits: Limits | None = None) -> npt.NDArray[np.u
     Raises
     ------
     ImageError
-        There is no such file, it is no picture or too large, or the array has another shape or
+        The file does not exist, is not an image, or is too large, or the array has another shape or
         dtype.
     """
     picture = read_picture(source, limits)
@@ -192,7 +197,7 @@ def read_image(source: Source, limits: Limits | None = None) -> npt.NDArray[np.u
 
 
 def _picture(read: Decoded, label: str, name: str | None, sha256: str) -> Picture:
-    """Put together what was read: what 8 bits hold is kept in 8 bits."""
+    """Build a `Picture` from decoded values; values that fit are stored in 8 bits."""
     values = as_channels(read.values, label)
     if values.dtype.kind == "b":
         values = to_8_bits(values, 1)
@@ -212,8 +217,8 @@ def _picture(read: Decoded, label: str, name: str | None, sha256: str) -> Pictur
         return picture
     (height, width), factor = read.size, picture.reduction
     note = (
-        f"{label} is {width} x {height}: it is read at 1/{factor} of its size, and the map has "
-        "that size, too; places are in pixels of the file"
+        f"{label} is {width} x {height} and was read at 1/{factor} of its size, which is the map's "
+        "size too; coordinates are in pixels of the file"
     )
     return replace(picture, notes=(*read.notes, note))
 
@@ -224,7 +229,7 @@ def _size(values: npt.NDArray[Any]) -> tuple[int, int]:
 
 
 def _of_fractions(values: npt.NDArray[Any], label: str) -> npt.NDArray[Any]:
-    """Bring floats 0..1 to 0..255; to bytes where they are 8-bit values over 255."""
+    """Scale floats 0..1 to 0..255; to bytes if they are 8-bit values divided by 255."""
     if not (values.min() >= 0 and values.max() <= 1):
         raise ImageError(_beyond(values, label))
     rounding = 255 * float(np.finfo(values.dtype).eps)
@@ -234,17 +239,17 @@ def _of_fractions(values: npt.NDArray[Any], label: str) -> npt.NDArray[Any]:
 
 
 def _beyond(values: npt.NDArray[Any], label: str) -> str:
-    """Say that values are no pixels whose white is known."""
+    """Return an error message for values whose white is unknown."""
     most = 1 if values.dtype.kind == "f" else 255
     return (
         f"{label} has {values.dtype} pixels from {values.min():g} to {values.max():g}; "
-        f"give 0 to {most}, or uint8"
+        f"pass 0 to {most}, or uint8"
     )
 
 
 def image_sha256(source: Source, limits: Limits | None = None) -> str:
-    """Hash a picture: the file's bytes, or for an array its dtype, shape and values."""
-    limits = limits or Limits.from_environment()
+    """Hash an image: the file's bytes, or an array's dtype, shape and values."""
+    limits = Limits.of(limits)
     source = _as_array(source, limits)
     if isinstance(source, Picture):
         return source.sha256
@@ -257,7 +262,7 @@ def image_sha256(source: Source, limits: Limits | None = None) -> str:
 def _as_array(
     source: Source, limits: Limits
 ) -> str | os.PathLike[str] | bytes | npt.NDArray[Any] | Picture:
-    """Return a PIL image as an array, and anything else as it is."""
+    """Return a PIL image as an array, and anything else unchanged."""
     if isinstance(source, Picture):
         return source
     mode = getattr(source, "mode", None)
@@ -269,8 +274,8 @@ def _as_array(
         return _from_pil(source, mode)
     except ImageError:
         raise
-    except Exception as error:  # PIL decodes only now, and says what is wrong in many ways
-        raise ImageError(f"the PIL image cannot be read: {error}") from error
+    except Exception as error:  # PIL decodes lazily, and raises many kinds
+        raise ImageError(f"cannot read the PIL image: {error}") from error
 
 
 def _from_pil(image: Any, mode: str) -> npt.NDArray[Any]:
@@ -286,17 +291,17 @@ def _from_pil(image: Any, mode: str) -> npt.NDArray[Any]:
 
 
 def _read_bytes(source: str | os.PathLike[str] | bytes, limits: Limits) -> tuple[bytes, str]:
-    """Return a picture's bytes and what to call it in an error."""
+    """Return an image's bytes and its name in error messages."""
     if isinstance(source, str | os.PathLike):
-        return read_file(source, "picture", ImageError, limits), name_of(source)
+        return read_file(source, "image", ImageError, limits), name_of(source)
     if not isinstance(source, bytes | bytearray | memoryview):
         raise ImageError(
-            f"the picture is a {type(source).__name__}; "
-            "give a path, the bytes of a file, a PIL image, or an array uint8 [H, W, 3]"
+            f"the image is a {type(source).__name__}; "
+            "pass a path, the bytes of a file, a PIL image, or an array uint8 [H, W, 3]"
         )
     if (size := memoryview(source).nbytes) > limits.file_bytes:
         raise ImageError(
-            f"the picture has {size:,} bytes, more than the {limits.file_bytes:,} that a file may "
-            f"have; set {variable('file_bytes')} to allow more"
+            f"the image has {size:,} bytes, more than the limit of {limits.file_bytes:,} for a "
+            f"file; set {variable('file_bytes')} to allow more"
         )
-    return bytes(source), "the picture"
+    return bytes(source), "the image"

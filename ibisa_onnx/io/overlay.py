@@ -1,6 +1,6 @@
-"""The picture that is written by default: the photograph, and beside it the same under its map.
+"""Draws the overlay: the image, and beside it the same image under its map.
 
-Arrays in, arrays out: no file is read or written here, and nothing is known of models.
+Arrays in, arrays out: no files, no models.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ Floats = npt.NDArray[np.float32]
 Box = Sequence[float]
 
 MAX_SIDE = 1600
-"""A panel's longer side in pixels, at most: full resolution is in the map, not in its picture."""
+"""Maximum of a panel's longer side in pixels; the map itself has full resolution."""
 
 MIN_SIDE = 256
-"""A panel's longer side in pixels, at least, so that a thumbnail can be looked at."""
+"""Minimum of a panel's longer side in pixels, so that thumbnails are legible."""
 
-_TAGGED_SIDE = 800  # the least of a picture on which texts must be readable
+_TAGGED_SIDE = 800  # minimum for an image with legible labels
 _PAPER, _INK = 255, 40
 _GAP = 8
 _TEXT_SCALE = 3
 _SILENCE = 1e-6
 
-# How dim and how grey silence is; how opaque full heat is, and how early it sets in.
+# Brightness and saturation where the map is 0; opacity of its maximum, and the exponent below it.
 _DIM, _SATURATION = 0.75, 0.2
 _OPACITY, _ONSET = 0.68, 0.7
-_FAINT = 0.35  # of full opacity, where a map accounts for next to nothing
+_FAINT = 0.35  # fraction of full opacity for a map that accounts for next to nothing
 
 
 def beside(
@@ -48,38 +48,41 @@ def beside(
     left: str = "",
     right: str = "",
 ) -> Pixels:
-    """Draw the picture and the picture with its map, with a strip of text below.
+    """Draw an image and the image under its map, with a caption below.
 
-    The panels stand side by side, or one above the other where the picture is more than twice as
-    wide as high. They are reduced to at most `MAX_SIDE` pixels and enlarged to at least `MIN_SIDE`.
+    The panels are side by side, or stacked if the image is more than twice as wide as high. They
+    are reduced to at most `MAX_SIDE` pixels and enlarged to at least `MIN_SIDE`.
 
     Parameters
     ----------
     image
         uint8 [H, W, 3], RGB.
     map
-        float32 [H, W], 0 for silence, any unit.
+        float32 [H, W], 0 for no importance, any unit.
     others
-        float32 [H, W] in 0..1, each a panel of its own.
+        float32 [H, W] in 0..1, each in a panel of its own.
     against
-        float32 [H, W] in the map's unit: what is drawn in the same panel in blue.
+        float32 [H, W] in the map's unit: negative evidence, drawn in blue in the same panel.
     strength
-        How bright the map is, 0 to 1; None draws none of it.
+        Brightness of the map, 0 to 1; None: the map is not drawn.
     boxes
-        Left, top, right, bottom in pixels of the picture: outlined in the first two panels.
+        Left, top, right, bottom in pixels of the image: outlined in the first two panels.
     points
-        x and y in pixels of the picture: a cross in the same panels.
-    left, right
-        ASCII text. What does not fit is left out, the right one first; without text, no strip.
+        x and y in pixels of the image: a cross in the first two panels.
+    left
+        ASCII text at the left of the caption, if it fits.
+    right
+        ASCII text at the right; left out first. Without text there is no caption.
 
     Returns
     -------
-    uint8 [H', W', 3], RGB.
+    ndarray
+        uint8 [H', W', 3], RGB.
 
     Raises
     ------
     ResultError
-        The map and the picture differ in size, or the map is not finite.
+        Map and image differ in size, or the map is not finite.
     """
     drawn_against = np.zeros_like(map) if against is None else against
     for each in (map, drawn_against, *others):
@@ -98,20 +101,21 @@ def beside(
 
 
 def tagged(image: Pixels, boxes: Sequence[tuple[str, Box]]) -> Pixels:
-    """Draw boxes on a picture with a text at each: a number, or a name.
+    """Draw boxes on an image, each with a label.
 
-    The picture is reduced to at most `MAX_SIDE` pixels and enlarged to at least `_TAGGED_SIDE`.
+    The image is reduced to at most `MAX_SIDE` pixels and enlarged to at least `_TAGGED_SIDE`.
 
     Parameters
     ----------
     image
         uint8 [H, W, 3], RGB.
     boxes
-        ASCII text, and left, top, right, bottom in pixels of the picture; the most important first.
+        ASCII text, and left, top, right, bottom in pixels of the image; most important first.
 
     Returns
     -------
-    uint8 [H', W', 3], RGB.
+    ndarray
+        uint8 [H', W', 3], RGB.
     """
     from ibisa_onnx.io.tags import draw_tags
 
@@ -124,9 +128,7 @@ def tagged(image: Pixels, boxes: Sequence[tuple[str, Box]]) -> Pixels:
 
 
 def _outlined(picture: Pixels, boxes: Sequence[Box], share: float) -> Pixels:
-    """Return a picture with boxes outlined, light on dark; `share` is its pixels for one of
-    theirs.
-    """
+    """Return an image with outlined boxes, light on dark, scaled by `share`."""
     import cv2
 
     if not boxes:
@@ -143,7 +145,7 @@ def _outlined(picture: Pixels, boxes: Sequence[Box], share: float) -> Pixels:
 def _marked(
     picture: Pixels, boxes: Sequence[Box], points: Sequence[Sequence[float]], share: float
 ) -> Pixels:
-    """Return a picture with boxes outlined and points crossed, as `_outlined` draws."""
+    """Return an image with outlined boxes and crosses at points."""
     import cv2
 
     drawn = _outlined(picture, boxes, share)
@@ -171,17 +173,18 @@ def blend(
     strength: float | None = 1.0,
     against: Floats | None = None,
 ) -> Pixels:
-    """Lay a map over its picture: silence shows the picture in dim grey, need covers it with heat.
+    """Blend a map over its image: the image in dim grey, under warm colours where the map is high.
 
-    Opacity grows with the value, so that nothing is coloured that was not needed, and never
-    reaches one, so that what was needed can be recognised. What speaks `against` is covered with
-    blue in the same way; of a pixel that has both the larger is seen, by as much as it is larger.
+    Opacity grows with the value, so that unimportant pixels are not coloured, and stays below one,
+    so that important ones remain recognisable. Evidence `against` is drawn in blue in the same way;
+    where both occur, their difference is drawn.
 
     Parameters and errors are those of `beside`.
 
     Returns
     -------
-    uint8 [H, W, 3], RGB.
+    ndarray
+        uint8 [H, W, 3], RGB.
     """
     against = np.zeros_like(map) if against is None else against
     for each in (map, against):
@@ -190,10 +193,10 @@ def blend(
 
 
 def scale_of(map: Floats) -> float:
-    """Return the map value that gets the full colour: robustly the largest, and never 0.
+    """Return the map value that gets the full colour: a robust maximum, never 0.
 
-    The 99.5th percentile, so that a few hot pixels do not darken all others; the maximum where
-    the map is silent but for fewer pixels than that. Values below zero count as silence.
+    The 99.5th percentile, so that a few extreme pixels do not darken all others; the maximum if
+    fewer pixels than that are above 0. Negative values count as 0.
     """
     high = float(np.percentile(map, 99.5))
     if high <= _SILENCE:
@@ -202,9 +205,9 @@ def scale_of(map: Floats) -> float:
 
 
 def ascii_fold(text: str) -> str:
-    """Return `text` with accents dropped, or nothing where letters would be lost.
+    """Return `text` without accents, or an empty string if letters would be lost.
 
-    OpenCV's fonts draw ASCII alone; a caption with holes would be worse than the class number.
+    OpenCV's fonts have only ASCII; the class number is better than a caption with gaps.
     """
     folded = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
     return folded.strip() if folded.isascii() and folded.isprintable() else ""
@@ -212,20 +215,20 @@ def ascii_fold(text: str) -> str:
 
 def _check(image: Pixels, map: Floats) -> None:
     if image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-        raise ResultError(f"a picture to draw on is [H, W, 3], not {list(image.shape)}")
+        raise ResultError(f"the image has shape {list(image.shape)}; pass [H, W, 3]")
     if map.shape != image.shape[:2]:
         raise ResultError(
-            f"the map is {list(map.shape)} but the picture is {list(image.shape[:2])}: "
-            "draw a map over the picture that it explains"
+            f"the map is {list(map.shape)}, but the image is {list(image.shape[:2])}; "
+            "pass the image that the map explains"
         )
     if not np.isfinite(map).all():
-        raise ResultError("the map holds NaN or infinite values and cannot be drawn")
+        raise ResultError("the map contains NaN or infinite values and cannot be drawn")
 
 
 def _blend(
     image: Pixels, map: Floats, against: Floats, scale: float, strength: float | None
 ) -> Pixels:
-    """Return the blend at the picture's size; maps have that size, and `scale` is above 0."""
+    """Blend maps at the image's size; `scale` is above 0."""
     above, below = (
         np.clip(each / np.float32(scale), 0.0, 1.0).astype(np.float32) for each in (map, against)
     )
@@ -242,7 +245,7 @@ def _blend(
 
 
 def _panels(image: Pixels, *maps: Floats, least: int = MIN_SIDE) -> tuple[Any, ...]:
-    """Return picture and maps at the size of a panel, its longer side `least` pixels or more."""
+    """Resize image and maps to a panel whose longer side has `least` pixels or more."""
     import cv2
 
     height, width = image.shape[:2]
@@ -251,18 +254,18 @@ def _panels(image: Pixels, *maps: Floats, least: int = MIN_SIDE) -> tuple[Any, .
     if factor == 1.0:
         return image, *maps
     size = max(1, round(width * factor)), max(1, round(height * factor))
-    # A thumbnail's pixels stay pixels; its map, drawn on a coarse grid anyway, is smoothed.
+    # A thumbnail keeps its pixels; its map, coarse anyway, is smoothed.
     ways = (cv2.INTER_NEAREST, cv2.INTER_LINEAR) if factor > 1.0 else (cv2.INTER_AREA,) * 2
     picture = np.asarray(cv2.resize(image, size, interpolation=ways[0]), dtype=np.uint8)
     return picture, *(cv2.resize(map, size, interpolation=ways[1]) for map in maps)
 
 
 def _strip(width: int, left: str, right: str) -> Pixels:
-    """Return the caption strip [h, width, 3]; of height 0 where there is nothing to write."""
+    """Return the caption [h, width, 3]; height 0 without text."""
     import cv2
 
     font = cv2.FONT_HERSHEY_SIMPLEX
-    # Drawn large and reduced: OpenCV's line fonts are rough at the size of a caption.
+    # Drawn large and reduced, since OpenCV's line fonts are rough at caption size.
     size = _TEXT_SCALE * min(max(width / 900.0, 0.75), 2.0)
     height, margin, thickness = round(22 * size), round(6 * size), max(1, round(size))
     sides = [text for text in (left, right) if text]

@@ -1,8 +1,7 @@
-"""Values of any depth as 8-bit RGB: what they mean, and how they are drawn.
+"""Converts values of any depth to 8-bit RGB.
 
-White is the value that stands for full brightness: 255, 65535 for 16 bits, 1 for floats in 0..1.
-Of other integers and floats nobody knows it, and only models that take values as they are can use
-them.
+White is the value of full brightness: 255, 65535 for 16 bits, 1 for floats in 0..1. For other
+integers and floats it is unknown; only models that use values unchanged support them.
 """
 
 from __future__ import annotations
@@ -20,32 +19,32 @@ Values = npt.NDArray[Any]
 Pixels = npt.NDArray[np.uint8]
 
 MAX_CHANNELS = 16
-_PART = 1 << 20  # values that are changed at once
+_PART = 1 << 20  # values converted at a time
 
 
 def as_channels(values: Values, label: str) -> Values:
-    """Return a picture's values as [H, W, C], finite reals of 1 to 16 channels.
+    """Return an image's values as [H, W, C], finite reals with 1 to 16 channels.
 
     Raises
     ------
     ImageError
-        They are none.
+        They have another shape or dtype.
     """
     shape = list(values.shape)
     values = values[..., None] if values.ndim == 2 else values
     if values.ndim != 3 or values.shape[2] > MAX_CHANNELS or values.size == 0:
         raise ImageError(
-            f"{label} has shape {shape}; give [H, W], or [H, W, C] of up to {MAX_CHANNELS} channels"
+            f"{label} has shape {shape}; pass [H, W], or [H, W, C] of up to {MAX_CHANNELS} channels"
         )
     if values.dtype.kind not in "biuf":
-        raise ImageError(f"{label} has {values.dtype} pixels; give integers 0..255 or floats 0..1")
+        raise ImageError(f"{label} has {values.dtype} pixels; pass integers 0..255 or floats 0..1")
     if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise ImageError(f"{label} has {values.dtype} pixels that are NaN or infinite; mend them")
+        raise ImageError(f"{label} has NaN or infinite {values.dtype} pixels; replace them")
     return values
 
 
 def find_white(values: Values) -> float | None:
-    """Return the value that stands for full brightness; None where that is not known."""
+    """Return the value of full brightness; None if unknown."""
     if values.dtype == np.uint16:
         return 65535.0
     most = 1.0 if values.dtype.kind == "f" else 255.0
@@ -56,41 +55,41 @@ def to_8_bits(values: Values, white: float) -> Pixels:
     """Scale 0..white to 0..255, rounded to the nearest."""
     if white == 255 and values.dtype.kind in "biu":
         return values.astype(np.uint8)
-    if values.dtype == np.uint16:  # 257 steps to one
+    if values.dtype == np.uint16:  # 65535 / 255 = 257
         return _by_rows(values, np.uint8, lambda part: (part.astype(np.uint32) + 128) // 257)
     factor = np.float64(255 / white)
     return _by_rows(values, np.uint8, lambda part: np.rint(np.clip(part * factor, 0, 255)))
 
 
 def to_rgb(values: Values, white: float, label: str) -> Values:
-    """Bring [H, W, C], grey, RGB or RGBA, to RGB of the same dtype, transparent parts over white.
+    """Convert [H, W, C], grey, RGB or RGBA, to RGB of the same dtype, with transparency over white.
 
     Raises
     ------
     ImageError
-        It has another number of channels.
+        There is another number of channels.
     """
     channels = values.shape[2]
     if channels not in (1, 3, 4):
-        raise ImageError(f"{label} has {channels} channels; give [H, W, 3], RGB")
+        raise ImageError(f"{label} has {channels} channels; pass [H, W, 3], RGB")
     if channels == 4:
         values = _over_white(values, white)
     return np.ascontiguousarray(np.broadcast_to(values, (*values.shape[:2], 3)))
 
 
 def drawn(values: Values, white: float | None) -> Pixels:
-    """Return a picture [H, W, C] as it is shown: uint8 [H, W, 3], RGB.
+    """Return an image [H, W, C] as it is displayed: uint8 [H, W, 3], RGB.
 
-    Of channels that are not colours the first three, or the first. Stretched from the least to the
-    greatest value where that is less than half of what the dtype holds, or where nobody knows what
-    white is: 12 bits in 16 would be black.
+    For channels other than colours, the first three or the first. The contrast is stretched from
+    the smallest to the largest value if that is less than half of the dtype's range, or white is
+    unknown: 12 bits in 16 would be black.
     """
     channels = values.shape[2]
     if channels not in (1, 3, 4):
         values = values[..., :3] if channels > 3 else values[..., :1]
     low, high = (float(each) for each in (values[..., :3].min(), values[..., :3].max()))
     if white is None or (white != 255 and high - low < white / 2):
-        share = 1.0 if math.isfinite(high - low) else 0.25  # which float64 may not hold
+        share = 1.0 if math.isfinite(high - low) else 0.25  # may overflow float64
         low, scale = share * low, 255 / max(share * high - share * low, 1e-300)
         shown = values[..., :3]
         stretched = _by_rows(
@@ -101,7 +100,7 @@ def drawn(values: Values, white: float | None) -> Pixels:
 
 
 def _over_white(rgba: Values, white: float) -> Values:
-    """Lay RGBA over white, as a viewer shows it."""
+    """Composite RGBA over white, as a viewer does."""
 
     def laid(part: Values) -> Values:
         if part.dtype.kind == "f":
@@ -117,7 +116,7 @@ def _over_white(rgba: Values, white: float) -> Values:
 def _by_rows(
     values: Values, dtype: npt.DTypeLike, change: Callable[[Values], Values], channels: int = 0
 ) -> Values:
-    """Change [H, W, C] a few rows at a time: what lies in between has several times the bytes."""
+    """Convert [H, W, C] a few rows at a time, to bound the memory of intermediate values."""
     height, width, own = values.shape
     changed = np.empty((height, width, channels or own), dtype)
     rows = max(1, _PART // (width * own))

@@ -1,4 +1,4 @@
-"""Large pictures made smaller as they are read: means over squares of pixels."""
+"""Reduces large images on reading, by means over squares of pixels."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ import numpy.typing as npt
 
 Values = npt.NDArray[Any]
 Reduction = Callable[[tuple[int, int]], int]
-"""By what a picture of some height and width is reduced when it is read: 1, 2, 4 or 8."""
+"""Returns the factor by which an image of some height and width is reduced: 1, 2, 4 or 8."""
 
 _STRIP = 1 << 20  # pixels that are averaged at once
-_DIRECT = (np.uint8, np.uint16, np.float32)  # what OpenCV averages as it is
+_DIRECT = (np.uint8, np.uint16, np.float32)  # dtypes that OpenCV averages directly
 
 
 def area_means(values: Values, factor: int) -> Values:
-    """Return the means over squares of `factor` pixels.
+    """Return the means over squares of `factor` by `factor` pixels.
 
     Parameters
     ----------
     values
-        [H, W], or [H, W, C], integers or floats; of four channels the last is opacity, by which the
-        others count.
+        [H, W] or [H, W, C], integers or floats; the last of four channels is opacity, which weights
+        the others.
     factor
-        Of both sides; 1 returns the values themselves.
+        Reduction of both sides; 1 returns `values` itself.
 
     Returns
     -------
     ndarray
-        [ceil(H / factor), ceil(W / factor)] or with the channels, of the same dtype; squares that
-        reach beyond the picture repeat its edge.
+        [ceil(H / factor), ceil(W / factor)], with channels if there are any, of the same dtype;
+        squares that extend beyond the image repeat its edge.
     """
     if factor == 1:
         return values
@@ -45,7 +45,7 @@ def area_means(values: Values, factor: int) -> Values:
 
 
 def _means(values: Values, factor: int) -> Values:
-    """Average a few rows; integers come out rounded."""
+    """Average a strip of rows; integers are rounded."""
     import cv2
 
     high, wide = (-(-side // factor) for side in values.shape[:2])

@@ -1,6 +1,6 @@
-"""Short texts on a picture, beside the boxes that they belong to.
+"""Draws short labels beside the boxes they belong to.
 
-Each stands on ground of its own, so that it can be read on any picture.
+Each has its own background, so that it is readable on any image.
 """
 
 from __future__ import annotations
@@ -13,26 +13,25 @@ import numpy.typing as npt
 
 Pixels = npt.NDArray[np.uint8]
 Place = tuple[int, int, int, int]
-"""Left, top, right, bottom in whole pixels."""
+"""Left, top, right, bottom in integer pixels."""
 
 _PAPER, _INK = 255, 20
-_MARGIN = 0.25  # around a text, in its heights
-_STEPS = 3  # places that are tried along each side of a box
-_HIDDEN = 0.1  # what covering another box's pixels costs, beside 1 for covering a text's
+_MARGIN = 0.25  # around a label, as a fraction of its height
+_STEPS = 3  # positions tried along each side of a box
+_HIDDEN = 0.1  # cost of covering a box's pixel; covering a label's costs 1
 
 
 def draw_tags(picture: Pixels, tags: Sequence[tuple[str, Place]], size: float) -> None:
-    """Write a text at each box, in place, and keep them apart where there is room.
+    """Draw a label at each box, in place, without overlaps if there is room.
 
     Parameters
     ----------
     picture
         uint8 [H, W, 3], RGB.
     tags
-        A text of ASCII characters and its box in the picture's pixels, the most important first.
+        ASCII text and its box in pixels of the image, most important first.
     size
-        Of the letters, 1 being some 22 pixels high. A text that is wider than the picture is made
-        smaller.
+        Font scale; 1 is about 22 pixels high. Labels wider than the image are reduced.
     """
     boxes = [box for text, box in tags]
     taken: list[Place] = []
@@ -45,7 +44,7 @@ def draw_tags(picture: Pixels, tags: Sequence[tuple[str, Place]], size: float) -
 
 
 def _tag(text: str, size: float, widest: int) -> Pixels:
-    """Return a text, dark on a light ground with a dark edge, uint8 [h, w, 3]."""
+    """Return a label, dark on light with a dark border, uint8 [h, w, 3]."""
     import cv2
 
     font = cv2.FONT_HERSHEY_SIMPLEX
@@ -68,7 +67,7 @@ def _best_place(
     taken: Sequence[Place],
     boxes: Sequence[Place],
 ) -> Place:
-    """Return where a tag hides the least; of equal places the first."""
+    """Return the position where a label covers the least; the first of equal ones."""
 
     def cost(place: Place) -> float:
         hidden = sum(_shared(place, each) for each in boxes)
@@ -78,7 +77,7 @@ def _best_place(
 
 
 def _places(shape: tuple[int, ...], box: Place, picture: tuple[int, ...]) -> Iterator[Place]:
-    """Yield places of a tag at its box, within the picture: above, below, inside, and beside."""
+    """Yield positions of a label at its box, inside the image: above, below, inside, and beside."""
     (high, wide), (height, width) = shape, picture
     left, top, right, bottom = box
     tops = (top - high, bottom, top, bottom - high)
@@ -90,7 +89,7 @@ def _places(shape: tuple[int, ...], box: Place, picture: tuple[int, ...]) -> Ite
 
 
 def _shared(a: Place, b: Place) -> int:
-    """Return how many pixels two places share."""
+    """Return the overlap of two rectangles in pixels."""
     wide = min(a[2], b[2]) - max(a[0], b[0])
     high = min(a[3], b[3]) - max(a[1], b[1])
     return max(0, wide) * max(0, high)

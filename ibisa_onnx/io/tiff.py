@@ -1,4 +1,8 @@
-"""Tags of TIFF files and of EXIF data: those that are whole numbers, of the first directory."""
+"""Reads the integer tags of a TIFF file's first directory, more strictly than its decoders.
+
+Decoders disagree on tags that occur twice or have odd types. What is checked before decoding must
+be what is decoded, so these files are rejected.
+"""
 
 from __future__ import annotations
 
@@ -9,27 +13,24 @@ _TYPES = {3: "H", 4: "I", 16: "Q"}
 _SIZES = {3: 2, 4: 4, 16: 8}
 _MOST_TAGS = 4096
 _MOST_VALUES = 64
-_ORIENTATION = 274
 
 Tags = Mapping[int, tuple[int, ...]]
 
 
-def read_directory(data: bytes, once: tuple[int, ...] = ()) -> Tags | None:
-    """Read the first directory of a TIFF or BigTIFF file, or of EXIF data.
+def read_directory(data: bytes, once: tuple[int, ...]) -> Tags | None:
+    """Read the first directory of a TIFF or BigTIFF file.
 
     Parameters
     ----------
     data
-        It, from its byte order on.
+        The file.
     once
-        Tags that may be there once, as whole numbers: of what else they are, readers differ in what
-        they take it for.
+        Tags that must occur at most once, as integers.
 
     Returns
     -------
     Mapping or None
-        The values of the tags that are whole numbers; None where it is no such data, is cut off, or
-        has one of `once` otherwise.
+        Values of integer tags; None if the data are invalid or truncated, or violate `once`.
     """
     order = {b"II": "<", b"MM": ">"}.get(data[:2])
     if order is None:
@@ -39,25 +40,14 @@ def read_directory(data: bytes, once: tuple[int, ...] = ()) -> Tags | None:
         if version not in (42, 43):
             return None
         return _directory(data, order, once, big=version == 43)
-    except (struct.error, OverflowError):  # it points behind its end
+    except (struct.error, OverflowError):  # it points beyond its end
         return None
-
-
-def orientation_of(data: bytes) -> int:
-    """Return the orientation that EXIF data say, 1 to 8; 1, as stored, where they do not."""
-    return orientation_in(read_directory(data) or {})
-
-
-def orientation_in(tags: Tags) -> int:
-    """Return the orientation among tags, 1 to 8; 1 where it is not."""
-    found = tags.get(_ORIENTATION, (1,))[0]
-    return found if 1 <= found <= 8 else 1
 
 
 def _directory(
     data: bytes, order: str, once: tuple[int, ...], *, big: bool
 ) -> dict[int, tuple[int, ...]] | None:
-    """Return the tags by their numbers."""
+    """Return the tags by number."""
     word, size = ("Q", 8) if big else ("I", 4)
     (at,) = struct.unpack_from(f"{order}{word}", data, 8 if big else 4)
     (count,) = struct.unpack_from(f"{order}{'Q' if big else 'H'}", data, at)

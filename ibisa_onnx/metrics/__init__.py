@@ -1,4 +1,10 @@
-"""How good a map is: by the model itself, by known objects, by other maps, by another model."""
+"""Metrics for attribution maps: faithfulness, localisation, stability and randomisation.
+
+Faithfulness metrics (`insertion`, `deletion`, `degradation`, `sensitivity_n` and others) measure
+how the model's score reacts when pixels ranked by the map are hidden. Localisation metrics compare
+the map with a known object. Agreement and stability metrics compare maps with each other. `compare`
+and `judge` combine several imputations into one verdict.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be asked: ONNX files, live sessions and functions, behind one protocol.
+"""Models that can be explained: ONNX files, live sessions and functions, behind one interface.
 
-Nothing here knows what the outputs mean.
+Nothing here interprets outputs.
 """

@@ -1,1 +1,1 @@
-"""What is explained: one scalar a picture, behind the raw outputs of a model."""
+"""Explanation targets: one scalar per image, computed from the raw outputs of a model."""
