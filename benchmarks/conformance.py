@@ -21,7 +21,7 @@ import onnxruntime as ort
 from node_cases import FAILS, NO_DERIVATIVE, VERDICTS, Case, Verdict, judge, load_cases
 from pages import put
 
-PAGE = Path(__file__).parents[1] / "docs" / "conformance.md"
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "operators.md"
 _INTRODUCTION = """# Conformance of the gradients
 
 What the backward graphs of `ibisa_onnx.autodiff` were compared with, operator by operator and

@@ -5,8 +5,8 @@
 Builds the backward graph of each node test inside `onnx` (see `node_cases`) and of the models
 named, and looks up every operator, with its element types, among the kernels in `cuda_kernels.txt`.
 Nodes that depend on constants alone are left out: ONNX Runtime works them out when it opens a
-graph. Writes the table into `docs/reference/operators.md`. Needs no GPU; whether nodes truly run there is
-what `gpu.sh` checks.
+graph. Writes the table into `docs/reference/operators.md`. Needs no GPU; whether nodes truly run
+there is what `gpu.sh` checks.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a target that covers little of the picture should pay: planted squares of 0.2% to 50%.
 
-    python benchmarks/extent.py ASSETS [--write docs/explanation/method.md]
+    python benchmarks/extent.py ASSETS [--write docs/explanation/research-notes.md]
 
 The score of a planted model is a matched filter: the sigmoid of how much of a square of a
 photograph is seen, where its mean colour hides the rest, so that all of the square is needed and

@@ -27,6 +27,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from estimators import ESTIMATORS, with_estimator
 from photographs import (
     EARLIER,
     PRESETS,
@@ -46,7 +47,7 @@ MODELS = ("squeezenet", "mobilenetv2")
 AISES, AISE = ("aise", "aise-centred"), (150, 300, 680)
 TARGETS = (100, 200, 400)
 CURVE = (25, 50, 100, 200, 400, 800, 2000)
-OURS = ("forward-only", "finite-difference", "spsa", "rloo")
+OURS = ("forward-only", "finite-difference", *ESTIMATORS)
 RISES = ("rise", "centred-rise")
 EVERY = 6  # of the photographs, for the curves
 MASKS = 4000  # of the RISE that all are held against
@@ -78,11 +79,12 @@ def explain(photo: Photograph, gradient: str, budget: int, target: int | None = 
     explainer = Explainer(
         photo.fitted.model,
         preprocessing=spec,
-        gradient=gradient,
+        gradient="finite-difference" if gradient in ESTIMATORS else gradient,
         options=STEPS,
         budget=budget,
     )
-    return explainer.explain(photo.crop, target).map
+    method = with_estimator(explainer, gradient) if gradient in ESTIMATORS else None
+    return explainer.explain(photo.crop, target, method=method).map
 
 
 def photographs_of(assets: Path, model: str) -> list[Photograph]:

@@ -64,7 +64,7 @@ def first_masks(problem: Problem, options: ibisa.Options) -> Values:
 
     steps = optimise(
         lambda _: pathwise(note, options.temperature),
-        *(1, problem.size, options, np.random.default_rng(0)),
+        *(1, problem.size, options),
     )
     with suppress(_Known):
         next(steps)

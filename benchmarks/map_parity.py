@@ -79,7 +79,7 @@ class Cases:
             yield f"demo-exact-{number}", each
 
     def forward_only(self) -> Iterator[Case]:
-        counts = {"forward-only": 4, "finite-difference": 1, "spsa": 1, "rloo": 1}
+        counts = {"forward-only": 4, "finite-difference": 1}
         for model in PRESETS:
             for gradient, count in counts.items():
                 explainer = self.explainer(model, gradient=gradient)
@@ -110,18 +110,10 @@ class Cases:
                 yield f"{model}-surrogate-{photo.stem}", explainer.explain(photo)
 
     def others(self) -> Iterator[Case]:
-        noise = replace(
-            OPTIONS["paper"],
-            noise=1.0,
-            wave_amplitude=0.0,
-            rounds=2,
-            information="kl",
-            prior=0.05,
-            beta=4.0,
-        )
-        explainer = self.explainer("squeezenet", options=noise)
+        rounds = replace(OPTIONS["standard"], rounds=2, beta=4.0)
+        explainer = self.explainer("squeezenet", options=rounds)
         for photo in self.photos[:2]:
-            yield f"squeezenet-noise-{photo.stem}", explainer.explain(photo, seed=7)
+            yield f"squeezenet-rounds-{photo.stem}", explainer.explain(photo, seed=7)
         for name, batch in (("forward-only", None), ("fixed4", 4)):
             spec = ibisa.InputSpec((batch, 3, 64, 64))
             explainer = ibisa.Explainer(mean_colours, spec, preprocessing="unit")

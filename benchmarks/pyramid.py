@@ -1,6 +1,7 @@
 """What class activation at a feature pyramid brings to maps of boxes.
 
-    python benchmarks/pyramid.py FOLDER --assets ASSETS [--boxes 60] [--write docs/explanation/method.md]
+    python benchmarks/pyramid.py FOLDER --assets ASSETS [--boxes 60]
+        [--write docs/explanation/research-notes.md]
 
 FOLDER is `field.py`'s, with the detectors' files. Detections of at least 0.5% of the picture in
 windows of photographs of crowds are explained by the default settings, and without class activation

@@ -9,9 +9,9 @@
 `report` scores the presets, RISE, Grad-CAM, IBA and SmoothGrad on the photographs of odd number;
 `tune` scores single changes of `paper` on those of even number; `places` asks where maps of planted
 scenes and of two dogs fall. What is measured is kept in WORK, so that an interrupted run goes on
-where it stopped; `show` prints the tables and draws the figures of docs/explanation/benchmarks.md. `all` does
-everything, one after the other. A model is one of ASSETS, or a file that says how its pictures are
-prepared.
+where it stopped; `show` prints the tables and draws the figures of docs/explanation/benchmarks.md.
+`all` does everything, one after the other. A model is one of ASSETS, or a file that says how its
+pictures are prepared.
 
 A map is scored as by `ibisa-onnx bench`, at what the model sees of the photograph, for the class
 that it predicts: insertion and deletion as RISE has them; LeRF - MoRF with hidden pixels blurred,
@@ -46,29 +46,29 @@ from ibisa_onnx.metrics.stability import stability
 
 MODELS = ("squeezenet", "mobilenetv2")
 FIGURES = Path(__file__).parents[1] / "docs" / "figures"
-PAPER = IBISA["paper"]
+STANDARD = IBISA["standard"]
 VARIANTS: dict[str, Options] = {
-    "paper": PAPER,
-    "first smoothing 4": replace(PAPER, first_smoothing=4.0),
-    "first smoothing 6": replace(PAPER, first_smoothing=6.0),
-    "grid 80": replace(PAPER, grid=80, smoothing=1.4, first_smoothing=5.7, pooling=8.0),
-    "start 1.5": replace(PAPER, start=1.5),
-    "learning rate 1.2": replace(PAPER, learning_rate=1.2),
-    "the same learning rate throughout": replace(PAPER, first_learning_rate=1.0),
+    "standard": STANDARD,
+    "first smoothing 4": replace(STANDARD, first_smoothing=4.0),
+    "first smoothing 6": replace(STANDARD, first_smoothing=6.0),
+    "grid 80": replace(STANDARD, grid=80, smoothing=1.4, first_smoothing=5.7, pooling=8.0),
+    "start 1.5": replace(STANDARD, start=1.5),
+    "learning rate 1.2": replace(STANDARD, learning_rate=1.2),
+    "the same learning rate throughout": replace(STANDARD, first_learning_rate=1.0),
     "learning rate 1 throughout, beta 40": replace(
-        PAPER, first_learning_rate=1.0, learning_rate=1.0, beta=40.0
+        STANDARD, first_learning_rate=1.0, learning_rate=1.0, beta=40.0
     ),
-    "pooling 4": replace(PAPER, pooling=4.0),
-    "beta 45": replace(PAPER, beta=45.0),
-    "waves 1.5": replace(PAPER, wave_amplitude=1.5),
-    "blur for baseline": replace(PAPER, baseline="blur"),
-    "mean for baseline": replace(PAPER, baseline="mean"),
-    "no evidence": replace(PAPER, evidence=0.0),
-    "evidence smoothed by 1": replace(PAPER, evidence_smoothing=1.0),
-    "evidence cut off below zero": replace(PAPER, softness=0.0),
-    "softness 0.3": replace(PAPER, softness=0.3),
-    "no class activation": replace(PAPER, activation=0.0),
-    "class activation 1.5": replace(PAPER, activation=1.5),
+    "pooling 4": replace(STANDARD, pooling=4.0),
+    "beta 45": replace(STANDARD, beta=45.0),
+    "waves 1.5": replace(STANDARD, wave_amplitude=1.5),
+    "blur for baseline": replace(STANDARD, baseline="blur"),
+    "mean for baseline": replace(STANDARD, baseline="mean"),
+    "no evidence": replace(STANDARD, evidence=0.0),
+    "evidence smoothed by 1": replace(STANDARD, evidence_smoothing=1.0),
+    "evidence cut off below zero": replace(STANDARD, softness=0.0),
+    "softness 0.3": replace(STANDARD, softness=0.3),
+    "no class activation": replace(STANDARD, activation=0.0),
+    "class activation 1.5": replace(STANDARD, activation=1.5),
 }
 RIVALS = ("rise-4000", "gradcam", "iba", "smoothgrad")
 OURS = (*IBISA, "forward-only")
@@ -178,7 +178,7 @@ class Bench:
             self.store(name, photo, problem.row.geometry.restore(map))
             return map, (SAMPLES, SAMPLES), lambda image: self.smoothgrad(image, index)
         explainer = self.without_gradient if name == "forward-only" else self.plain
-        explainer.options = {**VARIANTS, **IBISA}.get(name, PAPER)
+        explainer.options = {**VARIANTS, **IBISA}.get(name, STANDARD)
         method = self.methods.get(name)
         found = explainer.explain(photo, index, method=method)
         self.store(name, photo, found.map)
@@ -244,7 +244,7 @@ def places(args: argparse.Namespace) -> None:
     done = {row[0] for row in csv.reader(file.open(newline=""))} if file.exists() else set()
     methods: dict[str, tuple[Options, Callable[[], object] | None]] = {
         **{name: (options, None) for name, options in IBISA.items()},
-        "gradcam": (PAPER, GradCam),
+        "gradcam": (STANDARD, GradCam),
         **{name: (options, None) for name, options in VARIANTS.items()},
     }
     for name, (options, method) in methods.items():
@@ -355,11 +355,11 @@ def tuning_lines(benches: list[Bench], found: dict[str, list[float]]) -> Iterato
     for name in filter(lambda name: all(name in each for each in known), VARIANTS):
         cells = []
         for bench in benches:
-            if name == "paper":
+            if name == "standard":
                 means = [scores(bench, 0, name, each).interval().mean for each in shown]
                 cells += [f"{each:.3f}" for each in means]
             else:
-                cells += [str(lead(bench, 0, name, "paper", each)) for each in shown]
+                cells += [str(lead(bench, 0, name, "standard", each)) for each in shown]
             rows = [bench.rows()[photo.stem, name] for _, photo in bench.half(0)]
             cells.append(f"{np.mean([[row[each.name] for each in STABLE] for row in rows]):.3f}")
         yield f"| {name} | {' | '.join([*cells, *place_cells(found.get(name))])} |"
@@ -428,7 +428,7 @@ def gallery(benches: list[Bench]) -> None:
         for number, photo in bench.half(1)[: SHOWN // 2]:
             problem = bench.plain.problem(photo)
             rise = problem.row.geometry.restore(stretched(bench.rise(number, problem, photo)))
-            maps = [bench.stored("paper", photo), rise]
+            maps = [bench.stored("standard", photo), rise]
             maps += [bench.stored(name, photo) for name in ("gradcam", "iba")]
             image = read_image(photo)
             panels = [image, *(blend(image, each) for each in maps)]

@@ -13,7 +13,8 @@ Results are kept in a JSON file after each architecture, and what is there is no
 that a run can be cut off and continued. `--write` puts the table into a page, between the marks
 `<!-- zoo -->` and `<!-- /zoo -->`.
 
-    python benchmarks/zoo.py [--exporter torchscript|dynamo] [--write docs/reference/operators.md] [names]
+    python benchmarks/zoo.py [--exporter torchscript|dynamo]
+        [--write docs/reference/operators.md] [names]
 """
 
 from __future__ import annotations

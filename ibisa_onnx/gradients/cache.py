@@ -1,13 +1,13 @@
-"""Backward graphs that were built before, on disk: for each model, kilobytes without its weights.
+"""On-disk cache of backward graphs: a few kilobytes per model, without weights.
 
-An entry is found by what it was made from (the model's content, the output, the versions of all
-that took part, and the very sources of the differentiation), so that none is ever out of date. It
-is written under another name and renamed, so that two processes may build at once, and begins with
-a hash of its content and its name, so that one that was damaged or moved is built anew.
+The key of an entry is a hash of everything it depends on (the model's content, the output, package
+versions and the source code of the differentiation), so entries never go stale. Entries are written
+to a temporary name and renamed, so that processes can build concurrently. Each starts with a hash
+of its content and key; a corrupt or moved entry is rebuilt.
 
-The hash is no signature: whoever can write to the folder can write entries. So the folder is used
-only where nobody else can, and what is read is checked before it is opened; whether the gradient is
-the model's own, `fidelity` asks the model.
+The hash is not a signature: anyone who can write to the folder can write entries. The folder is
+therefore used only if no other user can write to it, and entries are validated before they are
+loaded. Whether the gradient matches the model is verified by `fidelity`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ibisa_onnx import autodiff
+from ibisa_onnx.checks import check_type
 from ibisa_onnx.errors import ModelError, OptionError, ResultError
 from ibisa_onnx.io.atomic import write_files
 from ibisa_onnx.io.files import read_file
@@ -45,33 +46,33 @@ _FORMAT = 2
 _SUFFIX = ".gradient"
 _MODEL_SOURCES = ("weights.py", "head.py", "onnx_file.py", "onnx_graph.py")
 _MOST_ENTRIES = 200
-_LARGEST = 8 << 20  # bytes of an entry; more is weights that could not be taken out
+_LARGEST = 8 << 20  # bytes of an entry; a larger one contains weights that could not be removed
 _GRAPHS = frozenset({"forward", "backward"})
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _FOLDER_RIGHTS, _ENTRY_RIGHTS = 0o700, 0o600
 
 Choice = bool | str | os.PathLike[str]
-"""Whether to keep backward graphs, or the folder to keep them in."""
+"""Whether to cache backward graphs, or the folder to cache them in."""
 
 
 @dataclass(frozen=True)
 class Usage:
-    """How much is kept: files and bytes."""
+    """Size of the cache: number of files, and bytes in total."""
 
     files: int
     bytes: int
 
 
 def cache_folder(choice: Choice = True) -> Path | None:
-    """Return the folder where backward graphs are kept, None where they are not.
+    """Return the folder of the gradient cache, None if caching is off.
 
-    `True` is what the environment's IBISA_ONNX_CACHE says ("off" or a folder), else where the
-    platform keeps caches.
+    `True` uses the environment variable IBISA_ONNX_CACHE ("off" or a folder) if set, else the
+    platform's cache directory.
 
     Raises
     ------
     OptionError
-        It can be no folder.
+        `choice` is neither a boolean nor a valid path.
     """
     if isinstance(choice, bool):
         said = os.environ.get(VARIABLE, "").strip() if choice else _OFF
@@ -82,49 +83,50 @@ def cache_folder(choice: Choice = True) -> Path | None:
 
             return platformdirs.user_cache_path("ibisa-onnx", appauthor=False)
         choice = said
+    check_type("cache", choice, (str, os.PathLike), "True, False or a folder")
     if choice == "":
-        raise OptionError("cache is empty; give True, False or a folder")
+        raise OptionError("cache is an empty string; pass True, False or a folder")
     try:
         return Path(choice).expanduser().absolute()
     except (TypeError, RuntimeError) as error:
-        raise OptionError(f"cache is {choice!r}; give True, False or a folder") from error
+        raise OptionError(f"cache is {choice!r}; pass True, False or a folder") from error
 
 
 def usage(folder: Path) -> Usage:
-    """Count what is kept in a folder."""
+    """Return the size of the cache in a folder."""
     sizes = [size for _, size, _ in _entries(folder)]
     return Usage(len(sizes), sum(sizes))
 
 
 class GradientCache:
-    """What is kept in one folder, as long as nobody else can write to it."""
+    """A gradient cache in one folder, used only if no other user can write to it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def load(self, *made_from: str) -> Derivative | None:
-        """Return what was stored under `made_from`; None where there is nothing to be trusted.
+        """Return the derivative stored under `made_from`; None on a cache miss.
 
-        That is an entry that is not there, is damaged or too large, or may be somebody else's.
+        An entry that is corrupt, too large, or writable by another user counts as a miss.
         """
         path = self._path(made_from)
         if _distrust(self._folder) or not _is_own_file(path):
             return None
         try:
             data = read_file(path, "cache", ResultError, Limits(file_bytes=_LARGEST))
-        except ResultError:  # of another process that took it away, too
+        except ResultError:  # also if another process removed it
             return None
-        with suppress(OSError):  # of somebody else
-            os.utime(path)  # the oldest go first
+        with suppress(OSError):  # owned by root
+            os.utime(path)  # the least recently used entries are evicted first
         return _decode(data, path.stem)
 
     def store(self, derivative: Derivative, *made_from: str) -> None:
-        """Keep a derivative without weights, and only the newest entries beside it.
+        """Store a derivative without weights, and evict the least recently used entries.
 
         Raises
         ------
         ResultError
-            The folder cannot be written to, or others can write to it.
+            The folder is not writable, or is writable by other users.
         """
         path = self._path(made_from)
         data = _encode(derivative, path.stem)
@@ -147,7 +149,7 @@ class GradientCache:
 
 
 def _entries(folder: Path) -> Iterator[tuple[float, int, Path]]:
-    """Yield age, size and path of each entry; one that another process takes away is none."""
+    """Yield time, size and path of each entry, skipping any that another process removes."""
     for path in folder.glob(f"*{_SUFFIX}"):
         try:
             found = path.lstat()
@@ -158,25 +160,25 @@ def _entries(folder: Path) -> Iterator[tuple[float, int, Path]]:
 
 
 def _distrust(folder: Path) -> str:
-    """Say why entries of a folder are not believed: others can write to it. Empty: they cannot.
+    """Return why a folder is not trusted, i.e. how other users can write to it; empty if trusted.
 
-    A folder further up that others can write to lets them put another one in its place, but only
-    one of their own. Windows has no such rights: what is in a user's profile is theirs.
+    Users who can write to a parent folder can replace this one, but only by a folder that they own.
+    Windows has no such permissions: a user's profile is private.
     """
     try:
         found = folder.stat()
-    except OSError:  # there is none, or writing to it says what is wrong
+    except OSError:  # it does not exist, or writing to it raises a clearer error
         return ""
     if not _is_own(found):
-        return f"{folder} belongs to another user, who could change what is kept there"
+        return f"{folder} belongs to another user, who could modify cached graphs"
     if os.name == "posix" and found.st_mode & _OTHERS_WRITE:
         rights = stat.S_IMODE(found.st_mode)
-        return f"others can write to {folder} (mode {rights:o}); run chmod 700 on it"
+        return f"{folder} is writable by other users (mode {rights:o}); run chmod 700 on it"
     return ""
 
 
 def _is_own_file(path: Path) -> bool:
-    """Tell whether a name is a regular file, and no link, that nobody else can write to."""
+    """Return whether a path is a regular file, not a link, that no other user can write to."""
     try:
         found = path.lstat()
     except OSError:
@@ -186,24 +188,24 @@ def _is_own_file(path: Path) -> bool:
 
 
 def _is_own(found: os.stat_result) -> bool:
-    """Tell whether a file belongs to this user, or to root, who can write everywhere anyway."""
+    """Return whether a file belongs to this user, or to root, who can write everywhere anyway."""
     return os.name != "posix" or found.st_uid in (os.geteuid(), 0)
 
 
 def _make_folder(folder: Path) -> None:
-    """Make the folder, for this user alone."""
+    """Create the folder, accessible to this user only."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=_FOLDER_RIGHTS, exist_ok=True)
     except OSError as error:
         raise ResultError(
-            f"{folder}: cannot write: {error.strerror}", "choose another place with write access"
+            f"{folder}: cannot write: {error.strerror}", "choose a writable folder"
         ) from error
 
 
 def _clear(path: Path) -> None:
-    """Take away what is no file and would be written into or followed: a pipe, a link."""
-    with suppress(OSError):  # there is nothing, or writing says what is wrong
+    """Remove a pipe or link, which would be written into or followed."""
+    with suppress(OSError):  # nothing there, or writing raises a clearer error
         if not stat.S_ISREG(path.lstat().st_mode):
             path.unlink()
 
@@ -216,7 +218,7 @@ def _remove(path: Path) -> None:
 
 
 def _versions() -> list[str]:
-    """Return all that an entry depends on beside the model."""
+    """Return everything that an entry depends on besides the model."""
     try:
         ours = metadata.version("ibisa-onnx")
     except metadata.PackageNotFoundError:
@@ -225,7 +227,7 @@ def _versions() -> list[str]:
 
 
 def _hash_of_sources() -> str:
-    """Hash the code that builds an entry; a checkout changes without a change of version."""
+    """Hash the code that builds an entry; a checkout can change without a change of version."""
     here = Path(__file__)
     names = ("class_activation.py", "layer.py", "masked_graph.py", "onnx_backward.py")
     ours = [here.with_name(name) for name in names]
@@ -250,7 +252,7 @@ def _encode(derivative: Derivative, key: str) -> bytes:
 
 
 def _decode(data: bytes, key: str) -> Derivative | None:
-    """Return what was encoded under that key, None where it was not."""
+    """Return the derivative encoded under a key; None if the data is corrupt."""
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped,unused-ignore]
 
     digest, _, payload = data.partition(b"\n")
@@ -263,7 +265,7 @@ def _decode(data: bytes, key: str) -> Derivative | None:
 
 
 def _parse(payload: bytes) -> Derivative:
-    """Read an entry behind its hash; ValueError, DecodeError or ModelError where it is none."""
+    """Parse an entry after its hash; ValueError, DecodeError or ModelError if it is malformed."""
     import onnx
 
     from ibisa_onnx.autodiff import Derivative
@@ -281,7 +283,7 @@ def _parse(payload: bytes) -> Derivative:
         raise ValueError("no graphs")
     forward, backward = map(onnx.load_model_from_string, parts)
     for graph in (forward, backward):
-        check_sound(graph, "a graph of the cache")
+        check_sound(graph, "a cached graph")
     return Derivative(forward, backward, **names)
 
 
@@ -292,18 +294,18 @@ def _digest(key: str, payload: bytes) -> bytes:
 def fits(
     derivative: Derivative, model: onnx.ModelProto, given: Collection[str], outputs: Collection[str]
 ) -> bool:
-    """Tell whether an entry is one of a model: its graphs take and give what they must.
+    """Return whether a cached derivative fits a model: its graphs have the required interface.
 
     Parameters
     ----------
     derivative
-        What was kept.
+        The cached derivative.
     model
-        The model's graph as it is deployed. No file is read but those that it names itself.
+        The deployed model's graph. The derivative may refer only to files that this graph names.
     given
-        The inputs that take the place of the image, the mask first.
+        The inputs that replace the image, the mask first.
     outputs
-        The tensors that are differentiated.
+        The tensors to differentiate.
     """
     mask, *_ = given
     forward, backward, saved = derivative.forward, derivative.backward, {*derivative.saved}
@@ -325,7 +327,7 @@ def _names(values: Collection[onnx.ValueInfoProto]) -> set[str]:
 
 
 def _outside(*models: onnx.ModelProto) -> set[tuple[Any, ...]]:
-    """Return what is known of the tensors whose values are elsewhere, and by name if given."""
+    """Return type, shape and location of tensors stored outside, with the name of given ones."""
     found = set()
     for tensor in (each for model in models for each in tensors(model)):
         if tensor.external_data or tensor.data_location == tensor.EXTERNAL:
@@ -336,7 +338,7 @@ def _outside(*models: onnx.ModelProto) -> set[tuple[Any, ...]]:
 
 
 def _large(model: onnx.ModelProto) -> set[tuple[Any, ...]]:
-    """Return what may be marked as given: the weights that a model holds itself."""
+    """Return the tensors that may be marked as given: the weights inside a model."""
     return {
         (each.name, each.data_type, *each.dims, ("location", GIVEN))
         for each in model.graph.initializer

@@ -1,7 +1,7 @@
-"""Class activation maps that come with a gradient: where in the features the answer is.
+"""Class activation maps as a by-product of a gradient: where in the features the target is.
 
-A backward graph that ends at the image passes the features on its way, so a map of where each
-masked image keeps the answer costs nothing.
+A backward graph from the output to the image computes the features' cotangents on the way, so a
+class activation map of each masked image is free.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from ibisa_onnx.errors import GradientError
 from ibisa_onnx.gradients.layer import FeatureMaps, SpatialTensor, feature_maps, last_of_side
 from ibisa_onnx.models.onnx_session import DeployedModel
 
-_STRIDE = 16  # input pixels a feature: deep enough to tell objects, and twice as fine as the last
-_DEPTH = 1 / 3  # of the layers, at least: a transformer's patches tell no objects
-_DENSE_STRIDE = 8  # at least, where each place of the image is scored
-_PYRAMID_STRIDE = 3  # at least, of its finest level
+_STRIDE = 16  # input pixels per feature: deep enough for objects, twice as fine as the last layer
+_DEPTH = 1 / 3  # minimal depth in layers: a transformer's patch embeddings distinguish no objects
+_DENSE_STRIDE = 8  # minimal stride of dense predictors, which score every location
+_PYRAMID_STRIDE = 3  # minimal stride of a pyramid's finest level
 
 
 def class_activation_at(features: Sequence[SpatialTensor]) -> ExtraOutput:
-    """Return what writes the class activation at features A [N, C, h, w], float32 [N, 2, h, w].
+    """Return a writer of the class activation at features A [N, C, h, w], float32 [N, 2, h, w].
 
-    With c_k = A_k dA_k, what channel k contributes at a place (dA is A's cotangent), that is first
-    sum_k c_k, of which HiResCAM shows what is positive (Draelos and Carin, arXiv 2011.08891, eq.
-    5): it knows what speaks against the answer. Then sum_k max(c_k, 0), which for features that are
-    not negative is LayerCAM's (Jiang et al., IEEE TIP 30, 2021, eq. 6 and 7): it hardly changes
-    when the image does. Of a pyramid the maps of all levels are added, each spread over the
-    places of the finest that it covers. Nothing is written where no cotangent arrives.
+    Let c_k = A_k dA_k be the contribution of channel k at a location, dA being A's cotangent. The
+    first map is sum_k c_k, whose positive part is HiResCAM (Draelos and Carin, arXiv 2011.08891,
+    eq. 5); it includes evidence against the target. The second is sum_k max(c_k, 0), which for
+    non-negative features is LayerCAM (Jiang et al., IEEE TIP 30, 2021, eq. 6 and 7); it is stable
+    under changes of the image. For a pyramid, the maps of all levels are summed at the finest
+    resolution. Nothing is written if no cotangent reaches the features.
     """
     finest = max(features, key=lambda each: each.side)
 
@@ -61,7 +61,7 @@ def _contributions(tape: Tape, features: str, cotangent: str) -> str:
 
 
 def _spread(tape: Tape, sums: str, level: SpatialTensor, finest: SpatialTensor) -> str:
-    """Write the sums of a level at the places of the finest, so that their total stays."""
+    """Write the sums of a level at the finest resolution, preserving their total."""
     if (level.height, level.width) == (finest.height, finest.width):
         return sums
     rows = tape.op("Shape", sums, start=0, end=2)
@@ -74,16 +74,18 @@ def _spread(tape: Tape, sums: str, level: SpatialTensor, finest: SpatialTensor) 
 def deep_features(
     model: DeployedModel, outputs: tuple[str, ...], size: tuple[int, int]
 ) -> tuple[SpatialTensor, ...]:
-    """Return the features whose activation is asked for: a bottleneck, or else a pyramid's levels.
+    """Return the features for class activation: a bottleneck, or the levels of a feature pyramid.
 
-    A bottleneck are the last features that all paths go through at the depth where a feature stands
-    for 16 pixels, or nearest to it. Where there is none, as in detectors with a feature pyramid,
-    all paths go through maps of several resolutions together. None: there is neither.
+    A bottleneck is the last tensor that all paths go through at a stride of 16 pixels, or as close
+    to it as possible. If there is none, as in detectors with a feature pyramid, all paths go
+    through maps of several resolutions together. Empty if there is neither.
 
     Parameters
     ----------
+    model
+        The model.
     outputs
-        What is differentiated; of several outputs none has such features.
+        The tensors to differentiate; with several there are no such features.
     size
         Height and width of the model's input.
     """
@@ -91,7 +93,7 @@ def deep_features(
         return ()
     try:
         maps = feature_maps(model, outputs[0], size)
-    except GradientError:  # shapes that cannot be told; the gradient needs none
+    except GradientError:  # shapes that cannot be inferred; the gradient itself needs none
         return ()
     fitting = [
         each
@@ -105,9 +107,9 @@ def deep_features(
 
 
 def _pyramid(maps: FeatureMaps, most: float) -> tuple[SpatialTensor, ...]:
-    """Return the levels of a feature pyramid, none of more places a side than `most`.
+    """Return the levels of a feature pyramid, none with a side above `most`.
 
-    They are the last maps of several resolutions, one of each, that all paths go through together.
+    They are the last maps, one per resolution, that all paths go through together.
     """
     known = {each.name: each for each in maps.tensors}
     found: tuple[SpatialTensor, ...] = ()

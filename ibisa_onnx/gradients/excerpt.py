@@ -1,4 +1,4 @@
-"""The part of a model between two of its tensors."""
+"""Extraction of the part of a model between two of its tensors."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from ibisa_onnx.models.onnx_graph import cut, logits_of
 
 @dataclass(frozen=True)
 class Excerpt:
-    """A model of one input, and the tensors between which it is part of another.
+    """A model with one input, cut out of another between two tensors.
 
-    `begins_inside` and `ends_inside` tell whether the other does not declare them.
+    `begins_inside` and `ends_inside` are true if the tensor is not a declared input or output of
+    the original model.
     """
 
     model: onnx.ModelProto
@@ -35,25 +36,25 @@ def excerpt(
     output: str | None = None,
     logits: bool = False,
 ) -> Excerpt:
-    """Cut the part between two tensors out of a model, in place.
+    """Extract the part of a model between two tensors, in place.
 
     Parameters
     ----------
     model
-        Its initializers are no inputs.
+        A model whose initializers are not listed as inputs.
     label
-        What to call it in an error.
+        Name of the model in error messages.
     input
         Any tensor; None: the only input.
     output
         Any tensor; None: the first output.
     logits
-        Whether to end before the softmax or sigmoid that makes the output.
+        Whether to end before the softmax or sigmoid that computes the output.
 
     Raises
     ------
     ModelError
-        There is no such tensor, there are several inputs to choose from, the output needs others
+        There is no such tensor, the model has several inputs, the output depends on other inputs
         too, or it has no logits.
     """
     graph = model.graph
@@ -70,7 +71,7 @@ def excerpt(
     names = [str(each.name) for each in graph.input]
     if input is None and len(names) != 1:
         few = (
-            f"takes more than one tensor: {', '.join(names)}; name it with input="
+            f"has several inputs: {', '.join(names)}; choose one with input="
             if names
             else "has no input"
         )
@@ -81,28 +82,28 @@ def excerpt(
 
 
 def _begin_at(model: onnx.ModelProto, tensor: str, output: str, label: str) -> None:
-    """Make a tensor inside a model an input of it."""
+    """Turn an inner tensor of a model into an input."""
     if not any(tensor in node.output for node in model.graph.node):
         inputs = ", ".join(each.name for each in model.graph.input)
-        raise ModelError(f"{label} has no tensor {tensor!r} inside, and its inputs are: {inputs}")
+        raise ModelError(f"{label} has no tensor {tensor!r}; its inputs are: {inputs}")
     if tensor == output:
         raise ModelError(f"{label}: input and output are both {tensor!r}; choose two tensors")
     kind = Graph(model, tensor, weights=False).type(tensor)
     if kind.elem is None:
-        raise ModelError(f"{label}: the type of {tensor!r} is not known; choose another tensor")
+        raise ModelError(f"{label}: the type of {tensor!r} is unknown; choose another tensor")
     cut(model.graph, value_info(tensor, kind))
 
 
 def _drop_others(graph: onnx.GraphProto, input: str, output: str, label: str) -> None:
-    """Leave one input alone, in place; ModelError where the output needs another."""
+    """Remove all other inputs, in place; ModelError if the output depends on one."""
     nodes = in_order([Node.read(each, {}) for each in graph.node])
     used = {name for node in prune(nodes, [output]) for name in node.uses}
     others = [each.name for each in graph.input if each.name != input]
     needed = [name for name in others if name in used]
     if needed:
         raise ModelError(
-            f"{label}: {output!r} needs {', '.join(needed)} beside {input!r}; choose a tensor that "
-            "all paths to it go through"
+            f"{label}: {output!r} depends on {', '.join(needed)} as well as {input!r}; choose a "
+            "tensor that all paths to it go through"
         )
     kept = [each for each in graph.input if each.name == input]
     del graph.input[:]

@@ -1,4 +1,4 @@
-"""The fidelity check: is the path that is differentiated the deployed model, on this picture?"""
+"""Fidelity check: does the differentiated graph reproduce the deployed model on this image?"""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from ibisa_onnx.models.passes import PassCounter
 _log = logger(__name__)
 
 Readout = Callable[[Raw], npt.NDArray[np.float64]]
-"""Raw outputs of one image to probabilities."""
+"""Function from the raw outputs of one image to probabilities."""
 
 
 @dataclass(frozen=True)
 class CheckedPath:
-    """A source of gradients, and how far it is from the deployed model on a picture.
+    """A source of gradients, and its deviation from the deployed model on an image.
 
-    `difference` is that of its probabilities, `gradient_error` the relative error of its
-    directional derivative (`methods.ibisa.gradient_check`); None: it is not known.
+    `difference` is the largest difference of probabilities, `gradient_error` the relative error of
+    a directional derivative (`methods.ibisa.gradient_check`); None: unknown.
     """
 
     path: GradientPath
@@ -36,7 +36,7 @@ class CheckedPath:
 
     @property
     def certificate(self) -> Certificate:
-        """What an explanation says of it."""
+        """The record of the check in an explanation."""
         path = self.path
         return Certificate(
             path.name,
@@ -50,14 +50,14 @@ class CheckedPath:
 
     @property
     def gradient_is_off(self) -> bool:
-        """Whether the gradient is not the deployed model's."""
+        """Whether the gradient does not match the deployed model."""
         return (self.gradient_error or 0) > self.path.gradient_tolerance
 
     def refused(self) -> GradientError:
-        """Return why `auto` goes on without a gradient that is off."""
+        """Return why `auto` falls back to forward passes."""
         return GradientError(
-            f"the {self.path.name} gradient is not the deployed model's: a step along it changes "
-            f"the score otherwise (relative error {self.gradient_error:.2f}, tolerance "
+            f"the {self.path.name} gradient does not match the deployed model: its directional "
+            f"derivative has relative error {self.gradient_error:.2f} (tolerance "
             f"{self.path.gradient_tolerance:g})"
         )
 
@@ -71,25 +71,29 @@ def check_fidelity(
     *,
     auto: bool,
 ) -> list[CheckedPath]:
-    """Compare a source of gradients with the deployed model, for one forward pass.
+    """Compare a source of gradients with the deployed model, at the cost of one forward pass.
 
     Parameters
     ----------
+    path
+        The source.
     image
         float32 [1, C, H, W] in model space.
     answer
-        What the deployed model answered, values [1, ...] by name.
+        Raw outputs of the deployed model, [1, ...] by name.
     readouts
-        How that is read as probabilities, by each objective.
+        Conversion of raw outputs to probabilities, one per objective.
+    passes
+        Counts the pass.
     auto
-        Whether a source that is too far off, or fails to run, is replaced by none at all.
+        Whether to fall back to forward passes if the source deviates too much or fails to run.
 
     Raises
     ------
     GradientError
-        The source gives another number of scores.
+        The source returns a different number of scores.
     ModelError
-        It failed to run, and not `auto`.
+        The source fails to run, and `auto` is false.
     """
     if path.source is None:
         return [CheckedPath(path)] * len(readouts)
@@ -109,10 +113,10 @@ def _compared(
     if difference <= path.tolerance or not auto:
         return CheckedPath(path, difference)
     why = (
-        f"the {path.name} path differs from the deployed model by {difference:.1e} "
-        f"(tolerance {path.tolerance:.0e})"
+        f"the {path.name} gradient's forward pass differs from the deployed model by "
+        f"{difference:.1e} in probability (tolerance {path.tolerance:.0e})"
     )
-    _log.warning("explained by forward passes alone: %s", why)
+    _log.warning("falling back to forward passes: %s", why)
     return CheckedPath(forward_only(why))
 
 
@@ -120,14 +124,14 @@ def _check_sizes(path: GradientPath, raw: Raw, answer: Raw) -> None:
     for name, values in raw.items():
         if name in answer and values.size != answer[name].size:
             raise GradientError(
-                f"the {path.name} path gives {values.size} scores, {name} has "
-                f"{answer[name].size}; give a surrogate of this very model"
+                f"the {path.name} returns {values.size} scores, but the model's {name} has "
+                f"{answer[name].size}; pass a surrogate of this model"
             )
 
 
 def without_gradient(error: IbisaError, *, auto: bool) -> CheckedPath:
-    """Under `auto` go on without the gradient that failed, and say why; else raise."""
+    """Fall back to forward passes under `auto`, and record why; else raise."""
     if not auto:
         raise error
-    _log.warning("explained by forward passes alone: %s", error.problem)
+    _log.warning("falling back to forward passes: %s", error.problem)
     return CheckedPath(forward_only(error.problem))

@@ -1,7 +1,7 @@
-"""A model split at a tensor inside it: from the image to there, and from there to the scores.
+"""A model split at an inner tensor: from the image to the tensor, and from there to the scores.
 
-Methods that look at features ask for that. The second part is differentiated with respect to the
-tensor, and run by the same ONNX Runtime; paths around the tensor keep the image as it is.
+Used by methods that work on features. The second part is differentiated with respect to the tensor
+and runs in the same ONNX Runtime; paths that bypass the tensor see the unmodified image.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ Array = npt.NDArray[Any]
 
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE})
 _NO_GRADIENT = frozenset({TensorProto.INT64, TensorProto.BOOL})
-_MOST_TOGETHER = 16  # maps; a pyramid has no more levels, and wide graphs far more tensors
+_MOST_TOGETHER = 16  # maps; no pyramid has more levels, and wide graphs have far more tensors
 _POOLS = frozenset({"MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool"})
 _PLANES = _POOLS | {"Conv", "ConvTranspose", "FusedConv"}
-"""What these give is [N, C, h, w] by definition."""
+"""Operators whose output is [N, C, h, w] by definition."""
 _REARRANGING = frozenset(
     {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Gather", "GatherND", "Gemm", "Einsum"}
     | {"If", "Loop", "Scan"}
 )
-"""After these nobody knows which axis is which."""
+"""Operators after which the order of axes is unknown."""
 
 
 @dataclass(frozen=True)
 class SpatialTensor:
-    """A float tensor [N, C, h, w] on the way from the image to the scores.
+    """A float tensor [N, C, h, w] on a path from the image to the scores.
 
-    `operator` is what makes it, apart from those that only hand it on; `bottleneck` tells whether
-    all paths go through it, `depth` which share of the layers comes before it, 0 to 1.
+    `operator` is the operator that computes it, ignoring those that merely pass it on; `bottleneck`
+    is true if all paths go through it; `depth` is the fraction of layers before it, 0 to 1.
     """
 
     name: str
@@ -70,28 +70,28 @@ class SpatialTensor:
 
 
 def deployed(model: ImageModel, what: str) -> DeployedModel:
-    """Return the model as one whose graph can be read; GradientError where there is none."""
+    """Return the model as one whose graph can be read; GradientError if there is none."""
     if not isinstance(model, DeployedModel):
-        raise GradientError(f"{what} looks inside a model, and a function has no graph")
+        raise GradientError(f"{what} requires an ONNX graph, which a function does not have")
     if model.proto() is None:
-        raise GradientError(f"{what} looks inside a model: {model.file.why_no_graph}")
+        raise GradientError(f"{what} requires an ONNX graph: {model.file.why_no_graph}")
     return model
 
 
 @dataclass(frozen=True)
 class FeatureMaps:
-    """All float tensors [N, C, h, w] between an image and an output, and how they hang together.
+    """All float tensors [N, C, h, w] between an image and an output, and their dependencies.
 
     Attributes
     ----------
     tensors
-        In order.
+        The tensors, in topological order.
     cuts
-        What all paths go through together, after each node: names of tensors, all of them maps,
-        and not so many that they are no pyramid.
+        Sets of names that together cut all paths after some node, limited to sets of feature maps
+        small enough for a pyramid.
     mixed
-        Names of those that a layer, a pool or a sum reads later on. The others are what the model
-        says of each place, and no features any more.
+        Names of tensors that a later layer, pooling or sum reads. The others are scores per
+        location rather than features.
     """
 
     tensors: tuple[SpatialTensor, ...]
@@ -102,8 +102,8 @@ class FeatureMaps:
 def feature_maps(model: DeployedModel, output: str, size: tuple[int, int]) -> FeatureMaps:
     """Return the feature maps between an image and an output.
 
-    Four axes do not make one: attention has four, too. So the order of the image's axes is followed
-    through the graph. `size` is the image's height and width.
+    Having four axes is not sufficient: attention tensors have four as well. The order of the
+    image's axes is therefore tracked through the graph. `size` is the image's height and width.
 
     Raises
     ------
@@ -145,15 +145,16 @@ def spatial_tensors(
 
 
 def _is_layer(node: Node) -> bool:
-    """Tell whether a node mixes channels by weights."""
+    """Return whether a node mixes channels by weights."""
     return node.op_type == "Gemm" or any(each in node.op_type for each in ("Conv", "MatMul"))
 
 
 def _cuts(graph: Graph, image: str, output: str) -> list[frozenset[str]]:
-    """Return what all paths from the image to the output go through together, after each node.
+    """Return the sets of tensors that cut all paths from the image to the output.
 
-    The nodes are in order, so that is, right after a node, what comes from the image and is still
-    needed. Shapes and conditions do not count. Sets of more than `_MOST_TOGETHER` are left out.
+    Nodes are in topological order, so after each node the cut is the set of tensors that depend on
+    the image and are still needed. Shapes and conditions do not count. Sets of more than
+    `_MOST_TOGETHER` are omitted.
     """
     passing = [
         (place, node, made)
@@ -174,7 +175,7 @@ def _cuts(graph: Graph, image: str, output: str) -> list[frozenset[str]]:
 
 
 def _mixed(graph: Graph) -> frozenset[str]:
-    """Return the names of tensors that a layer, a pool or a sum reads, itself or later on."""
+    """Return the names of tensors that a layer, pooling or sum reads, directly or indirectly."""
     found: set[str] = set()
     for node in reversed(graph.nodes):
         sums = node.op_type in _POOLS or node.op_type.startswith("Reduce")
@@ -189,11 +190,11 @@ def _read(proto: onnx.ModelProto, output: str) -> Graph:
     except IbisaError as error:
         raise GradientError(str(error)) from error
     except Exception as error:
-        raise GradientError(f"the graph's shapes cannot be told ({essence(error)})") from error
+        raise GradientError(f"shape inference failed ({essence(error)})") from error
 
 
 def _plane(kind: TensorType) -> tuple[int, int, int] | None:
-    """Return channels, height and width of float maps of more than one place, if they are known."""
+    """Return channels, height and width of float maps with more than one location, if known."""
     sides = [side for side in (kind.dims or ())[1:] if isinstance(side, int)]
     if kind.elem not in _FLOATS or len(kind.dims or ()) != 4 or len(sides) != 3:
         return None
@@ -202,9 +203,9 @@ def _plane(kind: TensorType) -> tuple[int, int, int] | None:
 
 
 def _layout(node: Node, layouts: Mapping[str, str]) -> str | None:
-    """Return the order of the axes of what a node gives, by those of what it is given.
+    """Return the order of the axes of a node's output, given those of its inputs.
 
-    Empty where that is not known any more; None where nothing comes from the image.
+    Empty if it is unknown; None if the node does not depend on the image.
     """
     given = [layouts[name] for name in node.uses if name in layouts]
     known = next(filter(None, given), "")
@@ -217,14 +218,14 @@ def _layout(node: Node, layouts: Mapping[str, str]) -> str | None:
     if node.op_type == "Transpose":
         order = node.attribute("perm", (3, 2, 1, 0))
         return "".join(known[axis] for axis in order) if known and len(order) == 4 else ""
-    if "MatMul" in node.op_type:  # by weights from the right it mixes the last axis alone
+    if "MatMul" in node.op_type:  # with weights on the right it mixes only the last axis
         weighs = node.input(0) in layouts and len(given) == 1
         return known if weighs and known.endswith("C") else ""
     return known
 
 
 def last_spatial(tensors: Sequence[SpatialTensor]) -> SpatialTensor | None:
-    """Return the last tensor, or the one before it is pooled; None where there is none."""
+    """Return the last tensor before any final pooling; None if there are no tensors."""
     fitting = list(tensors)
     while len(fitting) > 1 and fitting[-1].operator in _POOLS:
         fitting.pop()
@@ -232,7 +233,7 @@ def last_spatial(tensors: Sequence[SpatialTensor]) -> SpatialTensor | None:
 
 
 def last_of_side(tensors: Sequence[SpatialTensor], side: float) -> SpatialTensor | None:
-    """Return the last of the tensors whose longer side is nearest to that, as a ratio."""
+    """Return the last of the tensors whose longer side is closest to `side`, as a ratio."""
     if not tensors:
         return None
     off = [abs(math.log(each.side / side)) for each in tensors]
@@ -240,7 +241,7 @@ def last_of_side(tensors: Sequence[SpatialTensor], side: float) -> SpatialTensor
 
 
 def before_softmax(model: DeployedModel, output: str) -> str:
-    """Return the tensor that a softmax makes the output of; the output's own name if none does."""
+    """Return the input of the softmax that computes the output; the output itself if none does."""
     proto = model.proto()
     assert proto is not None
     maker = producer_of(output, proto.graph)
@@ -249,23 +250,23 @@ def before_softmax(model: DeployedModel, output: str) -> str:
 
 
 class SplitModel:
-    """A model split at a tensor, which may be put in anew.
+    """A model split at a tensor, whose value can be replaced.
 
     Parameters
     ----------
     model
-        The model. A run from the tensor to the output counts as a whole pass (two where the model
-        computes in 8 bits, and its float counterpart beside it), the run to the tensor that came
-        before as none.
+        The model. A run from the tensor to the output counts as a full pass (two for an 8-bit
+        model, whose float counterpart runs as well); the run from the image to the tensor is not
+        counted.
     tensor
-        Where it is cut: the name of a float tensor.
+        Name of the float tensor to split at.
     output
-        What is differentiated: an output, or any tensor.
+        Name of the tensor to differentiate, an output or any other.
 
     Raises
     ------
     GradientError
-        There is no such tensor, or (UnsupportedOperatorError) an operator behind it has no rule.
+        There is no such tensor, or (UnsupportedOperatorError) a later operator has no rule.
     """
 
     def __init__(self, model: DeployedModel, tensor: str, output: str) -> None:
@@ -273,9 +274,9 @@ class SplitModel:
         if proto is None:
             raise GradientError(model.file.why_no_graph)
         if not any(tensor in node.output for node in proto.graph.node):
-            raise GradientError(f"the model has no tensor {tensor!r} inside")
+            raise GradientError(f"the model has no inner tensor {tensor!r}")
         self.model, self.tensor, self.output = model, tensor, output
-        self._what = f"the part of {model.label} behind {tensor!r}"
+        self._what = f"the part of {model.label} after {tensor!r}"
         self._opened: tuple[Any, Any] | None = None
         self._runs = 1
 
@@ -301,9 +302,9 @@ class SplitModel:
     def forward(
         self, image: npt.NDArray[np.float32], features: Array, passes: PassCounter
     ) -> tuple[Array, Any]:
-        """Return the output's raw values for features [N, ...] put in, and what `backward` needs.
+        """Return the output's raw values for features [N, ...], and state for `backward`.
 
-        The image is what paths around the tensor see.
+        Paths that bypass the tensor see `image`.
         """
         derivative, (session, _) = self._sessions(features)
         names, raws, saved = [derivative.output, *derivative.saved], [], []
@@ -324,7 +325,7 @@ class SplitModel:
         Raises
         ------
         NonFiniteGradientError
-            It is NaN or infinite.
+            The gradient is NaN or infinite.
         """
         assert self._opened is not None
         derivative, (_, session) = self._opened
@@ -346,18 +347,18 @@ class SplitModel:
 
     @property
     def _batch(self) -> int | None:
-        """Images in a call, where the model takes no other number."""
+        """Images per call if the model's batch size is fixed, else None."""
         return self.model.image.batch or (1 if self.model.max_batch == 1 else None)
 
     def _blocks(self, values: Array) -> Iterator[Array]:
-        """Yield all at once, or as many as a fixed batch takes, the last filled up."""
+        """Yield all values at once, or in blocks of a fixed batch, the last one padded."""
         size = self._batch or len(values)
         for begin in range(0, len(values), size):
             block = values[begin : begin + size]
             yield np.concatenate([block, np.repeat(block[-1:], size - len(block), axis=0)])
 
     def _sessions(self, features: Array) -> tuple[Any, Any]:
-        """Build both graphs of the second part once the tensor's shape is known."""
+        """Build both graphs of the second part when the tensor's shape is known."""
         if self._opened is None:
             proto = self.model.proto()
             assert proto is not None
@@ -379,7 +380,7 @@ class SplitModel:
         return self._opened
 
     def _feed(self, session: Any, images: npt.NDArray[np.float32]) -> dict[str, Array]:
-        """Return the values of those of the model's own inputs that a session takes."""
+        """Return the values of the model's own inputs that a session has."""
         image = self.model.image
         feed = {image.name: to_input(images, image), **self.model.extra_feed(len(images))}
         needed = {each.name for each in session.get_inputs()}
@@ -387,7 +388,7 @@ class SplitModel:
 
 
 def _for_image(model: DeployedModel, size: tuple[int, int]) -> onnx.ModelProto:
-    """Return the graph, its image declared to be of that size."""
+    """Return the graph with its image input declared at that size."""
     proto, image = model.proto(), model.image
     if proto is None:
         raise GradientError(model.file.why_no_graph)
@@ -401,13 +402,13 @@ def _for_image(model: DeployedModel, size: tuple[int, int]) -> onnx.ModelProto:
 
 
 def _cast(values: Array, session: Any, name: str) -> Array:
-    """Return values as a session's input takes them."""
+    """Return values in the dtype of a session's input."""
     kinds = {each.name: each.type for each in session.get_inputs()}
     return values.astype(_dtype(kinds.get(name, "")), copy=False)
 
 
 def _dtype(kind: str) -> np.dtype[Any]:
-    """Return the dtype of floats by ONNX Runtime's name for their type."""
+    """Return the NumPy dtype of ONNX Runtime's name for a float type."""
     return np.dtype(
         {"tensor(float16)": "float16", "tensor(double)": "float64"}.get(kind, "float32")
     )

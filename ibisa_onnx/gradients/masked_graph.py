@@ -1,7 +1,7 @@
-"""Masked images as a part of an ONNX graph: masks go in where the images went in.
+"""Masking as part of an ONNX graph, whose inputs become masks instead of images.
 
-Only masks, a few kilobytes, then travel to the device and back at each step; the images and
-the baselines are handed over once. The same formula in NumPy is `MaskedImages.through`.
+Each step then transfers only masks, a few kilobytes, to the device and back; images and baselines
+are transferred once. `MaskedImages.through` is the same formula in NumPy.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BYTES = ("uint8", "int8")
 
 @dataclass(frozen=True)
 class Names:
-    """What the tensors of masked images are called: inputs, `mask` first, and what is made."""
+    """Names of the tensors that masking adds: inputs, `mask` first, and results."""
 
     mask: str
     rows: str
@@ -36,7 +36,7 @@ class Names:
 
     @classmethod
     def free_in(cls, model: onnx.ModelProto, image: ImageInput) -> Names:
-        """Return names after the image's, which no tensor of the model has."""
+        """Return names derived from the image's that no tensor of the model has."""
         taken = {name for node in model.graph.node for name in (*node.input, *node.output)}
         taken |= {each.name for each in (*model.graph.input, *model.graph.initializer)}
         prefix = image.name
@@ -46,13 +46,13 @@ class Names:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The inputs that take the image's place, the mask first."""
+        """The inputs that replace the image, the mask first."""
         return self.mask, self.rows, self.columns, self.baseline, self.difference
 
     def constants(
         self, masked: MaskedImages, grid: tuple[int, int]
     ) -> dict[str, npt.NDArray[np.float32]]:
-        """Return what the model takes beside masks of `grid` (rows, columns) cells, by name."""
+        """Return the model's inputs besides masks of `grid` (rows, columns) cells, by name."""
         rows, columns = interpolation(grid, masked.size)
         return {
             self.rows: rows,
@@ -63,9 +63,9 @@ class Names:
 
 
 def insert_masked_images(model: onnx.ModelProto, image: ImageInput, names: Names) -> None:
-    """Replace a model's images, in place, by z = b + m (x - b); m = R s C is the mask s enlarged.
+    """Replace a model's images, in place, by z = b + m (x - b), with m = R s C the resized mask s.
 
-    Its input `names.mask` then takes s, float32 [N, 1, h, w], and further inputs what
+    The new inputs are `names.mask`, which is s, float32 [N, 1, h, w], and those that
     `names.constants` returns.
     """
     graph = model.graph
@@ -100,7 +100,7 @@ def _mixing(image: ImageInput, names: Names) -> list[onnx.NodeProto]:
     if image.layout is Layout.NHWC:
         steps.append(("Transpose", [""], {"perm": [0, 2, 3, 1]}))
     constants = []
-    if image.dtype in BYTES:  # rounds and clips, and lets the gradient through
+    if image.dtype in BYTES:  # rounds and clips; the gradient passes straight through
         constants = [("one", np.float32(1)), ("zero", np.dtype(image.dtype).type(0))]
         steps.append(("QuantizeLinear", ["", names.one, names.zero], {}))
     elif image.dtype != "float32":

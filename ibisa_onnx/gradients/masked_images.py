@@ -1,9 +1,8 @@
-"""Masks right after images: z = m x + (1 - m) b, and its derivative by the masks.
+"""Masked images: z = m x + (1 - m) b, and the derivative with respect to the masks.
 
-The same formula as a part of an ONNX graph is in `masked_graph`. Masks live on a grid of cells a
-few pixels wide and are interpolated bilinearly. Where whole images are meant OpenCV works and no
-product of matrices, for which BLAS would wake threads that then wait in a loop, in the way of ONNX
-Runtime's.
+`masked_graph` is the same formula as part of an ONNX graph. Masks live on a grid of cells a few
+pixels wide and are interpolated bilinearly. Whole images are resized by OpenCV rather than by
+matrix products, because BLAS would wake threads whose busy waiting slows down ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class MaskedImages:
-    """Images, and what is seen where they are masked: float32 [N, C, H, W] in model space."""
+    """Images and their baselines, float32 [N, C, H, W] in model space."""
 
     images: Floats
     baselines: Floats
@@ -31,7 +30,7 @@ class MaskedImages:
         return len(self.images)
 
     def take(self, rows: Sequence[int] | npt.NDArray[Any]) -> MaskedImages:
-        """Return those of some rows, which may come more than once."""
+        """Return the given rows, which may repeat."""
         chosen = np.asarray(rows, np.intp)
         return MaskedImages(self.images[chosen], self.baselines[chosen])
 
@@ -42,13 +41,13 @@ class MaskedImages:
         return height, width
 
     def through(self, masks: Floats) -> Floats:
-        """Return z, [M, C, H, W], for masks [M, 1, h, w] of any grid; M is N, or N is 1."""
+        """Return z, [M, C, H, W], for masks [M, 1, h, w] on any grid; M is N, or N is 1."""
         mask = enlarge(masks, self.size)
-        # Not b + m (x - b), by which a mask of ones would not give x to the last bit.
+        # Not b + m (x - b), with which a mask of ones would not reproduce x exactly.
         return mask * self.images + (1 - mask) * self.baselines
 
     def vjp(self, cotangent: Floats, grid: tuple[int, int]) -> Floats:
-        """Return the cotangent of masks [M, 1, h, w] of a grid from that of z, [M, C, H, W]."""
+        """Return the cotangent of masks [M, 1, h, w] on a grid from that of z, [M, C, H, W]."""
         large = (cotangent * (self.images - self.baselines)).sum(1, keepdims=True)
         if grid == self.size:
             return np.asarray(large)
@@ -66,23 +65,23 @@ def enlarge(mask: Floats, size: tuple[int, int]) -> Floats:
 
 
 def interpolation(grid: tuple[int, int], size: tuple[int, int]) -> tuple[Floats, Floats]:
-    """Return R [H, h] and C [W, w], by which R s C^T is a mask s [h, w] enlarged to [H, W]."""
+    """Return R [H, h] and C [W, w] such that R s C^T is a mask s [h, w] resized to [H, W]."""
     rows, columns = (_bilinear(*sides) for sides in zip(grid, size, strict=True))
     return rows, columns
 
 
 @lru_cache(maxsize=64)
 def _bilinear(cells: int, pixels: int) -> Floats:
-    """Return the matrix [pixels, cells] that interpolates a line of cells.
+    """Return the matrix [pixels, cells] that interpolates a row of cells linearly.
 
-    Both are as long as the image, and each value stands in the middle of its cell or pixel.
+    Cells and pixels span the same length, and values are located at their centres.
     """
     places = np.clip((np.arange(pixels) + 0.5) * cells / pixels - 0.5, 0, cells - 1)
     return read_only(np.clip(1 - np.abs(places[:, None] - np.arange(cells)), 0, None))
 
 
 def read_only(values: npt.NDArray[np.float64]) -> Floats:
-    """Return float32 that nobody can change, because it is cached and given to many."""
+    """Return read-only float32 values, safe to cache and share."""
     rounded = values.astype(np.float32)
     rounded.flags.writeable = False
     return rounded

@@ -1,7 +1,7 @@
-"""Batch and instance normalization whose gradient is right whatever the layout of what reaches it.
+"""Batch and instance normalisation with correct gradients for any memory layout.
 
-PyTorch 2.13 and 2.14 read the image, or its cotangent, in the wrong order on the CPU where there is
-one image and the two lie differently in memory; MPS has had the like. Nothing else lives here.
+PyTorch 2.13 and 2.14 misread the image or its cotangent on the CPU if there is a single image and
+the two have different memory layouts; MPS has had a similar bug. Nothing else lives here.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ _OPERATORS = ("batch_norm", "instance_norm")
 
 
 class ContiguousNormalization(TorchFunctionMode):
-    """A context in which normalization gets its image, and later its cotangent, in order.
+    """A context in which normalisation receives its image and its cotangent contiguous.
 
-    It does not reach into TorchScript.
+    It has no effect inside TorchScript.
     """
 
     def __torch_function__(
@@ -28,7 +28,7 @@ class ContiguousNormalization(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Call an operator of torch."""
+        """Call a torch function."""
         kwargs = kwargs or {}
         if not any(name in getattr(func, "__name__", "") for name in _OPERATORS):
             return func(*args, **kwargs)
@@ -42,5 +42,5 @@ class ContiguousNormalization(TorchFunctionMode):
 
 
 def _in_order(value: Any) -> Any:
-    """Return a tensor as it lies in memory where nothing is said, and anything else as it is."""
+    """Return a tensor in contiguous layout, and any other value unchanged."""
     return value.contiguous() if isinstance(value, Tensor) else value

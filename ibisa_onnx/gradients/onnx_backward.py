@@ -1,8 +1,8 @@
-"""`exact`: a backward ONNX graph, built from the deployed file and run by the same ONNX Runtime.
+"""`exact`: a backward ONNX graph, built from the deployed file and run in the same ONNX Runtime.
 
-The masked images are a part of both graphs, so that masks go in and their gradients come out.
-Activations stay as ONNX Runtime values on the device where they were computed, so nothing is
-computed twice and nothing copied.
+Masking is part of both graphs, which therefore map masks to outputs and cotangents to gradients of
+masks. Activations remain ONNX Runtime values on the device that computed them: nothing is
+recomputed or copied.
 """
 
 from __future__ import annotations
@@ -49,22 +49,22 @@ Shape = tuple[int, ...]
 
 
 class ExactGradient:
-    """Tensors of a deployed model, differentiated with respect to masks right after the images.
+    """Exact gradient of a deployed model's tensors with respect to masks applied to the images.
 
-    Called with masked images, it gives the function from masks to these tensors. Of several, what
-    is differentiated is one row of all their values.
+    Called with masked images, it returns the function from masks to these tensors. Several tensors
+    are differentiated together, as one row of all their values per image.
 
     Parameters
     ----------
     model
         The model.
     outputs
-        Names of outputs, or of any tensors.
+        Names of outputs, or of any other tensors.
     cache
-        Where graphs that were built before are kept; None: nowhere.
+        Cache of backward graphs; None: no caching.
     size
-        Height and width of the model's input, so that class activation maps come with the
-        gradient; None: they do not. Nor do they, with a warning, where they cannot be had.
+        Height and width of the model's input, to compute class activation maps with the gradient;
+        None: without them. If the model does not support them, a warning is added.
 
     Raises
     ------
@@ -72,7 +72,7 @@ class ExactGradient:
         The graph cannot be read from this source, or (UnsupportedOperatorError) an operator on the
         path has no rule.
     ModelError
-        ONNX Runtime refuses a graph.
+        ONNX Runtime rejects a graph.
     """
 
     def __init__(
@@ -88,11 +88,11 @@ class ExactGradient:
         except IbisaError as error:
             if size is None or isinstance(error, UnsupportedOperatorError):
                 raise
-            self._open(cache, None)  # raises again where class activation is not to blame
-            model.warnings.append(f"no class activation comes with the gradient: {error.problem}")
+            self._open(cache, None)  # raises again if class activation is not the cause
+            model.warnings.append(f"class activation is not available: {error.problem}")
 
     def _open(self, cache: GradientCache | None, size: tuple[int, int] | None) -> None:
-        """Build both graphs, or find them in the cache, and open their sessions."""
+        """Build both graphs, or load them from the cache, and open their sessions."""
         model, proto = self.model, self._proto()
         self.names = Names.free_in(proto, model.image)
         made_from = (model.identity, repr(model.image), repr(size), *self.outputs) if cache else ()
@@ -102,7 +102,7 @@ class ExactGradient:
             del proto
             try:
                 return self._start(kept, weights)
-            except ModelError:  # an entry that ONNX Runtime refuses is built anew
+            except ModelError:  # an entry that ONNX Runtime rejects is rebuilt
                 proto = self._proto()
         built = _built(model, self.outputs, proto, self.names, size)
         if cache:
@@ -112,7 +112,7 @@ class ExactGradient:
         return self._start(built, weights)
 
     def _proto(self) -> onnx.ModelProto:
-        """Return the deployed graph; GradientError where there is none to read."""
+        """Return the deployed graph; GradientError if it cannot be read."""
         proto = self.model.proto()
         if proto is None:
             why = self.model.file.why_no_graph
@@ -131,15 +131,15 @@ class ExactGradient:
         self.backward = model.new_session(derivative.backward, weights)
 
     def __call__(self, masked: MaskedImages, passes: PassCounter) -> _MaskedGraph:
-        """Return the function from masks [N, 1, h, w] to raw outputs of N images."""
+        """Return the function from masks [N, 1, h, w] to the raw outputs of N images."""
         return _MaskedGraph(self, masked, passes)
 
 
 class _MaskedGraph:
-    """Masks of some images through the model and back: a `MaskedModel`.
+    """The model as a function of masks: a `MaskedModel`.
 
-    Buffers that nobody can ask a gradient of any more are used again, for other images too, so that
-    a step allocates nothing, and steps in turn need the memory of one.
+    Buffers are reused, also for other images, once no gradient can be requested from them. A step
+    therefore allocates nothing, and sequential steps need the memory of one.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class _MaskedGraph:
         self._free: dict[Shape, list[_Buffers]] = {} if free is None else free
 
     def take(self, rows: Sequence[int] | npt.NDArray[Any]) -> _MaskedGraph:
-        """Return the same for some of the images, with the same buffers."""
+        """Return the function for a subset of the images, with the same buffers."""
         return _MaskedGraph(self.source, self.masked.take(rows), self.passes, self._free)
 
     def forward(self, masks: Floats) -> tuple[Raw, _Lease]:
@@ -161,11 +161,11 @@ class _MaskedGraph:
         filled = np.ascontiguousarray(self.source.model.filled(masks))
         free = self._free.setdefault(filled.shape, [])
         raw, lease = self._again(filled, free) or self._anew(filled, free)
-        # Copies, for the memory is used again.
+        # Copies, because the memory is reused.
         return {name: value[: len(masks)].copy() for name, value in raw.items()}, lease
 
     def differentiated(self, saved: _Lease) -> Raw | None:
-        """Return the outputs of a quantised model's float counterpart, rounded where it rounds."""
+        """Return the outputs of a quantised model's float counterpart, rounded as the model's."""
         return saved.buffers.reals() if self.source.real else None
 
     def backward(self, saved: _Lease, cotangents: Mapping[str, Floats]) -> Floats:
@@ -176,11 +176,11 @@ class _MaskedGraph:
         return saved.buffers.backward(each[0])
 
     def class_activation(self, saved: _Lease) -> Floats | None:
-        """Return the class activation of the last `backward`, [N, 2, r, c], if there is any."""
+        """Return the class activation of the last `backward`, [N, 2, r, c], if available."""
         return saved.buffers.class_activation
 
     def given(self, masks: Shape) -> dict[str, npt.NDArray[np.float32]]:
-        """Return all inputs but the masks, whose shape is that: the images as often as masks."""
+        """Return all inputs besides masks of that shape, repeating the last image as needed."""
         model, count = self.source.model, masks[0]
         rows = np.minimum(np.arange(count), len(self.masked) - 1)
         given = self.source.names.constants(self.masked.take(rows), (masks[2], masks[3]))
@@ -189,15 +189,15 @@ class _MaskedGraph:
     def _again(
         self, masks: npt.NDArray[np.float32], free: list[_Buffers]
     ) -> tuple[Raw, _Lease] | None:
-        """Run in buffers that are free; None where there are none, or they do not fit."""
+        """Run in free buffers; None if there are none, or they do not fit."""
         try:
             lease = _Lease(free.pop(), free)
-        except IndexError:  # none, or another thread was quicker
+        except IndexError:  # none, or another thread was faster
             return None
         try:
             lease.buffers.show(self, masks.shape)
             return lease.buffers.forward(masks), lease
-        except ModelError:  # an activation whose shape depends on values; if not, it fails anew
+        except ModelError:  # an activation's shape depends on values; other errors will recur
             lease.free = []
             return None
 
@@ -208,7 +208,7 @@ class _MaskedGraph:
 
 
 class _Lease:
-    """Buffers in use: they are free again once nothing refers to this."""
+    """Buffers in use, freed when the last reference to the lease is dropped."""
 
     def __init__(self, buffers: _Buffers, free: list[_Buffers]) -> None:
         self.buffers, self.free = buffers, free
@@ -246,7 +246,7 @@ class _Buffers:
             return
         OrtValue = import_onnxruntime().OrtValue  # noqa: N806
         place, given = _place(self._source.model), graph.given(shape)
-        # Kept, because on the CPU they are the arrays' own memory, which a binding may not keep.
+        # Referenced, because on the CPU they alias the arrays, which a binding may not keep alive.
         self._given = [
             (name, given[name], OrtValue.ortvalue_from_numpy(given[name], *place))
             for name in _inputs(self._source.forward).intersection(given)
@@ -259,9 +259,9 @@ class _Buffers:
         """Return the raw outputs [N, ...], valid until the next call."""
         self._forward.bind_cpu_input(self._source.names.mask, masks)
         run_bound(self._source.forward, self._forward, self._what)
-        passes = 2 if self._source.quantised else 1  # the deployed one, and the float one beside it
+        passes = 2 if self._source.quantised else 1  # the deployed model and its float counterpart
         self._passes.count_forward(passes * len(masks))
-        if not self._outputs:  # from the first run on they are where they are
+        if not self._outputs:  # their addresses are fixed from the first run on
             source, values = self._source, self._forward.get_outputs()
             names = dict.fromkeys((source.output, *source.outputs, *source.saved))
             self._outputs = dict(zip(names, values, strict=True))
@@ -270,9 +270,9 @@ class _Buffers:
         return {name: self._outputs[name].numpy() for name in self._source.outputs}
 
     def reals(self) -> Raw:
-        """Return the float counterparts of the outputs after a run, in the outputs' own types.
+        """Return the float counterparts of the outputs after a run, in the outputs' dtypes.
 
-        A counterpart of integers is in their units, so that it is rounded as they are.
+        The counterpart of an integer output is in its units, and is rounded like it.
         """
         outputs = {name: self._outputs[name].numpy() for name in self._source.outputs}
         rows = self._outputs[self._source.real].numpy()
@@ -316,7 +316,7 @@ def _built(
     names: Names,
     size: tuple[int, int] | None,
 ) -> Derivative:
-    """Return the two graphs without the weights that `proto` has, which gets the mask, in place."""
+    """Return both graphs without the weights of `proto`; masking is inserted into it in place."""
     known = {tensor.name for tensor in proto.graph.initializer}
     insert_masked_images(proto, model.image, names)
     output = outputs[0] if len(outputs) == 1 else _joined(proto.graph, outputs)
@@ -333,17 +333,17 @@ def _built(
 def _keep(
     cache: GradientCache, derivative: Derivative, made_from: tuple[str, ...], model: DeployedModel
 ) -> None:
-    """Store what was built, or warn once that it cannot be."""
+    """Cache a derivative, or warn once that it cannot be cached."""
     try:
         cache.store(derivative, *made_from)
     except ResultError as error:
-        warning = f"the gradient is not kept for the next time: {error}, or {VARIABLE}=off"
+        warning = f"the gradient is not cached: {error}, or set {VARIABLE}=off"
         if warning not in model.warnings:
             model.warnings.append(warning)
 
 
 def _joined(graph: onnx.GraphProto, outputs: tuple[str, ...]) -> str:
-    """Write all values of several tensors as one row for each image; return its name."""
+    """Write all values of several tensors as one row per image; return its name."""
     head = Head(graph)
     return head.op("Concat", *map(head.rows, outputs), axis=1)
 
@@ -351,7 +351,7 @@ def _joined(graph: onnx.GraphProto, outputs: tuple[str, ...]) -> str:
 def _differentiate(
     model: onnx.ModelProto, mask: str, output: str, features: Sequence[SpatialTensor]
 ) -> Derivative:
-    """Build the two graphs, or say what to do without."""
+    """Build both graphs; the error says what to use instead."""
     extra = class_activation_at(features) if features else None
     try:
         return differentiate(model, mask, output, extra)
@@ -361,16 +361,17 @@ def _differentiate(
 
 
 def _as_type(values: npt.NDArray[Any], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """Return numbers of a type: integers are rounded, and end where their type does."""
+    """Return values in a dtype; for integers they are rounded and clipped to its range."""
     if np.dtype(dtype).kind in "iu":
         values = np.clip(np.rint(values), np.iinfo(dtype).min, np.iinfo(dtype).max)
     return np.asarray(values.astype(dtype))
 
 
 def _own(values: Floats, rows: int, mix: bool) -> Floats:
-    """Return the first rows as a copy, for the memory is used again.
+    """Return the first rows as a copy, because the memory is reused.
 
-    Where images may mix, the last takes what the copies of it that fill a call passed back.
+    If images of a batch may interact, gradients of the copies that pad a call are added to the last
+    row.
     """
     own = values[:rows].copy()
     if mix and len(values) > rows:
@@ -383,7 +384,7 @@ def _inputs(session: onnxruntime.InferenceSession) -> set[str]:
 
 
 def _place(model: DeployedModel) -> tuple[str, int]:
-    """Return the kind and the number of the device on which the model runs."""
+    """Return the kind and index of the device on which the model runs."""
     provider = model.providers[0]
     options = model.session.get_provider_options().get(provider, {})
     device = _DEVICES.get(provider, "cpu")

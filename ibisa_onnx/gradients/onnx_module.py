@@ -1,4 +1,4 @@
-"""An ONNX model as a torch module, for attribution methods that ask torch for gradients."""
+"""An ONNX model as a torch module, for attribution methods built on torch's autograd."""
 
 from __future__ import annotations
 
@@ -50,42 +50,44 @@ _DTYPES = {
 
 
 class OnnxModule(OpaqueModule):
-    """A model of one input, run by ONNX Runtime, whose output torch can differentiate once.
+    """An ONNX model as a `torch.nn.Module`, run by ONNX Runtime and differentiable by torch.
 
-    Tensors may be on any device and come back there. It has nothing to train: its one parameter has
-    no elements, and `to()`, `half()` and `eval()` change nothing that it computes. There are no
-    layers inside; methods that look for some are warned of (`OpaqueModule`).
+    The module accepts and returns one tensor, on any device; the output is on the device of the
+    input. It has nothing to train: its only parameter has no elements, and `to()`, `half()` and
+    `eval()` do not change the result. It has no inner layers; attribution methods that look for
+    them trigger a warning (see `OpaqueModule`).
 
-    `torch.func` works on it: `grad`, `vjp`, `jacrev` and `vmap`, and in forward mode `jvp` and
-    `jacfwd` where the backward graph has rules itself. A second derivative raises `GradientError`.
+    `torch.func` is supported: `grad`, `vjp`, `jacrev` and `vmap`, and the forward-mode `jvp` and
+    `jacfwd` if the operators of the backward graph have gradient rules themselves. Second
+    derivatives raise `GradientError`.
 
-    It can be pickled and copied. A model that was opened by its path is pickled as the path and the
-    file's digest. A process that was forked opens sessions of its own.
+    The module can be pickled and copied. A model opened by path is pickled as its path and the
+    file's digest. A forked process opens its own sessions.
 
     Parameters
     ----------
     model
-        The path or the bytes of an ONNX file.
+        Path or bytes of an ONNX file.
     output
-        What to return, any float tensor of the model; None: its first output.
+        Name of the tensor to return, any float tensor of the model. Default: the first output.
     input
-        Where to begin, any tensor of the model that all paths to the output go through; None: its
-        input.
+        Name of the tensor to start from, any tensor that all paths to the output go through.
+        Default: the model's only input.
     logits
-        Return what goes into the softmax or sigmoid that makes `output`, in the shape that it has
-        there. An output that neither makes is left as it is.
+        Return the input of the softmax or sigmoid that computes `output`, in its own shape. An
+        output that is computed by neither is returned unchanged.
     providers
-        Execution providers, short or full names; empty: CUDA where it works, else the CPU.
+        Execution providers, by short or full name. Default: CUDA if it works, else the CPU.
     threads
-        CPU threads within an operator; None: ONNX Runtime's own choice.
+        CPU threads within an operator. Default: ONNX Runtime's choice.
 
     Raises
     ------
     UnsupportedOperatorError
-        An operator has no rule.
+        An operator on the path has no gradient rule.
     ModelError
-        The file cannot be read, takes more than one tensor, has no such tensor or logits, or ONNX
-        Runtime refuses a graph.
+        The file cannot be read, has several inputs, or has no such tensor or logits, or ONNX
+        Runtime rejects a graph.
     """
 
     def __init__(
@@ -100,7 +102,7 @@ class OnnxModule(OpaqueModule):
     ) -> None:
         if not isinstance(model, str | os.PathLike | bytes):
             raise OptionError(
-                f"model is {type(model).__name__}; give a path or the bytes of a file"
+                f"model is {type(model).__name__}; pass a path or the bytes of a file"
             )
         part = _Part(_Asked(model, output, input, bool(logits), tuple(providers), threads))
         super().__init__(part.dtype if part.dtype.is_floating_point else torch.float32)
@@ -108,15 +110,30 @@ class OnnxModule(OpaqueModule):
         self.begins_inside, self.ends_inside = part.begins_inside, part.ends_inside
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Return the output for the model's input.
+        """Run the model.
 
-        Floats of any precision are converted to the model's dtype, for a model of bytes rounded;
-        the gradient has their dtype. The output has the model's own dtype, or that of `values` if
-        that is wider; integers made from floats become float32.
+        Parameters
+        ----------
+        values
+            The model's input. Floats of any precision are converted to the model's dtype, and
+            rounded for a model with integer input; the gradient has the dtype of `values`.
+
+        Returns
+        -------
+        torch.Tensor
+            The output, in the wider of the model's dtype and that of `values`. Integer outputs
+            computed from floats become float32.
+
+        Raises
+        ------
+        OptionError
+            `values` is not a tensor.
+        ModelError
+            ONNX Runtime fails on this input.
         """
         if not isinstance(values, torch.Tensor):
             raise OptionError(
-                f"OnnxModule was called with {type(values).__name__}; give a torch tensor"
+                f"OnnxModule was called with {type(values).__name__}; pass a torch tensor"
             )
         given = values.cpu()
         if values.is_floating_point():
@@ -127,13 +144,13 @@ class OnnxModule(OpaqueModule):
         return result.to(values.device)
 
     def extra_repr(self) -> str:
-        """Name the file and both tensors."""
+        """Return the file name and both tensors, for `repr`."""
         return str(self._part)
 
 
 @dataclass(frozen=True)
 class _Asked:
-    """What an `OnnxModule` was asked for; see there."""
+    """The arguments of an `OnnxModule`."""
 
     source: str | os.PathLike[str] | bytes
     output: str | None
@@ -145,7 +162,7 @@ class _Asked:
 
 @dataclass(frozen=True)
 class _Kept:
-    """What derivatives need of an evaluation: activations, and the output's shape and dtype."""
+    """State saved for derivatives: activations, and the output's shape and dtype."""
 
     activations: Mapping[str, Any]
     shape: tuple[int, ...]
@@ -153,9 +170,9 @@ class _Kept:
 
 
 class _Part:
-    """A model between two of its tensors: a `VectorJacobian` and `JacobianVector`, of any shapes.
+    """A model between two of its tensors: a `VectorJacobian` and `JacobianVector` of any shape.
 
-    `sha256` is the digest that the file must have; None: any.
+    `sha256` is the required digest of the file; None: any.
     """
 
     def __init__(self, asked: _Asked, sha256: str | None = None) -> None:
@@ -163,7 +180,7 @@ class _Part:
         if sha256 is not None and self._file.sha256() not in (sha256, None):
             raise ModelError(
                 f"{self._file.path} is not the file that was pickled (sha256 {sha256[:12]}); "
-                "put that back, or open the module anew"
+                "restore that file, or create a new OnnxModule"
             )
         self._open: BuiltOnce[_Sessions] = BuiltOnce()
         self._transposed: BuiltOnce[_Sessions] = BuiltOnce()
@@ -177,26 +194,26 @@ class _Part:
     def __reduce__(self) -> tuple[type[_Part], tuple[_Asked, str | None]]:
         if self._file.path is None:
             return type(self), (self._asked, None)
-        # Absolute, whatever folder it is read back in.
+        # Absolute, so that it can be unpickled in any working directory.
         return type(self), (replace(self._asked, source=self._file.path), self._file.sha256())
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Part:
-        return self  # nothing in it changes
+        return self  # immutable
 
     def __str__(self) -> str:
         return f"{self._file.label}: {self._names.input} -> {self._names.output}"
 
     @property
     def is_float(self) -> bool:
-        """Whether the model's input is of floats."""
+        """Whether the model's input has a float dtype."""
         return self.dtype.is_floating_point
 
     def forward(self, values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], _Kept]:
-        """Return the output, and what `backward` and `jvp` need."""
+        """Return the output, and state for `backward` and `jvp`."""
         real = values.dtype.kind == "f"
         if real and not self.is_float:
             values = _rounded(values, self.dtype)
-        # Sessions do not survive a fork: the threads that they wait for are the parent's.
+        # Sessions do not survive a fork: they would wait for threads of the parent.
         sessions = self._open.get(os.getpid(), self._reopen)
         raw, activations = sessions.forward({self._names.input: _value(values)})
         output = raw.numpy()
@@ -218,7 +235,7 @@ class _Part:
         Raises
         ------
         GradientError
-            The backward graph has an operator without a rule.
+            An operator of the backward graph has no gradient rule.
         """
         sessions = self._transposed.get(os.getpid(), self._transpose)
         anywhere = np.zeros(saved.shape, saved.dtype)
@@ -258,7 +275,7 @@ class _Part:
 
 
 class _Sessions:
-    """Both graphs of a derivative, open."""
+    """Sessions of both graphs of a derivative."""
 
     def __init__(
         self, derivative: Derivative, file: ModelFile, providers: list[str], threads: int | None
@@ -287,23 +304,23 @@ class _Sessions:
     def _run(
         self, session: onnxruntime.InferenceSession, names: list[str], feeds: Mapping[str, Any]
     ) -> list[Any]:
-        """Run with those of the values that the session takes."""
+        """Run with the values that the session has as inputs."""
         needed = {each.name for each in session.get_inputs()}
         given = {name: value for name, value in feeds.items() if name in needed}
         return run_values(session, names, given, self._label)
 
 
-_NONE = onnx.ModelProto()  # in place of graphs whose sessions are open
+_NONE = onnx.ModelProto()  # replaces graphs whose sessions are open
 
 
 def _dtype(part: Excerpt, label: str) -> torch.dtype:
-    """Return what torch calls the dtype of a part's input."""
+    """Return the torch dtype of a part's input."""
     elem = part.model.graph.input[0].type.tensor_type.elem_type
     if elem not in _DTYPES:
         name = TensorProto.DataType.Name(elem)
         raise ModelError(
-            f"{label} takes {name} at {part.input!r}, which cannot be handed over from torch; "
-            "begin at another tensor (input=)"
+            f"{label} requires {name} at {part.input!r}, which torch tensors cannot provide; "
+            "start from another tensor with input="
         )
     return _DTYPES[elem]
 
@@ -311,7 +328,7 @@ def _dtype(part: Excerpt, label: str) -> torch.dtype:
 def _session(
     graph: onnx.ModelProto, file: ModelFile, providers: list[str], threads: int | None
 ) -> onnxruntime.InferenceSession:
-    """Open a graph, or say in one line why ONNX Runtime does not."""
+    """Open a graph; the error says in one line why ONNX Runtime rejects it."""
     try:
         return open_graph(graph, file, providers, threads)
     except IbisaError:
@@ -323,10 +340,10 @@ def _session(
 
 
 def _rounded(values: npt.NDArray[Any], dtype: torch.dtype) -> npt.NDArray[Any]:
-    """Return floats as the integers that are nearest to them."""
+    """Round floats to the nearest integers of a dtype."""
     limits = torch.iinfo(dtype)
     name = str(dtype).removeprefix("torch.")
-    nearest = np.rint(values.astype(np.float64))  # in float32 the limits of 32 bits are rounded
+    nearest = np.rint(values.astype(np.float64))  # float32 cannot represent the limits of int32
     rounded: npt.NDArray[Any] = np.clip(nearest, limits.min, limits.max).astype(name)
     return rounded
 

@@ -1,8 +1,8 @@
-"""`surrogate` from an ONNX file: its own exact gradient, in place of the deployed model's.
+"""`surrogate` from an ONNX file: its exact gradient replaces the deployed model's.
 
-It takes the model's input, any number of images or one at a time, and one of its outputs stands for
-the model's: the only one, or the one that is called alike. That output's values must be reals,
-[N, K] (axes of size 1 may follow). Neither torch nor any code of the file's is needed.
+The file must accept the model's input, with a dynamic or fixed batch. Its only output, or the one
+with the name of the model's output, stands for the model's. That output must be floats [N, K]
+(trailing axes of size 1 are allowed). Neither torch nor code from the file is involved.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ibisa_onnx.models.base import ImageModel
 from ibisa_onnx.models.onnx_session import DeployedModel
 from ibisa_onnx.models.passes import PassCounter
 
-_INSTEAD = "give one that `distill` or `export --surrogate` wrote"
+_INSTEAD = "use a file written by `distill` or `export --surrogate`"
 
 
 class OnnxSurrogate:
@@ -37,16 +37,16 @@ class OnnxSurrogate:
     path
         The file.
     output
-        Name of the deployed model's output that it gives.
+        Name of the deployed model's output that it approximates.
     providers, threads, limits
-        Those of the deployed model; as `DeployedModel.open` takes them.
+        As for the deployed model, see `DeployedModel.open`.
     cache
-        Where backward graphs are kept; None: nowhere.
+        Cache of backward graphs; None: no caching.
 
     Raises
     ------
     GradientError
-        The file cannot be opened, it has no such output, or there is no gradient of it.
+        The file cannot be opened, has no such output, or has no exact gradient.
     """
 
     def __init__(
@@ -69,69 +69,71 @@ class OnnxSurrogate:
                 raise GradientError(refused)
             self._exact = ExactGradient(self._model, (self._own,), cache)
         except (ModelError, GradientError) as error:
-            raise GradientError(f"{path} is no surrogate: {error.problem}", _INSTEAD) from error
+            raise GradientError(
+                f"{path} cannot be used as a surrogate: {error.problem}", _INSTEAD
+            ) from error
         self.facts = SurrogateFacts.read(self._model.metadata.get(FACTS, ""))
 
     def warnings(self, model: ImageModel) -> tuple[str, ...]:
-        """Say what speaks against it as a surrogate of a deployed model."""
+        """Return warnings about its use as a surrogate of a deployed model."""
         return tuple(self.facts.warnings(model))
 
     def __call__(self, masked: MaskedImages, passes: PassCounter) -> _MaskedSurrogate:
-        """Return the function from masks [N, 1, h, w] to raw scores of N images.
+        """Return the function from masks [N, 1, h, w] to the raw scores of N images.
 
         Raises
         ------
         GradientError
-            It takes images of another size.
+            The surrogate requires images of another size.
         """
         image, shape = self._model.image, masked.images.shape[1:]
         wanted = (image.channels, image.height, image.width)
         if any(side not in (None, given) for side, given in zip(wanted, shape, strict=True)):
             sides = ", ".join("any" if side is None else str(side) for side in wanted)
             raise GradientError(
-                f"the surrogate takes images [{sides}] and not {list(shape)}; "
-                "it must take what the model takes"
+                f"the surrogate requires images [{sides}], but the model's are {list(shape)}; use "
+                "a surrogate with the model's input size"
             )
         exact = self._exact(masked, passes)
         if image.batch is None:
             return _MaskedSurrogate(self.output, self._own, [exact], alone=False)
-        # A fixed batch may mix its images, so each has one of its own, full of copies.
+        # Images of a fixed batch may interact, so each image fills a batch of its own.
         parts = [exact.take([row]) for row in range(len(masked))]
         return _MaskedSurrogate(self.output, self._own, parts, alone=True)
 
 
 class _MaskedSurrogate:
-    """Masks of some images through the surrogate and back: a `MaskedModel`.
+    """The surrogate as a function of masks: a `MaskedModel`.
 
-    `parts` are functions of one image each, which run `alone`, or a single one of all images.
+    `parts` are functions of one image each if `alone`, else a single function of all images.
     """
 
     def __init__(self, output: str, own: str, parts: Sequence[MaskedModel], *, alone: bool) -> None:
         self._output, self._own, self._parts, self._alone = output, own, parts, alone
 
     def take(self, rows: Sequence[int] | npt.NDArray[Any]) -> _MaskedSurrogate:
-        """Return the same for some of the images."""
+        """Return the function for a subset of the images."""
         parts = [self._parts[row] for row in rows] if self._alone else [self._parts[0].take(rows)]
         return _MaskedSurrogate(self._output, self._own, parts, alone=self._alone)
 
     def forward(self, masks: Floats) -> tuple[Raw, Any]:
-        """Return raw scores, float32 [N, K], of masks [N, 1, h, w], and what `backward` needs."""
+        """Return raw scores, float32 [N, K], of masks [N, 1, h, w], and state for `backward`."""
         calls = np.split(masks, len(masks)) if self._alone else [masks]
-        last = len(self._parts) - 1  # of one image there may be several masks
+        last = len(self._parts) - 1  # one image may have several masks
         parts = [self._parts[min(place, last)] for place in range(len(calls))]
         try:
             done = [part.forward(call) for part, call in zip(parts, calls, strict=True)]
         except ModelError as error:
             raise GradientError(
                 f"the surrogate failed on {len(masks)} image(s): {error.problem}",
-                "it must take what the model takes",
+                "use a surrogate with the model's input",
             ) from error
         raw = [values[self._own] for values, _ in done]
         saved = [(part, each) for part, (_, each) in zip(parts, done, strict=True)]
         return {self._output: self._scores(raw, len(masks))}, (saved, raw[0].shape[1:])
 
     def differentiated(self, saved: Any) -> Raw | None:
-        """Return the scores of its float counterpart where the surrogate is quantised itself."""
+        """Return the scores of the surrogate's float counterpart if it is itself quantised."""
         found = [part.differentiated(each) for part, each in saved[0]]
         told = [values[self._own] for values in found if values is not None]
         return {self._output: self._scores(told, sum(map(len, told)))} if told else None
@@ -157,8 +159,8 @@ class _MaskedSurrogate:
         raw = np.concatenate(parts) if parts[0].ndim else parts[0]
         if raw.shape[:1] != (count,):
             raise GradientError(
-                f"the surrogate gives {self._own} {list(raw.shape)} for {count} image(s); "
-                "it must give scores [N, K]"
+                f"the surrogate's output {self._own} has shape {list(raw.shape)} for {count} "
+                "image(s); scores [N, K] are required"
             )
         return raw.reshape(count, -1).astype(np.float32)
 
@@ -168,9 +170,11 @@ def _own_output(model: DeployedModel, output: str) -> str:
     known = {each.name: each for each in model.signature.outputs}
     if output not in known and len(known) != 1:
         raise GradientError(
-            f"it has the outputs {', '.join(known)}, and none is called {output}, as the model's is"
+            f"none of its outputs ({', '.join(known)}) has the name of the model's output {output}"
         )
     own = known[output] if output in known else next(iter(known.values()))
     if not own.dtype.startswith("float"):
-        raise GradientError(f"its output {own} is {own.dtype}, not reals")
+        raise GradientError(
+            f"its output {own.name} has dtype {own.dtype}; a float dtype is required"
+        )
     return own.name

@@ -1,4 +1,4 @@
-"""A torch module that has no layers inside, and says so to methods that look for some."""
+"""A torch module without inner layers, which warns methods that look for them."""
 
 from __future__ import annotations
 
@@ -10,24 +10,26 @@ from typing import Any, Self
 import torch
 
 _NO_LAYERS = (
-    "{asked}, but a model run by ONNX Runtime is one layer to torch: methods that hook layers or "
-    "change their gradients (GuidedBackprop, Deconvolution, DeepLift, DeepLiftShap, LRP, "
-    "LayerGradCam, GuidedGradCam) give plain gradients or nonsense here. Use methods on the input, "
-    "or split the model at an inner tensor with OnnxModule(output=) and OnnxModule(input=)"
+    "{asked}, but a model run by ONNX Runtime is a single layer to torch: methods that hook layers "
+    "or modify their gradients (GuidedBackprop, Deconvolution, DeepLift, DeepLiftShap, LRP, "
+    "LayerGradCam, GuidedGradCam) return plain gradients or meaningless maps. Use methods on the "
+    "input, or split the model at an inner tensor with OnnxModule(output=) and OnnxModule(input=)"
 )
 
 
 class OpaqueModule(torch.nn.Module):
-    """A module whose inside torch cannot see.
+    """A module whose inner layers are invisible to torch.
 
-    It warns once (`UserWarning`) if its layers are asked for (`children`, `apply`, `_modules`), or
-    it is hooked as if it were a layer. It has one parameter without elements: libraries read the
-    device and the dtype of a model from its first parameter.
+    It warns once (`UserWarning`) if its layers are accessed (`children`, `apply`, `_modules`) or if
+    it is hooked like a layer. It has one parameter without elements, because libraries read a
+    model's device and dtype from its first parameter.
 
     Attributes
     ----------
-    begins_inside, ends_inside
-        Whether its input, its output is a tensor inside a model; to hook it there is right.
+    begins_inside
+        Whether its input is an inner tensor of a model, where hooks are valid.
+    ends_inside
+        Whether its output is an inner tensor of a model, where hooks are valid.
     """
 
     begins_inside = ends_inside = False
@@ -88,7 +90,7 @@ class OpaqueModule(torch.nn.Module):
 
 
 class _Once:
-    """Warns once, of whatever comes first."""
+    """Issues only the first warning."""
 
     def __init__(self) -> None:
         self._said = False
@@ -100,7 +102,7 @@ class _Once:
 
 
 class _Submodules(dict[str, torch.nn.Module]):
-    """The submodules of a module that has none; some libraries read them without its methods."""
+    """The empty submodules; some libraries access them directly instead of by methods."""
 
     def __init__(self, warn: _Once) -> None:
         super().__init__()
@@ -112,10 +114,10 @@ class _Submodules(dict[str, torch.nn.Module]):
         return super().items()
 
     def __reduce__(self) -> tuple[type[_Submodules], tuple[_Once]]:
-        return type(self), (self._warn,)  # else copy and pickle read the items
+        return type(self), (self._warn,)  # otherwise copy and pickle would read the items
 
 
 def _torch_asks() -> bool:
-    """Tell whether the caller's caller is torch itself: `eval()` and `to()` look at children."""
+    """Return whether the caller's caller is torch itself: `eval()` and `to()` access children."""
     module = str(sys._getframe(2).f_globals.get("__name__", ""))
     return module.partition(".")[0] == "torch"

@@ -1,4 +1,4 @@
-"""How finely a model computes: in single precision, in halves, or rounded to a few bits."""
+"""Numerical precision of a model: single, half, or quantised."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _FINE = frozenset({"float32", "float64"})
 
 
 def rounds_coarsely(model: ImageModel, output: str) -> bool:
-    """Tell whether small changes of the image may be lost in an output's rounding."""
+    """Return whether an output's rounding may hide small changes of the image."""
     dtypes = {each.name: each.dtype for each in model.signature.outputs}
     if dtypes.get(output, "float32") not in _FINE:
         return True
@@ -22,7 +22,7 @@ def rounds_coarsely(model: ImageModel, output: str) -> bool:
 
 
 def uses_half(model: onnx.ModelProto) -> bool:
-    """Tell whether anything in a graph is computed in half precision."""
+    """Return whether anything in a graph is computed in half precision."""
     from onnx import TensorProto
 
     half = TensorProto.FLOAT16
@@ -38,7 +38,7 @@ def uses_half(model: onnx.ModelProto) -> bool:
 
 
 def is_quantised(model: onnx.ModelProto, image: str) -> bool:
-    """Tell whether anything in a graph is rounded to integers, beside the image."""
+    """Return whether anything in a graph other than the image is rounded to integers."""
     return any(
         mark in node.op_type
         for node in model.graph.node

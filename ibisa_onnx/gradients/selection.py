@@ -1,4 +1,4 @@
-"""Which source of gradients is used, and why."""
+"""Choice of the source of gradients, and its reason."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 
 _log = logger(__name__)
 
-ESTIMATED = ("forward-only", "finite-difference", "spsa", "rloo")
+ESTIMATED = ("forward-only", "finite-difference")
 GRADIENTS = ("auto", "exact", "surrogate", *ESTIMATED)
 _REFUSAL = "no exact gradient: "
-# How far rounding alone may take a probability. In 8 bits a value that falls on the other side is a
-# whole step off, and a step of the logits is about 0.06, of a probability 0.016.
+# Largest deviation of a probability by rounding alone. In 8 bits, a value rounded the other way is
+# off by a whole step: about 0.06 for logits, 0.016 for probabilities.
 _IN_SINGLE, _IN_HALF, _IN_8_BITS = 1e-3, 1e-2, 2e-2
 _OF_SURROGATES = 0.05
-# How far rounding, and a step's length, may take a directional derivative: to half and to twice as
-# much. A float counterpart's, and a surrogate's, need not be as large; they have the same sign.
+# Largest relative error of a directional derivative by rounding and step length: a factor of two.
+# That of a float counterpart or a surrogate may differ in size, but must have the same sign.
 _OF_GRADIENTS, _OF_OTHER_GRADIENTS = 0.5, 0.97
 
 
@@ -43,11 +43,11 @@ _OF_GRADIENTS, _OF_OTHER_GRADIENTS = 0.5, 0.97
 class GradientPath:
     """A source of gradients, by name, with the reason for it.
 
-    `source` opens the function from masks [N, 1, h, w] to raw outputs; None where there is no
-    gradient. `tolerance` is how far its probabilities may be from the deployed model's,
-    `gradient_tolerance` how far its directional derivative, relatively; `coarse` whether small
-    changes of the image may be lost in rounding, or in what the path differs by; `warnings` what a
-    user should know of it.
+    `source` opens the function from masks [N, 1, h, w] to raw outputs; None without a gradient.
+    `tolerance` is the largest accepted difference of probabilities from the deployed model's,
+    `gradient_tolerance` the largest relative error of a directional derivative. `coarse` is true if
+    rounding or the difference between the models may hide small changes of the image. `warnings`
+    are for the user.
     """
 
     name: str
@@ -64,26 +64,36 @@ def forward_only(reason: str) -> GradientPath:
     return GradientPath("forward-only", reason)
 
 
+def check_gradient(wanted: str, surrogate: object | None) -> None:
+    """Raise `GradientError` for an unknown gradient, or one that contradicts the surrogate."""
+    if wanted not in GRADIENTS:
+        raise GradientError(f"gradient is {wanted!r}; choose from: {', '.join(GRADIENTS)}")
+    if wanted == "surrogate" and surrogate is None:
+        raise GradientError("gradient='surrogate' requires a surrogate", "pass surrogate=FILE")
+    if wanted in ("exact", *ESTIMATED) and surrogate is not None:
+        raise GradientError(f"gradient={wanted!r} does not use a surrogate; omit one of them")
+
+
 class GradientSelection:
-    """The source of gradients that was asked for, opened once for each output.
+    """The requested source of gradients, opened once per output.
 
     Parameters
     ----------
     wanted
-        One of `GRADIENTS`; "auto" takes the best there is.
+        One of `GRADIENTS`; "auto" uses the best available.
     surrogate
-        An ONNX file, a `.pt2` file or an `nn.Module` that gives the model's raw output; None: none
-        is given.
+        An ONNX file, a `.pt2` file or an `nn.Module` that approximates the model's raw output;
+        None: no surrogate.
     cache
-        The folder where exact gradients are kept; None: nowhere.
+        Folder of the gradient cache; None: no caching.
     trust
-        Whether code in the surrogate's file may be run, without which no `.pt2` is opened.
+        Whether code in the surrogate's file may be executed, which `.pt2` files require.
 
     Raises
     ------
     GradientError
-        The two contradict each other, there is no such gradient, or the surrogate's file cannot be
-        read or is not trusted.
+        `wanted` is unknown or conflicts with `surrogate`, or the surrogate's file cannot be read or
+        is not trusted.
     """
 
     def __init__(
@@ -94,12 +104,7 @@ class GradientSelection:
         *,
         trust: bool = False,
     ) -> None:
-        if wanted not in GRADIENTS:
-            raise GradientError(f"gradient is {wanted!r}; choose from: {', '.join(GRADIENTS)}")
-        if wanted == "surrogate" and surrogate is None:
-            raise GradientError("gradient='surrogate' needs a surrogate", "give surrogate=FILE")
-        if wanted in ("exact", *ESTIMATED) and surrogate is not None:
-            raise GradientError(f"gradient={wanted!r} uses no surrogate; leave one of the two out")
+        check_gradient(wanted, surrogate)
         self.wanted, self.surrogate, self._cache = wanted, surrogate, cache
         self._trust = trust
         if isinstance(surrogate, str | os.PathLike):
@@ -110,19 +115,19 @@ class GradientSelection:
 
     @property
     def auto(self) -> bool:
-        """Whether a source that fails is replaced by none at all."""
+        """Whether to fall back to forward passes if a source fails."""
         return self.wanted == "auto"
 
     @property
     def surrogate_name(self) -> str | None:
-        """What to call the surrogate in a record."""
+        """Name of the surrogate in a record."""
         if self.surrogate is None or isinstance(self.surrogate, str | os.PathLike):
             return None if self.surrogate is None else Path(self.surrogate).name
         return type(self.surrogate).__name__
 
     @cached_property
     def surrogate_identity(self) -> str | None:
-        """What tells the surrogate from others: the SHA-256 of its file, or of its weights."""
+        """Identity of the surrogate: the SHA-256 of its file, or of its weights."""
         if self.surrogate is None:
             return None
         if not isinstance(self.surrogate, str | os.PathLike):
@@ -137,7 +142,7 @@ class GradientSelection:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What a user should know of the sources that are open."""
+        """Warnings about the open sources."""
         return tuple(text for path in self._opened.values() for text in path.warnings)
 
     def open(
@@ -147,14 +152,18 @@ class GradientSelection:
 
         Parameters
         ----------
+        model
+            The deployed model.
+        outputs
+            Names of the tensors to differentiate.
         size
-            Height and width of the model's input, so that class activation maps come with an exact
-            gradient; None: they do not.
+            Height and width of the model's input, to compute class activation maps with an exact
+            gradient; None: without them.
 
         Raises
         ------
         GradientError
-            What was asked for by name cannot be had, and why.
+            The source was requested by name and is not available.
         """
         key = (model.identity, outputs, size)
         return self._opened.get(key, lambda: self._open(model, outputs, size))
@@ -172,27 +181,27 @@ class GradientSelection:
         if self.surrogate is not None:
             return _surrogate(model, outputs, self.surrogate, self._trust, self._cache)
         if self.wanted == "forward-only":
-            return forward_only("asked for")
+            return forward_only("requested")
         if self.wanted in ESTIMATED:
             coarse = any(rounds_coarsely(model, each) for each in outputs)
-            return GradientPath(self.wanted, "asked for", coarse=coarse)
+            return GradientPath(self.wanted, "requested", coarse=coarse)
         if not self.auto:
-            return _exact(model, outputs, "asked for", self._cache, size)
+            return _exact(model, outputs, "requested", self._cache, size)
         try:
-            return _exact(model, outputs, "every operator has a rule", self._cache, size)
-        except DeadlineError:  # which tells nothing of the model, and would be kept
+            return _exact(model, outputs, "every operator has a gradient rule", self._cache, size)
+        except DeadlineError:  # not a property of the model, so it must not be remembered
             raise
         except IbisaError as error:
             return forward_only(error.problem.removeprefix(_REFUSAL))
 
 
 def refused_input(image: ImageInput) -> str | None:
-    """Say why nothing has an exact gradient with respect to an input; None where it may."""
+    """Return why there is no exact gradient with respect to an input; None if there may be one."""
     from ibisa_onnx.gradients.masked_graph import BYTES
 
     if image.dtype.startswith(("float", "bfloat")) or image.dtype in BYTES:
         return None
-    return f"{image.name} is {image.dtype}, and such integers have no gradient"
+    return f"input {image.name} has dtype {image.dtype}, for which there is no gradient"
 
 
 def _surrogate(
@@ -201,7 +210,9 @@ def _surrogate(
     from ibisa_onnx.gradients.surrogate_file import trusted_archive
 
     if len(outputs) != 1:
-        raise GradientError(f"a surrogate gives one output, not {len(outputs)}")
+        raise GradientError(
+            f"a surrogate has one output, but this target reads {len(outputs)}; omit surrogate="
+        )
     file = Path(given) if isinstance(given, str | os.PathLike) else None
     opened: OnnxSurrogate | SurrogateGradient
     if file is not None and not trusted_archive(file, "surrogate", trust):
@@ -215,7 +226,7 @@ def _surrogate(
         opened = SurrogateGradient(given, outputs[0], trust=trust)
     return GradientPath(
         "surrogate",
-        "a surrogate was given",
+        "a surrogate was provided",
         opened,
         tolerance=_OF_SURROGATES,
         gradient_tolerance=_OF_OTHER_GRADIENTS,
@@ -225,7 +236,7 @@ def _surrogate(
 
 
 def _of_file(file: Path, model: ImageModel, output: str, cache: Path | None) -> OnnxSurrogate:
-    """Open an ONNX file as a surrogate, on the runtime that the deployed model is on."""
+    """Open an ONNX file as a surrogate, with the deployed model's runtime settings."""
     from ibisa_onnx.gradients.cache import GradientCache
     from ibisa_onnx.gradients.onnx_surrogate import OnnxSurrogate
     from ibisa_onnx.models.onnx_session import DeployedModel

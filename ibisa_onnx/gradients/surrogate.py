@@ -1,8 +1,8 @@
-"""`surrogate` in torch: any `nn.Module`, or a trusted archive of `torch.export` (`.pt2`).
+"""`surrogate` in torch: any `nn.Module`, or a trusted `torch.export` archive (`.pt2`).
 
-It takes the model's input, float32 [N, C, H, W] in model space, and returns its raw class scores,
-[N, K] (axes of size 1 may follow). How close it is to the model is measured by the fidelity check.
-What an archive says of itself is in `surrogate_file`; an ONNX file is opened by `onnx_surrogate`.
+It maps the model's input, float32 [N, C, H, W] in model space, to raw class scores, [N, K]
+(trailing axes of size 1 are allowed). The fidelity check measures how close it is to the model.
+`surrogate_file` reads an archive's metadata; `onnx_surrogate` opens ONNX files.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from ibisa_onnx.io.files import open_regular
 from ibisa_onnx.models.base import ImageModel
 from ibisa_onnx.models.passes import PassCounter
 
-_WRITE_ONE = "write one with torch.export.save, or give an nn.Module"
+_WRITE_ONE = "write one with torch.export.save, or pass an nn.Module"
 
 
 class SurrogateGradient:
-    """A surrogate as a source of gradients.
+    """A torch surrogate as a source of gradients.
 
     Parameters
     ----------
     source
-        A `.pt2` file that `torch.export.save` wrote, or an `nn.Module`, which is used as it is.
+        A `.pt2` file written by `torch.export.save`, or an `nn.Module`.
     output
-        Name of the deployed model's output that it gives.
+        Name of the deployed model's output that it approximates.
     trust
-        Whether code in such a file may be run, without which none can be opened.
+        Whether code in a file may be executed, which `.pt2` files require.
 
     Raises
     ------
     GradientError
-        The file is not trusted or not there, torch cannot load it, or the module is being trained.
+        The file is missing or not trusted, torch cannot load it, or the module is in training mode.
     """
 
     def __init__(
@@ -68,17 +68,17 @@ class SurrogateGradient:
         self._device = next((each.device for each in module.parameters()), torch.device("cpu"))
 
     def warnings(self, model: ImageModel) -> tuple[str, ...]:
-        """Say what speaks against it as a surrogate of a deployed model."""
+        """Return warnings about its use as a surrogate of a deployed model."""
         found = self.facts.warnings(model)
         if any(isinstance(each, torch.jit.ScriptModule) for each in self._module.modules()):
             found.append(
-                "the surrogate is TorchScript, where PyTorch derives batch normalization wrongly "
-                "on some single images: give the nn.Module itself, or an ONNX file of it"
+                "the surrogate is TorchScript, in which PyTorch computes wrong gradients of batch "
+                "normalization for some single images; pass the nn.Module itself, or an ONNX file"
             )
         return tuple(found)
 
     def __call__(self, masked: MaskedImages, passes: PassCounter) -> _MaskedSurrogate:
-        """Return the function from masks [N, 1, h, w] to raw scores of N images."""
+        """Return the function from masks [N, 1, h, w] to the raw scores of N images."""
         return _MaskedSurrogate(self, masked, passes)
 
     def scores(self, images: torch.Tensor) -> torch.Tensor:
@@ -89,17 +89,17 @@ class SurrogateGradient:
         except Exception as error:
             raise GradientError(
                 f"the surrogate failed on images {list(images.shape)}: {_first_line(error)}; "
-                "it must take what the model takes"
+                "it must accept the model's input"
             ) from error
         if not isinstance(raw, torch.Tensor):
             raise GradientError(
-                f"the surrogate returns {type(raw).__name__}; it must return one tensor of scores"
+                f"the surrogate returned {type(raw).__name__}; it must return one tensor of scores"
             )
         return raw.reshape(len(images), -1).float().cpu()
 
 
 class _MaskedSurrogate:
-    """Masks of some images through the surrogate and back: a `MaskedModel`."""
+    """The surrogate as a function of masks: a `MaskedModel`."""
 
     def __init__(
         self, source: SurrogateGradient, masked: MaskedImages, passes: PassCounter
@@ -109,11 +109,11 @@ class _MaskedSurrogate:
         self._masked, self._passes = masked, passes
 
     def take(self, rows: Sequence[int] | npt.NDArray[Any]) -> _MaskedSurrogate:
-        """Return the same for some of the images."""
+        """Return the function for a subset of the images."""
         return _MaskedSurrogate(self._source, self._masked.take(rows), self._passes)
 
     def forward(self, masks: Floats) -> tuple[Raw, Any]:
-        """Return raw scores, float32 [N, K], of masks [N, 1, h, w], and what `backward` needs."""
+        """Return raw scores, float32 [N, K], of masks [N, 1, h, w], and state for `backward`."""
         scores, saved = self._scores.forward(self._masked.through(masks))
         self._passes.count_forward(len(masks))
         return {self._output: scores}, (saved, masks.shape[2:])
@@ -126,14 +126,14 @@ class _MaskedSurrogate:
         return self._masked.vjp(images, grid)
 
     def differentiated(self, saved: Any) -> None:
-        """Return nothing: the outputs are the surrogate's own."""
+        """Return None: the outputs of `forward` are the differentiated ones."""
 
     def class_activation(self, saved: Any) -> None:
-        """Return None: a module's features are not known."""
+        """Return None: a module's features are unknown."""
 
 
 def _check_at_rest(module: torch.nn.Module) -> None:
-    """Refuse a module whose answers are random, or change it: dropout or batch norm in training."""
+    """Reject a module with dropout or batch normalisation in training mode."""
     from torch.nn.modules.batchnorm import _BatchNorm
     from torch.nn.modules.dropout import _DropoutNd
 
@@ -147,30 +147,30 @@ def _check_at_rest(module: torch.nn.Module) -> None:
 def load_program(
     path: Path, what: str, trust: bool, extra_files: dict[str, str] | None = None
 ) -> torch.export.ExportedProgram:
-    """Return what `torch.export.save` wrote into a file, and run what code is in it.
+    """Load a file written by `torch.export.save`, which may execute code in it.
 
     Parameters
     ----------
     path
         The file.
     what
-        What a message calls it: "surrogate" or "program".
+        What messages call it: "surrogate" or "program".
     trust
-        Whether that may be done.
+        Whether code in the file may be executed.
     extra_files
-        Filled with the contents of the files in it that are named here.
+        Names of files in the archive as keys; values are replaced by their contents.
 
     Raises
     ------
     GradientError
-        It is not trusted, there is no such file, or torch cannot load it.
+        The file is missing or not trusted, or torch cannot load it.
     """
     if not trusted_archive(path, what, trust):
-        raise GradientError(f"{path} is no {what} that torch can load; {_WRITE_ONE}")
+        raise GradientError(f"{path} is not a {what} that torch can load; {_WRITE_ONE}")
     causes: list[BaseException] = []
 
     def keep_cause(record: logging.LogRecord) -> bool:
-        """Hold back the traceback that torch logs before it raises a vaguer error."""
+        """Suppress the traceback that torch logs before it raises a vaguer error."""
         if record.exc_info and record.exc_info[1]:
             causes.append(record.exc_info[1])
         return False
@@ -178,7 +178,7 @@ def load_program(
     log = logging.getLogger("torch.export")
     log.addFilter(keep_cause)
     try:
-        # Of a name, torch wants that it ends in .pt2.
+        # An open file rather than a path, which torch requires to end in .pt2.
         with open_regular(path, what, GradientError) as file:
             return torch.export.load(file, extra_files=extra_files)
     except GradientError:
@@ -190,12 +190,12 @@ def load_program(
 
 
 def module_of(program: torch.export.ExportedProgram, path: Path, what: str) -> torch.nn.Module:
-    """Return a program that was loaded as a module; the arguments are `load_program`'s.
+    """Return a loaded program as a module; arguments as for `load_program`.
 
     Raises
     ------
     GradientError
-        What was read is none after all.
+        The program is malformed.
     """
     try:
         return program.module()
@@ -205,7 +205,7 @@ def module_of(program: torch.export.ExportedProgram, path: Path, what: str) -> t
 
 def _cannot_load(path: Path, what: str, error: BaseException) -> GradientError:
     cause = _first_line(error).split(". ")[0]
-    return GradientError(f"{path} is no {what} that torch can load ({cause}); {_WRITE_ONE}")
+    return GradientError(f"{path} is not a {what} that torch can load ({cause}); {_WRITE_ONE}")
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,10 +1,10 @@
-"""A surrogate as a file: of which format it is, whether it may be opened, and what it says.
+"""A surrogate as a file: its format, whether it may be opened, and its metadata.
 
-There are two formats. An ONNX file is a graph and its weights: nothing in it is run but the
-operators of ONNX Runtime. An archive of `torch.export` (`.pt2`) is code: to open one, torch
-unpickles sample inputs, weights and constants, and evaluates the expressions that its sizes are
-written as. No scan of ours could tell a harmless one, for it would have to follow each change of
-torch's format; so whoever made it, one is opened only where that was allowed.
+There are two formats. An ONNX file is a graph with weights, of which only ONNX Runtime's operators
+are executed. A `torch.export` archive (`.pt2`) may contain code: to open it, torch unpickles sample
+inputs, weights and constants, and evaluates expressions for sizes. A scanner for harmless archives
+would have to track every change of torch's format, so an archive is opened only with the user's
+explicit permission.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ from ibisa_onnx.models.base import ImageModel
 from ibisa_onnx.models.onnx_file import ModelFile
 
 FACTS = "ibisa_surrogate"
-"""The key of the facts in an ONNX file's metadata, JSON."""
+"""Metadata key of the facts in an ONNX file, as JSON."""
 ARCHIVED_FACTS = "ibisa.json"
-"""The name of the same among the extra files of an archive of `torch.export`."""
+"""Name of the extra file with the facts in a `torch.export` archive."""
 
 _ZIP = b"PK\x03\x04"
 _INSTEAD = {
-    "surrogate": "give an ONNX file (`distill` and `export --surrogate` write one)",
-    "program": "export its network from where it was built",
+    "surrogate": "use an ONNX file (`distill` and `export --surrogate` write one)",
+    "program": "export the network from its source code",
 }
 
 
 @dataclass(frozen=True)
 class SurrogateFacts:
-    """What a surrogate's file says of itself; None where it does not.
+    """Metadata of a surrogate's file; None for missing fields.
 
     Attributes
     ----------
     model
-        The name of the deployed model that it stands for.
+        Name of the deployed model that it approximates.
     model_sha256, graph_sha256
-        That model's digests, with its metadata and without.
+        Digests of that model, with and without its metadata.
     certified
-        False where it agrees too little with that model.
+        Whether its agreement with that model was sufficient.
     """
 
     model: str | None = None
@@ -53,7 +53,7 @@ class SurrogateFacts:
 
     @classmethod
     def read(cls, text: str | bytes) -> SurrogateFacts:
-        """Read them; what cannot be read is not said."""
+        """Parse the facts; unreadable fields are None."""
         try:
             found = json.loads(text or "{}")
         except (ValueError, RecursionError):
@@ -65,62 +65,63 @@ class SurrogateFacts:
         return cls(**words, certified=certified if isinstance(certified, bool) else None)
 
     def warnings(self, model: ImageModel) -> list[str]:
-        """Say what speaks against the surrogate as one of a deployed model."""
+        """Return warnings about its use as a surrogate of a deployed model."""
         found, known, own = [], self.model_sha256, model.sha256
         if known and own and known != own and not self._is_of_graph(model):
             found.append(
                 f"the surrogate was made for another model, {self.model or 'unnamed'} "
-                f"(sha256 {known[:12]}, this one has {own[:12]}): make one for this file"
+                f"(sha256 {known[:12]}; this model's is {own[:12]}): create one for this file"
             )
         if self.certified is False:
-            found.append("the surrogate is not certified: it agrees too little with its model")
+            found.append(
+                "the surrogate is not certified: its agreement with the model is insufficient"
+            )
         return found
 
     def _is_of_graph(self, model: ImageModel) -> bool:
-        """Tell whether it was made for the same model with other metadata."""
+        """Return whether it was made for the same model with other metadata."""
         return self.graph_sha256 is not None and self.graph_sha256 == model.graph_sha256
 
 
 def trusted_archive(path: Path, what: str, trust: bool) -> bool:
-    """Tell by its content whether a file is an archive of `torch.export`, whatever its name.
+    """Return whether a file is a `torch.export` archive, by content rather than name.
 
     Parameters
     ----------
     path
         The file, of any format.
     what
-        What a message calls it: "surrogate" or "program".
+        What messages call it: "surrogate" or "program".
     trust
-        Whether code in it may be run.
+        Whether code in it may be executed.
 
     Raises
     ------
     GradientError
-        It is such an archive and its code may not be run; or it is no regular file, or cannot be
-        read.
+        The file is an archive and not trusted, is not a regular file, or cannot be read.
     """
     archive = is_archive(path, what)
     if archive and not trust:
         raise GradientError(
-            f"{path} is an archive of torch.export, which may hold code that is run as it is "
-            f"opened; {_INSTEAD[what]}, or say trust=True if you trust whoever made it"
+            f"{path} is a torch.export archive, and opening it may execute code; "
+            f"{_INSTEAD[what]}, or pass trust=True if you trust its author"
         )
     return archive
 
 
 def is_archive(path: Path, what: str) -> bool:
-    """Tell the same and trust nothing: the file is not opened as what it is."""
+    """Return whether a file is a `torch.export` archive, by its first bytes alone."""
     with open_regular(path, what, GradientError) as file:
         return file.read(len(_ZIP)) == _ZIP
 
 
 def file_digest(path: Path) -> str | None:
-    """Return the SHA-256 of a surrogate's file, and of the weights that lie beside it.
+    """Return the SHA-256 of a surrogate's file, including its external weights.
 
     Raises
     ------
     IbisaError
-        It is no regular file, or cannot be read.
+        The file is not a regular file, or cannot be read.
     """
     if not is_archive(path, "surrogate"):
         return ModelFile.at(path).sha256()

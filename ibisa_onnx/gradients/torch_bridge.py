@@ -1,4 +1,4 @@
-"""The bridge to PyTorch's autograd: our derivatives for torch, and torch's for us."""
+"""The bridge to PyTorch's autograd: external functions for torch, and torch functions for us."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ibisa_onnx.errors import GradientError
 
 
 class VectorJacobian(Protocol):
-    """A function of arrays [N, ...] outside torch that has vector-Jacobian products."""
+    """A function of arrays [N, ...] outside torch with vector-Jacobian products."""
 
     def forward(self, values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], Any]:
-        """Return the function's result, and what `backward` needs."""
+        """Return the function's result, and state for `backward`."""
 
     def backward(self, saved: Any, cotangent: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return the cotangent of the values from the result's."""
@@ -24,7 +24,7 @@ class VectorJacobian(Protocol):
 
 @runtime_checkable
 class JacobianVector(Protocol):
-    """A `VectorJacobian` that has Jacobian-vector products, too."""
+    """A `VectorJacobian` that also has Jacobian-vector products."""
 
     def jvp(self, saved: Any, tangent: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return the tangent of the result from the values'."""
@@ -33,8 +33,8 @@ class JacobianVector(Protocol):
 def differentiable(model: VectorJacobian) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return a model outside torch as a function that torch can differentiate once.
 
-    `torch.func.vmap` runs it slice by slice. Forward mode (`jvp`, `jacfwd`) needs a model that is a
-    `JacobianVector`. A second derivative raises `GradientError`.
+    `torch.func.vmap` runs it slice by slice. Forward mode (`jvp`, `jacfwd`) requires a model that
+    is a `JacobianVector`. Second derivatives raise `GradientError`.
     """
 
     def function(values: torch.Tensor) -> torch.Tensor:
@@ -45,9 +45,9 @@ def differentiable(model: VectorJacobian) -> Callable[[torch.Tensor], torch.Tens
 
 
 class _Kept:
-    """What one evaluation saved for its derivatives; under `vmap`, a list of one for each slice.
+    """State saved by one evaluation for its derivatives; under `vmap`, one per slice.
 
-    torch passes it on as it is, where it would take a plain list apart.
+    torch passes this object on unchanged, whereas it would unpack a plain list.
     """
 
     def __init__(self, saved: Any) -> None:
@@ -83,14 +83,14 @@ class _Evaluate(torch.autograd.Function):
     def vmap(
         info: Any, in_dims: tuple[Any, ...], values: torch.Tensor, model: VectorJacobian
     ) -> tuple[tuple[torch.Tensor, _Kept], tuple[int, None]]:
-        # One by one, as vmap means it: rows of a batch may mix, and its size may be fixed.
+        # One by one, as vmap defines it: rows of a batch may interact, and its size may be fixed.
         slices = values.unbind(in_dims[0])
         results, kept = zip(*(_Evaluate.apply(each, model) for each in slices), strict=True)  # type: ignore[no-untyped-call]
         return (torch.stack(results), _Kept(kept)), (0, None)
 
 
 class _Product(torch.autograd.Function):
-    """A product with the Jacobian at `values`, whose own derivatives are not there."""
+    """A product with the Jacobian at `values`, without derivatives of its own."""
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -152,16 +152,18 @@ class _Push(_Product):
 
 
 _ONCE = (
-    "a model run outside torch has first derivatives only, and a second one was asked for "
-    "(create_graph=True, hessian); use a network in torch"
+    "a model run outside torch has first derivatives only, but a second derivative was requested "
+    "(create_graph=True, hessian); use a torch network"
+)
+_NO_FLOW = (
+    "no gradient flows through the torch function; remove torch.no_grad() or detach() from it"
 )
 
 
 class Differentiated:
-    """A function of torch tensors, float32 [N, ...], as one that has vector-Jacobian products.
+    """A function of torch tensors, float32 [N, ...], with vector-Jacobian products.
 
-    It runs where its tensors are put by the function itself; what goes in and comes out is on the
-    CPU.
+    Arguments and results are on the CPU; the function itself may move tensors to another device.
     """
 
     def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
@@ -170,20 +172,18 @@ class Differentiated:
     def forward(
         self, values: npt.NDArray[np.float32]
     ) -> tuple[npt.NDArray[np.float32], tuple[torch.Tensor, torch.Tensor]]:
-        """Return the function of values [N, ...], and torch's graph of it.
+        """Return the function's result for values [N, ...], and torch's graph of it.
 
         Raises
         ------
         GradientError
-            Nothing in the function is differentiable.
+            The function is not differentiable.
         """
         with torch.inference_mode(False), torch.enable_grad():
             leaf = torch.tensor(values, requires_grad=True)
             result = self._function(leaf)
         if not result.requires_grad:
-            raise GradientError(
-                "a torch function passes no gradient on to its input; is torch.no_grad in it?"
-            )
+            raise GradientError(_NO_FLOW)
         return result.detach().numpy(), (leaf, result)
 
     def backward(
@@ -200,12 +200,12 @@ class Differentiated:
 def score_and_vjp(
     function: Callable[..., torch.Tensor], values: Sequence[npt.NDArray[Any]]
 ) -> tuple[npt.NDArray[np.float64], list[npt.NDArray[np.float32]]]:
-    """Return a function's scores [N] of several arrays [N, ...], and their derivatives by each.
+    """Return a function's scores [N] for several arrays [N, ...], and their gradients.
 
     Raises
     ------
     GradientError
-        It does not return one number for each row, or nothing in it is differentiable.
+        The function does not return one number per row, or is not differentiable.
     """
     with torch.inference_mode(False), torch.enable_grad():
         leaves = [torch.tensor(each, dtype=torch.float32, requires_grad=True) for each in values]
@@ -213,13 +213,11 @@ def score_and_vjp(
         if not isinstance(scores, torch.Tensor) or scores.shape != (len(values[0]),):
             shape = list(getattr(scores, "shape", []))
             raise GradientError(
-                f"an objective in torch returned {type(scores).__name__} {shape} for "
-                f"{len(values[0])} row(s); return one score each, [N]"
+                f"a torch objective returned {type(scores).__name__} {shape} for "
+                f"{len(values[0])} row(s); return one score per row, [N]"
             )
         if not scores.requires_grad:
-            raise GradientError(
-                "a torch function passes no gradient on to its input; is torch.no_grad in it?"
-            )
+            raise GradientError(_NO_FLOW)
         gradients = torch.autograd.grad(
             scores.sum(), leaves, allow_unused=True, materialize_grads=True
         )

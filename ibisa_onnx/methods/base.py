@@ -1,7 +1,7 @@
-"""What a way to make maps must offer: the protocol of methods, and what they find.
+"""Interface of attribution methods, and their results.
 
-Each method is a file of this package. Whatever makes the map, the picture is prepared, the target
-bound, the passes counted and the map brought back to the picture in the same way.
+Each method is a file of this package. The rest is the same for all methods: preparing the image,
+binding the target, counting passes, and mapping the result back to the image.
 """
 
 from __future__ import annotations
@@ -31,40 +31,38 @@ _NO_PASSES = PassCount()
 
 @dataclass(frozen=True, eq=False)
 class AttributionResult:
-    """What is known of one answer after a round of work.
+    """State of one explanation, finished or intermediate.
 
     Attributes
     ----------
     cells
-        float32 [r, c] in 0..1, of a grid of cells: the keep-probability, or another saliency.
+        float32 [r, c] in 0..1, on a grid of cells: keep probability or another saliency.
     size
-        Height and width of the model's input.
+        Height and width of the model input.
     completion
-        How much of the work was done by then.
+        How much of the planned work was done.
     certificate
-        Where the gradients come from, and how far that is from the deployed model.
+        Source of the gradients, and how closely it reproduces the deployed model.
     sufficiency
-        What the check of the finished map told; None where there was none, or not yet.
+        Result of checking the finished map; None if it was not checked (yet).
     against
-        float32 [r, c] in 0..1: what speaks against the answer, on the scale of `cells`; None of
-        methods whose maps have no sign.
+        float32 [r, c] in 0..1: evidence against the prediction, on the scale of `cells`; None for
+        methods without signed maps.
     effect, deviation
-        float64 [r, c]: what showing each cell adds to the probability, and the standard deviation
-        of that; None where it is not known.
+        float64 [r, c]: effect of showing each cell on the probability, and its standard deviation;
+        None if unknown.
     timings
-        Seconds by stage, of all rows that were worked on together; None: it is not finished.
+        Seconds per stage, for all rows that were explained together; None if not finished.
     passes
-        What a finished result took: of what rows share, this one's share.
+        Passes of a finished result, including its part of what rows share.
     warnings
-        What there is to know of the way it was obtained.
+        Warnings about how the result was obtained.
     baseline
-        Name of what was seen where the picture was masked, several with commas; None: of a method
-        that does not say.
+        Name of the baseline, or several separated by commas; None for methods that do not name it.
     blind
-        Whether the answer was found not to depend on the picture.
+        Whether the prediction was found not to depend on the image.
     answer
-        What the objective is for the untouched picture, where the method has calibrated it; None:
-        as it was.
+        Value of the calibrated objective for the unmasked image; None if it was not calibrated.
     """
 
     cells: Floats
@@ -84,17 +82,17 @@ class AttributionResult:
 
     @cached_property
     def map(self) -> Floats:
-        """The value of each pixel, float32 [h, w]."""
+        """Map at the resolution of the model input, float32 [h, w]."""
         return _enlarged(self.cells, self.size)
 
     @property
     def map_against(self) -> Floats | None:
-        """`against` at each pixel, float32 [h, w]."""
+        """`against` at the resolution of the model input, float32 [h, w]."""
         return None if self.against is None else _enlarged(self.against, self.size)
 
     def per_pixel(self, of_cells: npt.NDArray[np.float64]) -> Floats:
-        """Share what belongs to cells among their pixels, float32 [h, w]."""
-        share = self.cells.size / (self.size[0] * self.size[1])  # cells a pixel
+        """Distribute values of cells over their pixels, float32 [h, w]."""
+        share = self.cells.size / (self.size[0] * self.size[1])  # cells per pixel
         return _enlarged((share * of_cells).astype(np.float32), self.size)
 
 
@@ -103,74 +101,83 @@ def _enlarged(cells: Floats, size: tuple[int, int]) -> Floats:
 
 
 Results = dict[int, AttributionResult]
-"""What is known of each row of a problem that was worked on."""
+"""Results by row of the problem."""
 
 
 class PreparedMethod(Protocol):
-    """A method, prepared for one model and one family of objectives."""
+    """Method prepared for one model and one family of objectives."""
 
     def run(
         self, problem: Problem, rng: np.random.Generator, control: Control
     ) -> Iterator[Results]:
-        """Make the map of each row of a problem, round by round.
+        """Explain each row of a problem, yielding intermediate results.
 
-        The last result of each row is finished: it has `timings`. The same generator makes the same
-        map of a row, whichever rows are beside it. It is asked after each piece of work whether
-        there is time for more.
+        The last result of each row is finished: it has `timings`. Equal generators yield equal maps
+        of a row, whichever rows are explained with it. Checks `control` after each unit of work,
+        and stops early if it says so.
         """
 
 
 @runtime_checkable
 class Method(Protocol):
-    """A way to make maps, with its settings; hashable, so that it is prepared once."""
+    """Attribution method with its settings.
+
+    Protocol of all methods. Methods must be hashable: they are prepared once per model and family
+    of objectives.
+    """
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """Name of the method."""
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """Its settings, for the record."""
+        """Settings, as recorded with an explanation."""
 
     def prepare(
         self, model: ImageModel, objective: Objective, preprocessing: Preprocessing
     ) -> PreparedMethod:
-        """Prepare it for a model and all objectives of one family.
+        """Prepare the method for a model and all objectives of one family.
 
         Parameters
         ----------
         model
             The model.
         objective
-            One of the family.
+            Any objective of the family.
         preprocessing
-            How pictures are brought to the model, for methods that look at others.
+            Preprocessing of images, for methods that use further images.
+
+        Returns
+        -------
+        PreparedMethod
+            Explains problems with this model and family.
 
         Raises
         ------
         IbisaError
-            It cannot explain this model; the message says why.
+            The method cannot explain this model; the message says why.
         """
 
 
 class RowByRow(ABC):
-    """A prepared method that explains the rows of a problem one after the other."""
+    """Prepared method that explains the rows of a problem one after the other."""
 
     def run(
         self, problem: Problem, rng: np.random.Generator, control: Control
     ) -> Iterator[Results]:
-        """Make the map of each row of a problem."""
+        """Explain each row of a problem."""
         return one_by_one(problem, rng, control, self.run_one)
 
     @abstractmethod
     def run_one(
         self, problem: Problem, rng: np.random.Generator, control: Control
     ) -> Iterator[AttributionResult]:
-        """Make the map of a problem of one row, round by round; the last one counts."""
+        """Explain a problem of one row, yielding intermediate results and finally the result."""
 
 
 RunOne = Callable[[Problem, np.random.Generator, Control], Iterator[AttributionResult]]
-"""How a method explains the only row of a problem."""
+"""Explains the only row of a problem."""
 
 
 def one_by_one(
@@ -179,7 +186,7 @@ def one_by_one(
     control: Control,
     run: RunOne,
 ) -> Iterator[Results]:
-    """Explain the rows of a problem one after the other, each with its share of the time."""
+    """Explain the rows of a problem one after the other, each within its part of the time."""
     count = len(problem)
     for row in range(count):
         one = problem.take([row])

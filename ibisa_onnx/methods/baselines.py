@@ -1,13 +1,14 @@
-"""Baselines: what is seen where an image is masked.
+"""Baselines: what replaces the image's masked pixels.
 
-A baseline has to lose the answer, or hiding pixels behind it shows nothing: a blurred digit is a
-digit. Which one does that depends on the model and the picture, so it is chosen by what the model
-says of each (`choices`). They are arrays in model space; nothing is known of models here.
+A baseline must lose the prediction, otherwise masking shows nothing: a blurred digit is still a
+digit. Which baseline does so depends on model and image, so it is chosen by the model's scores for
+each (`choices`). Baselines are arrays in model space; nothing here runs a model.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,11 +29,13 @@ from ibisa_onnx.targets.retention import LOST
 AUTO = "auto"
 BLUR = "blur"
 CANDIDATES = {BLUR: 0.05, "mean": LOST, "noise": LOST, "inpaint": 0.05}
-"""What `auto` chooses from, and what share of the answer's probability each may leave. A blur, or
-what is filled in from around, leaves a soft object, by which the peak falls beside what it should
-fall on. The objective says which, and in which order (`Objective.baselines`)."""
+"""Baselines for `auto`, and the fraction of the prediction's probability that each may retain.
 
-_CERTAIN = 0.99  # a probability: nearer to 1 a softmax has next to no gradient
+A blur or inpainting leaves a soft object, which displaces the peak of the map. The objective
+determines the candidates and their order (`Objective.baselines`).
+"""
+
+_CERTAIN = 0.99  # a probability: closer to 1, a softmax has almost no gradient
 _BORDER = 1 / 16  # of the shorter side
 _TILES = 8  # on the longer side
 _RADIUS = 3.0  # of inpainting, in pixels
@@ -41,14 +44,14 @@ _COLOURS = {"black": "#000000", "grey": "#808080", "gray": "#808080", "white": "
 
 @dataclass(frozen=True)
 class Baseline:
-    """What is seen where an image is masked.
+    """What replaces masked pixels.
 
     Attributes
     ----------
     of
-        From an image, float32 [1, C, H, W] in model space, to what is seen, of the same shape.
+        Maps an image, float32 [1, C, H, W] in model space, to its baseline of the same shape.
     sha256
-        Of the file of the picture that it is; None of all others.
+        Hash of the baseline's image file; None for all other baselines.
     """
 
     of: Callable[[Floats], Floats]
@@ -74,25 +77,24 @@ def _border(image: Floats) -> Floats:
 
 
 def _noisy(image: Floats) -> Floats:
-    """Return noise of the image's own spectrum and colours, the same each time.
+    """Return noise with the image's spectrum and colour range; deterministic.
 
-    Each frequency keeps its amplitude and gets a random phase, one for all channels (Galerne et
+    Each frequency keeps its amplitude and gets a random phase, shared by all channels (Galerne et
     al., Random phase textures, IEEE TIP 20(1), 2011).
     """
     size = image.shape[2:]
     random = np.fft.rfft2(np.random.default_rng(0).standard_normal(size))
     phase = random / np.maximum(np.abs(random), 1e-12)
-    phase[0, 0] = 1  # the mean stays
+    phase[0, 0] = 1  # keep the mean
     mixed = np.fft.irfft2(np.fft.rfft2(image) * phase, size)
     low, high = (each((2, 3), keepdims=True) for each in (image.min, image.max))
     return np.clip(mixed, low, high).astype(np.float32)
 
 
 def _inpainted(image: Floats) -> Floats:
-    """Fill each tile from the tiles around it, by Telea's inpainting.
+    """Inpaint each tile from the tiles around it, by Telea's method.
 
-    Tiles are coloured like a chessboard: the black ones are filled from the white ones, and the
-    white ones from the black ones.
+    Tiles form a chessboard: black ones are filled from white ones, and vice versa.
     """
     height, width = image.shape[2:]
     tile = max(1, math.ceil(max(height, width) / _TILES))
@@ -121,28 +123,29 @@ BASELINES: dict[str, Callable[[Floats], Floats]] = {
     "noise": _noisy,
     "inpaint": _inpainted,
 }
-"""From an image [1, C, H, W] to what is seen, by name; the blur, which needs a width, is apart."""
+"""Baselines by name, as functions of an image [1, C, H, W]; the blur needs a width and is apart."""
 
 
 def baseline_named(name: str, blur: float, preprocessing: Preprocessing) -> Baseline:
-    """Return a baseline by its name, a colour's, or a picture's.
+    """Return a baseline by name, colour or image file.
 
     Parameters
     ----------
     name
-        "blur", or one of `BASELINES`; "auto": the first of `CANDIDATES`; a colour, "#rrggbb",
-        "black", "grey" or "white"; or the path of a picture, which is brought to the model as the
-        image is.
+        "blur", or a key of `BASELINES`; "auto" for the first of `CANDIDATES`; a colour, "#rrggbb",
+        "black", "grey" or "white"; or the path of an image, which is preprocessed like the
+        explained image.
     blur
         Standard deviation of the blur, as a fraction of the image's longer side.
     preprocessing
-        How pixels become the model's input.
+        Preprocessing of colours and images.
 
     Raises
     ------
     OptionError
-        It is none of these.
+        There is no such baseline, or the image cannot be read.
     """
+    check_name(name)
     known = next(iter(CANDIDATES)) if name == AUTO else name
     if known == BLUR:
         return Baseline(lambda image: blurred(image, blur * max(image.shape[2:])))
@@ -153,46 +156,51 @@ def baseline_named(name: str, blur: float, preprocessing: Preprocessing) -> Base
         if colour is not None:
             pixels = np.broadcast_to(np.array(colour, np.uint8), (*preprocessing.size, 3))
             return _fixed(np.ascontiguousarray(pixels), preprocessing)
-        if Path(known).exists():
-            picture = read_for(Path(known), preprocessing)
-            return _fixed(picture, preprocessing, picture.sha256)
+        picture = read_for(Path(known), preprocessing)
+        return _fixed(picture, preprocessing, picture.sha256)
     except (ImageError, OSError) as error:
         raise OptionError(f"option baseline is {name!r}: {error}") from error
-    raise OptionError(
-        f"option baseline is {name!r}; give {', '.join((AUTO, BLUR, *BASELINES))}, a colour "
-        "(#808080, black, white) or a picture's file"
-    )
+
+
+def check_name(name: str) -> None:
+    """Raise `OptionError` if a baseline has no such name, and is no colour or existing path."""
+    named = name in (AUTO, BLUR, *BASELINES) or _colour(name) is not None
+    if not named and not os.path.exists(name):  # noqa: PTH110 - it never raises
+        raise OptionError(
+            f"option baseline is {name!r}; use {', '.join((AUTO, BLUR, *BASELINES))}, a colour "
+            "(#808080, black, white) or the path of an image"
+        )
 
 
 def _fixed(
     pixels: npt.NDArray[np.uint8] | Picture, preprocessing: Preprocessing, sha256: str | None = None
 ) -> Baseline:
-    """Return the baseline that is one picture for all images of its size."""
+    """Return a baseline that is the same for all images of its size."""
     picture = prepare(pixels, preprocessing).tensor
     return Baseline(lambda image: picture.copy(), sha256)
 
 
 def _colour(name: str) -> tuple[int, ...] | None:
-    """Return red, green and blue, 0..255, of "#rrggbb" or of one of `_COLOURS`; None otherwise."""
+    """Return red, green and blue, 0..255, of "#rrggbb" or a key of `_COLOURS`; otherwise None."""
     digits = _COLOURS.get(name, name)
     return tuple(bytes.fromhex(digits[1:])) if re.fullmatch("#[0-9a-fA-F]{6}", digits) else None
 
 
 def choices(names: Sequence[str], scores: npt.NDArray[np.float64], answer: float) -> list[int]:
-    """Return which baselines to take: those that lose the answer, or else the one that most does.
+    """Return the indices of the baselines to use: those that lose the prediction, or the best one.
 
-    Where all raise it (hiding a rival may raise what hiding the cue itself lowers) the one that
-    raises it most and leaves the model in some doubt: where it is certain, what is shown of the
-    picture changes nothing and has no gradient.
+    If all of them raise the probability (masking a competing class may raise what masking the
+    evidence lowers), it is the one that raises it most while leaving the model uncertain: where it
+    is certain, showing parts of the image changes nothing and has no gradient.
 
     Parameters
     ----------
     names
-        Of `CANDIDATES`, in order of preference; any other is taken as it is.
+        Names from `CANDIDATES`, in order of preference; others have no limit.
     scores
-        What the model says of each, [K]; infinite where that is no number.
+        Probability for each baseline, [K]; infinite if it is not a number.
     answer
-        What it says of the picture.
+        Probability for the unmasked image.
     """
     limits = np.array([CANDIDATES.get(name, 1.0) for name in names])
     lost: list[int] = np.flatnonzero(scores < limits * answer).tolist()

@@ -1,4 +1,4 @@
-"""Queries of a model without a gradient: how many a budget allows, counted and timed."""
+"""Queries of a model without gradients: how many a budget allows, counted and timed."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _FEWEST = 4
 
 
 def allowance(problem: Problem, budget: int, check: int, spent: int = 0) -> int:
-    """Return how many queries the prediction, a check and what is spent leave of a budget.
+    """Return how many queries a budget allows besides the prediction, the check and what is spent.
 
-    `check` is how many images the check shows.
+    `check` is the number of images that the check shows.
 
     Raises
     ------
     GradientError
-        Too few for an estimate.
+        The budget is too small.
     """
     pair = problem.pair
     reserved = spent + problem.filled(1) + problem.filled(check)
@@ -32,13 +32,13 @@ def allowance(problem: Problem, budget: int, check: int, spent: int = 0) -> int:
     if queries < _FEWEST:
         least = reserved + problem.filled(-(-_FEWEST // pair) * pair)
         raise GradientError(
-            f"a budget of {budget} forward passes is too small; give {least} or more"
+            f"a budget of {budget} forward passes is too small; use {least} or more"
         )
     return queries
 
 
 class ImagesMixError(Exception):
-    """The images of a batch mix, which `spent` passes have shown; the model runs one by one now."""
+    """A batch mixes its images, as `spent` passes showed; from now on the model runs one by one."""
 
     def __init__(self, spent: int) -> None:
         self.spent = spent
@@ -46,11 +46,11 @@ class ImagesMixError(Exception):
 
 @dataclass
 class Queries:
-    """The objective's probability for one picture, with the queries counted and timed.
+    """Probability of the objective for one image, with queries counted and timed.
 
-    `check` images will be asked about when they are done, for which time is kept. `whole_first`
-    tells that the first image of all is the untouched picture, which shows whether the images of a
-    batch mix: then the first query raises `ImagesMixError`.
+    `check` images follow when the queries are done, for which time is reserved. `whole_first`
+    states that the first image is the unmasked one, which reveals whether a batch mixes its images;
+    the first query then raises `ImagesMixError`.
     """
 
     problem: Problem
@@ -79,16 +79,16 @@ class Queries:
         return probabilities
 
     def learned(self) -> None:
-        """Note how long it takes to draw conclusions, which came after the last answer."""
+        """Record how long it took to process the last scores."""
         self.learning = max(self.learning, time.perf_counter() - self.answered)
 
     def over(self, more: int) -> bool:
-        """Tell whether there is no time for `more` queries, to learn from them, and the check."""
+        """Return whether there is no time for `more` queries, their processing, and the check."""
         images = more + self.problem.filled(self.check)
         ahead = self.learning + images * self.seconds / max(1, self.done)
         return self.control.stopping.over(ahead)
 
     @property
     def completion(self) -> Completion:
-        """How many there were."""
+        """Number of queries done and planned."""
         return Completion(self.done, self.planned, "queries", self.control.stopping.reason)

@@ -1,8 +1,8 @@
-"""D-RISE: how like a detection some box stays, averaged over random masks.
+"""D-RISE: similarity of the best box to a detection, averaged over random masks.
 
-After Petsiuk et al., Black-box explanation of object detectors via saliency maps, CVPR 2021. The
-masks are RISE's with finer cells; the score of a mask is the best of all boxes, by overlap, by the
-cosine of their class scores, and by how sure they are (equation 3).
+Petsiuk et al., Black-box Explanation of Object Detectors via Saliency Maps, CVPR 2021. Masks are
+RISE's with finer cells; the score of a mask is the largest over all boxes of overlap, times cosine
+similarity of the class scores, times objectness (equation 3).
 """
 
 from __future__ import annotations
@@ -26,12 +26,14 @@ from ibisa_onnx.targets.boxes import similarity_of
 
 @dataclass(frozen=True)
 class DRise:
-    """D-RISE, for as many forward passes as there are masks.
+    """D-RISE saliency of a detector's box; one forward pass per mask.
+
+    Petsiuk et al., CVPR 2021.
 
     Attributes
     ----------
     masks, grid, keep
-        As in `rise.rise`. The paper takes 5000 masks of 16 cells a side.
+        As in `Rise`. The paper uses 5000 masks with 16 cells per side.
     """
 
     masks: int = 5000
@@ -40,22 +42,22 @@ class DRise:
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """Name of the method."""
         return "drise"
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """The settings by name."""
+        """Settings by name."""
         return asdict(self)
 
     def prepare(
         self, model: ImageModel, objective: Objective, preprocessing: Preprocessing
     ) -> PreparedDRise:
-        """Return it; `TargetError` where the objective is no box."""
+        """Return the prepared method; `TargetError` if the objective is not a box."""
         if similarity_of(objective) is None:
             raise TargetError(
-                f"drise explains a detector's boxes, not a {objective.describe()['kind']}; "
-                "take rise"
+                f"drise explains boxes of detectors, not a {objective.describe()['kind']}; "
+                "use rise instead"
             )
         return PreparedDRise(Rise(self.masks, self.grid, self.keep))
 
@@ -67,7 +69,7 @@ class PreparedDRise(PreparedRise):
     def run_one(
         self, problem: Problem, rng: np.random.Generator, control: Control
     ) -> Iterator[AttributionResult]:
-        """Ask about all masks, or about as many as there is time for."""
+        """Query all masks, or as many as there is time for."""
         like = similarity_of(problem.row.objective)
         assert like is not None
         row = replace(problem.row, objective=like)

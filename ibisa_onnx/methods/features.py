@@ -1,4 +1,4 @@
-"""What Grad-CAM and IBA have in common: they look at a tensor inside the model."""
+"""Features inside the model, shared by Grad-CAM and IBA."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from ibisa_onnx.methods.problem import Problem
 from ibisa_onnx.models.onnx_session import DeployedModel
 from ibisa_onnx.targets.base import Objective
 
-_IN_SINGLE, _IN_FEWER_BITS = 1e-3, 2e-2  # what rounding makes of a probability
+_IN_SINGLE, _IN_FEWER_BITS = 1e-3, 2e-2  # probabilities differ by rounding
 
-_STRIDE = 8  # input pixels a feature, at least, before an output that is a map itself
+_STRIDE = 8  # minimum input pixels per feature before an output that is a map itself
 
 Choice = Callable[[tuple[SpatialTensor, ...]], SpatialTensor | None]
 
 
 @dataclass(frozen=True)
 class LayerSplit:
-    """A tensor of a model, and the model split there."""
+    """A tensor inside a model, and the model split at it."""
 
     tensor: SpatialTensor
     split: SplitModel
@@ -37,7 +37,7 @@ class LayerSplit:
     tolerance: float
 
     def certificate(self, problem: Problem, objective: Objective, raw: Array) -> Certificate:
-        """Return how far the objective behind the tensor is from the model's own answer."""
+        """Return how closely the tail behind the tensor reproduces the model's own probability."""
         found = float(objective.probability({self.split.output: raw})[0])
         difference = abs(found - problem.row.probability)
         holds = difference <= self.tolerance
@@ -45,9 +45,9 @@ class LayerSplit:
 
 
 def only_output(objective: Objective, method: str) -> str:
-    """Return the output that an objective reads; GradientError where there are several."""
+    """Return the only output that an objective reads; `GradientError` if there are several."""
     if len(objective.outputs) != 1:
-        raise GradientError(f"{method} explains one output, not {len(objective.outputs)}")
+        raise GradientError(f"{method} explains a single output, not {len(objective.outputs)}")
     return objective.outputs[0]
 
 
@@ -59,22 +59,30 @@ def open_layer(
     name: str | None,
     choice: Choice,
 ) -> LayerSplit:
-    """Split a model at a tensor that is named, or else chosen.
+    """Split a model at a named tensor, or at the one that `choice` selects.
 
     Parameters
     ----------
+    model
+        The model.
     output
-        The tensor that is explained.
+        Tensor that is explained.
     size
-        Height and width of the model's input.
+        Height and width of the model input.
+    method
+        Name of the method, for errors.
+    name
+        Name of the tensor; None to choose it.
+    choice
+        Selects one of the spatial tensors, or None.
 
     Raises
     ------
     GradientError
-        The model has no tensor of that name, or none to choose.
+        The model has no such tensor.
     """
     tensors = spatial_tensors(model, output, size)
-    if any(each.name == output for each in tensors):  # each place of the output is one of the image
+    if any(each.name == output for each in tensors):  # the output is a map itself
         tensors = tuple(e for e in tensors if e.name != output and e.side <= max(size) / _STRIDE)
     chosen = choice(tensors)
     if name is not None:
@@ -82,10 +90,10 @@ def open_layer(
         if chosen is None:
             raise GradientError(
                 f"{method}: the model has no float tensor {name!r} of shape [N, C, h, w] between "
-                f"image and scores; there are {_some(tensors)}"
+                f"image and scores; choose from {_some(tensors)}"
             )
     if chosen is None:
-        raise GradientError(f"{method}: no tensor of the model has the shape [N, C, h, w]")
+        raise GradientError(f"{method}: the model has no suitable tensor of shape [N, C, h, w]")
     reason = f"at {chosen.name}, {chosen.channels} x {chosen.height} x {chosen.width}"
     tolerance = _IN_FEWER_BITS if rounds_coarsely(model, output) else _IN_SINGLE
     return LayerSplit(chosen, SplitModel(model, chosen.name, output), reason, tolerance)
@@ -94,8 +102,8 @@ def open_layer(
 def levels(model: DeployedModel, output: str, size: tuple[int, int]) -> tuple[str, ...]:
     """Return the features before a detector's heads: one tensor, or the levels of a pyramid.
 
-    Each of its heads reads one of several levels, and the last tensor belongs to one head alone.
-    Empty where all paths go through the last tensor, as in a classifier, or the output is a map.
+    Each head reads one of several levels, and the last tensor belongs to one head only. Empty if
+    all paths go through the last tensor, as in a classifier, or if the output is a map.
     """
     tensors = spatial_tensors(model, output, size)
     last = last_spatial(tensors)
@@ -105,7 +113,7 @@ def levels(model: DeployedModel, output: str, size: tuple[int, int]) -> tuple[st
 
 
 def _some(tensors: tuple[SpatialTensor, ...]) -> str:
-    """Name the last few."""
+    """Return the names of the last few tensors."""
     names = [each.name for each in tensors[-5:]]
-    more = "" if len(tensors) <= len(names) else f" and {len(tensors) - len(names)} before"
+    more = "" if len(tensors) <= len(names) else f" and {len(tensors) - len(names)} before them"
     return f"{', '.join(names) or 'none'}{more}"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from types import NoneType
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
+from ibisa_onnx.checks import check_type
 from ibisa_onnx.explanation import Certificate, Completion
 from ibisa_onnx.gradients.layer import before_softmax, deployed, last_spatial
 from ibisa_onnx.methods.base import AttributionResult, RowByRow
@@ -24,31 +26,41 @@ from ibisa_onnx.targets.classification import ClassObjective, logit_objective
 
 @dataclass(frozen=True)
 class GradCam:
-    """Grad-CAM at one tensor, for one forward and one backward pass.
+    """Grad-CAM at one tensor; one forward and one backward pass.
 
-    The score y is the class's before the softmax, as in the paper; where the file holds no softmax
-    it is the raw output. A detector's answer is read from one of several levels: of these the one
-    counts whose features add and take away most of it, for a pass each.
+    Selvaraju et al., arXiv 1610.02391. The score y is the class logit before the softmax, as in the
+    paper, or the raw output if the model has no softmax. A detector's box is read from one of
+    several feature levels: each is evaluated, and the level with the largest sum of |A dy/dA| is
+    used.
 
     Attributes
     ----------
     layer
-        Name of a float tensor [N, C, h, w]; None: the last one before the features are pooled, or
-        before a detector's heads.
+        Name of a float tensor [N, C, h, w]; None for the last one before global pooling, or before
+        a detector's heads.
+
+    Raises
+    ------
+    GradientError
+        When prepared: the model cannot be split, or has no such tensor.
     """
 
     layer: str | None = None
     name: ClassVar[str] = "gradcam"
 
+    def __post_init__(self) -> None:
+        """Raise `OptionError` if the layer is not a name."""
+        check_type("layer", self.layer, (str, NoneType), "the name of a tensor")
+
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings by name."""
+        """Settings by name."""
         return asdict(self)
 
     def prepare(
         self, model: ImageModel, objective: Objective, preprocessing: Preprocessing
     ) -> PreparedGradCam:
-        """Split the model; GradientError where that cannot be done."""
+        """Split the model; `GradientError` if that is impossible."""
         graph = deployed(model, self.name)
         logits = only_output(objective, self.name)
         if isinstance(objective, ClassObjective):
@@ -62,14 +74,14 @@ class GradCam:
 
 @dataclass(frozen=True)
 class PreparedGradCam(RowByRow):
-    """Grad-CAM of one model, at one of some layers."""
+    """Grad-CAM for one model, at one or several layers."""
 
     layers: tuple[LayerSplit, ...]
 
     def run_one(
         self, problem: Problem, rng: np.random.Generator, control: Control
     ) -> Iterator[AttributionResult]:
-        """Give the map at the layer that the answer depends on most."""
+        """Yield the map at the layer on which the prediction depends most."""
         found = [_at(each, problem) for each in self.layers]
         layer, best = max(zip(self.layers, found, strict=True), key=lambda pair: pair[1].weight)
         warnings = () if best.saliency.max() > 0 else (_empty(layer, best.weight),)
@@ -85,7 +97,7 @@ class PreparedGradCam(RowByRow):
 
 @dataclass(frozen=True, eq=False)
 class _Activation:
-    """Grad-CAM before its ReLU, float64 [h, w], and how much the answer depends on the layer."""
+    """Grad-CAM before its ReLU, float64 [h, w], and how much the score depends on the layer."""
 
     saliency: npt.NDArray[np.float64]
     weight: float
@@ -95,7 +107,7 @@ class _Activation:
 def _at(layer: LayerSplit, problem: Problem) -> _Activation:
     """Weight the features A of a layer: sum of alpha_k A_k, alpha_k = mean of dy/dA_k (eq. 1, 2).
 
-    The weight is the sum of |A dy/dA|.
+    The layer's weight is the sum of |A dy/dA|.
     """
     split, image = layer.split, problem.image
     objective = logit_objective(problem.row.objective, split.output)
@@ -110,9 +122,9 @@ def _at(layer: LayerSplit, problem: Problem) -> _Activation:
 
 
 def _empty(layer: LayerSplit, weight: float) -> str:
-    """Say why a map is empty, and what to do."""
+    """Explain why a map is empty, and what to do."""
     name = layer.tensor.name
-    why = f"nowhere do the features of {name}, weighted by their mean gradients, raise the answer"
+    why = f"the features of {name}, weighted by their mean gradients, nowhere raise the score"
     if weight == 0:
-        why = f"the answer does not depend on {name}, where the map is made"
-    return f"{why}, so that the map is empty; GradCam(layer=NAME) takes another tensor"
+        why = f"the score does not depend on {name}"
+    return f"the map is empty: {why}; choose another tensor with GradCam(layer=NAME)"

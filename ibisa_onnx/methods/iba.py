@@ -1,17 +1,16 @@
 """IBA: an information bottleneck at a tensor inside the model (Schulz et al., arXiv 2001.00396).
 
-The information bottleneck of the paper's section 3.1, optimised for one picture as in its section
-3.2, with the settings of the authors' code. Features R are mixed with noise of their own mean and
-deviation,
+The per-sample bottleneck of the paper's sections 3.1 and 3.2, with the settings of the authors'
+code. Features R are mixed with noise of their own mean and deviation,
 
     Z = lambda R + (1 - lambda) eps,  eps ~ N(mu, sigma^2)
     loss = -log p(target | Z) + beta mean KL(P(Z|R) || N(mu, sigma^2))
 
-where with r = (R - mu) / sigma the divergence of each feature is, in nats (bits are for the map),
+where, with r = (R - mu) / sigma, the divergence of each feature in nats (the map uses bits) is
 
     KL = -1/2 (1 + log (1 - lambda)^2 - (lambda r)^2 - (1 - lambda)^2)
 
-and lambda is the sigmoid of the parameters, smoothed. All but the tail of the model is
+and lambda is the smoothed sigmoid of the parameters. Everything but the model's tail is
 differentiated by hand.
 """
 
@@ -28,6 +27,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from ibisa_onnx.checks import check_type
 from ibisa_onnx.errors import OptionError
 from ibisa_onnx.explanation import Completion
 from ibisa_onnx.gradients.layer import deployed, last_of_side
@@ -45,27 +45,46 @@ from ibisa_onnx.preprocessing.reading import read_for
 from ibisa_onnx.preprocessing.spec import Preprocessing, prepare
 from ibisa_onnx.targets.base import Objective
 
-_DEPTH = 8  # input pixels a feature: conv4 of VGG-16 and layer2 of ResNet-50, as in the paper
+_DEPTH = 8  # input pixels per feature: conv4 of VGG-16 and layer2 of ResNet-50, as in the paper
 _LEAST_DEVIATION = 0.01
-_RARELY = 0.01  # a feature that is other than 0 in no more images is left out
-_MOST = 0.999  # of lambda, beyond which the divergence is infinite
+_RARELY = 0.01  # features that are non-zero in fewer images are ignored
+_MOST = 0.999  # maximum lambda; at 1 the divergence is infinite
 
 
 @dataclass(frozen=True)
 class Iba:
-    """IBA, per sample, for `steps` times `draws` forward and as many backward passes.
+    """IBA per sample; `steps` times `draws` forward passes and as many backward passes.
+
+    Schulz et al., arXiv 2001.00396.
 
     Attributes
     ----------
     images
-        Pictures from which the features' mean and deviation are estimated, once a model: one pass
-        each, which no explanation counts. The paper takes 10000 and more.
+        Paths of images from which mean and deviation of the features are estimated, once per model:
+        one pass each, which is not counted in explanations. At least 2; the paper uses 10,000 or
+        more.
     layer
-        Name of a float tensor [N, C, h, w]; None: the last one with about 8 pixels a feature.
+        Name of a float tensor [N, C, h, w]; None for the last one with about 8 input pixels per
+        feature.
     beta
         Weight of the mean divergence, which is in nats.
-    steps, draws, learning_rate, start, smoothing
-        Of Adam; noise draws a step; the first parameters; the Gaussian over lambda, in features.
+    steps, draws
+        Optimisation steps, and noise draws per step.
+    learning_rate
+        Step size of Adam.
+    start
+        Initial value of the parameters, as logits of lambda.
+    smoothing
+        Standard deviation of the Gaussian over lambda, in features.
+
+    Raises
+    ------
+    OptionError
+        There are fewer than 2 images, or a value is out of range.
+    GradientError
+        When prepared: the model cannot be split, or has no such tensor.
+    ImageError
+        When prepared: an image cannot be read.
     """
 
     images: Sequence[str | os.PathLike[str]]
@@ -79,35 +98,38 @@ class Iba:
     name: ClassVar[str] = "iba"
 
     def __post_init__(self) -> None:
-        """Raise `OptionError` where it has too few images, or a value is out of its range."""
+        """Raise `OptionError` if there are too few images or a value is out of range."""
         if isinstance(self.images, str | bytes | os.PathLike):
-            raise OptionError(f"iba's images are {self.images!r}; give a sequence of pictures")
-        object.__setattr__(self, "images", tuple(self.images))  # a list is meant, too
+            raise OptionError(f"iba's images is {self.images!r}; pass a sequence of images")
+        check_type("iba's images", self.images, Sequence, "a sequence of images")
+        object.__setattr__(self, "images", tuple(self.images))  # lists are accepted
         if len(self.images) < 2:
-            raise OptionError(f"iba has {len(self.images)} images to estimate from; give 2 or more")
+            raise OptionError(f"iba needs 2 or more images, got {len(self.images)}")
         for name in ("steps", "draws"):
             if not is_whole(getattr(self, name), 1):
-                raise OptionError(f"iba's {name} are {getattr(self, name)!r}; give 1 or more")
+                raise OptionError(f"iba's {name} is {getattr(self, name)!r}; pass 1 or more")
         for name in ("beta", "learning_rate", "smoothing"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise OptionError(f"iba's {name} is {getattr(self, name)!r}; give 0 or more")
+            value = getattr(self, name)
+            real = isinstance(value, int | float | np.integer | np.floating)
+            if not real or not 0 <= value < math.inf:
+                raise OptionError(f"iba's {name} is {value!r}; pass 0 or more")
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings by name; of the images their number."""
+        """Settings by name; for the images their number."""
         return {**asdict(self), "images": len(self.images)}
 
     def prepare(
         self, model: ImageModel, objective: Objective, preprocessing: Preprocessing
     ) -> PreparedIba:
-        """Split the model and estimate its features' statistics.
+        """Split the model and estimate the statistics of its features.
 
         Raises
         ------
         GradientError
             The model cannot be split.
         ImageError
-            A picture cannot be read.
+            An image cannot be read.
         """
         graph, output = deployed(model, self.name), only_output(objective, self.name)
         choice = partial(last_of_side, side=max(preprocessing.size) / _DEPTH)
@@ -128,7 +150,7 @@ class Statistics:
 
 
 def estimate(features: Iterator[npt.NDArray[Any]]) -> Statistics:
-    """Estimate statistics from features [C, h, w] one after the other (Welford's algorithm)."""
+    """Estimate statistics from features [C, h, w], one image at a time (Welford's algorithm)."""
     count, mean, squares, present = 0, np.zeros(()), np.zeros(()), np.zeros(())
     for count, each in enumerate(features, 1):
         off = each.astype(np.float64) - mean
@@ -145,7 +167,7 @@ def estimate(features: Iterator[npt.NDArray[Any]]) -> Statistics:
 
 @dataclass(frozen=True)
 class PreparedIba(RowByRow):
-    """IBA of one model."""
+    """IBA for one model."""
 
     method: Iba
     layer: LayerSplit
@@ -154,7 +176,7 @@ class PreparedIba(RowByRow):
     def run_one(
         self, problem: Problem, rng: np.random.Generator, control: Control
     ) -> Iterator[AttributionResult]:
-        """Optimise lambda; the map is the information of each place, summed over channels."""
+        """Optimise lambda; the map is the information at each position, summed over channels."""
         method, split = self.method, self.layer.split
         problem.check_batch_independence()
         features = split.features(problem.image)
@@ -196,7 +218,7 @@ class PreparedIba(RowByRow):
         return np.asarray(smoothed * sigmoids * (1 - sigmoids))
 
     def _score_gradient(self, problem: Problem, mixed: Floats) -> Floats:
-        """Return d log p / d features for each of the mixtures [N, C, h, w]."""
+        """Return d log p / d features for each mixture, [N, C, h, w]."""
         split, objective, most = self.layer.split, problem.row.objective, problem.model.max_batch
         gradients = []
         for begin in range(0, len(mixed), most):
@@ -214,6 +236,6 @@ def divergence(keep: Floats, relative: Floats) -> Floats:
 
 
 def divergence_derivative(keep: Floats, relative: Floats) -> Floats:
-    """Return its derivative with respect to lambda."""
+    """Return the derivative of the divergence with respect to lambda."""
     left = 1 - np.minimum(keep, np.float32(_MOST))
     return np.asarray(1 / left + keep * relative**2 - left)

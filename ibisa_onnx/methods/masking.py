@@ -1,7 +1,7 @@
-"""Masks: their grid, and the noise that they are sampled with.
+"""Masks: their grid, and the noise with which they are sampled.
 
-It knows masks and nothing of ONNX; how masks reach the images is in `gradients.masked_images`, what
-stands where they hide them in `baselines`.
+Independent of ONNX. `gradients.masked_images` applies masks to images, `baselines` defines what
+replaces masked pixels.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ from ibisa_onnx.gradients.masked_images import Floats, read_only
 
 _REACH = 4.0  # of a Gaussian's tails, in standard deviations
 _MIRRORED = cv2.BORDER_REFLECT
-_CLIP = 1e-4  # of a uniform draw, so that its logit stays within +-9.2
 
 
 def sigmoid(logits: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return 1 / (1 + exp(-x)), 0 where exp(-x) is beyond floating point."""
+    """Return 1 / (1 + exp(-x)); 0 if exp(-x) overflows."""
     with np.errstate(over="ignore"):
         return np.asarray(1 / (1 + np.exp(-logits)))
 
@@ -35,11 +34,11 @@ def sample(logits: Floats, noise: Floats, temperature: float) -> Floats:
     Parameters
     ----------
     logits
-        Of the keep-probabilities lambda, [h, w].
+        Logits of the keep probabilities lambda, [h, w].
     noise
-        [..., h, w]; standard logistic noise gives that very distribution.
+        [..., h, w]; standard logistic noise yields exactly this distribution.
     temperature
-        Towards 0 the masks become binary.
+        Masks become binary as it approaches 0.
     """
     return sigmoid((logits + noise) / np.float32(temperature))
 
@@ -47,7 +46,7 @@ def sample(logits: Floats, noise: Floats, temperature: float) -> Floats:
 def grid_shape(height: int, width: int, cells: int) -> tuple[int, int]:
     """Return rows and columns of a grid of square cells, `cells` on the longer side.
 
-    Never finer than a cell a pixel.
+    At most one cell per pixel.
     """
     longer = max(height, width)
     cells = min(cells, longer)
@@ -55,23 +54,23 @@ def grid_shape(height: int, width: int, cells: int) -> tuple[int, int]:
 
 
 def smooth(field: Floats, sigma: float) -> Floats:
-    """Convolve [..., h, w] with a Gaussian of `sigma` cells, the field mirrored at its borders.
+    """Convolve [..., h, w] with a Gaussian of `sigma` cells, with mirrored borders.
 
-    Linear and self-adjoint: it is its own derivative, and each cell gives as much as it gets, so
-    that gradients do not pile up at the borders.
+    Linear and self-adjoint, so it is its own derivative, and gradients do not accumulate at the
+    borders.
     """
     if sigma <= 0:
         return field
-    # Of twice the longer side it gives the mean, as far as its tails are cut; more is no different.
+    # Beyond twice the longer side the result is the mean anyway.
     sigma = min(float(sigma), 2.0 * max(field.shape[-2:]))
     kernel, planes = _gaussian(sigma), field.reshape(-1, *field.shape[-2:])
     smoothed = [cv2.sepFilter2D(each, -1, kernel, kernel, borderType=_MIRRORED) for each in planes]
     return np.asarray(smoothed, field.dtype).reshape(field.shape)
 
 
-@lru_cache(maxsize=64)  # a pure function of a number, asked for at every step
+@lru_cache(maxsize=64)  # pure, and called at every step
 def _gaussian(sigma: float) -> npt.NDArray[np.float64]:
-    """Return a Gaussian's weights at whole numbers, [taps]."""
+    """Return a Gaussian's weights at integers, [taps]."""
     taps = np.arange(-math.ceil(_REACH * sigma), math.ceil(_REACH * sigma) + 1)
     weights = np.exp(-(taps**2) / (2 * sigma**2))
     weights /= weights.sum()
@@ -79,51 +78,31 @@ def _gaussian(sigma: float) -> npt.NDArray[np.float64]:
     return weights
 
 
-def stratified_noise(rng: np.random.Generator, draws: int, shape: tuple[int, int]) -> Floats:
-    """Standard logistic noise, balanced over the draws.
-
-    Each draw is followed by its antithetic half (u, then 1 - u), and for each cell the |noise| of
-    the pairs fall into equally likely strata, in random order: ten draws already show every cell
-    at every strength. Each draw by itself is logistic.
-
-    Returns
-    -------
-    float32 [draws, h, w]
-    """
-    pairs = -(-draws // 2)
-    cells = (pairs, *shape)
-    order = np.argsort(rng.random(cells), axis=0)
-    uniform = (order + rng.random(cells)) / (2 * pairs)  # in 0..1/2, a stratum for each pair
-    uniform = np.where(rng.random(cells) < 0.5, uniform, 1 - uniform)
-    uniform = np.clip(uniform, _CLIP, 1 - _CLIP)
-    half = np.log(uniform) - np.log1p(-uniform)
-    noise = np.stack([half, -half], axis=1).reshape(2 * pairs, *shape)[:draws]
-    return noise.astype(np.float32)
-
-
 @lru_cache(maxsize=8)
 def plane_waves(draws: int, shape: tuple[int, int], frequency: float, angle: float = 0.3) -> Floats:
-    """Cosines of unit variance that show broad stripes and hide those between them.
+    """Return cosines of unit variance that show broad stripes and hide those between them.
 
     A fixed design, the quasi-random part of the noise: directions are spread evenly over the half
-    circle, and each wave is followed by its negative, so that few draws show every cell both ways
+    circle, and each wave is followed by its negative, so that few draws show and hide every cell
     among many different neighbours.
 
     Parameters
     ----------
     draws
-        How many.
+        Number of waves.
     shape
         Rows and columns of the grid.
     frequency
-        Of the coarsest waves, in cycles on the longer side; others have 1.5 and 2 times that.
+        Frequency of the coarsest waves, in cycles per longer side; the others have 1.5 and 2 times
+        that.
     angle
-        Direction of the first wave, in radians; not 0, for much of the world is aligned along the
+        Direction of the first wave, in radians; not 0, because much in images is aligned with the
         axes.
 
     Returns
     -------
-    float32 [draws, h, w]
+    ndarray
+        float32 [draws, h, w].
     """
     pairs = -(-draws // 2)
     down, across = ((np.arange(side) + 0.5 - side / 2) / max(shape) for side in shape)

@@ -1,10 +1,11 @@
-"""Occlusion: how much the probability falls as a window moves over the picture.
+"""Occlusion: the drop in probability as a window moves over the image.
 
 Zeiler and Fergus, arXiv 1311.2901, section 4.2.
 """
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
@@ -27,16 +28,22 @@ _BATCH = 8
 
 @dataclass(frozen=True)
 class Occlusion:
-    """A window of the mean colour, moved in equal steps from edge to edge.
+    """Occlusion by a window of the mean colour, moved in equal steps from edge to edge.
 
-    A pixel's saliency is the mean fall of the probability over the windows that covered it.
+    A pixel's saliency is the mean drop in probability over the windows that covered it (Zeiler and
+    Fergus, arXiv 1311.2901, section 4.2).
 
     Attributes
     ----------
     window
-        Its side, as a fraction of the image's shorter side.
+        Side of the window, as a fraction of the image's shorter side.
     places
-        Where it is put along each axis: `places` squared forward passes.
+        Positions along each axis, 2 or more; costs `places` squared forward passes.
+
+    Raises
+    ------
+    OptionError
+        A value is out of range.
     """
 
     window: float = 0.25
@@ -44,21 +51,21 @@ class Occlusion:
     name: ClassVar[str] = "occlusion"
 
     def __post_init__(self) -> None:
-        """Raise `OptionError` where a value is out of its range."""
-        if not 0 < self.window < 1:
-            raise OptionError(f"occlusion's window is {self.window!r}; give a fraction in 0..1")
+        """Raise `OptionError` if a value is out of range."""
+        if not isinstance(self.window, numbers.Real) or not 0 < self.window < 1:
+            raise OptionError(f"occlusion's window is {self.window!r}; pass a fraction in 0..1")
         if not is_whole(self.places, 2):
-            raise OptionError(f"occlusion's places are {self.places!r}; give 2 or more")
+            raise OptionError(f"occlusion's places is {self.places!r}; pass 2 or more")
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings by name."""
+        """Settings by name."""
         return asdict(self)
 
     def prepare(
         self, model: ImageModel, objective: Objective, preprocessing: Preprocessing
     ) -> PreparedOcclusion:
-        """Return it: there is nothing to prepare."""
+        """Return the prepared method; the model needs no preparation."""
         return PreparedOcclusion(self)
 
 
@@ -71,7 +78,7 @@ class PreparedOcclusion(RowByRow):
     def run_one(
         self, problem: Problem, rng: np.random.Generator, control: Control
     ) -> Iterator[AttributionResult]:
-        """Put the window everywhere, row by row."""
+        """Move the window over all positions, row by row."""
         queries = Queries(problem, control, self.method.places**2)
         problem.check_batch_independence()
         image, size, answer = problem.image, problem.size, problem.row.probability
@@ -88,7 +95,7 @@ class PreparedOcclusion(RowByRow):
             if queries.done < queries.planned and queries.over(len(block)):
                 break
         saliency = fall / np.maximum(covered, 1)
-        certificate = no_gradient("occlusion asks forward passes alone")
+        certificate = no_gradient("occlusion needs forward passes only")
         yield AttributionResult(
             positive_part_scaled(saliency),
             size,
@@ -98,7 +105,7 @@ class PreparedOcclusion(RowByRow):
         )
 
     def _windows(self, size: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
-        """Yield the windows' rows and columns."""
+        """Yield the rows and columns of each window."""
         side = max(1, round(self.method.window * min(size)))
         starts = [
             np.rint(np.linspace(0, length - side, self.method.places)).astype(int)

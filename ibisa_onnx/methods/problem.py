@@ -1,7 +1,7 @@
-"""What a method solves: the model, N images with their baselines, and N objectives.
+"""What a method solves: a model, N images with baselines, and N objectives.
 
-`score` and `gradient` are the only ways from a method to the model. How many images a call takes,
-what a fixed batch costs, and whether the images of a batch mix is known here.
+Methods reach the model through `score` and `gradient` only. How many images a call holds, what a
+fixed batch costs, and whether a batch mixes its images is handled here.
 """
 
 from __future__ import annotations
@@ -26,24 +26,26 @@ from ibisa_onnx.preprocessing.geometry import Geometry
 from ibisa_onnx.targets.base import Objective
 
 _WORDS = ("kind", "caption")
-_SAME = 0.01  # in probability; more than rounding makes of it, in half precision or in 8 bits
+_SAME = 0.01  # in probability; above the rounding of half precision and 8 bits
 
 Doubles = npt.NDArray[np.float64]
 Rows = Sequence[int] | npt.NDArray[np.intp]
+Reading = Callable[[Objective, Raw, int], Doubles]
+"""Numbers [N] of an objective in outputs of N rows."""
 
 
 @dataclass(frozen=True, eq=False)
 class RowBaseline:
-    """A baseline of an answer, and what the deployed model says of it.
+    """Baseline of an image, and the deployed model's score for it.
 
     Attributes
     ----------
     name
-        What it is called.
+        Name of the baseline.
     image
         float32 [C, H, W] in model space.
     score
-        The answer's probability where the whole picture is hidden.
+        Probability of the objective for the baseline, that is, with the whole image masked.
     """
 
     name: str
@@ -53,28 +55,27 @@ class RowBaseline:
 
 @dataclass(frozen=True)
 class Row:
-    """One answer to one picture.
+    """One objective for one image.
 
     Attributes
     ----------
     objective
-        What is explained.
+        The objective.
     answer
-        The deployed model's outputs for the untouched picture, run alone: [1, ...] by name.
+        Outputs of the deployed model for the unmasked image, run alone: [1, ...] by name.
     picture, geometry
-        The picture as it was given, and where its pixels fell in the model's input.
+        Original image, and the position of its pixels in the model input.
     shared
-        Counts the passes that the rows of a picture share (the prediction, the fidelity check);
-        None in all rows of a picture but the first.
+        Counts the passes that the rows of an image share (prediction, fidelity check); None for all
+        rows of an image but the first.
     baselines
-        The chosen one, and after it others that lose the answer too; empty where the model was not
-        asked about any.
+        Chosen baseline, followed by others that lose the prediction too; empty if none were scored.
     blind
-        Whether the outputs are the same for the picture and for every baseline that was tried.
+        Whether the outputs are the same for the image and for every baseline tried.
     asked
-        How many passes it took to settle the baselines.
+        Passes spent to choose the baselines.
     warnings
-        What was done to the picture that its owner should know.
+        Warnings about what was done to the image.
     """
 
     objective: Objective
@@ -89,41 +90,46 @@ class Row:
 
     @cached_property
     def probability(self) -> float:
-        """What the objective is for the untouched picture."""
+        """Probability of the objective for the unmasked image."""
         return float(checked_probability(self.objective, self.answer, 1)[0])
 
     def probabilities(self, raw: Raw) -> Doubles:
-        """Return what the objective is in outputs [K, ...] by name, [K]; it may be NaN."""
+        """Return the objective's probability in outputs [K, ...] by name, [K]; it may be NaN."""
         own = {name: raw[name] for name in self.objective.outputs}
         return _probability(self.objective, own, len(raw[self.objective.outputs[0]]))
 
 
 @dataclass(frozen=True, eq=False)
 class MaskGradient:
-    """What was learnt at sampled masks.
+    """Gradient and scores at sampled masks.
 
     Attributes
     ----------
     values
         d score / d mask, in nats, float32 [N, h, w].
     ratio
-        p(z) over p(x): what the masks left of the answers, float64 [N]; 1 where that is unknown.
+        p(z) / p(x): the fraction of the probability that the mask retains, float64 [N]; 1 if
+        unknown.
     activation
-        Class activation maps, float32 [N, 2, r, c], where the gradient comes with them.
+        Class activation maps, float32 [N, 2, r, c], if the gradient source provides them.
     probability
-        The objective where the gradient was asked, float64 [N]: of a quantised model at its float
-        counterpart's outputs.
+        Probability of the objective where the gradient was taken, float64 [N]: for a quantised
+        model, from its float counterpart's outputs.
+    score
+        The score there, in nats, float64 [N]: the log of the probability, or what an objective uses
+        in its place.
     """
 
     values: Floats
     ratio: Doubles
     activation: Floats | None = None
     probability: Doubles | None = None
+    score: Doubles | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """N answers to be explained together.
+    """N objectives to be explained together.
 
     Attributes
     ----------
@@ -132,13 +138,13 @@ class Problem:
     masked
         Images and baselines, [N, C, H, W] in model space.
     rows
-        The answers, N.
+        The N rows.
     blank
-        float32 [C, 1, 1]: the usual mean colour in model space.
+        float32 [C, 1, 1]: the default mean colour in model space.
     passes
-        Counts what these rows spend, but for the passes that the rows of a picture share.
+        Counts the passes of these rows, except those shared by the rows of an image.
     baseline_sha256
-        Of the file where the baseline is a picture's; None of all others.
+        Hash of the baseline's image file; None for all other baselines.
     """
 
     model: ImageModel
@@ -153,17 +159,17 @@ class Problem:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the model's input."""
+        """Height and width of the model input."""
         return self.masked.size
 
     @property
     def answers(self) -> Doubles:
-        """The objectives for the untouched pictures, [N]."""
+        """Probabilities of the objectives for the unmasked images, [N]."""
         return np.array([row.probability for row in self.rows])
 
     @property
     def row(self) -> Row:
-        """The only row; ValueError where there are several."""
+        """The only row; ValueError if there are several."""
         (row,) = self.rows
         return row
 
@@ -174,9 +180,9 @@ class Problem:
         return self.masked.images
 
     def take(self, rows: Rows) -> Problem:
-        """Return the problem of some of the rows, whose passes are counted apart, and here too.
+        """Return a problem of some of the rows; its passes are also counted here.
 
-        The problem of one row is itself.
+        For a problem of a single row, return the problem itself.
         """
         if len(self) == 1:
             return self
@@ -185,23 +191,23 @@ class Problem:
         return replace(self, masked=masked, rows=chosen, passes=passes)
 
     def with_images(self, masked: MaskedImages) -> Problem:
-        """Return the same questions about other images of the same size, a forward pass each.
+        """Return the same problem for other images of the same size; one forward pass each.
 
         Parameters
         ----------
         masked
-            The images and their baselines, one for each row.
+            Images and their baselines, one per row.
         """
         rows = [
             replace(row, answer=self.model.run(image, tuple(row.answer), self.passes), shared=None)
             for row, image in zip(self.rows, np.split(masked.images, len(self)), strict=True)
         ]
         for row in rows:
-            _ = row.probability  # an answer that is none is told of here
+            _ = row.probability  # raises now if it is invalid
         return replace(self, masked=masked, rows=tuple(rows))
 
     def sharing(self) -> Problem:
-        """Return the same, in which the first row of each picture counts what its rows share."""
+        """Return the same problem, whose first row of each image counts what its rows share."""
         rows, seen = list(self.rows), set[int]()
         for place, row in enumerate(rows):
             if id(row.picture) not in seen and row.shared is None:
@@ -210,7 +216,7 @@ class Problem:
         return replace(self, rows=tuple(rows))
 
     def spent(self) -> list[PassCount]:
-        """Return the passes of each row so far; they add up to all that were spent."""
+        """Return the passes of each row so far, which add up to all passes spent."""
         own = self.passes.count.split(len(self.rows))
         return [
             count + row.shared.count if row.shared else count
@@ -219,56 +225,66 @@ class Problem:
 
     @cached_property
     def pictures(self) -> list[npt.NDArray[np.intp]]:
-        """The numbers of the rows of each picture."""
+        """Indices of the rows of each image."""
         pictures = [row.picture for row in self.rows]
         firsts = [n for n, each in enumerate(pictures) if n == 0 or each is not pictures[n - 1]]
         return np.split(np.arange(len(self)), firsts[1:])
 
-    # -- asking the model
+    # -- running the model
 
     def score(self, images: Floats, rows: Rows | None = None) -> Doubles:
-        """Return the objectives' probabilities [M] by the deployed model.
+        """Return the objectives' probabilities, [M], under the deployed model.
 
         Parameters
         ----------
         images
             float32 [M, C, H, W] in model space.
         rows
-            Which row each belongs to, [M]; None: to the only one.
+            Row of each image, [M]; None for the only row.
 
         Raises
         ------
         OutputError
             An output is NaN or infinite.
         """
+        (scores,) = self._read(images, rows, checked_probability)
+        return np.asarray(scores)
+
+    def probability_and_score(self, images: Floats, rows: Rows) -> Doubles:
+        """Return the objectives' probabilities and scores, [2, M]; see `score` for the rest."""
+        return self._read(images, rows, checked_probability, _score)
+
+    def _read(self, images: Floats, rows: Rows | None, *readings: Reading) -> Doubles:
+        """Run the model, and return what each reading makes of its outputs, [readings, M]."""
         rows = np.zeros(len(images), np.intp) if rows is None else np.asarray(rows)
         outputs = tuple(dict.fromkeys(name for row in self.rows for name in row.objective.outputs))
         most = (
             self.model.preferred_batch if len(self) > 1 else None
-        )  # what runs beside others is cut small
+        )  # smaller calls run concurrently
         raw = self.model.run(images, outputs, self.passes, most)
         _check_finite(raw)
-        scores = np.empty(len(images))
+        found = np.empty((len(readings), len(images)))
         for number, row in enumerate(self.rows):
             mine = rows == number
             if mine.any():
                 own = {name: values[mine] for name, values in raw.items()}
-                scores[mine] = checked_probability(row.objective, own, int(mine.sum()))
-        return scores
+                for place, read in enumerate(readings):
+                    found[place, mine] = read(row.objective, own, int(mine.sum()))
+        return found
 
     def ask_pictures(self, images: Sequence[Floats]) -> list[tuple[Raw, int]]:
-        """Ask about images of each picture, once for all its rows.
+        """Run the model on several versions of each image, once for all its rows.
 
         Parameters
         ----------
         images
-            float32 [K, C, H, W] for each picture, of which the first is the untouched one.
+            float32 [K, C, H, W] for each image; the first is the unmasked one.
 
         Returns
         -------
         list of tuple
-            Outputs [K, ...] by name, finite or not, and the passes that took. Where the images of a
-            batch are found to mix, each is asked about again, alone.
+            Outputs [K, ...] by name, finite or not, and the passes spent. If a batch is found to
+            mix its images, each is run again on its own.
         """
 
         def ask(number: int) -> tuple[Raw, int]:
@@ -289,46 +305,46 @@ class Problem:
     def gradient(
         self, source: GradientSource, rows: Rows | None = None
     ) -> Callable[[Floats], MaskGradient]:
-        """Open a source of gradients.
+        """Open a source of gradients for these rows.
 
         Parameters
         ----------
         source
             The source.
         rows
-            Which row each mask belongs to, [M]; None: a mask for each row.
+            Row of each mask, [M]; None for one mask per row.
 
         Returns
         -------
         callable
-            From masks, float32 [M, h, w] in 0..1, to what is learnt at them. Calls run side by side
-            as far as the model allows, and a fixed batch is filled with other rows' masks.
+            Maps masks, float32 [M, h, w] in 0..1, to gradients. Calls run concurrently as far as
+            the model allows; a fixed batch is filled with masks of other rows.
         """
         return _RowGradients(self, source, np.arange(len(self)) if rows is None else rows)
 
-    # -- what a batch does
+    # -- batches
 
     @property
     def fixed(self) -> int:
-        """Images that share a call where the model takes no other number, else 1.
+        """Images per call of a model with a fixed batch; otherwise 1.
 
-        Also 1 where they were found to mix: a call is then filled with copies of one.
+        Also 1 if the batch was found to mix its images: calls are then filled with copies of one.
         """
         return min(self.model.image.batch or 1, self.model.max_batch)
 
     @property
     def pair(self) -> int:
-        """The fewest images that are whole pairs and whole calls."""
+        """Smallest number of images that makes whole pairs and whole calls."""
         return self.fixed if self.fixed % 2 == 0 else 2 * self.fixed
 
     def filled(self, images: int) -> int:
-        """Return how many passes so many images take: a fixed batch is filled up."""
+        """Return how many passes this many images cost: a fixed batch is filled up."""
         return -(-images // self.fixed) * (self.model.image.batch or 1)
 
     def check_batch_independence(self) -> int:
-        """Run the first image beside its baseline, where that is not known of a fixed batch.
+        """Find out whether a fixed batch mixes its images, unless known, by image and baseline.
 
-        Returns the passes that took.
+        Returns the passes spent.
         """
         if self.model.max_batch == 1 or self.model.batch_mixes is not None:
             return 0
@@ -339,9 +355,9 @@ class Problem:
         return taken
 
     def rows_mix(self) -> bool:
-        """Tell whether a fixed batch mixes its images, by the first among its baselines.
+        """Return whether a fixed batch mixes its images, by running the first among its baselines.
 
-        It is found out once for each model, for one call; there is a warning where it does.
+        This takes one call per model; there is a warning if it does.
         """
         if self.model.batch_mixes is None:
             ends = np.zeros((self.fixed, 1, 1, 1), np.float32)
@@ -351,10 +367,10 @@ class Problem:
         return bool(self.model.batch_mixes)
 
     def mixes(self, probability: float, batch: int, row: int = 0) -> bool:
-        """Tell by what an untouched picture got in a batch whether the images of one mix.
+        """Return whether a batch mixes its images, judging by an unmasked image's score in a batch.
 
-        The model then runs one by one from here on. `batch` is the most images that a call took
-        when it was run.
+        If so, the model runs images one by one from now on. `batch` is the largest number of images
+        that a call held.
         """
         if batch == 1:
             return False
@@ -362,12 +378,12 @@ class Problem:
         if self.model.image.batch is not None:
             self.model.batch_mixes = off or bool(self.model.batch_mixes)
         if off:
-            self.model.run_one_by_one("gives an image other scores in a batch than alone")
+            self.model.run_one_by_one("scores an image differently in a batch than alone")
         return off
 
 
 class _RowGradients:
-    """Masks to gradients, cut into calls of as many rows as are worth it."""
+    """Maps masks to gradients, in calls of as many rows as is efficient."""
 
     def __init__(self, problem: Problem, source: GradientSource, rows: Rows) -> None:
         self._problem, self._rows = problem, np.asarray(rows)
@@ -377,7 +393,7 @@ class _RowGradients:
             most = 1
         calls = -(-len(self._rows) // most)
         self._calls = np.array_split(np.arange(len(self._rows)), calls)
-        if model.image.batch is not None and most > 1:  # whole calls, and what is left
+        if model.image.batch is not None and most > 1:  # full calls, and a remainder
             self._calls = np.split(np.arange(len(self._rows)), range(most, len(self._rows), most))
         opened = source(problem.masked, problem.passes)
         self._open = [opened.take(self._rows[call]) for call in self._calls]
@@ -393,16 +409,17 @@ class _RowGradients:
             np.concatenate([each.ratio for each in found]),
             np.concatenate(activations) if activations else None,
             np.concatenate([each.probability for each in found if each.probability is not None]),
+            np.concatenate([each.score for each in found if each.score is not None]),
         )
 
     def _one_call(self, call: int, masks: Floats) -> MaskGradient:
         rows, masked = self._rows[self._calls[call]], self._open[call]
         raw, saved = masked.forward(masks[:, None])
         for values in raw.values():
-            values.flags.writeable = False  # all rows' objectives read them
+            values.flags.writeable = False  # shared by all rows' objectives
         told = masked.differentiated(saved) or raw
         cotangents: dict[str, list[Floats]] = {}
-        ratio, probability = np.ones(len(rows)), np.ones(len(rows))
+        ratio, probability, score = np.ones((3, len(rows)))
         for place, number in enumerate(rows):
             row, mine = self._problem.rows[number], {k: v[place][None] for k, v in raw.items()}
             at = {name: values[place][None] for name, values in told.items()}
@@ -412,57 +429,69 @@ class _RowGradients:
             if row.probability > 0:
                 ratio[place] = shown / row.probability
             probability[place] = shown if told is raw else _probability(row.objective, at, 1)[0]
+            score[place] = _score(row.objective, at, 1)[0]
         whole = {name: np.concatenate(each) for name, each in cotangents.items()}
         gradients = masked.backward(saved, whole)[:, 0]
-        gradients[~np.isfinite(ratio)] = np.nan  # of a score that is none
-        return MaskGradient(gradients, ratio, masked.class_activation(saved), probability)
+        gradients[~np.isfinite(ratio)] = np.nan  # the score is not a number
+        return MaskGradient(gradients, ratio, masked.class_activation(saved), probability, score)
 
 
 def checked_probability(objective: Objective, raw: Raw, count: int) -> Doubles:
-    """Return an objective's probabilities, [N], once they are as they must be.
+    """Return an objective's probabilities, [N], after validation.
 
     Raises
     ------
     OutputError
-        They are not one number for each row, or not finite.
+        They are not one number per row, or not finite, or negative.
     """
     values = _probability(objective, raw, count)
     if not np.isfinite(values).all():
-        raise OutputError(f"{_name(objective)} gives a score that is NaN or infinite")
+        raise OutputError(f"{_name(objective)} returned a score that is NaN or infinite")
     if (values < 0).any():
-        raise OutputError(f"{_name(objective)} gives a probability below 0")
+        raise OutputError(f"{_name(objective)} returned a probability below 0")
     return values
 
 
 def _probability(objective: Objective, raw: Raw, count: int) -> Doubles:
-    """Return an objective's probabilities once they are [N]; they may be NaN."""
+    """Return an objective's probabilities, checked to be [N]; they may be NaN."""
     with _told(objective):
         values = np.asarray(objective.probability(raw), np.float64)
+    return _one_per_row(objective, values, count)
+
+
+def _score(objective: Objective, raw: Raw, count: int) -> Doubles:
+    """Return an objective's scores, checked to be [N]; they may be NaN or infinite."""
+    with _told(objective), np.errstate(divide="ignore", invalid="ignore"):
+        values = np.asarray(objective.score(raw), np.float64)
+    return _one_per_row(objective, values, count)
+
+
+def _one_per_row(objective: Objective, values: Doubles, count: int) -> Doubles:
     if values.shape != (count,):
         raise OutputError(
-            f"{_name(objective)} gives scores {list(values.shape)} for {count} row(s); "
-            "return one for each, [N]"
+            f"{_name(objective)} returned scores {list(values.shape)} for {count} row(s); "
+            "return one per row, [N]"
         )
     return values
 
 
 def _checked_vjp(objective: Objective, raw: Raw) -> dict[str, Floats]:
-    """Return the cotangents of the outputs that an objective reads, once they fit these."""
+    """Return the gradients of the outputs that an objective reads, with their shapes checked."""
     with _told(objective):
         found = dict(objective.vjp(raw))
     for name in objective.outputs:
         if name not in found or np.shape(found[name]) != raw[name].shape:
             got = list(np.shape(found[name])) if name in found else "nothing"
             raise GradientError(
-                f"the vjp of {_name(objective)} gives {got} for {name} {list(raw[name].shape)}; "
-                "return a derivative of the output's shape"
+                f"the vjp of {_name(objective)} returned {got} for {name} {list(raw[name].shape)}; "
+                "return a gradient of the output's shape"
             )
     return {name: np.asarray(found[name], np.float32) for name in objective.outputs}
 
 
 @contextmanager
 def _told(objective: Objective) -> Iterator[None]:
-    """Tell of whatever goes wrong inside an objective as a user's mistake, with its cause."""
+    """Report any exception inside an objective as an `OutputError`, with its cause."""
     try:
         yield
     except IbisaError:
@@ -473,18 +502,18 @@ def _told(objective: Objective) -> Iterator[None]:
 
 
 def check_described(objective: Objective) -> None:
-    """Raise `OutputError` where an objective does not say what it is and what it reads."""
+    """Raise `OutputError` if an objective's description, outputs or location are invalid."""
     with _told(objective):
         said, outputs, location = objective.describe(), objective.outputs, objective.location
         hash(objective.family)
     words = isinstance(said, dict) and all(isinstance(said.get(k), str) for k in _WORDS)
     if not words:
-        raise OutputError(f"{_name(objective)}: describe() must give a kind and a caption")
+        raise OutputError(f"{_name(objective)}: describe() must return a kind and a caption")
     if not isinstance(outputs, tuple) or not outputs:
-        raise OutputError(f"{_name(objective)} reads {outputs!r}; give a tuple of names")
+        raise OutputError(f"{_name(objective)} has outputs {outputs!r}; return a tuple of names")
     if location is not None and not _is_location(location):
         raise OutputError(
-            f"{_name(objective)} lies at {location!r}; give left, top, right and bottom in 0..1"
+            f"{_name(objective)} has location {location!r}; return left, top, right, bottom in 0..1"
         )
 
 
@@ -499,7 +528,7 @@ def _is_location(location: Any) -> bool:
 def _name(objective: Objective) -> str:
     try:
         return f"objective {objective.describe()['caption']!r}"
-    except Exception:  # describe() is a user's, and may be what failed
+    except Exception:  # describe() is user code, and may be what failed
         return f"objective {type(objective).__name__}"
 
 

@@ -1,4 +1,4 @@
-"""A map of random numbers: what any method must beat."""
+"""Random maps: the baseline that any method must outperform."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from ibisa_onnx.targets.base import Objective
 
 @dataclass(frozen=True)
 class RandomMap(RowByRow):
-    """Uniform noise, pixel by pixel."""
+    """Uniform noise, pixel by pixel: the baseline that any method must outperform."""
 
     name: ClassVar[str] = "random"
 
     @property
     def settings(self) -> dict[str, Any]:
-        """It has none."""
+        """Empty: there are no settings."""
         return {}
 
     def prepare(
         self, model: ImageModel, objective: Objective, preprocessing: Preprocessing
     ) -> RandomMap:
-        """Return itself: it is the same for each model."""
+        """Return itself: it is the same for all models."""
         return self
 
     def run_one(
@@ -40,6 +40,6 @@ class RandomMap(RowByRow):
         """Draw the map."""
         size = problem.size
         control.progress(1, 1)
-        certificate = no_gradient("random numbers ask nothing")
+        certificate = no_gradient("random maps need no passes")
         done = Completion(1, 1, "steps")
         yield AttributionResult(rng.random(size, np.float32), size, done, certificate)

@@ -1,10 +1,11 @@
 """RISE: the score averaged over random masks (Petsiuk et al., arXiv 1806.07421).
 
-Masks are drawn, used and forgotten a batch at a time, so memory does not grow with their number.
+Masks are drawn and discarded batch by batch, so memory does not grow with their number.
 """
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ibisa_onnx.checks import check_flag
 from ibisa_onnx.errors import OptionError
 from ibisa_onnx.gradients.masked_images import Floats
 from ibisa_onnx.methods.base import AttributionResult, RowByRow, no_gradient
@@ -27,17 +29,31 @@ from ibisa_onnx.targets.base import Objective
 _BATCH = 8
 
 Score = Callable[[Floats], npt.NDArray[np.floating[Any]]]
-"""Images float32 [N, C, H, W] in model space to scores [N]."""
+"""Maps images, float32 [N, C, H, W] in model space, to scores [N]."""
 
 
 @dataclass(frozen=True)
 class Rise:
-    """RISE, for as many forward passes as there are masks.
+    """RISE saliency; one forward pass per mask.
+
+    Petsiuk et al., arXiv 1806.07421. Masked pixels become the default mean colour.
 
     Attributes
     ----------
-    masks, grid, keep, centred
-        As in `rise`. The paper takes 4000 masks for VGG-16 and 8000 for ResNet-50.
+    masks
+        Number of masks. The paper uses 4000 for VGG-16 and 8000 for ResNet-50.
+    grid
+        Cells per side of the masks' grid.
+    keep
+        Probability that a cell is kept.
+    centred
+        Whether to subtract the mean mask and the mean score, which reduces the variance; see
+        `rise`.
+
+    Raises
+    ------
+    OptionError
+        A value is out of range.
     """
 
     masks: int = 4000
@@ -46,41 +62,43 @@ class Rise:
     centred: bool = False
 
     def __post_init__(self) -> None:
-        """Raise `OptionError` where a value is out of its range."""
+        """Raise `OptionError` if a value is out of range."""
+        check_flag("centred", self.centred)
         whole = is_whole(self.masks, 1) and is_whole(self.grid, 1)
-        if not whole or not 0 < self.keep < 1:
+        if not whole or not isinstance(self.keep, numbers.Real) or not 0 < self.keep < 1:
             raise OptionError(
-                f"RISE with {self.masks} masks of {self.grid} cells a side, kept with probability "
-                f"{self.keep}: give 1 mask or more, 1 cell or more, and a probability in 0..1"
+                f"RISE with {self.masks} masks of {self.grid} cells per side, kept with "
+                f"probability {self.keep}: pass at least 1 mask, at least 1 cell, and a "
+                "probability between 0 and 1"
             )
 
     @property
     def name(self) -> str:
-        """Plain or centred."""
+        """Name of the method: "rise" or "centred-rise"."""
         return "centred-rise" if self.centred else "rise"
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings by name."""
+        """Settings by name."""
         return asdict(self)
 
     def prepare(
         self, model: ImageModel, objective: Objective, preprocessing: Preprocessing
     ) -> PreparedRise:
-        """Return it: there is nothing to prepare."""
+        """Return the prepared method; the model needs no preparation."""
         return PreparedRise(self)
 
 
 @dataclass(frozen=True)
 class PreparedRise(RowByRow):
-    """RISE for one model; the usual mean colour hides what is masked."""
+    """RISE for one model; masked pixels become the default mean colour."""
 
     method: Rise
 
     def run_one(
         self, problem: Problem, rng: np.random.Generator, control: Control
     ) -> Iterator[AttributionResult]:
-        """Ask about all masks, or about as many as there is time for."""
+        """Query all masks, or as many as there is time for."""
         problem.check_batch_independence()
         method, image = self.method, problem.image[0]
         queries = Queries(problem, control, method.masks)
@@ -95,7 +113,7 @@ class PreparedRise(RowByRow):
             blank=problem.blank,
             over=lambda: queries.over(_BATCH),
         )
-        certificate = no_gradient("RISE asks forward passes alone")
+        certificate = no_gradient("RISE needs forward passes only")
         yield AttributionResult(
             min_max_scaled(saliency), problem.size, queries.completion, certificate
         )
@@ -114,34 +132,33 @@ def rise(
     blank: Floats | None = None,
     over: Callable[[], bool] = lambda: False,
 ) -> npt.NDArray[np.float32]:
-    """RISE's saliency map.
+    """Compute RISE's saliency map for any score function.
 
     Parameters
     ----------
     score
-        Takes float32 [N, C, H, W] in model space, gives [N].
+        Maps images, float32 [N, C, H, W] in model space, to scores [N].
     image
         float32 [C, H, W] in model space.
     rng
         Draws the masks.
     masks, grid, keep
-        How many masks, cells a side, and the probability that a cell is kept (N, h = w and p of
-        the paper's section 3).
+        Number of masks, cells per side, and probability that a cell is kept (N, h = w and p in the
+        paper's section 3).
     centred
-        Subtract the mean mask and the mean score (covariance in place of the raw moment): the same
-        expectation up to a constant, at far smaller variance. The paper's estimator does not.
+        Subtract the mean mask and the mean score (the covariance instead of the raw moment): the
+        same expectation up to a constant, at far smaller variance. The paper's estimator does not.
     batch
-        Masks in one call of `score`.
+        Masks per call of `score`.
     blank
-        What masked pixels become, float32 [C, 1, 1]; zeros in model space, as in the paper, unless
-        given.
+        Value of masked pixels, float32 [C, 1, 1]; None for zeros in model space, as in the paper.
     over
-        Asked between two batches: True ends it.
+        Called between batches; returning True ends the estimate early.
 
     Returns
     -------
-    float32 [H, W]
-        Equation 6 of the paper: the sum of score times mask, over N p.
+    ndarray
+        float32 [H, W], equation 6 of the paper: the sum of score times mask, over N p.
     """
     height, width = image.shape[1:]
     weighted = np.zeros((height, width))
@@ -151,7 +168,7 @@ def rise(
     for block in _masks(rng, masks, grid, keep, height, width, batch):
         shown = block[:, None]
         scores = np.asarray(score(shown * image + (1 - shown) * hidden), np.float64)
-        for mask, one in zip(block, scores, strict=True):  # this order, whatever the batch
+        for mask, one in zip(block, scores, strict=True):  # in this order for every batch size
             weighted += one * mask
             total += mask
             score_sum += float(one)
@@ -172,7 +189,7 @@ def _masks(
     width: int,
     batch: int,
 ) -> Iterator[Floats]:
-    """Batches [n, H, W] of binary grids, enlarged bilinearly, shifted at random (section 3.2)."""
+    """Yield batches [n, H, W] of binary grids, upsampled bilinearly and shifted (section 3.2)."""
     import cv2
 
     cell_height, cell_width = -(-height // grid), -(-width // grid)

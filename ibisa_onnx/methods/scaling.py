@@ -1,4 +1,4 @@
-"""Saliencies of any unit, brought to 0..1 without changing their order."""
+"""Scaling of saliencies to 0..1, preserving their order."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ibisa_onnx.gradients.masked_images import Floats
 
 
 def min_max_scaled(saliency: npt.NDArray[Any]) -> Floats:
-    """Return it scaled from its least to its largest value; zeros where it is constant."""
+    """Scale linearly from minimum to maximum; zeros if constant."""
     _check(saliency)
     low, high = float(saliency.min()), float(saliency.max())
     if not high > low:
@@ -21,7 +21,7 @@ def min_max_scaled(saliency: npt.NDArray[Any]) -> Floats:
 
 
 def positive_part_scaled(saliency: npt.NDArray[Any]) -> Floats:
-    """Return what is above zero, over its largest value; zeros where nothing is."""
+    """Return the positive part over its maximum; zeros if nothing is positive."""
     _check(saliency)
     high = float(saliency.max())
     if not high > 0:
@@ -30,7 +30,7 @@ def positive_part_scaled(saliency: npt.NDArray[Any]) -> Floats:
 
 
 def negative_part_scaled(saliency: npt.NDArray[Any]) -> Floats:
-    """Return what is below zero, over the largest magnitude of either sign, in 0..1."""
+    """Return the negative part over the largest magnitude of either sign, 0..1."""
     _check(saliency)
     largest = float(np.abs(saliency).max())
     return np.asarray(np.maximum(-saliency, 0) / (largest or 1.0), np.float32)
@@ -38,4 +38,4 @@ def negative_part_scaled(saliency: npt.NDArray[Any]) -> Floats:
 
 def _check(saliency: npt.NDArray[Any]) -> None:
     if not np.isfinite(saliency).all():
-        raise NonFiniteGradientError("the map has NaN or infinite values on this image")
+        raise NonFiniteGradientError("the map is NaN or infinite for this image")

@@ -1,4 +1,4 @@
-"""What settings of several methods have in common."""
+"""Checks shared by the settings of several methods."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ibisa_onnx.errors import OptionError
 
 
 def is_whole(value: object, least: int) -> bool:
-    """Tell whether a setting is a whole number, not less than that."""
+    """Return whether a setting is an integer of at least `least`."""
     return isinstance(value, numbers.Integral) and int(value) >= least
 
 
 def check_seed(seed: Any) -> None:
-    """Raise `OptionError` where a seed is no whole number, 0 or more."""
+    """Raise `OptionError` unless a seed is a non-negative integer."""
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise OptionError(f"seed is {seed!r}; give a whole number, 0 or more")
+        raise OptionError(f"seed is {seed!r}; pass an integer, 0 or more")

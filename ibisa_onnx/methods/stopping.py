@@ -1,7 +1,7 @@
-"""What a run is told from outside: until when it may go on, and who wants to hear of its progress.
+"""Control of a run from outside: deadlines, stopping and progress.
 
-Work is done in pieces (a step, a batch of queries), and asked between two of them whether there is
-time for another. What is unfinished then is left out, and the explanation says so.
+Work is done in units (a step, a batch of queries); between two of them the run checks whether there
+is time for another. An explanation that ends early says so.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from ibisa_onnx.models.running import TimeLimit, deadline_limit
 DEADLINE, STOPPED = "deadline", "stop"
 
 Progress = Callable[[int, int], None]
-"""Told how many steps (without a gradient: queries) are done, and how many there will be."""
+"""Called with the number of steps (without a gradient: queries) done and planned."""
 
 
 @dataclass
 class StoppingRule:
-    """Until when a run may go on.
+    """When a run must end.
 
     Attributes
     ----------
     deadline
-        By `time.perf_counter`, in seconds.
+        In seconds of `time.perf_counter`.
     stop
-        Asked between two pieces of work: True ends it.
+        Called between units of work; returning True ends the run.
     reason
-        What ended it, `DEADLINE` or `STOPPED`; None so far.
+        Why the run ended, `DEADLINE` or `STOPPED`; None if it has not.
     """
 
     deadline: float = math.inf
@@ -39,7 +39,7 @@ class StoppingRule:
     reason: str | None = None
 
     def over(self, ahead: float) -> bool:
-        """Tell whether to end now, where what is still to be done would take `ahead` seconds."""
+        """Return whether to end now, given that the next unit takes `ahead` seconds."""
         if self.stop():
             self.reason = STOPPED
         elif time.perf_counter() + ahead > self.deadline:
@@ -49,20 +49,20 @@ class StoppingRule:
 
 @dataclass
 class Control:
-    """How a run is watched and ended.
+    """How a run is monitored and ended.
 
     Attributes
     ----------
     stopping
-        Until when it may go on.
+        When the run must end.
     progress
-        Hears of each step.
+        Called after each step.
     intermediate
-        Whether the maps on the way are shown.
+        Whether intermediate maps are used.
     timings
-        Seconds of each stage that is over.
+        Seconds of each finished stage.
     limit
-        What ends a call of the model that does not come back.
+        Time limit that ends a model call that does not return.
     """
 
     stopping: StoppingRule = field(default_factory=StoppingRule)
@@ -83,17 +83,28 @@ class Control:
         *,
         intermediate: bool = False,
     ) -> Control:
-        """Return the control of a run that begins now; `deadline` is in seconds, counted from now.
+        """Return the control of a run that starts now.
+
+        Parameters
+        ----------
+        progress
+            Called after each step, with the numbers done and planned; None for nothing.
+        deadline
+            Seconds from now; None for no limit.
+        stop
+            Called between units of work; returning True ends the run. None for never.
+        intermediate
+            Whether intermediate maps are used.
 
         Raises
         ------
         OptionError
-            One of them is not what it should be.
+            An argument is invalid.
         """
         limit = deadline_limit(deadline)
         for name, value in (("progress", progress), ("stop", stop)):
             if value is not None and not callable(value):
-                raise OptionError(f"{name} is {value!r}; give a function")
+                raise OptionError(f"{name} is {value!r}; pass a function")
         control = cls(StoppingRule(), intermediate=intermediate, limit=limit)
         control.stopping.deadline = control.begin + limit.seconds
         if stop is not None:
@@ -104,23 +115,23 @@ class Control:
 
     @property
     def anytime(self) -> bool:
-        """Whether maps on the way may be the last, or are shown."""
+        """Whether an intermediate map may be the last, or is used."""
         return self.intermediate or math.isfinite(self.stopping.deadline)
 
     def lap(self, stage: str) -> None:
-        """Note that a stage is over."""
+        """Record that a stage is finished."""
         now = time.perf_counter()
         self.timings[stage] = self.timings.get(stage, 0.0) + now - self._lap
         self._lap = now
 
     def finish(self) -> dict[str, float]:
-        """Return the seconds of all stages, and those in all."""
+        """Return the seconds of all stages, and the total."""
         return {**self.timings, "total": time.perf_counter() - self.begin}
 
     def share(self, rows: int, first: bool) -> Control:
-        """Return the control of the next of `rows` rows in turn: it has its share of the time left.
+        """Return the control of the next of `rows` rows, with its part of the time left.
 
-        The first takes over the stages that are over.
+        The first row takes over the finished stages.
         """
         now = time.perf_counter()
         deadline = now + (self.stopping.deadline - now) / rows

@@ -150,7 +150,7 @@ def test_a_folder_that_cannot_be_written_is_a_warning_and_no_failure(deployed, t
     pulled = pull(open_(model, obstacle / "cache"))
     np.testing.assert_array_equal(pulled[1], pull(ExactGradient(deployed(), ("scores",)))[1])
     (warning,) = model.warnings
-    assert warning.startswith("the gradient is not kept for the next time: ")
+    assert warning.startswith("the gradient is not cached: ")
     assert VARIABLE in warning
     assert "\n" not in warning
 
@@ -221,11 +221,11 @@ def test_an_entry_whose_gradient_is_wrong_is_not_believed(folder, factor):
     found = explained(cache=folder)
     assert honest.certificate.gradient == "exact"
     assert found.certificate.gradient == "forward-only"
-    assert "the exact gradient is not the deployed model's" in found.certificate.reason
+    assert "the exact gradient does not match the deployed model" in found.certificate.reason
     assert np.corrcoef(found.map.ravel(), honest.map.ravel())[0, 1] > 0.5
     used = explained(cache=folder, gradient="exact")
     assert not used.certificate.holds
-    assert any("may not be true" in each for each in used.warnings)
+    assert any("may not be faithful" in each for each in used.warnings)
 
 
 def test_another_models_entry_is_not_taken_for_this_ones(deployed, folder, built, pull):
@@ -393,7 +393,7 @@ def test_a_folder_that_others_can_write_to_is_not_used(deployed, folder, built, 
     assert len(built) == 4
     assert {each: each.stat() for each in entries(folder)} == before
     (warning,) = model.warnings
-    assert f"others can write to {folder} (mode {mode:o}); run chmod 700 on it" in warning
+    assert f"{folder} is writable by other users (mode {mode:o}); run chmod 700 on it" in warning
     assert VARIABLE in warning
 
 

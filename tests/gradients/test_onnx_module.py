@@ -87,7 +87,7 @@ def test_refusals_are_one_line(small_onnx, module, images):
         OnnxModule(small_onnx(last=("Floor",)).SerializeToString())
     model = small_onnx()
     model.graph.input.append(helper.make_tensor_value_info("k", TensorProto.INT64, [1]))
-    with pytest.raises(ModelError, match="more than one tensor: image, k"):
+    with pytest.raises(ModelError, match="several inputs: image, k; choose one with input="):
         OnnxModule(model.SerializeToString())
     with pytest.raises(ModelError, match="failed to run") as caught:
         module(torch.from_numpy(images[:, :2]))
@@ -177,18 +177,21 @@ def test_of_two_inputs_the_one_that_counts(small_onnx, images):
     data = small_onnx(extra=True).SerializeToString()
     module = OnnxModule(data, input="image", output="m", threads=1)
     assert module(torch.from_numpy(images)).shape == (2, 5)
-    with pytest.raises(ModelError, match="'scores' needs gain beside 'image'"):
+    with pytest.raises(ModelError, match="'scores' depends on gain as well as 'image'"):
         OnnxModule(data, input="image")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"input": "nowhere"}, "no tensor 'nowhere' inside, and its inputs are: image"),
-        ({"output": "nowhere"}, "no output 'nowhere'; choose one of: scores"),
+        ({"input": "nowhere"}, "no tensor 'nowhere'; its inputs are: image"),
+        ({"output": "nowhere"}, "does not compute 'nowhere'; choose one of: scores"),
         ({"input": "p", "output": "p"}, "input and output are both 'p'"),
-        ({"input": "p"}, "'scores' needs image beside 'p'; choose a tensor that all paths"),
-        ({"input": "m", "output": "p"}, "'p' needs image beside 'm'"),
+        (
+            {"input": "p"},
+            "'scores' depends on image as well as 'p'; choose a tensor that all paths",
+        ),
+        ({"input": "m", "output": "p"}, "'p' depends on image as well as 'm'"),
     ],
 )
 def test_parts_that_are_not_there_are_refused(small_onnx, options, message):
@@ -283,9 +286,9 @@ def test_a_graph_that_onnx_runtime_refuses_is_one_line(small_onnx):
 
 
 def test_what_is_no_tensor_is_refused(module, images):
-    with pytest.raises(OptionError, match="ndarray; give a torch tensor"):
+    with pytest.raises(OptionError, match="ndarray; pass a torch tensor"):
         module(images)
-    with pytest.raises(OptionError, match="model is ModelProto; give a path"):
+    with pytest.raises(OptionError, match="model is ModelProto; pass a path"):
         OnnxModule(onnx.ModelProto())
 
 

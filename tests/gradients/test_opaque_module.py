@@ -65,7 +65,7 @@ HARMLESS: dict[str, Ask] = {
 @pytest.mark.parametrize("ask", LOOKS_INSIDE.values(), ids=LOOKS_INSIDE)
 def test_looking_for_layers_is_warned_of_once(ask: Ask) -> None:
     module = Doubling()
-    with pytest.warns(UserWarning, match=r"one layer to torch: .*GuidedBackprop.*LRP") as caught:
+    with pytest.warns(UserWarning, match=r"single layer to torch: .*GuidedBackprop.*LRP") as caught:
         ask(module)
     assert len(caught) == 1
     assert "\n" not in str(caught[0].message)

@@ -61,7 +61,7 @@ def test_auto_takes_the_exact_gradient_where_it_can(
     deployed: Deploy, images: np.ndarray, masks: np.ndarray, expected: np.ndarray
 ) -> None:
     path = opened("auto", deployed())
-    assert (path.name, path.reason) == ("exact", "every operator has a rule")
+    assert (path.name, path.reason) == ("exact", "every operator has a gradient rule")
     assert 0 < path.tolerance <= 1e-3
     assert path.source is not None
     masked = MaskedImages(images[:1], images[1:])
@@ -91,7 +91,7 @@ def test_auto_goes_without_a_gradient_for_long_integers(byte_model: DeployedMode
     model = DeployedModel.open(proto.SerializeToString(), providers=["cpu"], threads=1)
     path = opened("auto", model)
     assert path.name == "forward-only"
-    assert path.reason == "image is int32, and such integers have no gradient"
+    assert path.reason == "input image has dtype int32, for which there is no gradient"
 
 
 def test_bytes_have_a_gradient_like_the_numbers_that_they_are(byte_model: DeployedModel) -> None:
@@ -148,7 +148,7 @@ def test_a_surrogate_that_was_given_is_used(
 ) -> None:
     model = deployed(last=("Floor",))
     path = opened(wanted, model, network)
-    assert (path.name, path.reason) == ("surrogate", "a surrogate was given")
+    assert (path.name, path.reason) == ("surrogate", "a surrogate was provided")
     assert path.source is not None
     masked = MaskedImages(images[:1], images[1:])
     found, _ = path.source(masked, model.passes.scope()).forward(masks)
@@ -159,7 +159,7 @@ def test_a_surrogate_that_was_given_is_used(
 @pytest.mark.parametrize("wanted", ["exact", "forward-only"])
 def test_what_was_asked_for_is_said_so(deployed: Deploy, wanted: str) -> None:
     path = opened(wanted, deployed())
-    assert (path.name, path.reason) == (wanted, "asked for")
+    assert (path.name, path.reason) == (wanted, "requested")
     assert (path.source is None) == (wanted == "forward-only")
 
 
@@ -186,19 +186,19 @@ def test_auto_says_so_when_the_runtime_refuses_the_gradient_graph(
 def test_a_surrogate_and_another_wish_contradict(
     deployed: Deploy, network: torch.nn.Module, wanted: str
 ) -> None:
-    with pytest.raises(GradientError, match="uses no surrogate"):
+    with pytest.raises(GradientError, match="does not use a surrogate"):
         opened(wanted, deployed(), network)
 
 
 def test_surrogate_without_one(deployed: Deploy) -> None:
-    with pytest.raises(GradientError, match="give surrogate=FILE"):
+    with pytest.raises(GradientError, match="pass surrogate=FILE"):
         opened("surrogate", deployed())
 
 
 def test_a_surrogate_file_that_is_missing_is_no_reason_to_go_on(
     deployed: Deploy, tmp_path: Path
 ) -> None:
-    with pytest.raises(GradientError, match=r"no surrogate file .*none\.pt2"):
+    with pytest.raises(GradientError, match=r"surrogate file .*none\.pt2 does not exist"):
         opened("auto", deployed(), tmp_path / "none.pt2")
 
 

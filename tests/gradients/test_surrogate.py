@@ -264,7 +264,7 @@ def test_a_cut_file_too(
     program: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     program.write_bytes(program.read_bytes()[:500])
-    with pytest.raises(GradientError, match="no surrogate that torch can load"):
+    with pytest.raises(GradientError, match="not a surrogate that torch can load"):
         SurrogateGradient(program, "scores", trust=True)
     assert "Traceback" not in capfd.readouterr().err + caplog.text
 
@@ -284,8 +284,8 @@ def test_torchs_log_speaks_again_afterwards(
     [
         (torch.nn.Linear(7, 5), "failed on images.*mat1"),
         (torch.nn.Conv2d(4, 1, 1), "failed on images.*channels"),
-        (Wraps(lambda _: {"logits": torch.ones(2, 5)}), "returns dict.*one tensor"),
-        (Wraps(lambda _: (torch.ones(2, 5),)), "returns tuple"),
+        (Wraps(lambda _: {"logits": torch.ones(2, 5)}), "returned dict.*one tensor"),
+        (Wraps(lambda _: (torch.ones(2, 5),)), "returned tuple"),
     ],
 )
 def test_the_wrong_program_is_one_line(

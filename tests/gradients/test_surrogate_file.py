@@ -134,7 +134,7 @@ def test_the_payloads_are_live(payload: Path, touched: Path) -> None:
 @pytest.mark.parametrize("name", ["payload.pt2", "payload.onnx", "payload"])
 def test_no_code_is_run_for_an_explainer(payload: Path, touched: Path, name: str) -> None:
     path = payload.rename(payload.with_name(name))
-    with pytest.raises(GradientError, match="trust=True if you trust") as caught:
+    with pytest.raises(GradientError, match="pass trust=True if you trust its author") as caught:
         Explainer(model_path(), surrogate=path)
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
@@ -158,8 +158,8 @@ def test_no_code_is_run_for_a_command(
     result = cli(*args)
     assert (result.code, result.out) == (1, "")
     assert len(result.err.splitlines()) == 1
-    assert "payload.pt2 is an archive of torch.export" in result.err
-    assert "or say --trust if you trust whoever made it" in result.err
+    assert "payload.pt2 is a torch.export archive" in result.err
+    assert "or pass --trust if you trust its author" in result.err
     assert not touched.exists()
     assert sorted(each.name for each in payload.parent.iterdir()) == ["payload.pt2", "plain.pt2"]
 
@@ -209,7 +209,9 @@ def test_weights_outside_of_the_folder_are_not_read(tmp_path: Path) -> None:
             entry.value = "../w.data" if entry.key == "location" else entry.value
     onnx.save(moved, path)
     explainer = Explainer(model_path(), surrogate=path)
-    with pytest.raises(GradientError, match=r"surrogate\.onnx is no surrogate") as caught:
+    with pytest.raises(
+        GradientError, match=r"surrogate\.onnx cannot be used as a surrogate"
+    ) as caught:
         explainer.explain(scene_path())
     assert "\n" not in str(caught.value)
 

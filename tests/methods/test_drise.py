@@ -39,5 +39,7 @@ def test_a_face_is_found_by_a_thousand_masks(assets):
 
 def test_it_explains_boxes_alone():
     explainer = ibisa.Explainer(model_path(), threads=1)
-    with pytest.raises(ibisa.TargetError, match="drise explains a detector's boxes, not a class"):
+    with pytest.raises(
+        ibisa.TargetError, match="drise explains boxes of detectors, not a class; use rise"
+    ):
         explainer.explain(scene_path(), method="drise")

@@ -244,12 +244,12 @@ def test_a_deadline_ends_it_early(
 
 
 REFUSED = {
-    "one image": ({"images": ["a.png"]}, "1 images to estimate from; give 2 or more"),
-    "a folder": ({"images": "folder"}, "images are 'folder'; give a sequence"),
-    "no steps": ({"steps": 0}, "steps are 0; give 1 or more"),
-    "half a draw": ({"draws": 0.5}, "draws are 0.5; give 1 or more"),
-    "beta": ({"beta": -1.0}, "beta is -1.0; give 0 or more"),
-    "not a number": ({"learning_rate": math.nan}, "learning_rate is nan; give 0 or more"),
+    "one image": ({"images": ["a.png"]}, "iba needs 2 or more images, got 1"),
+    "a folder": ({"images": "folder"}, "iba's images is 'folder'; pass a sequence"),
+    "no steps": ({"steps": 0}, "steps is 0; pass 1 or more"),
+    "half a draw": ({"draws": 0.5}, "draws is 0.5; pass 1 or more"),
+    "beta": ({"beta": -1.0}, "beta is -1.0; pass 0 or more"),
+    "not a number": ({"learning_rate": math.nan}, "learning_rate is nan; pass 0 or more"),
 }
 
 

@@ -14,9 +14,7 @@ from ibisa_onnx.methods.masking import (
     grid_shape,
     plane_waves,
     sample,
-    sigmoid,
     smooth,
-    stratified_noise,
 )
 
 SIGMAS = [0.3, 1.0, 2.5, 8.0, 40.0]
@@ -162,48 +160,6 @@ def test_enlarging_keeps_mean_and_range() -> None:
     assert mask.min() - 1e-6 <= large.min() <= large.max() <= mask.max() + 1e-6
 
 
-@pytest.mark.parametrize("draws", [1, 2, 9, 10])
-def test_noise_has_a_draw_a_step(draws: int) -> None:
-    noise = stratified_noise(np.random.default_rng(0), draws, (3, 4))
-    assert noise.shape == (draws, 3, 4)
-    assert noise.dtype == np.float32
-
-
-def test_noise_comes_in_antithetic_pairs() -> None:
-    noise = stratified_noise(np.random.default_rng(0), 10, (6, 7))
-    np.testing.assert_array_equal(noise[0::2], -noise[1::2])
-    assert (noise[0::2] > 0).mean() == pytest.approx(0.5, abs=0.1)
-
-
-@pytest.mark.parametrize("draws", [10, 20])
-def test_noise_is_stratified_over_the_pairs_of_each_cell(draws: int) -> None:
-    noise = stratified_noise(np.random.default_rng(0), draws, (6, 7)).astype(float)
-    pairs = draws // 2
-    lower = sigmoid(-np.abs(noise[0::2]))  # of u and 1 - u the smaller, in 0..1/2
-    strata = np.sort(np.floor(lower * draws).astype(int), axis=0)
-    np.testing.assert_array_equal(strata, np.arange(pairs)[:, None, None] * np.ones((6, 7), int))
-
-
-@pytest.mark.parametrize("place", [0, 1, 4, 9])
-def test_each_draw_by_itself_is_logistic(place: int) -> None:
-    noise = stratified_noise(np.random.default_rng(place), 10, (100, 100))[place].astype(float)
-    uniform = np.sort(sigmoid(noise).ravel())
-    # Kolmogorov and Smirnov: beyond 1.95 / sqrt(n) one time in a thousand.
-    distance = np.abs(uniform - (np.arange(10_000) + 0.5) / 10_000).max()
-    assert distance < 1.95 / 100
-
-
-def test_cells_do_not_know_of_each_other() -> None:
-    noise = stratified_noise(np.random.default_rng(0), 2, (2, 20_000))[0]
-    assert abs(np.corrcoef(noise)[0, 1]) < 0.03
-
-
-def test_the_generator_decides() -> None:
-    one, same, other = (stratified_noise(np.random.default_rng(s), 4, (5, 5)) for s in (1, 1, 2))
-    np.testing.assert_array_equal(one, same)
-    assert not np.array_equal(one, other)
-
-
 @pytest.mark.parametrize("draws", [1, 5, 10])
 def test_waves_have_a_draw_a_step_and_come_in_pairs(draws: int) -> None:
     waves = plane_waves(draws, (12, 16), 2.0)
@@ -226,7 +182,7 @@ def test_waves_exist_on_a_single_cell() -> None:
 @pytest.mark.parametrize("keep", [0.02, 0.3, 0.5, 0.88])
 def test_cold_samples_are_bernoulli(keep: float) -> None:
     logits = np.full((60, 60), logit(keep), np.float32)
-    noise = stratified_noise(np.random.default_rng(0), 20, (60, 60))
+    noise = np.random.default_rng(0).logistic(size=(20, 60, 60)).astype(np.float32)
     masks = sample(logits, noise, 1e-3)
     assert masks.shape == noise.shape
     decided = (masks < 0.01) | (masks > 0.99)

@@ -124,7 +124,9 @@ def test_functions(methods: dict[str, Any], picture: np.ndarray, name: str) -> N
     spec = ibisa.InputSpec((None, 3, 16, 16))
     explainer = ibisa.Explainer(function, spec, preprocessing="unit")
     if name in LOOKS_INSIDE:
-        with pytest.raises(GradientError, match="a function has no graph") as caught:
+        with pytest.raises(
+            GradientError, match="requires an ONNX graph, which a function does not have"
+        ) as caught:
             explainer.explain(picture, 1, method=methods[name])
         assert "\n" not in str(caught.value)
     else:
@@ -166,7 +168,7 @@ def test_a_method_may_be_named(explainer: Open, picture: np.ndarray) -> None:
 
 @pytest.mark.parametrize("method", [GradCam, 3])
 def test_what_is_no_method(explainer: Open, picture: np.ndarray, method: Any) -> None:
-    with pytest.raises(OptionError, match=r"give one of ibisa_onnx.methods, such as GradCam\(\)"):
+    with pytest.raises(OptionError, match=r"pass one of ibisa_onnx.methods, such as GradCam\(\)"):
         explainer().explain(picture, method=method)
 
 
@@ -343,7 +345,10 @@ def test_a_deadline_ends_it_early(
     "values", [{"masks": 0}, {"masks": 1.5}, {"grid": 0}, {"keep": 1.0}], ids=str
 )
 def test_settings_of_rise(values: dict[str, Any]) -> None:
-    with pytest.raises(OptionError, match="give 1 mask or more"):
+    with pytest.raises(
+        OptionError,
+        match="pass at least 1 mask, at least 1 cell, and a probability between 0 and 1",
+    ):
         Rise(**values)
 
 

@@ -145,7 +145,7 @@ def test_one_score_of_bytes() -> None:
     ("operators", "value", "says"),
     [
         (["Gemm"], 0.4, "the logit of two classes"),
-        (["Mul"], 0.4, "because on this picture it lies in 0..1"),
+        (["Mul"], 0.4, "it is a single value, in 0..1 for this image"),
         (["Mul"], 3.0, "the logit of two classes"),
         (["Gemm", "Sigmoid"], 0.4, ""),
     ],
@@ -307,12 +307,12 @@ def test_bytes_without_a_graph_are_shares_of_255() -> None:
 @pytest.mark.parametrize(
     ("raw", "says"),
     [
-        (np.array([[207]], np.int64), "class indices, not scores.*output="),
+        (np.array([[207]], np.int64), r"class indices \(.*\), not scores.*output="),
         (np.array([[1, 2, 3]], np.int32), "class indices"),
-        (np.zeros((1, 4420, 2), np.float32), "not one score for each class"),
-        (np.zeros((1, 21, 8, 8), np.float32), "not one score for each class"),
-        (np.zeros(5, np.float32), "not one score for each class"),
-        (np.zeros((1, 0), np.float32), "not one score for each class"),
+        (np.zeros((1, 4420, 2), np.float32), "does not hold one score per class"),
+        (np.zeros((1, 21, 8, 8), np.float32), "does not hold one score per class"),
+        (np.zeros(5, np.float32), "does not hold one score per class"),
+        (np.zeros((1, 0), np.float32), "does not hold one score per class"),
         (np.array([[0.1, np.nan]]), "NaN or infinite.*preprocessing"),
         (np.array([[0.1, -np.inf]]), "NaN or infinite"),
     ],
@@ -369,9 +369,9 @@ def test_scores_sorted_by_a_top_k_are_no_indices(graph: GraphMaker) -> None:
 @pytest.mark.parametrize(
     ("shares", "said"),
     [
-        ([0.25] * 4, ("all 4 classes tie at 25.0%",)),
-        ([0.5, 0.5], ("all 2 classes tie at 50.0%",)),
-        ([0.25, 0.25, 0.25 + 1e-9, 0.25], ("all 4 classes tie at 25.0%",)),
+        ([0.25] * 4, ("all 4 classes are tied at 25.0%",)),
+        ([0.5, 0.5], ("all 2 classes are tied at 50.0%",)),
+        ([0.25, 0.25, 0.25 + 1e-9, 0.25], ("all 4 classes are tied at 25.0%",)),
         ([0.25, 0.25, 0.24, 0.26], ()),
         ([1.0], ()),
     ],
@@ -395,11 +395,11 @@ def test_equal_shares_go_by_index() -> None:
         ("top:0", LABELS, "has 4 classes"),
         ("top:5", LABELS, "has 4 classes"),
         ("crane", None, "labels=FILE"),
-        ("crain", LABELS, "nearest.*crane"),
+        ("crain", LABELS, "similar labels: .*crane"),
         ("hound", LABELS, "several"),
         ("", LABELS, "no label"),
-        ("top:x", LABELS, "write it like top:3"),
-        ("top:-1", LABELS, "write it like top:3"),
+        ("top:x", LABELS, "must be like top:3"),
+        ("top:-1", LABELS, "must be like top:3"),
         (1.5, LABELS, "float.*class index, a label"),
         ("1.5", LABELS, "no label"),
     ],
@@ -423,7 +423,7 @@ def test_a_guess_is_said_and_taken_back(graph: GraphMaker) -> None:
     dark = np.array([[0.1, 0.3, 0.2, 0.0]])
     found = read(dark, graph=graph("MatMul", "Mul"))
     assert found.activation is Activation.SIGMOID
-    assert "guess" in found.guess
+    assert "assumed" in found.guess
     assert not found.contradicts(dark)
     assert found.contradicts(LOGITS)
     bias = read(dark, graph=graph("MatMul", "Add"))

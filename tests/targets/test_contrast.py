@@ -277,21 +277,27 @@ def test_where_either_lives_in_python_alone_nothing_is_written():
 @pytest.mark.parametrize(
     ("target", "said"),
     [
-        (ContrastTarget("star", 0), "target and versus are the same, star (0); give another"),
-        (ContrastTarget("top:2", "star"), "target 'top:2' means 2 answers; a contrast takes one"),
-        (ContrastTarget("star", [1, 2]), "target [1, 2] is a sequence; a contrast takes one"),
+        (ContrastTarget("star", 0), "target and versus are the same, star (0); pass another"),
+        (
+            ContrastTarget("top:2", "star"),
+            "target 'top:2' stands for 2 objectives; a contrast requires one",
+        ),
+        (
+            ContrastTarget("star", [1, 2]),
+            "target [1, 2] is a sequence; a contrast requires a single one",
+        ),
         (ContrastTarget("star", "nothing"), "nothing"),
         (
             ContrastTarget(ValueTarget("raise", index=0), ValueTarget("raise", index=1)),
-            "a value cannot be contrasted with another: it is no probability; explain each",
+            "a value cannot be contrasted with another: it is not a probability; explain each",
         ),
         (
             ContrastTarget(*[SimilarityTarget(output="logits")] * 2),
-            "a similarity cannot be contrasted with another: give like= and unlike=",
+            "a similarity cannot be contrasted with another: pass like= and unlike=",
         ),
         (
             ContrastTarget("star", OnnxObjective(lambda head: head.column("logits", 0), "own")),
-            "a contrast takes two answers of one kind, and these are a class and a nodes",
+            "target and versus must be of the same kind; target is a class, versus a nodes",
         ),
     ],
 )

@@ -59,7 +59,7 @@ def test_a_picture_thinner_than_a_cell_has_a_depth(squares: Any):
 def test_the_middle_of_a_map_is_what_is_explained_where_nothing_is_said(squares: Any):
     found = squares.opened(squares.depth()).explain(squares.picture(9, 9), "raise")
     assert found.target.caption == "depth at 16,16 raised"
-    with pytest.raises(ibisa.TargetError, match="target 'cat' means nothing to a map of depth"):
+    with pytest.raises(ibisa.TargetError, match="target 'cat' is not supported by a depth model"):
         squares.opened(squares.depth()).explain(squares.picture(9, 9), "cat")
 
 

@@ -152,7 +152,7 @@ def test_the_record_comes_back_from_disk(explainer: ibisa.Explainer, tmp_path: P
 @pytest.mark.parametrize(("output", "column"), [("scores", 2), ("scores", -1)])
 def test_what_has_no_such_anchors_is_refused(explainer: ibisa.Explainer, output: str, column: int):
     with pytest.raises(
-        ibisa.TargetError, match=r"output scores is \[1, 2, 2\]; an anchor of class"
+        ibisa.TargetError, match=r"output scores is \[1, 2, 2\]; BestAnchor of class"
     ):
         explainer.explain(picture(9, 9), BestAnchor(output, column))
 
@@ -190,7 +190,7 @@ def faces(assets: Path) -> ibisa.Explainer:
         (BoxTarget(label=5), "class 5 is out of range: the only class is 0"),
         (
             BoxTarget(confidence=0.9999),
-            "99.99% or more: the highest is 99.9[0-9]*%, of object; .* confidence=0.99",
+            "99.99% or more: the highest score is 99.9[0-9]*% \\(object\\); .* confidence=0.99",
         ),
     ],
 )
@@ -246,14 +246,14 @@ def test_faces_together_are_the_faces_alone(assets: Path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"number": "1"}, "box is '1'; give its number"),
-        ({"number": True}, "box is True; give its number"),
-        ({"at": (1,)}, r"at is \(1,\); give x and y"),
-        ({"at": "1,2"}, "at is '1,2'; give x and y"),
-        ({"at": (1.0, float("nan"))}, "give x and y"),
+        ({"number": "1"}, "box is '1'; pass its number"),
+        ({"number": True}, "box is True; pass its number"),
+        ({"at": (1,)}, r"at is \(1,\); pass x and y"),
+        ({"at": "1,2"}, "at is '1,2'; pass x and y"),
+        ({"at": (1.0, float("nan"))}, "pass x and y"),
         ({"confidence": float("nan")}, "confidence is nan"),
         ({"confidence": -1}, "confidence is -1"),
-        ({"number": 3, "at": (1, 2)}, "box 3 and at are both given; give one"),
+        ({"number": 3, "at": (1, 2)}, "box 3 and at are mutually exclusive; pass one"),
         ({"confidence": "x"}, "confidence is 'x'"),
     ],
 )

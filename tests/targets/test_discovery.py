@@ -145,7 +145,7 @@ def test_a_kind_may_be_told():
     ("kind", "message"),
     [
         ("robot", "kind is 'robot'; choose from: detector, "),
-        ("detector", "kind is 'detector', but no output looks like one of that kind"),
+        ("detector", "kind is 'detector', but no output of this model fits that kind"),
     ],
 )
 def test_a_kind_that_it_cannot_be_is_refused(kind, message):

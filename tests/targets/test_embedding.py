@@ -345,8 +345,8 @@ def test_the_least_similar_baseline_is_nothing():
     assert found.family == objective.family
     alike = objective.calibrated(raw, {"e": np.array([[0.9, 0.1], [1.0, 0.0]])})
     assert alike.warnings(raw) == (
-        "the similarity to a.jpg is 0.800, and 0.994 to 1 where the picture is hidden: as a whole "
-        "it does not make it similar; the map shows which parts of it do",
+        "the similarity to a.jpg is 0.800, and 0.994 to 1 for the baselines: the image as a whole "
+        "does not make it similar; the map shows which parts do",
     )
 
 
@@ -356,13 +356,19 @@ def test_the_least_similar_baseline_is_nothing():
 @pytest.mark.parametrize(
     ("target", "said"),
     [
-        (SimilarityTarget(np.zeros(16)), "the embedding of a reference is 0 and has no direction"),
+        (
+            SimilarityTarget(np.zeros(16)),
+            "the embedding of a reference is zero and has no direction",
+        ),
         (SimilarityTarget(np.full(16, np.nan)), "of a reference is NaN or infinite"),
-        (SimilarityTarget(np.ones(8)), "a reference has 8 numbers, but the embedding embedding ha"),
+        (SimilarityTarget(np.ones(8)), "a reference has 8 values, but the embedding embedding ha"),
         (SimilarityTarget(vector(9, 9), unlike=2 * vector(9, 9)), "a reference and another refere"),
-        (SimilarityTarget(unlike=picture(230, 230)), "the picture and another reference are the s"),
-        ("cat", "target 'cat' means nothing here: an embedder has no classes"),
-        (3, "target 3 means nothing here: an embedder has no classes"),
+        (
+            SimilarityTarget(unlike=picture(230, 230)),
+            "the image and another reference have the same embedding",
+        ),
+        ("cat", "target 'cat' is not supported: an embedder has no classes"),
+        (3, "target 3 is not supported: an embedder has no classes"),
     ],
 )
 def test_a_reference_that_is_none_is_refused_in_one_line(
@@ -386,9 +392,9 @@ def test_a_reference_that_cannot_be_read_is_told_by_its_path(
 def test_an_output_that_is_no_vector_is_refused():
     with pytest.raises(ibisa.TargetError, match=r"output flat is \[1, 3, 2\], not one vector"):
         _bind("flat", np.ones((1, 3, 2)))
-    with pytest.raises(ibisa.OutputError, match="output y is 0 everywhere for this picture"):
+    with pytest.raises(ibisa.OutputError, match="output y is zero for this image"):
         _bind("y", np.zeros((1, 16)))
-    with pytest.raises(ibisa.OutputError, match="output y is NaN or infinite for this picture"):
+    with pytest.raises(ibisa.OutputError, match="output y is NaN or infinite for this image"):
         _bind("y", np.full((1, 16), np.nan))
 
 
@@ -409,7 +415,7 @@ def facts_of(model: bytes) -> ModelFacts:
     [
         (embedder(), "embedding", "by its name"),
         (embedder("image_features"), "image_features", "by its name"),
-        (embedder("y", ending="Div"), "y", "it is divided by its own length"),
+        (embedder("y", ending="Div"), "y", "it is L2-normalised"),
         (embedder("feat", more={"landmarks": "Identity"}), "feat", "by its name"),
         (embedder("text_embeds", more={"image_embeds": "Identity"}), None, ""),
         (embedder("image_embeds", more={"logits_per_image": "Identity"}), "image_embeds", "by"),

@@ -85,7 +85,9 @@ def test_a_joint_that_is_not_there_is_refused(explainer: ibisa.Explainer):
     with pytest.raises(ibisa.TargetError, match="joint 2 is out of range: joints are 0 to 1"):
         explainer.explain(picture(), 2)
     nameless = ibisa.Explainer(pose(), preprocessing=UNIT, threads=1, cache=False)
-    with pytest.raises(ibisa.TargetError, match="'hand' is a name, and the joints' names"):
+    with pytest.raises(
+        ibisa.TargetError, match="'hand' is a name, but the joints' labels are unknown"
+    ):
         nameless.explain(picture(), "hand")
     assert nameless.answers(picture())[1].caption == "keypoint 1"
     assert nameless.explain(picture(), "keypoint 1").target.details["joint"] == 1

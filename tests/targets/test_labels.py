@@ -49,17 +49,17 @@ def test_an_index_left_out_keeps_its_place(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "match"),
     [
-        ("a.txt", b"", "holds no labels"),
-        ("a.json", b"{", "holds no labels"),
-        ("a.json", b'{"cat": "dog"}', "holds no labels"),
-        ("a.csv", b"cat\ndog", "holds no labels"),
+        ("a.txt", b"", "contains no labels"),
+        ("a.json", b"{", "contains no labels"),
+        ("a.json", b'{"cat": "dog"}', "contains no labels"),
+        ("a.csv", b"cat\ndog", "contains no labels"),
         ("a.txt", b"\xff\xfe\x00", "not UTF-8"),
-        ("a.json", b'["\\ud800"]', "half a character"),
+        ("a.json", b'["\\ud800"]', "lone surrogate"),
         ("a.json", b"[" * 100_000, "nested more than 64 deep"),
-        ("a.json", b'{"' + b"9" * 5000 + b'": "cat"}', "holds no labels"),
-        ("a.json", '{"0": "cat", "²": "dog"}'.encode(), "holds no labels"),
-        ("a.json", b'["cat", 1, null]', "holds no labels"),
-        ("a.csv", "0,cat\n²,dog".encode(), "holds no labels"),
+        ("a.json", b'{"' + b"9" * 5000 + b'": "cat"}', "contains no labels"),
+        ("a.json", '{"0": "cat", "²": "dog"}'.encode(), "contains no labels"),
+        ("a.json", b'["cat", 1, null]', "contains no labels"),
+        ("a.csv", "0,cat\n²,dog".encode(), "contains no labels"),
         ("a.csv", b'0,"' + b"a" * 200_000, "field limit"),
         ("a.txt", b"cat\n" + b"a" * 20_000, "label 1 of .* at most 10,000 characters"),
         ("a.txt", b"a\n" * 1_000_001, "1,000,001 labels, more than 1,000,000"),
@@ -82,7 +82,7 @@ def test_labels_larger_than_the_limit_are_not_read(tmp_path):
 
 @pytest.mark.parametrize(
     ("given", "match"),
-    [(["cat", "\ud800"], "label 1 .* half a character"), (["cat", 1], "label 1 of it is 1")],
+    [(["cat", "\ud800"], "label 1 .* lone surrogate"), (["cat", 1], "label 1 of it is 1")],
 )
 def test_labels_that_cannot_be_written_are_refused(given, match):
     with pytest.raises(TargetError, match=match):
@@ -113,7 +113,7 @@ def test_names_of_any_length_and_number_are_looked_through_for_the_nearest():
 
 
 def test_a_missing_file(tmp_path):
-    with pytest.raises(TargetError, match="there is no labels file"):
+    with pytest.raises(TargetError, match=r"labels file .*no.txt does not exist"):
         read_labels(tmp_path / "no.txt")
 
 
@@ -150,7 +150,9 @@ def test_metadata_without_labels(metadata):
 def test_damaged_labels_are_a_warning_that_names_the_key(metadata):
     chosen, (warning,) = choose_labels(known_labels(metadata), 2)
     assert chosen is None
-    assert warning.startswith(f"ignored: metadata key {next(iter(metadata))} holds no names")
+    assert warning.startswith(
+        f"ignored: metadata key {next(iter(metadata))} contains no class names"
+    )
     assert len(warning) < 200
 
 
@@ -175,13 +177,13 @@ def test_characters_are_taken_as_they_are():
 def test_an_empty_character_is_a_warning(text):
     chosen, (warning,) = choose_labels(known_labels({"character": text}), 2)
     assert chosen is None
-    assert "metadata key character holds no names" in warning
+    assert "metadata key character contains no class names" in warning
 
 
 def test_characters_of_another_number_are_told_and_not_used():
     chosen, (warning,) = choose_labels(known_labels({"character": "a\nb"}), 3)
     assert chosen is None
-    assert "the labels of metadata key character are not used" in warning
+    assert "ignored labels of metadata key character: " in warning
 
 
 @pytest.mark.parametrize(
@@ -263,10 +265,10 @@ def test_the_first_that_fits_is_chosen_and_those_before_are_told(tmp_path):
     known = known_labels(metadata, tmp_path)
     chosen, warnings = choose_labels(known, 2)
     assert chosen.labels == ("a", "b")
-    assert [warning.split(" are not used")[0] for warning in warnings] == [
-        "the labels of metadata key ibisa",
-        "the labels of metadata key names",
-        "the labels of metadata key model_info labels",
+    assert [warning.split(": ")[0] for warning in warnings] == [
+        "ignored labels of metadata key ibisa",
+        "ignored labels of metadata key names",
+        "ignored labels of metadata key model_info labels",
     ]
     assert choose_labels(known, 3)[0].labels == ("x", "y", "z")
     assert choose_labels(known, None) == (known[0], [])
@@ -288,7 +290,7 @@ def test_a_label_is_found_as_a_person_writes_it(text, index):
 
 
 def test_an_unknown_label_gets_the_nearest():
-    with pytest.raises(TargetError, match="'goldn retreiver'; the nearest are: 3 golden retriever"):
+    with pytest.raises(TargetError, match="'goldn retreiver'; similar labels: 3 golden retriever"):
         find_label(NAMES, "goldn retreiver")
     with pytest.raises(TargetError, match="the labels are: tench; great white shark"):
         find_label(NAMES, "zzzz")
@@ -317,15 +319,18 @@ def test_what_answers_without_a_label_are_called_is_an_index(text, labels, index
 
 
 def test_a_label_of_two_classes_needs_the_index():
-    with pytest.raises(TargetError, match="2 crane; 4 crane; give the index"):
+    with pytest.raises(TargetError, match="2 crane; 4 crane; pass the index"):
         find_label(NAMES, "crane")
 
 
 def test_labels_and_classes_must_go_together():
     check_labels(NAMES, 6)
-    with pytest.raises(TargetError, match=r"6 labels for the model's 7 classes.*first line"):
+    with pytest.raises(
+        TargetError,
+        match=r"6 labels for the model's 7 classes.*add 'background' as the first label",
+    ):
         check_labels(NAMES, 7)
-    with pytest.raises(TargetError, match="take it out"):
+    with pytest.raises(TargetError, match="if the first label is the background, remove it"):
         check_labels(NAMES, 5)
     with pytest.raises(TargetError, match="trained with"):
         check_labels(NAMES, 1000)

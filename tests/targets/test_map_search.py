@@ -141,10 +141,13 @@ def test_grids_may_be_coarser_than_the_input(stride: int, ending: Ending):
         ),
         (model(5, SOFTMAX), "it ends in a softmax"),
         (model(5, [("Sigmoid", {})]), "it ends in a sigmoid"),
-        (model(5, name="mask_logits"), "it is called mask_logits; its values are logits"),
-        (model(5, metadata={"task": "semantic"}), "metadata say it is for semantic"),
-        (model(2, metadata={"names": "['a', 'b']"}), "there are labels of 2 classes"),
-        (model(5, [("Resize", {"mode": "linear"})], stride=4), "enlarged to the size of the input"),
+        (model(5, name="mask_logits"), "it is named mask_logits; its values are logits"),
+        (
+            model(5, metadata={"task": "semantic"}),
+            "its task, according to the metadata, is semantic",
+        ),
+        (model(2, metadata={"names": "['a', 'b']"}), "the model has labels for 2 classes"),
+        (model(5, [("Resize", {"mode": "linear"})], stride=4), "resized to the input size"),
     ],
 )
 def test_it_says_how_it_is_known(made: onnx.ModelProto, said: str):
@@ -157,7 +160,8 @@ def test_it_says_how_it_is_known(made: onnx.ModelProto, said: str):
 def test_logits_that_nothing_names_are_a_guess():
     found = found_in(model(5))
     assert found is not None
-    assert "is a guess: give kind= if it is something else" in found.guess
+    assert "is assumed to hold" in found.guess
+    assert "pass kind= if it holds something else" in found.guess
 
 
 @pytest.mark.parametrize(
@@ -206,7 +210,7 @@ def test_one_channel_is_a_logit_or_a_probability():
     assert heat is not None
     assert logit is not None
     assert heat.maps.activation is logit.maps.activation is Activation.SIGMOID_LOGIT
-    assert heat.reason.startswith("output [1, 1, 32, 32] holds one score at each place")
+    assert heat.reason.startswith("output [1, 1, 32, 32] holds one score at each position")
 
 
 @pytest.mark.parametrize("opset", [7, 11, 13])

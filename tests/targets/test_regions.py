@@ -51,14 +51,14 @@ def test_a_deep_mask_keeps_its_darkest_values(tmp_path: Path):
 @pytest.mark.parametrize(
     ("region", "said"),
     [
-        (np.zeros((6, 8)), "region is empty; mark the region with anything but black"),
+        (np.zeros((6, 8)), "region is empty; mark the region in any colour but black"),
         (
             np.ones((8, 6)),
-            "region is 6 x 8, but the picture is 8 x 6; give a mask",
+            "region is 6 x 8, but the image is 8 x 6; pass a mask",
         ),
-        ((1, 2, np.nan, 4), "give left, top, right, bottom in pixels"),
-        (("a", "b", "c", "d"), "give left, top, right, bottom in pixels"),
-        (np.ones((1, 1, 6, 8)), r"region is float64 \[1, 1, 6, 8\]; give a mask \[H, W\]"),
+        ((1, 2, np.nan, 4), "pass left, top, right, bottom in pixels"),
+        (("a", "b", "c", "d"), "pass left, top, right, bottom in pixels"),
+        (np.ones((1, 1, 6, 8)), r"region is float64 \[1, 1, 6, 8\]; pass a mask \[H, W\]"),
         (np.array(3), r"region is int64 \[\]"),
     ],
 )

@@ -35,14 +35,14 @@ def test_a_regression_is_told_by_the_name_of_a_single_number_or_by_its_metadata(
     assert kind is not None
     assert (kind.outputs(), kind.reason) == (
         ("age",),
-        "age is one number with a value's name",
+        "age is a single value, by its name",
     )
     both = find(squares.facts(squares.head("Identity", {"yaw": 1, "pitch": 1})))
     assert both is not None
     assert both.outputs() == ("yaw", "pitch")
     said = find(squares.facts(squares.regression((1, 0), (0, 1), name="y", task="regression")))
     assert said is not None
-    assert said.reason == "its metadata say that its task is regression"
+    assert said.reason == "its task, according to the metadata, is regression"
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_words_mean_a_direction_an_output_a_label_or_an_index():
     with pytest.raises(ibisa.TargetError) as caught:
         kind.target("cat")
     assert str(caught.value) == (
-        "target 'cat' is no value of this model; choose from: raise, lower, keep, yaw, "
+        "target 'cat' is not a value of this model; choose from: raise, lower, keep, yaw, "
         "pitch, an index such as 0"
     )
 

@@ -235,9 +235,13 @@ def test_an_output_may_be_a_tensor_inside_the_model(tensor: str) -> None:
 
 def test_a_tensor_that_is_not_there_or_no_scores() -> None:
     model = make_model(SOFTMAX, [("p", FLOAT, ["N", 3])])
-    with pytest.raises(OutputError, match="no output 'q'; choose from: p, or from the tensors"):
+    with pytest.raises(
+        OutputError, match="no output 'q'; choose from: p, or specify an inner tensor"
+    ):
         explainer(model, output="q").predict(picture())
-    with pytest.raises(OutputError, match=r"tensor r is not one score for each class \[N, K\]"):
+    with pytest.raises(
+        OutputError, match=r"tensor r does not have shape \[N, K\] \(one score per class\)"
+    ):
         explainer(model, output="r").predict(picture())
 
 
@@ -253,7 +257,7 @@ def test_the_scores_before_a_top_k_are_explained(output: str | None) -> None:
     explained = found.explain(picture(green=False))
     assert (explained.target.output, explained.target.index) == ("p", 0)
     (warning,) = found.warnings
-    assert "sorted by TopK, so the scores before the TopK are explained: p" in warning
+    assert "sorted by TopK; explaining the scores before the TopK: p" in warning
 
 
 def test_a_top_k_of_something_else_is_refused_by_its_name() -> None:
@@ -298,7 +302,7 @@ LINE = [
 def test_a_text_recogniser_is_called_one(order: list[int], shape: Any, last: str) -> None:
     nodes = [*LINE, node("Transpose", "row", "t", perm=order), node(last, "t", "y")]
     model = make_model(nodes, [("y", FLOAT, shape)], axis=[2])
-    with pytest.raises(OutputError, match="scores for each step of a line") as caught:
+    with pytest.raises(OutputError, match="scores per step of a line") as caught:
         explainer(model).predict(picture())
     for advice in ("output=", "target=", "export", "row"):
         assert advice not in str(caught.value)
@@ -307,7 +311,7 @@ def test_a_text_recogniser_is_called_one(order: list[int], shape: Any, last: str
 def test_a_time_major_answer_to_one_picture_a_call() -> None:
     nodes = [*LINE, node("Transpose", "row", "t", perm=[2, 0, 1]), node("Neg", "t", "y")]
     model = make_model(nodes, [("y", FLOAT, [8, 1, 3])], axis=[2], batch=1)
-    with pytest.raises(OutputError, match="scores for each step of a line"):
+    with pytest.raises(OutputError, match="scores per step of a line"):
         explainer(model).predict(picture())
 
 
@@ -377,14 +381,14 @@ def test_of_two_outputs_that_of_probabilities_is_read_and_said(last: str) -> Non
     found = explainer(box_head("dense_2", last))
     assert found.explain(picture()).target.output == "prob"
     (warning,) = found.warnings
-    assert "prob is read" in warning
-    assert "output= chooses another: dense_2" in warning
+    assert "using prob" in warning
+    assert "pass output= to use another: dense_2" in warning
 
 
 def test_an_output_that_is_named_is_doubted_where_another_holds_probabilities() -> None:
     named = explainer(box_head("dense_2"), output="dense_2")
     assert named.explain(picture()).target.output == "dense_2"
-    assert "no class scores (it ends in no softmax or sigmoid, as prob does)" in named.warnings[0]
+    assert "raw values (unlike prob, it does not end in a softmax or sigmoid)" in named.warnings[0]
     sure = explainer(box_head("dense_2"), output="prob")
     sure.predict(picture())
     assert sure.warnings == ()
@@ -410,7 +414,7 @@ def test_logits_beside_their_own_softmax_are_no_box() -> None:
 def test_two_heads_of_probabilities_are_the_users_choice() -> None:
     nodes = [node("Softmax", "f", "colour"), node("Sigmoid", "f", "tags"), node("Neg", "f", "rest")]
     outputs = [(name, FLOAT, ["N", 3]) for name in ("colour", "tags", "rest")]
-    with pytest.raises(OutputError, match="outputs colour, tags can all"):
+    with pytest.raises(OutputError, match="outputs colour, tags could all"):
         explainer(make_model(nodes, outputs)).predict(picture())
 
 
@@ -421,7 +425,7 @@ def test_a_tie_of_all_classes_is_said() -> None:
     nodes = [node("Mul", "f zero", "z"), node("Softmax", "z", "y", axis=1)]
     model = make_model(nodes, [("y", FLOAT, ["N", 3])], zero=np.zeros(3, np.float32))
     found = explainer(model)
-    assert "all 3 classes tie at 33.3%" in found.explain(picture()).warnings
+    assert "all 3 classes are tied at 33.3%" in found.explain(picture()).warnings
     assert found.warnings == ()  # it is of the picture, not of the model
     plain = explainer(make_model(SOFTMAX, [("p", FLOAT, ["N", 3])])).explain(picture(green=False))
     assert not any("tie" in warning for warning in plain.warnings)
@@ -430,7 +434,7 @@ def test_a_tie_of_all_classes_is_said() -> None:
 def test_who_gives_a_picture_is_told_in_short_what_can_be_asked() -> None:
     data = make_model([node("Identity", "r", "better")], [("better", FLOAT, ["N", 3, SIDE, SIDE])])
     explainer = ibisa.Explainer(data, preprocessing="unit", threads=1)
-    with pytest.raises(OutputError, match=r"better float32.*looks like a picture") as refused:
+    with pytest.raises(OutputError, match=r"better float32.*looks like an image") as refused:
         explainer.predict(np.full((SIDE, SIDE, 3), 90, np.uint8))
     assert "kind=regression" in str(refused.value)
     assert len(str(refused.value)) < 200

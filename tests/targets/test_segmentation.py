@@ -40,7 +40,7 @@ def test_without_a_target_the_largest_thing_is_explained(
     nothing = explainer.problem(
         np.zeros((segmented.SIDE, segmented.SIDE, 3), np.uint8)
     ).row.objective.describe()
-    assert nothing["caption"] == "background, 100% of the picture"
+    assert nothing["caption"] == "background, 100% of the image"
 
 
 # -- what is pointed at
@@ -89,12 +89,14 @@ def test_of_a_box_and_of_a_mask_the_same_places_count_and_that_is_told(
     alone = explainer.problem(segmented.picture(), "red").row.objective
     assert found.target.details["box"] == alone.describe()["box"]
     (said,) = (each for each in found.warnings if "of the region" in each)
-    assert said == "the model gives red 55% of the region; that part is explained"
+    assert said == "the model assigns 55% of the region to red; only that part is explained"
 
 
 def test_a_region_partly_outside_the_picture_is_told_of(segmented: Any, explainer: ibisa.Explainer):
     said = explainer.explain(segmented.picture(), RegionTarget(region=(4, 5, 40, 13))).warnings
-    beyond = "region 4,5,40,13 reaches beyond the picture, which is 32 x 32; the part inside"
+    beyond = (
+        "region 4,5,40,13 extends beyond the image, which is 32 x 32 pixels; only the part inside"
+    )
     assert any(each.startswith(beyond) for each in said)
     said = explainer.explain(segmented.picture(), RegionTarget(region=(4, 5, 14, 13))).warnings
     assert not any("region" in each for each in said)
@@ -131,21 +133,24 @@ def test_the_same_region_named_twice_is_explained_once(segmented: Any, explainer
         ("blue", "there is no label 'blue'"),
         (3, "class 3 is out of range: classes are 0 to 2"),
         (-1, "class -1 is out of range"),
-        ("green", r"there is no green in this picture; there is: background 8\d%, red 1\d%"),
+        (
+            "green",
+            r"there is no green in this image; the image contains: background 8\d%, red 1\d%",
+        ),
         (
             RegionTarget("red", at=(20, 24)),
-            "there is no red at 20,24; what is there: backgr",
+            "there is no red at 20,24; found there: backgr",
         ),
-        (RegionTarget(at=(33, 4)), "at 33,4 is outside the picture, which is 32 x 32"),
+        (RegionTarget(at=(33, 4)), "at 33,4 is outside the image, which is 32 x 32 pixels"),
         (RegionTarget(at=(-1, 4)), "at -1,4 is outside"),
-        (RegionTarget(at=(1, 2, 3)), r"at is \(1, 2, 3\); give x and y"),
+        (RegionTarget(at=(1, 2, 3)), r"at is \(1, 2, 3\); pass x and y"),
         (RegionTarget(region=(5, 5, 5, 9)), "region 5,5,5,9 is empty"),
-        (RegionTarget(region=(40, 5, 50, 9)), "region 40,5,50,9 is outside the picture"),
-        (RegionTarget(region=(1, 2, 3)), r"region is \[1, 2, 3\]; give left, top"),
+        (RegionTarget(region=(40, 5, 50, 9)), "region 40,5,50,9 is outside the image"),
+        (RegionTarget(region=(1, 2, 3)), r"region is \[1, 2, 3\]; pass left, top"),
         (RegionTarget(region=np.zeros((32, 32), bool)), "region is empty"),
-        (RegionTarget(region=np.ones((4, 8), bool)), "region is 8 x 4, but the picture is 32 x 32"),
+        (RegionTarget(region=np.ones((4, 8), bool)), "region is 8 x 4, but the image is 32 x 32"),
         (RegionTarget(region=np.array("mask")), r"region is <U4 \[\]"),
-        (RegionTarget(at=(1, 1), region=(1, 1, 2, 2)), "at and region are both given"),
+        (RegionTarget(at=(1, 1), region=(1, 1, 2, 2)), "at and region are mutually exclusive"),
     ],
 )
 def test_what_is_not_there_is_told_in_a_line(
@@ -159,7 +164,7 @@ def test_what_is_not_there_is_told_in_a_line(
 def test_a_mask_that_is_no_picture_is_told(
     segmented: Any, explainer: ibisa.Explainer, tmp_path: Path
 ):
-    with pytest.raises(ibisa.ImageError, match="there is no picture"):
+    with pytest.raises(ibisa.ImageError, match=r"image file .*none.png does not exist"):
         explainer.explain(segmented.picture(), RegionTarget(region=tmp_path / "none.png"))
 
 

@@ -49,7 +49,7 @@ def test_the_background_is_what_the_labels_call_so(segmented: Any):
 
 
 def test_a_name_needs_labels(segmented: Any):
-    with pytest.raises(ibisa.TargetError, match="the model's labels are not known"):
+    with pytest.raises(ibisa.TargetError, match="the model's labels are unknown"):
         segmented.opened(segmented.model()).explain(segmented.picture(), "red")
 
 
@@ -88,7 +88,9 @@ def test_what_is_cropped_away_is_not_seen(segmented: Any):
     )
     with pytest.raises(ibisa.TargetError, match="the model does not see 2,3"):
         cropped.explain(wide, RegionTarget(at=(2, 3)))
-    with pytest.raises(ibisa.TargetError, match="outside what the model sees"):
+    with pytest.raises(
+        ibisa.TargetError, match="outside the part of the image that the model sees"
+    ):
         cropped.explain(wide, RegionTarget(region=(0, 0, 8, 8)))
     background, red = cropped.answers(wide)
     assert background.details["area"] + red.details["area"] == pytest.approx(0.5)
@@ -112,9 +114,11 @@ def test_one_map_is_a_foreground(segmented: Any):
     found = heat.explain(segmented.picture())
     assert found.target.caption.startswith("foreground, ")
     assert segmented.on(found, segmented.RED) > 0.8
-    with pytest.raises(ibisa.TargetError, match=r"at 20,24; .* foreground 0%; there is"):
+    with pytest.raises(ibisa.TargetError, match=r"at 20,24; .* foreground 0%; the image contains"):
         heat.explain(segmented.picture(), RegionTarget(at=(20, 24)))
-    with pytest.raises(ibisa.TargetError, match="nothing in the picture reaches 50%, the most is"):
+    with pytest.raises(
+        ibisa.TargetError, match="no part of the image reaches 50%; the highest probability is"
+    ):
         heat.explain(segmented.picture(red=40))
     assert heat.answers(segmented.picture(red=40)) == []
 
@@ -140,7 +144,7 @@ def test_pascal_voc_names_are_a_stated_guess(segmented: Any):
     voc = segmented.opened(segmented.model(classes=21))
     found = voc.explain(segmented.picture())
     assert found.target.label == PASCAL_VOC[1] == "aeroplane"
-    assert any("Pascal VOC's (a guess)" in each for each in found.warnings)
+    assert any("assumed to be Pascal VOC's" in each for each in found.warnings)
     named = segmented.opened(segmented.model(classes=21), labels=[f"c{n}" for n in range(21)])
     found = named.explain(segmented.picture(), "c1")
     assert not any("Pascal" in each for each in found.warnings)

@@ -287,7 +287,7 @@ def test_without_a_charset_characters_have_numbers():
 
 def test_a_charset_of_the_file_that_does_not_fit_is_warned_of_and_a_users_refused():
     found = explainer(recogniser(metadata={"character": "x"}))
-    assert "the 1 characters that the file names do not fit its 4 classes" in found.kind.warnings[0]
+    assert "the file names 1 characters, which do not match its 4 classes" in found.kind.warnings[0]
     assert found.answers(RGBBR)[0].caption == "#1#2#3#3#1"
     with pytest.raises(ibisa.TargetError, match="there are 5 labels for the model's 4 classes"):
         explainer(labels=list("abcde")).answers(RGBBR)
@@ -338,9 +338,9 @@ def test_another_character_in_the_same_place_is_the_rival():
     nameless = explainer()
     assert nameless.problem(RGBBR, ContrastTarget(TextTarget(2), 1)).row.probability > 0.99
     for model, rival, said in (
-        (reader, "x", "there is no character 'x': it is not one character of the charset"),
+        (reader, "x", "there is no character 'x': the charset does not contain it"),
         (reader, "g", "target and versus are the same"),
-        (nameless, 9, "there is no character 9: the charset is not known, so give a class, 0 to 3"),
+        (nameless, 9, "there is no character 9: the charset is unknown; pass a class, 0 to 3"),
     ):
         with pytest.raises(ibisa.TargetError, match=said):
             model.explain(RGBBR, ContrastTarget(TextTarget(2), rival))
@@ -360,6 +360,16 @@ def test_other_models_read_no_text():
 
     with pytest.raises(ibisa.TargetError, match="kind is classifier, which has no text"):
         ibisa.Explainer(model_path(), threads=1).explain(scene_path(), TextTarget())
+
+
+@pytest.mark.parametrize("target", [TextTarget(), TextTarget(2), TextTarget(part="gbb")])
+def test_what_is_read_with_certainty_keeps_its_exact_gradient(target: TextTarget):
+    """Every character has a probability above .99, so that log p hardly changes."""
+    blurred = ibisa.Options(baseline="blur")  # under which characters are read all the same
+    found = explainer(labels=LABELS, options=blurred).explain(RGBBR, target)
+    assert found.target.probability > 0.99
+    assert found.certificate.gradient == "exact"
+    assert found.certificate.gradient_error < 0.25
 
 
 @pytest.mark.parametrize("time_major", [False, True])

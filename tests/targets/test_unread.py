@@ -16,9 +16,11 @@ def test_a_model_that_gives_nan_for_noise_is_not_known_and_says_why(with_nan: An
     explainer = squares.opened(with_nan(squares.depth("y"), "y", always=True))
     assert isinstance(explainer.kind, UnreadKind)
     assert explainer.kind.name == "unknown"
-    assert "y, run on noise, gives NaN" in explainer.kind.reason
+    assert "y is NaN when the model is run on noise" in explainer.kind.reason
     for ask in (explainer.explain, explainer.answers):
-        with pytest.raises(ibisa.OutputError, match="y, run on noise, gives NaN") as caught:
+        with pytest.raises(
+            ibisa.OutputError, match="y is NaN when the model is run on noise"
+        ) as caught:
             ask(squares.picture(9, 9))
         assert "\n" not in str(caught.value)
     assert find(squares.facts(squares.regression((1, 0)))) is None

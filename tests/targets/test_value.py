@@ -147,13 +147,13 @@ def test_all_numbers_of_an_output_are_no_value_unless_somebody_says_so(squares: 
     """The mean of class scores, of boxes or of features means nothing by itself."""
     explainer = squares.opened(squares.regression((1, 0), (0, 1), (1, 1), name="logits"))
     shown = squares.picture(200, 90)
-    said = r"output logits \[N, 3\] has 3 numbers; choose some with index=, or give reduce=mean"
+    said = r"output logits \[N, 3\] has 3 values; select some with index=, or pass reduce=mean"
     with pytest.raises(ibisa.TargetError, match=said):
         explainer.explain(shown, ValueTarget("raise"))
     part = explainer.explain(shown, ValueTarget("raise", index="1:"))
-    assert part.target.caption == "mean of 2 numbers of logits[1:] raised"
+    assert part.target.caption == "mean of 2 values of logits[1:] raised"
     total = explainer.explain(shown, ValueTarget("raise", reduce="sum"))
-    assert total.target.caption == "sum of 3 numbers of logits raised"
+    assert total.target.caption == "sum of 3 values of logits raised"
     assert total.target.details["numbers"] == 3
     assert total.target.details["reduce"] == "sum"
     assert not any("numbers" in each for each in (*part.warnings, *total.warnings))
@@ -163,8 +163,8 @@ def test_where_all_numbers_are_values_their_mean_is_said(squares: Any):
     metadata = {"task": "regression"}
     explainer = squares.opened(squares.regression((40, 0), (0, 40), name="angles", **metadata))
     found = explainer.explain(squares.picture(200, 200))
-    assert found.target.caption == "mean of 2 numbers of angles kept"
-    said = "the mean of the 2 numbers of output angles [N, 2] is explained; choose one with index="
+    assert found.target.caption == "mean of 2 values of angles kept"
+    said = "explaining the mean of the 2 values of output angles [N, 2]; select one with index="
     assert said in found.warnings
     one = explainer.explain(squares.picture(200, 200), ValueTarget(index=0))
     assert not any("numbers" in each for each in one.warnings)
@@ -190,11 +190,11 @@ def test_class_indices_are_no_values_but_the_scores_before_them_are(
 ):
     explainer = squares.opened(indices(squares, channels_last=channels_last))
     scores = "last" if channels_last else "scores"
-    said = f"output classes holds class indices .ArgMax., which are not values; .*output={scores},"
+    said = f"output classes holds class indices .ArgMax., not values; .*output={scores},"
     for at in ((8, 8), None):
         with pytest.raises(ibisa.OutputError, match=said):
             explainer.explain(squares.picture(200, 90), ValueTarget("raise", at=at))
-    with pytest.raises(ibisa.TargetError, match="has 3 numbers at 8,8; choose some with index="):
+    with pytest.raises(ibisa.TargetError, match="has 3 values at 8,8; select some with index="):
         explainer.explain(squares.picture(200, 90), ValueTarget("raise", scores, at=(8, 8)))
     found = explainer.explain(
         squares.picture(200, 90), ValueTarget("raise", scores, index=1, at=(8, 8))
@@ -222,11 +222,11 @@ def test_a_point_must_be_seen(squares: Any):
         ibisa.TargetError, match="does not see 3,5: its preprocessing crops it away"
     ):
         explainer.explain(wide, ValueTarget(at=(3, 5)))
-    with pytest.raises(ibisa.TargetError, match="97,5 is outside the picture, which is 96 x 32"):
+    with pytest.raises(ibisa.TargetError, match="97,5 is outside the image, which is 96 x 32"):
         explainer.explain(wide, ValueTarget(at=(97, 5)))
-    with pytest.raises(ibisa.TargetError, match=r"at is \(1, 2, 3\); give x and y"):
+    with pytest.raises(ibisa.TargetError, match=r"at is \(1, 2, 3\); pass x and y"):
         explainer.explain(wide, ValueTarget(at=(1, 2, 3)))  # type: ignore[arg-type]
-    with pytest.raises(ibisa.TargetError, match=r"output age is \[N, 1\], which is no map"):
+    with pytest.raises(ibisa.TargetError, match=r"output age is \[N, 1\], which is not a map"):
         squares.opened(squares.regression((1, 0))).explain(
             squares.picture(9, 9), ValueTarget(at=(1, 1))
         )
@@ -236,7 +236,7 @@ def test_of_several_outputs_one_must_be_named(squares: Any):
     nodes = [helper.make_node("Relu", ["image"], ["a"]), helper.make_node("Neg", ["a"], ["b"])]
     shape = ["n", 3, squares.SIDE, squares.SIDE]
     explainer = squares.opened(squares.model(nodes, {"a": shape, "b": shape}, {}))
-    with pytest.raises(ibisa.TargetError, match="several outputs: a, b; name one with output="):
+    with pytest.raises(ibisa.TargetError, match="several outputs: a, b; specify one with output="):
         explainer.explain(squares.picture(9, 9), ValueTarget())
     assert (
         explainer.problem(
@@ -254,5 +254,5 @@ def test_a_value_that_is_no_number_is_refused(squares: Any):
     ]
     constants = {"w": squares.weights((0, 0)), "b": np.array([-1], np.float32)}
     explainer = squares.opened(squares.model(nodes, {"age": ["n", 1]}, constants))
-    with pytest.raises(ibisa.OutputError, match="age is nan for this picture"):
+    with pytest.raises(ibisa.OutputError, match="age is nan for this image"):
         explainer.explain(squares.picture(9, 9), ValueTarget())

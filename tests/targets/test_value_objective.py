@@ -120,8 +120,9 @@ def test_a_baseline_that_is_no_number_does_not_count():
 def test_where_no_baseline_is_lower_what_in_the_picture_raises_it_is_asked_and_said():
     found = value_objective("raise", 0.31).calibrated(column(0.31), column(0.52, 0.4))
     assert found.warnings(column(0.31)) == (
-        "y is 0.31, and 0.4 to 0.52 where the picture is hidden: as a whole it does not raise it; "
-        "the map shows which parts of it do; direction='lower' asks what makes it so low",
+        "y is 0.31 for the image and 0.4 to 0.52 for the baselines: the image as a whole does not "
+        "raise it; the map shows which parts do; pass direction='lower' to explain what makes it "
+        "so low",
     )
     p = found.probability(column(0.31, 0.52, 0.73))
     assert (np.diff(p) > 0).all()
@@ -141,5 +142,5 @@ def test_a_value_that_nothing_changes_stays_as_it_is_and_says_so(direction: str)
     found = before.calibrated(column(5), column(5, 5))
     assert found.keeping == before.keeping
     assert found.warnings(column(5)) == (
-        "y is 5, and 5 where the picture is hidden: nothing in the picture changes it",
+        "y is 5 for the image and 5 for the baselines: nothing in the image changes it",
     )

@@ -1,1 +1,1 @@
-"""IBISA: its steps, with a gradient or from forward passes alone, and the check of its map."""
+"""IBISA: optimisation with gradients or from forward passes alone, and the check of its map."""

@@ -1,21 +1,21 @@
-"""What speaks against the answer, from the same ten steps that say what speaks for it.
+"""Evidence against the prediction, from the same ten steps as the evidence for it.
 
-The map keeps of the evidence what is above zero; here is what is below. By the last step lambda is
-near 0 wherever showing more lowers the answer, so it cannot say how much each cell does. What can
-is the signed evidence E, the mean of the steps' gradients, each over its own root mean square, and
-the signed class activation C, the mean of the steps' net maps, each over its largest magnitude:
+The map keeps the positive part of the evidence; this is the negative part. By the last step, lambda
+is near 0 wherever showing more lowers the score, so it cannot rank these cells. They are ranked by
+the signed evidence E, the mean of the steps' gradients, each divided by its root mean square, and
+the signed class activation C, the mean of the steps' net maps, each divided by its largest
+magnitude:
 
     a = sqrt(max(-E, 0) / max|E| * (max(-C, 0) / max|C| + f) / (1 + f))
     against = max(map) max(a - n, 0) / (1 - n)
 
-E is smoothed by more cells than for the map: a network's gradients have both signs from one cell to
-the next, and no lambda hides here where none of them count. Both shares are of the largest
-magnitude of either sign, so that a picture without anything against the answer shows next to
-nothing; n is what noise reaches. Without class activation maps a is E's share alone, without the
-root. docs/explanation/method.md has the measurements.
+E is smoothed over more cells than for the map: a network's gradients change sign from one cell to
+the next, and here no lambda hides cells that do not matter. Both factors are relative to the
+largest magnitude of either sign, so an image without evidence against its prediction shows almost
+nothing; n is the noise level. Without class activation maps, a is the factor of E alone, without
+the root. docs/explanation/method.md has the measurements.
 
-Nothing more is asked of the model. Forward passes alone have effects in place of E
-(`forward_only.py`).
+This takes no further passes. In `forward_only.py`, effects take the place of E.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from ibisa_onnx.gradients.masked_images import Floats
 from ibisa_onnx.methods.ibisa.optimizer import LogitGradient, Step
 from ibisa_onnx.methods.masking import smooth
 
-_SMOOTHING = 3 / 56  # standard deviation of the Gaussian over E, of the grid's longer side
-_FLOOR = 0.05  # f: coarse maps are not trusted with less, as for the map itself
+_SMOOTHING = 3 / 56  # standard deviation of the Gaussian over E, in grid sides
+_FLOOR = 0.05  # f: floor of the coarse maps, as for the map itself
 _NOISE = 0.06  # n
 
 
 class EvidenceAgainst:
-    """Sums up signed evidence and class activation of `count` answers, step by step."""
+    """Accumulates signed evidence and class activation of `count` rows, step by step."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -41,7 +41,7 @@ class EvidenceAgainst:
         self._activation: Floats | None = None
 
     def watch(self, step: Step) -> Step:
-        """Return the step, of some rounds of each answer, with what it learns noted down."""
+        """Return the step, wrapped so that its gradients are accumulated."""
 
         def watched(smoothed: Floats, noise: Floats) -> LogitGradient:
             found = step(smoothed, noise)
@@ -55,21 +55,22 @@ class EvidenceAgainst:
         return watched
 
     def below(self, maps: Floats) -> Floats:
-        """Return what speaks against each answer, on the scale of its map.
+        """Return the evidence against each prediction, on the scale of its map.
 
         Parameters
         ----------
         maps
-            float32 [N, h, w] in 0..1, of the steps so far.
+            float32 [N, h, w] in 0..1, after the steps so far.
 
         Returns
         -------
-        float32 [N, h, w], from 0 to the map's largest value.
+        ndarray
+            float32 [N, h, w], from 0 to the map's maximum.
         """
         found = np.zeros_like(maps)
         if self._evidence is None:
             return found
-        with np.errstate(invalid="ignore"):  # of gradients that are not finite
+        with np.errstate(invalid="ignore"):  # gradients may not be finite
             below = _negative_share(smooth(self._evidence, _SMOOTHING * max(maps.shape[-2:])))
         for row, map in enumerate(maps):
             clear = np.maximum(self._joined(below[row], row) - _NOISE, 0) / (1 - _NOISE)
@@ -77,7 +78,7 @@ class EvidenceAgainst:
         return found
 
     def _joined(self, evidence: Floats, row: int) -> Floats:
-        """Return the geometric mean with the class activation of a row, where there is any."""
+        """Return the geometric mean with a row's class activation, if there is any."""
         if self._activation is None or not self._activation[row].any():
             return evidence
         size = evidence.shape[::-1]
@@ -86,12 +87,12 @@ class EvidenceAgainst:
         return np.asarray(np.sqrt(evidence * active))
 
     def _by_answer(self, each: Floats) -> Floats:
-        """Sum [M, ...] over the rounds of each answer, [N, ...]."""
+        """Sum [M, ...] over the rounds of each row, [N, ...]."""
         return np.asarray(each.reshape(self._count, -1, *each.shape[1:]).sum(1))
 
 
 def _over_largest(fields: Floats) -> Floats:
-    """Return each of [M, r, c] over its largest magnitude; zeros where one is not finite."""
+    """Divide each of [M, r, c] by its largest magnitude; zeros if one is not finite."""
     finite = np.isfinite(fields).all((1, 2), keepdims=True)
     fields = np.where(finite, fields, 0)
     largest = np.abs(fields).max((1, 2), keepdims=True)
@@ -99,6 +100,6 @@ def _over_largest(fields: Floats) -> Floats:
 
 
 def _negative_share(fields: Floats) -> Floats:
-    """Return what is below zero of each of [N, h, w], over its largest magnitude, in 0..1."""
+    """Return the negative part of each of [N, h, w] over its largest magnitude, 0..1."""
     largest = np.abs(fields).max((1, 2), keepdims=True)
     return np.asarray(np.maximum(-fields, 0) / np.where(largest == 0, 1, largest), np.float32)

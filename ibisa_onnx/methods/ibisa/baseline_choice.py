@@ -1,4 +1,4 @@
-"""Which baseline stands for each answer, settled by what the deployed model says of it."""
+"""Choice of each row's baseline, by the deployed model's scores."""
 
 from __future__ import annotations
 
@@ -16,37 +16,39 @@ from ibisa_onnx.methods.problem import Problem, Row, RowBaseline
 from ibisa_onnx.targets.base import USUAL_BASELINES, Raw
 from ibisa_onnx.targets.retention import LOST, Retention, log_odds
 
-_TURNS = 2  # baselines that rounds take in turn
-_LEAST_ODDS = 1e-3  # nats: nearer to the picture's own is rounding
-_ROUNDING = 1e-6  # of an output's largest value
+_TURNS = 2  # baselines that rounds alternate between
+_LEAST_ODDS = 1e-3  # nats: smaller differences are rounding
+_ROUNDING = 1e-6  # relative to an output's largest value
 
 
 def count_of(baseline: str) -> int:
-    """Return how many images `settle_baselines` asks about for a picture."""
+    """Return how many images per explained image `settle_baselines` runs."""
     return 1 + (len(USUAL_BASELINES) if baseline == AUTO else 1)
 
 
 def settle_baselines(problem: Problem, baseline: str) -> Problem:
-    """Ask the model about the baselines of each picture, and beside them the picture itself.
+    """Score the baselines of each image, together with the image itself, and choose among them.
 
-    The picture shows whether the images of a batch mix.
+    The image reveals whether a batch mixes its images.
 
     Parameters
     ----------
+    problem
+        The problem; its masked images have the blur, or the named baseline.
     baseline
-        "auto", where the problem has the blur, and objectives of one family say what may take its
-        place; or the name of the one that it has.
+        "auto" to choose among the candidates of the objectives' family; or the name of the
+        problem's own baseline.
 
     Returns
     -------
     Problem
-        With the baselines of each row, and what is known of them.
+        With the chosen baselines of each row, and their scores.
     """
     names, rows = _names(problem, baseline), list(problem.rows)
     shown = [_candidates(problem, group[0], names) for group in problem.pictures]
     answers = problem.ask_pictures(shown)
     for group, images, (raw, asked) in zip(problem.pictures, shown, answers, strict=True):
-        differ = not np.allclose(images[1:], images[:1])  # a picture of nothing is its own baseline
+        differ = not np.allclose(images[1:], images[:1])  # a uniform image is its own baseline
         for number in group:
             row = _calibrated(rows[number], raw)
             scores = _scores(row, raw)
@@ -58,10 +60,10 @@ def settle_baselines(problem: Problem, baseline: str) -> Problem:
 
 
 def for_rounds(problem: Problem, rounds: Sequence[int]) -> Problem:
-    """Return the problem of several rounds of each row, [N R]: what the steps explain.
+    """Return the problem of several rounds of each row, [N R], which the steps solve.
 
-    The rounds hide the picture in turn by the baselines of the row. Retention takes the place of a
-    probability that its baseline does not lose, where log-odds tell picture and baseline apart.
+    Rounds alternate between the row's baselines. If a baseline does not lose the probability, but
+    the log-odds distinguish it from the image, the retained log-odds become the objective.
     """
     rows = [(row, number) for row in range(len(problem)) for number in rounds]
     places = [row for row, _ in rows]
@@ -98,9 +100,9 @@ def _names(problem: Problem, baseline: str) -> tuple[str, ...]:
 
 
 def _candidates(problem: Problem, row: int, names: Sequence[str]) -> Floats:
-    """Return an image, and the baselines that it might have: [1 + K, C, H, W].
+    """Return an image and its candidate baselines, [1 + K, C, H, W].
 
-    What the problem has already is the blur, or the only one.
+    The problem already has the blur, or the only one.
     """
     masked: MaskedImages = problem.masked.take([row])
     own = BLUR if len(names) > 1 else names[0]
@@ -109,30 +111,30 @@ def _candidates(problem: Problem, row: int, names: Sequence[str]) -> Floats:
 
 
 def _calibrated(row: Row, raw: Raw) -> Row:
-    """Return a row whose objective knows what is left of it where the picture is hidden."""
+    """Return a row whose objective is calibrated with the baselines' scores."""
     hidden = {name: raw[name][1:] for name in row.objective.outputs}
     return replace(row, objective=row.objective.calibrated(row.answer, hidden))
 
 
 def _scores(row: Row, raw: Raw) -> npt.NDArray[np.float64]:
-    """Return what a row's objective is for each baseline, [K]; infinite where it is no number.
+    """Return a row's probability for each baseline, [K]; infinite if it is not a number.
 
     Raises
     ------
     OutputError
-        It is none for all of them.
+        None of them is a number.
     """
     found = row.probabilities(raw)[1:]
     if not np.isfinite(found).any():
         raise OutputError(
-            "the model's answer is NaN or infinite where the picture is hidden",
-            "name another baseline=, such as a colour or a picture",
+            "the prediction is NaN or infinite for every baseline",
+            "pass another baseline=, such as a colour or an image",
         )
     return np.where(np.isfinite(found), found, np.inf)
 
 
 def _alike(outputs: Sequence[npt.NDArray[Any]]) -> bool:
-    """Tell whether outputs [K, ...] are the same for all images, but for rounding."""
+    """Return whether outputs [K, ...] are equal for all images, up to rounding."""
     return all(
         float(np.abs(each[1:] - each[:1]).max()) <= _ROUNDING * float(np.abs(each).max())
         for each in (np.asarray(values, np.float64) for values in outputs)

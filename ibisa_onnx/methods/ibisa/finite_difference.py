@@ -1,17 +1,11 @@
-"""IBISA's steps without a gradient: d log p / d logits, estimated from forward passes alone.
+"""IBISA's steps along a gradient that finite differences estimate from forward passes.
 
-Three estimators, each on a coarse grid of cells that shift the logits beneath them; what they find
-for a cell is spread evenly over it.
+The derivatives of log p are taken along an orthogonal basis of a coarse grid of cells, each of
+which shifts the logits below it, and are spread evenly over a cell's logits. That is exact up to
+the size of the step. The grids go from coarse to fine, as far as the budget allows.
 
-- `finite-difference`: along every one of the orthogonal directions of a grid, which is exact up to
-  the size of the step. The grids go from coarse to fine, as far as the budget carries.
-- `spsa`: simultaneous perturbation, the mean over pairs of random signs (Spall, IEEE Transactions
-  on Automatic Control 37:332, 1992, eq. 2.2).
-- `rloo`: the score function over Bernoulli masks, each answer less the mean of the others (Kool,
-  van Hoof and Welling, Buy 4 REINFORCE samples, get a baseline for free, 2019).
-
-They find derivatives at one point, where `forward-only` finds effects over many;
-docs/explanation/forward-only.md holds them against it.
+This is the derivative at one point, where `forward-only` estimates effects over many masks;
+docs/explanation/forward-only.md compares the two, and benchmarks/estimators.py adds others.
 """
 
 from __future__ import annotations
@@ -19,25 +13,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from ibisa_onnx.gradients.masked_images import Floats, MaskedImages, enlarge
 from ibisa_onnx.methods.ibisa.forward_only import Query
 from ibisa_onnx.methods.ibisa.gaussian_process import Array
 from ibisa_onnx.methods.ibisa.optimizer import LogitGradient, Step
-from ibisa_onnx.methods.masking import grid_shape, sample, sigmoid
+from ibisa_onnx.methods.masking import grid_shape, sample
 
 _BATCH = 8
 _COARSEST = 2  # cells on the longer side of the first step's grid
-_CELLS = 7  # of the grid for random directions and masks, as RISE's
 _STEP, _COARSE_STEP = 0.05, 1.0  # of the logits, root mean square over the cells
 _SMALLEST = 1e-12  # keeps the logarithm of a probability finite
 
 
 @dataclass(frozen=True)
 class MaskQueries:
-    """A model that is asked for log p of masks of one image.
+    """Queries of a model for log p of masks of one image.
 
     Attributes
     ----------
@@ -46,13 +38,13 @@ class MaskQueries:
     masked
         Image and baseline.
     temperature
-        Of the sampled masks.
+        Temperature of the sampled masks.
     coarse
-        Whether the model's rounding hides small changes: steps are then large and central.
+        Whether rounding in the model hides small changes. Steps are then larger and central.
     fixed
-        Images in a call of the model, where it takes no other number; else 1.
+        Batch size of the model if it is fixed, else 1.
     grid
-        Cells on the longer side of the logits: shifts of finer ones would be lost.
+        Cells along the longer side of the logits, the finest that can be shifted.
     """
 
     query: Query
@@ -63,11 +55,11 @@ class MaskQueries:
     grid: int = 56
 
     def shape(self, cells: int) -> tuple[int, int]:
-        """Return rows and columns of a grid of so many cells on the longer side."""
+        """Return rows and columns of a grid with this many cells along the longer side."""
         return grid_shape(*self.masked.size, cells)
 
     def cost(self, masks: int) -> int:
-        """Return how many passes so many masks take, the last call filled up."""
+        """Return the number of passes for this many masks, with the last batch padded."""
         return -(-masks // self.fixed) * self.fixed
 
     def log_p(self, masks: Floats) -> Array:
@@ -85,7 +77,7 @@ class MaskQueries:
         return np.concatenate(answers)
 
     def _blocks(self, masks: Floats) -> Iterator[Floats]:
-        """Yield as many at once as are asked about in one query."""
+        """Yield the masks of one query each."""
         size = self.cost(_BATCH)
         yield from (masks[begin : begin + size] for begin in range(0, len(masks), size))
 
@@ -97,12 +89,12 @@ class Estimator:
     Attributes
     ----------
     plan
-        From the queries there are and the steps wanted to what each step gets; the steps may be
-        fewer where the queries are.
+        Divides a number of queries among a number of steps: what each step gets, in a unit of the
+        estimator's own. There are fewer steps if the queries do not suffice.
     queries
-        How many queries a step makes of what it gets.
+        Number of queries that a step makes of what it gets.
     step
-        The step along it.
+        Opens the step along the estimate.
     """
 
     plan: Callable[[MaskQueries, int, int], list[int]]
@@ -111,7 +103,7 @@ class Estimator:
 
 
 def _growing_sides(ask: MaskQueries, queries: int, steps: int) -> list[int]:
-    """Return the cells on the longer side of each step's grid, from coarse to fine."""
+    """Return the cells along the longer side of each step's grid, from coarse to fine."""
 
     def sides(finest: int) -> list[int]:
         return [round(float(side)) for side in np.linspace(_COARSEST, finest, steps)]
@@ -130,15 +122,15 @@ def _growing_sides(ask: MaskQueries, queries: int, steps: int) -> list[int]:
 
 
 def _differences(ask: MaskQueries, side: int) -> int:
-    """Return how many queries a grid's gradient takes: central differences, or one-sided ones."""
+    """Return the number of queries for a grid's gradient, by central or one-sided differences."""
     rows, columns = ask.shape(side)
     return 2 * rows * columns if ask.coarse else rows * columns + 1
 
 
 def _finite_differences(ask: MaskQueries, plan: Sequence[int], rng: np.random.Generator) -> Step:
-    """Differentiate along an orthogonal basis of each step's grid, turned at random.
+    """Differentiate along a randomly rotated orthogonal basis of each step's grid.
 
-    Turned, every direction moves all cells, and none is lost in rounding.
+    After the rotation every direction moves all cells, so none is lost in rounding.
     """
     sides = iter(plan)
 
@@ -148,21 +140,23 @@ def _finite_differences(ask: MaskQueries, plan: Sequence[int], rng: np.random.Ge
         turned = np.linalg.qr(rng.standard_normal((count, count)))[0] * np.sqrt(count)
         directions = turned.reshape(count, *shape)
         gradient = np.tensordot(_derivatives(ask, logits, noise, directions), directions, 1) / count
-        return _shared(gradient, logits.shape)
+        return spread_evenly(gradient, logits.shape)
 
-    return _of_one(estimate)
+    return step_of(estimate)
 
 
 def _derivatives(ask: MaskQueries, logits: Floats, noise: Floats, directions: Array) -> Array:
     """Return the derivatives of log p along directions [N, r, c], by differences."""
     if ask.coarse:
-        return _central(ask, logits, noise, directions)
+        return central_differences(ask, logits, noise, directions)
     shifts = np.concatenate([np.zeros_like(directions[:1]), _STEP * directions])
     answers = ask.at(logits, noise, shifts.astype(np.float32))
     return np.asarray((answers[1:] - answers[0]) / _STEP)
 
 
-def _central(ask: MaskQueries, logits: Floats, noise: Floats, directions: Array) -> Array:
+def central_differences(
+    ask: MaskQueries, logits: Floats, noise: Floats, directions: Array
+) -> Array:
     """Return the derivatives of log p along directions [N, r, c], by central differences."""
     step = _COARSE_STEP if ask.coarse else _STEP
     shifts = np.concatenate([step * directions, -step * directions]).astype(np.float32)
@@ -170,64 +164,21 @@ def _central(ask: MaskQueries, logits: Floats, noise: Floats, directions: Array)
     return np.asarray((above - below) / (2 * step))
 
 
-def _even_shares(ask: MaskQueries, queries: int, steps: int) -> list[int]:
-    """Return how many queries each step makes: as many as any other, in pairs."""
-    pair = ask.cost(2)
-    steps = max(1, min(steps, queries // pair))
-    return [queries // steps // pair * pair] * steps
-
-
-def _all_of_it(_: MaskQueries, share: int) -> int:
-    return share
-
-
-def _spsa(ask: MaskQueries, plan: Sequence[int], rng: np.random.Generator) -> Step:
-    """Average the derivatives along random signs, each times its signs."""
-    shares = iter(plan)
-
-    def estimate(logits: Floats, noise: Floats) -> Floats:
-        shape, pairs = ask.shape(_CELLS), next(shares) // 2
-        signs = rng.choice([-1.0, 1.0], (pairs, *shape))
-        derivatives = _central(ask, logits, noise, signs)
-        return _shared(np.tensordot(derivatives, signs, 1) / pairs, logits.shape)
-
-    return _of_one(estimate)
-
-
-def _rloo(ask: MaskQueries, plan: Sequence[int], rng: np.random.Generator) -> Step:
-    """Correlate log p with Bernoulli masks, whose log-likelihood has the derivative s - lambda."""
-    shares = iter(plan)
-
-    def estimate(logits: Floats, _: Floats) -> Floats:
-        shape, count = ask.shape(_CELLS), next(shares)
-        keep = sigmoid(cv2.resize(logits, shape[::-1], interpolation=cv2.INTER_AREA))
-        masks = (rng.random((count, *shape)) < keep).astype(np.float32)
-        answers = ask.log_p(masks)
-        # a_i less the mean of the others is (a_i - mean) n / (n - 1)
-        advantages = (answers - answers.mean()) / (count - 1)
-        return _shared(np.tensordot(advantages, masks - keep, 1), logits.shape)
-
-    return _of_one(estimate)
-
-
-ESTIMATORS = {
-    "finite-difference": Estimator(_growing_sides, _differences, _finite_differences),
-    "spsa": Estimator(_even_shares, _all_of_it, _spsa),
-    "rloo": Estimator(_even_shares, _all_of_it, _rloo),
-}
+FINITE_DIFFERENCE = Estimator(_growing_sides, _differences, _finite_differences)
+"""The estimator that `gradient="finite-difference"` uses."""
 
 
 def _spread(shift: Floats, shape: tuple[int, ...]) -> Floats:
-    """Return shifts of coarse cells at each logit, [h, w]."""
+    """Return shifts of cells interpolated to the logits, [h, w]."""
     return np.asarray(enlarge(shift[None, None], (shape[0], shape[1]))[0, 0])
 
 
-def _of_one(estimate: Callable[[Floats, Floats], Floats]) -> Step:
-    """Return a step of one answer, from smoothed logits and noise [h, w] to a gradient [h, w]."""
+def step_of(estimate: Callable[[Floats, Floats], Floats]) -> Step:
+    """Return the step of a function from smoothed logits and noise [h, w] to a gradient [h, w]."""
     return lambda smoothed, noise: LogitGradient(estimate(smoothed[0], noise[0])[None], np.ones(1))
 
 
-def _shared(gradient: Array, shape: tuple[int, ...]) -> Floats:
-    """Return a gradient of coarse cells as one of the logits: each has its share."""
-    share = gradient.size / (shape[0] * shape[1])
-    return _spread((share * gradient).astype(np.float32), shape)
+def spread_evenly(gradient: Array, shape: tuple[int, ...]) -> Floats:
+    """Return a gradient by cells as one by logits [h, w]: a cell's is divided among its logits."""
+    fraction = gradient.size / (shape[0] * shape[1])
+    return _spread((fraction * gradient).astype(np.float32), shape)

@@ -1,16 +1,16 @@
-"""What scores of masked images tell about each cell: a Gaussian process, conditioned on them.
+"""Gaussian process of the cells' effects, conditioned on the scores of masked images.
 
-Half the difference of the scores of a mask and of its complement is regressed on half the
-difference of the masks: `d = sum of w_i (m_i - 1/2)`, with a Gaussian prior over the effects w.
-What a mask and its complement have in common says nothing about w, and would count as noise.
+Half the difference between the scores of a mask and its complement is regressed on half the
+difference between the masks: `d = sum of w_i (m_i - 1/2)`, with a Gaussian prior over the effects
+w. What a mask and its complement have in common says nothing about w, and would act as noise.
 
-The prior's covariance falls off with distance (squared exponential), and its standard deviation is
-a power of the contrast of image and baseline: where these agree, hiding a cell changes nothing.
-Noise and strength are those of the highest marginal likelihood (Rasmussen and Williams, Gaussian
-Processes for Machine Learning, eq. 2.30); lengths and powers are averaged, weighted by theirs,
-because few answers hardly tell them apart.
+The prior's covariance is a squared exponential of distance, and its standard deviation a power of
+the contrast between image and baseline: where these agree, masking a cell changes nothing. Noise
+and variance maximise the marginal likelihood (Rasmussen and Williams, Gaussian Processes for
+Machine Learning, eq. 2.30); lengths and powers are averaged, weighted by their likelihoods, because
+few scores hardly tell them apart.
 
-How masks are chosen is in `forward_only.py`; nothing here asks a model.
+`forward_only.py` chooses the masks; nothing here runs a model.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 Fields = npt.NDArray[np.floating]
-"""In whichever precision they come."""
+"""Arrays in either precision."""
 
 _LENGTHS = (0.03, 0.05, 0.08, 0.12, 0.2)
 _POWERS = (0.0, 0.5, 1.0)
-_NOISES = np.geomspace(1e-3, 10, 17)  # variance of the noise over the mean variance of the signal
-_UNLIKELY = 0.01  # of the likeliest prior's likelihood: those below are left out
-_NOTHING = 1e-4  # of the largest score: masks that change it by no more tell nothing
+_NOISES = np.geomspace(1e-3, 10, 17)  # noise variance over mean signal variance
+_UNLIKELY = 0.01  # of the largest likelihood: priors below are dropped
+_NOTHING = 1e-4  # of the largest score: smaller changes tell nothing
 
 
 @dataclass(frozen=True, order=True)
 class Prior:
-    """The prior of the effects.
+    """Prior of the effects.
 
-    `length` is how far they stay alike, as a fraction of the longer side; `power` that of the
-    contrast to which they are proportional.
+    `length` is their correlation length, as a fraction of the longer side; `power` is the power of
+    the contrast to which they are proportional.
     """
 
     length: float
@@ -50,12 +50,12 @@ PRIORS = tuple(Prior(*each) for each in product(_LENGTHS, _POWERS))
 
 
 class Posterior:
-    """The effects w of the cells, as the scores leave them: a mixture over priors.
+    """Posterior of the cells' effects w: a mixture over priors.
 
     Parameters
     ----------
     fits
-        One for each prior, under the same masks and scores.
+        One per prior, for the same masks and scores.
     """
 
     def __init__(self, fits: Sequence[Fit]) -> None:
@@ -68,25 +68,25 @@ class Posterior:
 
     @property
     def priors(self) -> tuple[Prior, ...]:
-        """Those that are not left out, the likeliest first."""
+        """Priors that were kept, most likely first."""
         return tuple(self.fits[place].prior for place in np.argsort(-self.weights))
 
     @cached_property
     def mean(self) -> Array:
-        """The mean effect of each cell, [h, w]."""
+        """Mean effect of each cell, [h, w]."""
         return np.asarray(np.tensordot(self.weights, [fit.mean for fit in self.fits], 1))
 
     @cached_property
     def deviation(self) -> Array:
-        """The standard deviation of each cell's effect, [h, w]."""
+        """Standard deviation of each cell's effect, [h, w]."""
         squares = [fit.variance + (fit.mean - self.mean) ** 2 for fit in self.fits]
         return np.asarray(np.sqrt(np.tensordot(self.weights, squares, 1)))
 
     def draw(self, rng: np.random.Generator, count: int) -> Array:
-        """Effects as likely as any, [count, h, w].
+        """Draw samples of the effects, [count, h, w].
 
-        The same numbers are drawn whatever the scores are: where these differ by little, as those
-        of another batch or of an 8-bit counterpart, so do the effects.
+        The same random numbers are used for all scores, so if these differ slightly, as between
+        batch sizes or from an 8-bit counterpart, so do the samples.
         """
         shares, white = rng.random(count), rng.standard_normal((count, *self.mean.shape))
         noise = rng.standard_normal((count, len(self.fits[0].masks)))
@@ -99,11 +99,11 @@ class Posterior:
 
 @dataclass(frozen=True)
 class Fit:
-    """The effects w = contrast v of the cells under one prior.
+    """Effects w = contrast v of the cells under one prior.
 
-    With masks X (less 1/2, times the contrast, flattened), half differences of scores t, the
-    covariance K = `scale` (rows x columns) of v and the noise's, the mean of v is
-    K X' (X K X' + noise)^-1 t, and its covariance K less K X' (X K X' + noise)^-1 X K (Rasmussen
+    With masks X (minus 1/2, times the contrast, flattened), half differences of scores t, and
+    covariances K = `scale` (rows x columns) of v and of the noise, the mean of v is
+    K X' (X K X' + noise)^-1 t, and its covariance K - K X' (X K X' + noise)^-1 X K (Rasmussen
     and Williams, eq. 2.25 and 2.26).
 
     Attributes
@@ -115,15 +115,15 @@ class Fit:
     rows, columns
         The prior's correlations along each axis, [h, h] and [w, w].
     values, vectors
-        Of X K X' / scale.
+        Eigenvalues and eigenvectors of X K X' / scale.
     noise
-        Over `scale`.
+        Noise variance over `scale`.
     scale
-        The prior's variance, the one of the highest likelihood (in closed form).
+        Variance of the prior that maximises the likelihood (in closed form).
     prior
         The prior.
     likelihood
-        The logarithm of the marginal likelihood, in nats, up to a constant.
+        Log marginal likelihood, in nats, up to a constant.
     """
 
     masks: Fields
@@ -140,22 +140,22 @@ class Fit:
 
     @cached_property
     def mean(self) -> Array:
-        """The mean effect of each cell, [h, w]."""
+        """Mean effect of each cell, [h, w]."""
         return np.asarray(self.contrast * self._given(self.targets[None])[0])
 
     @property
     def variance(self) -> Array:
-        """The variance of each cell's effect, [h, w]."""
+        """Variance of each cell's effect, [h, w]."""
         fields = _both_ways(self.masks, self.rows, self.columns)
         seen = np.tensordot(self.vectors.T, fields, 1) ** 2
         known = np.tensordot(1 / (self.values + self.noise), seen, 1)
         return np.asarray(self.contrast**2 * self.scale * np.clip(1 - known, 0, None))
 
     def draw(self, white: Array, noise: Array) -> Array:
-        """Make effects of standard normal numbers, [k, h, w] and, for the scores' noise, [k, n].
+        """Turn standard normal numbers, [k, h, w] and [k, n] for noise, into samples of effects.
 
-        They are draws from the prior, corrected by the scores: Matheron's rule (Wilson et al.,
-        arXiv 2002.09309).
+        Samples from the prior, corrected by the scores: Matheron's rule (Wilson et al., arXiv
+        2002.09309).
         """
         rows, columns = _roots(self.contrast.shape, self.prior)
         prior = np.sqrt(self.scale) * (rows @ white @ columns.T)
@@ -164,7 +164,7 @@ class Fit:
         return np.asarray(self.contrast * (prior + self._given(self.targets - seen)))
 
     def _given(self, targets: Array) -> Array:
-        """The means of v for several targets [k, n]."""
+        """Return the means of v for several targets [k, n]."""
         weights = targets @ self.vectors / (self.values + self.noise) @ self.vectors.T
         fields = np.tensordot(weights, self.masks, 1)
         return np.asarray(self.rows @ fields @ self.columns)
@@ -178,18 +178,19 @@ def regress(
     Parameters
     ----------
     masks
-        [N, h, w] in 0..1, float64 or, in half the time, float32: as exact as noisy scores need.
+        [N, h, w] in 0..1; float64, or float32 at half the time, which is accurate enough for noisy
+        scores.
     scores
-        float64 [N, 2]: each mask's, and its complement's.
+        float64 [N, 2]: of each mask, and of its complement.
     contrast
-        float64 [h, w], above 0 and about 1 in the mean: how much hiding each cell changes.
+        float64 [h, w], positive, about 1 on average: how much masking each cell changes the image.
     priors
-        Those to be averaged.
+        Priors to average.
 
     Returns
     -------
     Posterior or None
-        None where the scores vary by hardly more than rounding.
+        None if the scores vary by little more than rounding.
     """
     if np.ptp(scores) <= _NOTHING * np.abs(scores).max():
         return None
@@ -198,10 +199,10 @@ def regress(
 
 
 def _condensed(masks: Fields, targets: Array) -> tuple[Fields, Array, Array]:
-    """Return no more masks than there are cells, which tell the same, and what they leave.
+    """Return at most as many masks as there are cells, without loss, and the residuals.
 
-    That is X = Q R and Q' t in place of X and t: what of t is beyond the columns of X is noise
-    alone, and is returned as so many equal values.
+    Replaces X and t by R and Q' t with X = Q R: the part of t outside the columns of X is pure
+    noise, returned as equal values.
     """
     count, *shape = masks.shape
     cells = shape[0] * shape[1]
@@ -214,7 +215,7 @@ def _condensed(masks: Fields, targets: Array) -> tuple[Fields, Array, Array]:
 
 
 def _fit(masks: Fields, targets: Array, left: Array, contrast: Array, prior: Prior) -> Fit:
-    """Condition one prior, at the likeliest noise."""
+    """Condition one prior, at the noise of maximum likelihood."""
     shape, precision = contrast.shape, masks.dtype
     masks = masks * contrast.astype(precision)
     rows, columns = (_covariance(side, prior.length * max(shape)) for side in shape)
@@ -234,13 +235,13 @@ def _fit(masks: Fields, targets: Array, left: Array, contrast: Array, prior: Pri
 
 
 def _likelihood(variances: Array, projected: Array) -> float:
-    """Log marginal likelihood of the projected targets, its scale maximised out."""
+    """Return the log marginal likelihood of the projected targets, at the best scale."""
     scale = _scale(variances, projected)
     return float(-0.5 * (len(projected) * np.log(scale) + np.log(variances).sum()))
 
 
 def _scale(variances: Array, projected: Array) -> float:
-    """The prior's variance of the highest likelihood."""
+    """Return the prior's variance that maximises the likelihood."""
     return max(float((projected**2 / variances).mean()), 1e-300)
 
 
@@ -251,11 +252,11 @@ def _both_ways(fields: Fields, rows: Fields, columns: Fields) -> Fields:
 
 
 def _roots(shape: tuple[int, ...], prior: Prior) -> list[Array]:
-    """Return for each axis a matrix whose product with its transpose is the covariance."""
+    """Return, for each axis, a matrix whose product with its transpose is the covariance."""
     return [_root(side, prior.length * max(shape)) for side in shape]
 
 
-@lru_cache(maxsize=64)  # pure functions of numbers, asked for in every round
+@lru_cache(maxsize=64)  # pure, and called in every round
 def _root(side: int, length: float) -> Array:
     values, vectors = np.linalg.eigh(_covariance(side, length))
     return np.asarray(vectors * np.sqrt(np.clip(values, 0, None)))
@@ -263,6 +264,6 @@ def _root(side: int, length: float) -> Array:
 
 @lru_cache(maxsize=64)
 def _covariance(side: int, length: float) -> Array:
-    """Squared exponential over the cells of one axis, [side, side]."""
+    """Return the squared exponential covariance along one axis, [side, side]."""
     distance = np.subtract.outer(np.arange(side), np.arange(side))
     return np.asarray(np.exp(-(distance**2) / (2 * length**2)))

@@ -1,4 +1,4 @@
-"""IBISA as a method: its gradient checked, steps taken or queries made, and the map checked."""
+"""IBISA as a method: gradient check, optimisation or queries, and the check of the map."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from ibisa_onnx.checks import check_type
 from ibisa_onnx.errors import GradientError, IbisaError, ModelError, NonFiniteGradientError
 from ibisa_onnx.explanation import Certificate, Completion
 from ibisa_onnx.gradients.fidelity import CheckedPath, check_fidelity, without_gradient
@@ -22,7 +23,7 @@ from ibisa_onnx.methods.budget import ImagesMixError, Queries, allowance
 from ibisa_onnx.methods.ibisa import forward_only
 from ibisa_onnx.methods.ibisa.against import EvidenceAgainst
 from ibisa_onnx.methods.ibisa.baseline_choice import count_of, for_rounds, settle_baselines
-from ibisa_onnx.methods.ibisa.estimators import ESTIMATORS, MaskQueries
+from ibisa_onnx.methods.ibisa.finite_difference import FINITE_DIFFERENCE, Estimator, MaskQueries
 from ibisa_onnx.methods.ibisa.gradient_check import GradientCheck
 from ibisa_onnx.methods.ibisa.optimizer import Step, optimise, pathwise, price
 from ibisa_onnx.methods.ibisa.options import Options
@@ -36,56 +37,75 @@ from ibisa_onnx.targets.base import Objective
 from ibisa_onnx.targets.retention import KEPT
 
 _BATCH = 8
-_SAME = 1e-5  # of a probability: what differs by less differs by rounding
-_CHECK = 3.0  # what the check takes at most, in steps of one forward and one backward pass
+_SAME = 1e-5  # relative difference of probabilities that counts as rounding
+_CHECK = 3.0  # maximum cost of the check, in steps of one forward and one backward pass
 
 
 @dataclass(frozen=True)
 class Ibisa:
-    """IBISA, with its settings and the gradients that it goes by."""
+    """IBISA: information bottleneck with input sampling for attribution.
+
+    Optimises a mask of keep probabilities until it retains what the prediction depends on, in as
+    few bits as possible (after B. Coelho and J. S. Cardoso, Neurocomputing 638:130112, 2025). Works
+    with an exact gradient of the ONNX model, with a surrogate's, or from forward passes alone.
+
+    Attributes
+    ----------
+    options
+        Settings; see `Options` and its presets.
+    gradients
+        Which gradient to use; by default the best one that is available and passes the fidelity
+        check.
+    """
 
     options: Options = field(default_factory=Options)
     gradients: GradientSelection = field(default_factory=GradientSelection)
+    estimator: Estimator = FINITE_DIFFERENCE
     name: ClassVar[str] = "ibisa"
+
+    def __post_init__(self) -> None:
+        check_type("options", self.options, Options, "an Options")
+        check_type("gradients", self.gradients, GradientSelection, "a GradientSelection")
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """The settings by name."""
+        """Settings by name."""
         return {"surrogate": self.gradients.surrogate_name, **asdict(self.options)}
 
     def prepare(
         self, model: ImageModel, objective: Objective, preprocessing: Preprocessing
     ) -> PreparedIbisa:
-        """Open the gradient; GradientError where the one that was asked for cannot be had."""
+        """Open the gradient; `GradientError` if the requested one is unavailable."""
         path = self.gradients.open(model, objective.outputs, preprocessing.size)
         if path.source is not None and type(objective).vjp is Objective.vjp:
             error = GradientError(f"{type(objective).__name__} has no vjp")
             path = without_gradient(error, auto=self.gradients.auto).path
-        return PreparedIbisa(self.options, path, self.gradients.auto)
+        return PreparedIbisa(self.options, path, self.gradients.auto, self.estimator)
 
 
 @dataclass(frozen=True)
 class PreparedIbisa:
     """IBISA for one model.
 
-    `auto` tells whether an answer whose gradient fails is explained without.
+    `auto` states whether rows whose gradient fails are explained without gradients.
     """
 
     options: Options
     path: GradientPath
     auto: bool
+    estimator: Estimator
 
     def run(
         self, problem: Problem, rng: np.random.Generator, control: Control
     ) -> Iterator[Results]:
-        """Look for lambda, round by round; at least one is always done.
+        """Optimise lambda, yielding intermediate results; at least one step is always done.
 
         Raises
         ------
         NonFiniteGradientError
-            The gradient is NaN or infinite on this image, and not `auto`.
+            The gradient is NaN or infinite for this image, and `auto` is off.
         GradientError
-            The budget is too small for an estimate without gradients.
+            The budget is too small for an explanation without gradients.
         """
         checked = self._check_paths(problem)
         if self._asked:
@@ -100,11 +120,11 @@ class PreparedIbisa:
         rng: np.random.Generator,
         control: Control,
     ) -> Iterator[Results]:
-        """Explain by gradients what has any, and the rest without."""
+        """Explain rows with a usable gradient by it, and all others without."""
         failed: dict[int, _Failure] = {}
         rows = [row for row, each in enumerate(checked) if each.path.source is not None]
         if rows:
-            yield from self._by_gradients(problem, rows, checked, deepcopy(rng), control, failed)
+            yield from self._by_gradients(problem, rows, checked, control, failed)
         for row, failure in failed.items():
             checked[row] = without_gradient(failure.error, auto=self.auto)
         left = [row for row, each in enumerate(checked) if each.path.source is None]
@@ -122,7 +142,7 @@ class PreparedIbisa:
                 }
 
     def _check_paths(self, problem: Problem) -> list[CheckedPath]:
-        """Check the gradient's fidelity on each picture, for all rows of it at once."""
+        """Check the gradient's fidelity on each image, for all its rows at once."""
 
         def check(group: npt.NDArray[np.intp]) -> list[CheckedPath]:
             first, images = problem.rows[group[0]], problem.masked.images[group[:1]]
@@ -141,18 +161,17 @@ class PreparedIbisa:
         problem: Problem,
         rows: list[int],
         checked: list[CheckedPath],
-        rng: np.random.Generator,
         control: Control,
         failed: dict[int, _Failure],
     ) -> Iterator[Results]:
-        """Explain the rows that have a gradient side by side; tell of those where it fails."""
+        """Explain rows with a gradient together; record those for which it fails in `failed`."""
         part = problem.take(rows)
         control.lap("open")
         last: Results = {}
         errors: dict[int, IbisaError] = {}
         check = GradientCheck(len(part), coarse=self.path.coarse)
         try:
-            for maps, against, completion in self._steps(part, rng, control, check):
+            for maps, against, completion in self._steps(part, control, check):
                 found = dict(zip(rows, maps, strict=True))
                 below = dict(zip(rows, against, strict=True))
                 known = {
@@ -182,7 +201,7 @@ class PreparedIbisa:
             last = self._check_maps(part, rows, last)
             control.lap("check")
         spent = dict(zip(rows, part.spent(), strict=True))
-        # The only row of a problem goes on counting where it is.
+        # A single row shares its problem's counter, which keeps counting.
         own = [PassCount()] if part is problem else part.passes.count.split(len(rows))
         failed |= {row: _Failure(error, own[rows.index(row)]) for row, error in errors.items()}
         timings = control.finish()
@@ -191,7 +210,7 @@ class PreparedIbisa:
     def _faults(
         self, maps: Mapping[int, Floats], checked: Mapping[int, CheckedPath]
     ) -> dict[int, IbisaError]:
-        """Say of which rows the gradient is of no use: off, where that is minded, or not finite."""
+        """Return the rows whose gradient is unusable: off (if that matters) or not finite."""
         refused: dict[int, IbisaError] = {
             row: each.refused() for row, each in checked.items() if each.gradient_is_off
         }
@@ -204,18 +223,17 @@ class PreparedIbisa:
     def _steps(
         self,
         problem: Problem,
-        rng: np.random.Generator,
         control: Control,
         check: GradientCheck,
     ) -> Iterator[tuple[Floats, Floats, Completion]]:
-        """Take IBISA's ten steps: the maps of all rows after each, and what speaks against."""
+        """Run IBISA's ten steps, yielding the maps of all rows and the evidence against."""
         options, source = self.options, self.path.source
         assert source is not None
         against = EvidenceAgainst(len(problem))
 
         def open_step(rounds: Sequence[int]) -> Step:
             if problem.fixed > 1 and len(problem) * len(rounds) > 1:
-                problem.rows_mix()  # of probabilities, which retention is not
+                problem.rows_mix()  # tested on probabilities, which retention is not
             several = for_rounds(problem, rounds)
             gradient = check.watch(several, several.gradient(source))
             return against.watch(pathwise(gradient, options.temperature))
@@ -223,7 +241,7 @@ class PreparedIbisa:
         together, steps = not control.anytime, options.steps * options.rounds
         prices = [price(row.objective.extent) for row in problem.rows]
         maps = optimise(
-            *(open_step, len(problem), problem.size, options, rng),
+            *(open_step, len(problem), problem.size, options),
             prices=prices,
             together=together,
         )
@@ -247,7 +265,7 @@ class PreparedIbisa:
         control: Control,
     ) -> Iterator[AttributionResult]:
         """Explain the only row by forward passes alone, and check its map."""
-        by_differences = checked.path.name in ESTIMATORS
+        by_differences = checked.path.name == "finite-difference"
         search = self._by_differences if by_differences else self._by_regression
         for found in search(problem, checked, rng, control):
             if not np.isfinite(found.cells).all():
@@ -265,8 +283,8 @@ class PreparedIbisa:
         rng: np.random.Generator,
         control: Control,
     ) -> Iterator[AttributionResult]:
-        """Take the ten steps along a gradient that is estimated from forward passes."""
-        estimator, options, check = ESTIMATORS[checked.path.name], self.options, self._images
+        """Run the ten steps along a gradient estimated from forward passes."""
+        estimator, options, check = self.estimator, self.options, self._images
         queries = Queries(problem, control, check=check)
         ask = MaskQueries(
             queries,
@@ -284,7 +302,7 @@ class PreparedIbisa:
         against = EvidenceAgainst(1)
         step = against.watch(estimator.step(ask, plan, rng))
         prices = [price(problem.row.objective.extent)]
-        steps = optimise(lambda _: step, 1, problem.size, options, rng, prices=prices)
+        steps = optimise(lambda _: step, 1, problem.size, options, prices=prices)
         for maps, following in zip(steps, [*shares[1:], 0], strict=True):
             over = following > 0 and queries.over(following)
             yield AttributionResult(
@@ -304,32 +322,33 @@ class PreparedIbisa:
         rng: np.random.Generator,
         control: Control,
     ) -> Iterator[AttributionResult]:
-        """Spend what the prediction and the check leave of the budget on queries."""
+        """Spend the budget left by prediction and check on queries."""
         budget, check, certificate = self.options.budget, self._images, checked.certificate
         unused, spent = deepcopy(rng), problem.row.asked
         planned = allowance(problem, budget, check, spent)
         try:
             queries = Queries(problem, control, planned, check, whole_first=True)
             yield from _estimated(queries, certificate, rng)
-        except ImagesMixError as found:  # at the first query; what it told is worth nothing
+        except ImagesMixError as found:  # at the first query, whose scores are worthless
             planned = allowance(problem, budget, check, spent + found.spent)
             yield from _estimated(Queries(problem, control, planned, check), certificate, unused)
 
     @property
     def _asked(self) -> int:
-        """How many images are shown before the first step, to settle the baseline."""
+        """Number of images run before the first step to choose the baseline."""
         options = self.options
         return count_of(options.baseline) if options.check or options.baseline == AUTO else 0
 
     @property
     def _images(self) -> int:
-        """How many images the check of a finished map shows."""
+        """Number of images that the check of a finished map shows."""
         return IMAGES - self._asked if self.options.check else 0
 
     def _described(self, row: Row, result: AttributionResult) -> AttributionResult:
-        """Name the baselines, and take away the map where the model does not look.
+        """Add the baselines' names and warnings; clear the map if the model ignores the image.
 
-        It does not where picture, baselines and all that the check showed get the same answer.
+        That is the case if image, baselines and everything that the check showed have the same
+        score.
         """
         result = replace(result, answer=row.probability)
         if not row.baselines:
@@ -340,10 +359,10 @@ class PreparedIbisa:
         warnings = (*row.objective.warnings(row.answer), *result.warnings)
         if not blind and whole > 0 and taken[0].score >= KEPT * whole:
             value = row.objective.describe().get("value") is not None
-            gives = "as much" if value else f"{taken[0].score:.1%} for this answer"
+            score = "all of the value" if value else f"{taken[0].score:.1%} for this target"
             more = "adds to it" if value else "makes it more likely"
             warnings += (
-                f"the baseline ({taken[0].name}) alone gives {gives}: "
+                f"the baseline ({taken[0].name}) alone retains {score}: "
                 f"the map shows what {more}, not what it needs",
             )
         if blind:
@@ -357,7 +376,7 @@ class PreparedIbisa:
         )
 
     def _check_maps(self, problem: Problem, rows: list[int], results: Results) -> Results:
-        """Let the model itself check finished maps; `rows` are what the problem's are called."""
+        """Check finished maps with the model; `rows` are the names of the problem's rows."""
 
         def check(row: int) -> AttributionResult:
             found = results[row]
@@ -370,7 +389,7 @@ class PreparedIbisa:
 def _estimated(
     queries: Queries, certificate: Certificate, rng: np.random.Generator
 ) -> Iterator[AttributionResult]:
-    """Make all queries, and say after each round what they tell."""
+    """Make all queries, yielding a result after each round."""
     problem = queries.problem
     batch = -(-_BATCH // problem.pair) * problem.pair
     for estimate in forward_only.estimates(
@@ -400,14 +419,14 @@ def _estimated(
 
 @dataclass(frozen=True)
 class _Failure:
-    """Why the gradient of a row failed, and the passes it took that far."""
+    """Why the gradient of a row failed, and the passes spent until then."""
 
     error: IbisaError
     passes: PassCount
 
 
 def _and(result: AttributionResult, failed: dict[int, _Failure], row: int) -> AttributionResult:
-    """Add the passes that a failed gradient took to a finished result."""
+    """Add the passes of a failed gradient to a finished result."""
     if result.timings is None or row not in failed:
         return result
     return replace(result, passes=result.passes + failed[row].passes)
@@ -415,5 +434,5 @@ def _and(result: AttributionResult, failed: dict[int, _Failure], row: int) -> At
 
 def _not_finite(path: str) -> NonFiniteGradientError:
     return NonFiniteGradientError(
-        f"the {path} gradient is NaN or infinite on this image", "try gradient='forward-only'"
+        f"the {path} gradient is NaN or infinite for this image", "try gradient='forward-only'"
     )

@@ -1,37 +1,37 @@
 """IBISA: information bottleneck with input sampling for attribution.
 
 After B. Coelho and J. S. Cardoso, Neurocomputing 638:130112 (2025), reconstructed from its open
-abstract. A mask right after the image is optimised until it lets through what the decision needs,
+abstract. A mask right after the image is optimised until it retains what the prediction depends on,
 in as few bits as possible:
 
-    lambda = sigmoid(smooth(a))                     keep-probability of each cell
+    lambda = sigmoid(smooth(a))                     keep probability of each cell
     s ~ relaxed Bernoulli(lambda)                   a sampled mask
     z = m x + (1 - m) b,  m = upsample(s)           the bottleneck, right after the image
-    loss = -log p(target | z) + beta I(lambda)      the decision kept, information squeezed
-    I = mean(lambda), or mean KL(Bernoulli(lambda) || Bernoulli(prior))
+    loss = -log p(target | z) + beta I(lambda)      prediction retained, information penalised
+    I = mean(lambda)
 
-The steps go from coarse to fine: from one to the next the smoothing shrinks, beta grows and the
-masks differ less, so that the first settle which object is needed, while nearly all is let through,
-and the last which parts of it. beta is adaptive: it is multiplied by the score ratio
-p(target | z) / p(target | x) of the step's mask, up to 2. A target that covers little of the image
-pays more (`price`), for what it needs is little, too. Finer than that is the evidence: the
-mean e of all steps' gradients, each over its own root mean square, smoothed, and of it the positive
-part, brought to lambda's scale. Near zero e is noise, whose sign a shift by one pixel turns, so the
-positive part is a soft one, (e + sqrt(e^2 + (k q)^2)) / 2, where q is the root of the steps' mean
-square: squareplus (Barron, arXiv 2112.11687), as soft as the gradients are large there. The map is
-the geometric mean of both, with a little of lambda alone: high where both are, and in order where
-the evidence is silent. Where the gradient brings class activation maps of the steps' masked images,
-net and gross, the map is multiplied by the mean gross map and the root of the mean net one.
+Steps go from coarse to fine: the smoothing shrinks, beta grows, and the masks vary less, so that
+the first steps find the object that matters while almost everything is retained, and the last its
+parts. beta is adaptive: it is multiplied by the score ratio p(target | z) / p(target | x) of the
+step's mask, up to 2. For targets that cover little of the image beta is larger (`price`), because
+the evidence for them is small too.
 
-All but the model is simple enough to be differentiated by hand, with S for the smoothing, which is
-its own transpose, and g for the model's part, d log p / d s:
+The evidence is finer than lambda: the mean e of all steps' gradients, each divided by its root mean
+square, smoothed, of which the positive part is scaled to lambda's range. Near zero, e is noise
+whose sign changes with a shift by one pixel, so the positive part is a soft one,
+(e + sqrt(e^2 + (k q)^2)) / 2, where q is the root of the steps' mean square: squareplus (Barron,
+arXiv 2112.11687), as soft as the gradients there are large. The map is the geometric mean of both,
+plus a little of lambda alone: high where both are, and ordered where there is no evidence. If the
+gradient provides class activation maps of the steps' masked images, net and gross, the map is
+multiplied by the mean gross map and by the root of the mean net map.
 
-    d loss / d a = S (beta lambda (1 - lambda) I' / cells - g s (1 - s) / temperature)
+Everything but the model is differentiated by hand, with S for the smoothing, which is its own
+transpose, and g = d log p / d s for the model's part:
 
-where I' is 1, or logit(lambda) - logit(prior).
+    d loss / d a = S (beta lambda (1 - lambda) / cells - g s (1 - s) / temperature)
 
-Here are the steps alone, of N answers side by side; they know nothing but masks. Where z and the
-gradients come from is in `gradients`, what is done with the map in `method.py`.
+This file contains the steps for N rows together, in terms of masks alone. `gradients` provides z
+and the gradients; `method.py` processes the map.
 """
 
 from __future__ import annotations
@@ -46,39 +46,32 @@ import numpy as np
 import numpy.typing as npt
 
 from ibisa_onnx.gradients.masked_images import Floats
-from ibisa_onnx.methods.ibisa.options import PENALTIES, Options
-from ibisa_onnx.methods.masking import (
-    grid_shape,
-    plane_waves,
-    sample,
-    sigmoid,
-    smooth,
-    stratified_noise,
-)
+from ibisa_onnx.methods.ibisa.options import Options
+from ibisa_onnx.methods.masking import grid_shape, plane_waves, sample, sigmoid, smooth
 from ibisa_onnx.methods.problem import MaskGradient
 
-_LARGEST_RATIO = 2.0  # a rare target may gain a thousandfold by a mask
+_LARGEST_RATIO = 2.0  # masking may raise a low probability a thousandfold
 _USUAL_EXTENT, _HIGHEST_PRICE = 0.08, 4.0
 _LONG, _LOUDER = 2.0, 1.5
 _TINY = 1e-30
-_LEAST = 1e-5  # of a map's largest value: where it is 0 the activation alone gives the order
-_SPREAD = 0.5  # cells, over the steps' mean square
-_FLOOR = 0.02  # of a class activation map's: coarse maps are not trusted with less
+_LEAST = 1e-5  # of a map's maximum: where the map is 0, the activation alone ranks cells
+_SPREAD = 0.5  # cells: smoothing of the steps' mean square
+_FLOOR = 0.02  # of a class activation map: floor of the coarse maps
 
 
 @dataclass(frozen=True, eq=False)
 class LogitGradient:
-    """What was learnt at sampled masks.
+    """Gradient and scores at sampled masks.
 
     Attributes
     ----------
     values
         d log p(target | z) / d logits, in nats, float32 [M, h, w].
     ratio
-        p(target | z) over p(target | x), [M]; 1 where the source of the gradient does not tell.
+        p(target | z) / p(target | x), [M]; 1 if the source of the gradient does not provide it.
     activation
-        Class activation maps of z, net and gross, float32 [M, 2, r, c], where the gradient comes
-        with them (`gradients.class_activation`).
+        Class activation maps of z, net and gross, float32 [M, 2, r, c], if the gradient source
+        provides them (`gradients.class_activation`).
     """
 
     values: Floats
@@ -87,7 +80,7 @@ class LogitGradient:
 
     @cached_property
     def relative(self) -> Floats:
-        """Each of `values` over its root mean square, so that each step counts alike, [M, h, w]."""
+        """`values` over their root mean squares, so that each step counts equally, [M, h, w]."""
         with np.errstate(invalid="ignore", over="ignore"):
             sizes = (np.sqrt(np.mean(each * each)) for each in self.values)
             scaled = [g / s if s != 0 else g for g, s in zip(self.values, sizes, strict=True)]
@@ -95,11 +88,11 @@ class LogitGradient:
 
 
 Step = Callable[[Floats, Floats], LogitGradient]
-"""Smoothed logits and the masks' noise, [M, h, w] each, to the gradient at the logits."""
+"""Maps smoothed logits and mask noise, [M, h, w] each, to the gradient at the logits."""
 
 
 def pathwise(gradient: Callable[[Floats], MaskGradient], temperature: float) -> Step:
-    """Return the step along the gradient at one sampled mask each."""
+    """Return the step along the gradient at one sampled mask per row."""
 
     def step(smoothed: Floats, noise: Floats) -> LogitGradient:
         masks = sample(smoothed, noise, temperature)
@@ -115,40 +108,37 @@ def optimise(
     count: int,
     size: tuple[int, int],
     options: Options,
-    rng: np.random.Generator,
     *,
     prices: Sequence[float] | None = None,
     together: bool = True,
 ) -> Iterator[Floats]:
-    """Take IBISA's steps for several answers side by side.
+    """Run IBISA's steps for several rows together.
 
     Parameters
     ----------
     open_step
-        Asked for a step of some rounds of each answer: M is all of these of the first answer, then
-        of the next. `pathwise` makes a step of a gradient.
+        Returns the step for some rounds of each row; the M masks are all rounds of the first row,
+        then of the next. `pathwise` makes a step of a gradient.
     count
-        How many answers, N; each meets the same masks.
+        Number of rows, N; all use the same masks.
     size
-        Height and width of the model's input, which give the grid its shape.
+        Height and width of the model input, which determine the grid's shape.
     options
-        The settings.
-    rng
-        Draws the masks.
+        Settings.
     prices
-        What beta is multiplied by for each answer, [N] (`price`); None: by 1.
+        Factor on beta for each row, [N] (`price`); None for 1.
     together
-        Whether all rounds are taken side by side too, or one after the other, which gives the same
-        map in the end and better ones on the way.
+        Whether all rounds run together, too, or one after the other, which yields the same final
+        map and better intermediate ones.
 
     Yields
     ------
-    float32 [N, h, w]
-        The maps after each step, in 0..1; NaN where a gradient was not finite.
+    ndarray
+        float32 [N, h, w] in 0..1, the maps after each step; NaN if a gradient was not finite.
     """
     options = suited(options, size)
     shape, rounds = grid_shape(*size, options.grid), options.rounds
-    noises = np.stack([_noises(options, shape, number, rng) for number in range(rounds)])
+    noises = np.stack([_noises(options, shape, number) for number in range(rounds)])
     keeps = gradients = np.empty((count, 0, *shape), np.float32)
     activations = np.empty((count, 0, 2, *shape), np.float32)
     for group in np.split(np.arange(rounds), 1 if together else rounds):
@@ -170,7 +160,7 @@ def optimise(
 def _steps(
     step: Step, prices: npt.NDArray[np.float64], noises: Floats, options: Options
 ) -> Iterator[tuple[Floats, LogitGradient]]:
-    """Yield lambda after each step, [M, h, w], and what was learnt at that step.
+    """Yield lambda after each step, [M, h, w], and the gradients of that step.
 
     `noises` are those of each round and step, [rounds, steps, h, w]; `prices` are [M].
     """
@@ -179,20 +169,20 @@ def _steps(
     schedule = zip(smoothings(options), betas(options), learning_rates(options), strict=True)
     for number, (smoothing, beta, rate) in enumerate(schedule):
         noise = np.tile(noises[:, number], (len(prices) // len(noises), 1, 1))
-        with np.errstate(invalid="ignore", over="ignore"):  # of gradients that are not finite
+        with np.errstate(invalid="ignore", over="ignore"):  # gradients may not be finite
             found = step(smooth(logits, smoothing), noise)
             weight = beta * prices * _adapted(found.ratio, options.penalty_exponent)
-            gradient = _loss_gradient(found.values, logits, smoothing, weight, options)
+            gradient = _loss_gradient(found.values, logits, smoothing, weight)
             logits = logits - adam.step(gradient, rate)
         yield sigmoid(smooth(logits, options.smoothing)), found
 
 
 def suited(options: Options, size: tuple[int, int]) -> Options:
-    """Return settings for an input of a height and a width, as wide or high as it is.
+    """Adapt settings to the aspect ratio of an input of this height and width.
 
-    The cells and waves of a line of text, 48 x 320, would be far too coarse for its characters: of
-    inputs more than twice as long as short there are as many cells as in a square one, the waves
-    are finer by as much, and larger. docs/explanation/method.md has the characters by which that was chosen.
+    The cells and waves of a text line, 48 x 320, would be far too coarse for its characters: inputs
+    more than twice as long as wide get as many cells as a square, and finer and larger waves in
+    proportion. docs/explanation/method.md has the characters on which this was calibrated.
     """
     aspect = max(size) / min(size)
     if aspect <= _LONG:
@@ -207,10 +197,10 @@ def suited(options: Options, size: tuple[int, int]) -> Options:
 
 
 def price(extent: float | None) -> float:
-    """Return what beta is multiplied by for a target that covers a share of the image, 0 to 1.
+    """Return the factor on beta for a target that covers a fraction of the image, 0..1.
 
-    That is the root of 8% over the share, from 1 to 4: beta was chosen on photographs of one large
-    object, and docs/explanation/method.md has the planted objects of 0.2% to 50% by which this was.
+    sqrt(8% / fraction), clipped to 1..4: beta was calibrated on photographs of one large object,
+    this factor on planted objects of 0.2% to 50% (docs/explanation/method.md).
     """
     if extent is None:
         return 1.0
@@ -218,33 +208,30 @@ def price(extent: float | None) -> float:
 
 
 def _adapted(ratio: npt.NDArray[np.float64], exponent: float) -> npt.NDArray[np.float64]:
-    """Return what beta is multiplied by, [M]: at most 2 where a target gains by the mask."""
+    """Return the factor on beta, [M]: at most 2 where masking raises the target."""
     adapted = np.clip(ratio, 0, _LARGEST_RATIO) ** exponent
     return np.where(np.isfinite(ratio), adapted, 1.0)
 
 
-def _noises(
-    options: Options, shape: tuple[int, int], number: int, rng: np.random.Generator
-) -> Floats:
+def _noises(options: Options, shape: tuple[int, int], number: int) -> Floats:
     """Return the noise of each step of a round, [steps, h, w]."""
     turn = math.pi * number / (options.rounds * max(1, options.steps // 2))
-    noises = np.float32(options.noise) * stratified_noise(rng, options.steps, shape)
     angle = options.wave_angle + turn
     waves = plane_waves(options.steps, shape, options.wave_frequency, angle)
-    return np.asarray(noises + amplitudes(options)[:, None, None] * waves)
+    return np.asarray(amplitudes(options)[:, None, None] * waves)
 
 
 def _by_rows(steps: list[Floats], count: int) -> Floats:
-    """Return what each step has of all masks, [M, ...], by answer: [N, M / N steps, ...]."""
+    """Regroup the steps' masks, [M, ...], by row: [N, M / N steps, ...]."""
     first, rest = len(steps[0]) // count, steps[0].shape[1:]
     apart = [each.reshape(count, first, *rest) for each in steps]
     return np.stack(apart, 2).reshape(count, -1, *rest)
 
 
 def _share_of_largest(activation: Floats | None, shape: tuple[int, int], count: int) -> Floats:
-    """Return the positive parts of class activation maps on the grid, [M, 2, h, w], each up to 1.
+    """Return the positive parts of class activation maps on the grid, [M, 2, h, w], scaled to 1.
 
-    Zeros where there is none.
+    Zeros if there are none.
     """
     shares = np.zeros((count, 2, *shape), np.float32)
     for share, both in zip(shares, () if activation is None else activation, strict=False):
@@ -257,18 +244,20 @@ def _share_of_largest(activation: Floats | None, shape: tuple[int, int], count: 
 
 
 def _map(keeps: Floats, gradients: Floats, activations: Floats, options: Options) -> Floats:
-    """Return lambda, and its geometric mean with the evidence, mixed, [h, w].
+    """Return the map: a mix of lambda and its geometric mean with the evidence, [h, w].
 
-    Lambda is the geometric mean of all rounds': what one of them does without is not needed.
+    Lambda is the geometric mean over rounds: what one of them does without is not needed.
 
     Parameters
     ----------
     keeps
         Lambda of each round, [rounds, h, w].
     gradients
-        Of each round and step, over their sizes, [rounds steps, h, w].
+        Relative gradients of each round and step, [rounds steps, h, w].
     activations
         Class activation maps of each round and step, [rounds steps, 2, h, w] in 0..1.
+    options
+        Settings.
     """
     keep = np.asarray(np.exp(np.log(np.maximum(keeps, _TINY)).mean(0)), np.float32)
     if not options.evidence:
@@ -281,16 +270,16 @@ def _map(keeps: Floats, gradients: Floats, activations: Floats, options: Options
 
 
 def _soft_positive(gradients: Floats, smoothing: float, softness: float) -> Floats:
-    """Return the soft positive part of the gradients' mean, [h, w], of [rounds steps, h, w]."""
+    """Return the soft positive part, [h, w], of the mean gradient of [rounds steps, h, w]."""
     mean = smooth(np.mean(gradients, 0), smoothing)
     spread = np.float32(softness) * np.sqrt(smooth(np.mean(gradients * gradients, 0), _SPREAD))
     return np.asarray((mean + np.hypot(mean, spread)) / 2)
 
 
 def _with_activation(map: Floats, activation: Floats, weight: float) -> Floats:
-    """Return a map times powers of both class activation maps, net and gross, [2, h, w].
+    """Multiply a map by powers of both class activation maps, net and gross, [2, h, w].
 
-    It keeps the map's largest value; the map alone where nothing is activated.
+    Preserves the map's maximum; returns the map unchanged if nothing is activated.
     """
     highest, largest = float(map.max()), activation.max((1, 2), keepdims=True)
     if not (weight and highest > 0 and (largest > 0).all()):
@@ -306,17 +295,14 @@ def _loss_gradient(
     logits: Floats,
     smoothing: float,
     weight: npt.NDArray[np.float64],
-    options: Options,
 ) -> Floats:
-    """Return d loss / d a, [M, h, w], by the equation at the head of this module.
+    """Return d loss / d a, [M, h, w], by the equation in the module docstring.
 
-    `gradient` is d log p / d of the smoothed logits, `weight` the adapted beta of each, [M].
+    `gradient` is d log p / d smoothed logits, `weight` the adapted beta of each mask, [M].
     """
-    smoothed = smooth(logits, smoothing)
-    keep = sigmoid(smoothed)
+    keep = sigmoid(smooth(logits, smoothing))
     cells = keep.shape[-2] * keep.shape[-1]
     penalty = (weight / cells).astype(np.float32)[:, None, None] * keep * (1 - keep)
-    penalty = penalty * PENALTIES[options.information](smoothed, options.prior)
     return smooth(penalty - gradient, smoothing)
 
 
@@ -327,7 +313,7 @@ def smoothings(options: Options) -> list[float]:
 
 
 def betas(options: Options) -> list[float]:
-    """Return the information term's weight at each step."""
+    """Return the weight of the information term at each step."""
     return [options.beta * each for each in _ramp(options.first_beta, 1, options.steps)]
 
 
@@ -344,7 +330,7 @@ def amplitudes(options: Options) -> Floats:
 
 
 def _ramp(first: float, last: float, steps: int) -> list[float]:
-    """Return evenly spaced values; of one step the last."""
+    """Return evenly spaced values; for a single step, the last."""
     return [float(each) for each in np.linspace(last, first, steps)[::-1]]
 
 
@@ -354,7 +340,7 @@ class PooledAdam:
     Parameters
     ----------
     pooling
-        Standard deviation of the Gaussian over the squared gradient, in cells; 0 is plain Adam.
+        Standard deviation of the Gaussian over the squared gradient, in cells; 0 for plain Adam.
     """
 
     def __init__(self, pooling: float) -> None:

@@ -1,27 +1,16 @@
-"""IBISA's settings and their presets; docs/explanation/method.md shows what each default was chosen against."""
+"""IBISA's settings and presets. docs/explanation/research-notes.md shows how each was chosen."""
 
 from __future__ import annotations
 
 import math
 import numbers
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-import numpy as np
-
 from ibisa_onnx.errors import OptionError
-from ibisa_onnx.gradients.masked_images import Floats
 from ibisa_onnx.methods.baselines import AUTO
-
-PENALTIES: Mapping[str, Callable[[Floats, float], Floats | float]] = MappingProxyType(
-    {
-        "mean": lambda logits, prior: 1.0,
-        "kl": lambda logits, prior: logits - np.float32(math.log(prior / (1 - prior))),
-    }
-)
-"""The derivative I' of each information term, from logits of lambda and the prior."""
 
 
 @dataclass(frozen=True)
@@ -31,62 +20,63 @@ class Options:
     Attributes
     ----------
     steps
-        Optimisation steps, each of one forward and one backward pass.
+        Number of optimisation steps, each of one forward and one backward pass.
     grid
-        Cells on the longer side of the image.
+        Number of mask cells along the longer side of the image.
     smoothing, first_smoothing
-        Standard deviation of the Gaussian over the logits, in cells, at the last and at the first
-        step; in between it shrinks geometrically.
+        Standard deviation of the Gaussian that smooths the logits, in cells, at the last and the
+        first step. It shrinks geometrically in between.
     temperature
-        Of the sampled masks (`masking.sample`).
+        Temperature of the relaxed Bernoulli masks (`masking.sample`).
     wave_amplitude, wave_frequency
-        Of the plane waves, the fixed part of the masks' noise (`masking.plane_waves`): amplitude in
-        logits at the last step, and the coarsest frequency.
-    noise
-        Scale of its random part, logistic (`masking.stratified_noise`).
+        Amplitude, in logits at the last step, and coarsest frequency, in cycles along the longer
+        side, of the plane waves that the masks are sampled with (`masking.plane_waves`).
     start
-        The first logits: everything is let through, then squeezed.
+        Initial logits. At 2 almost everything is visible at first.
     beta
         Weight of the information term at the last step, in nats for a mask that keeps everything.
     first_wave_amplitude, first_beta, first_learning_rate
-        What `wave_amplitude`, `beta` and `learning_rate` are multiplied by at the first step; in
-        between it changes evenly.
+        Factors of `wave_amplitude`, `beta` and `learning_rate` at the first step. They approach 1
+        linearly.
     penalty_exponent
-        Power of the score ratio, p(target | z) / p(target | x) and at most 2, by which beta is
-        multiplied; 0: always all of it.
-    information, prior
-        "mean" or "kl", and the keep-probability that costs nothing under "kl".
+        Adaptive regularisation: beta is multiplied by the score ratio p(target | z) /
+        p(target | x), at most 2, to this power. 0 disables it.
     learning_rate
         Step size, in logits.
     pooling
-        Standard deviation, in cells, of the Gaussian over Adam's second moment. Pooled, a cell
-        that the decision ignores is measured against its neighbours' gradients and not against
-        its own noise, which plain Adam blows up to full steps.
+        Standard deviation, in cells, of the Gaussian that pools Adam's second moment over
+        neighbouring cells. Plain Adam (0) normalises each cell by its own RMS gradient, so cells
+        irrelevant to the prediction take full-size steps driven only by noise.
     wave_angle
-        Direction of the first of the waves, in radians (`masking.plane_waves`).
+        Direction of the first plane wave, in radians.
     evidence, evidence_smoothing
-        Share of the geometric mean in the map, 0 to 1, the rest being lambda alone; and the
-        Gaussian over the evidence, in cells.
+        Weight, 0 to 1, of the geometric mean of lambda and evidence in the map, the remainder
+        being lambda alone; and the Gaussian that smooths the evidence, in cells.
     softness
-        Of the evidence's positive part, in root mean squares of the steps' gradients at a cell; 0:
-        all below zero is cut off.
+        Softness of the evidence's positive part, in units of the RMS gradient of a cell. 0 clips
+        at zero.
     activation
-        Power of the steps' class activation, by which the map is multiplied where the gradient
-        comes with it: the gross map times the root of the net one; 0: none.
+        Exponent of the class activation that multiplies the map, if the gradient provides it: the
+        gross map times the square root of the net one. 0 disables it.
     rounds
-        How often the steps are taken, side by side, each time with waves of other directions;
-        lambda is the geometric mean of all rounds', the evidence their mean.
+        Number of times the steps are run, side by side, each with waves of other directions. Lambda
+        is the geometric mean over rounds, the evidence the arithmetic mean.
     check
-        Whether the finished map is checked by the model itself: 8 forward passes with those that
-        settle the baseline, without it 4 for "auto" and none for others.
+        Whether to run the sufficiency check on the finished map: 8 forward passes, including those
+        that choose the baseline. Without it, "auto" takes 4 and other baselines none.
     baseline
-        What is seen where the image is masked: "auto" chooses for each answer what loses it; or
-        "blur", one of `baselines.BASELINES`, a colour, or a picture's file
+        What replaces hidden pixels: "auto" chooses a baseline per image and target; otherwise
+        "blur", one of `baselines.BASELINES`, a colour, or the path of an image
         (`baselines.baseline_named`).
     blur
-        Standard deviation of the baseline's blur, as a fraction of the image's longer side.
+        Standard deviation of the blurred baseline, as a fraction of the image's longer side.
     budget
-        Forward passes where no gradient exists.
+        Maximum number of forward passes without a gradient.
+
+    Raises
+    ------
+    OptionError
+        A value is out of its range.
     """
 
     steps: int = 10
@@ -98,14 +88,11 @@ class Options:
     first_wave_amplitude: float = 2.0
     wave_frequency: float = 3.0
     wave_angle: float = 0.3
-    noise: float = 0.0
     start: float = 2.0
     beta: float = 60.0
     first_beta: float = 0.25
     first_learning_rate: float = 0.25
     penalty_exponent: float = 1.0
-    information: str = "mean"
-    prior: float = 0.05
     learning_rate: float = 1.5
     pooling: float = 6.0
     evidence: float = 0.9
@@ -119,7 +106,7 @@ class Options:
     budget: int = 200
 
     def __post_init__(self) -> None:
-        """Raise `OptionError` where a value is out of its range."""
+        """Raise `OptionError` if a value is out of its range."""
         for name in ("steps", "grid", "rounds", "budget"):
             self._check(name, "1 or more", lambda value: value >= 1 and value.is_integer())
             object.__setattr__(self, name, int(getattr(self, name)))  # 200.0 and NumPy's are meant
@@ -129,7 +116,6 @@ class Options:
             "wave_amplitude",
             "first_wave_amplitude",
             "wave_frequency",
-            "noise",
             "beta",
             "first_beta",
             "first_learning_rate",
@@ -142,30 +128,23 @@ class Options:
         ):
             self._check(name, "0 or more", lambda value: 0 <= value < math.inf)
         self._check("evidence", "0 to 1", lambda value: 0 <= value <= 1)
-        self._check("prior", "a probability in 0..1", lambda value: 0 < value < 1)
-        self._check_choice("information", PENALTIES)
         for name in ("start", "wave_angle"):
             self._check(name, "a number", math.isfinite)
 
         if not isinstance(self.baseline, str) or not self.baseline:
-            raise OptionError(f"option baseline is {self.baseline!r}; give a name")
-
-    def _check_choice(self, name: str, choices: Iterable[str]) -> None:
-        if getattr(self, name) not in choices:
-            value, wanted = getattr(self, name), ", ".join(choices)
-            raise OptionError(f"option {name} is {value!r}; choose from: {wanted}")
+            raise OptionError(f"option baseline is {self.baseline!r}; pass a name")
 
     def _check(self, name: str, wanted: str, fits: Callable[[float], bool]) -> None:
         value = getattr(self, name)
         if isinstance(value, int) and abs(value) > sys.float_info.max:  # Python may not print it
-            raise OptionError(f"option {name} is an integer beyond all floats; give {wanted}")
+            raise OptionError(f"option {name} is an integer beyond all floats; pass {wanted}")
         if not isinstance(value, numbers.Real) or not fits(float(value)):
-            raise OptionError(f"option {name} is {value!r}; give {wanted}")
+            raise OptionError(f"option {name} is {value!r}; pass {wanted}")
 
 
 PRESETS: Mapping[str, Options] = MappingProxyType(
     {
-        "paper": Options(),
+        "standard": Options(),
         "fast": Options(steps=6, beta=90.0, learning_rate=2.0, check=False, budget=100),
         "quality": Options(
             rounds=9,
@@ -177,14 +156,14 @@ PRESETS: Mapping[str, Options] = MappingProxyType(
         ),
     }
 )
-"""Settings by name: 20 + 10 passes (forward + backward) as in the paper, 12 + 6, and 100 + 90.
-
-The check of the gradient adds one forward pass, or two where anything is rounded.
-"""
+"""Settings by name: 20 + 10 passes (forward + backward), as many as in the paper, 12 + 6, and
+100 + 90. The gradient check adds one forward pass, or two if the model rounds."""
+ALIASES: Mapping[str, str] = MappingProxyType({"paper": "standard"})
+"""Earlier names of presets. Of the paper's settings only the number of passes is known."""
 
 
 def options_named(options: Options | str | None) -> Options:
-    """Return settings that were given, by their preset's name, or not at all.
+    """Return options given as such, by a preset's name, or as None for the standard preset.
 
     Raises
     ------
@@ -193,7 +172,7 @@ def options_named(options: Options | str | None) -> Options:
     """
     if isinstance(options, Options):
         return options
-    name = "paper" if options is None else options
+    name = "standard" if options is None else ALIASES.get(options, options)
     if name not in PRESETS:
         raise OptionError(f"there is no preset {name!r}; choose from: {', '.join(PRESETS)}")
     return PRESETS[name]

@@ -1,4 +1,4 @@
-"""Smooth random masks for queries by forward passes alone."""
+"""Smooth random masks for forward-only queries."""
 
 from __future__ import annotations
 
@@ -22,22 +22,31 @@ def smooth_masks(
     cells: int = 8,
     lean: Floats | None = None,
 ) -> Iterator[Floats]:
-    """Draw masks: normal noise on a coarse grid, shifted at random, interpolated and squashed.
+    """Draw masks: normal noise on a coarse grid, shifted at random, upsampled and squashed.
 
-    What is drawn does not depend on the batch.
+    The masks do not depend on `batch`.
 
     Parameters
     ----------
+    rng
+        Random generator.
+    count
+        Number of masks.
+    size
+        Height and width of the masks.
+    batch
+        Number of masks yielded at once.
     cells
-        On the longer side of the noise's grid; the 7 of RISE are a usual choice.
+        Cells on the longer side of the noise's grid; RISE usually has 7.
     lean
-        [count, h, w] of any grid, added to the noise, which has unit variance: where it is
-        positive, pixels are shown more often than not. Without any, a mask's complement has the
-        same distribution as the mask.
+        Bias, [count, h, w] on any grid, added to the noise of unit variance: where it is positive,
+        pixels are shown more often than not. None for none: a mask and its complement then have the
+        same distribution.
 
     Yields
     ------
-    float32 [batch or what is left, 1, H, W] in 0..1
+    ndarray
+        float32 [batch or fewer, 1, H, W] in 0..1.
     """
     cell = max(1, -(-max(size) // cells))
     rows, columns = (-(-side // cell) + 3 for side in size)

@@ -1,4 +1,4 @@
-"""Whether a map is right by the model itself: the most needed pixels are shown to it, alone."""
+"""Check of a map with the model itself: the highest-ranked pixels are shown to it alone."""
 
 from __future__ import annotations
 
@@ -9,23 +9,25 @@ from ibisa_onnx.gradients.masked_images import Floats
 from ibisa_onnx.methods.problem import Problem
 
 IMAGES = 8
-"""How many images a check shows, the baselines and the whole picture among them."""
+"""Number of images that a check shows, including the baselines and the whole image."""
 
 _AREAS = (0.05, 0.2, 0.5, 0.3, 0.1, 0.75)
-"""Fractions of the picture that are shown, most needed first; the most telling come first."""
+"""Fractions of the image that are shown, highest-ranked pixels first; in order of importance."""
 
 
 def check_sufficiency(problem: Problem, row: int, keep: Floats, images: int) -> Sufficiency:
-    """Show the model the most needed pixels of one picture alone, over the baseline.
+    """Show the model only the highest-ranked pixels of one image, over the baseline.
 
     Parameters
     ----------
+    problem
+        The problem.
     row
-        Which answer of the problem; its baseline is known.
+        Row of the problem, whose baseline is known.
     keep
-        float32 [h, w], the size of the model's input.
+        Map, float32 [h, w], of the model input's size.
     images
-        How many parts are shown.
+        Number of fractions that are shown.
     """
     areas, baseline = sorted(_AREAS[:images]), problem.rows[row].baselines[0]
     rank = np.empty(keep.size, np.float32)

@@ -153,7 +153,6 @@ def against_of(
             2,
             (SIDE, SIDE),
             options,
-            np.random.default_rng(0),
             together=together,
         )
     )[-1]

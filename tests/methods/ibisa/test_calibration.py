@@ -6,11 +6,13 @@ from collections.abc import Iterator
 
 import cv2
 import numpy as np
+import pytest
 
 from ibisa_onnx.gradients.masked_images import MaskedImages
 from ibisa_onnx.methods.baselines import blurred
 from ibisa_onnx.methods.ibisa.forward_only import estimates
 
+pytestmark = pytest.mark.slow  # statistics over many estimates
 SIDE, GRID = 112, 28
 BAND = 1.645
 """Standard deviations to each side that hold 90% of a normal distribution."""

@@ -6,18 +6,20 @@ import itertools
 from collections.abc import Callable, Iterator
 
 import cv2
+import estimators
 import numpy as np
 import pytest
 
 from ibisa_onnx.gradients.masked_images import MaskedImages, enlarge
-from ibisa_onnx.methods.ibisa import estimators as differences
-from ibisa_onnx.methods.ibisa.estimators import ESTIMATORS, MaskQueries
+from ibisa_onnx.methods.ibisa.finite_difference import FINITE_DIFFERENCE, MaskQueries
 from ibisa_onnx.methods.ibisa.optimizer import Step, optimise, pathwise
 from ibisa_onnx.methods.ibisa.options import Options
 from ibisa_onnx.methods.masking import sigmoid
 from ibisa_onnx.methods.problem import MaskGradient
 
 SIDE, GRID, TEMPERATURE = 56, 28, 0.7
+ESTIMATORS = {"finite-difference": FINITE_DIFFERENCE, **estimators.ESTIMATORS}
+"""The package's, and those that the benchmark compares it with."""
 
 
 @pytest.fixture
@@ -65,7 +67,7 @@ def maps(name: str, ask: MaskQueries, plan: list[int]) -> Iterator[np.ndarray]:
     """The maps of the steps along an estimated gradient."""
     step = ESTIMATORS[name].step(ask, plan, np.random.default_rng(0))
     options = Options(steps=len(plan), grid=GRID)
-    found = optimise(lambda _: step, 1, (SIDE, SIDE), options, np.random.default_rng(0))
+    found = optimise(lambda _: step, 1, (SIDE, SIDE), options)
     return (keep for (keep,) in found)
 
 
@@ -140,7 +142,7 @@ def test_the_score_function_has_the_gradient_of_the_expectation(
     masked: MaskedImages, weights: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a grid of four cells every mask can be counted."""
-    monkeypatch.setattr(differences, "_CELLS", 2)
+    monkeypatch.setattr(estimators, "CELLS", 2)
     ask = MaskQueries(linear(weights), masked, TEMPERATURE)
     logits = np.array([[0.5, -0.3], [1.0, 0.2]], np.float32)
     masks = np.array(list(itertools.product([0, 1], repeat=4)), np.float32).reshape(16, 2, 2)

@@ -66,7 +66,7 @@ def test_under_auto_a_wrong_gradient_is_done_without(
     spoil(kind)
     found = demo().explain(picture())
     assert found.certificate.gradient == "forward-only"
-    assert "the exact gradient is not the deployed model's" in found.certificate.reason
+    assert "the exact gradient does not match the deployed model" in found.certificate.reason
     right = demo(gradient="forward-only").explain(picture())
     assert np.corrcoef(found.map.ravel(), right.map.ravel())[0, 1] > 0.7
 
@@ -81,7 +81,7 @@ def test_asked_for_by_name_it_is_used_with_a_warning(
     assert not found.certificate.holds
     assert found.certificate.difference <= found.certificate.tolerance
     assert found.certificate.gradient_error > found.certificate.gradient_tolerance
-    (warning,) = (each for each in found.warnings if "may not be true" in each)
+    (warning,) = (each for each in found.warnings if "may not be faithful" in each)
     assert "directional derivative" in warning
 
 
@@ -159,14 +159,26 @@ def test_a_surrogate_that_answers_right_and_derives_wrong_is_not_trusted(turned:
     assert found.certificate.gradient == ("forward-only" if turned else "surrogate")
     assert found.map[12:20, 12:20].mean() > 2 * found.map.mean()
     if turned:
-        assert "the surrogate gradient is not the deployed" in found.certificate.reason
+        assert (
+            "the surrogate gradient does not match the deployed model" in found.certificate.reason
+        )
     else:
         assert found.certificate.gradient_error < 0.5
         assert (found.passes.forward, found.passes.backward) == (22, 10)
 
 
-def planted(probability: Callable[[np.ndarray], np.ndarray], *, coarse: bool = False) -> float:
-    """Check the gradient 2 of log p at the mask 0.5, whatever p really is."""
+Function = Callable[[np.ndarray], np.ndarray]
+
+
+def planted(probability: Function, score: Function | None = None, *, coarse: bool = False) -> float:
+    """Check the gradient 2 of the score at the mask 0.5, whatever it really is: log p unless told.
+
+    Functions of the sum of the mask's four cells.
+    """
+    score = score or (lambda sums: np.log(np.maximum(probability(sums), 1e-300)))
+
+    def both(sums: np.ndarray) -> np.ndarray:
+        return np.stack([probability(sums), score(sums)])
 
     class Masked:
         def take(self, rows: Any) -> Masked:
@@ -179,12 +191,13 @@ def planted(probability: Callable[[np.ndarray], np.ndarray], *, coarse: bool = F
         masked = Masked()
         rows = (type("Row", (), {"probability": 1.0}),)
 
-        def score(self, images: np.ndarray, rows: Any) -> np.ndarray:
-            return probability(images.reshape(len(images), -1).sum(1).astype(np.float64))
+        def probability_and_score(self, images: np.ndarray, rows: Any) -> np.ndarray:
+            return both(images.reshape(len(images), -1).sum(1).astype(np.float64))
 
     masks = np.full((1, 2, 2), 0.5, np.float32)
-    own = probability(np.array([2.0]))
-    found = MaskGradient(np.full((1, 2, 2), 2, np.float32), own, probability=own)
+    own, there = both(np.array([2.0]))
+    slope = np.full((1, 2, 2), 2, np.float32)
+    found = MaskGradient(slope, own, probability=own, score=there)
     check = GradientCheck(1, coarse=coarse)
     check.watch(Planted(), lambda _: found)(masks)
     return check.errors[0]
@@ -208,6 +221,23 @@ def test_the_error_is_the_relative_one(slope: float, error: float, coarse: bool)
 
 
 @pytest.mark.parametrize("coarse", [False, True])
+@pytest.mark.parametrize(("slope", "error"), [(2, 0), (1, 0.5), (-2, 2), (0, 1)])
+def test_a_score_that_is_not_log_p_is_compared_by_itself(
+    slope: float, error: float, coarse: bool
+) -> None:
+    """As of a text: log-odds, of which log p changes by a hundredth where p is .99."""
+
+    def log_odds(sums: np.ndarray) -> np.ndarray:
+        return np.log(99) + slope * (sums - 2)
+
+    def probability(sums: np.ndarray) -> np.ndarray:
+        return 1 / (1 + np.exp(-log_odds(sums)))
+
+    found = planted(probability, lambda sums: log_odds(sums) - np.log(99), coarse=coarse)
+    assert found == pytest.approx(error, abs=1e-4)
+
+
+@pytest.mark.parametrize("coarse", [False, True])
 @pytest.mark.parametrize("probability", [1.0, 1 - 1e-7, 0.0])
 def test_where_the_answer_is_certain_nothing_tells(probability: float, coarse: bool) -> None:
     assert planted(lambda sums: np.full(len(sums), probability), coarse=coarse) is None
@@ -217,14 +247,14 @@ def test_an_answer_that_is_none_a_step_further_hides_no_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A model that answers NaN is asked row by row, and the rows beside it are still checked."""
-    score = Problem.score
+    ask = Problem.probability_and_score
 
-    def first_fails(self: Problem, images: np.ndarray, rows: Any = None) -> np.ndarray:
+    def first_fails(self: Problem, images: np.ndarray, rows: Any) -> np.ndarray:
         if len(self) == 3 and 0 in np.asarray(rows):
             raise OutputError("NaN")
-        return score(self, images, rows)
+        return ask(self, images, rows)
 
-    monkeypatch.setattr(Problem, "score", first_fails)
+    monkeypatch.setattr(Problem, "probability_and_score", first_fails)
     options = ibisa.Options(check=False, baseline="blur")
     found = demo(options=options).explain_all(picture(), "top:3")
     known = [each.certificate.gradient_error is not None for each in found]

@@ -23,7 +23,7 @@ def test_the_plain_table(planted, check, metadata):
     found = planted()
     data = found.model({"output0": (table(found), ["n", 7, 84])}, metadata)
     explainer = check(data, "YOLO (Ultralytics)", labels=None if metadata else ("r", "g", "b"))
-    assert explainer.kind.reason.endswith("metadata say Ultralytics") == bool(metadata)
+    assert explainer.kind.reason.endswith("metadata name Ultralytics") == bool(metadata)
 
 
 def test_open_sides_are_told_by_a_run(planted, check):

@@ -28,4 +28,4 @@ def test_what_is_usual_for_it_is_taken_where_nobody_says(planted):
     explainer = ibisa.Explainer(found.model({"output": (rows, ["n", 84, 8])}))
     spec = explainer.preprocessing.spec
     assert (spec.resize, spec.channel_order, spec.scale) == ("letterbox-corner", "BGR", 1.0)
-    assert any("usual for YOLOX" in warning for warning in explainer.warnings)
+    assert any("default for YOLOX" in warning for warning in explainer.warnings)
