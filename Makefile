@@ -1,9 +1,11 @@
-# `make demo` runs the main job, `make test` the tests; each sets up all it needs, once: the demo a
-# light environment, which the tests then add torch and their tools to.
-# `make hostile` runs all that a stranger could send (a part of it is among the tests), `make fuzz`
-# looks for more of it as long as it is told: `make fuzz EXAMPLES=5000`.
+# `make demo` runs the embedded model, `make test` the fast tests; each sets up all that it needs,
+# once: the demo a light environment, to which the tests add torch and their tools.
+# `make test-all` adds the slow tests, `make hostile` everything that hostile input could do (a part
+# of it is among the tests); `make fuzz EXAMPLES=5000` searches for more.
+# `make exporters` runs the exporters' tests with transformers and Keras, in an environment of its
+# own. `make docs` builds the documentation into site/; warnings are errors.
 # `make zoo` compares gradients with PyTorch's on the architectures of three libraries, then exports
-# and explains some of them and of Keras, in about two hours; it goes on where it was stopped.
+# and explains some of them and of Keras, in about two hours; it resumes where it was stopped.
 # Another interpreter: `make demo PYTHON=python3.12`.
 
 VENV := .venv
@@ -11,25 +13,41 @@ INSTALLED := $(VENV)/.installed
 PACKAGES := -e '.[cpu]'
 DEV := $(VENV)/.dev
 DEV_PACKAGES := -e '.[cpu,dev]'
+DOCS := $(VENV)/.docs
+DOCS_PACKAGES := -e '.[cpu,docs]'
+EXPORTERS := .exporters
+EXPORTERS_INSTALLED := $(EXPORTERS)/.installed
+EXPORTERS_PACKAGES := -e '.[cpu,test,transformers,keras]'
 EXAMPLES := 1000
+# Small matrices are slower in several threads, the more so beside another worker of the tests.
+PYTEST := OPENBLAS_NUM_THREADS=1 $(VENV)/bin/pytest
 ZOO := .zoo
 ZOO_PACKAGES := -e '.[cpu,torchvision,timm,transformers,keras]'
 ZOO_INSTALLED := $(ZOO)/.installed
 PYTHONS := $(if $(PYTHON),$(PYTHON),python3 python3.13 python3.12 python3.11)
 
-.PHONY: demo test hostile fuzz lint types zoo clean
+.PHONY: demo test test-all hostile fuzz exporters docs lint types zoo clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/ibisa-onnx demo -o out/
 
 test: $(DEV)
-	$(VENV)/bin/pytest
+	$(PYTEST) -n 2
+
+test-all: $(DEV)
+	$(PYTEST) -n 2 -m 'not hostile'
 
 hostile: $(DEV)
-	$(VENV)/bin/pytest tests/hostile -m hostile
+	$(PYTEST) tests/hostile -m hostile
+
+exporters: $(EXPORTERS_INSTALLED)
+	$(EXPORTERS)/bin/pytest tests/exporters/test_frameworks.py tests/exporters/test_weights.py
+
+docs: $(DOCS)
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
 fuzz: $(DEV)
-	FUZZ_EXAMPLES=$(EXAMPLES) $(VENV)/bin/pytest tests/fuzz tests/test_explanation.py
+	FUZZ_EXAMPLES=$(EXAMPLES) $(PYTEST) tests/fuzz tests/test_explanation.py
 
 lint: $(DEV)
 	$(VENV)/bin/ruff format --check .
@@ -43,7 +61,7 @@ zoo: $(ZOO_INSTALLED)
 	$(ZOO)/bin/python benchmarks/exports.py --write docs/how-to/export.md
 
 clean:
-	rm -rf $(VENV) $(ZOO) out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(EXPORTERS) $(ZOO) out site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An environment is made afresh when the packages it should hold change, so that it holds no others.
@@ -71,6 +89,14 @@ $(INSTALLED): pyproject.toml constraints.txt
 $(DEV): $(INSTALLED)
 	@echo "Adding torch and what tests need to $(VENV); this takes a few minutes, once."
 	$(call packages,$(VENV),constraints.txt,$(DEV_PACKAGES))
+	@touch $@
+
+$(DOCS): $(INSTALLED)
+	$(call packages,$(VENV),constraints.txt,$(DOCS_PACKAGES))
+	@touch $@
+
+$(EXPORTERS_INSTALLED): pyproject.toml constraints.txt
+	$(call new_environment,$(EXPORTERS),constraints.txt,$(EXPORTERS_PACKAGES),some minutes)
 	@touch $@
 
 $(ZOO_INSTALLED): pyproject.toml benchmarks/zoo.txt

@@ -1,7 +1,8 @@
-"""The process of the command line, from its first moment: `ibisa-onnx …`, `python -m ibisa_onnx …`.
+"""Process set-up of the command line: `ibisa-onnx …`, `python -m ibisa_onnx …`.
 
-What must hold before anything else is imported: signals end the process in one line, the standard
-streams exist, and only our own words reach stderr. What is said and done is decided in `commands`.
+It ensures, before anything else is imported, that a signal ends the process with a one-line
+message, that the standard streams exist, and that only this package writes to stderr. The commands
+themselves are in `commands`.
 """
 
 from __future__ import annotations
@@ -18,28 +19,28 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 _ENDINGS = {"SIGINT": "interrupted", "SIGTERM": "terminated", "SIGHUP": "hung up"}
-_PATIENCE = 0.5  # seconds in which the main thread can end the process itself
+_PATIENCE = 0.5  # seconds for the main thread to end the process itself
 
 
 def main() -> NoReturn:
-    """Run the command line on the process's own words, and exit."""
+    """Run the command line on the process's arguments, and exit."""
     endings = _handle_signals()
     _open_descriptors()
     if os.name != "nt":
         _watch_signals(endings)
     if not {"-v", "--verbose"} & set(sys.argv):
-        _keep_to_our_words()
+        _reserve_stderr()
     from ibisa_onnx.commands import main as run
 
     try:
         run()
     except SystemExit as done:
-        _let_end(endings, done.code if isinstance(done.code, int) else 0)
+        _ignore_signals(endings, done.code if isinstance(done.code, int) else 0)
         raise
 
 
 def _handle_signals() -> dict[int, str]:
-    """End at once at Ctrl-C and the like; what is ignored, as in a background job, stays so."""
+    """Exit immediately on Ctrl-C and similar; signals ignored by a parent process stay ignored."""
     usual = (signal.SIG_DFL, signal.default_int_handler)
     numbers = {getattr(signal, name, None): what for name, what in _ENDINGS.items()}
     endings = {
@@ -59,9 +60,9 @@ def _handle_signals() -> dict[int, str]:
 
 
 def _watch_signals(endings: dict[int, str]) -> None:
-    """See that signals count while the main thread is in a native call, however long that takes.
+    """Act on signals even while the main thread is in a native call, however long that takes.
 
-    Where another handler has been set since, it is that one's affair.
+    Signals whose handler has been replaced since are left to the new handler.
     """
     import _thread
     import time
@@ -81,19 +82,19 @@ def _watch_signals(endings: dict[int, str]) -> None:
 
 
 def _open_descriptors() -> None:
-    """Open the standard descriptors that are closed: else the next file that is opened gets one."""
+    """Open closed standard descriptors; otherwise the next opened file would be given one."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest that is free
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free one
 
 
-def _keep_to_our_words() -> None:
-    """Leave stderr to this package: what native libraries print there goes nowhere.
+def _reserve_stderr() -> None:
+    """Reserve stderr for this package, discarding what native libraries print there.
 
-    Stdout stays as it is: `-o /dev/stdout` names it, and nothing that is loaded prints there. What
-    is said of a crash comes through.
+    Stdout is unchanged: `-o /dev/stdout` may name it, and no loaded library prints there. Crash
+    reports still appear.
     """
     import faulthandler
     import logging
@@ -112,14 +113,14 @@ def _keep_to_our_words() -> None:
     sys.unraisablehook = lambda _: None
 
 
-def _let_end(endings: dict[int, str], code: int) -> None:
-    """Keep signals from disturbing the interpreter's own end, which can take a while."""
+def _ignore_signals(endings: dict[int, str], code: int) -> None:
+    """Keep signals from disturbing the interpreter's shutdown, which can take a while."""
     import atexit
 
     def end(*_: object) -> None:
         os._exit(code)
 
-    def ignore() -> None:  # Python's handlers do not live to the very end
+    def ignore() -> None:  # Python's handlers are gone before the process ends
         for number in endings:
             signal.signal(number, signal.SIG_IGN)
 

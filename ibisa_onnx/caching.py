@@ -1,4 +1,4 @@
-"""Objects that are built once for each key, whichever thread asks first; the last few are kept."""
+"""A thread-safe cache of objects that are built once per key."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ T = TypeVar("T")
 
 
 class BuiltOnce(Generic[T]):
-    """A cache of objects that take long to build.
+    """A cache of the most recently used objects that are slow to build.
 
-    While one is built, whoever asks for it waits, and who asks for another does not.
+    While an object is built, threads that request the same key wait; other keys are not blocked.
 
     Parameters
     ----------
     most
-        How many are kept: those that were asked for last.
+        Maximum number of cached objects.
     """
 
     def __init__(self, most: int = 32) -> None:
@@ -28,7 +28,7 @@ class BuiltOnce(Generic[T]):
         self._building: dict[Hashable, threading.Lock] = {}
 
     def get(self, key: Hashable, build: Callable[[], T]) -> T:
-        """Return what belongs to a key, built if it is not there; errors of `build` go through."""
+        """Return the object for a key, building it on first use; errors of `build` propagate."""
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
@@ -47,6 +47,6 @@ class BuiltOnce(Generic[T]):
         return built
 
     def values(self) -> list[T]:
-        """Return all that are kept."""
+        """Return all cached objects."""
         with self._lock:
             return list(self._kept.values())

@@ -1,8 +1,8 @@
-"""How a command ends at once: what is half-written goes, one line is said, and nothing else runs.
+"""Immediate exit of a command: remove unfinished files, print one line, run nothing else.
 
-An exception at an arbitrary place, as Ctrl-C raises in Python, is lost in callbacks and finalisers,
-and turns into other errors where native libraries are being loaded. Nothing is imported here that
-takes time: this must be there before anything else is.
+An exception raised at an arbitrary point, as Python's Ctrl-C does, is lost in callbacks and
+finalisers, and turns into other errors while native libraries are being loaded. This module is
+needed before any other, so it imports nothing slow.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 _PREFIX = "ibisa-onnx: error:"
 _unfinished: dict[str, bool] = {}
-"""Paths that exist for the time being, and whether all that is in them goes too."""
-_words: list[Callable[[], str]] = []
+"""Paths to remove on exit, and whether to remove a folder together with its contents."""
+_messages: list[Callable[[], str]] = []
 
 
 class Unfinished:
-    """A context for a file or folder that is made in it and is not to outlive it.
+    """A context manager for a temporary file or folder, which an immediate exit removes.
 
-    `whole` False: of a folder that may hold something else by then, and stays if it does.
+    `whole` False: a folder is removed only if it is empty.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, whole: bool = True) -> None:
@@ -37,42 +37,42 @@ class Unfinished:
         _unfinished.pop(self._path, None)
 
 
-class LastWords:
-    """A context in which an interruption says something of its own."""
+class ExitMessage:
+    """A context manager in which an immediate exit prints a message of its own."""
 
-    def __init__(self, words: Callable[[], str]) -> None:
-        self._said = words
+    def __init__(self, message: Callable[[], str]) -> None:
+        self._message = message
 
     def __enter__(self) -> None:
-        _words.append(self._said)
+        _messages.append(self._message)
 
     def __exit__(self, *_: object) -> None:
-        _words.remove(self._said)
+        _messages.remove(self._message)
 
 
 def end_at_once(code: int, what: str) -> NoReturn:
-    """End the process: `what` is what happened to it, unless there are last words."""
+    """End the process and print `what`, unless `ExitMessage` are active."""
     for path, whole in reversed(list(_unfinished.items())):
         _remove(path, whole=whole)
-    line = f"{_PREFIX} {_said_last() if _words else what}\n"
+    line = f"{_PREFIX} {_exit_message() if _messages else what}\n"
     try:
         file = sys.stderr.fileno()
-        # Off the line on which a bar is, and what the terminal echoed.
+        # Start a new line after a progress bar and the echoed ^C.
         text = f"\n{line}" if os.isatty(file) else line
         os.write(file, text.encode(errors="backslashreplace"))
     except (AttributeError, OSError, ValueError):
-        pass  # nobody can be told
+        pass  # stderr cannot be written
     os._exit(code)
 
 
-def _said_last() -> str:
-    from ibisa_onnx.escaping import escaped  # there is work by now, and so it is loaded
+def _exit_message() -> str:
+    from ibisa_onnx.escaping import escaped  # already loaded once work has begun
 
-    return escaped(_words[-1]())
+    return escaped(_messages[-1]())
 
 
 def _remove(path: str, *, whole: bool) -> None:
-    """Remove a file or folder, as far as that is possible."""
+    """Remove a file or folder as far as possible."""
     inside = os.walk(path, topdown=False) if whole else ()
     for folder, folders, files in inside:
         for name in files:
@@ -84,7 +84,7 @@ def _remove(path: str, *, whole: bool) -> None:
 
 
 def _without_error(function: Callable[[str], None], path: str) -> bool:
-    """Tell whether a call succeeds."""
+    """Return whether a call succeeds."""
     try:
         function(path)
     except OSError:

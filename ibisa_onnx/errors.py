@@ -1,27 +1,45 @@
-"""The one error tree.
+"""All errors that this package raises on purpose.
 
-Every message is a single line that says what is wrong, with which file or value, and what to do
-about it; what is quoted from files is escaped, so that it can be logged as it is. Arguments are
-written as Python has them (`output=NAME`), which the command line turns into its flags; a service
-can catch `IbisaError` alone.
+Every message is one line: what is wrong, with which file or value, and what to do. Text quoted
+from files is escaped, so messages can be logged as they are. Messages name Python arguments
+(`output=NAME`), which the command line translates to its flags. A service can catch `IbisaError`
+alone.
 """
 
 from __future__ import annotations
 
 from ibisa_onnx.escaping import escaped, shortened
 
-_LONGEST = 1000  # characters: a stranger's names and values may have any length
+_LONGEST = 1000  # characters: untrusted names and values may have any length
 
 
 class IbisaError(Exception):
-    """Anything that this package cannot do, in one line.
+    """Base class of all errors of this package; its message is one line.
 
     Parameters
     ----------
     problem
         What is wrong.
     advice
-        What to do about it, where that is said apart; `str()` gives both.
+        What to do about it, if that is not part of `problem`; `str()` joins both.
+
+    Attributes
+    ----------
+    problem : str
+        What is wrong, on one line.
+    advice : str
+        What to do about it; empty if `problem` includes it.
+
+    Examples
+    --------
+    ```python
+    try:
+        explanation = explainer.explain(upload)
+    except ibisa_onnx.ImageError as error:
+        return 400, str(error)
+    except ibisa_onnx.IbisaError as error:
+        log.error("%s", error)
+    ```
     """
 
     def __init__(self, problem: str = "", advice: str = "") -> None:
@@ -31,35 +49,39 @@ class IbisaError(Exception):
 
 
 class ModelError(IbisaError):
-    """The model file cannot be read, loaded or run, or is not an image model."""
+    """The model file cannot be read, opened or run, or is not an image model.
+
+    Also raised if the model exceeds `Limits`, and for an argument that does not fit the model's
+    inputs (`input=`, `extra_inputs=`, an `InputSpec`).
+    """
 
 
 class ProviderError(IbisaError):
-    """An execution provider that was asked for did not come up."""
+    """A requested execution provider is unknown, not in this build, or failed to start."""
 
 
 class ImageError(IbisaError):
-    """The picture cannot be read or used."""
+    """The image cannot be read or decoded, exceeds `Limits`, or does not fit the model."""
 
 
 class PreprocessingError(IbisaError):
-    """The preprocessing is incomplete, contradictory or does not fit the model's input."""
+    """The preprocessing is incomplete or contradictory, or does not fit the model's input."""
 
 
 class TargetError(IbisaError):
-    """What should be explained does not exist in this model's outputs."""
+    """The target does not exist in this model: no such class, output or kind of target."""
 
 
 class AbsentTargetError(TargetError):
-    """What should be explained is not in this image: no such box, region or character."""
+    """The model supports the target, but this image has no such box, region or character."""
 
 
 class OutputError(IbisaError):
-    """The model's outputs are not what an explanation needs (no class scores, NaN, integers)."""
+    """The model's outputs cannot be explained: no class scores, NaN, or class indices."""
 
 
 class GradientError(IbisaError):
-    """The gradient that was asked for cannot be had."""
+    """The requested gradient is not available for this model."""
 
 
 class UnsupportedOperatorError(GradientError):
@@ -67,33 +89,43 @@ class UnsupportedOperatorError(GradientError):
 
 
 class NonFiniteGradientError(GradientError):
-    """The gradient is NaN or infinite on this image."""
+    """The gradient is NaN or infinite for this image."""
 
 
 class OptionError(IbisaError, ValueError):
-    """A setting is out of its range, or not one of those there are."""
+    """An argument has the wrong type, is out of range, or is not one of the choices.
+
+    Also a `ValueError`.
+    """
 
 
 class MetricError(IbisaError, ValueError):
-    """A map, a region or scores that a metric cannot use."""
+    """A metric cannot use the map, region or scores it was given.
+
+    Also a `ValueError`.
+    """
 
 
 class ResultError(IbisaError):
-    """A result cannot be written or read back."""
+    """A result cannot be written, read back or drawn."""
 
 
 class ExportError(IbisaError):
-    """A trained model cannot be exported, or the exported file answers otherwise than it does."""
+    """A trained model cannot be exported, or the exported file's outputs differ from its own."""
 
 
 class MissingDependencyError(IbisaError):
-    """A feature needs a package that is not installed; the message names the extra."""
+    """A feature requires a package that is not installed; the message names the extra."""
 
 
 class DeadlineError(IbisaError):
-    """The model had not answered long after the deadline, and was ended."""
+    """A model call was still running long after the deadline, and was ended.
+
+    Slow models finish on their own: `Explainer.explain` returns the best map at its deadline. This
+    error means that a single call did not return, or that the time of a `time_limit` expired.
+    """
 
 
 def _one_line(text: str) -> str:
-    """Return text as one line that can be shown; several lines are joined."""
+    """Return text as one printable line; line breaks become spaces."""
     return shortened(escaped(" ".join(text.splitlines())), _LONGEST)

@@ -1,7 +1,7 @@
-"""Text that others wrote, made safe to show on one line of a terminal or of a log.
+"""Untrusted text made safe to show on one line of a terminal or a log.
 
-Labels, names of tensors and files, and metadata may hold line breaks, escape sequences, and marks
-that turn the order of what follows. In what is shown they are written as Python would write them.
+Labels, tensor and file names, and metadata may contain line breaks, escape sequences and
+characters that reverse the order of the text after them. They are shown as Python escapes.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import unicodedata
 
 # Other, control; format; surrogate; private use; not assigned; line and paragraph separators.
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
-# Format characters that scripts and emoji are written with: the (non-)joiners.
+# Format characters that scripts and emoji require: the (non-)joiners.
 _WRITTEN = frozenset("\u200c\u200d")
 _CUT = " … "
 _DELETE = "\x7f"
 
 
 def escaped(text: str) -> str:
-    r"""Return text on one line, its control characters and the like written out: `\x1b`, `\n`.
+    r"""Return text on one line, with control and invisible characters escaped: `\x1b`, `\n`.
 
     Tabs become spaces.
     """
@@ -27,7 +27,7 @@ def escaped(text: str) -> str:
 
 
 def shortened(text: str, most: int) -> str:
-    """Return text of at most `most` characters: what is too much is taken out behind the middle."""
+    """Return text of at most `most` characters; a longer one is cut in its second half."""
     if len(text) <= most:
         return text
     tail = most // 4
@@ -45,9 +45,9 @@ def _is_hidden(character: str) -> bool:
 
 
 def escaped_json(text: str) -> str:
-    r"""Return JSON in which what `escaped` writes out is written as JSON does: `\u202e`.
+    r"""Return JSON with the characters that `escaped` escapes written as JSON escapes: `\u202e`.
 
-    Such characters are only within its strings, where `json` itself writes out those below a space.
+    They occur only inside strings, where `json` itself escapes control characters below U+0020.
     """
     if text.isascii() and _DELETE not in text:
         return text

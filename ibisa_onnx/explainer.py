@@ -1,7 +1,4 @@
-"""The public face: a deployed model that can be asked why.
-
-Here arguments are checked; the work is done in `pipeline`.
-"""
+"""The public entry point, `Explainer`: checks arguments; `pipeline` does the work."""
 
 from __future__ import annotations
 
@@ -15,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ibisa_onnx.caching import BuiltOnce
+from ibisa_onnx.checks import check_type, shown
 from ibisa_onnx.errors import OptionError, TargetError
-from ibisa_onnx.escaping import shortened
 from ibisa_onnx.explanation import Explanation
 from ibisa_onnx.gradients.cache import cache_folder
 from ibisa_onnx.gradients.selection import GradientSelection
@@ -46,25 +43,35 @@ if TYPE_CHECKING:
 
 _NAME = (str,), "a name"
 _TYPES: Mapping[str, tuple[tuple[type, ...], str]] = {
-    "providers": ((str, list, tuple), "their names in a list"),
+    "providers": ((str, list, tuple), "a list of names"),
     **dict.fromkeys(("input", "output", "activation", "kind", "gradient"), _NAME),
-    "labels": ((str, os.PathLike, Sequence, np.ndarray), "names in a list, or a file of them"),
+    "labels": ((str, os.PathLike, Sequence, np.ndarray), "a list of names, or a file"),
     "surrogate": ((str, os.PathLike), "a file or an nn.Module"),
     "options": ((str, Options), "an Options or the name of a preset"),
-    "threads": ((numbers.Integral,), "a whole number"),
-    "extra_inputs": ((Mapping,), "values by name in a dict"),
+    "threads": ((numbers.Integral,), "an integer"),
+    "extra_inputs": ((Mapping,), "a dict of values by name"),
     "limits": ((Limits,), "a Limits"),
 }
-"""Of what type an argument must be, and what to give."""
+"""Accepted types of an argument, and what to pass."""
 
 Image = Source
 Target = str | int | np.integer[Any] | Objective | TargetSpec
-"""A class index, a label, "top:3", an objective, or a target of another kind."""
+"""A class index, a label, "top:3", an `Objective`, or a `TargetSpec` such as `BoxTarget`."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """A class, its label where that is known, and the probability the model gives it."""
+    """One class of a prediction.
+
+    Attributes
+    ----------
+    index
+        Class index.
+    label
+        Class label; None if unknown.
+    probability
+        The class's probability, in 0..1.
+    """
 
     index: int
     label: str | None
@@ -72,66 +79,101 @@ class Prediction:
 
 
 class Explainer:
-    """Explains the answers of one deployed model.
+    """Explains the predictions of one deployed model.
 
-    To open a model may run it, which an endless one does not come back from; of people whom you do
-    not know, open and ask it within `ibisa_onnx.time_limit(seconds)`.
+    Thread-safe: several threads may call one explainer. Opening a model may run it; for untrusted
+    models, open and call the explainer within `ibisa_onnx.time_limit(seconds)`.
 
     Parameters
     ----------
     model
-        The path or the bytes of an ONNX file, a live `onnxruntime.InferenceSession`, or a function
-        from a batch of images to scores, or to what its `input_spec` declares; or one that is
-        opened, an `ImageModel`.
+        The path or bytes of an ONNX file, a live `onnxruntime.InferenceSession`, a function that
+        `input_spec` describes, or an `ImageModel` such as `DeployedModel` or `FunctionModel`.
     input_spec
-        What a function takes and gives; None for all else.
+        Inputs and outputs of a function; None for all other models.
     providers
-        Execution providers, by ONNX Runtime's names or their short forms; strict. Empty: CUDA where
-        it works, else the CPU.
-    input, output
-        Names of the input that takes the image, and of the output, or the tensor inside the model,
-        that holds class scores, where that is not plain.
+        Execution providers, by ONNX Runtime's names or their short forms ("cuda"). A requested
+        provider that does not start is an error, never a fallback. Empty: CUDA if it works, else
+        CPU.
+    input
+        Name of the image input; None: the only input that can hold images.
+    output
+        Name of the output, or of the tensor inside the model, with the class scores; None:
+        detected.
     preprocessing
-        A whole spec, the name of a preset, or a spec file; None: from the model's metadata, files
-        beside it, its input's type and shape, and ImageNet's usual values (see `warnings`).
+        A `Preprocessing`, the name of a preset, or the path of a spec file. None: inferred from the
+        model's metadata, files beside it, its input's type and shape, and last ImageNet defaults,
+        with a warning (see `warnings`).
     overrides
-        Single values of the preprocessing, which go before all else; also as a dict.
+        Individual preprocessing settings, which take precedence over all other sources: an
+        `Overrides` or a dict of its fields.
     labels
-        Names of the classes by index, or a file of them; None: from the model's metadata, a
-        `config.json` beside it, or its ZipMap. Of a single score, two, or the positive's alone.
+        Class names by index, or a file with them; for a single score, two names or only the
+        positive class's. None: from the model's metadata, a `config.json` beside it, or its ZipMap.
     activation
-        How raw scores become probabilities ("softmax", "probability", "sigmoid", ...), where that
-        is read wrongly (see `targets.class_scores.Activation`).
+        How raw scores become probabilities ("softmax", "probability", "sigmoid" ...; see
+        `targets.class_scores.Activation`); None: detected.
     kind
-        What kind of model it is, one of `targets.discovery.KINDS` or "classifier"; None: told by
-        metadata, operators, names and shapes, and where these do not tell by one run on noise (of a
-        function, by the first picture).
+        The kind of model, one of `targets.discovery.KINDS` or "classifier". None: detected from
+        metadata, operators, names and shapes and, if these are inconclusive, from one run on noise
+        (for a function, from the first image).
     gradient
-        "auto", "exact", "surrogate", "forward-only", "finite-difference", "spsa" or "rloo".
+        "auto", "exact", "surrogate", "forward-only" or "finite-difference".
     surrogate
-        An ONNX file, a `.pt2` file or an `nn.Module` that takes the model's input and returns its
-        raw output.
+        A differentiable substitute for the model: an ONNX file, a `.pt2` file or an `nn.Module`
+        with the model's input and raw output.
     trust
-        Whether code in the surrogate's file may be run. A `.pt2` may hold any, and is refused
-        without; an ONNX file holds none.
+        Whether code in the surrogate's file may run. A `.pt2` file may contain arbitrary code and
+        is rejected otherwise; an ONNX file contains none.
     options
-        IBISA's settings, or one of their presets: "paper" (the default), "fast" or "quality".
+        IBISA's settings, or a preset: "standard" (the default), "fast" or "quality".
     budget
-        Forward passes for each explanation where no gradient exists; goes before `options`.
+        Forward passes per explanation if the gradient is "forward-only"; overrides `options`.
     threads
-        CPU threads within an operator; None: ONNX Runtime's own choice.
+        CPU threads per operator; None: ONNX Runtime's default.
     extra_inputs
         Values of the model's other inputs, by name.
     cache
-        Whether exact gradients are kept for the next time, or the folder to keep them in. True:
-        what the environment's IBISA_ONNX_CACHE says, else where the platform keeps caches.
+        Whether to cache exact gradients on disk, or the cache folder. True: the folder in the
+        environment variable IBISA_ONNX_CACHE, else the platform's cache directory.
     limits
-        How much pictures and the model may ask for; None: as the environment says.
+        Limits on what images and the model may ask for; None: from the environment.
+
+    Attributes
+    ----------
+    model : ImageModel
+        The opened model.
+    preprocessing : ResolvedPreprocessing
+        The preprocessing settings, each with its source.
+    options : Options
+        IBISA's settings.
 
     Raises
     ------
+    ModelError
+        The model cannot be opened, or is not an image model.
+    ProviderError
+        A requested execution provider is not available.
+    PreprocessingError
+        The preprocessing is contradictory, or does not fit the model's input.
+    OutputError
+        The output does not exist.
+    OptionError
+        An argument has the wrong type or value.
     IbisaError
-        Its subclasses say what is wrong: ModelError, ProviderError, PreprocessingError ...
+        Base class of all of these.
+
+    Examples
+    --------
+    ```python
+    import ibisa_onnx
+
+    explainer = ibisa_onnx.Explainer("model.onnx", overrides={"mean": [0.5], "std": [0.5]})
+    print(explainer.preprocessing.spec, explainer.warnings)
+    for prediction in explainer.predict("dog.jpg"):
+        print(prediction.label, prediction.probability)
+    explainer.explain("dog.jpg").save("dog/")
+    ```
     """
 
     def __init__(
@@ -203,7 +245,7 @@ class Explainer:
         self._gradients = GradientSelection(gradient, surrogate, cache_folder(cache), trust=trust)
         self._pipeline = Pipeline(self.model, self.preprocessing.spec, self._reader)
         self._baselines: BuiltOnce[Baseline] = BuiltOnce()
-        self._baseline(self.method)  # what is none is told of at once
+        self._baseline(self.method)  # an invalid baseline is reported at once
         self._given = {
             "input": input,
             "output": output,
@@ -219,22 +261,22 @@ class Explainer:
 
     @property
     def labels(self) -> tuple[str, ...] | None:
-        """Names of the classes by index; None where nobody gave any.
+        """Class names by index; None if unknown.
 
-        Those that the graph gives, and of a single score, are known once a picture was seen.
+        Labels stored in the graph, and those of a single score, are known after the first image.
         """
         return self._reader.labels
 
     @property
     def method(self) -> Ibisa:
-        """IBISA with this explainer's options and gradient: what `explain` uses unless told."""
+        """IBISA with this explainer's options and gradient: the default method of `explain`."""
         return Ibisa(self.options, self._gradients)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that maps and their cost depend on, beside picture, seed and method.
+        """All settings that maps and their cost depend on, except image, seed and method.
 
-        Plain data, but for a surrogate that is a module: of it the type's name.
+        JSON data; a surrogate that is a module is represented by its type's name.
         """
         return {
             **self._given,
@@ -248,12 +290,12 @@ class Explainer:
 
     @property
     def versions(self) -> dict[str, str]:
-        """Versions of Python and of the packages that explanations rest on, by name."""
+        """Versions of Python and of the packages involved, by name."""
         return self._pipeline.versions
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What a user should know about this model, in any explanation."""
+        """Warnings about this model, repeated in each of its explanations."""
         return (
             *self.model.warnings,
             *self.preprocessing.warnings,
@@ -262,17 +304,33 @@ class Explainer:
         )
 
     def predict(self, image: Image, top: int = 5) -> list[Prediction]:
-        """Return the likeliest classes of a picture, likeliest first, for one forward pass.
+        """Return the most probable classes of an image, in descending order.
+
+        Costs one forward pass.
 
         Parameters
         ----------
         image
-            The path or the bytes of a picture, a PIL image, or an array [H, W, 3] RGB.
+            The path or bytes of an image file, a PIL image, or an array [H, W, 3] RGB.
         top
-            How many.
+            Number of classes.
+
+        Returns
+        -------
+        list of Prediction
+            At most `top` classes.
+
+        Raises
+        ------
+        OptionError
+            `top` is not an integer of 1 or more.
+        ImageError
+            The image cannot be read or does not fit the model.
+        OutputError
+            The model returns no class scores.
         """
         if isinstance(top, bool) or not isinstance(top, int | np.integer) or top < 1:
-            raise OptionError(f"top is {top!r}; give a whole number, 1 or more")
+            raise OptionError(f"top is {top!r}; pass an integer, 1 or more")
         probabilities = self._pipeline.probabilities(image)
         order = np.argsort(-probabilities, kind="stable")[:top]
         return [
@@ -282,48 +340,64 @@ class Explainer:
 
     @property
     def kind(self) -> Kind:
-        """What kind of model it is, how that is known, and what can be asked of it."""
+        """The kind of model, how it was detected, and the targets it supports."""
         return self._reader.kind
 
     def answers(self, image: Image, *, confidence: float | None = None) -> list[Answer]:
-        """Return all that the model says of a picture, the surest first, for one forward pass.
+        """Return everything the model predicts for an image, most confident first.
 
-        Classes, boxes, regions, characters or values, as its kind is.
+        Classes, boxes, regions, characters or values, depending on `kind`. Costs one forward pass.
 
         Parameters
         ----------
         image
-            The path or the bytes of a picture, a PIL image, or an array [H, W, 3] RGB.
+            The path or bytes of an image file, a PIL image, or an array [H, W, 3] RGB.
         confidence
-            The least score of a detector's boxes, 0 to 1; None: 0.25.
+            Minimum score of a detector's boxes, 0 to 1; None: 0.25.
+
+        Returns
+        -------
+        list of Answer
+            The predictions.
 
         Raises
         ------
+        ImageError
+            The image cannot be read or does not fit the model.
         TargetError
-            A confidence is given and is none, or the model is no detector.
+            `confidence` is out of range, or the model is not a detector.
         """
         return self._pipeline.answers(image, confidence)
 
     def try_preprocessing(
         self, images: Sequence[Image], targets: Sequence[str | int] | None = None
     ) -> TrialRanking:
-        """Rank presets of preprocessing by what the model makes of some pictures.
+        """Rank the preprocessing presets by the model's predictions on a few images.
 
-        Nothing is changed: give what comes first, if it is sure, to a new `Explainer`.
+        Changes nothing: if the first candidate is conclusive, pass it to a new `Explainer`.
 
         Parameters
         ----------
         images
-            One or more; five of different things say far more than one.
+            One or more; five images of different things are far more conclusive than one.
         targets
-            The class of each, by index or label; None: not known.
+            The class of each image, by index or label; None: unknown.
+
+        Returns
+        -------
+        TrialRanking
+            The candidates, best first.
 
         Raises
         ------
         IbisaError
-            A picture cannot be read, there is no such class, or the model gives no class scores.
+            An image cannot be read, a class does not exist, or the model returns no class scores.
         """
-        return self._pipeline.try_preprocessing(images, targets)
+        if targets is not None and not is_several(targets):
+            raise TargetError(
+                f"targets is {shown(targets)}; pass the class of each image in a list"
+            )
+        return self._pipeline.try_preprocessing(_images(images), targets)
 
     def explain(
         self,
@@ -336,34 +410,61 @@ class Explainer:
         stop: Callable[[], bool] | None = None,
         method: Method | str | None = None,
     ) -> Explanation:
-        """Find the pixels that the model needed for one answer.
+        """Compute the map of one prediction: which pixels does it depend on?
 
         Parameters
         ----------
         image
-            The path or the bytes of a picture, a PIL image, or an array [H, W, 3] RGB.
+            The path or bytes of an image file, a PIL image, or an array: [H, W, 3] RGB or [H, W]
+            grey, uint8 in 0..255 or floats in 0..1.
         target
-            A class index, a label, an objective, or None: the predicted class.
+            A class index, a label, an objective or a target such as `BoxTarget`; None: the
+            predicted class (of other kinds of model, the most confident prediction).
         seed
-            The same seed gives the same map, bit for bit, on one machine.
+            Random seed; the same seed returns the same map, bit for bit, on one machine.
         progress
-            Called with steps done and steps in all (without a gradient: queries).
+            Called with the numbers of finished and of all steps (without a gradient: queries).
         deadline
-            Seconds, counted from the call, by which the best map so far is checked and returned;
-            its `completion` says so. At least one step ("forward-only": one batch of queries) is
-            always done. Only a call of ONNX Runtime that does not come back is ended: as long
-            again after the deadline, and 5 s at least (see `models.running`). None: as long as it
-            takes, for ever if the model is endless.
+            Seconds from the call after which the best map so far is checked and returned; its
+            `completion` reports that. At least one step (forward-only: one batch of queries) is
+            always done. None: no deadline. A model call that does not return is ended after as long
+            again, and at least 5 s, past the deadline; without a deadline it is never ended.
         stop
-            Asked between two steps (batches of queries); True ends it in the same way.
+            Called between steps (batches of queries); returning True ends the run as the deadline
+            does.
         method
-            Another method than IBISA: one of `ibisa_onnx.methods`, or its name there ("rise",
-            "gradcam" ...).
+            A method other than IBISA: one of `ibisa_onnx.methods` or its name ("rise", "gradcam"
+            ...).
+
+        Returns
+        -------
+        Explanation
+            The map and its record.
 
         Raises
         ------
-        IbisaError
-            Its subclasses say what is wrong: ImageError, TargetError, OutputError ...
+        ImageError
+            The image cannot be read or does not fit the model.
+        TargetError
+            The target does not exist, or names several predictions.
+        OutputError
+            The model's outputs cannot be explained.
+        GradientError
+            The requested gradient is not available.
+        OptionError
+            An argument is invalid, or `method` does not support the model.
+        DeadlineError
+            A model call did not return long after the deadline.
+        ModelError
+            The model failed.
+
+        Examples
+        --------
+        ```python
+        explainer = ibisa_onnx.Explainer("model.onnx")
+        explanation = explainer.explain("dog.jpg")
+        explanation = explainer.explain("dog.jpg", target="bloodhound", deadline=2.0)
+        ```
         """
         check_single(target)
         found = self._solve([image], [target], seed, progress, deadline, stop, method, single=True)
@@ -379,13 +480,18 @@ class Explainer:
         deadline: float | None = None,
         stop: Callable[[], bool] | None = None,
     ) -> Iterator[Explanation]:
-        """Explain one answer round by round: a map after each step (without a gradient: round).
+        """Explain one prediction step by step: yield the map after each step (forward-only: round).
 
-        The last is what `explain` returns. Those before it are not checked (their `sufficiency` is
-        None), and cost no pass more. Whoever has seen enough simply stops asking.
+        The last explanation is the one `explain` returns. Earlier ones are unchecked (`sufficiency`
+        is None) and cost no additional passes. Stop iterating to end early.
 
-        Parameters and errors are those of `explain`; the work, and the deadline's time, begin when
-        the first map is asked for, and go on while nobody asks for the next.
+        Parameters and errors are those of `explain`. Work and deadline start with the first map,
+        and the deadline keeps running between maps.
+
+        Yields
+        ------
+        Explanation
+            The map so far.
         """
         check_single(target)
         check_seed(seed)
@@ -407,17 +513,37 @@ class Explainer:
         stop: Callable[[], bool] | None = None,
         method: Method | str | None = None,
     ) -> list[Explanation]:
-        """Explain several answers to one picture, together, in the order of `targets`.
+        """Explain several targets of one image together.
 
-        The prediction, the fidelity check and the choice of the baseline are made once, and counted
-        in the first explanation: of 21 forward passes the second needs 15. With a gradient all take
-        their steps side by side. The deadline is that of all of them.
+        The prediction, the fidelity check and the choice of baseline are made once and counted in
+        the first explanation: with 21 forward passes for the first, the second needs 15. With a
+        gradient, all targets take their steps in parallel. Parameters not listed are those of
+        `explain`; the deadline applies to all targets together.
 
         Parameters
         ----------
+        image
+            The path or bytes of an image file, a PIL image, or an array [H, W, 3] RGB.
         targets
             Class indices, labels, "top:3" or objectives, alone or in a sequence; None: the
             predicted class.
+
+        Returns
+        -------
+        list of Explanation
+            In the order of `targets`.
+
+        Raises
+        ------
+        IbisaError
+            As `explain`.
+
+        Examples
+        --------
+        ```python
+        first, second, third = explainer.explain_all("dog.jpg", "top:3")
+        dog, cat = explainer.explain_all("pets.jpg", ["bloodhound", "tabby"])
+        ```
         """
         found = self._solve([image], [targets], seed, progress, deadline, stop, method)
         return _in_order(found)
@@ -433,7 +559,15 @@ class Explainer:
         stop: Callable[[], bool] | None = None,
         method: Method | str | None = None,
     ) -> Iterator[Explanation]:
-        """Do what `explain_all` does, and yield each explanation as soon as it is finished."""
+        """Compute what `explain_all` does, yielding each explanation as soon as it is finished.
+
+        Parameters and errors are those of `explain_all`.
+
+        Yields
+        ------
+        Explanation
+            In the order in which they finish.
+        """
         found = self._solve([image], [targets], seed, progress, deadline, stop, method)
         return (explanation for _, explanation in found)
 
@@ -448,50 +582,64 @@ class Explainer:
         stop: Callable[[], bool] | None = None,
         method: Method | str | None = None,
     ) -> list[Explanation]:
-        """Explain an answer to each of several pictures, together.
+        """Explain one target in each of several images together.
 
-        With a gradient all take their steps side by side, and the model is asked about as many at
-        once as it takes; each map is the one that `explain` gives for the picture alone. Memory
-        grows with their number: some ten pictures are as fast as more.
+        With a gradient, all images take their steps in parallel, in the largest model calls that
+        the batch axis allows. Each map equals the one `explain` returns for the image alone. Memory
+        grows with the number of images; about ten are as fast per image as more. Parameters not
+        listed are those of `explain`; the deadline applies to all images together.
 
         Parameters
         ----------
         images
-            The pictures, of any sizes.
+            A sequence of images of any sizes.
         targets
-            One for all, or a sequence of one for each; None: the predicted class of each.
+            One target for all images, or a sequence with one per image; None: each image's
+            predicted class.
 
         Returns
         -------
         list of Explanation
-            One for each picture, in their order.
+            One per image, in their order.
 
         Raises
         ------
         TargetError
-            The targets are not as many as the pictures, or one means several answers.
+            The number of targets differs from the number of images, or a target names several
+            predictions.
+        IbisaError
+            As `explain`.
+
+        Examples
+        --------
+        ```python
+        explanations = explainer.explain_batch(["dog.jpg", "cat.jpg"])
+        explanations = explainer.explain_batch(["dog.jpg", "cat.jpg"], ["bloodhound", "tabby"])
+        ```
         """
-        one = isinstance(images, str | bytes | os.PathLike | np.ndarray)
-        if one or not isinstance(images, Iterable):
-            raise OptionError("explain_batch takes a sequence of images; put one into a list")
-        images = list(images)
+        images = _images(images)
         each = listed(targets) if is_several(targets) else [targets] * len(images)
         if len(each) != len(images):
             raise TargetError(
-                f"there are {len(each)} targets for {len(images)} images; "
-                "give one for each, or one for all"
+                f"{len(each)} targets for {len(images)} images; pass one per image, or one for all"
             )
         for target in each:
-            check_single(target, "explain_batch explains one answer to each picture")
+            check_single(target, "explain_batch explains one prediction per image")
         if not images:
             return []
         found = self._solve(images, each, seed, progress, deadline, stop, method, single=True)
         return _in_order(found)
 
     def problem(self, image: Image, target: Target | None = None) -> Problem:
-        """Ask the model about a picture, for one forward pass, so as to ask more about one answer.
+        """Return the explanation problem of an image and target; costs one forward pass.
 
-        Parameters and errors are those of `explain`.
+        For metrics and for methods that are run by hand; see `map_of`. Parameters and errors are
+        those of `explain`.
+
+        Returns
+        -------
+        Problem
+            The model, the image in model space, and the bound target.
         """
         check_single(target)
         problem = self._pipeline.ask([image], [target_specs(target)], self._baseline(self.method))
@@ -499,12 +647,12 @@ class Explainer:
         return problem
 
     def prepare(self, problem: Problem, method: Method | str | None = None) -> None:
-        """Prepare a method for this model, once, before it is first asked for a map.
+        """Prepare a method for this model ahead of the first explanation.
 
         Parameters
         ----------
         problem
-            Of any picture.
+            The problem of any image.
         method
             None: IBISA, whose gradient is built.
 
@@ -513,6 +661,7 @@ class Explainer:
         IbisaError
             The method cannot explain this model; the message says why.
         """
+        check_type("problem", problem, Problem, "what `Explainer.problem` returns")
         self._pipeline.prepare(self._method(method), problem)
 
     def map_of(
@@ -523,23 +672,26 @@ class Explainer:
         seed: int = 0,
         method: Method | str | None = None,
     ) -> npt.NDArray[np.float32]:
-        """Explain one answer at the size of the model's input, where nothing is resized.
+        """Compute one map at the size of the model's input, without resizing.
 
         Parameters
         ----------
         problem
-            Of one picture.
+            The problem of one image.
         image
-            float32 [C, h, w] in model space: another image, of which the same is asked; None: the
-            problem's own.
-        seed, method
+            float32 [C, h, w] in model space: another image to explain for the same target; None:
+            the problem's own.
+        seed
+            Random seed.
+        method
             As in `explain`.
 
         Returns
         -------
-        float32 [h, w]
-            The map, in 0..1.
+        ndarray
+            float32 [h, w], in 0..1.
         """
+        check_type("problem", problem, Problem, "what `Explainer.problem` returns")
         check_seed(seed)
         chosen = self._method(method)
         return self._pipeline.map_of(problem, image, self._baseline(chosen), chosen, int(seed))
@@ -556,7 +708,7 @@ class Explainer:
         *,
         single: bool = False,
     ) -> Iterator[tuple[int, Explanation]]:
-        """Check all arguments, ask, and yield explanations with the numbers of their rows."""
+        """Check all arguments, predict, and yield explanations with their row numbers."""
         control = Control.from_now(progress, deadline, stop)
         check_seed(seed)
         chosen = self._method(method)
@@ -569,7 +721,7 @@ class Explainer:
         return ((row, self._with_warnings(explanation)) for row, explanation in found)
 
     def _baseline(self, method: Method) -> Baseline:
-        """Return the baseline of a method's own settings, else of these; a file is read once."""
+        """Return the baseline of the method's settings, else of this explainer's."""
         options = method.options if isinstance(method, Ibisa) else self.options
         name, blur = options.baseline, options.blur
         return self._baselines.get(
@@ -585,46 +737,53 @@ class Explainer:
             return method_named(method)
         if isinstance(method, type) or not isinstance(method, Method):
             raise OptionError(
-                f"method is {method!r}; give one of ibisa_onnx.methods, such as GradCam()"
+                f"method is {method!r}; pass one of ibisa_onnx.methods, such as GradCam()"
             )
         return method
 
     def _with_warnings(self, explanation: Explanation) -> Explanation:
-        """Put what there is to know of the model before what there is to know of the map."""
+        """Put the model's warnings before the map's."""
         warnings = dict.fromkeys((*self.warnings, *explanation.warnings))
         return replace(explanation, warnings=tuple(warnings))
 
 
 def _check_types(**given: Any) -> None:
-    """Raise `OptionError` where an argument is of a type that it cannot be."""
+    """Raise `OptionError` if an argument has the wrong type."""
     for name, value in given.items():
         types, wanted = _TYPES[name]
         module = name == "surrogate" and callable(getattr(value, "forward", None))
         optional = value is None and name not in ("providers", "gradient")
-        fits = isinstance(value, types) and not isinstance(value, bool)
-        if not (fits or optional or module):
-            raise OptionError(f"{name} is {shortened(repr(value), 60)}; give {wanted}")
+        if not (optional or module):
+            check_type(name, value, types, wanted)
+
+
+def _images(images: Iterable[Image]) -> list[Image]:
+    """Return images as a list; `OptionError` if they are a single one, or none."""
+    one = isinstance(images, str | bytes | os.PathLike | np.ndarray)
+    if one or not isinstance(images, Iterable):
+        raise OptionError(f"images is {shown(images)}; pass a sequence, a single image as a list")
+    return list(images)
 
 
 def _in_order(found: Iterable[tuple[int, Explanation]]) -> list[Explanation]:
-    """Return explanations by the numbers of their rows."""
+    """Return explanations in the order of their rows."""
     return [explanation for _, explanation in sorted(found, key=lambda pair: pair[0])]
 
 
 def _layout(
     preprocessing: Preprocessing | str | os.PathLike[str] | None, overrides: Overrides
 ) -> str | None:
-    """Return the layout that was given, without which some shapes cannot be read."""
+    """Return the given layout, which some shapes require."""
     if isinstance(preprocessing, Preprocessing):
         return preprocessing.layout
     return overrides.layout
 
 
 def _check_rows(problem: Problem, images: int) -> None:
-    """Raise `TargetError` where targets bind to no answer of a picture, or to several."""
+    """Raise `TargetError` unless targets bind to exactly one prediction per image."""
     pictures = {id(row.picture) for row in problem.rows}
     if len(problem) != images or len(pictures) != images:
         raise TargetError(
-            f"the target means {len(problem)} answers to {images} image(s); it must mean one "
-            "each, or use explain_all"
+            f"the target names {len(problem)} predictions for {images} image(s); name one per "
+            "image, or use explain_all"
         )

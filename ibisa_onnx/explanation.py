@@ -1,6 +1,6 @@
-"""The result: a map, and everything needed to trust and to reproduce it.
+"""The result of an explanation: a map, and everything needed to judge and reproduce it.
 
-Only data, its storage and how it shows itself; pictures are drawn in `io.overlay`.
+Holds the data, its storage and its display; images are drawn in `io.overlay`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import numpy as np
 import numpy.typing as npt
 
+from ibisa_onnx.checks import check_flag, check_type, shown
 from ibisa_onnx.errors import ResultError
 from ibisa_onnx.escaping import escaped, shortened
 from ibisa_onnx.imports import import_extra
@@ -24,24 +25,36 @@ from ibisa_onnx.io.formats import decode_png, encode_json, encode_npy, encode_pn
 from ibisa_onnx.io.literals import is_number, parse_json
 from ibisa_onnx.io.overlay import ascii_fold, beside, blend, scale_of
 from ibisa_onnx.limits import Limits, variable
-from ibisa_onnx.record import Amount, Between, Count, Share, read_fields
+from ibisa_onnx.record import Amount, Between, Count, Share, read_fields, schema_of
 from ibisa_onnx.targets.base import is_point
 from ibisa_onnx.targets.retention import KEPT
 
 _FORMAT = 6
-_READ = (5, _FORMAT)  # 5 has no map of what speaks against
-_FLAT = 0.01  # a map that varies by less lets next to nothing through
-_HALF = 0.5  # of the picture
-_RESTORED = 0.5  # of what the baseline loses: a map whose best half gives that back points at it
+_READ = (5, _FORMAT)  # 5 has no map of negative evidence
+_FLAT = 0.01  # a map with a smaller range keeps next to nothing
+_HALF = 0.5  # of the image
+_RESTORED = 0.5  # of what the baseline loses: a map whose top half restores that is not flat
 
 _LONGEST = 200  # characters of a caption
-_FARTHEST = 100  # sides of the picture: what is drawn lies no farther out
+_FARTHEST = 100  # image sides: limits the coordinates that are drawn
 _MAPS = ("map", "against", "effect", "uncertainty")
 
 
 @dataclass(frozen=True)
 class Passes:
-    """What an explanation cost: images pushed forward and backward, and the calls that took."""
+    """What an explanation cost.
+
+    Attributes
+    ----------
+    forward
+        Images pushed forward through the model.
+    backward
+        Images whose gradient was computed.
+    forward_calls
+        Model calls for the forward passes; one call may hold several images.
+    backward_calls
+        Model calls for the backward passes.
+    """
 
     forward: Count
     backward: Count
@@ -51,23 +64,27 @@ class Passes:
 
 @dataclass(frozen=True)
 class ExplainedTarget:
-    """What was explained.
+    """The target that was explained.
 
     Attributes
     ----------
     kind
-        "class", or what else the objective says of itself.
+        "class", or another kind of objective: "box", "region", "text", "value" ...
     caption
-        What to call it: "bloodhound (164)".
+        Display name: "bloodhound (164)".
     output
-        Names of the outputs that it reads, with commas between them.
+        Names of the model outputs the target reads, separated by commas.
     probability
-        The model's own answer for the untouched picture, in 0..1.
-    index, label, activation
-        Of a class: its index, what it is called, and how the raw output was read, one of
-        `targets.class_scores.Activation`; of a value: which numbers of the output. None of others.
+        The model's prediction for the unmasked image, in 0..1.
+    index
+        Class index, or for a value the selected elements of the output; else None.
+    label
+        Class label, if known; else None.
+    activation
+        How a class's raw output was interpreted, one of `targets.class_scores.Activation`; else
+        None.
     details
-        What else the objective says of itself.
+        Further fields of the objective, as JSON data.
     """
 
     kind: str
@@ -81,12 +98,12 @@ class ExplainedTarget:
 
     @property
     def name(self) -> str:
-        """The label alone, or the caption where there is none."""
+        """The label, or the caption if there is no label."""
         return self.label or self.caption
 
     @property
     def box(self) -> tuple[float, float, float, float] | None:
-        """Where it is: left, top, right, bottom in the picture's pixels; None: in no one place."""
+        """Left, top, right, bottom in pixels of the image; None if the target has no box."""
         sides = self.details.get("box")
         if sides is None or len(sides) != 4:
             return None
@@ -95,7 +112,7 @@ class ExplainedTarget:
 
     @property
     def at(self) -> tuple[float, float] | None:
-        """The point that it is about, x and y in the picture's pixels; None: there is none."""
+        """The target's point, x and y in pixels of the image; None if it has no point."""
         at = self.details.get("at")
         if not is_point(at):
             return None
@@ -104,41 +121,61 @@ class ExplainedTarget:
 
     @property
     def value(self) -> float | None:
-        """The value of what is no probability; None of all else.
+        """The predicted value, for targets that are not probabilities; else None.
 
-        Of a value, `probability` is how much of it is kept where the picture is hidden.
+        For a value, `probability` is the fraction of it that remains when pixels are masked.
         """
         value = self.details.get("value")
         return None if value is None else float(value)
 
     @property
     def reading(self) -> str:
-        """The probability in percent, or the value of what is none."""
+        """The probability in percent, or the value, as text."""
         return f"{100 * self.probability:.1f}%" if self.value is None else f"{self.value:.4g}"
 
 
 @dataclass(frozen=True)
 class Sufficiency:
-    """What the deployed model says when it sees the most needed pixels alone, over the baseline.
+    """The model's prediction when only the highest-ranked pixels are shown over the baseline.
 
-    `areas` are fractions of the picture, from 0 (the baseline alone) up; `probabilities` the
-    target's at each.
+    Attributes
+    ----------
+    areas
+        Fractions of the image shown, ascending from 0 (the baseline alone).
+    probabilities
+        The target's probability at each area.
     """
 
     areas: tuple[Share, ...]
     probabilities: tuple[Amount, ...]
 
     def share_added(self, probability: float) -> float:
-        """Return what half of the picture or less adds to the baseline, as a share, 0 to 1.
+        """Return how much at most half of the image adds to the baseline, as a fraction in 0..1.
 
-        `probability` is the picture's own, of which it is a share.
+        Parameters
+        ----------
+        probability
+            The target's probability for the whole image.
+
+        Returns
+        -------
+        float
+            The added probability, as a fraction of `probability`.
         """
         return float(np.clip(self._added / probability, 0, 1)) if probability > 0 else 0.0
 
     def share_restored(self, probability: float) -> float:
-        """Return what half of the picture or less gives back of what the baseline loses, 0 to 1.
+        """Return the fraction of the baseline's loss that at most half of the image restores.
 
-        0 where the baseline keeps the answer, whose `probability` that of the picture is.
+        Parameters
+        ----------
+        probability
+            The target's probability for the whole image.
+
+        Returns
+        -------
+        float
+            The fraction, in 0..1; 0 if the baseline retains the prediction.
         """
         if self.probabilities[0] >= KEPT * probability:
             return 0.0
@@ -150,7 +187,18 @@ class Sufficiency:
         return max(shown) - self.probabilities[0]
 
     def area_for(self, probability: float) -> float | None:
-        """Return the smallest of the areas that gives at least this probability, if one does."""
+        """Return the smallest tested area that reaches a probability, or None if none does.
+
+        Parameters
+        ----------
+        probability
+            The probability to reach.
+
+        Returns
+        -------
+        float or None
+            A fraction of the image.
+        """
         pairs = zip(self.areas, self.probabilities, strict=True)
         return next((area for area, given in pairs if given >= probability), None)
 
@@ -159,8 +207,16 @@ class Sufficiency:
 class Completion:
     """How much of the planned work went into a map.
 
-    `unit` says what was counted: "steps" with a gradient, "queries" without. `cut_short` says what
-    ended it early, "deadline" or "stop" (someone's wish); None where it was not, or not yet.
+    Attributes
+    ----------
+    done
+        Steps or queries done.
+    planned
+        Steps or queries planned.
+    unit
+        "steps" with a gradient, "queries" without.
+    cut_short
+        "deadline" or "stop" if the run ended early, else None.
     """
 
     done: Count
@@ -177,11 +233,11 @@ class Completion:
 def is_flat(
     map: npt.NDArray[np.float32], sufficiency: Sufficiency | None, probability: float
 ) -> bool:
-    """Tell whether a map points at nothing.
+    """Return whether a map singles out no region.
 
-    It varies by less than a hundredth, and no half of the picture that was shown in its order gives
-    back half of what the baseline loses. Where very little of the picture is enough, if only it
-    is seen faintly, a map is low but in order.
+    A map is flat if its range is below 0.01 and no tested half of the image restores half of what
+    the baseline loses. A map that retains little can still be meaningful if a faint view of a small
+    area is enough for the model.
     """
     height = float(np.ptp(map))
     restored = sufficiency.share_restored(probability) if sufficiency and height > 0 else 0.0
@@ -190,16 +246,29 @@ def is_flat(
 
 @dataclass(frozen=True)
 class Certificate:
-    """How the map was obtained and how far that path is from the deployed model.
+    """How the gradient was obtained and how closely its path reproduces the deployed model.
 
-    `gradient` is one of `gradients.selection.GRADIENTS`, never "auto", or "none" for methods that
-    need none; `reason` says why that one; `difference` is the largest absolute difference between
-    the differentiable path's probabilities and ONNX Runtime's on this image, to be held against
-    `tolerance`. `gradient_error` is the relative error of the directional derivative that the
-    gradient gives, 0 to 2, beside what the deployed model answers a step further, to be held
-    against `gradient_tolerance`; None where nothing tells: of other methods than IBISA, or where
-    the answer hardly changes. Without a gradient there is no other path than the model itself:
-    both are None, and it holds.
+    Attributes
+    ----------
+    gradient
+        One of `gradients.selection.GRADIENTS` (never "auto"), or "none" for methods without
+        gradients.
+    reason
+        Why this gradient was used.
+    difference
+        Largest absolute difference in probability between the differentiable path and the deployed
+        model on this image. None for forward-only methods, whose path is the model itself.
+    tolerance
+        Largest difference that passes.
+    holds
+        Whether the checks passed: `difference` and `gradient_error` are within tolerance. True for
+        forward-only methods.
+    gradient_error
+        Relative error of the gradient's directional derivative, in 0..2, measured against the
+        deployed model one step further. None for methods other than IBISA, or if the prediction
+        hardly changes.
+    gradient_tolerance
+        Largest gradient error that passes.
     """
 
     gradient: str
@@ -213,10 +282,32 @@ class Certificate:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What makes the explanation reproducible: hashes, settings, versions and the seed.
+    """What is needed to reproduce an explanation: hashes, settings, versions and the seed.
 
-    `reduction` is by what both sides of a very large picture were divided as it was read: 1, 2, 4
-    or 8. `baseline_sha256` is that of the file where the baseline is a picture's, else None.
+    Attributes
+    ----------
+    model
+        File name of the model; None for bytes.
+    model_sha256
+        SHA-256 of the model file and its external weights; None if unknown.
+    image
+        File name of the image; None for bytes and arrays.
+    image_sha256
+        SHA-256 of the image file, or of an array's dtype, shape and values.
+    preprocessing
+        All preprocessing settings, as `Preprocessing.to_dict` returns them.
+    providers
+        ONNX Runtime execution providers in use, highest priority first.
+    versions
+        Versions of Python and of the packages involved, by name.
+    seed
+        Random seed.
+    options
+        Settings of the method.
+    baseline_sha256
+        SHA-256 of the baseline's file if the baseline is an image, else None.
+    reduction
+        Factor by which both sides of a very large image were reduced on reading: 1, 2, 4 or 8.
     """
 
     model: str | None
@@ -234,36 +325,63 @@ class Provenance:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Explanation:
-    """An attribution map and how it came about.
+    """An attribution map with its target, checks, cost and provenance.
 
     Attributes
     ----------
-    map
-        float32 [H, W], at the size of the picture given, or of a very large one as it was read
-        (`provenance.reduction`), in 0..1: how much the model needed each pixel, near 0 where it
-        never did (and 0 where it never saw it: cropped away). That is the keep-probability lambda,
-        joined with the evidence of the steps where there is a gradient (see `ibisa`). Other methods
-        than IBISA have saliencies of their own.
-    against
-        float32 [H, W] in 0..1, on the map's scale: how much each pixel speaks against the answer,
-        that is lowers its probability where it is seen. None of methods whose maps have no sign.
-    image
-        uint8 [H, W, 3] RGB, the picture explained, as it is drawn, of the map's size.
-    sufficiency
-        None where it is not checked: for a map on the way to another, or of another method.
-    timings
-        Seconds by stage, of all explanations that were made together.
-    together
-        How many that were; `passes` are this one's share.
-    baseline
-        What stood where the picture was masked: "blur", one of `methods.baselines.BASELINES`, a
-        colour or a picture's file; of rounds that took several in turn all, with commas. None of a
-        method that does not say.
-    effect, uncertainty
-        float32 [H, W] where the gradient is "forward-only", else None: what showing each pixel adds
-        to the probability, so that the sum over a region is what showing the region adds, and the
-        standard deviation of that estimate (the true effect of a pixel lies within 1.64 of it in 9
-        of 10 cases). Neighbours err together: deviations of a region do not add up.
+    map : ndarray
+        float32 [H, W] in 0..1, the size of the image (of a very large image, the reduced size; see
+        `provenance.reduction`): how much the prediction depends on each pixel. Near 0 for pixels it
+        does not depend on, and 0 for pixels that were cropped away. For IBISA this is the
+        keep probability lambda, combined with the evidence of the gradient steps; other methods
+        return their own saliency.
+    against : ndarray or None
+        float32 [H, W] in 0..1, on the map's scale: evidence against the target, that is how much
+        showing a pixel lowers its probability. None for methods without negative evidence.
+    image : ndarray
+        uint8 [H, W, 3] RGB, the explained image as it is drawn, the size of the map.
+    target : ExplainedTarget
+        What was explained.
+    sufficiency : Sufficiency or None
+        The prediction from the highest-ranked pixels alone. None for intermediate maps and for
+        methods that do not check it.
+    completion : Completion
+        How much of the planned work was done, and what cut it short.
+    passes : Passes
+        Forward and backward passes of this explanation.
+    timings : dict of str to float
+        Seconds by stage, for all explanations computed together.
+    certificate : Certificate
+        How the gradient was obtained, and whether its path reproduces the deployed model.
+    provenance : Provenance
+        Hashes, settings, versions and seed.
+    warnings : tuple of str
+        What to know about the model, its preprocessing, and this map.
+    effect : ndarray or None
+        float32 [H, W]: what showing each pixel adds to the probability; the sum over a region is
+        the effect of showing the region. None unless the gradient is "forward-only".
+    uncertainty : ndarray or None
+        float32 [H, W]: standard deviation of `effect`; in 9 of 10 cases the error is below 1.64
+        standard deviations. Errors of neighbouring pixels are correlated, so the deviations of a
+        region do not add up. None unless the gradient is "forward-only".
+    method : str
+        Name of the method: "ibisa", "rise", "gradcam" ...
+    together : int
+        Number of explanations that were computed together.
+    baseline : str or None
+        What replaced masked pixels: "blur" or another of `methods.baselines.BASELINES`, a colour,
+        or the name of an image file; several, separated by commas, if steps alternated between
+        them. None for methods that do not report it.
+
+    Examples
+    --------
+    ```python
+    explanation = ibisa_onnx.Explainer("model.onnx").explain("dog.jpg")
+    explanation.target.name, explanation.target.probability
+    explanation.map  # float32 [H, W] in 0..1
+    explanation.save("dog/")
+    again = ibisa_onnx.Explanation.load("dog/")
+    ```
     """
 
     map: npt.NDArray[np.float32]
@@ -294,15 +412,18 @@ class Explanation:
 
     @property
     def flat(self) -> bool:
-        """Whether the map points at nothing: the answer needs no part of the picture, or all."""
+        """Whether the map singles out no region.
+
+        Then the prediction depends on no part of the image in particular, or on all of it.
+        """
         return is_flat(self.map, self.sufficiency, self.target.probability)
 
     @property
     def strength(self) -> float:
-        """How much of the answer the map accounts for, 0 to 1: how bright it is drawn.
+        """How much of the prediction the map accounts for, in 0..1; sets the overlay's brightness.
 
-        That is what the most needed half of the picture adds to what the baseline alone gives, as a
-        share of the answer's probability; 1 of a map that was not checked.
+        The probability that the highest-ranked half of the image adds to the baseline, as a
+        fraction of the target's probability; 1 if sufficiency was not checked.
         """
         if self.sufficiency is None:
             return 1.0
@@ -310,33 +431,42 @@ class Explanation:
 
     @property
     def signed(self) -> npt.NDArray[np.float32]:
-        """The map less what speaks against, float32 [H, W] in -1..1; `ResultError` without sign."""
-        return np.asarray(self.map - self._known_against(), np.float32)
-
-    def _repr_png_(self) -> bytes:
-        """Show itself in a notebook."""
-        return encode_png(self.overlay())
-
-    def overlay(self, *, uncertainty: bool = False, signed: bool = False) -> npt.NDArray[np.uint8]:
-        """Draw it: picture, picture with map, and a caption with what was explained.
-
-        Parameters
-        ----------
-        uncertainty
-            Draw a third panel with the map's uncertainty, in full colour where it is as large as
-            the largest effect.
-        signed
-            Draw what speaks against the answer too, in blue.
-
-        Returns
-        -------
-        uint8 [H, W, 3], RGB; see `io.overlay.beside` for the arrangement and the size.
+        """`map` minus `against`, float32 [H, W] in -1..1.
 
         Raises
         ------
         ResultError
-            There is no uncertainty to draw, or no sign.
+            The map has no negative evidence.
         """
+        return np.asarray(self.map - self._known_against(), np.float32)
+
+    def _repr_png_(self) -> bytes:
+        """Return the overlay for display in a notebook."""
+        return encode_png(self.overlay())
+
+    def overlay(self, *, uncertainty: bool = False, signed: bool = False) -> npt.NDArray[np.uint8]:
+        """Draw the image, the image under its map, and a caption.
+
+        Parameters
+        ----------
+        uncertainty
+            Add a panel with the map's uncertainty; full colour means as large as the largest
+            effect.
+        signed
+            Also draw evidence against the target, in blue.
+
+        Returns
+        -------
+        ndarray
+            uint8 [H', W', 3], RGB; see `io.overlay.beside` for layout and size.
+
+        Raises
+        ------
+        ResultError
+            The map has no uncertainty, or no negative evidence, to draw.
+        """
+        for option, wanted in (("uncertainty", uncertainty), ("signed", signed)):
+            check_flag(option, wanted, ResultError)
         target, passes = self.target, self.passes
         name = ascii_fold(target.name) or _unnamed(target)
         cut = "cut short, " if self.completion.cut_short else ""
@@ -355,22 +485,30 @@ class Explanation:
         )
 
     def plot(self, axes: Any = None, *, signed: bool = False) -> Any:
-        """Draw the picture under its map with matplotlib; return the axes.
+        """Draw the image under its map with matplotlib.
 
         Parameters
         ----------
         axes
-            A `matplotlib.axes.Axes`; None: those of a new figure.
+            A `matplotlib.axes.Axes`; None: a new figure.
         signed
-            Draw what speaks against the answer too, in blue.
+            Also draw evidence against the target, in blue.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+            The axes drawn on.
 
         Raises
         ------
         ResultError
-            The map has no sign.
+            The map has no negative evidence to draw.
         MissingDependencyError
             matplotlib is not installed.
         """
+        check_flag("signed", signed, ResultError)
+        if axes is not None and not hasattr(axes, "imshow"):
+            raise ResultError(f"axes is {shown(axes)}; pass a matplotlib.axes.Axes")
         against = self._known_against() if signed else None
         if axes is None:
             axes = import_extra("matplotlib.pyplot", "bench").subplots()[1]
@@ -380,33 +518,44 @@ class Explanation:
         return axes
 
     def _drawn(self, place: Sequence[float]) -> list[float]:
-        """Return a place in pixels of the picture given in those of the map."""
+        """Convert coordinates in pixels of the original image to pixels of the map."""
         return [each / self.provenance.reduction for each in place]
 
     def _known_against(self) -> npt.NDArray[np.float32]:
         if self.against is None:
-            raise ResultError(f"{self.method} does not tell what speaks against the answer")
+            raise ResultError(
+                f"{self.method} maps have no negative evidence; leave out signed=True"
+            )
         return self.against
 
     def _relative_uncertainty(self) -> npt.NDArray[np.float32]:
-        """Return the uncertainty over the largest effect, at most 1, [H, W]."""
+        """Return the uncertainty relative to the largest effect, at most 1, [H, W]."""
         if self.uncertainty is None or self.effect is None:
             raise ResultError(
-                f"the {self.certificate.gradient} gradient does not tell how sure the map is; "
-                "forward-only does"
+                f"maps by the {self.certificate.gradient} gradient have no uncertainty; "
+                "use gradient=forward-only"
             )
-        pixels = np.float32(self.effect.size)  # a pixel of a large picture does next to nothing
+        pixels = np.float32(self.effect.size)  # one pixel of a large image has almost no effect
         scale = np.float32(scale_of(pixels * self.effect))
         return np.asarray(np.clip(pixels * self.uncertainty / scale, 0, 1))
 
     @property
     def maps(self) -> dict[str, npt.NDArray[np.float32]]:
-        """Those of map, against, effect and uncertainty that there are, float32 [H, W], by name."""
+        """The arrays that are present, of map, against, effect and uncertainty, by name.
+
+        Each is float32 [H, W].
+        """
         found = {name: getattr(self, name) for name in _MAPS}
         return {name: each for name, each in found.items() if each is not None}
 
     def record(self) -> dict[str, Any]:
-        """Return all but the arrays as plain JSON data; NaN and infinity become None."""
+        """Return everything but the arrays as JSON data; NaN and infinity become None.
+
+        Returns
+        -------
+        dict
+            The contents of `explanation.json`.
+        """
         plain = {
             item.name: getattr(self, item.name)
             for item in fields(self)
@@ -414,42 +563,76 @@ class Explanation:
         }
         return {"format": _FORMAT, "maps": list(self.maps), **jsonable(plain)}
 
+    @staticmethod
+    def schema() -> dict[str, Any]:
+        """Return the JSON Schema (draft 2020-12) of `record`, which explanation.json follows.
+
+        What the command line writes has further fields, which the schema allows.
+        """
+        record = schema_of(Explanation, frozenset(("image", *_MAPS)))
+        return {
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "title": "Explanation",
+            **record,
+            "properties": {
+                "format": {"const": _FORMAT},
+                "maps": {
+                    "type": "array",
+                    "items": {"enum": list(_MAPS)},
+                    "contains": {"const": "map"},
+                },
+                **record["properties"],
+            },
+            "required": ["format", "maps", *record["required"]],
+            "additionalProperties": True,
+        }
+
     def encode(self, suffix: str, *, uncertainty: bool = False, signed: bool = False) -> bytes:
-        """Return the contents of a result file of that kind.
+        """Return the contents of a result file.
 
         Parameters
         ----------
         suffix
             ".png": the overlay; ".npy": the map, float32 [H, W]; ".json": the record.
         uncertainty
-            Whether the overlay shows how sure the map is, too.
+            Include the uncertainty panel in the overlay.
         signed
-            Whether the overlay shows what speaks against, too, and the map is `signed`, in -1..1.
+            Include evidence against the target in the overlay; the .npy map is `signed`, in -1..1.
+
+        Returns
+        -------
+        bytes
+            The file's contents.
 
         Raises
         ------
         ResultError
-            Another suffix, or there is no uncertainty or no sign to show.
+            The suffix is none of these, or the map has no uncertainty or no negative evidence.
         """
+        check_type("suffix", suffix, str, ".png, .npy or .json", ResultError)
         if suffix == ".png":
             return encode_png(self.overlay(uncertainty=uncertainty, signed=signed))
         if suffix == ".npy":
             return encode_npy(self.signed if signed else self.map)
         if suffix == ".json":
             return encode_json(self.record())
-        raise ResultError(f"a result is written as .png, .npy or .json, not as {suffix!r}")
+        raise ResultError(f"unsupported result format {suffix!r}; use .png, .npy or .json")
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write overlay.png, map.npy, image.png and explanation.json, which `load` reads back.
 
-        With against.npy, effect.npy and uncertainty.npy, where there are these. The folder is made
-        where it does not exist. Either all files are complete or, where one cannot be written, none
-        is touched.
+        If present, against.npy, effect.npy and uncertainty.npy are written too. Either all files
+        are complete or, if one cannot be written, none is changed.
+
+        Parameters
+        ----------
+        folder
+            Destination; created if it does not exist.
 
         Raises
         ------
         ResultError
-            The folder cannot be made or written to.
+            The folder cannot be created or written to.
         """
         folder = _folder(folder)
         contents = {
@@ -462,58 +645,64 @@ class Explanation:
 
     @staticmethod
     def load(folder: str | os.PathLike[str], limits: Limits | None = None) -> Explanation:
-        """Read back what `save` wrote: the same map, picture and record.
+        """Read back an explanation that `save` wrote.
 
         Parameters
         ----------
         folder
-            Where; nothing outside it is read, and nothing of it is believed before it is checked.
+            The saved explanation. Files outside the folder are never read, and all contents are
+            validated, so that it may come from anyone.
         limits
-            How large its files and its picture may be; None: as the environment says.
+            Limits on file sizes and image size; None: from the environment.
+
+        Returns
+        -------
+        Explanation
+            The same maps, image and record.
 
         Raises
         ------
         ResultError
-            A file is missing, damaged or too large, or was written in a format of another version.
+            A file is missing, damaged or too large, or has an unsupported format version.
         """
-        folder, limits = _folder(folder), limits or Limits.from_environment()
+        folder, limits = _folder(folder), Limits.of(limits)
         try:
             record = parse_json(_read(folder, "explanation.json", limits).decode())
             if not isinstance(record, dict):
-                raise ValueError("explanation.json holds no table")
+                raise ValueError("explanation.json is not an object")
             version = record.pop("format", None)
             if version not in _READ:
                 raise ResultError(
-                    f"{folder}: the format is {version!r}, this version reads "
+                    f"{folder}: unsupported format {version!r}; this version reads "
                     f"{' and '.join(map(str, _READ))}"
                 )
             names = _map_names(record.pop("maps", None))
-            values = read_fields(Explanation, record, "the record", frozenset(("image", *_MAPS)))
+            values = read_fields(Explanation, record, "record", frozenset(("image", *_MAPS)))
             maps: dict[str, Any] = {name: _load_map(folder, name, limits) for name in names}
             size = maps["map"].shape
             image = decode_png(_read(folder, "image.png", limits), size, limits)
             _check_drawn(values["target"], values["sufficiency"], size)
             return Explanation(**maps, image=image, **values)
-        except ValueError as error:  # of text that is not UTF-8 too
+        except ValueError as error:  # includes UnicodeDecodeError
             raise ResultError(
                 f"{folder}: the saved explanation is damaged ({error}); explain the image again"
             ) from error
 
 
 def _folder(folder: str | os.PathLike[str]) -> Path:
-    """Return a folder's path; ResultError where it can be none."""
+    """Return a folder's path; raise ResultError if it cannot be one."""
     try:
         path = Path(folder)
         os.fsencode(path)
     except (TypeError, ValueError) as error:
-        raise ResultError(f"{folder!r} is no folder: {error}") from error
+        raise ResultError(f"{folder!r} is not a valid folder name: {error}") from error
     if "\0" in str(path):
-        raise ResultError(f"{folder!r} is no folder: a name cannot hold a zero byte")
+        raise ResultError(f"{folder!r} is not a valid folder name: it contains a null byte")
     return path
 
 
 def _unnamed(target: ExplainedTarget) -> str:
-    """Return what to call a target whose name cannot be drawn."""
+    """Return a display name for a target whose own name cannot be drawn."""
     return target.kind if target.index is None else f"{target.kind} {target.index}"
 
 
@@ -522,14 +711,14 @@ def _read(folder: Path, name: str, limits: Limits) -> bytes:
     if not os.path.exists(folder / name):  # noqa: PTH110 - which never raises
         raise ResultError(
             f"{folder}: cannot read {name}: No such file or directory; "
-            "give a folder that Explanation.save wrote"
+            "pass a folder that Explanation.save wrote"
         )
     limit = "text_bytes" if name.endswith(".json") else "file_bytes"
     return read_file(folder / name, "saved result", ResultError, limits, limit)
 
 
 def _map_names(said: Any) -> list[str]:
-    """Return which maps there are; ValueError where these are none, or the first is missing."""
+    """Return the names of the saved maps; raise ValueError if invalid, or if "map" is missing."""
     names = said if isinstance(said, list) and all(each in _MAPS for each in said) else []
     if "map" not in names or len(set(names)) < len(names):
         raise ValueError(f"maps is {said!r:.60}, expected some of {', '.join(_MAPS)}")
@@ -537,7 +726,7 @@ def _map_names(said: Any) -> list[str]:
 
 
 def _load_map(folder: Path, name: str, limits: Limits) -> npt.NDArray[np.float32]:
-    """Read a map; ValueError where it is none."""
+    """Read a map; raise ValueError if the file is not one."""
     file = f"{name}.npy"
     data = _read(folder, file, limits)
     try:
@@ -547,7 +736,7 @@ def _load_map(folder: Path, name: str, limits: Limits) -> npt.NDArray[np.float32
     if map.dtype != np.float32 or map.ndim != 2 or not map.size:
         raise ValueError(f"{file} is {map.dtype} {list(map.shape)}, expected float32 [H, W]")
     if not np.isfinite(map).all():
-        raise ValueError(f"{file} holds NaN or infinity")
+        raise ValueError(f"{file} contains NaN or infinity")
     if map.size > limits.pixels:
         raise ValueError(
             f"{file} has {map.size:,} pixels, more than {limits.pixels:,}; set "
@@ -559,11 +748,11 @@ def _load_map(folder: Path, name: str, limits: Limits) -> npt.NDArray[np.float32
 def _check_drawn(
     target: ExplainedTarget, sufficiency: Sufficiency | None, size: tuple[int, ...]
 ) -> None:
-    """Raise ValueError where what is drawn and said of a target, or of areas, cannot be true."""
+    """Raise ValueError if a target's coordinates, or the tested areas, are impossible."""
     box, at, value = (target.details.get(name) for name in ("box", "at", "value"))
     places = [*(box or ()), *(at or ())] if all(_is_list(each) for each in (box, at)) else [None]
     if not all(is_number(each) and abs(each) <= _FARTHEST * max(size) for each in places):
-        raise ValueError(f"target.details has box {box!r:.60} and at {at!r:.60}, in no picture")
+        raise ValueError(f"target.details has box {box!r:.60} and at {at!r:.60}, outside any image")
     if value is not None and not is_number(value):
         raise ValueError(f"target.details.value is {value!r:.60}, expected a number")
     if sufficiency is None:

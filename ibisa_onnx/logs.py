@@ -1,4 +1,4 @@
-"""Loggers of this package: silent until the application asks for them, safe in what they quote."""
+"""Loggers of this package: silent unless the application enables them; arguments are escaped."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import logging
 
 from ibisa_onnx.escaping import escaped, shortened
 
-_LONGEST = 1000  # characters of what is quoted
+_LONGEST = 1000  # characters of a logged argument
 
 logging.getLogger("ibisa_onnx").addHandler(logging.NullHandler())
 
 
 def logger(name: str) -> logging.Logger:
-    """Return a module's logger; the text it is given to fill in is escaped, as it may be anyone's.
+    """Return a module's logger, which escapes and shortens its text arguments.
 
     Parameters
     ----------

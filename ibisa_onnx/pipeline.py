@@ -1,6 +1,6 @@
-"""From pictures to their explanations: asked, bound, solved by a method, brought back and reported.
+"""The pipeline from images to explanations: predict, bind targets, run a method, report.
 
-Each part lives elsewhere; the public face is `explainer`.
+Each stage is implemented elsewhere; the public interface is `explainer`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ibisa_onnx.caching import BuiltOnce
-from ibisa_onnx.errors import OptionError
+from ibisa_onnx.checks import check_type
+from ibisa_onnx.errors import ImageError, OptionError, TargetError
 from ibisa_onnx.explanation import (
     ExplainedTarget,
     Explanation,
@@ -58,7 +59,7 @@ _DETAILS = frozenset({"kind", "caption", "output", "index", "label", "activation
 
 @dataclass
 class Pipeline:
-    """One model, how pictures are brought to it, and the methods that are prepared for it."""
+    """One model, its preprocessing, and the methods prepared for it."""
 
     model: ImageModel
     preprocessing: Preprocessing
@@ -74,21 +75,26 @@ class Pipeline:
         specs: Sequence[Sequence[TargetSpec]],
         baseline: Baseline,
     ) -> Problem:
-        """Push each picture forward once, and bind its targets to the answer.
+        """Run each image through the model once, and bind its targets to the outputs.
 
         Parameters
         ----------
         images
-            The pictures.
+            The images.
         specs
             The targets of each.
         baseline
-            What is seen where they are masked.
+            What replaces masked pixels.
+
+        Returns
+        -------
+        Problem
+            One row per image and target.
 
         Raises
         ------
         IbisaError
-            A picture cannot be read, or a target is not in its answer.
+            An image cannot be read, or a target is not among its predictions.
         """
         pictures = [self._read(each) for each in images]
         prepared = [prepare(each, self.preprocessing) for each in pictures]
@@ -96,6 +102,8 @@ class Pipeline:
         tensors = [each.tensor for each in prepared]
         seen = self._seen(tensors, shared)
         names = [name for each in specs for spec in each for name in spec.outputs(self.reader)]
+        for name in names:
+            check_type("the output of a target", name, str, "its name", TargetError)
         given = [spec.objective for each in specs for spec in each if isinstance(spec, FixedTarget)]
         nodes = [each for objective in given for each in objective.nodes] + [*self._nodes(specs)]
         model, answers = self._answers(tensors, names, nodes, shared, seen)
@@ -104,7 +112,7 @@ class Pipeline:
         for objective in (objective for each in bound for objective in each):
             check_described(objective)
         needed = [name for each in bound for objective in each for name in objective.outputs]
-        if not set(needed) <= set(names):  # what a target has bound to reads more
+        if not set(needed) <= set(names):  # a bound target reads further outputs
             nodes += [each for row in bound for objective in row for each in objective.nodes]
             model, answers = self._answers(tensors, [*names, *needed], nodes, shared, seen)
         rows = [
@@ -120,7 +128,7 @@ class Pipeline:
             for n, objective in enumerate(bound[place])
         ]
         for row in rows:
-            _ = row.probability  # an objective that returns nonsense is told of first
+            _ = row.probability  # reports an invalid objective before any work
         places = [place for place, each in enumerate(bound) for _ in each]
         return Problem(
             model=model,
@@ -145,9 +153,9 @@ class Pipeline:
         passes: Sequence[PassCounter],
         seen: Sequence[Raw],
     ) -> tuple[ImageModel, list[Raw]]:
-        """Push each picture forward alone: a model that has these outputs, and their values.
+        """Run each image alone on a model with these outputs; return the model and the values.
 
-        `seen` are the answers of a function, which is not asked again.
+        `seen` holds the outputs of a function, which is not called again.
         """
         outputs = tuple(dict.fromkeys(names))
         model = self._exposed.with_outputs(outputs, nodes)
@@ -158,15 +166,15 @@ class Pipeline:
             else:
                 raw = model.run(tensors[place], outputs, passes[place])
             for values in raw.values():
-                values.flags.writeable = False  # all that comes after reads them
+                values.flags.writeable = False  # shared by everything that follows
             return raw
 
         return model, model.map_concurrently(answer, range(len(tensors)))
 
     def _seen(self, tensors: Sequence[Floats], passes: Sequence[PassCounter]) -> list[Raw]:
-        """Push each picture through a function, whose kind its first answer tells.
+        """Run each image through a function; its kind is detected from the first outputs.
 
-        Of a file, which is told by a run on noise, nothing is asked here.
+        The kind of a file is detected by a run on noise, so nothing runs here.
         """
         if self.reader.facts.is_deployed:
             return []
@@ -180,12 +188,12 @@ class Pipeline:
         return seen
 
     def _nodes(self, specs: Sequence[Sequence[TargetSpec]]) -> tuple[Nodes, ...]:
-        """Return the nodes of the model's kind, where a target may read what they make."""
+        """Return the nodes of the model's kind if a target may read their outputs."""
         fixed = all(isinstance(spec, FixedTarget) for each in specs for spec in each)
         return () if fixed else self.reader.kind.nodes
 
     def _context(self, geometry: Geometry, model: ImageModel) -> Context:
-        """Return what targets of one picture are bound in."""
+        """Return the context in which the targets of one image are bound."""
 
         def ask(source: Source, names: Sequence[str]) -> Raw:
             tensor = self._prepare(source).tensor
@@ -199,10 +207,10 @@ class Pipeline:
         specs: Sequence[Sequence[TargetSpec]],
         contexts: Sequence[Context],
     ) -> list[list[Objective]]:
-        """Bind the targets of each picture to its answer.
+        """Bind the targets of each image to its outputs.
 
-        How class scores are read may be guessed from one picture and corrected by a later one: then
-        all are bound again.
+        How class scores are read may be inferred from one image and corrected by a later one; then
+        all targets are bound again.
         """
         while True:
             reading = self.reader.output
@@ -214,33 +222,34 @@ class Pipeline:
                 return bound
 
     def _bind_one(self, spec: TargetSpec, raw: Raw, context: Context) -> list[Objective]:
-        """Bind one target to those of the outputs that it asked for."""
+        """Bind one target to the outputs it requested."""
         wanted = spec.outputs(self.reader)
         return spec.bind({name: raw[name] for name in wanted}, context)
 
     def answers(self, image: Source, confidence: float | None = None) -> list[Answer]:
-        """Return what the model says of a picture, the surest first, for one forward pass.
+        """Return everything the model predicts for an image, most confident first.
 
-        `confidence` is the least score of a detector's boxes; None: the usual.
+        Costs one forward pass. `confidence` is the minimum score of a detector's boxes; None: the
+        default.
         """
         prepared = self._prepare(image)
         tensors, passes = [prepared.tensor], [self.model.passes]
         seen = self._seen(tensors, passes)
-        kind = self.reader.kind  # which a function's first answer tells
+        kind = self.reader.kind  # of a function, known after its first call
         said = kind.answers if confidence is None else answers_above(confidence, kind)
         model, (raw,) = self._answers(tensors, kind.outputs(), kind.nodes, passes, seen)
         return said(raw, self._context(prepared.geometry, model))
 
     def probabilities(self, image: Source) -> npt.NDArray[np.float64]:
-        """Return the probabilities of all classes, [K], for one forward pass."""
+        """Return the probabilities of all classes, [K]; costs one forward pass."""
         tensor = self._prepare(image).tensor
         probabilities: npt.NDArray[np.float64] = self.probabilities_of(tensor)[0]
         return probabilities
 
     def probabilities_of(self, tensors: Floats) -> npt.NDArray[np.float64]:
-        """Return the probabilities of all classes, [N, K], of images [N, C, H, W] in model space.
+        """Return class probabilities [N, K] of images [N, C, H, W] in model space.
 
-        One forward pass each.
+        Costs one forward pass per image.
         """
         names = self.reader.candidates()
         raw = self._exposed.with_outputs(names, []).run(tensors, names)
@@ -250,22 +259,22 @@ class Pipeline:
     def try_preprocessing(
         self, images: Sequence[Source], targets: Sequence[str | int] | None
     ) -> TrialRanking:
-        """Rank presets of preprocessing by what the model makes of pictures.
+        """Rank the preprocessing presets by the model's predictions on a few images.
 
-        `targets` are the class of each, by index or label; None: not known.
+        `targets` holds the class of each image, by index or label; None: unknown.
         """
         pictures, classes = [self._read(each) for each in images], None
         if targets is not None:
             scores = self.probabilities(pictures[0]) if pictures else np.empty(0)
-            labels = self.reader.labels  # some are known once a picture was seen
+            labels = self.reader.labels  # some are known only after the first image
             classes = [choose(each, scores, labels)[0] for each in targets]
         return rank_preprocessing(self.preprocessing, pictures, self.probabilities_of, classes)
 
     def map_of(
         self, problem: Problem, image: Floats | None, baseline: Baseline, method: Method, seed: int
     ) -> Floats:
-        """Explain one answer where nothing is resized; see `Explainer.map_of`."""
-        shown = problem.image if image is None else image[None]
+        """Compute one map without resizing; see `Explainer.map_of`."""
+        shown = problem.image if image is None else _image_like(problem, image)
         masked = MaskedImages(shown, baseline.of(shown))
         problem = replace(problem, masked=masked) if image is None else problem.with_images(masked)
         prepared = self.prepare(method, problem)
@@ -275,9 +284,16 @@ class Pipeline:
         return found[0].map
 
     def prepare(self, method: Method, problem: Problem) -> PreparedMethod:
-        """Prepare a method for a problem's objectives, which are of one family, once."""
+        """Prepare a method once per family of objectives; a problem's rows share one family."""
         objective = problem.rows[0].objective
         key = (method, problem.model.identity, objective.family)
+        try:
+            hash(method)
+        except TypeError as error:
+            raise OptionError(
+                f"method {method.name} cannot be hashed: {error}; use a frozen dataclass of values "
+                "that can be"
+            ) from error
         return self._prepared.get(
             key, lambda: method.prepare(problem.model, objective, self.preprocessing)
         )
@@ -285,9 +301,9 @@ class Pipeline:
     def solve(
         self, problem: Problem, method: Method, seed: int, control: Control
     ) -> Iterator[tuple[int, Explanation]]:
-        """Make and report the maps of a problem: the number of the row, and its explanation.
+        """Yield the row number and explanation of each finished map of a problem.
 
-        Where the control wants each, the maps on the way too.
+        Intermediate maps are yielded too if the control requests them.
         """
         families: dict[Hashable, list[int]] = {}
         for number, row in enumerate(problem.rows):
@@ -310,13 +326,13 @@ class Pipeline:
                     elif not control.intermediate or result.completion.ended:
                         continue
                     yield rows[place], self._report(part, place, result, method, seed)
-            for place, result in open_.items():  # of a method that does not say when it is done
+            for place, result in open_.items():  # of a method that does not report completion
                 left.remove(place)
                 finished = replace(result, timings=own.finish(), passes=part.spent()[place])
                 yield rows[place], self._report(part, place, finished, method, seed)
 
             if left:
-                raise OptionError(f"method {method.name} gave no map of {len(left)} answer(s)")
+                raise OptionError(f"method {method.name} returned no map for {len(left)} target(s)")
 
     def _report(
         self,
@@ -326,7 +342,7 @@ class Pipeline:
         method: Method,
         seed: int,
     ) -> Explanation:
-        """Bring a map back to its picture, with all that there is to know about it."""
+        """Map a result back to its image and build the explanation."""
         row, restore = problem.rows[place], problem.rows[place].geometry.restore
         per_pixel = float(np.prod(row.geometry.cell))  # of the map
         effect, uncertainty = (
@@ -389,44 +405,56 @@ class Pipeline:
 
     @cached_property
     def versions(self) -> dict[str, str]:
-        """Of Python and packages; looked up once, for that takes as long as some models."""
+        """Versions of Python and packages; looked up once, as that takes as long as some models."""
         return versions()
 
 
 def _with_heads(model: ImageModel, raw: Raw, outputs: Sequence[str]) -> dict[str, Any]:
-    """Return these outputs of an answer, with what nodes make of it."""
+    """Return these outputs, including those computed by nodes behind the model."""
     values = model.completed(raw) if isinstance(model, HeadedModel) else raw
     return {name: values[name] for name in outputs}
 
 
 def _masked(images: Sequence[Floats], baseline: Baseline, rows: Sequence[int]) -> MaskedImages:
-    """Put a baseline to each image, and both to each of its rows."""
+    """Pair each image with its baseline, repeated for each of its rows."""
     pair = np.concatenate(images), np.concatenate([baseline.of(each) for each in images])
     return MaskedImages(*(each[list(rows)] for each in pair))
 
 
 def _blank(spec: Preprocessing, pictures: Sequence[Picture], tensors: Sequence[Floats]) -> Floats:
-    """Return the colour that stands for nothing: the pictures' own where it is none of 0..255."""
+    """Return the neutral colour; the images' own mean if their values are not 0..255."""
     deep = [each.deep for each in pictures if each.deep is not None and each.deep.white != 255]
     own = spec.channel_order == AS_IS or (spec.takes_own_values and deep)
     return mean_colour(spec, np.stack([each.mean((0, 2, 3)) for each in tensors]) if own else None)
 
 
+def _image_like(problem: Problem, image: Floats) -> Floats:
+    """Return an image as [1, C, H, W]; `ImageError` if it is not one of the problem's shape."""
+    shape = problem.masked.images.shape[1:]
+    if not isinstance(image, np.ndarray) or image.shape != shape or image.dtype.kind != "f":
+        said = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else image
+        raise ImageError(f"image is {said!r:.80}; pass float32 {list(shape)} in model space")
+    return image[None]
+
+
 def _check_results(method: Method, found: Results, left: set[int]) -> None:
-    """Raise `OptionError` where a method gives what is no map of a row that is not finished."""
+    """Raise `OptionError` if a method returns an invalid map, or one for a finished row."""
     for place, result in found.items():
         cells = result.cells
         if place not in left:
-            raise OptionError(f"method {method.name} gave a map of row {place}, which is not open")
+            raise OptionError(
+                f"method {method.name} returned a map for row {place}, which does not exist or is "
+                "finished"
+            )
         if cells.ndim != 2 or cells.dtype.kind != "f" or not np.isfinite(cells).all():
             raise OptionError(
-                f"method {method.name} gave {cells.dtype} {list(cells.shape)}; a map is finite "
-                "floats [rows, columns] in 0..1"
+                f"method {method.name} returned {cells.dtype} {list(cells.shape)}; a map must be "
+                "finite floats [rows, columns] in 0..1"
             )
 
 
 def _unique(objectives: Sequence[Objective]) -> list[Objective]:
-    """Drop what was named twice; what cannot be hashed is like nothing else."""
+    """Drop duplicates; an unhashable objective equals no other."""
 
     def key(objective: Objective) -> Hashable:
         try:
@@ -438,7 +466,7 @@ def _unique(objectives: Sequence[Objective]) -> list[Objective]:
 
 
 def explained_target(row: Row) -> ExplainedTarget:
-    """Return what an explanation says of its objective."""
+    """Return the explanation's record of a row's objective."""
     said = row.objective.describe()
     details = {key: value for key, value in said.items() if key not in _DETAILS}
     return ExplainedTarget(
@@ -454,34 +482,30 @@ def explained_target(row: Row) -> ExplainedTarget:
 
 
 def _warnings(result: AttributionResult, probability: float) -> tuple[str, ...]:
-    """Return what a reader of this map must know; `probability` is the answer's."""
+    """Return the warnings about this map; `probability` is the target's."""
     warnings, completion, certificate = [*result.warnings], result.completion, result.certificate
     if result.blind:
         warnings.append(
-            "the answer does not depend on the picture: the model says the same of it and of "
-            + (
-                "every baseline and part of it that was shown"
-                if result.sufficiency
-                else "every baseline"
-            )
+            "the prediction does not depend on the image: the model returns the same for "
+            + ("all tested parts and baselines" if result.sufficiency else "every baseline")
         )
     elif is_flat(result.map, result.sufficiency, probability):
-        warnings.append("the map is flat: no part of the picture stands out in it")
+        warnings.append("flat map: no region of the image stands out")
     if not certificate.holds:
         differs = (certificate.difference or 0) > certificate.tolerance
         how = (
             f"path differs from the deployed model by {certificate.difference:.1e}"
             if differs
-            else "gradient is not the deployed model's (relative error of its directional "
+            else "gradient does not match the deployed model (relative error of its directional "
             f"derivative {certificate.gradient_error:.2f})"
         )
         warnings.append(
-            f"the {certificate.gradient} {how} on this image: the map may not be true to it"
+            f"the {certificate.gradient} {how} on this image: the map may not be faithful"
         )
     if completion.cut_short:
         why = "the deadline" if completion.cut_short == DEADLINE else "an interruption"
         warnings.append(
             f"cut short by {why} after {completion.done} of {completion.planned} "
-            f"{completion.unit}: the map is rougher than it would be"
+            f"{completion.unit}: the map is coarser than a complete one"
         )
     return tuple(warnings)

@@ -1,8 +1,7 @@
-"""Saved records as data again: every field of the type that its dataclass declares.
+"""Saved records read back: each field is checked against the type its dataclass declares.
 
-What was saved may come back from anyone, so nothing of it is believed: a field that is missing, not
-known, of another type or out of its range is named in one error. `Annotated` ranges say more than a
-type alone.
+A saved record may come from anyone. A field that is missing, unknown, of the wrong type or out of
+range raises an error that names it. `Annotated` adds a range to a type.
 """
 
 from __future__ import annotations
@@ -18,43 +17,49 @@ from ibisa_onnx.io.literals import is_integer, is_number
 
 @dataclass(frozen=True)
 class Between:
-    """The least and the largest value of a number."""
+    """The smallest and largest allowed value of a number."""
 
     low: float = 0
     high: float = math.inf
 
 
 Count = Annotated[int, Between()]
-"""A whole number, 0 or more."""
+"""An integer, 0 or more."""
 Amount = Annotated[float, Between()]
 """A number, 0 or more."""
 Share = Annotated[float, Between(0, 1)]
 """A number, 0 to 1."""
 
-_WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+_WORDS = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}
+_JSON_TYPES = {int: "integer", float: "number", str: "string", bool: "boolean", NoneType: "null"}
 
 
 def read_fields(kind: type, values: Any, where: str, but: frozenset[str] = frozenset()) -> Any:
-    """Return the fields of a dataclass by name, from what JSON has of them.
+    """Return the fields of a dataclass by name, from parsed JSON.
 
     Parameters
     ----------
     kind
         The dataclass.
     values
-        Plain data, as `json` gives it.
+        Parsed JSON.
     where
-        What to call it in an error.
+        Name of the record in error messages.
     but
-        Fields that are not there.
+        Fields that are stored elsewhere.
+
+    Returns
+    -------
+    dict
+        Values by field name.
 
     Raises
     ------
     ValueError
-        A field is missing, not known, or none of its declared type and range.
+        A field is missing, unknown, or not of its declared type and range.
     """
     if not isinstance(values, Mapping):
-        raise ValueError(f"{where} is {values!r:.60}, expected a table")
+        raise ValueError(f"{where} is {values!r:.60}, expected an object")
     known = {each.name: each for each in fields(kind) if each.name not in but}
     unknown = sorted(values.keys() - known.keys(), key=str)
     if unknown:
@@ -65,12 +70,12 @@ def read_fields(kind: type, values: Any, where: str, but: frozenset[str] = froze
         if name in values:
             found[name] = _read(types[name], values[name], f"{where}.{name}")
         elif each.default is MISSING and each.default_factory is MISSING:
-            raise ValueError(f"{where} has no field {name!r}")
+            raise ValueError(f"{where} is missing field {name!r}")
     return found
 
 
 def _read(kind: Any, value: Any, where: str) -> Any:
-    """Return a value as its type has it; ValueError where it is none of that type."""
+    """Return a value converted to its declared type; raise ValueError if it does not match."""
     origin, inner = get_origin(kind), get_args(kind)
     if kind is Any:
         return value
@@ -96,7 +101,7 @@ def _plain(kind: Any, value: Any, where: str) -> Any:
         return float(value)
     if (kind is int and is_integer(value)) or (kind in (str, bool) and isinstance(value, kind)):
         return value
-    expected = _WORDS.get(kind, "a list" if get_origin(kind) is tuple else "a table")
+    expected = _WORDS.get(kind, "a list" if get_origin(kind) is tuple else "an object")
     raise ValueError(f"{where} is {value!r:.60}, expected {expected}")
 
 
@@ -106,3 +111,38 @@ def _within(range: Between, value: Any, where: str) -> Any:
         ends = f"{range.low:g} {most}"
         raise ValueError(f"{where} is {value}, expected {ends}")
     return value
+
+
+def schema_of(kind: type, but: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of a dataclass's saved fields, less those in `but`."""
+    types = get_type_hints(kind, include_extras=True)
+    known = [each for each in fields(kind) if each.name not in but]
+    required = [
+        each.name for each in known if each.default is MISSING and each.default_factory is MISSING
+    ]
+    return {
+        "type": "object",
+        "properties": {each.name: _schema(types[each.name]) for each in known},
+        "required": required,
+        "additionalProperties": False,
+    }
+
+
+def _schema(kind: Any) -> dict[str, Any]:
+    """Return the JSON Schema of a field's type."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return {}
+    if origin is Annotated:
+        limits = {"minimum": inner[1].low, "maximum": inner[1].high}
+        finite = {name: value for name, value in limits.items() if math.isfinite(value)}
+        return _schema(inner[0]) | finite
+    if origin in (Union, UnionType):
+        return {"anyOf": [_schema(each) for each in inner]}
+    if is_dataclass(kind) and isinstance(kind, type):
+        return schema_of(kind)
+    if origin is tuple:
+        return {"type": "array", "items": _schema(inner[0])}
+    if origin is dict:
+        return {"type": "object", "additionalProperties": _schema(inner[1])}
+    return {"type": _JSON_TYPES[kind]}

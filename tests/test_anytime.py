@@ -259,5 +259,5 @@ def test_a_gradient_does_not_know_how_sure_it_is() -> None:
     found = explainer("exact").explain(scene_path())
     assert found.effect is None
     assert found.uncertainty is None
-    with pytest.raises(ResultError, match="how sure"):
+    with pytest.raises(ResultError, match="no uncertainty"):
         found.overlay(uncertainty=True)

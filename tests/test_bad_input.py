@@ -99,8 +99,8 @@ INDEX: Tail = (
 @pytest.mark.parametrize(
     ("tail", "batch", "said"),
     [
-        (DETECTOR, 1, ["boxes float32 [1, 320, 4]", "scores", "largest score over the rows"]),
-        (SEGMENTER, "n", ["r float32", "for each pixel", "mean score over the pixels"]),
+        (DETECTOR, 1, ["boxes float32 [1, 320, 4]", "scores", "per-class maximum"]),
+        (SEGMENTER, "n", ["r float32", "values per pixel", "per-class mean over"]),
         (INDEX, "n", ["top int64 [n] (class indices)", "before the ArgMax"]),
     ],
 )
@@ -122,7 +122,7 @@ def test_rows_of_a_detector_are_explained_only_when_named() -> None:
 def test_an_output_that_does_not_fit_is_refused_with_those_that_may() -> None:
     nodes, outputs, constants = logits()
     tail = (nodes, [*outputs, ("r", FLOAT, ["n", CLASSES, SIDE, SIDE])], constants)
-    with pytest.raises(OutputError, match=r"output r .* these may be: output=y"):
+    with pytest.raises(OutputError, match=r"output r .* these may: output=y"):
         explain(make_model(tail), output="r")
     assert explain(make_model(tail)).target.output == "y"
 
@@ -161,7 +161,7 @@ def test_scores_that_are_nan_on_masked_copies_only_are_no_map() -> None:
 def test_other_inputs_take_a_number_of_any_rank(shape: list[Any]) -> None:
     nodes = [node("Mul", "l t", "y")]
     model = make_model((nodes, [("y", FLOAT, ["n", CLASSES])], {}), extra=("t", shape))
-    with pytest.raises(ModelError, match=r"needs a value for t .*extra_inputs="):
+    with pytest.raises(ModelError, match=r"requires a value for t .*extra_inputs="):
         explain(model)
     cold, warm = (explain(model, extra_inputs={"t": np.array([t])}) for t in (1.0, 9.0))
     assert cold.certificate.gradient == "exact"
@@ -185,7 +185,7 @@ def test_bytes_have_the_exact_gradient() -> None:
 def test_long_integers_have_no_gradient_and_both_sentences_read_right() -> None:
     model = make_model(dtype=TensorProto.INT32)
     reason = explain(model, preprocessing=None).certificate.reason
-    assert reason == "image is int32, and such integers have no gradient"
+    assert reason == "input image has dtype int32, for which there is no gradient"
     with pytest.raises(GradientError, match=f"^no exact gradient: {reason}; use gradient="):
         explain(model, preprocessing=None, gradient="exact")
 
@@ -197,7 +197,7 @@ def test_forward_only_keeps_its_budget_whatever_the_batch(batch: Any) -> None:
 
 
 def test_a_budget_too_small_is_refused_with_the_least() -> None:
-    with pytest.raises(GradientError, match=r"budget of 12 .* give 13 or more"):
+    with pytest.raises(GradientError, match=r"budget of 12 .* use 13 or more"):
         explain(make_model(), gradient="forward-only", budget=12)
     assert explain(make_model(), gradient="forward-only", budget=13).passes.forward == 13
 
@@ -211,7 +211,7 @@ def test_an_ort_file_goes_forward_only_and_says_which_file_would_do(tmp_path: Pa
     onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     certificate = explain(tmp_path / "m.ort").certificate
     assert certificate.gradient == "forward-only"
-    assert "give the .onnx file" in certificate.reason
+    assert "pass the .onnx file" in certificate.reason
 
 
 def test_weights_in_another_file_have_the_exact_gradient_too(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_weights_in_another_file_have_the_exact_gradient_too(tmp_path: Path) -> 
 
 
 def test_a_model_that_is_nothing_known() -> None:
-    with pytest.raises(ModelError, match="the model is a list; give a path"):
+    with pytest.raises(ModelError, match="the model is a list; pass a path"):
         ibisa.Explainer([])  # type: ignore[arg-type]
 
 
@@ -245,7 +245,7 @@ def test_single_values_go_before_a_spec_file_which_keeps_its_sources(tmp_path: P
 
 
 def test_a_whole_spec_leaves_nothing_to_override() -> None:
-    with pytest.raises(PreprocessingError, match="put them into it"):
+    with pytest.raises(PreprocessingError, match="cannot be combined with a Preprocessing"):
         explain(
             make_model(),
             preprocessing=ibisa.Preprocessing((SIDE, SIDE)),

@@ -134,9 +134,14 @@ def test_pixels_of_a_batch_of_bytes_arrive_as_they_are() -> None:
 
 def test_preprocessing_that_nobody_said_is_warned_of(explainer_of: Open) -> None:
     guessed = explainer_of(Client(), preprocessing=None)
-    assert any("is not known" in each for each in guessed.explain(scene_path()).warnings)
+    assert any(
+        "no preprocessing information found" in each
+        for each in guessed.explain(scene_path()).warnings
+    )
     said = explainer_of(Client(), preprocessing="unit")
-    assert not any("is not known" in each for each in said.explain(scene_path()).warnings)
+    assert not any(
+        "no preprocessing information found" in each for each in said.explain(scene_path()).warnings
+    )
     overridden = explainer_of(
         Client(), preprocessing=None, overrides=ibisa.Overrides(preset="unit", channel_order="bgr")
     )
@@ -210,7 +215,7 @@ def test_exact_is_refused_for_a_function(explainer_of: Open) -> None:
     with pytest.raises(GradientError, match="a function has no gradient; use a surrogate or"):
         explainer_of(Client(), gradient="exact").explain(scene_path())
     asked = explainer_of(Client(), gradient="forward-only").explain(scene_path())
-    assert asked.certificate.reason == "asked for"
+    assert asked.certificate.reason == "requested"
 
 
 def test_a_call_that_fails_ends_the_explanation_with_its_cause(explainer_of: Open) -> None:
@@ -255,7 +260,7 @@ def test_scores_that_depend_on_the_others_of_a_batch_are_noticed(explainer_of: O
         return client(images[-1:].repeat(len(images), 0))
 
     found = explainer_of(mixing).explain(scene_path())
-    assert any("mixing declares an open batch but" in each for each in found.warnings)
+    assert any("mixing declares a dynamic batch but" in each for each in found.warnings)
     one_by_one = ibisa.FunctionModel(Client(), OPEN, max_batch=1)
     # Noticed by the four that settle the baseline, which are then made anew.
     expected = explainer_of(one_by_one, None, budget=BUDGET - 4).explain(scene_path())
@@ -267,23 +272,29 @@ REFUSED: dict[str, tuple[Callable[[Open], object], str]] = {
         lambda open_: open_(Client(), None),
         r"Client is a function; .* Explainer\(function, InputSpec\(\(None, 3, 224, 224\)\)\)",
     ),
-    "a spec and a file": (lambda open_: open_(str(model_path())), "a str, which cannot be called"),
+    "a spec and a file": (lambda open_: open_(str(model_path())), "a str, which is not callable"),
     "a spec and a session": (
         lambda open_: open_(Client().session),
-        "InferenceSession, which cannot be called",
+        "InferenceSession, which is not callable",
     ),
     "a spec and an open model": (
         lambda open_: open_(ibisa.FunctionModel(Client(), OPEN)),
-        "input_spec cannot be given with an open model",
+        "input_spec cannot be passed with an open model",
     ),
     "no spec, but a tuple": (lambda open_: open_(Client(), (1, 3, 8, 8)), "is a tuple"),
-    "providers": (lambda open_: open_(Client(), providers=["cpu"]), "providers cannot be given"),
-    "input": (lambda open_: open_(Client(), input="x"), "input cannot be given with a function"),
-    "output": (lambda open_: open_(Client(), output="y"), "output cannot be given with a function"),
-    "threads": (lambda open_: open_(Client(), threads=1), "threads cannot be given"),
+    "providers": (
+        lambda open_: open_(Client(), providers=["cpu"]),
+        "providers cannot be passed with",
+    ),
+    "input": (lambda open_: open_(Client(), input="x"), "input cannot be passed with a function"),
+    "output": (
+        lambda open_: open_(Client(), output="y"),
+        "output cannot be passed with a function",
+    ),
+    "threads": (lambda open_: open_(Client(), threads=1), "threads cannot be passed with"),
     "extra inputs": (
         lambda open_: open_(Client(), extra_inputs={"x": np.zeros(1)}, threads=1),
-        "threads, extra_inputs cannot be given with a function",
+        "threads, extra_inputs cannot be passed with a function",
     ),
 }
 

@@ -23,7 +23,7 @@ full = pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="needs 
 JOB = """
 import os, signal, sys, threading
 import ibisa_onnx.commands as commands
-from ibisa_onnx.ending import LastWords, Unfinished
+from ibisa_onnx.ending import ExitMessage, Unfinished
 from ibisa_onnx.__main__ import main
 
 def up():
@@ -97,7 +97,7 @@ def test_a_full_stdout_is_one_line_and_keeps_what_is_written(tmp_path: Path):
     assert code == 1
     assert err.splitlines() == [
         "ibisa-onnx: error: cannot read or write a standard stream: No space left on device; "
-        "free some space"
+        "free disk space"
     ]
     assert (tmp_path / RESULT).exists()
 
@@ -201,7 +201,7 @@ def test_what_is_finished_is_kept(tmp_path: Path):
 @posix
 def test_a_verb_may_have_last_words(tmp_path: Path):
     process = job(
-        "with LastWords(lambda: 'after 3, by a\\n\\x1b'):\n    up(); sys.stdin.read()", tmp_path
+        "with ExitMessage(lambda: 'after 3, by a\\n\\x1b'):\n    up(); sys.stdin.read()", tmp_path
     )
     process.send_signal(signal.SIGINT)
     assert ended(process) == (130, "ibisa-onnx: error: after 3, by a\\n\\x1b\n")
@@ -268,6 +268,7 @@ def _check_interrupted(folder: Path, after: float) -> None:
 
 
 @posix
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [each / 10 for each in range(0, 16, 2)])
 def test_ctrl_c_is_one_line_whenever_it_comes(tmp_path: Path, after: float):
     _check_interrupted(tmp_path, after)

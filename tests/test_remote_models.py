@@ -318,27 +318,27 @@ class TestADetector:
 PROMISES: dict[str, tuple[dict[str, Any], str]] = {
     "shares": (
         {"boxes": [[[0.1, 0.1, 0.5, 0.5]]], "scores": [[0.9]], "labels": [[0]]},
-        r"boxes hold shares of the picture, up to 0.5; return pixels of the input",
+        r"boxes hold fractions of the image, up to 0.5; return pixels of the input",
     ),
     "sides": (
         {"boxes": [[[30, 40, 10, 10]]], "scores": [[0.9]], "labels": [[0]]},
-        r"boxes 30,40,10,10 ends before it begins; return left, top, right and bottom",
+        r"boxes 30,40,10,10 has right <= left or bottom <= top; return left, top, right, bottom",
     ),
     "percent": (
         {"boxes": [[[1, 1, 9, 9]]], "scores": [[90]], "labels": [[0]]},
-        r"scores go up to 90; return probabilities, 0 to 1",
+        r"scores are up to 90; return probabilities, 0 to 1",
     ),
     "unknown class": (
         {"boxes": [[[1, 1, 9, 9]]], "scores": [[0.9]], "labels": [[120]]},
-        r"labels hold class 120, and classes are 0 to 90; give labels= a name for each",
+        r"labels hold class 120, but classes are 0 to 90; pass labels= with a name for each",
     ),
     "half a class": (
         {"boxes": [[[1, 1, 9, 9]]], "scores": [[0.9]], "labels": [[1.5]]},
-        r"labels hold 1\.5, which is no class's index",
+        r"labels hold 1\.5, which is not a class index",
     ),
     "rows that do not go together": (
         {"boxes": [[[1, 1, 9, 9]] * 2], "scores": [[0.9]] * 1, "labels": [[0, 1, 2]]},
-        r"returned 2 boxes, 1 scores, 3 labels for one image; return as many of each",
+        r"returned 2 boxes, 1 scores, 3 labels for one image; these numbers must be equal",
     ),
 }
 
@@ -451,7 +451,7 @@ class TestAnEmbedder:
         explainer = explainer_of(self.vectors, None, kind="embedder")
         assert explainer.explain(scene()).target.kind == "similarity"
         with pytest.raises(
-            OptionError, match="kind is 'detector', but no output looks like one of"
+            OptionError, match="kind is 'detector', but no output of this model fits"
         ):
             _ = explainer_of(self.vectors, {"embedding": (None, 24)}, kind="detector").kind
 
@@ -504,7 +504,7 @@ class TestValuesAndHeads:
             output="b",
         )
         assert explainer.explain(scene()).target.label == "red"
-        with pytest.raises(OutputError, match="can all hold class scores"):
+        with pytest.raises(OutputError, match="could all hold class scores"):
             explainer_of(
                 lambda images: {"a": self.heads(images)["gender"], "b": brightness(images) * 9},
                 {"a": (None, 2), "b": (None, 3)},

@@ -14,9 +14,14 @@ from pathlib import Path
 
 import pytest
 
+import ibisa_onnx
+
+pytestmark = pytest.mark.slow  # each builds or installs something
 ROOT = Path(__file__).parents[1]
 PACKAGES = {"ibisa_onnx": ROOT, "ibisa_exporters": ROOT / "exporters"}
-NOT_SOURCES = shutil.ignore_patterns(".*", "build", "dist", "out", "*.egg-info", "__pycache__")
+NOT_SOURCES = shutil.ignore_patterns(
+    ".*", "build", "dist", "out", "site", "*.egg-info", "__pycache__"
+)
 SETUPTOOLS = 77
 BUILD = """
 import sys
@@ -96,6 +101,13 @@ def test_the_wheel_holds_the_two_packages_whole(built):
     assert [name for name in names if name.endswith(".dist-info/licenses/LICENSE")]
 
 
+def test_the_version_is_the_packages_own(built):
+    assert [file.name.split("-")[1] for file in built] == [
+        ibisa_onnx.__version__,
+        f"{ibisa_onnx.__version__}.tar.gz",
+    ]
+
+
 def test_the_source_distribution_builds_the_same_wheel(built, tmp_path):
     wheel, sdist = built
     with tarfile.open(sdist) as archive:
@@ -118,7 +130,8 @@ def test_the_installed_wheel_runs_the_demo(built, tmp_path):
     there = {"cwd": cwd, "env": {**os.environ, "PYTHONPATH": str(site)}}
     where = _run("-c", "import ibisa_onnx; print(ibisa_onnx.__file__)", **there)
     assert Path(where.strip()).is_relative_to(site)
-    assert _run("-m", "ibisa_onnx", "--version", **there).startswith("ibisa-onnx 0")
+    version = _run("-m", "ibisa_onnx", "--version", **there)
+    assert version == f"ibisa-onnx {ibisa_onnx.__version__}\n"
     _run("-m", "ibisa_onnx", "demo", "-o", "out", **there)
     assert len(list(cwd.glob("out/*.png"))) == 2
 

@@ -1,11 +1,11 @@
-"""Train the demo's classifier and draw its picture: `python -m exporters.demo_model`.
+"""Train the demo's classifier and draw its scene: `python -m exporters.demo_model`.
 
-Writes `ibisa_onnx/demo/model.onnx` and `scene.png` from fixed seeds, in some minutes on one thread.
+Writes `ibisa_onnx/demo/model.onnx` and `scene.png` from fixed seeds, within minutes on one thread.
 
-The network answers *which kinds are here*: its softmax should share probability equally among the
-objects it can see, and be flat where it sees none. It is trained on whole scenes and on scenes of
-which parts were blurred or painted over, labelled with what is left to see, because that is what
-an explanation shows it.
+The network classifies *which kinds are present*: its softmax should divide probability equally
+among the visible objects, and be flat if there are none. It is trained on whole scenes and on
+partially blurred or occluded scenes, labelled with the visible objects, because explanations query
+it with such inputs.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PREPROCESSING = {
     "mean": list(MEAN),
     "std": list(STD),
 }
-"""What the file says about its input: model space = (pixel * scale - mean) / std."""
+"""Preprocessing stored in the file: model space = (pixel * scale - mean) / std."""
 
 SEED = 20250
 SCENE_SEED, SCENE_SIDE, SCENE_KINDS = 145, 480, ("striped ball", "star")
@@ -48,7 +48,7 @@ EMPTY_SHARE = 0.08
 
 
 class DemoNet(nn.Module):
-    """Six convolutions, three poolings and a linear layer: [N, 3, 128, 128] to logits [N, 8]."""
+    """Six convolutions, three pooling layers and a linear layer: [N, 3, 128, 128] to [N, 8]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class DemoNet(nn.Module):
         self.classifier = nn.Linear(96, len(LABELS))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Give the logits [N, 8] of normalized images [N, 3, 128, 128]."""
+        """Return the logits [N, 8] of normalised images [N, 3, 128, 128]."""
         pooled = functional.adaptive_avg_pool2d(self.features(images), 1)
         return self.classifier(torch.flatten(pooled, 1))  # type: ignore[no-any-return]
 
@@ -90,7 +90,7 @@ def draw_pool(rng: np.random.Generator, count: int) -> tuple[NDArray[np.uint8], 
 
 
 def random_keep(count: int, generator: torch.Generator) -> Tensor:
-    """Draw masks [n, 1, H, W] in 0..1: whole, blotchy or speckled, from nothing kept to all."""
+    """Draw masks [n, 1, H, W] in 0..1: full, blotchy or speckled, from hidden to visible."""
     cells = int(torch.randint(6, 49, (), generator=generator))
     coarse = int(torch.randint(2, 7, (), generator=generator))
     blotches = torch.randn(count, 1, coarse, coarse, generator=generator)
@@ -106,13 +106,13 @@ def random_keep(count: int, generator: torch.Generator) -> Tensor:
 
 
 def random_baseline(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw what the hidden parts show: the picture blurred, its mean, or one flat colour."""
+    """Draw what replaces hidden parts: the blurred image, its mean, or a uniform colour."""
     choice = float(torch.rand((), generator=generator))
     if choice < 0.1:
         return images.mean((2, 3), keepdim=True).expand_as(images)
     if choice < 0.3:
         return torch.rand(len(images), 3, 1, 1, generator=generator).expand_as(images)
-    # Down to what insertion starts from (11 pixels wide, sigma 5), which is about sigma 3.
+    # Down to insertion's starting image (kernel 11, sigma 5), which is about sigma 3.
     sigma = float(3 * 5 ** torch.rand((), generator=generator))
     place = torch.arange(SIDE)
     blur = torch.softmax(-((place[:, None] - place) ** 2) / (2 * sigma**2), 1)
@@ -120,10 +120,10 @@ def random_baseline(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def soft_targets(classes: Tensor, keep: Tensor) -> Tensor:
-    """Turn what is left to see into probabilities [n, 8].
+    """Convert visible objects to target probabilities [n, 8].
 
-    A class counts in full when 60% of its object is kept, and not at all below 20%. The classes
-    that count share what is known; what is not known is spread over all.
+    The weight of a class rises from 0 to 1 as the visible fraction of its object rises from 20% to
+    60%. Visible classes divide the known probability; the rest is spread over all classes.
     """
     count, kinds = len(classes), len(LABELS)
     place = classes.flatten(1).long() + (kinds + 1) * torch.arange(count)[:, None]
@@ -140,7 +140,7 @@ def soft_targets(classes: Tensor, keep: Tensor) -> Tensor:
 def training_batch(
     images: Tensor, classes: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Turn, colour and partly hide scenes: normalized images [n, 3, H, W], targets [n, 8]."""
+    """Rotate, recolour and partly hide scenes: normalised images [n, 3, H, W], targets [n, 8]."""
     turns = int(torch.randint(4, (), generator=generator))
     images, classes = images.rot90(turns, (1, 2)), classes.rot90(turns, (1, 2))
     if torch.rand((), generator=generator) < 0.5:
@@ -157,20 +157,20 @@ def training_batch(
 
 
 def normalize(pictures: Tensor) -> Tensor:
-    """Take pictures [n, 3, H, W] of 0..1 to model space."""
+    """Convert images [n, 3, H, W] in 0..1 to model space."""
     return (pictures - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
 
 
 def train(seed: int = SEED, pool: int = POOL, steps: int = STEPS) -> DemoNet:
     """Train the classifier from one seed, on the CPU."""
-    torch.set_num_threads(1)  # the order of sums, and so the file, depends on the thread count
+    torch.set_num_threads(1)  # the order of summation, and so the file, depends on the thread count
     generator = torch.Generator().manual_seed(seed)
     click.echo(f"drawing {pool} scenes", err=True)
     images, classes = map(torch.from_numpy, draw_pool(np.random.default_rng(seed), pool))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = DemoNet()
-    # Channels last is half as fast again; the exported file does not depend on it.
+    # Channels last is 1.5 times as fast; the exported file does not depend on it.
     net.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(net.parameters(), PEAK_RATE, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, PEAK_RATE, steps, pct_start=0.15)
@@ -189,7 +189,7 @@ def train(seed: int = SEED, pool: int = POOL, steps: int = STEPS) -> DemoNet:
 
 
 def accuracy(net: nn.Module, count: int = 600, seed: int = SEED + 1) -> dict[str, float]:
-    """Measure on fresh scenes: top-1 among those present, and both of two in the top two."""
+    """Measure on new scenes: top-1 among those present, and both of two in the top two."""
     rng = np.random.default_rng(seed)
     first, pair, pairs = 0, 0, 0
     for _ in range(count):
@@ -206,7 +206,7 @@ def accuracy(net: nn.Module, count: int = 600, seed: int = SEED + 1) -> dict[str
 
 
 def write_model(net: DemoNet, path: Path) -> None:
-    """Export with a dynamic batch, and put preprocessing and labels under the key `ibisa`."""
+    """Export with a dynamic batch, and store preprocessing and labels under the key `ibisa`."""
     net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     for place, layer in enumerate(net.features):
         if isinstance(layer, nn.BatchNorm2d):
@@ -215,7 +215,7 @@ def write_model(net: DemoNet, path: Path) -> None:
             net.features[place - 1] = nn.utils.fusion.fuse_conv_bn_eval(convolution, layer)
             net.features[place] = nn.Identity()
     buffer = io.BytesIO()
-    # Not the newer exporter: it writes stack traces, paths and all, into the file.
+    # Not the newer exporter: it writes stack traces with paths into the file.
     torch.onnx.export(
         net,
         (torch.zeros(1, 3, SIDE, SIDE),),
@@ -234,7 +234,7 @@ def write_model(net: DemoNet, path: Path) -> None:
 
 
 def write_scene(path: Path) -> None:
-    """Draw the demo's picture, larger than the model's input so that it is good to look at."""
+    """Draw the demo's scene, larger than the model's input so that it displays well."""
     import cv2
 
     rng = np.random.default_rng(SCENE_SEED)
@@ -245,9 +245,9 @@ def write_scene(path: Path) -> None:
 
 
 @click.command()
-@click.option("--scene-only", is_flag=True, help="Draw the picture, keep the model.")
+@click.option("--scene-only", is_flag=True, help="Draw the scene only; do not train the model.")
 def main(scene_only: bool) -> None:
-    """Write the two files of the demo, and say how good the model is."""
+    """Write both files of the demo, and print the model's accuracy."""
     write_scene(scene_path())
     if not scene_only:
         net = train()

@@ -1,9 +1,10 @@
-"""One export from end to end: load, write, annotate, verify, and only then keep the files."""
+"""One export from end to end: load, write, annotate and verify, then keep the files."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import onnx
@@ -22,6 +23,7 @@ from ibisa_exporters.verification import (
     verify,
 )
 from ibisa_onnx import Explainer
+from ibisa_onnx.checks import check_type
 from ibisa_onnx.errors import ExportError, IbisaError, ResultError, TargetError
 from ibisa_onnx.io.atomic import check_not_given, staged_folder
 from ibisa_onnx.models.onnx_file import ModelFile
@@ -32,35 +34,36 @@ from ibisa_onnx.preprocessing.spec import Preprocessing
 from ibisa_onnx.targets.labels import check_labels
 
 _NOT_KNOWN = (
-    "the source does not say how pixels become its input, so the file does not either; say it with "
-    "preprocessing="
+    "no preprocessing information found in the source, so none is embedded in the file; specify it "
+    "with preprocessing="
 )
 _CONSTANT = (
-    "the source gives the same scores to every input, so the check says little; are these weights "
-    "trained?"
+    "the source returns the same scores for every input, so verification is inconclusive; check "
+    "that its weights are trained"
 )
 
-_OLD = "{} is left from before and no part of this export; take it away, or make it anew"
+_OLD = "{} is from an earlier export and does not belong to this one; delete or recreate it"
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """How the files shall be.
+    """Options of an export.
 
     Attributes
     ----------
     form
-        Of the ONNX file.
+        Opset, dtype and batch size of the ONNX file.
     tolerance
-        The largest relative difference from the source; None: as the dtype allows.
+        Largest accepted relative difference from the source's scores. Default: 1e-3 for float32,
+        3e-2 for float16.
     preprocessing
-        A preset or a spec file that goes before what the source says.
+        A preset or a spec file, which overrides the source's preprocessing.
     resize
-        How a picture is brought to the input, one of `RESIZES`, before what the source says.
+        How images are resized to the input, one of `RESIZES`; overrides the source's.
     labels
-        Names of the classes that go before the source's.
+        Names of the classes; override the source's.
     surrogate
-        Also write a differentiable counterpart.
+        Also write a differentiable counterpart beside the file.
     """
 
     form: Form = field(default_factory=Form)
@@ -70,10 +73,29 @@ class ExportOptions:
     labels: tuple[str, ...] | None = None
     surrogate: bool = False
 
+    def __post_init__(self) -> None:
+        check_type("form", self.form, Form, "a Form", ExportError)
+        check_type("tolerance", self.tolerance, (int, float, NoneType), "a number", ExportError)
+        check_type("labels", self.labels, (list, tuple, NoneType), "a list of names", ExportError)
+
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: the model first; how it agrees with its source, and what to know."""
+    """Result of an export.
+
+    Attributes
+    ----------
+    files
+        The files written, the model first.
+    preprocessing
+        The embedded preprocessing; None if it is unknown.
+    labels
+        Number of embedded labels; 0 if there are none.
+    agreements
+        Comparisons of the file's scores with its source's.
+    warnings
+        Warnings for the user, one line each.
+    """
 
     files: tuple[Path, ...]
     preprocessing: Preprocessing | None
@@ -89,26 +111,43 @@ def export(
     options: ExportOptions,
     pictures: Pictures,
 ) -> Exported:
-    """Export a source to an ONNX file that says how it is used, checked against the source.
+    """Export a network to an ONNX file with embedded preprocessing and labels, and verify it.
 
     Parameters
     ----------
     source
-        As `source.load_source` reads it.
+        The network, such as "torchvision:resnet50", "timm:NAME", "hf:NAME",
+        "path/module.py:factory", "model.pt2" or "model.keras".
     path
-        The file to write; a surrogate goes beside it.
+        The file to write; a surrogate is written beside it.
+    request
+        Weights, number of classes and input size of the network.
+    options
+        Form and metadata of the file.
     pictures
-        uint8 [H, W, 3] RGB, or read, on which the file is tried, beside random input.
+        Images, uint8 [H, W, 3] RGB or already read, on which the file is verified in addition to
+        random input.
+
+    Returns
+    -------
+    Exported
+        The files written, and how they agree with the source.
 
     Raises
     ------
     ExportError
-        The source cannot be loaded or exported, or the file differs from it; nothing is written.
+        The source cannot be loaded or exported, or the file's scores differ from it; nothing is
+        written.
     MissingDependencyError
         A framework is not installed.
     ResultError
         The files cannot be written.
     """
+    check_type("source", source, str, "a source", ExportError)
+    check_type("path", path, Path, "a Path", ExportError)
+    check_type("request", request, Request, "a Request", ExportError)
+    check_type("options", options, ExportOptions, "an ExportOptions", ExportError)
+    check_type("pictures", pictures, (list, tuple), "a list of images", ExportError)
     for file in (path, surrogate_path(path)):
         _check_place(source_file(source), file)
     with importable(source):
@@ -124,7 +163,7 @@ def _write(
     options: ExportOptions,
     pictures: Pictures,
 ) -> Exported:
-    """Write what was loaded, and keep it once it is seen to be right."""
+    """Write a loaded network to temporary files, and keep them if verification passes."""
     surrogate = surrogate_path(path)
     known, resolved = _preprocessing(model, options)
     proto = to_onnx(model, options.form)
@@ -155,7 +194,7 @@ def _write(
 
 
 def _unexplained(path: Path, spec: Preprocessing, pictures: Pictures) -> list[str]:
-    """Say why `run` cannot explain a file, if it cannot: it is asked itself."""
+    """Return a warning if `run` cannot explain the file, by trying it."""
     try:
         explainer = Explainer(path, providers=[CPU], preprocessing=spec)
         for picture in pictures[:1]:
@@ -166,29 +205,29 @@ def _unexplained(path: Path, spec: Preprocessing, pictures: Pictures) -> list[st
 
 
 def _facts(path: Path) -> dict[str, Any]:
-    """Return what a surrogate says of the model that it goes with."""
+    """Return a surrogate's metadata about its model."""
     file = ModelFile.at(path)
     digests = {"model_sha256": file.sha256(), "graph_sha256": file.graph_sha256()}
     return {"version": 1, "model": path.name, **digests}
 
 
 def _check_place(given: Path | None, path: Path) -> None:
-    """See that no source is written over, and no folder."""
+    """Check that neither the source nor a folder would be overwritten."""
     check_not_given(path, [given])
     if path.is_dir():
-        raise ResultError(f"{path}: cannot write: it is a folder; name a file")
+        raise ResultError(f"{path}: cannot write: it is a folder; pass a file name")
 
 
 def _check_batch(source: str, batch: int | None, options: ExportOptions) -> None:
-    """See that what takes a certain number of images is wanted so."""
+    """Check that the options match a source with a fixed batch size."""
     if batch is None:
         return
     if options.form.batch != batch:
-        raise ExportError(f"{source} takes {batch} image(s) a call; say batch={batch}")
+        raise ExportError(f"{source} has a fixed batch size of {batch}; pass batch={batch}")
     if options.surrogate:
         raise ExportError(
-            f"{source} takes {batch} image(s) a call, and a surrogate any number; export one with "
-            "an open batch, or leave surrogate= out"
+            f"{source} has a fixed batch size of {batch}, but a surrogate requires a dynamic one; "
+            "export a program with a dynamic batch, or omit surrogate="
         )
 
 
@@ -201,7 +240,7 @@ def _tolerance(options: ExportOptions) -> float:
 def _preprocessing(
     model: TrainedModel, options: ExportOptions
 ) -> tuple[Preprocessing | None, ResolvedPreprocessing]:
-    """Return what is known of the preprocessing, and what the pictures are prepared by."""
+    """Return the known preprocessing, if any, and the resolved one that prepares images."""
     resolved = model.settle(options.preprocessing, options.form.dtype, options.resize)
     said = (options.preprocessing, options.resize, model.preprocessing)
     known = any(each is not None for each in said)
@@ -209,19 +248,19 @@ def _preprocessing(
 
 
 def _guesses(resolved: ResolvedPreprocessing) -> list[str]:
-    """Tell what the file holds as a guess: how a picture is brought to the input's size."""
+    """Return a warning if the resize mode in the file is a guess."""
     if not resolved.spec.is_guess("resize", "shorter_side"):
         return []
     return [
-        f"nothing says how pictures are resized; the file holds {resolved.spec.resize!r} as a "
-        "guess; say it with resize="
+        f"no information on how images are resized; the file assumes {resolved.spec.resize!r}; "
+        "specify it with resize="
     ]
 
 
 def _labels(
     model: TrainedModel, options: ExportOptions, proto: onnx.ModelProto
 ) -> tuple[tuple[str, ...] | None, list[str]]:
-    """Return the names of the classes; those that do not fit are an error if the user gave them."""
+    """Return the names of the classes, and warnings; raise if the user's own do not fit."""
     labels = options.labels or model.labels
     shape = proto.graph.output[0].type.tensor_type.shape.dim
     classes = shape[1].dim_value if len(shape) > 1 else 0
@@ -232,5 +271,5 @@ def _labels(
     except TargetError as error:
         if options.labels:
             raise
-        return None, [f"labels are left out: {error}"]
+        return None, [f"labels are omitted: {error}"]
     return labels, []

@@ -1,8 +1,8 @@
-"""`module.py:factory`: a function of the user's own that returns an `nn.Module`.
+"""`module.py:factory`: a user's function that returns an `nn.Module`.
 
-The network, or the function, may say more by attributes: `preprocessing` (a `Preprocessing`, a dict
-of its fields, a preset's name or a file), `labels` (a list, or a file) and `input_size` (pixels:
-one number, or height and width). Files are looked for beside the module.
+The network or the function may have the attributes `preprocessing` (a `Preprocessing`, a dict of
+its fields, a preset's name or a file), `labels` (a list or a file) and `input_size` (pixels: one
+number, or height and width). Files are relative to the module's folder.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ibisa_onnx.targets.labels import read_labels
 
 
 def load(name: str, request: Request) -> TrainedModel:
-    """Call a factory, named as in `path/module.py:factory`."""
+    """Call a factory given as `path/module.py:factory`."""
     path, _, function = name.rpartition(":")
     factory = _import(Path(path), function)
     with seeded(request.seed):
@@ -38,7 +38,7 @@ def load(name: str, request: Request) -> TrainedModel:
 
     def said(attribute: str) -> Any:
         own = getattr(module, attribute, None)
-        own = None if isinstance(own, nn.Module) else own  # a part of the network, so named
+        own = None if isinstance(own, nn.Module) else own  # a submodule of that name
         return getattr(factory, attribute, None) if own is None else own
 
     folder = Path(path).parent
@@ -62,15 +62,15 @@ def _spec(value: Any, size: tuple[int, int] | None, folder: Path) -> Preprocessi
         return spec_of(read_spec_file(folder / value), size)
     raise ExportError(
         f"preprocessing is a {type(value).__name__}; "
-        "give a Preprocessing, a dict of its fields, a preset's name or a file"
+        "use a Preprocessing, a dict of its fields, a preset's name or a file"
     )
 
 
 def _size(value: Any) -> tuple[int, int] | None:
-    """Read what was said of the input's size, None for nothing."""
+    """Read an input size; None if it is not specified."""
     size = sides_of(value)
     if value is not None and size is None:
-        raise ExportError(f"input_size is {value!r}; give pixels: one number, or (height, width)")
+        raise ExportError(f"input_size is {value!r}; use pixels: one number, or (height, width)")
     return size
 
 
@@ -80,19 +80,19 @@ def _labels(value: Any, folder: Path) -> tuple[str, ...] | None:
     if isinstance(value, str | Path):
         return read_labels(folder / value)
     if not isinstance(value, tuple | list):
-        raise ExportError(f"labels is a {type(value).__name__}; give a list of names, or a file")
+        raise ExportError(f"labels is a {type(value).__name__}; use a list of names, or a file")
     return tuple(map(str, value))
 
 
 def _import(path: Path, function: str) -> Callable[..., Any]:
-    """Run a file of Python and return one of its functions."""
+    """Execute a Python file and return one of its functions."""
     if not path.is_file():
-        raise ExportError(f"there is no file {path}; give path/module.py:factory")
+        raise ExportError(f"file not found: {path}; specify path/module.py:factory")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
-        raise ExportError(f"{path} is not a file of Python; give path/module.py:factory")
+        raise ExportError(f"{path} is not a Python file; specify path/module.py:factory")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # dataclasses and the like look their module up
+    sys.modules[path.stem] = module  # dataclasses and others look up their module
     try:
         with contextlib.redirect_stdout(sys.stderr):
             spec.loader.exec_module(module)
@@ -106,20 +106,20 @@ def _import(path: Path, function: str) -> Callable[..., Any]:
             if callable(value) and getattr(value, "__module__", None) == path.stem
         ]
         raise ExportError(
-            f"{path} has no function {function!r}; it has: {', '.join(public) or 'none'}"
+            f"{path} has no function {function!r}; choose from: {', '.join(public) or 'none'}"
         )
-    if isinstance(factory, nn.Module):  # a call would ask it for scores
-        raise ExportError(f"{path}:{function} is a network; give a function that returns it")
+    if isinstance(factory, nn.Module):  # calling it would run it
+        raise ExportError(f"{path}:{function} is a network; specify a function that returns it")
     return factory  # type: ignore[no-any-return]
 
 
 def _call(factory: Callable[..., Any], name: str) -> nn.Module:
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # stdout is for what was written
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
             module = factory()
     except (Exception, SystemExit) as error:
         raise ExportError(
-            f"{name} failed: {_first_line(error)}; it is called without arguments"
+            f"{name} failed when called without arguments: {_first_line(error)}"
         ) from error
     if not isinstance(module, nn.Module):
         raise ExportError(f"{name} returned a {type(module).__name__}; return an nn.Module")
@@ -128,13 +128,13 @@ def _call(factory: Callable[..., Any], name: str) -> nn.Module:
 
 @contextlib.contextmanager
 def importable_beside(path: Path) -> Iterator[None]:
-    """Let a file import those beside it, which no other file is given for its own after that."""
+    """Let a file import modules beside it, and forget these modules afterwards."""
     place, before = path.parent.resolve(), dict(sys.modules)
     sys.path.insert(0, str(place))
     try:
         yield
     finally:
-        with contextlib.suppress(ValueError):  # taken away by the file itself
+        with contextlib.suppress(ValueError):  # removed by the file itself
             sys.path.remove(str(place))
         new = {name for name, module in sys.modules.items() if before.get(name) is not module}
         guests = {name for name in new if _lies_in(place, sys.modules[name.partition(".")[0]])}
@@ -144,7 +144,7 @@ def importable_beside(path: Path) -> Iterator[None]:
 
 
 def _lies_in(folder: Path, module: ModuleType) -> bool:
-    """Tell whether a module is a file in a folder, or a package there; what is deeper is not."""
+    """Return whether a module is a file or package directly in a folder."""
     found = [getattr(module, "__file__", None), *getattr(module, "__path__", ())]
     return any(Path(each).resolve().parent == folder for each in found if each)
 

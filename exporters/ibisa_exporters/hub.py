@@ -1,6 +1,6 @@
-"""The hub that timm and transformers publish weights on: its cache first, then the network.
+"""Weights of timm and transformers from the Hugging Face hub: its cache first, then the network.
 
-Nothing waits for a server that does not answer.
+Unresponsive servers time out.
 """
 
 from __future__ import annotations
@@ -17,23 +17,25 @@ T = TypeVar("T")
 
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
-"""The files that hold weights, or name those that do; the usual one first."""
+"""The files that contain weights, or list those that do, in order of preference."""
 
 
 def fetch_from_hub(repository: str, files: Sequence[str], load: Callable[[], T], advice: str) -> T:
-    """Run what loads from the hub: from its cache if a file is there, else once it answers.
+    """Run a function that loads from the hub, offline if one of the files is in its cache.
 
     Parameters
     ----------
     repository, files
-        What is wanted, any of the files; `load` may load more beside it.
+        The repository, and the files of which any one is required.
+    load
+        Loads the files, and possibly others.
     advice
-        What else a user can do.
+        Alternatives for the user, appended to the error.
 
     Raises
     ------
     ExportError
-        It is not in the cache, and the hub cannot be reached.
+        No file is in the cache, and the hub cannot be reached.
     """
     hub = import_extra("huggingface_hub", "timm")
     constants = hub.constants
@@ -47,7 +49,7 @@ def fetch_from_hub(repository: str, files: Sequence[str], load: Callable[[], T],
 
 @contextlib.contextmanager
 def _offline(constants: Any) -> Iterator[None]:
-    """Keep the hub's library from asking the server about what is in its cache."""
+    """Prevent the hub's library from querying the server about cached files."""
     before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
     try:
         yield

@@ -1,7 +1,7 @@
-"""`hf:NAME` or `hf:FOLDER`: image classifiers of transformers, from the hub or as they were saved.
+"""`hf:NAME` or `hf:FOLDER`: image classifiers of transformers, from the hub or a local folder.
 
-A folder holds config.json, preprocessor_config.json and model.safetensors, as `save_pretrained`
-writes them.
+A folder contains config.json, preprocessor_config.json and model.safetensors, as written by
+`save_pretrained`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ibisa_onnx.models.ort_messages import essence
 from ibisa_onnx.preprocessing.sources.files import read_spec_file
 
 _CONFIG, _PROCESSOR = "config.json", "preprocessor_config.json"
-_NO_CODE: dict[str, Any] = {"trust_remote_code": False}  # where nothing is said, it asks the user
+_NO_CODE: dict[str, Any] = {"trust_remote_code": False}  # by default it prompts the user
 
 
 class Logits(nn.Module):
@@ -34,7 +34,7 @@ class Logits(nn.Module):
         self.net = net
 
     def forward(self, images: Tensor) -> Tensor:
-        """Give the logits of images [N, C, H, W]."""
+        """Return the logits of images [N, C, H, W]."""
         logits: Tensor = self.net(pixel_values=images).logits
         return logits
 
@@ -45,24 +45,26 @@ def load(name: str, request: Request) -> TrainedModel:
     if Path(name).is_dir() or Path(name).is_absolute() or name.startswith("."):
         return _load(transformers, name, Path(name), request)
     wanted = (_CONFIG,) if request.weights != "default" else WEIGHTS
-    advice = "or give hf:FOLDER with that, config.json and preprocessor_config.json in it"
+    advice = "or use hf:FOLDER with this file, config.json and preprocessor_config.json"
     return fetch_from_hub(
         name, wanted, lambda: _load(transformers, name, _snapshot(name), request), advice
     )
 
 
 def _snapshot(name: str) -> Path:
-    """Return the folder of the hub's cache that holds the small files, fetched if need be."""
+    """Return the folder of the hub's cache with the config files, downloading them if needed."""
     hub = import_extra("huggingface_hub", "transformers")
     config = hub.hf_hub_download(name, _CONFIG)
-    with contextlib.suppress(OSError):  # it has none, or the cache has not; `_load` warns
+    with contextlib.suppress(OSError):  # there is none, or it is not cached; `_load` warns
         hub.hf_hub_download(name, _PROCESSOR)
     return Path(config).parent
 
 
 def _load(transformers: Any, name: str, folder: Path, request: Request) -> TrainedModel:
     if not (folder / _CONFIG).is_file():
-        raise ExportError(f"{folder} holds no {_CONFIG}; give a folder that save_pretrained wrote")
+        raise ExportError(
+            f"{folder} contains no {_CONFIG}; use a folder written by save_pretrained"
+        )
     config = _config(transformers, name, request)
     module = Logits(_network(transformers, name, config, request)).eval()
     model = Path(name).name
@@ -84,7 +86,7 @@ def _config(transformers: Any, name: str, request: Request) -> Any:
         raise ExportError(
             f"transformers cannot read the config of {name}: {essence(error)}"
         ) from error
-    config.architectures = config.architectures or []  # DeiT has several, and a list is looked for
+    config.architectures = config.architectures or []  # transformers requires a list for DeiT
     if request.classes is not None and request.classes != config.num_labels:
         config.num_labels = request.classes
     if request.size is not None and hasattr(config, "image_size"):
@@ -93,7 +95,7 @@ def _config(transformers: Any, name: str, request: Request) -> Any:
 
 
 def _network(transformers: Any, name: str, config: Any, request: Request) -> nn.Module:
-    """Build the classifier that a config describes, with the weights that were asked for."""
+    """Build the classifier that a config describes, with the requested weights."""
     auto = transformers.AutoModelForImageClassification
     try:
         if request.weights == "default":
@@ -101,17 +103,17 @@ def _network(transformers: Any, name: str, config: Any, request: Request) -> nn.
         with seeded(request.seed):
             net: nn.Module = auto.from_config(config, **_NO_CODE)
     except (OSError, ValueError, RuntimeError) as error:
-        hint = "; leave size= out" if request.size else ""
+        hint = "; omit size=" if request.size else ""
         raise ExportError(
             f"transformers cannot build a classifier of {name}: {essence(error)}{hint}"
         ) from error
     if request.file is not None:
-        load_weights(net, request.file, "say classes=N if it tells another number apart")
+        load_weights(net, request.file, "pass classes=N if the number of classes differs")
     return net
 
 
 def _pretrained(transformers: Any, auto: Any, name: str, config: Any) -> nn.Module:
-    """Load a classifier with all of its weights; transformers draws those that are missing."""
+    """Load a classifier, requiring all weights; transformers would initialise missing ones."""
     with _silent(transformers.utils.logging):
         net: nn.Module
         net, found = auto.from_pretrained(
@@ -119,15 +121,15 @@ def _pretrained(transformers: Any, auto: Any, name: str, config: Any) -> nn.Modu
         )
     if missing := sorted(found["missing_keys"]):
         raise ExportError(
-            f"the weights of {name} are no classifier's: {some(missing)} are not among them; give "
-            "one that was trained to classify images, or weights='none' (random)"
+            f"the weights of {name} are not a classifier's: {some(missing)} missing; use a model "
+            "trained to classify images, or weights='none' (random)"
         )
     return net
 
 
 @contextlib.contextmanager
 def _silent(log: Any) -> Iterator[None]:
-    """Hold back what transformers reports while it loads, and its bars of progress."""
+    """Suppress transformers' messages and progress bars during loading."""
     drawn, level = log.is_progress_bar_enabled(), log.get_verbosity()
     log.disable_progress_bar()
     log.set_verbosity(log.CRITICAL)
@@ -140,6 +142,6 @@ def _silent(log: Any) -> Iterator[None]:
 
 
 def _labels(config: Any) -> tuple[str, ...] | None:
-    """Return the names of the classes; LABEL_0 and the like are none."""
+    """Return the names of the classes; None for placeholders such as LABEL_0."""
     names = tuple(str(config.id2label[each]) for each in sorted(config.id2label))
     return None if all(name == f"LABEL_{each}" for each, name in enumerate(names)) else names

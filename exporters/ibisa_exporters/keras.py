@@ -1,8 +1,8 @@
-"""`model.keras` or `model.h5`: a model that Keras 3 saved, run on its torch backend.
+"""`model.keras` or `model.h5`: a model saved by Keras 3, run on its torch backend.
 
-On that backend a Keras model is an `nn.Module`, so it is exported and checked as all others are.
-Such a file may hold code (the function of a `Lambda` layer), which Keras runs as it opens the file
-unless it is in its safe mode; earlier versions did so even then.
+On this backend a Keras model is an `nn.Module`, and is exported and verified like any other. Files
+may contain code (the function of a `Lambda` layer), which Keras executes when it opens the file
+unless safe mode is on; earlier versions did so even in safe mode.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from ibisa_onnx.models.signature import IMAGE_CHANNELS, Layout
 from ibisa_onnx.preprocessing.spec import Preprocessing
 
 _SCALING = ("Rescaling", "Normalization")
-_BACKEND = "Keras runs on {}; set KERAS_BACKEND=torch for the export"
+_BACKEND = "Keras uses the backend {}; set KERAS_BACKEND=torch for the export"
 _SAFE = (3, 11, 3)
-"""The first version whose safe mode holds for .h5 too, and for all that was found in .keras."""
+"""The first version whose safe mode covers .h5, and all known vulnerabilities of .keras."""
 
 
 class Inference(nn.Module):
-    """A Keras model as it answers when it is not trained."""
+    """A Keras model in inference mode."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
 
     def forward(self, images: Tensor) -> Tensor:
-        """Give the scores of images, in the model's own layout."""
+        """Return the scores of images, in the model's own layout."""
         scores: Tensor = self.net(images, training=False)
         return scores
 
     def half(self) -> Inference:
-        """Make it float16 altogether: each layer of Keras casts what it gets to its own dtype."""
+        """Convert to float16, including layers, each of which casts its input to its own dtype."""
         net: Any = self.net
-        for layer in net._flatten_layers():  # also those inside of others
+        for layer in net._flatten_layers():  # nested ones included
             layer.dtype_policy = "float16"
         return super().half()
 
@@ -52,15 +52,15 @@ def load(name: str, request: Request) -> TrainedModel:
     """Load a Keras model file."""
     keras, path = _import(), Path(name)
     if request.weights == "none":
-        raise ExportError(f"{path} holds its own weights; leave weights='none' out")
-    with keras.device("cpu"):  # a GPU would hold the weights where the file cannot be tried
+        raise ExportError(f"{path} contains its own weights; omit weights='none'")
+    with keras.device("cpu"):  # verification runs on the CPU
         net = _read(keras, path, request.trust)
         if request.file is not None:
             _load_weights(net, request.file)
     if len(net.inputs) != 1 or len(net.outputs) != 1:
         raise ExportError(
             f"{path} has {len(net.inputs)} inputs and {len(net.outputs)} outputs; "
-            "save a model of one picture and one tensor of scores"
+            "save a model with one image input and one output of scores"
         )
     layout, example = _example(tuple(net.inputs[0].shape), request, path)
     module = Inference(net).eval()
@@ -75,7 +75,7 @@ def _import() -> Any:
         raise MissingDependencyError(_BACKEND.format(wanted))
     os.environ.setdefault("KERAS_BACKEND", "torch")
     try:
-        keras = import_extra("keras", "keras")  # which reads it once
+        keras = import_extra("keras", "keras")  # reads the variable once
     finally:
         if wanted is None:
             del os.environ["KERAS_BACKEND"]
@@ -86,28 +86,27 @@ def _import() -> Any:
 
 def _read(keras: Any, path: Path, trust: bool) -> Any:
     if not path.is_file():
-        raise ExportError(f"there is no Keras model {path}; save one: model.save('model.keras')")
+        raise ExportError(f"Keras model not found: {path}; save one with model.save('model.keras')")
     if not trust and _version(keras.__version__) < _SAFE:
         raise ExportError(
-            f"Keras {keras.__version__} may run code that {path} holds; install 3.11.3 or later, "
-            "or say trust=True if you trust whoever made the file"
+            f"Keras {keras.__version__} may execute code in {path}; install 3.11.3 or later, or "
+            "pass trust=True if you trust the author of the file"
         )
     try:
         return keras.saving.load_model(path, compile=False, safe_mode=not trust)
     except Exception as error:
         if "safe_mode" in str(error):
             raise ExportError(
-                f"{path} holds code of its own (a Lambda layer); say trust=True if you trust "
-                "whoever made it"
+                f"{path} contains code (a Lambda layer); pass trust=True if you trust its author"
             ) from error
         raise ExportError(
-            f"Keras cannot load {path}: {essence(error)}; what needs TensorFlow itself goes "
-            "another way: python -m tf2onnx.convert, and then ibisa-onnx annotate"
+            f"Keras cannot load {path}: {essence(error)}; for models that require TensorFlow, use "
+            "python -m tf2onnx.convert and then ibisa-onnx annotate"
         ) from error
 
 
 def _version(text: str) -> tuple[int, ...]:
-    """Return the numbers that a version begins with."""
+    """Return the leading numbers of a version."""
     return tuple(int(each) for each in re.findall(r"\d+", text)[:3])
 
 
@@ -119,21 +118,23 @@ def _load_weights(net: Any, path: Path) -> None:
 
 
 def _example(shape: tuple[int | None, ...], request: Request, path: Path) -> tuple[Layout, Tensor]:
-    """Tell the layout, and make an input."""
+    """Return the layout, and an example input."""
     if len(shape) != 4:
-        raise ExportError(f"{path} takes {list(shape)}; save one that takes [N, H, W, C]")
+        raise ExportError(
+            f"{path} has input shape {list(shape)}; save a model with input [N, H, W, C]"
+        )
     last = shape[3] in IMAGE_CHANNELS
     channels, sides = (shape[3], shape[1:3]) if last else (shape[1], shape[2:])
     wanted = request.size or [side or SIDE for side in sides]
     if any(side not in (None, want) for side, want in zip(sides, wanted, strict=True)):
-        raise ExportError(f"{path} takes {sides[0]} x {sides[1]} pixels; leave size= out")
+        raise ExportError(f"{path} requires {sides[0]}x{sides[1]} (height x width); omit size=")
     layout = Layout.NHWC if last else Layout.NCHW
     axes = (*wanted, channels) if last else (channels, *wanted)
     return layout, torch.zeros(1, *(axis or 3 for axis in axes))
 
 
 def _spec(net: Any, example: Tensor, layout: Layout) -> Preprocessing | None:
-    """Say that bytes go in as they are, where the model begins with a scaling of its own."""
+    """Return a preprocessing without scaling if the model starts with a scaling layer."""
     kinds = [type(layer).__name__ for layer in net.layers[:3]]
     if not any(kind in _SCALING for kind in kinds):
         return None

@@ -1,7 +1,7 @@
-"""From a network to an ONNX file: traced once, its batch open or fixed, tidied, and saved.
+"""Conversion of a network to an ONNX file: traced with a dynamic or fixed batch, tidied, saved.
 
-Operator sets from 18 on are written from a `torch.export` program; earlier ones, which that way
-does not reach, by torch's older tracer.
+Opsets from 18 are written from a `torch.export` program, earlier ones, which it does not support,
+by torch's older tracer.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import onnx
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ibisa_exporters.trained import TrainedModel
+from ibisa_onnx.checks import check_type
 from ibisa_onnx.errors import ExportError
 from ibisa_onnx.imports import import_extra
 from ibisa_onnx.models.ort_messages import essence
@@ -28,44 +30,48 @@ from ibisa_onnx.models.ort_messages import essence
 INPUT, OUTPUT, BATCH = "image", "scores", "batch"
 _NAMES: dict[str, Any] = {"input_names": [INPUT], "output_names": [OUTPUT]}
 OPSET = 18
-"""The default: the earliest that torch writes by itself."""
-_LARGEST = 1 << 30  # bytes of weights in the .onnx itself; 2 GB is what the format holds
+"""Default opset: the earliest that torch writes without conversion."""
+_LARGEST = 1 << 30  # bytes of weights in the .onnx itself; the format's limit is 2 GB
 _SMALLEST_EXTERNAL = 1024
 
 
 @dataclass(frozen=True)
 class Form:
-    """How the file shall be.
+    """Form of an ONNX file.
 
     Attributes
     ----------
     opset
-        Of its operators.
+        Version of the operator set.
     half
-        Weights, input and output are float16.
+        Whether weights, input and output are float16.
     batch
-        How many images a call takes; None: any number.
+        Fixed batch size; None: dynamic.
     """
 
     opset: int = OPSET
     half: bool = False
     batch: int | None = None
 
+    def __post_init__(self) -> None:
+        check_type("opset", self.opset, int, "an integer", ExportError)
+        check_type("batch", self.batch, (int, NoneType), "an integer", ExportError)
+
     @property
     def dtype(self) -> str:
-        """The NumPy dtype name of input and output."""
+        """NumPy name of the dtype of input and output."""
         return "float16" if self.half else "float32"
 
 
 def to_onnx(model: TrainedModel, form: Form, hint: str = "") -> onnx.ModelProto:
-    """Write a network as an ONNX graph: input `image`, output `scores`.
+    """Convert a network to an ONNX graph with input `image` and output `scores`.
 
-    `hint` says what to do where it cannot be traced.
+    `hint` is appended to the error if the network cannot be traced.
 
     Raises
     ------
     ExportError
-        torch cannot, or not so.
+        torch cannot convert the network, or not in this form.
     """
     module = model.module
     if form.half:
@@ -77,7 +83,7 @@ def to_onnx(model: TrainedModel, form: Form, hint: str = "") -> onnx.ModelProto:
         if form.opset < OPSET:
             proto = _from_tracer(module, example, form)
         else:
-            hint = hint or ("torch.export must take it" if form.batch else "batch=1 may help")
+            hint = hint or ("torch.export must support it" if form.batch else "batch=1 may help")
             proto = _from_program(trace(module, example, form.batch is None, hint), form)
     if (written := proto.opset_import[0].version) != form.opset:
         raise ExportError(f"torch writes opset {written}, not {form.opset}; choose another opset=")
@@ -88,14 +94,14 @@ def to_onnx(model: TrainedModel, form: Form, hint: str = "") -> onnx.ModelProto:
 def trace(
     module: nn.Module, example: Tensor, open_batch: bool, hint: str
 ) -> torch.export.ExportedProgram:
-    """Trace a network on images, with any number of them or with just as many.
+    """Trace a network on images, with a dynamic batch or the example's.
 
-    `hint` says what to do where that fails.
+    `hint` is appended to the error.
 
     Raises
     ------
     ExportError
-        torch cannot.
+        torch cannot trace the network.
     """
     shapes = ({0: torch.export.Dim.DYNAMIC} if open_batch else {},)
     try:
@@ -103,14 +109,14 @@ def trace(
             program = torch.export.export(module, (example,), dynamic_shapes=shapes)
     except Exception as error:
         if "data-dependent" in str(error):
-            hint = "its code depends on values of the picture; use torch.where and the like there"
+            hint = "its control flow depends on pixel values; use torch.where or similar instead"
         raise ExportError(f"torch cannot trace the network: {_essence(error)}; {hint}") from error
     forget_sources(program)
     return program
 
 
 def save(proto: onnx.ModelProto, path: Path) -> None:
-    """Save a graph; weights that are too large for it go into one file beside it."""
+    """Save a graph; weights that are too large for it are written to one file beside it."""
     if sum(len(tensor.raw_data) for tensor in proto.graph.initializer) <= _LARGEST:
         onnx.save_model(proto, path)
         return
@@ -122,30 +128,30 @@ def save(proto: onnx.ModelProto, path: Path) -> None:
         location=data.name,
         size_threshold=_SMALLEST_EXTERNAL,
     )
-    data.chmod(path.stat().st_mode)  # onnx makes it for its owner alone
+    data.chmod(path.stat().st_mode)  # onnx restricts it to its owner
 
 
 def weights_path(path: Path) -> Path:
-    """Return where the weights go that are too large for a graph's file: PATH.data."""
+    """Return the file of external weights: PATH.data."""
     return path.with_name(f"{path.name}.data")
 
 
 @contextlib.contextmanager
 def _faults_of_torch(form: Form, advice: str) -> Iterator[None]:
-    """Tell in one line why torch cannot write a network."""
+    """Turn torch's errors into one line."""
     try:
         yield
     except Exception as error:
         raise ExportError(
-            f"torch cannot write the network as ONNX of opset {form.opset}: {_essence(error)}; "
+            f"torch cannot export the network to ONNX opset {form.opset}: {_essence(error)}; "
             f"{advice}"
         ) from error
 
 
 def _from_program(program: torch.export.ExportedProgram, form: Form) -> onnx.ModelProto:
     import_extra("onnxscript", "export")
-    # Without no_grad, attention is taken apart otherwise than it was traced.
-    with _faults_of_torch(form, "opset=17 goes another way"), torch.no_grad():
+    # Without no_grad, attention is decomposed differently from how it was traced.
+    with _faults_of_torch(form, "opset=17 uses another exporter"), torch.no_grad():
         written = torch.onnx.export(
             program, dynamo=True, opset_version=form.opset, verbose=False, **_NAMES
         )
@@ -158,7 +164,7 @@ def _from_program(program: torch.export.ExportedProgram, form: Form) -> onnx.Mod
 def _from_tracer(module: nn.Module, example: Tensor, form: Form) -> onnx.ModelProto:
     buffer = io.BytesIO()
     axes = {INPUT: {0: BATCH}, OUTPUT: {0: BATCH}} if form.batch is None else None
-    with _faults_of_torch(form, f"leave opset= out ({OPSET})"):
+    with _faults_of_torch(form, f"omit opset= (default {OPSET})"):
         torch.onnx.export(
             module,
             (example,),
@@ -172,7 +178,7 @@ def _from_tracer(module: nn.Module, example: Tensor, form: Form) -> onnx.ModelPr
 
 
 def _tidy(proto: onnx.ModelProto) -> None:
-    """Take out where the network's code lay, and give the batch its name."""
+    """Remove source locations, and name the batch dimension."""
     graph = proto.graph
     first = graph.input[0].type.tensor_type.shape.dim[0]
     symbol = first.dim_param
@@ -192,19 +198,19 @@ def _tidy(proto: onnx.ModelProto) -> None:
 
 
 def forget_sources(program: torch.export.ExportedProgram) -> None:
-    """Take out the lines of code and the paths that torch notes beside every operation."""
+    """Remove the source lines and paths that torch records for every operation."""
     for module in program.graph_module.modules():
         if isinstance(module, torch.fx.GraphModule):
             for node in module.graph.nodes:
-                for kind in ("stack_trace", "from_node"):  # the second differs from run to run
+                for kind in ("stack_trace", "from_node"):  # the latter differs between runs
                     node.meta.pop(kind, None)
 
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Hold back what torch says while it exports, and its fused attention, which has no operator.
+    """Suppress torch's output during an export, and fused attention, which has no ONNX operator.
 
-    What matters of it comes as an error.
+    Errors are raised as usual.
     """
     fast = torch.backends.mha.get_fastpath_enabled()
     level = logging.root.manager.disable
@@ -227,7 +233,7 @@ def quietly() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_graphs() -> Iterator[None]:
-    """Keep the older tracer from printing its graph where it fails, which goes past sys.stdout."""
+    """Prevent the older tracer from printing its graph on failure, which bypasses sys.stdout."""
     name = "_jit_onnx_log"
     log = getattr(torch._C, name, None)
     if log is None:
@@ -241,7 +247,7 @@ def _without_graphs() -> Iterator[None]:
 
 
 def _essence(error: Exception) -> str:
-    """Return what was at the root of an error, on one line."""
+    """Return the root cause of an error, on one line."""
     while isinstance(error.__cause__, Exception):
         error = error.__cause__
     return essence(error) or type(error).__name__

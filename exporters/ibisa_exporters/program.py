@@ -1,4 +1,4 @@
-"""`model.pt2`: a program that `torch.export.save` wrote, from someone who is trusted."""
+"""`model.pt2`: a program written by `torch.export.save`, from a trusted author."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ def load(name: str, request: Request) -> TrainedModel:
     """Load a program."""
     path = Path(name)
     if request.weights == "none":
-        raise ExportError(f"{path} holds its own weights; leave weights='none' out")
+        raise ExportError(f"{path} contains its own weights; omit weights='none'")
     program = load_program(path, "program", request.trust)
     _check_evaluates(program, path)
     batch, channels, *sides = _input(program, path)
     own = [side if isinstance(side, int) else None for side in sides]
     wanted = request.size or [side or SIDE for side in own]
     if any(side not in (None, want) for side, want in zip(own, wanted, strict=True)):
-        raise ExportError(f"{path} takes {sides[0]} x {sides[1]} pixels; leave size= out")
+        raise ExportError(f"{path} requires {sides[0]}x{sides[1]} (height x width); omit size=")
     module = module_of(program, path, "program")
-    vars(module).pop("train", None)  # it refuses, and torch's older tracer calls it; nn.Module's do
+    vars(module).pop("train", None)  # it raises, but torch's older tracer calls it; use nn.Module's
     if request.file is not None:
         load_weights(module, request.file)
     fixed = batch if isinstance(batch, int) else None
@@ -35,7 +35,7 @@ def load(name: str, request: Request) -> TrainedModel:
 
 
 def _input(program: torch.export.ExportedProgram, path: Path) -> list[Any]:
-    """Return the shape of the one input: numbers, or symbols where it is open."""
+    """Return the shape of the only input: numbers, or symbols for dynamic dimensions."""
     names = program.graph_signature.user_inputs
     nodes = [
         node for node in program.graph.nodes if node.op == "placeholder" and node.name in names
@@ -44,15 +44,17 @@ def _input(program: torch.export.ExportedProgram, path: Path) -> list[Any]:
     shapes = [getattr(value, "shape", ()) for value in values]
     if len(shapes) != 1 or len(shapes[0]) != 4:
         said = ", ".join(f"[{', '.join(map(str, shape))}]" for shape in shapes)
-        raise ExportError(f"{path} takes {said or 'nothing'}; export one that takes [N, C, H, W]")
+        raise ExportError(
+            f"{path} has inputs {said or 'none'}; export a program with one input [N, C, H, W]"
+        )
     if values[0].dtype != torch.float32:
         dtype = str(values[0].dtype).removeprefix("torch.")
-        raise ExportError(f"{path} takes {dtype}; export one that takes float32 images")
+        raise ExportError(f"{path} has a {dtype} input; export a program with a float32 input")
     return list(shapes[0])
 
 
 def _check_evaluates(program: torch.export.ExportedProgram, path: Path) -> None:
-    """Refuse a program whose answers are random, or change it."""
+    """Reject a program that was exported in training mode."""
     for node in program.graph.nodes:
         name = str(node.target)
         drops = name.startswith("aten.dropout") and node.args[-1] is True

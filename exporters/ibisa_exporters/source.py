@@ -1,4 +1,4 @@
-"""SOURCE, as a user writes it: which exporter reads it, and what it is called."""
+"""Parsing of SOURCE: which exporter loads it, and default names."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 from ibisa_exporters.trained import Exporter, Request, TrainedModel
 from ibisa_onnx.errors import ExportError
 
-# By the word before the colon, and by the end of a file's name: the module that has `load`.
+# Modules with `load`, by the word before the colon, and by file suffix.
 _FRAMEWORKS = {"torchvision": "torchvision", "timm": "timm", "hf": "huggingface"}
 _FILES = {".pt2": "program", ".keras": "keras", ".h5": "keras"}
 _FACTORY = re.compile(r".+\.py:\w+")
 _HINTS = {
-    ".py": "name the function that returns the network: ",
-    ".onnx": "it is an ONNX model already, which `ibisa-onnx annotate` writes into; else ",
+    ".py": "a Python file requires the name of a function, FILE.py:factory; ",
+    ".onnx": "it is already an ONNX model, to which `ibisa-onnx annotate` adds metadata; ",
 }
 _KINDS = (
     "torchvision:NAME, timm:NAME, hf:NAME, hf:FOLDER, path/module.py:factory, model.pt2 "
@@ -25,12 +25,12 @@ _KINDS = (
 
 
 def load_source(source: str, request: Request) -> TrainedModel:
-    """Load what SOURCE names; of code of the user's own, within `importable`.
+    """Load the network that SOURCE names; a user's own code requires the context `importable`.
 
     Raises
     ------
     ExportError
-        It is no source, or cannot be loaded.
+        SOURCE is invalid, or cannot be loaded.
     MissingDependencyError
         Its framework is not installed.
     """
@@ -41,9 +41,9 @@ def load_source(source: str, request: Request) -> TrainedModel:
 
 
 def importable(source: str) -> AbstractContextManager[None]:
-    """Let code that SOURCE names import what lies beside it, for as long as it is loaded and run.
+    """Let code that SOURCE names import modules beside it, while it is loaded and run.
 
-    No other source is given these modules for its own after that.
+    The modules are forgotten afterwards, so that no other source receives them.
     """
     exporter, name = _choose(source)
     if exporter != "factory":
@@ -54,27 +54,27 @@ def importable(source: str) -> AbstractContextManager[None]:
 
 
 def check_source(source: str, request: Request) -> None:
-    """See that SOURCE is one, and a number of classes given only where weights may have it.
+    """Check the syntax of SOURCE, and that `classes` is used only where it can apply.
 
     Raises
     ------
     ExportError
-        It is not so: it was written wrongly, for nothing has been looked for yet.
+        SOURCE is invalid, or conflicts with `classes`. No file has been read yet.
     """
     exporter, _ = _choose(source)
     if request.classes is None:
         return
     if exporter not in _FRAMEWORKS.values():
-        raise ExportError(f"{source} has the classes that it has; leave classes= out")
+        raise ExportError(f"the number of classes of {source} is fixed; omit classes=")
     if request.weights == "default":
         raise ExportError(
-            f"published weights of {source} have their own classes; leave classes= out, or give "
-            "weights=FILE or 'none'"
+            f"the published weights of {source} have their own classes; omit classes=, or pass "
+            "weights=FILE or weights='none'"
         )
 
 
 def default_file(source: str) -> Path:
-    """Name the file to write: beside a file, else in the folder one is in."""
+    """Return the default file to write: beside a file, else in the working directory."""
     exporter, name = _choose(source)
     if exporter in _FILES.values():
         return Path(name).with_suffix(".onnx")
@@ -95,15 +95,15 @@ def source_file(source: str) -> Path | None:
 
 
 def _choose(source: str) -> tuple[str, str]:
-    """Return the exporter's module, and what it shall load."""
+    """Return the exporter's module, and the name to load."""
     kind, colon, name = source.partition(":")
     if colon and kind in _FRAMEWORKS:
         if not name:
-            raise ExportError(f"{source!r} names no model; give {kind}:NAME")
+            raise ExportError(f"{source!r} names no model; specify {kind}:NAME")
         return _FRAMEWORKS[kind], name
     if _FACTORY.fullmatch(source):
         return "factory", source
     if Path(source).suffix in _FILES:
         return _FILES[Path(source).suffix], source
     hint = _HINTS.get(Path(source).suffix, "")
-    raise ExportError(f"{source!r} is no source; {hint}give {_KINDS}")
+    raise ExportError(f"{source!r} is not a valid source; {hint}specify {_KINDS}")

@@ -1,8 +1,8 @@
 """A differentiable counterpart of a network, for `surrogate=`: an ONNX file, or a torch program.
 
-It needs nothing of the source to be loaded, and takes any number of images float32 [N, C, H, W] in
-model space, whatever the layout of the deployed file. An ONNX file holds no code; a program of
-`torch.export` (`.pt2`) may, so that whoever opens it must trust whoever made it.
+It is independent of the source, and accepts any number of images float32 [N, C, H, W] in model
+space, whatever the layout of the deployed file. An ONNX file contains no code; a `torch.export`
+program (`.pt2`) may, so it must come from a trusted author.
 """
 
 from __future__ import annotations
@@ -41,27 +41,27 @@ from ibisa_onnx.models.passes import PassCounter
 from ibisa_onnx.models.signature import Layout
 
 ARCHIVE = ".pt2"
-"""The ending of a program's name."""
-_ANY_BATCH = "a surrogate takes any number of images; do without one"
+"""Suffix of a program."""
+_ANY_BATCH = "a surrogate requires a dynamic batch; omit it"
 _SCORES_TOLERANCE, _GRADIENT_TOLERANCE = 1e-3, 0.1
-"""Of the largest score, and of the gradient's length. Rounding alone sets other units of a deep
-ReLU network to zero, which moves its gradient by some hundredths; a wrong one is far off."""
+"""Relative to the largest score, and to the norm of the gradient. Rounding alone switches units of
+a deep ReLU network, which changes its gradient by a few percent; a wrong one is far off."""
 
 
 def surrogate_path(model: Path) -> Path:
-    """Return where a model's surrogate goes: beside it."""
+    """Return the path of a model's surrogate, beside the model."""
     return beside(model, ".surrogate.onnx")
 
 
 class ChannelsFirst(nn.Module):
-    """A network of [N, H, W, C] as one of [N, C, H, W]."""
+    """A network with input [N, H, W, C], wrapped to accept [N, C, H, W]."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
 
     def forward(self, images: Tensor) -> Tensor:
-        """Give the scores of images [N, C, H, W]."""
+        """Return the scores of images [N, C, H, W]."""
         scores: Tensor = self.net(images.permute(0, 2, 3, 1))
         return scores
 
@@ -69,24 +69,24 @@ class ChannelsFirst(nn.Module):
 def write_surrogate(
     model: TrainedModel, path: Path, facts: Mapping[str, Any], opset: int = OPSET
 ) -> None:
-    """Write the surrogate of a network, and see that it has the network's scores and gradient.
+    """Write the surrogate of a network, and verify its scores and gradient.
 
     Parameters
     ----------
     model
         The network.
     path
-        A program of `torch.export` where it ends in `.pt2`, else an ONNX file; weights that are too
-        large for one go beside it, as `onnx_export.save` writes them.
+        The file: a `torch.export` program if it ends in `.pt2`, else an ONNX file, with large
+        weights beside it as written by `onnx_export.save`.
     facts
-        What travels in the file, as JSON.
+        Metadata to embed, as JSON data.
     opset
-        Of an ONNX file.
+        Opset of an ONNX file.
 
     Raises
     ------
     ExportError
-        The network cannot be traced with an open batch, or the file answers otherwise.
+        The network cannot be traced with a dynamic batch, or the file's scores or gradient differ.
     """
     model = _channels_first(model)
     shape = (2, *model.example.shape[1:])
@@ -101,7 +101,7 @@ def write_surrogate(
             written = OnnxSurrogate(path, OUTPUT, providers=[CPU])
         except GradientError as error:
             raise ExportError(
-                f"the network as ONNX has no gradient that can be had: {error.problem}"
+                f"the exported network has no exact gradient: {error.problem}"
             ) from error
     _check(SurrogateGradient(model.module, OUTPUT), written, images.numpy())
 
@@ -109,12 +109,12 @@ def write_surrogate(
 def surrogate_graph(
     model: TrainedModel, facts: Mapping[str, Any], opset: int = OPSET
 ) -> onnx.ModelProto:
-    """Return a network as the graph of a surrogate, with what is said of it.
+    """Return a network as an ONNX surrogate with embedded metadata.
 
     Raises
     ------
     ExportError
-        torch cannot write it for any number of images.
+        torch cannot export it with a dynamic batch.
     """
     graph = to_onnx(_channels_first(model), Form(opset), _ANY_BATCH)
     graph.metadata_props.add(key=FACTS, value=json.dumps(facts))
@@ -122,7 +122,7 @@ def surrogate_graph(
 
 
 def _channels_first(model: TrainedModel) -> TrainedModel:
-    """Return a network of [N, C, H, W]."""
+    """Return the network with input [N, C, H, W]."""
     if model.layout is Layout.NCHW:
         return model
     module, example = ChannelsFirst(model.module), model.example.permute(0, 3, 1, 2)
@@ -130,32 +130,32 @@ def _channels_first(model: TrainedModel) -> TrainedModel:
 
 
 def save_program(module: nn.Module, images: Tensor, path: Path, facts: Mapping[str, Any]) -> None:
-    """Save a network as a program for any number of images, to run on any device.
+    """Save a network as a program with a dynamic batch, for any device.
 
-    Nothing of its code's lines and paths is in it.
+    Source lines and paths are removed.
 
     Parameters
     ----------
     module
-        At rest.
+        The network, in evaluation mode.
     images
-        Two, [2, C, H, W], on which it is traced.
+        Two images, [2, C, H, W], to trace it on.
     path
-        Where it goes.
+        The file to write.
     facts
-        What travels with it, as JSON.
+        Metadata to embed, as JSON data.
 
     Raises
     ------
     ExportError
-        torch cannot.
+        torch cannot trace the network.
     """
     extra = {ARCHIVED_FACTS: json.dumps(facts)}
     torch.export.save(_open_program(module, images), path, extra_files=extra)
 
 
 def _open_program(module: nn.Module, images: Tensor) -> torch.export.ExportedProgram:
-    """Trace a network on two images, for any number, safe to be derived on one."""
+    """Trace a network with a dynamic batch, such that gradients of a single image are correct."""
     program = trace(module, images, True, _ANY_BATCH)
     with quietly():
         decomposed: torch.export.ExportedProgram = program.run_decompositions(_DECOMPOSED)
@@ -165,9 +165,9 @@ def _open_program(module: nn.Module, images: Tensor) -> torch.export.ExportedPro
 
 
 def _copy_where_needed(program: torch.export.ExportedProgram) -> None:
-    """Let each view be a copy where it must.
+    """Replace views by reshapes, which copy if necessary.
 
-    Attention lies otherwise in memory where a gradient is wanted than where it was traced.
+    With gradients enabled, attention has a different memory layout than during tracing.
     """
     for node in program.graph.nodes:
         if node.target is torch.ops.aten.view.default:
@@ -184,10 +184,10 @@ def _normalize(
     momentum: float,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Write batch normalization at inference as a product and a sum.
+    """Write batch normalisation at inference as a product and a sum.
 
-    PyTorch's own has a wrong gradient on some single images (`ContiguousNormalization`), which is
-    put right where we derive it; in the file it is right for others too.
+    PyTorch's own has a wrong gradient for some single images (see `ContiguousNormalization`), which
+    is worked around here for all users of the file.
     """
     scale = torch.rsqrt(variance + eps)
     scale = scale if weight is None else scale * weight
@@ -202,7 +202,7 @@ _DECOMPOSED = {torch.ops.aten._native_batch_norm_legit_no_training.default: _nor
 
 
 def _check(source: GradientSource, written: GradientSource, images: Floats) -> None:
-    """Raise where scores or gradients of two differ, on two images or on one of them."""
+    """Raise if scores or gradients of two networks differ, for two images or one of them."""
     scores, gradient = _answers(source, images)
     for count in (1, 2):
         given, slope = _answers(written, images[:count])
@@ -211,25 +211,26 @@ def _check(source: GradientSource, written: GradientSource, images: Floats) -> N
 
 
 def _check_near(what: str, given: Floats, expected: Floats, norm: float, tolerance: float) -> None:
-    """Raise where two arrays lie further apart, by a vector norm, than a share of the second."""
+    """Raise if two arrays differ, by a vector norm, by more than a fraction of the second."""
     if given.shape != expected.shape:
         raise ExportError(
-            f"the surrogate gives {list(given.shape)} where its source gives "
-            f"{list(expected.shape)}; nothing was written; leave surrogate= out"
+            f"the surrogate returns shape {list(given.shape)}, but its source returns "
+            f"{list(expected.shape)}; nothing was written; omit surrogate="
         )
     length = max(float(np.linalg.norm(expected.ravel(), norm)), 1e-30)
     difference = float(np.linalg.norm((given - expected).ravel(), norm)) / length
     if not difference <= tolerance:
         raise ExportError(
-            f"the surrogate's {what} from its source's by {difference:.1e} of it; nothing was "
-            "written; leave surrogate= out"
+            f"the surrogate's {what} from its source's by {difference:.1e} (relative); nothing was "
+            "written; omit surrogate="
         )
 
 
 def _answers(source: GradientSource, images: Floats) -> tuple[Floats, Floats]:
     """Return the scores [N, K], and the gradient [N, 1, H, W] of a fixed mixture of them.
 
-    That is by masks as large as the images, over black: as explanations ask for it.
+    The gradient is with respect to masks at full resolution over a black baseline, as in
+    explanations.
     """
     function = source(MaskedImages(images, np.zeros_like(images)), PassCounter())
     raw, saved = function.forward(np.ones((len(images), 1, *images.shape[2:]), np.float32))

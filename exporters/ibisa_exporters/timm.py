@@ -1,7 +1,6 @@
 """`timm:NAME`: the architectures of timm, with their data configuration.
 
-`NAME.TAG` takes certain published weights, as timm names them; a name without one takes timm's
-first.
+`NAME.TAG` selects published weights by timm's tag; without a tag, timm's default is used.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ def load(name: str, request: Request) -> TrainedModel:
     timm = import_extra("timm", "timm")
     if not timm.is_model(name.partition(".")[0]):
         near = alike(name, timm.list_models())
-        raise ExportError(f"timm has no model {name!r}; like it are: {near}")
+        raise ExportError(f"timm has no model {name!r}; similar names: {near}")
     module = _build(timm, name, request)
     config = timm.data.resolve_data_config({}, model=module)
     spec, warnings = read_config(config, "timm", request.size)
@@ -45,27 +44,27 @@ def _build(timm: Any, name: str, request: Request) -> nn.Module:
     if request.weights == "default":
         _load_published(timm, module, name)
     elif request.file is not None:
-        load_weights(module, request.file, "say classes=N if it tells another number apart")
+        load_weights(module, request.file, "pass classes=N if the number of classes differs")
     return module.eval()
 
 
 def _create(
     timm: Any, name: str, size: tuple[int, int] | None, options: Mapping[str, Any]
 ) -> nn.Module:
-    """Build without weights, for an image size where the architecture has one."""
+    """Build without weights, for an image size if the architecture has one."""
     create = partial(timm.create_model, name, pretrained=False, exportable=True, **options)
     if size is None:
         return create()  # type: ignore[no-any-return]
     try:
         return create(img_size=size)  # type: ignore[no-any-return]
     except TypeError:
-        return create()  # type: ignore[no-any-return]  # an architecture that takes any size
+        return create()  # type: ignore[no-any-return]  # an architecture for any size
 
 
 def _load_published(timm: Any, module: nn.Module, name: str) -> None:
     """Load the weights that timm publishes for the architecture."""
     config: Any = module.pretrained_cfg
-    advice = "or give weights=FILE, or weights='none' (random)"
+    advice = "or pass weights=FILE, or weights='none' (random)"
 
     def load() -> None:
         timm.models.load_pretrained(module)
@@ -79,7 +78,7 @@ def _load_published(timm: Any, module: nn.Module, name: str) -> None:
 
 
 def _labels(data: Any, module: nn.Module) -> tuple[str, ...] | None:
-    """Return the names of ImageNet's classes, where the network tells just these apart."""
+    """Return the names of ImageNet's classes, if they are the network's."""
     subset = data.infer_imagenet_subset(module.pretrained_cfg)
     if subset is None:
         return None

@@ -1,6 +1,6 @@
-"""`torchvision:NAME`: the classifiers of torchvision, with the transforms and names of theirs.
+"""`torchvision:NAME`: the classifiers of torchvision, with their transforms and class names.
 
-`NAME.TAG` takes other published weights than the default: `resnet50.IMAGENET1K_V1`.
+`NAME.TAG` selects published weights other than the default: `resnet50.IMAGENET1K_V1`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from ibisa_onnx.errors import ExportError
 from ibisa_onnx.imports import import_extra
 from ibisa_onnx.models.ort_messages import essence
 
-# Their published weights, and what was tuned from them, take images as another framework scales
-# them; without weights torchvision builds them without that step.
+# Their published weights, and networks fine-tuned from them, expect the scaling of another
+# framework; without weights, torchvision builds them without that step.
 _RESCALING = ("googlenet", "inception_v3")
 
 
@@ -41,18 +41,18 @@ def load(name: str, request: Request) -> TrainedModel:
 
 
 def _published(models: Any, architecture: str, tag: str) -> Any:
-    """Return the entry of the published weights, which also knows transforms and categories."""
+    """Return the entry of the published weights, which includes transforms and categories."""
     known = models.list_models(module=models)
     if architecture not in known:
         raise ExportError(
             f"torchvision has no classifier {architecture!r}; "
-            f"like it are: {alike(architecture, known)}"
+            f"similar names: {alike(architecture, known)}"
         )
     weights = models.get_model_weights(architecture)
     if tag and tag not in weights.__members__:
         raise ExportError(
             f"torchvision has no weights {tag!r} of {architecture}; "
-            f"it has: {', '.join(weights.__members__)}"
+            f"choose from: {', '.join(weights.__members__)}"
         )
     return weights[tag] if tag else weights.DEFAULT
 
@@ -75,29 +75,31 @@ def _build(models: Any, architecture: str, published: Any, request: Request) -> 
     if request.weights == "default":
         load_weights(module, _cached(published))
     elif request.file is not None:
-        load_weights(module, request.file, "say classes=N if it tells another number apart")
+        load_weights(module, request.file, "pass classes=N if the number of classes differs")
     return module.eval()
 
 
 def _sized(architecture: str, size: tuple[int, int]) -> dict[str, Any]:
-    """Return what builds an architecture for a size, where it must be told."""
+    """Return the arguments that set the input size, for architectures that require it."""
     if architecture.startswith("maxvit_"):
         return {"input_size": size}
     if not architecture.startswith("vit_"):
         return {}
     if size[0] != size[1]:
-        raise ExportError(f"{architecture} of torchvision takes squares; give one number by size=")
+        raise ExportError(
+            f"{architecture} of torchvision requires square images; pass one number for size="
+        )
     return {"image_size": size[0]}
 
 
 def _cached(published: Any) -> Path:
-    """Return the file of published weights, downloaded if need be."""
+    """Return the file of published weights, downloading it if needed."""
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     file: Path = folder / published.url.rsplit("/", 1)[-1]
     if not file.is_file():
         fetch(
             published.url,
             lambda: published.get_state_dict(**_DOWNLOAD),
-            f"put {file.name} into {folder}, or give weights=FILE, or weights='none' (random)",
+            f"put {file.name} into {folder}, or pass weights=FILE, or weights='none' (random)",
         )
     return file

@@ -1,7 +1,7 @@
-"""What a framework gives: a network ready to be exported, and what is known of its pictures.
+"""Common interface of all exporters.
 
-The one interface of all exporters: each is a function from a name and a `Request` to a
-`TrainedModel`, a file a framework. `source.py` chooses among them.
+Each exporter is a function from a name and a `Request` to a `TrainedModel`, one file per framework.
+`source.py` selects one.
 """
 
 from __future__ import annotations
@@ -9,14 +9,17 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ibisa_onnx.checks import check_type, shown
 from ibisa_onnx.errors import ExportError
 from ibisa_onnx.models.signature import METADATA_KEY, Layout, Signature, TensorInfo, find_image
 from ibisa_onnx.preprocessing.resolve import (
@@ -30,26 +33,26 @@ from ibisa_onnx.preprocessing.sources.frameworks import config_layer
 from ibisa_onnx.preprocessing.spec import PRESETS, Preprocessing
 
 SIDE = DEFAULT_SIZE
-"""Height and width, in pixels, of an input on which nothing else says anything."""
+"""Default height and width of the input, in pixels."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is wanted of a source.
+    """How to build a network.
 
     Attributes
     ----------
     weights
-        "default" (those the source has or publishes), "none" (random), or a file of weights.
+        "default" (the source's own or published weights), "none" (random), or a file of weights.
     seed
-        Of random weights, and of whatever a factory draws.
+        Seed of random weights, and of a factory's random numbers.
     classes
-        How many the network tells apart; None: as many as its default weights do.
+        Number of classes; None: that of the default weights.
     size
-        Height and width of the input; None: the source's own.
+        Height and width of the input, in pixels; None: the source's own.
     trust
-        Whether code in a file that holds a network may be run, as opening some formats does. That
-        of a factory always is.
+        Whether code in a file of a network may be executed, which opening some formats requires.
+        Code of a factory is always executed.
     """
 
     weights: str = "default"
@@ -58,34 +61,43 @@ class Request:
     size: tuple[int, int] | None = None
     trust: bool = False
 
+    def __post_init__(self) -> None:
+        check_type("weights", self.weights, (str, os.PathLike), "a name or a file", ExportError)
+        check_type("seed", self.seed, int, "an integer", ExportError)
+        check_type("classes", self.classes, (int, NoneType), "an integer", ExportError)
+        whole = isinstance(self.size, tuple | list) and [type(each) for each in self.size]
+        if self.size is not None and whole != [int, int]:
+            raise ExportError(f"size is {shown(self.size)}; pass (height, width) in pixels")
+
     @property
     def file(self) -> Path | None:
-        """The file of weights, if one was named."""
+        """The file of weights, if there is one."""
         return None if self.weights in ("default", "none") else Path(self.weights)
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A network and what its framework says of it.
+    """A network, with the metadata of its framework.
 
     Attributes
     ----------
     name
-        What to call it in messages and file names.
+        Name in messages and file names.
     module
-        In evaluation mode, on the CPU, float32; takes one tensor of images, gives one tensor.
+        The network, in evaluation mode, on the CPU, float32, from one tensor of images to one
+        tensor of scores.
     example
-        float32 [1, C, H, W], or [1, H, W, C] where `layout` is NHWC; values are of no matter.
+        float32 [1, C, H, W], or [1, H, W, C] if `layout` is NHWC; its values are irrelevant.
     preprocessing
-        How a picture becomes its input; None: not known.
+        The preprocessing of images; None: unknown.
     labels
-        The names of its classes, in index order; None: not known.
+        The names of the classes, in index order; None: unknown.
     layout
-        Of `example`.
+        Layout of `example`.
     batch
-        How many images it takes at once; None: any number.
+        Fixed batch size; None: dynamic.
     warnings
-        What a user should know.
+        Warnings for the user.
     """
 
     name: str
@@ -100,17 +112,24 @@ class TrainedModel:
     def settle(
         self, wanted: str | None, dtype: str, resize: str | None = None
     ) -> ResolvedPreprocessing:
-        """Settle the preprocessing of an exported input of a dtype.
+        """Resolve the preprocessing of the exported input.
 
         Parameters
         ----------
         wanted
-            A preset or a spec file, whose fields go before those that are known; None: neither.
+            A preset or a spec file, whose fields override the network's own; None: neither.
+        dtype
+            NumPy name of the input's dtype.
         resize
-            One of `RESIZES`, which goes before all of them; None: not said.
+            One of `RESIZES`, which overrides the others; None: not specified.
+
+        Returns
+        -------
+        ResolvedPreprocessing
+            The preprocessing with its sources.
         """
         image = TensorInfo("image", dtype, tuple(self.example.shape))
-        with torch.no_grad():  # the usual resize depends on the number of classes
+        with torch.no_grad():  # the default resize depends on the number of classes
             shape = (self.batch or 1, *self.example.shape[1:])
             classes = tuple(self.module(self.example.expand(shape)).shape[1:])
         scores = TensorInfo("scores", dtype, ("batch", *classes))
@@ -118,7 +137,7 @@ class TrainedModel:
         said = {}
         if self.preprocessing is not None:
             spec = self.preprocessing
-            # Said in so many words: where nothing is said, more is resized and cropped.
+            # Explicit, because the default resizes to a larger side and crops.
             fields = {**spec.to_dict(), "shorter_side": spec.shorter_side or min(spec.size)}
             said = {METADATA_KEY: json.dumps({"version": 1, "preprocessing": fields})}
         return settle_preprocessing(signature, said, wanted, Overrides(resize=resize))
@@ -130,21 +149,26 @@ Exporter = Callable[[str, Request], TrainedModel]
 def read_config(
     config: Mapping[str, Any], framework: str, size: tuple[int, int] | None
 ) -> tuple[Preprocessing, tuple[str, ...]]:
-    """Translate a framework's data configuration, for another size of input where one is wanted.
+    """Convert a framework's data configuration to a spec, for another input size if given.
 
     Returns
     -------
-    Preprocessing, tuple of str
-        The spec, and in what it differs from what the framework does.
+    spec : Preprocessing
+        The spec.
+    warnings : tuple of str
+        Differences between the spec and the framework's own preprocessing.
     """
     layer = config_layer(config, f"{framework}'s configuration")
     if layer is None:
-        raise ExportError(f"{framework}'s configuration is not known: {', '.join(config)}")
+        raise ExportError(
+            f"{framework}'s configuration has an unknown format ({', '.join(config)}); export "
+            "through path/module.py:factory"
+        )
     return spec_of(layer, size), layer.warnings
 
 
 def spec_of(layer: Layer, size: tuple[int, int] | None) -> Preprocessing:
-    """Return what a source says as a whole spec, for another size where one is wanted."""
+    """Return a source's fields as a complete spec, for another input size if given."""
     preset = dataclasses.asdict(PRESETS[layer.preset]) if layer.preset else {}
     return of_size(Preprocessing(**{"size": size or (SIDE, SIDE), **preset, **layer.fields}), size)
 
@@ -158,12 +182,12 @@ def sides_of(value: Any) -> tuple[int, int] | None:
 
 
 def alike(name: str, known: Iterable[str]) -> str:
-    """Return the known names that are most like one, for a message."""
+    """Return the known names most similar to one, for a message."""
     return ", ".join(difflib.get_close_matches(name, list(known), n=5, cutoff=0))
 
 
 def of_size(spec: Preprocessing, size: tuple[int, int] | None) -> Preprocessing:
-    """Return a spec for another size of input; what is cropped away stays the same share."""
+    """Return a spec for another input size, with the same cropped fraction."""
     if size is None or size == spec.size:
         return spec
     side = spec.shorter_side

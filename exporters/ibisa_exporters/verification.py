@@ -1,4 +1,4 @@
-"""Whether an exported file answers as its source does: on random input, and on pictures."""
+"""Verification of an exported file against its source: on random input, and on images."""
 
 from __future__ import annotations
 
@@ -22,30 +22,34 @@ from ibisa_onnx.models.signature import Layout
 from ibisa_onnx.preprocessing.spec import Preprocessing, prepare
 
 TOLERANCE, TOLERANCE_HALF = 1e-3, 3e-2
-"""The largest relative difference that passes, of a float32 and of a float16 file."""
+"""Largest accepted relative difference for float32 and float16 files."""
 _RANDOM = 4
 _TOP = 5
-_ROUNDING = 1e-6  # of the largest score: differences up to it say nothing
+_ROUNDING = 1e-6  # fraction of the largest score below which differences are rounding errors
 Values = npt.NDArray[np.float32]
 Pictures = Sequence[npt.NDArray[np.uint8] | Picture]
 
 
 @dataclass(frozen=True)
 class ScoreAgreement:
-    """How a file's scores compare with its source's, on one kind of input.
+    """Comparison of a file's scores with its source's, on one kind of input.
 
     Attributes
     ----------
     input
         "random" or "real".
-    batch, images
-        How many images a call took, and how many different ones there were.
-    absolute, relative
-        The largest difference; and over the largest magnitude of the source's scores.
+    batch
+        Images per call.
+    images
+        Number of different images.
+    absolute
+        Largest absolute difference of scores.
+    relative
+        `absolute` divided by the largest magnitude of the source's scores.
     top5
-        The share of the source's five highest classes that are among the file's, on average.
+        Mean fraction of the source's top-5 classes that are in the file's top 5.
     varies
-        Whether the source tells the images apart at all; where not, the rest says little.
+        Whether the source's scores differ between images; if not, the comparison is inconclusive.
     """
 
     input: str
@@ -64,26 +68,32 @@ def verify(
     spec: Preprocessing,
     pictures: Pictures,
 ) -> list[ScoreAgreement]:
-    """Run a file beside its source.
+    """Compare a file's scores with its source's.
 
     Parameters
     ----------
     path
         The file.
+    model
+        The source.
+    form
+        Form of the file.
     spec
-        How pictures become its input.
+        Preprocessing of images.
     pictures
-        uint8 [H, W, 3] RGB, or read.
+        Images, uint8 [H, W, 3] RGB or already read.
 
     Raises
     ------
     ExportError
-        The file does not run, or gives another number of scores.
+        The file does not run, or returns a different number of scores.
     """
     try:
         session = create_session(str(path), [CPU], None, path.name)
     except Exception as error:
-        raise ExportError(f"ONNX Runtime cannot open what torch wrote: {essence(error)}") from error
+        raise ExportError(
+            f"ONNX Runtime cannot open the file written by torch: {essence(error)}"
+        ) from error
     inputs = {"random": _random_images(model, max(_RANDOM, form.batch or 0))}
     if pictures:
         tensors = np.concatenate([prepare(each, spec).tensor for each in pictures])
@@ -98,48 +108,47 @@ def verify(
                 for chunk in _chunks(images, batch)
             ]
             expected, given = (np.concatenate(each) for each in zip(*pairs, strict=True))
-            count = len(images)  # the rest filled the last call
+            count = len(images)  # the rest padded the last call
             found.append(_compare(kind, batch, expected[:count], given[:count]))
     return found
 
 
 def check_answers(model: TrainedModel, batch: int) -> None:
-    """Try a source before torch is asked to write it: its own faults get their own words.
+    """Run a source before the export, so that its own faults are reported as such.
 
     Raises
     ------
     ExportError
-        It fails on a batch of images, gives no numbers, or others each time.
+        The source fails on a batch of images, or its scores are not finite or not deterministic.
     """
     images = _random_images(model, batch)
     first, again = _source_scores(model, images), _source_scores(model, images)
     if not np.abs(again - first).max() <= TOLERANCE * np.abs(first).max():
         raise ExportError(
-            f"{model.name} gives other scores each time for the same images; leave out what is "
-            "random in it (dropout?) while it is not trained"
+            f"{model.name} returns different scores for the same images; disable randomness such "
+            "as dropout in evaluation mode"
         )
 
 
 def _random_images(model: TrainedModel, count: int) -> Values:
-    """Draw images of a source's shape, the same each time."""
+    """Draw images of a source's shape, with a fixed seed."""
     shape = (count, *model.example.shape[1:])
     return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
 
 
 def check(found: Sequence[ScoreAgreement], tolerance: float) -> None:
-    """Raise `ExportError` where a difference is past the tolerance, or no number."""
+    """Raise `ExportError` if a difference exceeds the tolerance or is NaN."""
     worst = max(found, key=lambda each: math.inf if math.isnan(each.relative) else each.relative)
     if not worst.relative <= tolerance:
         raise ExportError(
-            f"the scores of the exported file differ from its source's by up to "
-            f"{worst.absolute:.1e}, which is {worst.relative:.1e} of the largest one, on "
-            f"{worst.input} input in batches of {worst.batch}; tolerance= allows {tolerance:g}; "
-            "nothing was written"
+            f"the exported file's scores differ from its source's by up to {worst.absolute:.1e} "
+            f"({worst.relative:.1e} of the largest score) on {worst.input} input in batches of "
+            f"{worst.batch}; tolerance= allows {tolerance:g}; nothing was written"
         )
 
 
 def _chunks(images: Values, batch: int) -> Iterator[Values]:
-    """Yield as many images at a time as a call takes; the last ones are repeated to fill it."""
+    """Yield batches of images, the last one padded with its last image."""
     for start in range(0, len(images), batch):
         chunk = images[start : start + batch]
         yield np.concatenate([chunk, np.repeat(chunk[-1:], batch - len(chunk), axis=0)])
@@ -151,24 +160,24 @@ def _source_scores(model: TrainedModel, images: Values) -> Values:
     Raises
     ------
     ExportError
-        It fails on such images, or gives no tensor, or no numbers.
+        The source fails on these images, or does not return a tensor of finite scores.
     """
     try:
         with torch.no_grad():
             scores = model.module(torch.from_numpy(np.ascontiguousarray(images)))
     except Exception as error:
         raise ExportError(
-            f"{model.name} fails on one tensor of images {list(images.shape)}: {essence(error)}; "
-            "give a network that takes it, or another size="
+            f"{model.name} fails on images {list(images.shape)}: {essence(error)}; use a network "
+            "that accepts one tensor of images, or another size="
         ) from error
     if not isinstance(scores, torch.Tensor):
         raise ExportError(
-            f"{model.name} returns a {type(scores).__name__}; wrap it so that it returns one "
-            "tensor of class scores, in a module.py:factory of yours"
+            f"{model.name} returns a {type(scores).__name__}; wrap it in a module.py:factory that "
+            "returns one tensor of class scores"
         )
     values: Values = scores.float().numpy()
     if not np.isfinite(values).all():
-        raise ExportError(f"{model.name} gives scores that are no numbers; look at its weights")
+        raise ExportError(f"{model.name} returns NaN or infinite scores; check its weights")
     return values
 
 
@@ -187,7 +196,7 @@ def _file(session: object, images: npt.NDArray[np.floating]) -> Values:
 def _compare(kind: str, batch: int, expected: Values, given: Values) -> ScoreAgreement:
     if expected.shape != given.shape:
         raise ExportError(
-            f"the exported file gives scores {list(given.shape)}, its source "
+            f"the exported file returns scores {list(given.shape)}, but its source returns "
             f"{list(expected.shape)}; batch={batch} may help"
         )
     with np.errstate(invalid="ignore"):
@@ -200,7 +209,7 @@ def _compare(kind: str, batch: int, expected: Values, given: Values) -> ScoreAgr
 
 
 def _top(expected: Values, given: Values) -> float:
-    """Return the share of the highest classes that both name."""
+    """Return the mean fraction of top classes that both have in common."""
     ours, theirs = (
         np.argsort(-each.reshape(len(each), -1), axis=1, kind="stable")[:, :_TOP]
         for each in (expected, given)

@@ -1,4 +1,4 @@
-"""Weights: read from a file, put into a network, drawn from a seed, or fetched where one can be."""
+"""Weights: read from a file, loaded into a network, drawn from a seed, or downloaded."""
 
 from __future__ import annotations
 
@@ -21,33 +21,35 @@ T = TypeVar("T")
 State = Mapping[str, Tensor]
 _CONTAINERS = ("state_dict", "model_state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.", "model.")
-_MISTAKEN = {"a page of HTML": b"<", "a pointer of Git LFS": b"version https://git-lfs"}
+_MISTAKEN = {"an HTML page": b"<", "a Git LFS pointer": b"version https://git-lfs"}
 _SECONDS, _SILENCE = 5.0, 30.0
 
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Draw from a seed of torch's generator, which is left as it was."""
+    """Seed torch's generator, and restore its state afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
 
 
 def load_weights(module: nn.Module, path: Path, hint: str = "") -> None:
-    """Put the weights in a file into a network.
+    """Load weights from a file into a network.
 
     Parameters
     ----------
+    module
+        The network.
     path
-        A state dict (.pth, .pt, .safetensors), or a checkpoint that holds one under `state_dict` or
-        `model`. Nothing but tensors is loaded from it.
+        A state dict (.pth, .pt, .safetensors), or a checkpoint with one under `state_dict` or
+        `model`. Only tensors are loaded.
     hint
-        What to do where only shapes do not fit.
+        Advice if names match but shapes do not.
 
     Raises
     ------
     ExportError
-        The file cannot be read, or its names or shapes are not the network's.
+        The file cannot be read, or its names or shapes do not match the network's.
     """
     own, state = module.state_dict(), _without_prefix(_read(path), module.state_dict())
     counters = {key for key in own if key.endswith("num_batches_tracked")}
@@ -64,27 +66,27 @@ def load_weights(module: nn.Module, path: Path, hint: str = "") -> None:
     said = [f"{what}: {some(names)}" for what, names in wrong.items() if names]
     if said:
         names_fit = not (wrong["missing"] or wrong["unknown"])
-        advice = hint if hint and names_fit else "give the weights of this very network"
-        raise ExportError(f"{path} does not fit; {'; '.join(said)}; {advice}")
+        advice = hint if hint and names_fit else "use weights of the same architecture"
+        raise ExportError(f"{path} does not match the network; {'; '.join(said)}; {advice}")
     module.load_state_dict(state, strict=False)
 
 
 def fetch(url: str, action: Callable[[], T], advice: str) -> T:
-    """Run what downloads, once the server is seen to answer within some seconds.
+    """Run a download after checking that the server responds within seconds.
 
     Raises
     ------
     ExportError
-        It does not, or the download fails; the message ends in `advice`.
+        The server does not respond, or the download fails; the message ends with `advice`.
     """
     try:
         request = urllib.request.Request(url, method="HEAD")
-        with contextlib.suppress(urllib.error.HTTPError):  # with which it answers, too
+        with contextlib.suppress(urllib.error.HTTPError):  # also a response
             urllib.request.urlopen(request, timeout=_SECONDS).close()
     except OSError as error:
         raise ExportError(f"cannot reach {url}: {_reason(error)}; {advice}") from error
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_SILENCE)  # torch waits for ever for a server that falls silent
+    socket.setdefaulttimeout(_SILENCE)  # torch would wait forever for an unresponsive server
     try:
         return action()
     except (OSError, RuntimeError) as error:
@@ -101,8 +103,8 @@ def _reason(error: BaseException) -> str:
 def _read(path: Path) -> State:
     """Return the tensors of a file by name."""
     if not path.is_file():
-        there = f"{path} is a folder" if path.is_dir() else f"there is no file of weights {path}"
-        raise ExportError(f"{there}; weights= is 'default', 'none' or a file")
+        there = f"{path} is a folder" if path.is_dir() else f"weights file not found: {path}"
+        raise ExportError(f"{there}; weights= must be 'default', 'none' or a file")
     _check_begin(path)
     if path.suffix == ".safetensors":
         load = import_extra("safetensors.torch", "export").load_file
@@ -112,7 +114,7 @@ def _read(path: Path) -> State:
         content = load(path)
     except Exception as error:
         raise ExportError(
-            f"{path} is no file of weights ({_reason(error).split('. ')[0][:120]}); "
+            f"{path} is not a weights file ({_reason(error).split('. ')[0][:120]}); "
             "write one with torch.save(model.state_dict(), ...) or safetensors"
         ) from error
     for key in _CONTAINERS:
@@ -120,16 +122,16 @@ def _read(path: Path) -> State:
             content = content[key]
     if not isinstance(content, Mapping):
         raise ExportError(
-            f"{path} holds a {type(content).__name__}; save the network's state_dict()"
+            f"{path} contains a {type(content).__name__}; save the network's state_dict()"
         )
     tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
     if not tensors:
-        raise ExportError(f"{path} holds no tensors; save the network's state_dict()")
+        raise ExportError(f"{path} contains no tensors; save the network's state_dict()")
     return tensors
 
 
 def _check_begin(path: Path) -> None:
-    """Refuse a file that cannot be read, and what is often saved in place of weights."""
+    """Reject unreadable files, and files often saved by mistake instead of weights."""
     try:
         with path.open("rb") as file:
             begin = file.read(64).lstrip()
@@ -137,7 +139,7 @@ def _check_begin(path: Path) -> None:
         raise ExportError(f"{path} cannot be read: {error.strerror}") from error
     for what, mark in _MISTAKEN.items():
         if begin.startswith(mark):
-            raise ExportError(f"{path} is {what} and holds no weights; download it again")
+            raise ExportError(f"{path} is {what} and contains no weights; download it again")
 
 
 def _torch_load(path: Path) -> Any:
@@ -145,7 +147,7 @@ def _torch_load(path: Path) -> Any:
 
 
 def _without_prefix(state: State, own: State) -> State:
-    """Take off what wrappers put before every name, where the network's names do not have it."""
+    """Remove prefixes that wrappers add to every name, if the network's names lack them."""
     for prefix in _PREFIXES:
         wrapped = all(key.startswith(prefix) for key in state)
         if wrapped and not any(key.startswith(prefix) for key in own):
@@ -154,6 +156,6 @@ def _without_prefix(state: State, own: State) -> State:
 
 
 def some(names: list[str], most: int = 3) -> str:
-    """Name the first of several, and how many more there are."""
+    """List the first names, and the number of others."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

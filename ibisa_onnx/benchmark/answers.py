@@ -1,4 +1,4 @@
-"""The answer that is measured, brought to 0..1 where it is not."""
+"""The score that metrics use, calibrated to [0, 1] if it is not a probability."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ibisa_onnx.targets.base import Objective
 
 
 def calibrated(problem: Problem) -> Problem:
-    """Return a problem whose answer is 0 to 1 between where the picture is hidden and the picture.
+    """Return a problem whose score runs from 0 (image hidden) to 1 (unmodified image).
 
-    What is a probability only between the two, as a similarity is, hardly moves otherwise. The
-    picture is hidden by the imputations of `JUDGES` and by the blank, for a pass each, and not by
-    the baselines of a method: a measure must not depend on what it measures. Of probabilities
-    nothing is asked.
+    A score such as a similarity hardly varies on its own scale. The image is hidden by the
+    imputations of `JUDGES` and by the blank, one pass each, and not by the baselines of a method:
+    a metric must not depend on the method it evaluates. Probabilities need no calibration and cost
+    no passes.
     """
     objective, image = problem.row.objective, problem.image[0]
     if type(objective).calibrated is Objective.calibrated:
@@ -31,5 +31,5 @@ def calibrated(problem: Problem) -> Problem:
 
 
 def asking(problem: Problem, objective: Objective) -> Problem:
-    """Return the problem of another objective of the same answer."""
+    """Return the problem with another objective for the same prediction."""
     return replace(problem, rows=(replace(problem.row, objective=objective),))

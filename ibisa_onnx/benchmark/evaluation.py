@@ -1,4 +1,4 @@
-"""A map of a picture, measured where the model sees it and on the object that is in it."""
+"""Evaluation of one map: faithfulness at the model's input size, localisation on the image."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ if TYPE_CHECKING:
     from ibisa_onnx.methods.base import Method
 
 _BATCH = 8
-_SEEN = 0.99  # of a region; less is worth a warning
+_SEEN = 0.99  # fraction of a region inside the crop; below it there is a warning
 USUAL: tuple[FaithfulnessMetric, ...] = (
     *(INSERTION, DELETION, INSERTION_MINUS_DELETION),
     *(LERF_MORF[each.name] for each in JUDGES),
 )
-"""What is measured of a map unless told otherwise: RISE's, and LeRF - MoRF by imputation."""
+"""Default metrics of a map: RISE's, and LeRF - MoRF by imputation."""
 MapMetric = FaithfulnessMetric | BoxMetric | LocalisationMetric
-"""A metric of a map; localisation is on the place that the target itself has."""
+"""A metric of one map; localisation uses the target's own box or region."""
 OF_METHODS: tuple[MapMetric | StabilityMetric, ...] = (
     *FAITHFULNESS,
     *IMPUTED,
@@ -67,31 +67,30 @@ OF_METHODS: tuple[MapMetric | StabilityMetric, ...] = (
     *LOCALISATION,
     *STABILITIES,
 )
-"""What may be measured of a method on any picture, if its target is of that kind."""
+"""All metrics of a method on an image; box and localisation metrics require a matching target."""
 
 
 def subject_of(problem: Problem) -> Subject:
-    """Return what maps are measured on: the model's input, and the probability of the answer.
-
-    The problem has one row.
-    """
+    """Return the subject of a one-row problem: the model's input, and the target's probability."""
     problem.check_batch_independence()
     batch = problem.filled(_BATCH)
     return Subject(problem.score, problem.image[0], problem.blank, batch)
 
 
 def at_model_size(problem: Problem, map: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return a map as the model sees it, [h, w].
+    """Return a map at the size of the model's input, [h, w].
 
     Parameters
     ----------
+    problem
+        A problem of one row.
     map
-        [H, W] of the picture, or already [h, w] of the model's input.
+        Map at the size of the image, [H, W], or of the model's input, [h, w].
 
     Raises
     ------
     MetricError
-        It has another size.
+        The map has another size.
     """
     geometry = problem.row.geometry
     if map.shape in (geometry.picture, geometry.shown):
@@ -99,13 +98,13 @@ def at_model_size(problem: Problem, map: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if map.shape == geometry.model:
         return map
     raise MetricError(
-        f"the map is {list(map.shape)}; give one of the picture's size {list(geometry.picture)}, "
-        f"or of the model's input {list(geometry.model)}"
+        f"the map has shape {list(map.shape)}; pass one of the image's size "
+        f"{list(geometry.picture)} or of the model's input {list(geometry.model)}"
     )
 
 
 def at_picture_size(problem: Problem, map: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return a map as it lies on the picture, [H, W]; parameters as of `at_model_size`."""
+    """Return a map at the size of the image, [H, W]; parameters as for `at_model_size`."""
     geometry = problem.row.geometry
     if map.shape == geometry.picture:
         return map
@@ -121,15 +120,15 @@ def evaluate(
     map: npt.NDArray[Any],
     metrics: Sequence[MapMetric] = FAITHFULNESS,
 ) -> dict[str, float]:
-    """Measure a map of a picture, [H, W] or [h, w], by name of the metric.
+    """Compute metrics of a map, [H, W] or [h, w], by name of the metric.
 
     Raises
     ------
     MetricError
-        The map has another size, or is not finite; a metric is not defined of this answer.
+        The map has another size or is not finite, or a metric is undefined for this target.
     """
     if not np.isfinite(map).all():
-        raise MetricError("the map has values that are not finite")
+        raise MetricError("the map contains NaN or infinite values; pass finite ones")
     seen = at_model_size(problem, map)
     general = [each for each in metrics if isinstance(each, FaithfulnessMetric)]
     of_boxes = [each for each in metrics if isinstance(each, BoxMetric)]
@@ -141,8 +140,8 @@ def evaluate(
         region = own_region(problem)
         if region is None:
             raise MetricError(
-                f"{located[0].name} needs to know the object, and the answer has no place that is "
-                "a part of what the model sees"
+                f"{located[0].name} requires the object's location, and this target has none "
+                "within the model's input"
             )
         whole = at_picture_size(problem, map)
         scores |= {each.name: each(whole, region.pixels) for each in located}
@@ -150,29 +149,29 @@ def evaluate(
 
 
 class BoxScores:
-    """Measures maps of a detection by what is left of it; the model sees each picture once.
+    """Computes box metrics of maps of a detection, running the model once per image.
 
     Parameters
     ----------
     problem
-        Of a box.
+        A problem whose target is a box.
 
     Raises
     ------
     MetricError
-        It is of something else.
+        The target is not a box.
     """
 
     def __init__(self, problem: Problem) -> None:
         like = similarity_of(problem.row.objective)
         if like is None:
             said = problem.row.objective.describe()["kind"]
-            raise MetricError(f"{BOX_METRICS[0].name} is of a detector's box, not of a {said}")
+            raise MetricError(f"{BOX_METRICS[0].name} requires a detector's box, not a {said}")
         self._problem, self._like = problem, like
         self._subjects: dict[Objective, Subject] = {}
 
     def __call__(self, map: npt.NDArray[Any], metrics: Sequence[BoxMetric]) -> dict[str, float]:
-        """Measure a map, [h, w], by name of the metric."""
+        """Compute metrics of a map, [h, w], by name of the metric."""
         place = self._like.place
         return {
             each.name: each(self._subject(each.objective(self._like)), map, place)
@@ -187,14 +186,14 @@ class BoxScores:
 
 
 def check_measurable(problem: Problem, metrics: Sequence[Metric]) -> None:
-    """Raise `OptionError` where a metric is not defined of such an answer as this."""
+    """Raise `OptionError` if a metric is undefined for the problem's kind of target."""
     row = problem.row
     kind = row.objective.describe()["kind"]
     for each in metrics:
         if isinstance(each, BoxMetric) and similarity_of(row.objective) is None:
-            raise OptionError(f"{each.name} is of a detector's box, not of a {kind}")
+            raise OptionError(f"{each.name} requires a detector's box, not a {kind}")
         if isinstance(each, LocalisationMetric) and explained_target(row).box is None:
-            raise OptionError(f"{each.name} needs to know the object, and a {kind} has no place")
+            raise OptionError(f"{each.name} requires the object's location; a {kind} has none")
 
 
 def stability_of(
@@ -205,10 +204,10 @@ def stability_of(
     seed: int = 0,
     method: Method | str | None = None,
 ) -> dict[str, float]:
-    """Measure how stable a method is on a picture, at the size of the model's input.
+    """Compute the stability of a method on an image, at the size of the model's input.
 
-    The answer that is explained is the same in each variant of the picture; `seed` and `method` are
-    those of `Explainer.explain`.
+    The target is the same for each variant of the image; `seed` and `method` are as in
+    `Explainer.explain`.
     """
 
     def explain(image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -219,9 +218,16 @@ def stability_of(
 
 @dataclass(frozen=True)
 class Threshold:
-    """The worst value of a metric that is good enough.
+    """The worst acceptable value of a metric.
 
-    `over` tells whether higher values fail; by default those on the worse side of it.
+    Attributes
+    ----------
+    metric
+        The metric.
+    value
+        The threshold; the value itself passes.
+    over
+        Whether values above the threshold fail. By default values on its worse side fail.
     """
 
     metric: Metric
@@ -229,9 +235,9 @@ class Threshold:
     over: bool = False
 
     def miss(self, scores: Mapping[str, float], of: str = "") -> str:
-        """Say how scores, by name of the metric, fall short; empty where they do not.
+        """Describe how scores, by name of the metric, miss the threshold; empty if they do not.
 
-        `of` names what they are of.
+        `of` is a prefix that names what was scored.
         """
         score = scores[self.metric.name]
         high = self.over or not self.metric.higher_is_better
@@ -242,26 +248,27 @@ class Threshold:
 
 
 class MetricSelection:
-    """What is measured of maps, and what must be reached; all of it checked before any work.
+    """Metrics to compute and thresholds to check, validated before any work.
 
     Parameters
     ----------
     metrics
-        Names; none: the usual ones, those of boxes where one is explained, localisation where
-        regions are known, stability where the map is made here.
+        Names of metrics. Default: the usual ones, plus box metrics for a box, localisation if
+        regions are known, and stability if the map is computed here.
     under, over
-        Names and values that must be reached, or not exceeded. What they name is measured too.
+        Names of metrics with the lowest (`under`) or highest (`over`) value that passes. These
+        metrics are computed too.
     located
-        Whether regions of the picture are known.
+        Whether regions of the image are known.
     boxed
-        Whether a detector's box is explained.
+        Whether the target is a detector's box.
     made
-        Whether the map is made here, so that it can be made of variants of the picture too.
+        Whether the map is computed here, and so can be computed for variants of the image too.
 
     Raises
     ------
     OptionError
-        There is no such metric, a value is not finite, or what it needs is not given.
+        A metric is unknown or its requirements are not met, or a threshold is not finite.
     """
 
     def __init__(
@@ -296,36 +303,36 @@ class MetricSelection:
 
     def _check(self, names: set[str], located: bool, boxed: bool, made: bool) -> None:
         if self.boxes and not boxed:
-            raise OptionError(f"{self.boxes[0].name} is of a detector's box, and none is explained")
+            raise OptionError(f"{self.boxes[0].name} requires a detector's box as target")
         for each in (*LOCALISATION, *REGION):
             if each.name in names and not located:
                 raise OptionError(
-                    f"{each.name} needs to know the object: give a box or a mask that is a part of "
-                    "the picture"
+                    f"{each.name} requires the object's location: pass a box or a mask that covers "
+                    "part of the image"
                 )
         if self.stability and not made:
             raise OptionError(
-                f"{self.stability[0].name} is of a method, which makes maps of other pictures too; "
-                "leave the map out"
+                f"{self.stability[0].name} is a metric of a method, which must explain variants of "
+                "the image; omit the map"
             )
         for threshold in self.thresholds:
             if not np.isfinite(threshold.value):
                 name, value = threshold.metric.name, threshold.value
-                raise OptionError(f"{name} cannot reach {value}; give a number")
+                raise OptionError(f"the threshold of {name} is {value}; pass a finite number")
 
     def misses(
         self,
         scores: Mapping[str, float],
         regions: Mapping[str, Mapping[str, float]] | None = None,
     ) -> list[str]:
-        """Say which thresholds are not reached.
+        """Describe each missed threshold.
 
         Parameters
         ----------
         scores
-            Of the map, by name of the metric.
+            Scores of the map, by name of the metric.
         regions
-            Figures of each region, by its name.
+            Scores of each region, by name of the region.
         """
         found = []
         for each in self.thresholds:
@@ -338,7 +345,7 @@ class MetricSelection:
 
 @dataclass(frozen=True)
 class RegionFigures:
-    """A region, what the model says of it, and how much of the map lies there."""
+    """The region test of a region, and the fraction of the map inside it."""
 
     name: str
     test: RegionTest
@@ -346,28 +353,28 @@ class RegionFigures:
 
     @property
     def scores(self) -> dict[str, float]:
-        """By name of the metric: medians over the imputations, and the share."""
+        """Medians over the imputations and the map's fraction, by name of the metric."""
         without, only = self.test.median("without"), self.test.median("only")
         return {WITHOUT.name: without, ONLY.name: only, SHARE.name: self.share}
 
 
 @dataclass(frozen=True)
 class MapEvaluator:
-    """Measures maps of one picture by a selection of metrics.
+    """Evaluates maps of one image by a selection of metrics.
 
     Attributes
     ----------
     problem
-        The picture and the answer.
+        The image and the target.
     selection
-        What is measured; stability is not measured here, for it is no map's.
+        The metrics. Stability is not computed here: it is a metric of a method, not of a map.
     regions
-        Parts of the picture; localisation takes them together for the object.
+        Regions of the image; localisation uses their union as the object.
 
     Raises
     ------
     MetricError
-        The model sees nothing of a region, or nothing else.
+        A region lies outside the model's input, or covers all of it.
     """
 
     problem: Problem
@@ -379,29 +386,29 @@ class MapEvaluator:
 
     @property
     def warnings(self) -> list[str]:
-        """What there is to know of the regions: how much of them the model does not see."""
+        """Warnings about regions that the preprocessing crops."""
         geometry = self.problem.row.geometry
         seen = geometry.whole.restore(np.ones(geometry.model, np.float32)) > 0
         shares = {each.name: float(seen[each.pixels].mean()) for each in self.regions}
         return [
-            f"{name}: the preprocessing crops {1 - share:.0%} of it away"
+            f"{name}: preprocessing crops away {1 - share:.0%} of it"
             for name, share in shares.items()
             if share < _SEEN
         ]
 
     def check(self, map: npt.NDArray[Any]) -> None:
-        """Raise `MetricError` where a map has another size than picture and model's input."""
+        """Raise `MetricError` if a map has neither the image's size nor the model input's."""
         at_model_size(self.problem, map)
 
     def __call__(self, map: npt.NDArray[Any], *, located: bool = True) -> dict[str, float]:
-        """Measure a map, [H, W] or [h, w], by name of the metric.
+        """Compute the selected metrics of a map, [H, W] or [h, w], by name of the metric.
 
-        `located` tells whether localisation is measured too.
+        `located` includes localisation.
 
         Raises
         ------
         MetricError
-            The map has another size, or is not finite; a metric is not defined here.
+            The map has another size or is not finite, or a metric is undefined for this target.
         """
         scores = {}
         if self.selection.faithfulness:
@@ -416,11 +423,11 @@ class MapEvaluator:
         return scores | found
 
     def compare(self, map: npt.NDArray[Any], seed: int = 0) -> list[Comparison]:
-        """Hold a map against random ones as smooth as it (`metrics.verdict.compare`)."""
+        """Compare a map with equally smooth random maps (`metrics.verdict.compare`)."""
         return compare(self._subject, at_model_size(self.problem, map), seed=seed)
 
     def region_figures(self, map: npt.NDArray[Any]) -> list[RegionFigures]:
-        """Test each region, and measure the share of a map that lies there."""
+        """Run the region test on each region, and measure the fraction of a map inside it."""
         return [
             RegionFigures(
                 region.name,
@@ -432,7 +439,7 @@ class MapEvaluator:
 
     @property
     def region_map(self) -> npt.NDArray[np.float32] | None:
-        """A map that is 1 in the regions and 0 elsewhere, [h, w]; None where there are none."""
+        """A map that is 1 in the regions and 0 elsewhere, [h, w]; None if there are no regions."""
         if not self._seen:
             return None
         return np.asarray(np.logical_or.reduce(self._seen), np.float32)
@@ -459,16 +466,18 @@ class MapEvaluator:
         seen = seen_of(region, self.problem)
         if not seen.any():
             raise MetricError(
-                f"{region.name}: the model sees nothing of it; the preprocessing crops it away, or "
-                "it is smaller than a pixel of the model's input"
+                f"{region.name} is not visible to the model: preprocessing crops it away, or it is "
+                "smaller than a pixel of the model's input; choose another region"
             )
         if seen.all():
-            raise MetricError(f"{region.name} is all that the model sees; give a part of it")
+            raise MetricError(
+                f"{region.name} covers the model's whole input; choose a smaller region"
+            )
         return seen
 
     @cached_property
     def _object(self) -> Region | None:
-        """The regions together, at the size of the picture."""
+        """The union of the regions, at the size of the image."""
         if not self.regions:
             return None
         whole = np.logical_or.reduce([each.pixels for each in self.regions])

@@ -1,4 +1,4 @@
-"""Packages that comparing needs and explaining does not: those of the extra `bench`."""
+"""Optional packages of the extra `bench`, required for comparisons only."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from ibisa_onnx.metrics.metric import import_stats
 
 
 def import_extra(module: str) -> Any:
-    """Import a module of the extra `bench`; the error is that of `imports.import_extra`."""
+    """Import a module of the extra `bench`; raises as `imports.import_extra`."""
     return imports.import_extra(module, "bench")
 
 
 def check_extra() -> None:
-    """See that all of them are there, before hours of work; the error is that of `import_extra`."""
+    """Check that all packages are installed before the run starts; raises as `import_extra`."""
     import_stats()
     import_extra("psutil")
     import_extra("matplotlib.figure")

@@ -1,4 +1,4 @@
-"""How long the rest of some work takes, by how long such work has taken so far."""
+"""Estimate of the remaining time of a run from the durations so far."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from contextlib import contextmanager
 
 
 class Forecast:
-    """The time left for pieces of work of several kinds.
+    """Remaining time for tasks of several kinds.
 
     Parameters
     ----------
     due
-        How many pieces of each kind there are to do.
+        Number of tasks of each kind.
     clock
-        Gives seconds.
+        Returns the current time in seconds.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class Forecast:
 
     @contextmanager
     def working(self, kind: str) -> Iterator[None]:
-        """Time one piece of a kind; one that fails is done as well, but tells no time."""
+        """Time one task; a task that fails counts as done but is not timed."""
         begin = self._clock()
         self._running = kind, begin
         try:
@@ -39,11 +39,11 @@ class Forecast:
             self.drop(kind)
 
     def drop(self, kind: str) -> None:
-        """Count on one piece less."""
+        """Remove one task of a kind."""
         self._due[kind] -= 1
 
     def seconds_left(self) -> float | None:
-        """Return about how many seconds are left; None until each kind has been seen at work."""
+        """Return the estimated seconds left; None until one task of each kind is done."""
         due = +self._due  # those above zero
         if any(kind not in self._took for kind in due):
             return None

@@ -1,4 +1,4 @@
-"""Maps and masks as files: those that a user gives, and those that a comparison keeps."""
+"""Maps and masks as files: a user's own, and those saved by a benchmark."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ibisa_onnx.io.images import read_image
 from ibisa_onnx.limits import Limits
 from ibisa_onnx.metrics.maps import Map, checked_map, checked_region
 
-_DIGITS = 8  # of a picture's SHA-256, in the name of its map
+_DIGITS = 8  # of an image's SHA-256, in the name of its map
 
 
 def read_map(source: Path | bytes, limits: Limits | None = None) -> Map:
@@ -27,7 +27,7 @@ def read_map(source: Path | bytes, limits: Limits | None = None) -> Map:
     Raises
     ------
     MetricError
-        It cannot be read, holds no map, or has more bytes than the limit.
+        The file cannot be read, contains no map, or is larger than the limit.
     """
     if isinstance(source, bytes):
         name, values = "the map", read_npy(source, "the map", MetricError, limits)
@@ -40,21 +40,21 @@ def read_map(source: Path | bytes, limits: Limits | None = None) -> Map:
 
 
 def read_region(path: Path, picture: tuple[int, int]) -> PictureRegion:
-    """Read a mask of a picture of (H, W): its pixels that are not black.
+    """Read a mask for an image of (H, W): all pixels that are not black.
 
     Raises
     ------
     ImageError
-        It cannot be read.
+        The file cannot be read.
     MetricError
-        It has another size, or is all black or all not.
+        The mask differs in size from the image, or all or none of its pixels are black.
     """
     pixels = read_image(path).any(2)
     if pixels.shape != picture:
         (height, width), (high, wide) = pixels.shape, picture
         raise MetricError(
-            f"{path}: the mask is {width} x {height} (width x height), the picture is {wide} x "
-            f"{high}; give one of its size"
+            f"{path}: the mask is {width}x{height} (width x height), but the image is "
+            f"{wide}x{high}; pass a mask of the image's size"
         )
     try:
         return PictureRegion(f"mask {path.name}", checked_region(pixels, picture))
@@ -64,15 +64,51 @@ def read_region(path: Path, picture: tuple[int, int]) -> PictureRegion:
 
 @dataclass(frozen=True)
 class MapFolder:
-    """A folder of maps, one for each picture, method and settings."""
+    """A folder of maps, one `.npy` file per image, method and settings.
+
+    Attributes
+    ----------
+    folder
+        The folder; created when the first map is written.
+    """
 
     folder: Path
 
     def path(self, image: Path, image_sha256: str, method: str, settings: str) -> Path:
-        """Name the file of a map; pictures of one name are told apart by their content."""
+        """Return the path of a map.
+
+        Parameters
+        ----------
+        image
+            The image; only its name is used.
+        image_sha256
+            SHA-256 of the image's content, which tells images of one name apart.
+        method
+            Name of the method.
+        settings
+            Digest of the method's and the model's settings.
+
+        Returns
+        -------
+        Path
+            `FOLDER/METHOD-SETTINGS/NAME-SHA256.npy`.
+        """
         name = f"{image.stem}-{image_sha256[:_DIGITS]}.npy"
         return self.folder / f"{method}-{settings}" / name
 
     def write(self, path: Path, map: npt.NDArray[Any]) -> None:
-        """Write a map; ResultError where that cannot be done."""
+        """Write a map.
+
+        Parameters
+        ----------
+        path
+            The file, as `path` returns it.
+        map
+            Map [H, W], any real dtype.
+
+        Raises
+        ------
+        ResultError
+            The file cannot be written.
+        """
         write_files({path: encode_npy(map)})

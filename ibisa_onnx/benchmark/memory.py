@@ -1,4 +1,4 @@
-"""How much memory something took at its highest."""
+"""Peak memory of a piece of work."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _EVERY = 0.005  # seconds
 
 
 class PeakMemory:
-    """The most memory that this process had in use while the context was open.
+    """Context that measures the process's peak memory while it is open.
 
-    That is its resident set, the model and all libraries included, looked at 200 times a second.
-    What earlier work has left and the system was not given back is in it.
+    This is the resident set size, including the model and all libraries, sampled 200 times a
+    second. Memory that earlier work has not returned to the system is included.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""A comparison as a picture: what each method reaches, and by how much the first one leads."""
+"""Plot of a comparison: each method's score, and paired differences to the first method."""
 
 from __future__ import annotations
 
@@ -16,7 +16,19 @@ _FIRST, _OTHER = "tab:red", "dimgray"
 
 
 def draw(table: Table, title: str = "") -> bytes:
-    """Draw the last metric of each method, and the first one's lead, with intervals, as a PNG file.
+    """Plot the table's last metric for each method, and paired differences to the first method.
+
+    Parameters
+    ----------
+    table
+        The comparison.
+    title
+        Title of the figure; none if empty.
+
+    Returns
+    -------
+    bytes
+        A PNG file. Error bars are 95% confidence intervals.
 
     Raises
     ------
@@ -34,7 +46,7 @@ def draw(table: Table, title: str = "") -> bytes:
     scores.set_ylim(len(table.lines) - 0.5, -0.5)  # the first one on top
     _rows(leads, [line.lead for line in table.lines])
     leads.axvline(0, color="black", linewidth=1)
-    leads.set_xlabel(f"{first}'s lead, picture by picture")
+    leads.set_xlabel(f"paired difference ({first} better: > 0)")
     figure.suptitle(title)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
@@ -42,7 +54,7 @@ def draw(table: Table, title: str = "") -> bytes:
 
 
 def _rows(axes: Any, intervals: Sequence[Interval | None]) -> None:
-    """Draw intervals below each other."""
+    """Draw one interval per row."""
     for row, each in enumerate(intervals):
         if each is not None:
             colour = _OTHER if row else _FIRST

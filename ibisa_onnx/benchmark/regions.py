@@ -1,4 +1,4 @@
-"""Parts of a picture: boxes that a user gives, and the one that an answer itself is about."""
+"""Regions of an image: a user's boxes, and the target's own box or region."""
 
 from __future__ import annotations
 
@@ -14,43 +14,43 @@ from ibisa_onnx.pipeline import explained_target
 from ibisa_onnx.targets.contrast import ContrastObjective
 from ibisa_onnx.targets.regions import RegionObjective
 
-_HALF = 0.5  # of a pixel, where it belongs to a region
+_HALF = 0.5  # fraction of a pixel from which it belongs to a region
 
 Box = tuple[float, float, float, float]
-"""Left, top, right and bottom in pixels of the picture, the last two not included."""
+"""Left, top, right and bottom in pixels of the image, right and bottom excluded."""
 
 
 @dataclass(frozen=True, eq=False)
 class PictureRegion:
-    """A part of a picture, bool [H, W], and what to call it."""
+    """A region of an image, bool [H, W], and its name in messages."""
 
     name: str
     pixels: Region
 
 
 def box_of_picture(box: Box, picture: tuple[int, int]) -> PictureRegion:
-    """Return the pixels of a box of a picture of (H, W).
+    """Return a box of an image of (H, W) as a region.
 
     Raises
     ------
     MetricError
-        It is turned around, reaches beyond the picture, or is all of it.
+        The box is inverted, extends beyond the image, or covers all of it.
     """
     left, top, right, bottom = box
     height, width = picture
     if min(left, top) < 0 or right > width or bottom > height:
         raise MetricError(
-            f"the box {box} reaches beyond the picture, which is {width} x {height} (width x "
-            "height); give pixels of the picture"
+            f"the box {box} extends beyond the image, which is {width}x{height} (width x height); "
+            "pass coordinates within it"
         )
     name = f"box {','.join(f'{side:g}' for side in box)}"
     return PictureRegion(name, checked_region(box_region(box, picture), picture))
 
 
 def own_region(problem: Problem) -> PictureRegion | None:
-    """Return the part of the picture that an answer is about: a segmenter's region, or its box.
+    """Return the target's own region: a segmenter's region, or a detector's box.
 
-    None where it has none, where the model sees none of it, and where it sees nothing else.
+    None if it has none, or if the region lies outside the model's input or covers all of it.
     """
     row = problem.row
     objective = row.objective
@@ -70,7 +70,7 @@ def own_region(problem: Problem) -> PictureRegion | None:
 
 
 def _pixels_of(objective: RegionObjective, problem: Problem) -> Region:
-    """Return the pixels of the picture that a region's places cover, [H, W]."""
+    """Return the pixels of the image that a region's cells cover, [H, W]."""
     geometry, mask = problem.row.geometry, objective.region.mask
     rows, columns = (
         ((np.arange(size) + 0.5) * cells / size).astype(np.intp)
@@ -80,5 +80,5 @@ def _pixels_of(objective: RegionObjective, problem: Problem) -> Region:
 
 
 def seen_of(region: PictureRegion, problem: Problem) -> Region:
-    """Return what the model sees of a region, [h, w]."""
+    """Return a region at the size of the model's input, [h, w]."""
     return problem.row.geometry.project(region.pixels.astype(np.float32)) > _HALF

@@ -1,4 +1,4 @@
-"""What is known of one picture, explained by one method."""
+"""Scores and cost of one method on one image."""
 
 from __future__ import annotations
 
@@ -6,28 +6,36 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 SECONDS_DIGITS = 4
-"""After the point, in a row as on disk, so that a table read back is the same."""
+"""Decimals of seconds, in memory as on disk, so that a table read back is identical."""
 
 Key = tuple[str, str, str]
-"""SHA-256 of the picture; the method; a digest of its settings and the model's."""
+"""SHA-256 of the image, name of the method, and digest of its settings and the model's."""
 
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """One picture, explained by one method.
+    """Scores and cost of one method on one image.
 
     Attributes
     ----------
+    image
+        Name of the image file.
+    image_sha256
+        SHA-256 of its content.
+    method
+        Name of the method.
     settings
-        A digest of all that the scores depend on beside picture and method.
+        Digest of everything else that the scores depend on.
     target
-        What was explained: a class, a box ...
+        Caption of the target, such as a class or a box.
     forward, backward
-        Image passes, all that the explanation took.
-    seconds, peak_bytes
-        How long, and the process's memory at its highest.
+        Passes of single images that the explanation took.
+    seconds
+        Duration of the explanation.
+    peak_bytes
+        Peak memory of the process during the explanation.
     scores
-        By name of the metric.
+        Scores by name of the metric.
     """
 
     image: str
@@ -43,5 +51,5 @@ class ScoreRow:
 
     @property
     def key(self) -> Key:
-        """What tells it from other rows."""
+        """The row's identity within a store."""
         return self.image_sha256, self.method, self.settings

@@ -1,4 +1,4 @@
-"""Methods compared: each explains each picture, and every map is measured alike."""
+"""Runs a benchmark: each method explains each image, and all maps are scored alike."""
 
 from __future__ import annotations
 
@@ -34,16 +34,24 @@ from ibisa_onnx.methods.problem import Problem
 from ibisa_onnx.metrics import StabilityMetric
 
 Progress = Callable[[int, int, float | None], None]
-"""Told how many maps are done, how many there will be, and about how many seconds are left."""
+"""Called with the number of maps done, the total, and the estimated seconds left, if known."""
 
 _OF_A_PICTURE = (ImageError, OutputError, GradientError, MetricError, TargetError)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A method under the name that the table has for it.
+    """A method to benchmark.
 
-    `files` are read by the method, so its maps depend on what is in them.
+    Attributes
+    ----------
+    name
+        Name of the method in the table.
+    method
+        The method.
+    files
+        Files that the method reads, such as a surrogate; their content is part of the settings
+        digest.
     """
 
     name: str
@@ -52,49 +60,68 @@ class Entry:
 
 
 class Listener(Protocol):
-    """Is told what befalls single pictures."""
+    """Receives events about single images of a benchmark."""
 
     def failed(self, image: Path, error: Exception) -> None:
-        """Hear of a picture that cannot be read or explained, or has no such target: left out."""
+        """Handle an image that is skipped: unreadable, not explainable, or without the target.
+
+        Parameters
+        ----------
+        image
+            Path of the image.
+        error
+            Why it is skipped.
+        """
 
     def warned(self, image: Path, text: str) -> None:
-        """Hear what there is to know about a picture, or about a map of it."""
+        """Handle a warning about an image or its map.
+
+        Parameters
+        ----------
+        image
+            Path of the image.
+        text
+            The warning, in one line.
+        """
 
 
 class SilentListener:
-    """A listener that does nothing."""
+    """A listener that ignores all events."""
 
     def failed(self, image: Path, error: Exception) -> None:
-        """Go on."""
+        """Ignore a skipped image."""
 
     def warned(self, image: Path, text: str) -> None:
-        """Go on."""
+        """Ignore a warning."""
 
 
 @dataclass
 class Benchmark:
-    """Methods, pictures and metrics; what is in the store already is not measured again.
+    """A comparison of methods on the same images, resumed from a store.
 
     Attributes
     ----------
     explainer
-        Of the model.
+        Explainer of the model.
     entries
         The methods, in the order of the table.
     images
-        Pictures; of those with the same content the first.
+        Paths of the images; duplicates by content are used once.
     metrics
-        What is measured.
+        Metrics of maps and of methods.
+    store
+        Where scores are saved; scores it already contains are not computed again.
     seed
-        Of all methods.
+        Seed of all methods.
     target
-        What is explained of each picture, one answer; None: what the model says first.
+        The target on each image, which must be a single one; None: the model's top prediction.
     maps
-        Where each map is kept; where one is missing it is made again, and not measured again.
+        Where maps are saved; a missing map is computed again, but not scored again. None: maps are
+        not saved.
     listener
-        Is told of single pictures.
+        Receives skipped images and warnings.
     clock
-        Gives seconds.
+        Returns the current time in seconds.
     """
 
     explainer: Explainer
@@ -109,14 +136,27 @@ class Benchmark:
     clock: Callable[[], float] = time.perf_counter
 
     def run(self, progress: Progress = lambda *_: None) -> Iterator[ScoreRow]:
-        """Measure what is missing, picture by picture; yields each row, old and new.
+        """Compute missing scores image by image, and yield every row, stored or new.
 
-        All methods are opened before the first map is made.
+        All methods are prepared before the first map is computed, so that an unsupported method
+        fails early. Images that cannot be read or explained are reported to the listener and
+        skipped.
+
+        Parameters
+        ----------
+        progress
+            Called with the number of maps done, the total, and the estimated seconds left (None:
+            unknown).
+
+        Yields
+        ------
+        ScoreRow
+            Scores and cost of one method on one image.
 
         Raises
         ------
         IbisaError
-            A method cannot explain this model; a result cannot be written.
+            A method does not support this model, or a result cannot be written.
         """
         pictures = self._pictures()
         digests = {entry.name: self._digest(entry) for entry in self.entries}
@@ -125,12 +165,12 @@ class Benchmark:
             yield from work.rows(image, sha256)
 
     def _digest(self, entry: Entry) -> str:
-        """Return a digest of all but the picture that the scores of a method depend on."""
+        """Return a digest of everything but the image that the scores of a method depend on."""
         made = self.target, self.seed, entry.files
         return request_digest(self.explainer, entry.method, *made)[:12]
 
     def _pictures(self) -> dict[Path, str]:
-        """Return the SHA-256 of each picture that can be read."""
+        """Return the SHA-256 of each readable image."""
         found: dict[str, Path] = {}
         for image in dict.fromkeys(self.images):
             try:
@@ -139,13 +179,13 @@ class Benchmark:
                 self.listener.failed(image, error)
                 continue
             if sha256 in found:
-                self.listener.warned(image, f"has the content of {found[sha256]}, and counts once")
+                self.listener.warned(image, f"same content as {found[sha256]}; used once")
             found.setdefault(sha256, image)
         return {image: sha256 for sha256, image in found.items()}
 
 
 class _Run:
-    """The work of one run: what is due, and how long it takes."""
+    """The state of one run: what remains, and how long it will take."""
 
     def __init__(
         self,
@@ -161,7 +201,7 @@ class _Run:
         self._opened = False
 
     def rows(self, image: Path, sha256: str) -> Iterator[ScoreRow]:
-        """Yield the rows of one picture; where it fails, tell of it and go on without it."""
+        """Yield the rows of one image; if it fails, report it and skip the rest of it."""
         missing, ended = self._missing(image, sha256), self._done + len(self._benchmark.entries)
         self._report()
         try:
@@ -185,12 +225,12 @@ class _Run:
             self._fail(image, error, missing, ended)
 
     def _problem(self, image: Path) -> Problem:
-        """Ask about a picture; TargetError where it has no such target."""
+        """Pose the problem of an image; TargetError if it has no such target."""
         benchmark = self._benchmark
         return calibrated(benchmark.explainer.problem(image, benchmark.target))
 
     def _fail(self, image: Path, error: Exception, missing: list[Entry], ended: int) -> None:
-        """Leave a picture out, and what is missing of it."""
+        """Skip an image and its missing rows."""
         self._benchmark.listener.failed(image, error)
         for entry in missing:
             self._forecast.drop(entry.name)
@@ -201,7 +241,7 @@ class _Run:
         return sha256, entry.name, self._digests[entry.name]
 
     def _missing(self, image: Path, sha256: str) -> list[Entry]:
-        """Return the methods of which scores, or maps that are to be kept, are not there."""
+        """Return the methods whose scores, or maps to be saved, are missing."""
         return [
             entry
             for entry in self._benchmark.entries
@@ -215,7 +255,7 @@ class _Run:
         return None if maps is None else maps.path(image, sha256, entry.name, digest)
 
     def _open(self, problem: Problem) -> None:
-        """Open all methods, once: what cannot be done is said before the long work."""
+        """Prepare all methods once, so that unsupported ones fail before the long work."""
         if not self._opened:
             check_measurable(problem, self._benchmark.metrics)
             for entry in self._benchmark.entries:
@@ -223,12 +263,12 @@ class _Run:
         self._opened = True
 
     def _unmeasured(self, key: Key) -> list[MapMetric | StabilityMetric]:
-        """Return the metrics of which a row has no score."""
+        """Return the metrics without a score in the store."""
         row, metrics = self._benchmark.store.rows.get(key), self._benchmark.metrics
         return [each for each in metrics if row is None or each.name not in row.scores]
 
     def _new_row(self, image: Path, sha256: str, entry: Entry, problem: Problem) -> ScoreRow:
-        """Explain, keep the map, and measure it, as far as that has not been done."""
+        """Compute, save and score the map, as far as that has not been done."""
         key, store = self._key(sha256, entry), self._benchmark.store
         path, wanted = self._map_path(image, sha256, entry), self._unmeasured(key)
         of_maps = [each for each in wanted if not isinstance(each, StabilityMetric)]
@@ -250,7 +290,7 @@ class _Run:
     def _explain(
         self, image: Path, entry: Entry, problem: Problem, path: Path | None
     ) -> tuple[Explanation, int]:
-        """Make a map, and keep it; return it with the memory that took."""
+        """Compute and save a map; return the explanation and its peak memory."""
         benchmark = self._benchmark
         with PeakMemory() as memory:
             explanation = benchmark.explainer.explain(

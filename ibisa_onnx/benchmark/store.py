@@ -1,4 +1,4 @@
-"""What was measured, on disk: a line for each picture and method, so that nothing is done twice."""
+"""Scores on disk, one CSV line per image and method, so that a benchmark can resume."""
 
 from __future__ import annotations
 
@@ -19,20 +19,29 @@ _BEFORE = (*_HEAD, *_COST)
 
 
 class Store:
-    """A CSV file of scores; a line is written as soon as it is measured.
+    """A CSV file of scores, to which each row is written as soon as it is computed.
 
     Parameters
     ----------
     path
-        The file; made with its folder when the first line is written.
+        The file; created with its folder when the first row is written.
     metrics
-        Names of the metrics, a column each, beside those that the file has already; a cell is empty
-        where a metric was not measured.
+        Names of metrics, one column each, in addition to those already in the file. Cells of
+        metrics that were not computed are empty.
+
+    Attributes
+    ----------
+    path
+        The file.
+    rows
+        All rows by key, i.e. SHA-256 of the image, name of the method and digest of the settings.
+    metrics
+        Names of all metrics, in the order of columns.
 
     Raises
     ------
     ResultError
-        The file cannot be read, or is none of scores.
+        The file cannot be read, or is not a table of scores.
     """
 
     def __init__(self, path: Path, metrics: Sequence[str]) -> None:
@@ -42,7 +51,12 @@ class Store:
         self.metrics = tuple(dict.fromkeys((*(self._written or ()), *metrics)))
 
     def add(self, row: ScoreRow) -> None:
-        """Keep a row, or what it adds to one that is known, at once.
+        """Add a row, or merge its scores into the stored row of the same key, and write it.
+
+        Parameters
+        ----------
+        row
+            Scores and cost of one method on one image.
 
         Raises
         ------
@@ -81,7 +95,7 @@ class Store:
         return [*head, *cost, *("" if each is None else repr(float(each)) for each in scores)]
 
     def _read(self) -> list[ScoreRow]:
-        """Return what is there; a last line that was cut off is taken out of the file."""
+        """Return the rows of the file; an incomplete last line is removed from it."""
         if not self.path.exists():
             return []
         try:
@@ -90,13 +104,13 @@ class Store:
             lines = list(csv.reader(io.StringIO(whole.decode(), newline="")))
         except (UnicodeDecodeError, csv.Error) as error:
             raise ResultError(
-                f"{self.path}: cannot read: this is no table of scores; give another -o"
+                f"{self.path}: cannot read: not a table of scores; choose another -o"
             ) from error
         head = ",".join(_BEFORE).encode()
         if not head.startswith(data[: len(head)]) or not all(lines[:1]):
             raise ResultError(
-                f"{self.path} holds other columns than {', '.join(_BEFORE)}: it is no table of "
-                "scores; give another -o"
+                f"{self.path} is not a table of scores: its first columns are not "
+                f"{', '.join(_BEFORE)}; choose another -o"
             )
         self._written = tuple(lines[0][len(_BEFORE) :]) if lines else None
         rows = [self._row(line) for line in lines[1:] if line]
@@ -122,6 +136,6 @@ class Store:
             )
         except ValueError as error:
             raise ResultError(
-                f"{self.path}: the line of {line[0] if line else 'nothing'} is damaged ({error}); "
-                "remove it"
+                f"{self.path}: the line of {line[0] if line else 'nothing'} is corrupt ({error}); "
+                "delete it"
             ) from error

@@ -1,4 +1,4 @@
-"""Rows of many pictures, put into a table: means, paired differences, and what it cost."""
+"""Aggregation of rows over images: means, paired differences and cost."""
 
 from __future__ import annotations
 
@@ -19,17 +19,23 @@ _MEBI = 2**20
 
 @dataclass(frozen=True)
 class Line:
-    """One method.
+    """Results of one method.
 
     Attributes
     ----------
+    method
+        Name of the method.
     scores
-        By name of the metric.
+        Means with 95% confidence intervals, by name of the metric.
     lead
-        Of the first method over this one in the last metric, picture by picture; None for itself.
-        Above zero is in the first one's favour, whichever direction is better.
-    forward, backward, seconds, mebibytes
-        Means over the pictures; of the memory, the largest.
+        Paired difference between the first method and this one in the last metric; None for the
+        first method. Positive if the first method is better, whichever direction is better.
+    forward, backward
+        Mean passes per image.
+    seconds
+        Mean duration per image.
+    mebibytes
+        Largest peak memory over all images, in MiB.
     """
 
     method: str
@@ -42,21 +48,34 @@ class Line:
 
 
 class Table:
-    """All methods on the pictures that each of them has explained.
+    """Results of all methods on the images that every method has explained.
 
     Parameters
     ----------
     rows
-        In any order.
+        Rows of a benchmark, in any order.
     methods
-        In the order of the table; the first is held against the others.
+        Names of the methods, in the order of the table; the first is compared with the others.
     metrics
-        Columns; the differences are those of the last one.
+        The columns; paired differences are computed for the last one.
+
+    Attributes
+    ----------
+    metrics
+        The columns.
+    pictures
+        Number of images that every method has explained.
+    rows
+        Rows of these images by name of the method, in the same order of images.
+    lines
+        Results by method.
 
     Raises
     ------
     MetricError
-        There is no picture that all have explained.
+        No image was explained by all methods.
+    MissingDependencyError
+        SciPy is not installed.
     """
 
     def __init__(
@@ -67,7 +86,7 @@ class Table:
         }
         common = set.intersection(*(set(found) for found in by_method.values()))
         if not common:
-            raise MetricError("no picture was explained by all methods")
+            raise MetricError("no image was explained by all methods")
         self.metrics, self.pictures = tuple(metrics), len(common)
         order = sorted(common)
         self.rows = {name: [found[key] for key in order] for name, found in by_method.items()}
@@ -93,14 +112,15 @@ class Table:
         return Scores(metric, np.array([row.scores[metric.name] for row in self.rows[method]]))
 
     def markdown(self) -> str:
-        """Return it in Markdown, in columns that are aligned as plain text too."""
-        first, last = self.lines[0].method, self.metrics[-1]
+        """Format the table as Markdown, with columns aligned in plain text too."""
+        first = self.lines[0].method
         heads = [f"{each.name} {each.arrow}" for each in self.metrics]
-        heads = ["method", *heads, f"{first}'s lead in {last.name}", "passes", "seconds", "MiB"]
+        paired = f"paired difference (> 0: {first} better)"
+        heads = ["method", *heads, paired, "passes", "seconds", "MiB"]
         return _aligned([heads, *(_cells(line) for line in self.lines)])
 
     def csv(self) -> str:
-        """Return it as CSV, a mean and half an interval's width in columns of their own."""
+        """Format the table as CSV, with the mean and half the interval's width in two columns."""
         text = io.StringIO()
         out = csv.writer(text, lineterminator="\n")
         names = [each.name for each in self.metrics]
@@ -116,7 +136,7 @@ class Table:
 
 
 def _cells(line: Line) -> list[str]:
-    """Return what the table for people has of a method."""
+    """Return a method's cells in the Markdown table."""
     scores = [_interval_text(each, ".3f") for each in line.scores.values()]
     lead = "" if line.lead is None else _interval_text(line.lead, "+.3f")
     passes = f"{line.forward:.0f} + {line.backward:.0f}"
@@ -124,19 +144,19 @@ def _cells(line: Line) -> list[str]:
 
 
 def _interval_text(interval: Interval, spec: str) -> str:
-    """Return an interval; its mean alone where nothing is known of the spread."""
+    """Format an interval; its mean alone if the spread is unknown."""
     return format(interval.mean, spec) if math.isnan(interval.half) else format(interval, spec)
 
 
 def _numbers(interval: Interval | None) -> tuple[float | None, float | None]:
-    """Return mean and half width; None, in CSV an empty cell, for what is not known."""
+    """Return mean and half width; None, an empty cell in CSV, if unknown."""
     if interval is None:
         return None, None
     return interval.mean, None if math.isnan(interval.half) else interval.half
 
 
 def _aligned(cells: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table; the first row is the head, numbers stand to the right."""
+    """Return a Markdown table; the first row is the header, numbers are right-aligned."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     rows = [

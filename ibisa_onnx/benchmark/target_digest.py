@@ -1,6 +1,6 @@
-"""What maps depend on beside the picture, as plain data and as a digest that tells it from others.
+"""Digest of everything but the image that a map depends on.
 
-Shared by what resumes: a comparison's store, and a run over many pictures.
+Used to resume a benchmark and a run over many images.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ def request_digest(
     files: Sequence[Path] = (),
     more: Mapping[str, Any] | None = None,
 ) -> str:
-    """Return the SHA-256 of all but the picture that a map depends on: what was resolved.
+    """Return the SHA-256 of everything but the image that a map depends on, as resolved.
 
     Parameters
     ----------
     explainer
-        Its settings count: the model's content, preprocessing, labels, gradient, options ...
+        Contributes its settings: the model's content, preprocessing, labels, gradient, options etc.
     method
-        Its settings count.
+        Contributes its name and settings.
     target, seed
-        As `Explainer.explain_all` takes them.
+        As in `Explainer.explain_all`.
     files
-        What the method reads.
+        Files that the method reads; their content counts.
     more
-        What else counts, as plain data by name.
+        Additional facts as plain data, by name.
     """
     import ibisa_onnx
 
@@ -64,9 +64,9 @@ def request_digest(
 
 
 def digestible(target: Any) -> Any:
-    """Return a target as JSON data: files that it names, and arrays, by what is in them.
+    """Return a target as JSON data, with files and arrays represented by their content.
 
-    What is of no known type is told by its `repr`.
+    Values of unknown types are represented by their `repr`.
     """
     if target is None or isinstance(target, bool | int | float):
         return target
@@ -91,11 +91,11 @@ def digestible(target: Any) -> Any:
 
 
 def _path(text: str | os.PathLike[str]) -> Any:
-    """Return a word; of the name of a file also what is in it."""
+    """Return a word; if it is the path of a file, with the file's digest."""
     word = os.fspath(text)
     try:
         return [word, _sha256_of(word)] if is_regular(word) else word
-    except TargetError:  # it may not be read, and is no file to whoever explains
+    except TargetError:  # unreadable, so it is not used as a file either
         return word
 
 

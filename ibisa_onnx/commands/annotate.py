@@ -1,4 +1,4 @@
-"""`ibisa-onnx annotate`: preprocessing and labels written into the model's file."""
+"""`ibisa-onnx annotate`: embed preprocessing and labels in a model file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from ibisa_onnx.commands.console import Console, Line, console_options, rows, wr
 from ibisa_onnx.commands.deadlines import deadline_of_all
 from ibisa_onnx.commands.model_options import ModelChoice, described_model_options
 from ibisa_onnx.commands.model_output import model_destination, write_model
-from ibisa_onnx.commands.outputs import check_out
 from ibisa_onnx.commands.resolved_fields import (
     field_rows,
     fields_data,
@@ -34,15 +33,14 @@ if TYPE_CHECKING:
 
 _LONGEST = 60
 _NOT_KNOWN = (
-    "how pixels become this model's input is not known, and a guess is not written into a file; "
-    "say --preprocess imagenet, caffe, tf, unit or raw, or give --mean, --std, --scale and "
-    "--channel-order"
+    "no preprocessing information found, and assumed values are not written into a file; pass "
+    "--preprocess imagenet|caffe|tf|unit|raw, or --mean, --std, --scale, --channel-order"
 )
 
 
 @dataclass(frozen=True)
 class _Facts:
-    """What is to be written, and what it was read from."""
+    """The settings to write, with their sources."""
 
     signature: Signature
     resolved: ResolvedPreprocessing
@@ -51,30 +49,30 @@ class _Facts:
 
     @property
     def names(self) -> tuple[str, ...] | None:
-        """The labels alone."""
+        """The class labels."""
         return self.labels.labels if self.labels else None
 
 
-@click.command("annotate", short_help="Write preprocessing and labels into a model's file.")
+@click.command("annotate", short_help="Embed preprocessing and labels in a model file.")
 @click.argument("model")
 @click.option(
     "-o",
     "--out",
     metavar="FILE",
-    help="The file to write, MODEL itself too, or - for stdout. "
-    "Default: MODEL.annotated.onnx beside MODEL (with --remove: MODEL.plain.onnx).",
+    help="Output file, which may be MODEL itself, or - for stdout. Default: MODEL.annotated.onnx "
+    "beside MODEL, with --remove MODEL.plain.onnx.",
 )
-@click.option("--remove", is_flag=True, help="Take out what an earlier annotate wrote.")
+@click.option("--remove", is_flag=True, help="Remove the metadata that annotate has written.")
 @described_model_options
 @deadline_of_all
 @console_options
 def command(console: Console, out: str | None, remove: bool, choice: ModelChoice) -> None:
-    """Write into MODEL's metadata how pictures become its input, and what its classes are called.
+    """Embed preprocessing and class labels in MODEL's metadata.
 
-    What is said here counts first, then what the file or files beside it say already. The new file
-    then needs no flag on these, and others can read it: see docs/reference/preprocessing.md.
+    Options take precedence over metadata in the file, and that over files beside it. The annotated
+    file requires no preprocessing or label flags, and other software can read the metadata: see
+    docs/reference/preprocessing.md.
     """
-    check_out(out)
     if remove:
         _remove(console, out, choice)
         return
@@ -83,28 +81,28 @@ def command(console: Console, out: str | None, remove: bool, choice: ModelChoice
     model = choice.open()
     facts, file = _settle(choice, model), model.file
     console.warn(facts.warnings)
-    del model  # its weights are not needed twice
+    del model  # frees its weights
     from ibisa_onnx.preprocessing.annotate import annotate
 
     proto = _parse(file)
     annotate(proto, facts.resolved.spec, facts.names)
     metadata = _write(path, proto, file)
-    _check_says(facts, metadata, None if path is None else path.parent)
+    _check_reads_back(facts, metadata, None if path is None else path.parent)
     console = console.on_stderr() if path is None else console
     _tell(console, choice, path, facts, metadata)
 
 
 def _settle(choice: ModelChoice, model: DeployedModel) -> _Facts:
-    """Settle what is to be written, and see that it fits the model.
+    """Return the settings to write, checked against the model.
 
     Raises
     ------
     OutputError
-        The model has no such output.
+        The model has no output of this name.
     PreprocessingError
-        How pixels become the model's input could only be guessed.
+        There is no information on how pixels are normalised.
     TargetError
-        The labels are not as many as the classes.
+        The numbers of labels and classes differ.
     """
     resolved, reader = choice.read(model)
     reader.check()
@@ -118,39 +116,39 @@ def _settle(choice: ModelChoice, model: DeployedModel) -> _Facts:
 
 
 def _guesses(resolved: ResolvedPreprocessing) -> list[str]:
-    """Warn of what nobody said, which the file will hold as guesses."""
+    """Return a warning about assumed settings, which are written too."""
     fields = [field.field for field in resolved.resolved_fields if field.is_guess]
     if not fields:
         return []
     named = ", ".join(f"{field} = {getattr(resolved.spec, field)}" for field in fields)
     flags = ", ".join(f"--{field.replace('_', '-')}" for field in fields)
-    return [f"not said, and written as guesses: {named}; if the model was made for others: {flags}"]
+    return [f"not specified, written as assumed: {named}; if wrong, pass {flags}"]
 
 
 def _unchecked(
     choice: ModelChoice, model: DeployedModel, resolved: ResolvedPreprocessing
 ) -> list[str]:
-    """Count the classes by a run where no shape tells; warn where there are none to count."""
+    """Run the model to count its classes if no shape gives them; warn if that fails."""
     import numpy as np
 
     black = np.zeros((*resolved.spec.size, 3), np.uint8)
     try:
         choice.explainer(model).predict(black)
     except OutputError as error:
-        return [f"the number of labels could not be checked: {error}"]
+        return [f"cannot check the number of labels: {error}"]
     return []
 
 
 def _parse(file: ModelFile) -> onnx.ModelProto:
-    """Return the model's graph, its weights in other files left there."""
+    """Return the model's graph, without loading external weights."""
     proto = file.parse()
     if proto is None:
-        raise ModelError(f"nothing can be written into {file.label}: {file.why_no_graph}")
+        raise ModelError(f"cannot write metadata to {file.label}: {file.why_no_graph}")
     return proto
 
 
 def _write(path: Path | None, proto: onnx.ModelProto, file: ModelFile) -> dict[str, str]:
-    """Write the model once ONNX Runtime has opened it; return its metadata."""
+    """Check that ONNX Runtime opens the model, write it, and return its metadata."""
     from ibisa_onnx.models.session_options import check_opens
 
     data = check_opens(proto, file)
@@ -161,8 +159,8 @@ def _write(path: Path | None, proto: onnx.ModelProto, file: ModelFile) -> dict[s
     return {each.key: each.value for each in proto.metadata_props}
 
 
-def _check_says(facts: _Facts, metadata: Mapping[str, str], folder: Path | None) -> None:
-    """Check that a reader of the new file finds what was to be written."""
+def _check_reads_back(facts: _Facts, metadata: Mapping[str, str], folder: Path | None) -> None:
+    """Check that the new file reads back as intended."""
     from ibisa_onnx.preprocessing.resolve import resolve_preprocessing
     from ibisa_onnx.targets.labels import choose_labels, known_labels
 
@@ -171,20 +169,20 @@ def _check_says(facts: _Facts, metadata: Mapping[str, str], folder: Path | None)
     misread = facts.labels is not None and (first is None or first.labels != facts.names)
     if spec != facts.resolved.spec or misread:
         raise ResultError(
-            "the new file is read otherwise than was written: "
-            f"{spec} for {facts.resolved.spec}; this is a bug, please report it"
+            "the annotated file reads back differently: "
+            f"{spec} instead of {facts.resolved.spec}; this is a bug, please report it"
         )
 
 
 def _remove(console: Console, out: str | None, choice: ModelChoice) -> None:
-    """Take out what an earlier `annotate` wrote."""
+    """Remove the metadata that `annotate` has written."""
     from ibisa_onnx.models.onnx_file import ModelFile
     from ibisa_onnx.models.signature import METADATA_KEY
     from ibisa_onnx.preprocessing.annotate import annotate, written_keys
 
-    if choice.preprocess or choice.flags or choice.labels or _still_to_be_said(choice):
+    if choice.preprocess or choice.flags or choice.labels or _flags_still_required(choice):
         raise click.UsageError(
-            "--remove takes out, the other options put in; give one or the other"
+            "--remove cannot be combined with options on preprocessing, labels, inputs or outputs"
         )
     path = model_destination(choice.model, out, ".plain.onnx", in_place=True)
     file = ModelFile.of(choice.source())
@@ -193,9 +191,7 @@ def _remove(console: Console, out: str | None, choice: ModelChoice) -> None:
     metadata = {each.key: each.value for each in proto.metadata_props}
     keys = [METADATA_KEY, *written_keys(metadata)]
     if METADATA_KEY not in metadata:
-        raise ModelError(
-            f"{file.label} has no metadata key {METADATA_KEY}: there is nothing to remove"
-        )
+        raise ModelError(f"nothing to remove: {file.label} has no metadata key {METADATA_KEY}")
     annotate(proto, None, None)
     left = _write(path, proto, file)
     console = console.on_stderr() if path is None else console
@@ -211,12 +207,12 @@ def _tell(
     facts: _Facts,
     metadata: Mapping[str, str],
 ) -> None:
-    """Say what was written, where, from which sources, and what no file can say."""
+    """Report the metadata written, its sources, and flags that are still required."""
     from ibisa_onnx.models.signature import METADATA_KEY
     from ibisa_onnx.preprocessing.annotate import written_keys
 
     written = {key: metadata[key] for key in (METADATA_KEY, *written_keys(metadata))}
-    resolved_fields, flags = facts.resolved.resolved_fields, _still_to_be_said(choice)
+    resolved_fields, flags = facts.resolved.resolved_fields, _flags_still_required(choice)
     data: dict[str, Any] = {
         "model": choice.model,
         "file": path and str(path),
@@ -231,15 +227,15 @@ def _tell(
         "preprocessing": field_rows(resolved_fields),
         "labels": label_rows(facts.labels),
         "checked": [
-            "  it opens, and says all of this itself"
-            + (f"; still give {' '.join(flags)}" if flags else "")
+            "  ONNX Runtime opens the file, and the metadata reads back as written"
+            + (f"; still pass {' '.join(flags)}" if flags else "")
         ],
     }
     console.result(sections_text(_title(path), sections), data, bare=[str(path)] if path else [])
 
 
-def _still_to_be_said(choice: ModelChoice) -> list[str]:
-    """Return the flags that were given and that no metadata stand for: `run` needs them again."""
+def _flags_still_required(choice: ModelChoice) -> list[str]:
+    """Return the flags that metadata cannot replace, and that `run` still requires."""
     pairs = (("--input", choice.input), ("--output", choice.output))
     extra = [f"--extra-input {name}=…" for name, _ in choice.extra_inputs]
     return [*(f"{flag} {name}" for flag, name in pairs if name is not None), *extra]
@@ -250,7 +246,7 @@ def _title(path: Path | None) -> str:
 
 
 def _written_rows(written: Mapping[str, str], labels: Sequence[str] | None) -> list[Line]:
-    """Show each key that was written and the beginning of its value."""
+    """Return a row for each metadata key, with the beginning of its value."""
     from ibisa_onnx.models.signature import METADATA_KEY
 
     whole = "preprocessing" + (f" and {len(labels)} labels" if labels else "")

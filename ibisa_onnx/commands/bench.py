@@ -1,4 +1,4 @@
-"""`ibisa-onnx bench`: IBISA and other methods on a user's own model and pictures, in one table."""
+"""`ibisa-onnx bench`: compare IBISA with other methods on a user's own model and images."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from ibisa_onnx.commands.console import (
     Console,
     Line,
     console_options,
+    counted,
     duration,
     report_error,
 )
@@ -27,9 +28,11 @@ from ibisa_onnx.commands.explaining import (
     method_options,
 )
 from ibisa_onnx.commands.model_options import ModelChoice, model_options
-from ibisa_onnx.commands.outputs import STDIO, check_folder, check_out, expand
+from ibisa_onnx.commands.outputs import STDIO, check_folder, expand
 from ibisa_onnx.commands.target_options import AskedTargets, target_options
-from ibisa_onnx.ending import LastWords
+from ibisa_onnx.commands.usage import usage_errors
+from ibisa_onnx.ending import ExitMessage
+from ibisa_onnx.errors import MetricError, OptionError
 
 if TYPE_CHECKING:
     from ibisa_onnx import Explainer
@@ -42,7 +45,7 @@ _OURS = "ibisa"
 _METRICS = ("insertion", "deletion", "insertion - deletion")
 
 
-@click.command("bench", short_help="Compare IBISA with other methods on your pictures.")
+@click.command("bench", short_help="Compare IBISA with other methods on your images.")
 @click.argument("model")
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
 @target_options
@@ -51,10 +54,14 @@ _METRICS = ("insertion", "deletion", "insertion - deletion")
     default="rise,gradcam,iba,occlusion",
     show_default=True,
     metavar="METHODS",
-    help="With commas, of: rise, centred-rise, drise, gradcam, iba, occlusion, random.",
+    help="Methods to compare with, separated by commas: rise, centred-rise, drise, gradcam, iba, "
+    "occlusion, random.",
 )
 @click.option(
-    "-o", "--out", metavar="FOLDER", help="Where results go. Default: MODEL.bench beside the model."
+    "-o",
+    "--out",
+    metavar="FOLDER",
+    help="Folder for the results. Default: MODEL.bench beside MODEL.",
 )
 @click.option(
     "--metric",
@@ -63,13 +70,15 @@ _METRICS = ("insertion", "deletion", "insertion - deletion")
     metavar="NAME",
     default=_METRICS,
     show_default=True,
-    help="Repeatable; the last one decides. Those that hide pixels also under an imputation: "
-    "'LeRF - MoRF (mean)'; of boxes 'insertion (D-RISE)' and 'energy'; stability explains each "
-    "picture four times more.",
+    help="Metric to compute. Repeatable; differences are those of the last one. Metrics that hide "
+    "pixels accept an imputation: 'LeRF - MoRF (mean)'. For boxes: 'insertion (D-RISE)', 'energy'. "
+    "'stability' explains each image four more times.",
 )
-@click.option("--every", type=click.IntRange(1), default=1, help="Only every so many pictures.")
-@click.option("--limit", type=click.IntRange(1), help="Only so many pictures.")
-@click.option("--keep-maps", is_flag=True, help="Keep all maps (.npy) in FOLDER/maps.")
+@click.option(
+    "--every", type=click.IntRange(1), default=1, metavar="N", help="Use every Nth image."
+)
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Use at most N images.")
+@click.option("--keep-maps", is_flag=True, help="Save all maps (.npy) in FOLDER/maps.")
 @method_options
 @model_options
 @explaining_options
@@ -89,11 +98,11 @@ def command(
     seed: int,
     **options: Any,
 ) -> None:
-    """Compare IBISA with other methods on MODEL and each IMAGE, a file or a folder of pictures.
+    """Compare IBISA with other methods on MODEL and each IMAGE, a file or a folder of images.
 
-    Each method explains the same answer, what the model says first unless told, and every map is
-    measured in the same way. Writes table.md, table.csv, plot.png and scores.csv, a line for each
-    picture and method, from which an interrupted run goes on.
+    All methods explain the same target (by default the top prediction), and all maps are measured
+    the same way. Writes table.md, table.csv, plot.png and scores.csv, which has one row per image
+    and method; an interrupted run resumes from it.
     """
     from ibisa_onnx.benchmark.evaluation import OF_METHODS
     from ibisa_onnx.benchmark.extra import check_extra
@@ -105,13 +114,15 @@ def command(
     from ibisa_onnx.models.onnx_file import beside
 
     if STDIO in (choice.model, *images):
-        raise click.UsageError("- is read once, and a benchmark reads everything again; give files")
+        raise click.UsageError(
+            "bench does not support -, since it reads its inputs more than once; pass files"
+        )
     target = asked.single("bench", choice.output)
-    check_out(out)
     names = method_names(against)
     methods.check(names)
     check_extra()
-    wanted = list(dict.fromkeys(named(name, OF_METHODS) for name in metrics))
+    with usage_errors(OptionError, MetricError):
+        wanted = list(dict.fromkeys(named(name, OF_METHODS) for name in metrics))
     pictures = [Path(each) for each in expand(images)]
     folder = Path(out) if out else beside(choice.model, ".bench")
     store = Store(folder / "scores.csv", [metric.name for metric in wanted])
@@ -140,31 +151,33 @@ def command(
     bare = table.markdown().splitlines()
     console.result(_text(table, paths, old), _record(table, paths, listener), bare=bare)
     if listener.left_out:
-        console.warn([f"left out: {len(listener.left_out)} of {len(benchmark.images)} pictures"])
+        console.warn(
+            [f"skipped {len(listener.left_out)} of {counted(len(benchmark.images), 'image')}"]
+        )
         raise click.exceptions.Exit(1)
 
 
 @dataclass
 class _Listener:
-    """Reports single pictures, past the bar."""
+    """Reports single images above the progress bar."""
 
     console: Console
     bar: Bar
     left_out: list[Path] = field(default_factory=list)
 
     def failed(self, image: Path, error: Exception) -> None:
-        """Report a picture that is left out."""
+        """Report an image that is skipped."""
         self.left_out.append(image)
         self.bar.wipe()
         report_error(str(error) if str(image) in str(error) else f"{image}: {error}")
 
     def warned(self, image: Path, text: str) -> None:
-        """Say what there is to know of a picture."""
+        """Report a warning about an image."""
         self.bar.wipe()
         self.console.warn([f"{image}: {text}"])
 
     def measured(self, row: ScoreRow) -> None:
-        """Say the scores of a map, where details are wanted."""
+        """Report the scores of a map if verbose."""
         if self.console.verbose:
             self.bar.wipe()
         scores = ", ".join(f"{name} {value:.3f}" for name, value in row.scores.items())
@@ -181,7 +194,7 @@ def _entries(
 ) -> list[Entry]:
     """Return IBISA and the methods it is compared with.
 
-    IBA is left out with a warning where there is but one picture, and other methods are left.
+    With a single image and other methods left, IBA is skipped with a warning.
     """
     from ibisa_onnx.benchmark.runner import Entry
 
@@ -193,7 +206,7 @@ def _entries(
             if len(pictures) != 1 or methods.iba_images or not set(names) - {_OURS, name}:
                 raise
             listener.console.warn(
-                [f"{name} is left out: it estimates from 2 pictures or more; give --iba-images"]
+                [f"{name} skipped: it requires at least 2 images; pass --iba-images"]
             )
             continue
         entries.append(Entry(name, method, files))
@@ -201,29 +214,29 @@ def _entries(
 
 
 def _measure(benchmark: Benchmark, listener: _Listener) -> list[ScoreRow]:
-    """Measure all that is missing; when that is interrupted, say how to go on."""
+    """Measure what is missing; on interruption, explain how to resume."""
     rows: list[ScoreRow] = []
 
-    def words() -> str:
+    def message() -> str:
         return (
-            f"interrupted after {len(rows)} maps; the same command goes on from there, by "
+            f"interrupted after {counted(len(rows), 'map')}; rerun the same command to resume from "
             f"{benchmark.store.path}"
         )
 
     try:
-        with LastWords(words):
+        with ExitMessage(message):
             for row in benchmark.run(listener.bar):
                 rows.append(row)
                 listener.measured(row)
     except KeyboardInterrupt:
         listener.bar.wipe()
-        report_error(words())
+        report_error(message())
         raise click.exceptions.Exit(INTERRUPTED) from None
     return rows
 
 
 def _write(table: Table, folder: Path, title: str) -> list[Path]:
-    """Write the table and the plot; return where they are."""
+    """Write the table and the plot, and return their paths."""
     from ibisa_onnx.benchmark.plot import draw
     from ibisa_onnx.io.atomic import write_files
 
@@ -237,19 +250,19 @@ def _write(table: Table, folder: Path, title: str) -> list[Path]:
 
 
 def _text(table: Table, paths: Sequence[Path], old: int) -> list[Line]:
-    """Return what people read: the table, on how many pictures, and where it is."""
+    """Return the table, the number of images and the files written."""
     if table.pictures == 1:
-        how = "1 picture, so no intervals"
+        how = "1 image, so no confidence intervals"
     else:
-        how = f"{table.pictures} pictures: means with 95% intervals, paired in the lead"
-    before = f"{old} maps were measured before. " if old else ""
+        how = f"{table.pictures} images; mean ± half width of the 95% confidence interval"
+    before = f"{counted(old, 'map')} from an earlier run. " if old else ""
     where = ", ".join(path.name for path in paths)
     last = f"{how}. {before}Written to {paths[0].parent}: {where}"
     return [*table.markdown().splitlines(), "", last]
 
 
 def _record(table: Table, paths: Sequence[Path], listener: _Listener) -> dict[str, Any]:
-    """Return the same as plain data; what is not known is null."""
+    """Return the result as plain data; unknown values are null."""
     return {
         "pictures": table.pictures,
         "left_out": [str(path) for path in listener.left_out],

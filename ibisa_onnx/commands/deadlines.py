@@ -1,7 +1,7 @@
-"""`--deadline-ms`: a command that ends in time, whatever the model does.
+"""`--deadline-ms`: end a command in time, whatever the model does.
 
-What counts as late, and how a call is ended, is in `models/running.py`; here is what only a process
-of its own can do: where ONNX Runtime does not leave off, it ends.
+`models/running.py` defines deadlines and how a call is ended. A process of its own can go further:
+it exits if ONNX Runtime does not stop.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from ibisa_onnx.ending import end_at_once
 
 
 def deadline_of_maps(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a verb that explains `deadline`, in seconds or None: its maps are the best by then."""
-    option = _option("End all maps of a picture by then, with the best so far.")
+    """Add `--deadline-ms` to a verb that returns its best maps by then; `deadline` in seconds."""
+    option = _option("Stop after MS milliseconds per image and return the best maps so far.")
 
     @functools.wraps(function)
     def wrapped(*args: Any, deadline_ms: float | None, **options: Any) -> None:
@@ -32,8 +32,8 @@ def deadline_of_maps(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def deadline_of_all(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a verb a deadline by which it fails if the model is still at work."""
-    option = _option("Give up where the model is still at work by then.")
+    """Add `--deadline-ms` to a verb that fails if the model is still running by then."""
+    option = _option("Fail if the model is still running after MS milliseconds.")
 
     @functools.wraps(function)
     def wrapped(*args: Any, deadline_ms: float | None, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""`ibisa-onnx demo`: the main job on the embedded model and scene, no file of the user's needed."""
+"""`ibisa-onnx demo`: explain the embedded model on the embedded scene."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from ibisa_onnx.commands.console import Console, console_options
+from ibisa_onnx.commands.explaining import SEED
 from ibisa_onnx.commands.outputs import Destinations
 from ibisa_onnx.commands.run import Work
 
@@ -20,17 +21,17 @@ _OBJECTS_IN_THE_SCENE = 2
     metavar="FOLDER",
     default="ibisa-demo/",
     show_default=True,
-    help="Where the two overlays go.",
+    help="Folder for the two overlays.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@SEED
 @console_options
 def command(console: Console, out: str, seed: int) -> None:
-    """Explain both objects of a drawn scene, with a small classifier that the package carries.
+    """Explain both objects of an embedded scene with an embedded small classifier.
 
-    Two objects of different classes, two maps: each falls on its own object.
+    The objects belong to different classes, and each map highlights its own object.
     """
     if Path(out).suffix and not Path(out).is_dir():
-        raise click.UsageError(f"-o {out}: the demo writes two pictures, name a folder")
+        raise click.UsageError(f"-o {out}: the demo writes two images; specify a folder")
     from ibisa_onnx import Explainer
     from ibisa_onnx.demo import model_path, scene_path
 

@@ -1,4 +1,4 @@
-"""`ibisa-onnx distill`: a differentiable surrogate, fitted to a deployed model's own answers."""
+"""`ibisa-onnx distill`: train a differentiable surrogate on a deployed model's predictions."""
 
 from __future__ import annotations
 
@@ -18,26 +18,28 @@ from ibisa_onnx.commands.console import (
     heading,
     rows,
 )
+from ibisa_onnx.commands.explaining import SEED
 from ibisa_onnx.commands.model_options import FiniteRange, ModelChoice, model_options
-from ibisa_onnx.commands.outputs import STDIO, check_folder, check_out, expand
-from ibisa_onnx.errors import GradientError
+from ibisa_onnx.commands.outputs import STDIO, check_folder, expand
+from ibisa_onnx.commands.usage import check_output, usage_errors
+from ibisa_onnx.errors import GradientError, OptionError
 
 if TYPE_CHECKING:
     from ibisa_exporters.distillation import Distilled
 
-# Said here again, so that `--help` need not load torch; a test holds them equal.
+# Repeated here so that `--help` need not import torch; a test keeps them equal.
 STUDENTS = ("auto", "own", "small")
 _ARCHIVE = ".pt2"
 
 
-@click.command("distill", short_help="Fit a differentiable surrogate to a model's answers.")
+@click.command("distill", short_help="Train a differentiable surrogate of a model.")
 @click.argument("model")
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
 @click.option(
     "-o",
     "--out",
     metavar="FILE",
-    help="The file to write, ONNX; torch.export's if it ends in .pt2. Default: "
+    help="Output file: ONNX, or a torch.export program if it ends in .pt2. Default: "
     "MODEL.surrogate.onnx beside MODEL.",
 )
 @click.option(
@@ -45,34 +47,39 @@ _ARCHIVE = ".pt2"
     type=click.Choice(STUDENTS),
     default="auto",
     show_default=True,
-    help="own: the graph in MODEL, in torch; small: a small network that knows nothing yet; auto: "
-    "own where it can be had.",
+    help="own: MODEL's own graph, converted to PyTorch; small: a small CNN trained from scratch; "
+    "auto: own if possible.",
 )
 @click.option(
     "--masks",
     type=click.IntRange(1),
+    metavar="N",
     default=128,
     show_default=True,
-    help="Of each picture that the student is fitted to.",
+    help="Number of masks per training image.",
 )
 @click.option(
     "--held-out",
     type=FiniteRange(0, 1, max_open=True),
     default=0.2,
     show_default=True,
-    metavar="SHARE",
-    help="Of the pictures, to judge by. 0: for these very pictures alone.",
+    metavar="FRACTION",
+    help="Fraction of the images held out for validation. 0: train for these images only.",
 )
 @click.option(
     "--epochs",
     type=click.IntRange(0),
-    help="Times over all answers. Default: 12 for small; 0 for own, which is then judged unfitted.",
+    metavar="N",
+    help="Training epochs. Default: 12 for small; 0 for own, which is validated untrained.",
 )
 @click.option(
-    "--minutes", type=FiniteRange(0, min_open=True), help="End the fit by then, annealed."
+    "--minutes",
+    type=FiniteRange(0, min_open=True),
+    metavar="M",
+    help="Maximum training time in minutes.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--force", is_flag=True, help="Write a surrogate that is not certified, too.")
+@SEED
+@click.option("--force", is_flag=True, help="Write the surrogate even if it fails validation.")
 @model_options
 @console_options
 def command(
@@ -83,31 +90,30 @@ def command(
     choice: ModelChoice,
     **settings: Any,
 ) -> None:
-    """Fit a differentiable surrogate to what MODEL answers on each IMAGE under masks.
+    """Train a differentiable surrogate on MODEL's predictions for each IMAGE under masks.
 
-    For a model without a gradient of its own. An IMAGE is a file or a folder of pictures; give such
-    as will be explained. Writes an ONNX file for `run --surrogate FILE`, if it agrees well enough
-    with MODEL on masks and on pictures that it was not fitted to.
+    Use it for a model without an exact gradient. IMAGE is a file or a folder of images like those
+    to be explained. Writes an ONNX file for `run --surrogate FILE`, if it agrees well enough with
+    MODEL on unseen masks and held-out images.
     """
     from ibisa_onnx.imports import import_extra
-    from ibisa_onnx.io.atomic import check_not_given
 
     if STDIO in images:
-        raise click.UsageError("pictures are read from files; name some, or a folder")
-    check_out(out)
+        raise click.UsageError("distill does not read images from stdin; pass files or a folder")
     import_extra("torch", "export")
     path = _destination(choice.model, out)
-    if path.suffix != _ARCHIVE:  # is written by it; better told now than after the fit
+    if path.suffix != _ARCHIVE:  # writes the file; better to fail now than after training
         import_extra("onnxscript", "export")
     pictures = [Path(each) for each in expand(images)]
     model = None if choice.model == STDIO else choice.model
-    check_not_given(path, [model, choice.labels, choice.preprocess, *pictures])
+    check_output(path, [model, choice.labels, choice.preprocess, *pictures])
     if path.suffix == ".ort":
-        raise click.UsageError(f"-o {out}: an ONNX file is written; name it .onnx")
+        raise click.UsageError(f"-o {out}: the output is an ONNX file; use the suffix .onnx")
     check_folder(path.parent)
     from ibisa_exporters.distillation import Settings, distil
 
-    wanted = Settings(**settings)
+    with usage_errors(OptionError):
+        wanted = Settings(**settings)
     if choice.threads:
         import torch
 
@@ -117,16 +123,16 @@ def command(
     with _Bars(console) as bars:
         distilled = distil(explainer, pictures, wanted, progress=bars)
     warnings = list(explainer.warnings)
-    console.warn(warnings)  # before a refusal too
+    console.warn(warnings)  # even if the surrogate is rejected
     if distilled.reason:
-        console.note([f"a small network, because: {distilled.reason}"])
+        console.note([f"small student: {distilled.reason}"])
     if not force:
         try:
             distilled.check()
         except GradientError as error:
-            raise GradientError(f"{error}; --force writes it anyway") from error
+            raise GradientError(f"{error}; use --force to write it anyway") from error
     elif not distilled.certified:
-        warnings.append(f"not certified: {distilled.figures}")
+        warnings.append(f"surrogate fails validation: {distilled.figures}")
     console.warn(warnings)
     distilled.save(path)
     seconds = time.perf_counter() - begin
@@ -136,20 +142,20 @@ def command(
 
 
 def _destination(model: str, out: str | None) -> Path:
-    """Return the file to write."""
+    """Return the path of the output file."""
     from ibisa_exporters.surrogate import surrogate_path
 
     if out is None and model == STDIO:
-        raise click.UsageError("give -o FILE, for MODEL has no name")
+        raise click.UsageError("pass -o FILE, since MODEL is read from stdin")
     path = surrogate_path(Path(model)) if out is None else Path(out)
     if out == STDIO or path.is_dir():
-        raise click.UsageError(f"-o {out}: name a file")
+        raise click.UsageError(f"-o {out}: specify a file")
     return path
 
 
 @dataclass
 class _Bars:
-    """A bar for each piece of work, one after the other, with the time that is left."""
+    """A progress bar for each stage in turn, with the time left."""
 
     console: Console
     what: str = ""
@@ -173,15 +179,15 @@ class _Bars:
 
 
 def _text(path: Path, distilled: Distilled, seconds: float) -> list[Line]:
-    """Return what people read: how well it agrees, and what that took."""
-    kind = {"own": "the model's own graph", "small": "a small network"}[distilled.kind]
-    # A program may hold code, which `run` refuses unless told that it may be run.
+    """Return how well the surrogate agrees with the model, and its cost."""
+    kind = {"own": "the model's own graph", "small": "a small CNN"}[distilled.kind]
+    # A program may contain code, which `run` rejects without --trust.
     trust = " --trust" if path.suffix == _ARCHIVE else ""
     pairs = [
         ("student", kind),
-        ("seen", f"{distilled.seen}"),
-        ("unseen", f"{distilled.unseen or 'no pictures were held out'}"),
-        ("queries", f"{distilled.queries}, {distilled.steps} steps, {duration(seconds)}"),
-        ("use it", f"ibisa-onnx run MODEL IMAGE --gradient surrogate --surrogate {path}{trust}"),
+        ("training images", f"{distilled.seen}"),
+        ("held-out images", f"{distilled.unseen or 'none'}"),
+        ("cost", f"{distilled.queries} queries, {distilled.steps} steps, {duration(seconds)}"),
+        ("usage", f"ibisa-onnx run MODEL IMAGE --gradient surrogate --surrogate {path}{trust}"),
     ]
     return [heading(f"wrote {path}"), *rows(pairs)]

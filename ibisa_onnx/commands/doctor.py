@@ -1,4 +1,4 @@
-"""`ibisa-onnx doctor`: what runs models here, and what stands in the way."""
+"""`ibisa-onnx doctor`: check the installation and the execution providers."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ibisa_onnx.commands.console import Console, Line, Styled, console_options, rows
+from ibisa_onnx.commands.console import Console, Line, Styled, console_options, counted, rows
 
 if TYPE_CHECKING:
     from ibisa_onnx.gradients.cache import Usage
     from ibisa_onnx.models.environment import RuntimeReport
 
 
-@click.command("doctor", short_help="Check what runs models here.")
+@click.command("doctor", short_help="Check ONNX Runtime, providers and CUDA on this machine.")
 @console_options
 def command(console: Console) -> None:
-    """Check the installation: ONNX Runtime builds, providers, CUDA, versions.
+    """Check the installation: ONNX Runtime builds, execution providers, CUDA, versions.
 
-    Exit code 1 where no model or picture could be read, or where several builds of ONNX Runtime or
-    of OpenCV overwrite each other.
+    Exits with code 1 if models or images cannot be read, or if several builds of ONNX Runtime or
+    OpenCV overwrite each other.
     """
     from ibisa_onnx.gradients.cache import cache_folder, usage
     from ibisa_onnx.models.environment import runtime_report
@@ -39,7 +39,7 @@ def command(console: Console) -> None:
 
 
 def _problems(report: RuntimeReport) -> list[str]:
-    """Say what is broken, and what to do."""
+    """Return each problem and what to do about it."""
     problems = []
     if report.error:
         problems.append(report.error)
@@ -53,17 +53,17 @@ def _problems(report: RuntimeReport) -> list[str]:
 
 
 def _clash(what: str, builds: Mapping[str, str]) -> str:
-    """Say how to come from several builds to one."""
+    """Return how to replace several builds by one."""
     return (
         f"{len(builds)} builds of {what} overwrite each other: "
-        f"pip uninstall {' '.join(builds)}, then install one"
+        f"run pip uninstall {' '.join(builds)}, then install one of them"
     )
 
 
 def _cache_text(folder: Path | None, kept: Usage | None) -> str:
     if kept is None:
         return "off"
-    return f"{folder}: {kept.files} gradients, {kept.bytes / 1e6:.1f} MB"
+    return f"{folder}: {counted(kept.files, 'cached gradient')}, {kept.bytes / 1e6:.1f} MB"
 
 
 def _versions(packages: Mapping[str, str]) -> str:
@@ -75,7 +75,7 @@ def _text(report: RuntimeReport, cache: str, problems: list[str]) -> list[Line]:
     lines = rows(
         [
             ("ONNX Runtime", _versions(report.builds) or "none installed"),
-            ("OpenCV", _versions(report.opencv) or "none that pip knows"),
+            ("OpenCV", _versions(report.opencv) or "not installed by pip"),
             ("providers", ", ".join(report.providers) or "none"),
             ("CUDA", cuda),
             ("cache", cache),
@@ -84,5 +84,5 @@ def _text(report: RuntimeReport, cache: str, problems: list[str]) -> list[Line]:
         indent=0,
     )
     if problems:
-        return [*lines, "", *(Styled(f"broken: {each}", colour="red") for each in problems)]
-    return [*lines, "", Styled("All is well.", colour="green")]
+        return [*lines, "", *(Styled(f"problem: {each}", colour="red") for each in problems)]
+    return [*lines, "", Styled("No problems found.", colour="green")]

@@ -1,4 +1,4 @@
-"""`ibisa-onnx eval`: how true one map is to the model."""
+"""`ibisa-onnx eval`: measure how faithful one map is to the model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
 
 from ibisa_onnx.commands.console import Console, Line, Styled, console_options, heading, rows
 from ibisa_onnx.commands.deadlines import deadline_of_all
@@ -25,6 +24,8 @@ from ibisa_onnx.commands.outputs import STDIO, expand
 from ibisa_onnx.commands.report import details_text, target_text
 from ibisa_onnx.commands.stdin import piped, piped_picture
 from ibisa_onnx.commands.target_options import AskedTargets, Region, target_options
+from ibisa_onnx.commands.usage import MAP_FILE, usage_errors
+from ibisa_onnx.errors import MetricError, OptionError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -41,7 +42,7 @@ _THIS, _RANDOM, _REGION, _OURS = "this map", "smooth random", "region", "ibisa"
 
 
 class _Threshold(click.ParamType[tuple[str, float]]):
-    """A metric and the value that it must reach."""
+    """A metric and its threshold."""
 
     name = "threshold"
 
@@ -49,32 +50,39 @@ class _Threshold(click.ParamType[tuple[str, float]]):
         name, separator, number = value.rpartition("=")
         try:
             if not (separator and name and math.isfinite(float(number))):
-                raise ValueError("no name, or no number")
+                raise ValueError("name or number missing")
             return name, float(number)
         except ValueError:
-            self.fail(f"{value!r} is not METRIC=NUMBER: insertion=0.6")
+            self.fail(f"{value!r} is not METRIC=NUMBER, e.g. insertion=0.6")
 
 
-@click.command("eval", short_help="Check how true a map is to the model.")
+@click.command("eval", short_help="Measure how faithful an attribution map is.")
 @click.argument("model")
 @click.argument("image")
-@click.argument("map_file", metavar="[MAP.npy]", required=False)
+@click.argument("map_file", metavar="[MAP.npy]", required=False, type=MAP_FILE)
 @target_options
 @click.option(
     "--against",
     default="",
     metavar="METHODS",
-    help="Score these too: rise,centred-rise,drise,gradcam,occlusion,random.",
+    help="Other methods to score, separated by commas: rise, centred-rise, drise, gradcam, "
+    "occlusion, random.",
 )
-@click.option("--metric", "metrics", multiple=True, metavar="NAME", help="Only these. Repeatable.")
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    metavar="NAME",
+    help="Compute only this metric. Repeatable. Default: all that apply.",
+)
 @click.option(
     "--within",
     type=Region(),
     multiple=True,
     metavar="L,T,R,B|MASK",
-    help="Where the object is, or what is suspected: a box in pixels of the picture, a mask's file "
-    "(not black), or a folder of them. What the model says without it, and of it alone; measures "
-    "localisation too. Repeatable. Default: the target's own box or region.",
+    help="Region of the object, or of a suspected shortcut: a box in pixels of the image, a mask "
+    "file (nonzero inside), or a folder of masks. Adds localisation metrics, and the prediction "
+    "without the region and for the region alone. Repeatable. Default: the target's own region.",
 )
 @click.option(
     "--fail-under",
@@ -82,7 +90,8 @@ class _Threshold(click.ParamType[tuple[str, float]]):
     type=_Threshold(),
     multiple=True,
     metavar="METRIC=VALUE",
-    help="Exit with 1 where the map is worse (where lower is better: above it). Repeatable.",
+    help="Exit with code 1 if the map scores worse than VALUE (above it, if lower is better). "
+    "Repeatable.",
 )
 @click.option(
     "--fail-over",
@@ -90,7 +99,7 @@ class _Threshold(click.ParamType[tuple[str, float]]):
     type=_Threshold(),
     multiple=True,
     metavar="METRIC=VALUE",
-    help="Exit with 1 where it is above: without=0.5 of a region. Repeatable.",
+    help="Exit with code 1 if METRIC exceeds VALUE, e.g. without=0.5 of a region. Repeatable.",
 )
 @method_options
 @model_options
@@ -112,21 +121,21 @@ def command(
     seed: int,
     **options: Any,
 ) -> None:
-    """Check how true a map of IMAGE is to what MODEL does when pixels come and go.
+    """Measure how faithful a map of IMAGE is to MODEL under insertion, deletion and masking.
 
-    MAP.npy is a map of the picture's or of the model's input's size; without one the picture is
-    explained first. It is held against random maps as smooth as it, with pixels hidden in several
-    ways, and a sentence at the end says whether it may be trusted; with --metric there is none,
-    since it takes all of them.
+    MAP.npy has the size of IMAGE or of the model input; if omitted, IMAGE is explained first. The
+    map is compared with equally smooth random maps under several imputations. The last line is a
+    verdict on whether to trust the map; it requires all metrics, so --metric omits it.
     """
     from ibisa_onnx.benchmark.answers import calibrated
     from ibisa_onnx.benchmark.evaluation import MetricSelection
 
     if [choice.model, image, map_file].count(STDIO) > 1:
-        raise click.UsageError("only one of MODEL, IMAGE and MAP can be -, stdin is read once")
+        raise click.UsageError("only one of MODEL, IMAGE and MAP can be -; stdin is read once")
     target = asked.single("eval", choice.output)
     select = functools.partial(MetricSelection, metrics, under, over, made=map_file is None)
-    select(located=True, boxed=True)  # a metric that is not there is told of at once
+    with usage_errors(OptionError, MetricError):
+        select(located=True, boxed=True)  # rejects unknown metrics before any work
     names = _names(against)
     methods.check(names)
     given = _read(map_file)
@@ -157,17 +166,18 @@ def command(
 
 
 def _names(against: str) -> list[str]:
-    """Return the methods that IBISA's map is compared with."""
+    """Return the methods that the map is compared with."""
     names = method_names(against)
     if "iba" in names:
-        raise click.UsageError("iba estimates from many pictures; compare it by ibisa-onnx bench")
+        raise click.UsageError(
+            "eval does not support iba, which requires many images; use ibisa-onnx bench"
+        )
     return names
 
 
 def _read(map_file: str | None) -> npt.NDArray[Any] | None:
-    """Read the map that was given, if one was."""
+    """Read the map, if one was passed."""
     from ibisa_onnx.benchmark.maps import read_map
-    from ibisa_onnx.errors import MetricError
 
     if map_file is None:
         return None
@@ -179,7 +189,7 @@ def _evaluator(
     select: Callable[..., MetricSelection],
     within: Sequence[tuple[float, ...] | str],
 ) -> MapEvaluator:
-    """Return what measures maps, by all metrics that are defined of this answer."""
+    """Return an evaluator with all metrics that are defined for this target."""
     from ibisa_onnx.benchmark.evaluation import MapEvaluator
     from ibisa_onnx.targets.boxes import similarity_of
 
@@ -191,7 +201,7 @@ def _evaluator(
 def _regions(
     within: Sequence[tuple[float, ...] | str], problem: Problem
 ) -> tuple[PictureRegion, ...]:
-    """Return the regions that were given; the target's own where none was."""
+    """Return the regions that were passed; if none, the target's own."""
     from ibisa_onnx.benchmark.maps import read_region
     from ibisa_onnx.benchmark.regions import box_of_picture, own_region
 
@@ -210,7 +220,7 @@ def _regions(
 
 @dataclass
 class _Maps:
-    """The maps that are made here, and what they cost."""
+    """Computes maps and records their cost."""
 
     console: Console
     explainer: Explainer
@@ -224,7 +234,7 @@ class _Maps:
         self.flat: dict[str, bool] = {}
 
     def explain(self, makers: Mapping[str, Method]) -> dict[str, npt.NDArray[Any]]:
-        """Make the maps; what cannot be made is said before any of them is."""
+        """Compute the maps; unsupported methods raise before any work."""
         for method in makers.values():
             self.explainer.prepare(self.problem, method)
         return {name: self._map(name, method) for name, method in makers.items()}
@@ -251,9 +261,9 @@ class _Maps:
 
 @dataclass(frozen=True)
 class _Findings:
-    """All that was found out.
+    """All results.
 
-    `verdict` is None where only some metrics were wanted, `passes` are forward ones.
+    `verdict` is None if only some metrics were requested; `passes` counts forward passes.
     """
 
     scores: dict[str, dict[str, float]]
@@ -267,7 +277,9 @@ class _Findings:
 def _measure(
     work: _Maps, evaluator: MapEvaluator, maps: Mapping[str, npt.NDArray[Any]]
 ) -> _Findings:
-    """Measure all maps, and judge the first."""
+    """Measure all maps, and reach a verdict on the first."""
+    import numpy as np
+
     from ibisa_onnx.benchmark.evaluation import at_model_size, stability_of
     from ibisa_onnx.metrics import smooth_random
 
@@ -277,7 +289,7 @@ def _measure(
     if evaluator.region_map is not None:
         columns[_REGION] = evaluator.region_map
     columns |= {name: each for name, each in maps.items() if name != _THIS}
-    with work.console.progress("checking") as bar:
+    with work.console.progress("metrics") as bar:
         scores = {}
         for done, (name, each) in enumerate(columns.items()):
             bar(done, len(columns))
@@ -311,7 +323,7 @@ def _judge(
 
     return judge(
         comparisons,
-        flat=work.flat.get(_THIS, not np.ptp(map)),
+        flat=work.flat.get(_THIS, bool(map.max() == map.min())),
         fidelity=work.fidelity.get(_THIS),
         stability=scores.get(STABILITY.name),
     )
@@ -358,7 +370,7 @@ def _record(
 def _text(
     image: str, evaluator: MapEvaluator, found: _Findings, costs: Mapping[str, Passes]
 ) -> list[Line]:
-    """Return the table that people read."""
+    """Return the result as a table of text."""
     from ibisa_onnx.pipeline import explained_target
 
     selection, scores = evaluator.selection, found.scores
@@ -366,7 +378,7 @@ def _text(
     width = max(len(text) for text in (*scores, *passes.values()))
     beaten = {f"LeRF - MoRF ({e.imputation})": _beaten(e) for e in found.comparisons}
     pairs: list[tuple[Line, str]] = [
-        ("", _line([*scores, "beaten by it"] if beaten else [*scores], width))
+        ("", _line([*scores, "random beaten"] if beaten else [*scores], width))
     ]
     groups = {
         "faithfulness": selection.faithfulness,
@@ -382,8 +394,9 @@ def _text(
             pairs.append((f"  {metric.name} {metric.arrow}", _line(cells, width)))
     pairs += [(heading("regions"), "")] if found.regions else []
     pairs += [(f"  {each.name}", _region_text(each)) for each in found.regions]
-    pairs.append(("passes", _line([passes.get(name, "") for name in scores], width)))
-    pairs.append(("checked by", f"{found.passes} forward passes"))
+    if passes:
+        pairs.append(("passes", _line([passes.get(name, "") for name in scores], width)))
+    pairs.append(("evaluation", f"{found.passes} forward passes"))
     head = f"{image}: {target_text(explained_target(evaluator.problem.row))}"
     verdict = [_verdict_text(found.verdict)] if found.verdict else []
     return [heading(head), *rows(pairs), *verdict]
@@ -391,7 +404,7 @@ def _text(
 
 def _beaten(comparison: Comparison) -> str:
     if not comparison.decides:
-        return "hides nothing"
+        return "no effect"
     return f"{comparison.beaten} of {len(comparison.random)}"
 
 
@@ -400,7 +413,7 @@ def _cell(value: float | None) -> str:
 
 
 def _region_text(figures: RegionFigures) -> str:
-    """Say what the model says of a region: medians, and the range over the imputations."""
+    """Return the predictions for a region: medians and ranges over the imputations."""
     test = figures.test
     without, only = (
         f"{100 * test.median(name):.0f}% ({100 * min(of.values()):.0f} to "
@@ -409,7 +422,7 @@ def _region_text(figures: RegionFigures) -> str:
     )
     return (
         f"without this region: {100 * test.whole:.0f}% → {without}; only this region: {only}; "
-        f"share of the map: {100 * figures.share:.0f}%"
+        f"fraction of the map: {100 * figures.share:.0f}%"
     )
 
 

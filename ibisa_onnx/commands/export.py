@@ -1,4 +1,4 @@
-"""`ibisa-onnx export`: from a trained network to an ONNX file that explains itself."""
+"""`ibisa-onnx export`: export a trained network to ONNX with preprocessing and labels embedded."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ibisa_onnx.commands.console import Console, Line, console_options, rows
-from ibisa_onnx.commands.explaining import TRUST
+from ibisa_onnx.commands.explaining import SEED, TRUST
 from ibisa_onnx.commands.flags import with_flags
 from ibisa_onnx.commands.model_options import PREPROCESS, RESIZE, SIZE, FiniteRange
-from ibisa_onnx.commands.outputs import STDIO, check_folder, check_out, expand
+from ibisa_onnx.commands.outputs import STDIO, check_folder, expand
+from ibisa_onnx.commands.usage import FILE, check_output, usage_errors
 
 if TYPE_CHECKING:
     from ibisa_exporters.export import Exported
@@ -24,44 +25,59 @@ if TYPE_CHECKING:
 _SMALL = 1e5  # bytes
 
 
-@click.command("export", short_help="Write a trained network as an ONNX file that explains itself.")
-@click.argument("source")
-@click.option(
-    "-o", "--out", metavar="FILE", help="The file to write. Default: named after the source."
+@click.command(
+    "export", short_help="Export a network to ONNX with preprocessing and labels embedded."
 )
+@click.argument("source")
+@click.option("-o", "--out", metavar="FILE", help="Output file. Default: named after SOURCE.")
 @click.option(
     "--weights",
     default="default",
     show_default=True,
     metavar="default|none|FILE",
-    help="Those the source has or publishes, random ones, or a state dict.",
+    help="Weights: the source's own or published ones, random ones, or a state dict.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the random.")
-@click.option("--classes", type=click.IntRange(1), help="How many; for weights of your own.")
-@click.option("--size", type=SIZE, help="Of the input: 224, or 240x320 (height).")
-@click.option("--opset", type=click.IntRange(7), default=18, show_default=True)
-@click.option("--half", is_flag=True, help="float16 weights, input and output.")
+@SEED
+@click.option(
+    "--classes",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Number of classes, for weights of your own.",
+)
+@click.option("--size", type=SIZE, help="Input size: one number for square, or HEIGHTxWIDTH.")
+@click.option(
+    "--opset",
+    type=click.IntRange(7),
+    metavar="N",
+    default=18,
+    show_default=True,
+    help="ONNX opset version.",
+)
+@click.option("--half", is_flag=True, help="Use float16 weights, input and output.")
 @click.option(
     "--fixed-batch",
     type=click.IntRange(1),
     metavar="N",
-    help="Just N images a call. Default: any number.",
+    help="Fixed batch size. Default: dynamic.",
 )
-@click.option("--surrogate", is_flag=True, help="Also write FILE.surrogate.onnx, for `run`.")
+@click.option(
+    "--surrogate", is_flag=True, help="Also write FILE.surrogate.onnx, for run --surrogate."
+)
 @TRUST
 @PREPROCESS
 @RESIZE
-@click.option("--labels", metavar="FILE", help="Names of the classes, one a line.")
+@click.option("--labels", type=FILE, metavar="FILE", help="Text file of class names, one per line.")
 @click.option(
     "--images",
+    type=click.Path(exists=True),
     multiple=True,
-    metavar="PICTURE",
-    help="Pictures or folders to check the file on. Repeatable. Default: scenes of the demo.",
+    metavar="IMAGE",
+    help="Image or folder to verify the file with. Repeatable. Default: scenes of the demo.",
 )
 @click.option(
     "--tolerance",
     type=FiniteRange(0, min_open=True),
-    help="Largest relative difference from the source. Default: 0.001, with --half 0.03.",
+    help="Maximum relative difference from the source. Default: 0.001, with --half 0.03.",
 )
 @console_options
 def command(
@@ -83,22 +99,21 @@ def command(
     images: tuple[str, ...],
     tolerance: float | None,
 ) -> None:
-    """Write SOURCE as an ONNX file that `run` understands with no flag.
+    """Export SOURCE to an ONNX file that `run` accepts without flags.
 
-    Preprocessing and labels travel in the file. It is run beside its source, on random input and on
-    pictures, and is not kept where they differ.
+    Preprocessing and labels are embedded. The file is verified against SOURCE on random input and
+    on images, and is not written if the outputs differ.
 
     \b
       torchvision:resnet50                torchvision:resnet50.IMAGENET1K_V1
       timm:convnext_tiny                  timm:convnext_tiny.in12k_ft_in1k
       hf:google/vit-base-patch16-224      hf:FOLDER
-      path/module.py:factory              a function that returns an nn.Module
-      model.pt2                           a program of torch.export, with --trust
-      model.keras                         a model of Keras 3
+      path/module.py:factory              function that returns an nn.Module
+      model.pt2                           torch.export program, with --trust
+      model.keras                         Keras 3 model
     """
-    check_out(out)
     if out == STDIO:
-        raise click.UsageError("-o -: the file is tried before it is kept; name a file")
+        raise click.UsageError("-o -: export cannot write to stdout; specify a file")
     from ibisa_exporters.export import ExportOptions, export
     from ibisa_exporters.onnx_export import Form
     from ibisa_exporters.source import check_source, default_file, source_file
@@ -106,19 +121,18 @@ def command(
     from ibisa_exporters.trained import Request
 
     from ibisa_onnx.errors import ExportError
-    from ibisa_onnx.io.atomic import check_not_given
     from ibisa_onnx.targets.labels import read_labels
 
     request = Request(weights, seed, classes, size, trust)
-    try:
+    with usage_errors(ExportError):
         check_source(source, request)
-    except ExportError as error:
-        raise click.UsageError(str(error)) from error
+    if weights not in ("default", "none") and not Path(weights).is_file():
+        raise click.UsageError(f"--weights {weights} is neither 'default', 'none' nor a file")
     path = default_file(source) if out is None else Path(out)
     for file in (path, surrogate_path(path)):
-        check_not_given(file, [source_file(source), weights, preprocess, labels, *expand(images)])
+        check_output(file, [source_file(source), weights, preprocess, labels, *expand(images)])
     if path.suffix == ".pt2":
-        raise click.UsageError(f"-o {out}: an ONNX file is written; name it .onnx")
+        raise click.UsageError(f"-o {out}: the output is an ONNX file; use the suffix .onnx")
     check_folder(path.parent)
     form = Form(opset, half, fixed_batch)
     names = read_labels(labels) if labels else None
@@ -131,14 +145,14 @@ def command(
 
 
 def _pictures(images: Sequence[str]) -> list[Picture]:
-    """Read the pictures to try the file on."""
+    """Read the images to verify the file with."""
     from ibisa_onnx.io.images import read_picture
 
     return [read_picture(each) for each in expand(images)] if images else _scenes()
 
 
 def _scenes() -> list[Picture]:
-    """Return the demo's picture, and others like it: of one alone it is not seen what varies."""
+    """Return the demo's scene and three others, since a single image shows no variation."""
     import numpy as np
 
     from ibisa_onnx.demo import scene_path
@@ -150,10 +164,10 @@ def _scenes() -> list[Picture]:
 
 
 def _text(exported: Exported, form: Form) -> list[Line]:
-    """Say what was written, and how near it is to its source."""
-    batch = "any batch" if form.batch is None else f"batch {form.batch}"
+    """Return the files written and how closely they match the source."""
+    batch = "dynamic batch" if form.batch is None else f"batch {form.batch}"
     spec = exported.preprocessing
-    how = "nothing on preprocessing" if spec is None else "preprocessing"
+    how = "no preprocessing" if spec is None else "preprocessing"
     carried = f"{how}, {exported.labels or 'no'} labels"
     sizes = [_size(path.stat().st_size) for path in exported.files]
     written = [(str(path), size) for path, size in zip(exported.files, sizes, strict=True)]
@@ -164,8 +178,8 @@ def _text(exported: Exported, form: Form) -> list[Line]:
     agreed = [
         (
             f"{each.input} input, batch {each.batch}",
-            f"differs from the source by {each.absolute:.1e} (relative {each.relative:.1e}), "
-            f"top five agree {each.top5:.0%}",
+            f"difference from the source {each.absolute:.1e} (relative {each.relative:.1e}), "
+            f"top-5 agreement {each.top5:.0%}",
         )
         for each in exported.agreements
     ]
@@ -177,7 +191,7 @@ def _size(count: int) -> str:
 
 
 def _data(source: str, exported: Exported, form: Form) -> dict[str, Any]:
-    """Return the same as plain data."""
+    """Return the result as plain data."""
     spec = exported.preprocessing
     return {
         "source": source,

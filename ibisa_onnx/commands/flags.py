@@ -1,6 +1,6 @@
-"""The library's words for arguments, as the command line's flags.
+"""Translation of Python arguments in the library's messages to command-line flags.
 
-The library writes arguments as Python has them: `output=NAME`, `gradient='forward-only'`, `mean=`.
+The library writes arguments in Python syntax: `output=NAME`, `gradient='forward-only'`, `mean=`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ _FLAGS = {
                 "depth",
                 "gradient",
                 "input",
+                "interpolation",
                 "labels",
                 "layout",
             ),
@@ -54,25 +55,24 @@ _TARGETS = {
     'ValueTarget("raise")': "--raise",
     'ValueTarget("lower")': "--lower",
 }
-"""What can be asked of a kind of model (`Kind.asks`), or of a method, and the flag for it."""
-_VALUE = r"""(?:(['"])(.*?)\3|([\w./:-]*))"""
-# Not within paths and quoted values, which are the user's.
-_DIRECTION = "direction"  # of a value, which is a flag of its own
+"""Targets of a model kind (`Kind.asks`) and settings of methods, with their flags."""
+_VALUE = r"""(?:(['"])(.*?)\2|((?:(?!:)[\w./:-]+)?))"""
+_DIRECTION = "direction"  # its values are flags of their own: --raise, --lower, --keep
+# Paths and quoted values, which come from the user, are left as they are.
 _ARGUMENT = re.compile(
-    rf"""(argument )?(?<![\w/'"=.-])({"|".join((*_FLAGS, _DIRECTION))})={_VALUE}"""
+    rf"""(?:argument )?(?<![\w/'"=.-])({"|".join((*_FLAGS, _DIRECTION))})={_VALUE}"""
 )
 
 
 def with_flags(text: str) -> str:
-    """Write arguments and targets in a message as flags: `output=NAME` as `--output NAME`."""
+    """Replace arguments and targets in a message by flags: `output=NAME` by `--output NAME`."""
 
     def flag(found: re.Match[str]) -> str:
-        word, name, _, quoted, plain = found.groups()
+        name, _, quoted, plain = found.groups()
         if name == _DIRECTION:
             return f"--{quoted or plain}"
-        kind = "flag " if word else ""
         value = quoted or ("" if plain == "True" else plain) or ""
-        return f"{kind}{_FLAGS[name]} {value}".rstrip()
+        return f"{_FLAGS[name]} {value}".rstrip()
 
     for target, flags in _TARGETS.items():
         text = text.replace(target, flags)

@@ -1,4 +1,4 @@
-"""`ibisa-onnx gradient`: a model and its gradient as one ONNX file, for any use."""
+"""`ibisa-onnx gradient`: write a model and its gradient as one ONNX file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import click
 from ibisa_onnx.commands.console import Console, Line, console_options, heading, write_bytes
 from ibisa_onnx.commands.deadlines import deadline_of_all
 from ibisa_onnx.commands.model_output import model_destination, write_model
-from ibisa_onnx.commands.outputs import STDIO, check_out
+from ibisa_onnx.commands.outputs import STDIO
 from ibisa_onnx.commands.stdin import piped_model
 
 if TYPE_CHECKING:
@@ -21,36 +21,39 @@ if TYPE_CHECKING:
     from ibisa_onnx.models.signature import TensorInfo
 
 
-@click.command("gradient", short_help="Write a model with its gradient as one ONNX file.")
+@click.command("gradient", short_help="Write a model and its gradient as one ONNX file.")
 @click.argument("model")
 @click.option(
     "-o",
     "--out",
     metavar="FILE",
-    help="The file to write, or - for stdout. Default: MODEL.grad.onnx beside MODEL.",
+    help="Output file, or - for stdout. Default: MODEL.grad.onnx beside MODEL.",
 )
 @click.option(
-    "--input", metavar="NAME", help="Differentiate with respect to it. Default: the float input."
+    "--input",
+    metavar="NAME",
+    help="Input to differentiate with respect to. Default: the float input.",
 )
-@click.option("--output", metavar="NAME", help="What to differentiate. Default: the first output.")
+@click.option(
+    "--output", metavar="NAME", help="Output to differentiate. Default: the first output."
+)
 @deadline_of_all
 @console_options
 def command(
     console: Console, model: str, out: str | None, input: str | None, output: str | None
 ) -> None:
-    """Write an ONNX file that gives an output of MODEL and its gradient in one run.
+    """Write an ONNX file that computes an output of MODEL and its gradient in one run.
 
-    It takes what MODEL takes, and `cotangent`, dL/d output; it gives the output, and `gradient`,
-    dL/d input. Needs nothing but ONNX Runtime to run.
+    Its inputs are those of MODEL and `cotangent` (dL/d output); its outputs are the output and
+    `gradient` (dL/d input). It requires only ONNX Runtime.
     """
     from ibisa_onnx.autodiff import backward_graph
     from ibisa_onnx.models.onnx_file import ModelFile
     from ibisa_onnx.models.session_options import check_opens
 
-    check_out(out)
     source = piped_model() if model == STDIO else model
-    graph = backward_graph(source, input=input, output=output)
     path = model_destination(model, out, ".grad.onnx")
+    graph = backward_graph(source, input=input, output=output)
     file = ModelFile.of(source)
     data = check_opens(graph, file)
     if path is None:
@@ -62,7 +65,7 @@ def command(
 
 
 def _tell(console: Console, model: str, path: Path | None, graph: onnx.ModelProto) -> None:
-    """Say what was written and how to run it."""
+    """Report the file written and how to run it."""
     inputs = [_tensor_info(each) for each in graph.graph.input]
     outputs = [_tensor_info(each) for each in graph.graph.output]
     file = str(path) if path else None
@@ -92,14 +95,14 @@ def _text(
         heading("outputs"),
         *(f"  {each}" for each in outputs),
         "",
-        heading("run it"),
+        heading("usage"),
         f'  session = onnxruntime.InferenceSession("{name}")',
         f"  output, gradient = session.run(None, {{{feed}}})",
     ]
 
 
 def _tensor_info(info: onnx.ValueInfoProto) -> TensorInfo:
-    """Describe an input or output of a graph."""
+    """Return the description of an input or output of a graph."""
     from onnx import helper
 
     from ibisa_onnx.autodiff.types import read_type

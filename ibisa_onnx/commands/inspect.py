@@ -1,6 +1,6 @@
 """`ibisa-onnx inspect`: a model's kind, inputs, outputs and inferred preprocessing, with sources.
 
-And what it makes of pictures, by that preprocessing or by others.
+It also shows predictions for images, with that preprocessing or with candidates for it.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ibisa_onnx.commands.console import Console, Line, console_options, rows
+from ibisa_onnx.commands.console import Console, Line, Styled, console_options, counted, rows
 from ibisa_onnx.commands.deadlines import deadline_of_all
 from ibisa_onnx.commands.explaining import parse_target
 from ibisa_onnx.commands.flags import with_flags
 from ibisa_onnx.commands.model_options import CLASSIFIER, ModelChoice, model_options
 from ibisa_onnx.commands.outputs import STDIO, distinct_stems, expand
+from ibisa_onnx.commands.rejection import rejection, rejection_of_model
 from ibisa_onnx.commands.report import class_text
 from ibisa_onnx.commands.resolved_fields import (
     field_rows,
@@ -28,6 +29,7 @@ from ibisa_onnx.commands.resolved_fields import (
 )
 from ibisa_onnx.commands.stdin import piped_picture
 from ibisa_onnx.commands.target_options import CONFIDENCE
+from ibisa_onnx.commands.usage import FILE
 from ibisa_onnx.errors import IbisaError, ModelError, OutputError, TargetError
 from ibisa_onnx.io.files import read_text
 from ibisa_onnx.io.literals import parse_csv
@@ -46,39 +48,40 @@ if TYPE_CHECKING:
 
 _MOST_OBSTACLES = 6
 _SHOWN = 5  # classes
-_DETECTOR, _RECOGNISER = "detector", "text recogniser"
+_RECOGNISER = "text recogniser"
 _DRAWING = ".boxes.ibisa.png"
 
 
 @dataclass(frozen=True)
 class _Gradient:
-    """Whether an output has an exact gradient, and what stands in its way."""
+    """Whether an output has an exact gradient, and the obstacles if not."""
 
     output: str
     exact: bool
     obstacles: tuple[str, ...]
 
 
-@click.command("inspect", short_help="Show what a model is, and what it says of pictures.")
+@click.command("inspect", short_help="Show a model's inputs, outputs and inferred preprocessing.")
 @click.argument("model")
 @click.argument("images", metavar="[IMAGE]...", nargs=-1)
 @click.option(
     "--try",
     "trying",
     is_flag=True,
-    help="Rank presets of preprocessing by what the model makes of the pictures.",
+    help="Rank preprocessing presets by the predictions for the images.",
 )
 @click.option(
     "--labels-csv",
+    type=FILE,
     metavar="FILE",
-    help="For --try, the class of each picture: rows of file name and class (index or label).",
+    help="For --try: CSV file of image file name and class (index or label).",
 )
 @click.option(
     "--draw/--no-draw",
     "drawing",
     default=True,
     show_default=True,
-    help="Draw boxes, regions and characters beside each picture, with their numbers.",
+    help="Write a copy of each image with numbered boxes, regions or characters.",
 )
 @CONFIDENCE
 @model_options
@@ -93,27 +96,28 @@ def command(
     confidence: float | None,
     choice: ModelChoice,
 ) -> None:
-    """Show the inputs and outputs of MODEL and each setting of its preprocessing with its source.
+    """Show MODEL's inputs, outputs, kind, and each preprocessing setting with its source.
 
-    And what kind of model it is, and what can be asked of it. With an IMAGE, what it says too: the
-    top five classes, or boxes with their numbers, which are drawn beside the picture. Where that is
-    wrong, so is the preprocessing. With --try, which preprocessing fits: five pictures of different
-    things say more than one.
+    With an IMAGE, also show the predictions: the top-5 classes, or numbered boxes, drawn in a copy
+    of the image. Wrong predictions usually mean wrong preprocessing; --try ranks the alternatives,
+    best with five or more images of different things.
     """
     from ibisa_onnx.pipeline import Pipeline
 
     if (choice.model, *images).count(STDIO) > 1:
-        raise click.UsageError("only one of MODEL and IMAGE can be -, stdin is read once")
+        raise click.UsageError("only one of MODEL and IMAGE can be -; stdin is read once")
     if trying and not images:
-        raise click.UsageError("--try needs pictures: ibisa-onnx inspect MODEL IMAGE... --try")
+        raise click.UsageError("--try requires images: ibisa-onnx inspect MODEL IMAGE... --try")
+    if confidence is not None and not images:
+        raise click.UsageError("--confidence requires images: ibisa-onnx inspect MODEL IMAGE...")
     if labels_csv is not None and not trying:
-        raise click.UsageError("--labels-csv goes with --try")
+        raise click.UsageError("--labels-csv requires --try")
     pictures = expand(images)
     classes = None if labels_csv is None else _read_classes(labels_csv, pictures)
     try:
         model = choice.open()
     except ModelError:
-        if choice.model != STDIO:  # names are what is wanted where a name is missing
+        if choice.model != STDIO:  # the error may ask for one of these names
             _list_tensors(console, choice.model)
         raise
     resolved, reader = choice.read(model)
@@ -122,26 +126,28 @@ def command(
     labels = labels or reader.usual_labels
     gradients = _gradients(model, reader)
     warnings = [*model.warnings, *resolved.warnings, *kind.warnings, *doubts]
-    asked = _Asked()
+    pipeline, asked = Pipeline(model, resolved.spec, reader), _Asked()
     if pictures:
         try:
-            pipeline = Pipeline(model, resolved.spec, reader)
             asked = _ask(*(pipeline, pictures, classes, confidence), trying=trying, drawing=drawing)
         except IbisaError as error:
             asked = _Asked(failure=error)
+    else:
+        asked = _Asked(rejected=rejection_of_model(pipeline))
     warnings += [each for each in asked.warnings if each not in warnings]
     console.warn(warnings)
     found = _Findings(choice, model, resolved, kind, labels, gradients, asked)
-    console.result(_text(found), _data(found) | {"warnings": warnings})
-    if asked.failure:  # all that is known is worth saying first
+    console.result(_text(found), _data(found) | {"warnings": warnings}, bare=[kind.name])
+    if asked.failure:  # after the findings, which are still useful
         raise asked.failure
 
 
 @dataclass(frozen=True)
 class _Asked:
-    """What the model said of pictures: the first answers to each, or how presets rank.
+    """Predictions for images, or the ranking of presets.
 
-    `drawn` names the files in which boxes are drawn.
+    `drawn` maps images to the files with their boxes; `rejected` says why `run` rejects the model,
+    and `images` which images, and why.
     """
 
     answers: Mapping[str, Sequence[Answer]] = field(default_factory=dict)
@@ -149,6 +155,14 @@ class _Asked:
     ranking: TrialRanking | None = None
     warnings: tuple[str, ...] = ()
     failure: IbisaError | None = None
+    rejected: IbisaError | None = None
+    images: Mapping[str, IbisaError] = field(default_factory=dict)
+
+    @property
+    def reason(self) -> str | None:
+        """Why `run` rejects the model; None if it does not."""
+        found = self.failure if isinstance(self.failure, OutputError) else self.rejected
+        return None if found is None else with_flags(str(found))
 
 
 def _ask(
@@ -160,7 +174,7 @@ def _ask(
     trying: bool,
     drawing: bool,
 ) -> _Asked:
-    """Ask the model about pictures."""
+    """Run the model on images."""
     from ibisa_onnx.preprocessing.reading import read_for
     from ibisa_onnx.preprocessing.spec import prepare
 
@@ -169,60 +183,54 @@ def _ask(
     if trying:
         return _Asked(ranking=pipeline.try_preprocessing(pictures, classes))
     notes = [note for each in pictures for note in prepare(each, pipeline.preprocessing).warnings]
-    said = {
+    predicted = {
         name: pipeline.answers(picture, confidence)
         for name, picture in zip(names, pictures, strict=True)
     }
     if pipeline.reader.kind.name == CLASSIFIER:
-        said = {name: answers[:_SHOWN] for name, answers in said.items()}
-        notes += [tie for each in said.values() for tie in _tie(each)]
-    if pipeline.reader.kind.name == _DETECTOR:
-        empty = {name: each for name, each in zip(names, pictures, strict=True) if not said[name]}
-        notes += [f"{name}: {_nothing(pipeline, each, confidence)}" for name, each in empty.items()]
-    drawn, refused = _draw(dict(zip(names, pictures, strict=True)), said if drawing else {})
-    notes += [*pipeline.model.warnings, *pipeline.reader.warnings, *refused]
-    return _Asked(said, drawn, warnings=tuple(dict.fromkeys(notes)))
-
-
-def _nothing(pipeline: Pipeline, picture: Picture, confidence: float | None) -> str:
-    """Say that a detector found nothing, and what comes nearest."""
-    from ibisa_onnx.targets.detection import CONFIDENCE, nothing_found
-
-    nearest = next(iter(pipeline.answers(picture, 0.0)), None)
-    best = None if nearest is None else (nearest.caption, nearest.score)
-    return nothing_found(CONFIDENCE if confidence is None else confidence, best)
+        predicted = {name: answers[:_SHOWN] for name, answers in predicted.items()}
+        notes += [tie for each in predicted.values() for tie in _tie(each)]
+    tried = {
+        name: rejection(pipeline, picture, confidence)
+        for name, picture in zip(names, pictures, strict=True)
+    }
+    rejected = {name: error for name, error in tried.items() if error is not None}
+    notes += [f"{name}: {error}" for name, error in rejected.items()]
+    drawn, failed = _draw(dict(zip(names, pictures, strict=True)), predicted if drawing else {})
+    notes += [*pipeline.model.warnings, *pipeline.reader.warnings, *failed]
+    return _Asked(predicted, drawn, warnings=tuple(dict.fromkeys(notes)), images=rejected)
 
 
 def _draw(
-    pictures: Mapping[str, Picture], said: Mapping[str, Sequence[Answer]]
+    pictures: Mapping[str, Picture], predicted: Mapping[str, Sequence[Answer]]
 ) -> tuple[dict[str, str], list[str]]:
-    """Draw what lies in boxes beside each picture: the files, and why one could not be written."""
+    """Draw boxes in copies of the images; return the files, and errors of those not written."""
     from ibisa_onnx.errors import ResultError
     from ibisa_onnx.io.atomic import check_not_given, write_files
     from ibisa_onnx.io.formats import encode_png
     from ibisa_onnx.io.overlay import tagged
 
-    stems = distinct_stems(list(said))
-    drawn, refused = dict[str, str](), list[str]()
-    for name, answers in said.items():
+    stems = distinct_stems(list(predicted))
+    drawn, failed = dict[str, str](), list[str]()
+    for name, answers in predicted.items():
         scale = 1 / pictures[name].reduction
         boxes = [(text, [scale * side for side in box]) for text, box in _tags(answers)]
         if not boxes or name == STDIO:
             continue
         path = stems[name].with_name(f"{stems[name].name}{_DRAWING}")
         try:
-            check_not_given(path, list(said))
+            check_not_given(path, list(predicted))
             write_files({path: encode_png(tagged(pictures[name].pixels, boxes))})
             drawn[name] = str(path)
         except ResultError as error:
-            refused.append(f"the boxes are not drawn: {error}")
-    return drawn, refused
+            failed.append(f"boxes not drawn: {error}")
+    return drawn, failed
 
 
 def _tags(answers: Sequence[Answer]) -> list[tuple[str, Box]]:
-    """Return what is drawn of answers: a number where one can be asked by, or else a name.
+    """Return the tags of predictions: their numbers, which targets accept, else their names.
 
-    A text that was read lies where its characters are, which have the numbers.
+    A recognised text has no tag if its characters have numbers.
     """
     from ibisa_onnx.io.overlay import ascii_fold
 
@@ -238,35 +246,33 @@ def _read_rows(path: str) -> list[list[str]]:
     try:
         return parse_csv(read_text(path, "classes", TargetError))
     except ValueError as error:
-        raise TargetError(f"{path} is no CSV of names and classes: {error}") from error
+        raise TargetError(f"{path} is not a CSV file of names and classes: {error}") from error
 
 
 def _read_classes(path: str, pictures: Sequence[str]) -> list[str | int]:
-    """Read the class of each picture from rows of file name and class.
+    """Read the class of each image from rows of file name and class.
 
     Raises
     ------
     TargetError
-        The file cannot be read, or does not name a picture.
+        The file cannot be read, or has no row for an image.
     """
     rows = [row for row in _read_rows(path) if len(row) > 1]
-    said = {Path(row[0].strip()).name: row[1].strip() for row in rows}
+    classes = {Path(row[0].strip()).name: row[1].strip() for row in rows}
     for picture in pictures:
-        if Path(picture).name not in said:
-            raise TargetError(
-                f"{path} gives no class of {Path(picture).name}; add a row NAME,CLASS"
-            )
-    return [parse_target(said[Path(picture).name]) for picture in pictures]
+        if Path(picture).name not in classes:
+            raise TargetError(f"{path} has no class for {Path(picture).name}; add a row NAME,CLASS")
+    return [parse_target(classes[Path(picture).name]) for picture in pictures]
 
 
 def _list_tensors(console: Console, path: str) -> None:
-    """Show the inputs and outputs of a file that can be opened, and nothing else."""
+    """Show the inputs and outputs of a file, if it can be opened."""
     from ibisa_onnx.models.onnx_session import DeployedModel
 
     try:
         inputs, outputs = DeployedModel.tensors(path)
     except ModelError:
-        return  # the same error that is about to be told
+        return  # the caller reports the same error
     sections = {
         "inputs": [f"  {each}" for each in inputs],
         "outputs": [f"  {each}" for each in outputs],
@@ -276,17 +282,17 @@ def _list_tensors(console: Console, path: str) -> None:
 
 
 def _tie(predictions: Sequence[Answer]) -> tuple[str, ...]:
-    """Say where the likeliest classes are equally likely."""
+    """Return a warning if the most probable classes are tied."""
     import numpy as np
 
     from ibisa_onnx.targets.class_scores import tie
 
     probabilities = np.array([each.score for each in predictions])
-    return tie(probabilities, "all" if len(predictions) < _SHOWN else "the likeliest")
+    return tie(probabilities, "all" if len(predictions) < _SHOWN else "the top")
 
 
 def _gradients(model: DeployedModel, reader: OutputReader) -> list[_Gradient]:
-    """Tell of each tensor that answers are read from whether an exact gradient can be had."""
+    """Return for each tensor that targets read whether it has an exact gradient."""
     from ibisa_onnx.gradients.selection import refused_input
 
     try:
@@ -306,7 +312,7 @@ def _gradients(model: DeployedModel, reader: OutputReader) -> list[_Gradient]:
 
 
 def _gradient_of(graph: onnx.ModelProto, image: str, output: str) -> _Gradient:
-    """Tell whether an exact gradient of a tensor of a graph can be had."""
+    """Return whether a tensor of a graph has an exact gradient."""
     from ibisa_onnx.autodiff import missing_rules
 
     try:
@@ -319,7 +325,7 @@ def _gradient_of(graph: onnx.ModelProto, image: str, output: str) -> _Gradient:
 
 @dataclass(frozen=True)
 class _Findings:
-    """All that was found out."""
+    """All findings about a model."""
 
     choice: ModelChoice
     model: DeployedModel
@@ -333,7 +339,9 @@ class _Findings:
 def _data(found: _Findings) -> dict[str, Any]:
     """Return all findings as plain data."""
     model, asked, kind = found.model, found.asked, found.kind
-    pictures = {name: list(map(_answer_data, said)) for name, said in asked.answers.items()}
+    pictures = {
+        name: list(map(_answer_data, predicted)) for name, predicted in asked.answers.items()
+    }
     classes = next(iter(pictures.values()), []) if kind.name == CLASSIFIER else []
     return {
         "model": model.name,
@@ -348,19 +356,23 @@ def _data(found: _Findings) -> dict[str, Any]:
         "predictions": classes,
         "pictures": pictures,
         "drawn": dict(asked.drawn),
+        "run": {
+            "rejected": asked.reason,
+            "images": {name: with_flags(str(error)) for name, error in asked.images.items()},
+        },
     } | ({} if asked.ranking is None else {"trial": _trial_data(asked.ranking)})
 
 
 def _answer_data(answer: Answer) -> dict[str, Any]:
-    """Return an answer as plain data."""
+    """Return a prediction as plain data."""
     return {**asdict(answer), "probability": answer.score}
 
 
 def _text(found: _Findings) -> list[Line]:
-    """Say all findings, a section each."""
+    """Return the findings as text, in sections."""
     choice, model, asked = found.choice, found.model, found.asked
     inputs = [
-        (str(each), f"takes the image, {model.image.layout}" if each == model.image.tensor else "")
+        (str(each), f"image input, {model.image.layout}" if each == model.image.tensor else "")
         for each in model.signature.inputs
     ]
     sections: dict[str, list[Line]] = {
@@ -372,35 +384,37 @@ def _text(found: _Findings) -> list[Line]:
         "exact gradient": rows([pair for each in found.gradients for pair in _gradient_rows(each)]),
         "providers": [f"  {name}" for name in model.providers],
     }
+    if asked.reason is not None:
+        sections["run"] = [Styled(f"  rejected: {asked.reason}", colour="yellow")]
     for name, answers in asked.answers.items():
-        heading = "top five" if found.kind.name == CLASSIFIER else "answers"
-        heading += f" of {name}" if len(asked.answers) > 1 else ""
+        heading = "top-5 predictions" if found.kind.name == CLASSIFIER else "predictions"
+        heading += f" for {name}" if len(asked.answers) > 1 else ""
         sections[heading] = _answer_rows(found.kind, answers)
         if name in asked.drawn:
             sections[heading].append(f"  drawn in {asked.drawn[name]}")
     if asked.ranking is not None:
-        sections["preprocessing tried"] = _trial_rows(asked.ranking)
+        sections["preprocessing candidates"] = _trial_rows(asked.ranking)
     title = "model from stdin" if choice.model == STDIO else choice.model
     return sections_text(title, sections)
 
 
 def _asks(kind: Kind) -> list[str]:
-    """Return what can be asked, as flags."""
+    """Return the supported targets as flags."""
     return [with_flags(each) for each in kind.asks]
 
 
 def _kind_rows(kind: Kind) -> list[Line]:
-    """Say what the model is, how that is known, and what can be asked of it."""
+    """Return the kind, how it was inferred, and the supported targets."""
     pairs = [(kind.name, kind.reason)]
     if kind.asks:
-        pairs.append(("ask", ", ".join(_asks(kind))))
+        pairs.append(("targets", ", ".join(_asks(kind))))
     return rows(pairs)
 
 
 def _answer_rows(kind: Kind, answers: Sequence[Answer]) -> list[Line]:
-    """Return a row for each answer: a class, or what it is and where; numbered where a flag is."""
+    """Return a row for each prediction: score, caption and place, with its number if any."""
     if not answers:
-        return ["  nothing is found in this picture"]
+        return ["  nothing found in this image"]
     if kind.name == CLASSIFIER:
         return [
             f"  {100 * each.score:5.1f}%  {class_text(each.index or 0, each.label)}"
@@ -410,7 +424,7 @@ def _answer_rows(kind: Kind, answers: Sequence[Answer]) -> list[Line]:
     width = max(map(len, numbers))
     margin = "  " if width else ""
     captions = [each.caption for each in answers]
-    if kind.name == _RECOGNISER:  # a space must be seen
+    if kind.name == _RECOGNISER:  # makes spaces visible
         captions = [f'"{each}"' for each in captions]
     return [
         f"{margin}{number:>{width}}  {_score_text(each)}  {caption}{_where(each)}"
@@ -431,25 +445,25 @@ def _where(answer: Answer) -> str:
 
 
 def _gradient_rows(gradient: _Gradient) -> list[tuple[str, str]]:
-    """Say whether there is an exact gradient; where not, one row for each obstacle."""
+    """Return whether there is an exact gradient; if not, a row for each obstacle."""
     if gradient.exact:
-        return [(gradient.output, "yes: every operator on the path has a rule")]
+        return [(gradient.output, "yes: every operator on the path has a gradient rule")]
     more = len(gradient.obstacles) - _MOST_OBSTACLES
-    said = [f"no: {gradient.obstacles[0]}", *gradient.obstacles[1:_MOST_OBSTACLES]]
-    said += [f"and {more} more (--json shows all)"] if more > 0 else []
-    return [(gradient.output if row == 0 else "", text) for row, text in enumerate(said)]
+    texts = [f"no: {gradient.obstacles[0]}", *gradient.obstacles[1:_MOST_OBSTACLES]]
+    texts += [f"and {more} more (use --json to show all)"] if more > 0 else []
+    return [(gradient.output if row == 0 else "", text) for row, text in enumerate(texts)]
 
 
 def _trial_rows(ranking: TrialRanking) -> list[Line]:
-    """Show how candidates rank, and say how sure that is and which flags to give."""
+    """Return the ranked candidates, and which flags to pass."""
     known = ranking.trials[0].agreement is not None
     table = rows(
         [
             (
                 _flags(trial),
-                f"{'=' if trial.level else ' '} {trial.information:5.2f} nats  "
-                f"largest probability {trial.sharpness:4.0%}"
-                + (f"  right {trial.agreement:4.0%}" if known else ""),
+                f"{'=' if trial.level else ' '} information {trial.information:5.2f} nats  "
+                f"mean top probability {trial.sharpness:4.0%}"
+                + (f"  accuracy {trial.agreement:4.0%}" if known else ""),
             )
             for trial in ranking.trials
         ]
@@ -458,19 +472,18 @@ def _trial_rows(ranking: TrialRanking) -> list[Line]:
 
 
 def _verdict(ranking: TrialRanking) -> str:
-    """Say how sure the first place is."""
-    count = f"{ranking.pictures} picture{'' if ranking.pictures == 1 else 's'}"
-    cost = f"({count}, {ranking.passes} forward passes)"
+    """Return whether the ranking is conclusive, and the best candidate."""
+    cost = f"({counted(ranking.pictures, 'image')}, {ranking.passes} forward passes)"
     if ranking.is_sure:
-        return f"sure: give {_flags(ranking.trials[0])} {cost}"
+        return f"conclusive: use {_flags(ranking.trials[0])} {cost}"
     return (
-        f"not sure: {len(ranking.level)} of these are level (=); the best is "
-        f"{_flags(ranking.trials[0])} {cost}; try more pictures, of different things"
+        f"inconclusive: {len(ranking.level)} candidates are tied (=); the first is "
+        f"{_flags(ranking.trials[0])} {cost}; add images of different things"
     )
 
 
 def _flags(trial: Trial) -> str:
-    """Return the flags that say a candidate; none for what is in use already."""
+    """Return the flags of a candidate; none for the current preprocessing."""
     from ibisa_onnx.preprocessing.trial import CURRENT, usual_order
 
     if trial.preset == CURRENT:

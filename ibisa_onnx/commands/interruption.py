@@ -1,8 +1,9 @@
-"""Ctrl-C while pictures are explained: the first asks for the best map so far, the second ends all.
+"""Ctrl-C while images are explained: the first requests the best map so far, the second exits.
 
-Python answers to a signal only between two of its own steps, and a call of ONNX Runtime may last,
-for ever if the model is endless. So a thread counts each Ctrl-C as it comes, and ends the process
-where a second finds no answer. Before and after, Ctrl-C is the process's own affair (`__main__`).
+Python handles a signal only between its own instructions, and a call of ONNX Runtime can take long,
+or forever if the model contains an endless loop. So a thread counts each Ctrl-C on arrival and ends
+the process if the main thread does not react to the second. `__main__` handles Ctrl-C before and
+after.
 """
 
 from __future__ import annotations
@@ -18,31 +19,31 @@ from typing import Any
 from ibisa_onnx.commands.console import INTERRUPTED, Console, echo
 from ibisa_onnx.ending import end_at_once
 
-_PATIENCE = 0.5  # seconds in which the main thread can end everything itself
+_PATIENCE = 0.5  # seconds for the main thread to end the process itself
 
 
 class Interruption:
-    """A context in which the first Ctrl-C is only a wish, to be asked for by calling this.
+    """A context manager that records the first Ctrl-C; calling it returns whether there was one.
 
-    Where Ctrl-C is ignored (a job in the background), and outside the main thread, where signals
-    are not ours, it changes nothing.
+    It changes nothing if Ctrl-C is ignored, as in a background job, or outside the main thread,
+    where Python does not allow signal handlers.
     """
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._previous: Any = None
         self._watch: _Watch | None = None
-        self.wished = False
+        self.requested = False
 
     def __call__(self) -> bool:
-        """Tell whether an end is wished for."""
-        return self.wished
+        """Return whether Ctrl-C was pressed."""
+        return self.requested
 
     def __enter__(self) -> Interruption:
         if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
             return self
         with contextlib.suppress(ValueError):  # not the main thread
-            self._previous = signal.signal(signal.SIGINT, self._wish)
+            self._previous = signal.signal(signal.SIGINT, self._request)
             self._watch = _Watch() if os.name != "nt" else None
         return self
 
@@ -52,13 +53,15 @@ class Interruption:
         if self._previous is not None:
             signal.signal(signal.SIGINT, self._previous)
 
-    def _wish(self, _: int, __: FrameType | None) -> None:
-        if self.wished:
+    def _request(self, _: int, __: FrameType | None) -> None:
+        if self.requested:
             raise KeyboardInterrupt
-        self.wished = True
+        self.requested = True
         if sys.stderr.isatty() and not self._console.quiet:
-            echo("", err=True)  # off the line on which the bar is, and what the terminal echoed
-        self._console.warn(["ending with the best map so far; Ctrl-C again ends without"])
+            echo("", err=True)  # start a new line after the progress bar and the echoed ^C
+        self._console.warn(
+            ["stopping with the best map so far; press Ctrl-C again to quit without one"]
+        )
 
 
 class _Watch:
@@ -72,13 +75,13 @@ class _Watch:
         threading.Thread(target=self._count, args=(reading,), daemon=True).start()
 
     def leave(self) -> None:
-        """Let whoever saw them before see them again."""
+        """Restore the previous wake-up descriptor."""
         self._left.set()
         signal.set_wakeup_fd(self._before, warn_on_full_buffer=False)
         os.close(self._writing)
 
     def _count(self, reading: int) -> None:
-        """Count each Ctrl-C, and pass other signals on."""
+        """Count each Ctrl-C and forward other signals."""
         count = 0
         while number := os.read(reading, 1):
             count += number[0] == signal.SIGINT

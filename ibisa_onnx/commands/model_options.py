@@ -1,13 +1,13 @@
-"""The options that say which model is meant and how pictures are put to it.
+"""Options on the model and its preprocessing, shared by the verbs that open a model.
 
-Shared by the verbs that open a model; each gets them as one `ModelChoice`.
+Each verb receives them as one `ModelChoice`.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ import click
 
 from ibisa_onnx.commands.outputs import STDIO
 from ibisa_onnx.commands.stdin import piped_model
+from ibisa_onnx.commands.usage import FILE, usage_errors
 from ibisa_onnx.escaping import shortened
 from ibisa_onnx.io.literals import parse_integer, parse_number
 
@@ -27,11 +28,13 @@ if TYPE_CHECKING:
     from ibisa_onnx.targets.labels import KnownLabels
     from ibisa_onnx.targets.reader import OutputReader
 
-# Said here again, so that `--help` need not load what they are keys of; a test holds them equal.
+# Repeated here so that `--help` need not import the registries; a test keeps them equal.
 PRESETS = ("imagenet", "caffe", "tf", "unit", "raw")
+_CHANNELS = {"GRAY": 1, "RGB": 3, "BGR": 3, "RGBA": 4, "BGRA": 4}
 CHANNEL_ORDERS = ("RGB", "BGR", "GRAY", "RGBA", "BGRA", "AS-IS")
 DEPTHS = ("8-bit", "full")
 RESIZES = ("shortest", "stretch", "stretch-crop", "letterbox", "letterbox-corner", "none")
+_MOST_SIDE = 2**31 - 1  # pixels
 CLASSIFIER = "classifier"
 KINDS = (
     *("detector", "text recogniser", "segmenter", "embedder", "regression", "depth", "keypoints"),
@@ -42,18 +45,18 @@ INTERPOLATIONS = ("nearest", "box", "bilinear", "bicubic", "lanczos")
 
 
 def quoted(value: Any) -> str:
-    """Return what was given as an error quotes it."""
+    """Return a value as quoted in an error, shortened."""
     return shortened(repr(value), 200)
 
 
 def numbers(text: str) -> tuple[float, ...] | None:
-    """Read finite numbers with commas between them; None of other text."""
+    """Parse comma-separated finite numbers; return None for any other text."""
     found = [number for number in map(parse_number, text.split(",")) if number is not None]
     return tuple(found) if len(found) == text.count(",") + 1 else None
 
 
-class FiniteRange(click.FloatRange):
-    """A range of numbers; NaN, which is in each of click's own, and infinity are none."""
+class Finite(click.types.FloatParamType):
+    """A finite number; click's own accept NaN and infinity."""
 
     def convert(self, value: Any, param: Any, ctx: Any) -> float:  # noqa: D102
         number: float = super().convert(value, param, ctx)
@@ -62,33 +65,39 @@ class FiniteRange(click.FloatRange):
         return number
 
 
+class FiniteRange(click.FloatRange, Finite):
+    """A range of finite numbers."""
+
+
 class _Numbers(click.ParamType[tuple[float, ...]]):
-    """Numbers with commas between them."""
+    """Comma-separated numbers."""
 
     name = "numbers"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[float, ...]:
         found = numbers(value)
         if found is None:
-            self.fail(f"{quoted(value)} is not a number or several with commas: 0.485,0.456,0.406")
+            self.fail(f"{quoted(value)} is not a list of numbers such as 0.485,0.456,0.406")
         return found
 
 
 class _Size(click.ParamType[tuple[int, int]]):
-    """A height and a width, or one number for both."""
+    """A height and a width, or one number for a square."""
 
     name = "size"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
         sides = value.lower().split("x")
-        found = [side for side in map(parse_integer, sides) if side is not None and side > 0]
+        found = [side for side in map(parse_integer, sides) if side and 0 < side <= _MOST_SIDE]
         if len(sides) > 2 or len(found) < len(sides):
-            self.fail(f"{quoted(value)} is not a size in pixels: 224 or, height first, 240x320")
+            self.fail(
+                f"{quoted(value)} is not a size in pixels; use 224 or HEIGHTxWIDTH, e.g. 240x320"
+            )
         return found[0], found[-1]
 
 
 class _NamedValue(click.ParamType[tuple[str, "npt.NDArray[Any]"]]):
-    """An input's name and its value: a number, several with commas, or a .npy file."""
+    """An input's name and its value: a number, comma-separated numbers, or a .npy file."""
 
     name = "named value"
 
@@ -112,9 +121,9 @@ class _NamedValue(click.ParamType[tuple[str, "npt.NDArray[Any]"]]):
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """What was said of the model on the command line.
+    """Model options from the command line.
 
-    `preprocess` is a preset or a spec file, `flags` the single values that go before it.
+    `preprocess` is a preset or a preprocessing file; the values in `flags` take precedence over it.
     """
 
     model: str
@@ -130,7 +139,7 @@ class ModelChoice:
     flags: dict[str, Any]
 
     def for_values(self, of_values: bool) -> ModelChoice:
-        """Return the choice with its output left to a target of values, where one is asked for."""
+        """Return the choice without `output` if a value target uses that option."""
         return replace(self, output=None) if of_values else self
 
     def source(self) -> str | bytes:
@@ -138,7 +147,7 @@ class ModelChoice:
         return piped_model() if self.model == STDIO else self.model
 
     def open(self) -> DeployedModel:
-        """Open the model alone."""
+        """Open the model without an explainer."""
         from ibisa_onnx.models.onnx_session import DeployedModel
 
         return DeployedModel.open(
@@ -146,7 +155,7 @@ class ModelChoice:
         )
 
     def explainer(self, model: DeployedModel | None = None, **options: Any) -> Explainer:
-        """Open the model, or take an open one, to be explained; `options` are `Explainer`'s."""
+        """Return an `Explainer` of the model, or of an open one; `options` are its arguments."""
         from ibisa_onnx import Explainer
 
         return Explainer(
@@ -162,7 +171,7 @@ class ModelChoice:
         )
 
     def _on_opening(self) -> dict[str, Any]:
-        """Return what counts while a model is opened, and not after."""
+        """Return the arguments that only opening a model uses."""
         return {
             "providers": self.providers,
             "input": self.input,
@@ -171,12 +180,12 @@ class ModelChoice:
         }
 
     def read(self, model: DeployedModel) -> tuple[ResolvedPreprocessing, OutputReader]:
-        """Settle the preprocessing of an open model, and what reads its outputs.
+        """Resolve the preprocessing of an open model and return it with an output reader.
 
         Raises
         ------
         IbisaError
-            What is said contradicts the model.
+            An option conflicts with the model.
         """
         from ibisa_onnx.targets.opening import open_reader
 
@@ -191,16 +200,16 @@ class ModelChoice:
         )
 
     def find_labels(self, reader: OutputReader) -> tuple[KnownLabels | None, list[str]]:
-        """Return the labels of an open model, and warnings of those that do not fit it.
+        """Return the labels of an open model, and warnings about labels that do not fit it.
 
         Raises
         ------
         TargetError
-            Those that were given do not fit.
+            The labels from --labels do not fit the model.
         """
         found, warnings = reader.declared_labels()
         if found is not None and self.labels is not None:
-            found = replace(found, source=f"flag --labels {self.labels}")
+            found = replace(found, source=f"--labels {self.labels}")
         return found, warnings
 
     def _overrides(self) -> Overrides:
@@ -210,14 +219,14 @@ class ModelChoice:
 
 
 def _check_preprocess(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
-    """Tell a preset from a file, and see that it is one of the two."""
+    """Return a preset in lower case or the path of a file; raise for anything else."""
     if value is None or value.lower() in PRESETS:
         return value and value.lower()
     from ibisa_onnx.io.files import is_regular
 
     if not is_regular(value):
         raise click.BadParameter(
-            f"{quoted(value)} is neither a preset ({', '.join(PRESETS)}) nor a file"
+            f"{quoted(value)} is not a preset ({', '.join(PRESETS)}) or an existing file"
         )
     return value
 
@@ -227,31 +236,62 @@ PREPROCESS = click.option(
     "--preprocess",
     metavar="PRESET|FILE",
     callback=_check_preprocess,
-    help=f"{', '.join(PRESETS)}, or a file: TOML, JSON, or a framework's.",
+    help=f"Preset ({', '.join(PRESETS)}) or preprocessing file: TOML, JSON or a framework's own.",
 )
 RESIZE = click.option(
-    "--resize", type=click.Choice(RESIZES), help="How a picture is brought to the input's size."
+    "--resize", type=click.Choice(RESIZES), help="How to fit the image to the input size."
 )
 _FLAGS = (
-    click.option("--size", type=SIZE, help="Of the model's input: 224, or 240x320 (height)."),
+    click.option(
+        "--size", type=SIZE, help="Model input size: one number for square, or HEIGHTxWIDTH."
+    ),
     RESIZE,
     click.option(
         "--shorter-side",
         type=click.IntRange(1),
-        help="Before the crop of 'shortest' and 'stretch-crop'.",
+        metavar="N",
+        help="Shorter side before the crop, in pixels (shortest and stretch-crop).",
     ),
-    click.option("--pad-value", type=click.IntRange(0, 255), help="Of a letterbox's margins."),
-    click.option("--interpolation", type=click.Choice(INTERPOLATIONS)),
-    click.option("--channel-order", type=click.Choice(CHANNEL_ORDERS, case_sensitive=False)),
+    click.option(
+        "--pad-value",
+        type=click.IntRange(0, 255),
+        metavar="N",
+        help="Pixel value of letterbox padding.",
+    ),
+    click.option(
+        "--interpolation", type=click.Choice(INTERPOLATIONS), help="Interpolation for resizing."
+    ),
+    click.option(
+        "--channel-order",
+        type=click.Choice(CHANNEL_ORDERS, case_sensitive=False),
+        help="Channel order of the model input.",
+    ),
     click.option(
         "--depth",
         type=click.Choice(DEPTHS),
-        help="16-bit and float pictures: brought to 0..255, or their own values.",
+        help="16-bit and float images: convert to 0..255 (8-bit) or keep the values (full).",
     ),
-    click.option("--scale", type=float, help="The model gets (pixel * scale - mean) / std."),
-    click.option("--mean", type=_Numbers(), help="One number, or one for each channel: a,b,c."),
-    click.option("--std", type=_Numbers(), help="One number, or one for each channel: a,b,c."),
-    click.option("--layout", type=click.Choice(("NCHW", "NHWC"), case_sensitive=False)),
+    click.option(
+        "--scale",
+        type=Finite(),
+        metavar="NUMBER",
+        help="Pixel scale; the input is (pixel * scale - mean) / std.",
+    ),
+    click.option(
+        "--mean",
+        type=_Numbers(),
+        help="Mean after scaling: one number, or one per channel (a,b,c).",
+    ),
+    click.option(
+        "--std",
+        type=_Numbers(),
+        help="Standard deviation after scaling: one number, or one per channel (a,b,c).",
+    ),
+    click.option(
+        "--layout",
+        type=click.Choice(("NCHW", "NHWC"), case_sensitive=False),
+        help="Axis order of the model input.",
+    ),
 )
 _FLAG_NAMES = (
     "size",
@@ -267,23 +307,25 @@ _FLAG_NAMES = (
     "layout",
 )
 _OPTIONS = (
-    click.option("--labels", metavar="FILE", help="Names of the classes, one a line."),
+    click.option(
+        "--labels", type=FILE, metavar="FILE", help="Text file of class names, one per line."
+    ),
     PREPROCESS,
     *_FLAGS,
-    click.option("--input", metavar="NAME", help="The model's input that takes the image."),
+    click.option("--input", metavar="NAME", help="Model input that accepts the image."),
     click.option(
         "--extra-input",
         "extra_inputs",
         type=_NamedValue(),
         multiple=True,
         metavar="NAME=VALUE",
-        help="Value of another input: a number, several with commas, or a .npy file. Repeatable.",
+        help="Value of another input: a number, numbers with commas, or a .npy file. Repeatable.",
     ),
     click.option(
-        "--output", metavar="NAME", help="What holds class scores: an output or inner tensor."
+        "--output", metavar="NAME", help="Output or inner tensor that holds the class scores."
     ),
     click.option(
-        "--kind", type=click.Choice(KINDS), help="What the model is, where that is told wrongly."
+        "--kind", type=click.Choice(KINDS), help="Kind of model, if detected incorrectly."
     ),
 )
 _ON_RUNNING = (
@@ -292,42 +334,76 @@ _ON_RUNNING = (
         "providers",
         multiple=True,
         metavar="NAME",
-        help="cuda, tensorrt, openvino, dml, coreml, cpu … Repeatable. Default: CUDA if it works.",
+        help="Execution provider: cuda, tensorrt, openvino, dml, coreml, cpu … Repeatable. "
+        "Default: CUDA if it works, otherwise CPU.",
     ),
     click.option(
         "--activation",
         type=click.Choice(ACTIVATIONS),
-        help="How scores become probabilities, where that is read wrongly.",
+        help="How scores become probabilities, if detected incorrectly.",
     ),
-    click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads for each operator."),
+    click.option(
+        "--threads", type=click.IntRange(1, 1024), metavar="N", help="CPU threads per operator."
+    ),
 )
 _GIVEN = ("input", "output", "labels", "kind", "extra_inputs")
-# What holds of these where a model is only read.
+# Their values for a verb that only reads the model.
 _READ_ONLY: dict[str, Any] = {"providers": ("cpu",), "activation": None, "threads": None}
 
 
 def model_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a verb the options on its MODEL, and pass them to it as `choice`."""
+    """Add the options on MODEL to a verb, passed on as `choice`."""
     return _with_options(function, (*_OPTIONS, *_ON_RUNNING))
 
 
 def described_model_options(function: Callable[..., None]) -> Callable[..., None]:
-    """The same for a verb that opens MODEL only to read it: on the CPU, whatever it runs on."""
+    """Add the options that describe MODEL to a verb that only reads it, always on the CPU."""
     return _with_options(function, _OPTIONS)
+
+
+def _check_values(flags: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
+    """Raise `click.UsageError` for values that no model can have, or that contradict each other."""
+    names = [name for name, _ in mine["extra_inputs"]]
+    if len(set(names)) < len(names):
+        raise click.UsageError("--extra-input names one input twice; pass one value for each")
+    for name in ("scale", "std"):
+        if flags.get(name) == 0 or (name == "std" and 0 in flags.get(name, ())):
+            raise click.UsageError(f"--{name} cannot be 0; pass another number")
+    wanted = _CHANNELS.get(flags.get("channel_order", ""))
+    counts = {len(flags[name]) for name in ("mean", "std") if len(flags.get(name, "1")) > 1}
+    if len(counts) > 1 or (wanted and counts - {wanted}):
+        raise click.UsageError("--mean and --std require one number, or one for each channel")
+    _check_providers(mine["providers"])
+
+
+def _check_providers(names: Sequence[str]) -> None:
+    """Raise `click.UsageError` if ONNX Runtime has no provider of that name in any build."""
+    if not names:
+        return
+    from ibisa_onnx.errors import ProviderError
+    from ibisa_onnx.models.ort import import_onnxruntime
+    from ibisa_onnx.models.providers import full_name
+
+    runtime = import_onnxruntime()
+    known = [*runtime.get_all_providers(), *runtime.get_available_providers()]
+    with usage_errors(ProviderError):
+        for name in names:
+            full_name(name, known)
 
 
 def _with_options(
     function: Callable[..., None], given: Sequence[Callable[..., Any]]
 ) -> Callable[..., None]:
-    """Give a verb options, and pass all that they say to it as `choice`."""
+    """Add options to a verb, passed on as one `ModelChoice`."""
 
     @functools.wraps(function)
     def wrapped(*args: Any, model: str, preprocess: str | None, **options: Any) -> None:
         flags = {name: options.pop(name) for name in _FLAG_NAMES}
-        said = {name: value for name, value in flags.items() if value is not None}
+        given_flags = {name: value for name, value in flags.items() if value is not None}
         mine = {name: options.pop(name) for name in _GIVEN}
-        mine |= {name: options.pop(name, unsaid) for name, unsaid in _READ_ONLY.items()}
-        choice = ModelChoice(model=model, preprocess=preprocess, flags=said, **mine)
+        mine |= {name: options.pop(name, default) for name, default in _READ_ONLY.items()}
+        _check_values(given_flags, mine)
+        choice = ModelChoice(model=model, preprocess=preprocess, flags=given_flags, **mine)
         function(*args, choice=choice, **options)
 
     for option in reversed(given):

@@ -1,4 +1,4 @@
-"""Where a model that a verb made is written: its name, and its external weights beside it."""
+"""Writing a model that a verb has built: its file name, and its external weights beside it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import click
 
 from ibisa_onnx.commands.console import is_terminal
 from ibisa_onnx.commands.outputs import STDIO
+from ibisa_onnx.commands.usage import check_output
 from ibisa_onnx.io.atomic import check_not_given
 
 if TYPE_CHECKING:
@@ -28,43 +29,43 @@ def model_destination(
     given: Sequence[str | None] = (),
     in_place: bool = False,
 ) -> Path | None:
-    """Return the file to write, None for stdout.
+    """Return the path to write to; None for stdout.
 
     Parameters
     ----------
     model
-        The path it was made from, or "-".
+        Path of the source model, or "-".
     out
-        What `-o` said; None: beside the model, with `suffix` in place of .onnx.
+        Value of `-o`; None: beside the model, with `suffix` instead of .onnx.
     given
-        Other files that were given, None for those that were not.
+        Other input files; None for those that were not passed.
     in_place
-        Whether it may take the model's own place.
+        Whether the source model may be overwritten.
 
     Raises
     ------
     click.UsageError
-        It would go to a terminal.
-    ResultError
-        It would take the place of a file that was given.
+        The model would be printed to a terminal, or an input file overwritten.
     """
     if out in (STDIO, "/dev/stdout") or (out is None and model == STDIO):
         if is_terminal(sys.stdout):
-            raise click.UsageError("the model would go to the terminal; give -o FILE, or redirect")
+            raise click.UsageError(
+                "cannot write a model to the terminal; pass -o FILE or redirect stdout"
+            )
         return None
     from ibisa_onnx.models.onnx_file import beside
 
     path = beside(model, suffix) if out is None else Path(out)
-    check_not_given(path, [*given, *([] if in_place or model == STDIO else [model])])
+    check_output(path, [*given, *([] if in_place or model == STDIO else [model])])
     return path
 
 
 def write_model(path: Path, data: bytes, graph: onnx.ModelProto, file: ModelFile) -> None:
-    """Write a model, and beside it the external weights, if they are not there already.
+    """Write a model, and its external weights beside it unless they already are.
 
-    `data` are the bytes of `graph`; `file` is the one it was made from. Where what is there is a
-    link that ONNX Runtime would not follow from the new file, as in Hugging Face's cache, the
-    weights are copied under another name.
+    `data` holds the bytes of `graph`; `file` is its source. If the weights there are a link that
+    ONNX Runtime would not follow from the new file, as in Hugging Face's cache, they are copied
+    under another name.
     """
     from ibisa_onnx.io.atomic import copy_files, write_files
     from ibisa_onnx.models.external_data import rename_weights, weight_places
@@ -81,9 +82,9 @@ def write_model(path: Path, data: bytes, graph: onnx.ModelProto, file: ModelFile
 
 
 def _names_beside(path: Path, weights: Iterable[str]) -> dict[str, str]:
-    """Return what files of external weights are called beside a model that is written.
+    """Return the names of the external weight files beside a new model.
 
-    They keep their names, but for one that is the model's own, or leads elsewhere from there.
+    A file is renamed if its name is the model's own, or resolves to a path outside the folder.
     """
     homes = [home.resolve() for home in (path.parent, path.resolve().parent)]
     names: dict[str, str] = {}
@@ -96,7 +97,7 @@ def _names_beside(path: Path, weights: Iterable[str]) -> dict[str, str]:
 
 
 def _free(path: Path, name: str, taken: Iterable[str]) -> str:
-    """Return a name beside a model for a file that cannot keep its own."""
+    """Return a new name beside a model for a file that must be renamed."""
     for number in count():
         new = f"{path.stem}.{f'{number}.' if number else ''}{PurePosixPath(name).name}"
         if new not in taken and new != path.name:

@@ -1,6 +1,6 @@
-"""Where results go: which pictures are meant, and the name of each file that is written for them.
+"""Input images and output names: which images are meant, and which files are written for them.
 
-Only names; nothing is read or written here but the listing of a folder.
+This module deals with names only; it lists folders, but reads and writes no files.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import click
 
+from ibisa_onnx.commands.usage import check_output
 from ibisa_onnx.errors import ImageError, ResultError
 from ibisa_onnx.io.atomic import check_not_given, made_folder, remove_abandoned
 
@@ -22,31 +23,25 @@ _PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 _KINDS = (".png", ".npy", ".json")
 _MARK = ".ibisa"
 _LONGEST_NAME = 255  # bytes, on most file systems
-_ROOM = 24  # bytes of ".ibisa.uncertainty.npy", the longest that is put behind a name
-_SLUG = 40  # characters of a label in a name
+_ROOM = 24  # bytes of ".ibisa.uncertainty.npy", the longest suffix
+_SLUG = 40  # characters of a label in a file name
 _OF_A_TARGET = re.compile(rf"(.+)\.[a-z0-9-]+{re.escape(_MARK)}\.png", re.DOTALL)
 
 
-def check_out(out: str | None) -> None:
-    """Raise `click.UsageError` where -o names nothing: "" would be the folder one is in."""
-    if out == "":
-        raise click.UsageError("-o is empty; name a file or a folder, or leave it out")
-
-
 def expand(images: Sequence[str]) -> list[str]:
-    """Put in place of each folder the pictures in it, in the order of their names.
+    """Replace each folder by the images in it, sorted by name.
 
-    Pictures that an earlier run wrote are left out.
+    Overlays from earlier runs are left out.
 
     Raises
     ------
     ImageError
-        A folder holds no pictures, or cannot be listed; a path is empty.
+        A folder has no images or cannot be listed; a path is empty.
     """
     found: list[str] = []
     for image in images:
         if not image:
-            raise ImageError("a picture's path is empty; name a file or a folder")
+            raise ImageError("an image path is empty; specify a file or a folder")
         folder = Path(image)
         if image == STDIO or not folder.is_dir():
             found.append(image)
@@ -56,7 +51,7 @@ def expand(images: Sequence[str]) -> list[str]:
         except OSError as error:
             raise ImageError(f"{folder}: cannot list the folder: {error.strerror}") from error
         if not inside:
-            raise ImageError(f"{folder}: no pictures in this folder ({', '.join(_PICTURES)})")
+            raise ImageError(f"{folder}: no images in this folder ({', '.join(_PICTURES)})")
         found.extend(map(str, inside))
     return list(dict.fromkeys(found))
 
@@ -68,25 +63,25 @@ def _is_picture(path: Path) -> bool:
 
 
 class Destinations:
-    """Names the files of each explanation: never one name twice, never that of an input.
+    """Chooses the output files of each explanation: unique, and never an input file.
 
     Parameters
     ----------
     images
-        All pictures, as given.
+        All images, as passed.
     output
-        What `-o` said: a file, a folder, "-" for stdout, or None: beside each picture.
+        Value of `-o`: a file, a folder, "-" for stdout; None: beside each image.
     several_targets
-        Each picture has several explanations, told apart by their labels.
+        Whether each image has several explanations, which are named after their labels.
     with_data
-        The map (.npy) and the record (.json) are written beside the overlay.
+        Whether the map (.npy) and the record (.json) are written beside the overlay.
     model
-        The model's path, which is not written over either.
+        The model's path, which must not be overwritten either.
 
     Raises
     ------
     click.UsageError
-        `output` cannot hold what there will be.
+        `output` cannot hold all results.
     """
 
     def __init__(
@@ -107,14 +102,19 @@ class Destinations:
         self._file: Path | None = None
         folder: Path | None = None
         if self.to_stdout and (several or with_data):
-            raise click.UsageError("stdout takes one picture; write to a folder: -o FOLDER/")
+            raise click.UsageError(
+                "stdout accepts one image only; write to a folder with -o FOLDER/"
+            )
         if output is not None and not self.to_stdout:
             if _names_a_folder(output, several):
                 folder = Path(output)
             elif several:
-                raise click.UsageError(f"-o {output} is one file for several results: -o FOLDER/")
+                raise click.UsageError(
+                    f"-o {output} is one file for several results; use -o FOLDER/"
+                )
             else:
                 self._file = Path(output)
+                check_output(self._file, self._given)
         self._folder = self._file.parent if self._file else folder
         room = _ROOM + (_SLUG + 12 if several_targets else 0)
         self._stems = distinct_stems(images, folder, room)
@@ -123,18 +123,18 @@ class Destinations:
 
     @property
     def several_targets(self) -> bool:
-        """Whether each picture has several explanations."""
+        """Whether each image has several explanations."""
         return self._several_targets
 
     def check(self) -> None:
-        """See that every folder there will be can be made and written to, before any work.
+        """Check, before any work, that every output folder can be created and written to.
 
-        Leaves nothing behind, and takes away what a run that was killed did not finish writing.
+        Creates nothing, and removes unfinished files of a killed run.
 
         Raises
         ------
         ResultError
-            One cannot.
+            A folder cannot be created or written to.
         """
         if self.to_stdout:
             return
@@ -144,9 +144,9 @@ class Destinations:
             remove_abandoned(folder)
 
     def overlays_of(self, image: str) -> list[Path]:
-        """Name the overlays that may be there of a picture, from whatever run.
+        """Return the paths of an image's overlays that earlier runs may have written.
 
-        Of several targets those whose names fit, as they were when it was first asked.
+        With several targets, these are matched by name in a listing made at the first call.
         """
         stem = self._stems[image]
         if self._several_targets:
@@ -161,19 +161,19 @@ class Destinations:
     def of(
         self, image: str, index: int | str | None, name: str, extra: Sequence[str] = ()
     ) -> dict[Path, str]:
-        """Name the files for one explanation of a picture; none where stdout takes it.
+        """Return the files of one explanation of an image; none if it is written to stdout.
 
-        `extra` are the names of further maps, which go with the data.
+        `extra` are the names of further maps, written with the data.
 
         Returns
         -------
         dict of Path to str
-            What is written into each: a suffix, or the name of a further map.
+            The content of each file: a suffix, or the name of a further map.
 
         Raises
         ------
         ResultError
-            One of them is a file that was given.
+            One of them is an input file.
         """
         if self.to_stdout:
             return {}
@@ -188,21 +188,21 @@ class Destinations:
         return paths
 
     def _beside(self, image: str, index: int | str | None, name: str) -> Path:
-        """Name the overlay after its picture and, of several targets, after what it is called."""
+        """Return the overlay's path, named after its image and, with several targets, its label."""
         stem = self._stems[image]
         if not self._several_targets:
             return stem.with_name(f"{stem.name}{_MARK}.png")
         slug = label_slug(name) or ("target" if index is None else f"class-{index}")
         path = stem.with_name(f"{stem.name}.{slug}{_MARK}.png")
         others = chain([] if index is None else [index], count(2))
-        while path in self._taken:  # ImageNet alone has two kinds of crane
+        while path in self._taken:  # labels repeat: ImageNet has two cranes
             path = stem.with_name(f"{stem.name}.{slug}-{next(others)}{_MARK}.png")
         self._taken.add(path)
         return path
 
 
 def _overlays_in(folder: Path) -> dict[Path, list[Path]]:
-    """List the overlays of targets in a folder by what they are named after; none if it is none."""
+    """Return the overlays of targets in a folder by the stem of their image."""
     found: dict[Path, list[Path]] = {}
     with suppress(OSError):
         for path in sorted(folder.iterdir()):
@@ -212,27 +212,27 @@ def _overlays_in(folder: Path) -> dict[Path, list[Path]]:
 
 
 def check_folder(folder: Path) -> None:
-    """Make a folder and take it away again; that it is writable is not said by rights alone.
+    """Check that a folder can be written to, creating it temporarily if it does not exist.
 
     Raises
     ------
     ResultError
-        It cannot be made or written to.
+        It cannot be created or written to.
     """
     try:
         if folder.exists() and not folder.is_dir():
-            raise ResultError(f"{folder} is a file, not a folder; choose another with -o")
+            raise ResultError(f"{folder} is a file, not a folder; pass another folder with -o")
         with made_folder(folder, keep=False):
             if not os.access(folder, os.W_OK):
-                raise ResultError(f"{folder}: no write access; choose another folder with -o")
+                raise ResultError(f"{folder}: no write access; pass another folder with -o")
     except OSError as error:
         raise ResultError(
-            f"{folder}: cannot make this folder: {error.strerror}; choose another with -o"
+            f"{folder}: cannot create this folder: {error.strerror}; pass another folder with -o"
         ) from error
 
 
 def _names_a_folder(output: str, several: bool) -> bool:
-    """Whether `-o` names a folder rather than a file."""
+    """Return whether `-o` names a folder rather than a file."""
     path = Path(output)
     if output.endswith(("/", os.sep)) or path.is_dir():
         return True
@@ -240,21 +240,23 @@ def _names_a_folder(output: str, several: bool) -> bool:
         return False
     if several or not path.suffix:
         return True
-    raise click.UsageError(f"-o {output}: results are {', '.join(_KINDS)} or in a folder: -o DIR/")
+    raise click.UsageError(
+        f"-o {output}: unsupported suffix; use {', '.join(_KINDS)} or a folder, -o FOLDER/"
+    )
 
 
 def distinct_stems(
     images: Sequence[str], folder: Path | None = None, room: int = _ROOM
 ) -> dict[str, Path]:
-    """Give each picture a path to name its results after: `a`, or `a.jpg` where `a` is taken.
+    """Return a unique path for each image's results: `a`, or `a.jpg` if `a` is taken.
 
-    Names are cut where a file's could not be longer by `room` bytes.
+    Names are shortened to leave room for a suffix of `room` bytes.
     """
     stems: dict[str, Path] = {}
     taken: set[Path] = set()
     for image in images:
         source = Path("stdin" if image == STDIO else image)
-        # Of `..png` the stem is a dot, which is a folder.
+        # The stem of `..png` is a dot, which is a folder.
         whole = [each for each in (source.stem, source.name) if each.strip(".")] or [source.name]
         fitting = (_cut(name, room) for name in whole)
         numbered = (f"{_cut(source.name, room + 8)}-{number}" for number in count(2))
@@ -266,7 +268,7 @@ def distinct_stems(
 
 
 def _cut(name: str, room: int) -> str:
-    """Return the beginning of a name that leaves this many bytes to what is put behind it."""
+    """Return the beginning of a name, leaving this many bytes for a suffix."""
     name = name[: _LONGEST_NAME - room]
     while len(os.fsencode(name)) > _LONGEST_NAME - room:
         name = name[:-1]
@@ -274,7 +276,7 @@ def _cut(name: str, room: int) -> str:
 
 
 def label_slug(label: str) -> str:
-    """Return a label as part of a file name: lower-case ASCII letters, digits and hyphens."""
+    """Return a label as part of a file name: lowercase ASCII letters, digits and hyphens."""
     from ibisa_onnx.io.overlay import ascii_fold
 
     return re.sub(r"[^a-z0-9]+", "-", ascii_fold(label).lower())[:_SLUG].strip("-")

@@ -1,4 +1,4 @@
-"""How a result reads on a terminal. Words only."""
+"""The text of an explanation on a terminal."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
 def explanation_text(
     name: str, explanation: Explanation, paths: Sequence[Path], *, first: bool = True
 ) -> list[Line]:
-    """Say what was explained, where the result is, how it was obtained and what it cost.
+    """Return what was explained, the files written, how the map was obtained and its cost.
 
-    `first` is False for a further target of one picture, which costs less.
+    `first` is False for further targets of an image, which cost less.
     """
     passes, certificate = explanation.passes, explanation.certificate
     providers = ", ".join(explanation.provenance.providers)
     cost = (
-        f"{passes.forward} forward + {passes.backward} backward image passes"
+        f"{passes.forward} forward + {passes.backward} backward passes"
         f"{'' if first else _shared_text(certificate)}, {seconds(explanation):.2f} s"
-        f"{f' for all {explanation.together}' if explanation.together > 1 else ''}"
+        f"{f' for {explanation.together} maps' if explanation.together > 1 else ''}"
     )
     head = f"{name}: {target_text(explanation.target)}"
     pairs: list[tuple[Line, str]] = [("written", ", ".join(map(str, paths)) or "to stdout")]
     if explanation.baseline is not None:
         pairs += [("baseline", _baseline_text(explanation))]
-    pairs += [("sufficient", _sufficiency_text(explanation))]
+    pairs += [("sufficiency", _sufficiency_text(explanation))]
     if explanation.completion.cut_short:
         pairs += [("cut short", completion_text(explanation.completion))]
     pairs += [("gradient", f"{certificate.gradient}: {certificate.reason}")]
@@ -49,26 +49,26 @@ def explanation_text(
 
 
 def completion_text(completion: Completion) -> str:
-    """Say how much of the work was done."""
+    """Return how much of the planned work was done."""
     return f"after {completion.done} of {completion.planned} {completion.unit}"
 
 
 def _shared_text(certificate: Certificate) -> str:
-    """Say which passes a further target of one picture does without."""
+    """Return which passes a further target of an image shares with the first."""
     checked = "" if certificate.difference is None else ", fidelity check"
-    return f" (prediction{checked} and baseline came with the first target)"
+    return f" (prediction{checked} and baseline shared with the first target)"
 
 
 def details_text(explanation: Explanation) -> list[Line]:
-    """Say what else there is to know: calls, seconds by stage, settings, hashes, versions."""
+    """Return details: calls, seconds by stage, settings, hashes, versions."""
     passes, provenance = explanation.passes, explanation.provenance
     pairs = [
         ("calls", f"{passes.forward_calls} forward + {passes.backward_calls} backward"),
         ("seconds", _settings_text(explanation.timings)),
         ("preprocessing", _settings_text(provenance.preprocessing)),
         ("options", _settings_text({"seed": provenance.seed, **provenance.options})),
-        ("model sha256", provenance.model_sha256 or "not known"),
-        ("image sha256", provenance.image_sha256 or "not known"),
+        ("model sha256", provenance.model_sha256 or "unknown"),
+        ("image sha256", provenance.image_sha256 or "unknown"),
     ]
     if explanation.certificate.gradient_tolerance:
         pairs += [("directional derivative", _gradient_text(explanation.certificate))]
@@ -86,76 +86,89 @@ def _settings_text(settings: Mapping[str, Any]) -> str:
 
 
 def target_text(target: ExplainedTarget) -> str:
-    """Name a target: what it is called, and its probability, or its value where it has one."""
+    """Return a target's caption and its probability or value."""
     return f"{target.caption} {target.reading}"
 
 
 def class_text(index: int, label: str | None) -> str:
-    """Name a class: its label and index, or its index alone."""
+    """Return a class's label and index, or its index alone."""
     return f"{label} ({index})" if label else f"class {index}"
 
 
 def seconds(explanation: Explanation) -> float:
-    """Return how long the explanation took in all."""
+    """Return the total time of an explanation."""
     timings = explanation.timings
     return timings.get("total", sum(timings.values()))
 
 
 def _baseline_text(explanation: Explanation) -> str:
-    """Name what stands where the picture is hidden, and what the model says of it alone."""
+    """Return the baseline's name, and the prediction with the whole image replaced by it."""
     from ibisa_onnx.methods.baselines import AUTO
 
     sufficiency, name = explanation.sufficiency, str(explanation.baseline)
-    chosen = " (chosen)" if explanation.provenance.options.get("baseline") == AUTO else ""
+    if explanation.provenance.options.get("baseline") == AUTO:
+        name = f"{name} (auto)"
     if sufficiency is None:
-        return f"{name}{chosen}"
-    return f"{name}{chosen}, which alone {_said_of(explanation.target, sufficiency)}"
+        return name
+    found = _prediction_text(explanation.target, sufficiency)
+    return f"{name}; {found} with the whole image replaced"
 
 
-def _said_of(target: ExplainedTarget, sufficiency: Sufficiency) -> str:
-    """Say what the model says of a baseline: how probable the answer is, or what is left of it."""
+def _prediction_text(target: ExplainedTarget, sufficiency: Sufficiency) -> str:
+    """Return the prediction on the baseline: a probability, or the fraction of a value retained."""
     from ibisa_onnx.targets.retention import KEPT, retained
 
     alone, whole = sufficiency.probabilities[0], target.probability
     if target.value is None:
-        return f"gives {100 * alone:.1f}%"
+        return f"{_quantity(target)} {100 * alone:.1f}%"
     if alone >= KEPT * whole:
-        return "gives as much as the picture"
-    return f"keeps {retained(alone):.0%} of what hiding the picture changes"
+        return "value unchanged"
+    return f"{retained(alone):.0%} of the value retained"
+
+
+def _quantity(target: ExplainedTarget) -> str:
+    """Return what pixels retain of a target's prediction."""
+    if target.value is not None:
+        return "value relative to the baseline"
+    return "class probability" if target.kind == "class" else "probability"
 
 
 def _sufficiency_text(explanation: Explanation) -> str:
-    """Say how little of the picture gives the answer back, or the most that was reached."""
+    """Return how few pixels retain the prediction, or the most that any subset retained."""
     from ibisa_onnx.targets.retention import KEPT, retained
 
     sufficiency, target = explanation.sufficiency, explanation.target
     if sufficiency is None:
         return "not checked"
     area = sufficiency.area_for(KEPT * target.probability)
-    gives, that = ("give", "that probability") if target.value is None else ("keep", "that")
-    if area is not None and area > 0:
-        return f"the hottest {100 * area:g}% of the picture alone {gives} {KEPT:.0%} of {that}"
+    what = f"{KEPT:.0%} of the {_quantity(target)}"
     if area == 0:
-        return f"the answer needs no pixel: the baseline ({explanation.baseline}) gives it too"
+        return f"no pixels needed: the baseline ({explanation.baseline}) alone retains {what}"
+    if area is not None:
+        return f"the top {100 * area:g}% of pixels alone retain {what}"
     best = max(sufficiency.probabilities, default=0.0)
-    said = f"{best:.1%}" if target.value is None else f"{retained(best):.0%}"
-    return f"no part that was tried {gives}s {KEPT:.0%} of {that} (best {said})"
+    highest = f"probability reached: {best:.1%}"
+    if target.value is not None:
+        highest = f"fraction retained: {retained(best):.0%}"
+    return f"not sufficient: no tested subset of pixels retains {what} (highest {highest})"
 
 
 def _fidelity_text(certificate: Certificate) -> str:
     verdict = "passed" if certificate.holds else "failed"
+    difference = certificate.difference or 0.0
+    match = "match" if difference <= certificate.tolerance else "do not match"
     off = (certificate.gradient_error or 0) > certificate.gradient_tolerance
     return (
-        f"{verdict}: differs from ONNX Runtime by {certificate.difference:.1e} in probability "
-        f"(tolerance {certificate.tolerance:.0e})"
-        f"{f'; its gradient is off: {_gradient_text(certificate)}' if off else ''}"
+        f"{verdict}: probabilities {match} the deployed model (difference {difference:.1e}, "
+        f"tolerance {certificate.tolerance:.0e})"
+        f"{f'; the gradient does not: {_gradient_text(certificate)}' if off else ''}"
     )
 
 
 def _gradient_text(certificate: Certificate) -> str:
-    """Say how far the directional derivative is off."""
+    """Return the error of the directional derivative."""
     if certificate.gradient_error is None:
-        return "nothing tells: the answer hardly changes"
+        return "not measurable: the prediction barely changes"
     return (
         f"relative error {certificate.gradient_error:.2f} (tolerance "
         f"{certificate.gradient_tolerance:g})"

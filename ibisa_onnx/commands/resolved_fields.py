@@ -1,4 +1,4 @@
-"""How the inferred settings of a model read on a terminal: preprocessing and labels, and why."""
+"""Text and data of a model's inferred settings: preprocessing and labels, with their sources."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SHOWN_LABELS = 3
 
 
 def sections_text(title: str, sections: Mapping[str, Sequence[Line]]) -> list[Line]:
-    """Put a heading over each of several lists of lines."""
+    """Return lines with a title and a heading for each section."""
     lines: list[Line] = [heading(title)]
     for name, body in sections.items():
         lines += ["", heading(name), *body]
@@ -25,13 +25,13 @@ def sections_text(title: str, sections: Mapping[str, Sequence[Line]]) -> list[Li
 
 
 def field_rows(fields: Sequence[ResolvedField]) -> list[Line]:
-    """Return a row for each field of the preprocessing: its value and its source."""
-    said = [
+    """Return a row for each preprocessing setting: its value and its source."""
+    texts = [
         (each.field.replace("_", " "), _value_text(each.value), with_flags(each.source))
         for each in fields
     ]
-    wide = max(len(value) for _, value, _ in said)
-    return rows([(name, f"{value:{wide}}  {source}") for name, value, source in said])
+    wide = max(len(value) for _, value, _ in texts)
+    return rows([(name, f"{value:{wide}}  {source}") for name, value, source in texts])
 
 
 def fields_data(fields: Sequence[ResolvedField]) -> list[dict[str, Any]]:
@@ -40,9 +40,9 @@ def fields_data(fields: Sequence[ResolvedField]) -> list[dict[str, Any]]:
 
 
 def label_rows(known: KnownLabels | None) -> list[Line]:
-    """Say how many labels there are, the first of them, and their source."""
+    """Return the number of labels, the first of them, and their source."""
     if known is None:
-        return ["  not known"]
+        return ["  unknown"]
     count = len(known.labels)
     more = " …" if count > _SHOWN_LABELS else ""
     first = "; ".join(known.labels[:_SHOWN_LABELS])
@@ -57,7 +57,7 @@ def labels_data(known: KnownLabels | None) -> dict[str, Any] | None:
 
 
 def _value_text(value: Any) -> str:
-    """Write a value as a person would: 0.00392157, 103.53 116.28 123.675, 224 x 224."""
+    """Return a value as text: 0.00392157, 103.53 116.28 123.675, 224 x 224."""
     if isinstance(value, tuple | list):
         between = " x " if all(isinstance(each, int) for each in value) else " "
         return between.join(_value_text(each) for each in value)

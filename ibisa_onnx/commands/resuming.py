@@ -1,12 +1,12 @@
-"""What a run leaves in its overlays so that the next one goes on from there, and how that is read.
+"""Marks in the overlays from which an interrupted run resumes.
 
-Each overlay says in a text of its own which request it answers: a digest of the picture's content
-and of all else that the result depends on, as it was resolved and not as it was said. With it stand
-the files that belong to the overlay, and the overlays of the picture so far; one of them says that
-it is the last. An overlay is renamed after its files, so what it names was there.
+Each overlay holds a PNG text with its request: a digest of the image's content and of all resolved
+settings on which the result depends. The text also lists the overlay's own files and the image's
+overlays so far; one overlay is marked as the last. An overlay is written after its files, so those
+it lists existed.
 
-The alternatives were a list in the folder, which two runs at once would have to share, and which
-stays behind where results are moved; and the records, which there are with --with-data alone.
+Alternatives were a list in the folder, which simultaneous runs would have to share and which is
+lost if results are moved; and the records, which exist with --with-data only.
 """
 
 from __future__ import annotations
@@ -27,35 +27,35 @@ from ibisa_onnx.io.png_text import text_of, with_text
 _KEY = "ibisa-onnx:request"
 _OVERLAY, _MAP, _RECORD = ".png", ".npy", ".json"
 _DATA = re.compile(rf"\.(\w{{1,20}}\.)?npy|{re.escape(_RECORD)}", re.ASCII)
-"""What a file of an overlay's is called, behind the name that they share."""
+"""The part of a data file's name that follows the overlay's stem."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of each picture; `digest` is of all but the picture."""
+    """The request that a result belongs to; `digest` covers everything except the image."""
 
     digest: str
 
     def of(self, image_sha256: str) -> str:
-        """Return a digest of what is asked of one picture."""
+        """Return the digest of the request for one image."""
         return hashlib.sha256(f"{self.digest} {image_sha256}".encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Mark:
-    """What an overlay says of itself.
+    """The mark in an overlay.
 
     Attributes
     ----------
     request
-        Which it answers: a `Request.of`.
+        The overlay's request, from `Request.of`.
     files
-        The names of the overlay and of what goes with it, in the order in which they are told; of
-        maps with their SHA-256. A record, whose times are never the same, holds the request.
+        Names of the overlay and its data files, in reporting order; maps with their SHA-256. A
+        record, whose timings vary, holds the request instead.
     overlays
-        The names of the overlays of that picture so far.
+        Names of the image's overlays so far.
     last
-        Whether these are all.
+        Whether `overlays` is complete.
     """
 
     request: str
@@ -64,14 +64,14 @@ class Mark:
     last: bool
 
     def put_into(self, png: bytes) -> bytes:
-        """Return an overlay that says this of itself."""
+        """Return an overlay with this mark."""
         return with_text(png, _KEY, json.dumps(asdict(self)))
 
     @classmethod
     def of(cls, overlay: Path) -> Mark | None:
-        """Return what an overlay says of itself; None where it says nothing, or is not whole.
+        """Read the mark of an overlay; None if it has none, or is damaged.
 
-        Whoever wrote it, it names no files but those that may go with the overlay.
+        The overlay may come from anyone, so files that cannot belong to it invalidate the mark.
         """
         try:
             text = text_of(read_file(overlay, "overlay", ResultError), _KEY)
@@ -87,7 +87,7 @@ class Mark:
         return mark if named and fit and overlay.name in mark.files else None
 
     def holds(self, folder: Path) -> bool:
-        """Tell whether all that it names is there, and is what it was."""
+        """Return whether all files of the mark exist and are unchanged."""
         return all(self._is_there(folder / name, known) for name, known in self.files.items())
 
     def _is_there(self, path: Path, known: str | None) -> bool:
@@ -100,19 +100,19 @@ class Mark:
                 return isinstance(record, dict) and record.get("request") == self.request
         except (ResultError, ValueError, RecursionError):
             return False
-        return True  # the overlay, in which this was read
+        return True  # the overlay itself, which was just read
 
 
 class FinishedPictures:
-    """Finds the results of earlier runs that answer the same request."""
+    """Finds results of earlier runs for the same request."""
 
     def __init__(self, request: Request, where: Destinations) -> None:
         self._request, self._where = request, where
 
     def find(self, picture: str) -> list[list[Path]]:
-        """Return the files of each explanation of a picture, in their order, if it is finished.
+        """Return the files of each explanation of an image, in order, if all are finished.
 
-        Nothing where any is missing, damaged or of another request, or the picture cannot be read.
+        Empty if any is missing, damaged or from another request, or the image cannot be read.
         """
         from ibisa_onnx.io.images import image_sha256
 
@@ -128,17 +128,17 @@ class FinishedPictures:
         for last in lasts:
             if last.request != request or not all(name in marks for name in last.overlays):
                 continue
-            answers = [marks[name] for name in last.overlays]
-            if all(answer.holds(folder) for answer in answers):
-                return [[folder / name for name in answer.files] for answer in answers]
+            parts = [marks[name] for name in last.overlays]
+            if all(part.holds(folder) for part in parts):
+                return [[folder / name for name in part.files] for part in parts]
         return []
 
 
 @dataclass
 class PictureResults:
-    """Writes the results of one picture, each overlay with its mark.
+    """Writes the results of one image, each overlay with its mark.
 
-    `several` is whether there may be more than one, so that the last is known at the end alone.
+    With `several` results, the last one is marked only when all are written.
     """
 
     several: bool
@@ -156,11 +156,11 @@ class PictureResults:
         Parameters
         ----------
         paths
-            In the order in which they are told.
+            The files, in reporting order.
         contents
-            Of each; a record holds the request.
+            The bytes of each file; a record holds the request.
         request
-            What it answers; None: the overlay says nothing, and is not taken for finished.
+            The request; None: the overlay is not marked and does not count as finished.
 
         Raises
         ------
@@ -179,12 +179,12 @@ class PictureResults:
         write_files({**others, overlay: mark.put_into(contents[overlay])})
 
     def end(self) -> None:
-        """Say in the last overlay that it is the last, where it could not say so.
+        """Mark the last overlay as the last, if several results were possible.
 
         Raises
         ------
         ResultError
-            It cannot be written.
+            The overlay cannot be written.
         """
         if self.several and self._latest is not None:
             overlay, png, mark = self._latest
@@ -192,5 +192,5 @@ class PictureResults:
 
 
 def _known_by(path: Path, contents: Mapping[Path, bytes]) -> str | None:
-    """Return the SHA-256 of a map."""
+    """Return the SHA-256 of a map, None for other files."""
     return hashlib.sha256(contents[path]).hexdigest() if path.suffix == _MAP else None

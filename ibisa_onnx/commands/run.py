@@ -1,4 +1,4 @@
-"""`ibisa-onnx run`: explain what a model said of pictures, and write it down."""
+"""`ibisa-onnx run`: explain a model's predictions for images and write the results."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from ibisa_onnx.commands.console import (
     INTERRUPTED,
     Console,
     console_options,
+    counted,
     is_terminal,
     report_error,
     write_bytes,
 )
 from ibisa_onnx.commands.deadlines import deadline_of_maps
 from ibisa_onnx.commands.explaining import (
+    IBISA,
     METHOD_NAMES,
     SIGNED_METHODS,
     MethodChoice,
@@ -28,7 +30,7 @@ from ibisa_onnx.commands.explaining import (
 )
 from ibisa_onnx.commands.interruption import Interruption
 from ibisa_onnx.commands.model_options import ModelChoice, model_options
-from ibisa_onnx.commands.outputs import STDIO, Destinations, check_out, expand
+from ibisa_onnx.commands.outputs import STDIO, Destinations, expand
 from ibisa_onnx.commands.report import details_text, explanation_text
 from ibisa_onnx.commands.resuming import FinishedPictures, PictureResults, Request
 from ibisa_onnx.commands.stdin import piped_picture
@@ -49,7 +51,7 @@ if TYPE_CHECKING:
     from ibisa_onnx.methods import Method
 
 
-@click.command("run", short_help="Explain what a model says of a picture.")
+@click.command("run", short_help="Explain predictions: write attribution maps of images.")
 @click.argument("model")
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
 @target_options
@@ -57,33 +59,35 @@ if TYPE_CHECKING:
     "-o",
     "--out",
     metavar="PATH",
-    help="A .png, .npy or .json file, a folder, or - for stdout. Default: beside the image.",
+    help="Output: a .png, .npy or .json file, a folder, or - for stdout. Default: beside IMAGE.",
 )
-@click.option("--with-data", is_flag=True, help="Write the maps (.npy) and the record (.json) too.")
+@click.option(
+    "--with-data", is_flag=True, help="Also write the maps (.npy) and the record (.json)."
+)
 @click.option(
     "--overwrite",
     is_flag=True,
-    help="Of a folder or several pictures, explain those too whose results are there.",
+    help="With a folder or several images: recompute existing results.",
 )
 @click.option(
     "--method",
     "method_name",
     type=click.Choice(METHOD_NAMES),
-    default=METHOD_NAMES[0],
+    default=IBISA,
     show_default=True,
-    help="Another method than IBISA; its settings are below.",
+    help="Attribution method.",
 )
 @method_options
 @model_options
 @explaining_options
 @deadline_of_maps
 @click.option(
-    "--uncertainty", is_flag=True, help="Draw how sure the map is, too (forward-only alone knows)."
+    "--uncertainty", is_flag=True, help="Also draw the map's uncertainty (--gradient forward-only)."
 )
 @click.option(
     "--signed",
     is_flag=True,
-    help="Draw what speaks against the answer too, in blue; a .npy map is in -1..1, below 0 there.",
+    help="Also draw evidence against the prediction, in blue. A .npy map is then in -1..1.",
 )
 @console_options
 def command(
@@ -102,26 +106,30 @@ def command(
     seed: int,
     **options: Any,
 ) -> None:
-    """Explain which pixels MODEL needed for its answer on each IMAGE.
+    """Find the pixels that MODEL's prediction for each IMAGE depends on.
 
-    An IMAGE is a file, a folder of pictures, or - for stdin. Writes IMAGE.ibisa.png beside each:
-    the picture, and the picture with its map. Ctrl-C ends with the best map so far. Of a folder or
-    several pictures, those are skipped whose results are there, of the same model and options.
+    IMAGE is a file, a folder of images, or - for stdin. Writes NAME.ibisa.png beside each image:
+    the image, and the image overlaid with its map. Ctrl-C stops with the best map so far. With a
+    folder or several images, those that already have results from the same model and options are
+    skipped.
     """
     from ibisa_onnx.models.running import deadline_limit
 
     if (choice.model, *images).count(STDIO) > 1:
-        raise click.UsageError("only one of MODEL and IMAGE can be -, stdin is read once")
-    if uncertainty and method_name != METHOD_NAMES[0]:
-        raise click.UsageError(f"--method {method_name} does not tell how sure its map is")
+        raise click.UsageError("only one of MODEL and IMAGE can be -; stdin is read once")
+    if uncertainty and method_name != IBISA:
+        raise click.UsageError(f"--method {method_name} does not support --uncertainty")
     if signed and method_name not in SIGNED_METHODS:
         raise click.UsageError(
-            f"--method {method_name} does not tell what speaks against the answer; leave --signed "
-            f"out, or take {' or '.join(SIGNED_METHODS)}"
+            f"--method {method_name} does not support --signed; use "
+            f"{' or '.join(SIGNED_METHODS)}, or omit --signed"
+        )
+    if uncertainty and options["gradient"] not in ("auto", "forward-only"):
+        raise click.UsageError(
+            f"--gradient {options['gradient']} does not support --uncertainty; use forward-only"
         )
     methods.check([method_name])
     pictures = expand(images)
-    check_out(out)
     where = Destinations(
         pictures, out, several_targets=asked.several, with_data=with_data, model=choice.model
     )
@@ -143,7 +151,7 @@ def command(
         drawn = {"uncertainty": uncertainty, "signed": signed, "data": with_data}
         more = {"versions": explainer.versions, "deadline": deadline, **drawn}
         request = Request(request_digest(explainer, method, meant, seed, files, more))
-    piped = piped_picture() if STDIO in pictures else b""  # Ctrl-C ends the wait for it
+    piped = piped_picture() if STDIO in pictures else b""  # before Ctrl-C is caught
     with Interruption(console) as interruption:
         work = Work(
             console,
@@ -159,21 +167,21 @@ def command(
             stop=interruption,
             request=request,
         )
-        # Who names one picture wants to see it explained.
+        # An image that is passed by name alone is always explained.
         resumes = not overwrite and (len(images) > 1 or Path(images[0]).is_dir())
         before = FinishedPictures(request, where) if request and resumes else None
         _explain_all(work, pictures, before)
 
 
 def _explain_all(work: Work, pictures: Sequence[str], before: FinishedPictures | None) -> None:
-    """Explain all pictures but those that were finished before.
+    """Explain all images except those with finished results.
 
     Raises
     ------
     click.exceptions.Exit
-        Some could not be explained, or someone wanted an end.
+        Some images could not be explained, or the run was interrupted.
     ResultError
-        Nothing can be written any more; of several pictures it says how many are done.
+        A result cannot be written; with several images, the message counts those done.
     """
     alone, failed, skipped, code = len(pictures) == 1, 0, 0, 0
     for number, picture in enumerate(pictures, 1):
@@ -193,28 +201,28 @@ def _explain_all(work: Work, pictures: Sequence[str], before: FinishedPictures |
             break
     if skipped:
         work.console.tell(
-            f"{skipped} of {len(pictures)} pictures were finished before and are skipped; "
-            "--overwrite explains them again"
+            f"skipped {skipped} of {counted(len(pictures), 'image')}: results already exist; "
+            "use --overwrite to recompute them"
         )
     if code or failed:
         raise click.exceptions.Exit(code or 1)
 
 
 def _ended(error: ResultError, done: int, pictures: int) -> ResultError:
-    """Say how far a run of several pictures came, and how it goes on."""
-    problem = f"{done} of {pictures} pictures are explained; {error.problem}"
+    """Return an error that counts the finished images and explains how to resume."""
+    problem = f"stopped after {done} of {counted(pictures, 'image')}; {error.problem}"
     if not isinstance(error.__cause__, OSError):
         return ResultError(problem, error.advice)
-    return ResultError(problem, f"{error.advice}, then run the same command again, which goes on")
+    return ResultError(problem, f"{error.advice}, then rerun the same command to resume")
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is done to each picture.
+    """Explains images and writes the results.
 
-    `deadline` is in seconds; `signed` asks for what speaks against, too; `piped` is the picture on
-    stdin; `method` None is IBISA; `stop` tells whether someone wants an end; `name_of` gives the
-    name by which a picture is spoken of; `request` None leaves it unsaid in results.
+    `deadline` is in seconds; `signed` also draws evidence against; `piped` is the image on stdin;
+    `method` None is IBISA; `stop` returns whether to stop early; `name_of` returns an image's
+    display name; with `request` None, results are not marked for resuming.
     """
 
     console: Console
@@ -232,7 +240,7 @@ class Work:
     request: Request | None = None
 
     def explain(self, picture: str, *, alone: bool) -> bool:
-        """Explain one picture; of several, report one that cannot be explained and return False."""
+        """Explain one image; unless `alone`, report failure instead of raising and return False."""
         results = PictureResults(self.where.several_targets)
         try:
             with self.console.progress(Path(picture).name) as bar:
@@ -262,18 +270,18 @@ class Work:
         return True
 
     def tell_finished(self, picture: str, explanations: Sequence[Sequence[Path]]) -> None:
-        """Name the files of a picture that was finished before, as programs read them."""
+        """Report the existing results of an image, for programs that read the output."""
         for paths in explanations:
             files = [str(path) for path in paths]
             data = {"image": picture, "files": files, "skipped": True}
             self.console.result([], data, bare=files)
         written = ", ".join(str(path) for paths in explanations for path in paths)
-        self.console.note([f"{self.name_of(picture)}: finished before, {written}"])
+        self.console.note([f"{self.name_of(picture)}: already explained: {written}"])
 
     def _deliver(
         self, picture: str, explanation: Explanation, results: PictureResults, *, first: bool
     ) -> None:
-        """Write one explanation and say so."""
+        """Write one explanation and report it."""
         target = explanation.target
         extra = [name for name in explanation.maps if name not in ("map", "against")]
         number = target.details.get("number")
@@ -282,8 +290,8 @@ class Work:
         paths = list(contents)
         if self.uncertainty and explanation.uncertainty is None:
             raise OptionError(
-                f"the {explanation.certificate.gradient} gradient does not tell how sure the map "
-                "is; leave --uncertainty out, or add --gradient forward-only"
+                f"--uncertainty is not available with the {explanation.certificate.gradient} "
+                "gradient; add --gradient forward-only, or omit --uncertainty"
             )
         request = self._request_of(explanation)
         results.write(
@@ -293,7 +301,7 @@ class Work:
         )
         if self.where.to_stdout:
             write_bytes(self._encode(explanation, ".png"))
-        # Only now: what fails is told in one line, without warnings before it.
+        # Only now, so that a failure is one line without warnings before it.
         self.console.warn(explanation.warnings)
         self.console.result(
             explanation_text(self.name_of(picture), explanation, paths, first=first),
@@ -303,14 +311,14 @@ class Work:
         self.console.note(details_text(explanation))
 
     def _request_of(self, explanation: Explanation) -> str | None:
-        """Return what is asked of a picture; None where that is not finished, or not known."""
+        """Return the request that marks a result; None if it is unfinished or unknown."""
         image = explanation.provenance.image_sha256
         if self.request is None or image is None or explanation.completion.cut_short == STOPPED:
             return None
         return self.request.of(image)
 
     def _encode(self, explanation: Explanation, what: str, request: str | None = None) -> bytes:
-        """Return what belongs into a file: by a suffix, or by the name of a map."""
+        """Return the content of a file, given by its suffix or the name of a map."""
         from ibisa_onnx.io.formats import encode_json, encode_npy
 
         if what == ".json" and request is not None:
@@ -321,13 +329,15 @@ class Work:
 
 
 def _free_stdout(console: Console) -> Console:
-    """Return a console that leaves stdout to the picture."""
+    """Return a console that leaves stdout to the image."""
     if is_terminal(sys.stdout):
-        raise click.UsageError("the picture would go to the terminal; give -o FILE, or redirect")
+        raise click.UsageError(
+            "cannot write an image to the terminal; pass -o FILE or redirect stdout"
+        )
     return console.on_stderr()
 
 
 def _left_out(left: int, pictures: int) -> list[str]:
-    """Say how many pictures an interruption leaves out, if any."""
-    said = f"{left} of {pictures} pictures are left out; the same command again explains them"
-    return [said] if left else []
+    """Return a warning that counts the images an interruption leaves out, if any."""
+    text = f"{left} of {counted(pictures, 'image')} not explained; rerun the same command to resume"
+    return [text] if left else []

@@ -1,4 +1,4 @@
-"""What comes in on stdin, read once and whole."""
+"""Input from stdin, read once and completely."""
 
 from __future__ import annotations
 
@@ -9,28 +9,27 @@ from ibisa_onnx.limits import Limits, variable
 
 
 def piped_picture() -> bytes:
-    """Return the picture on stdin; `ImageError` where it has more bytes than a file may have."""
-    return piped("the picture", ImageError)
+    """Return the image on stdin; `ImageError` if it exceeds the file size limit."""
+    return piped("the image", ImageError)
 
 
 def piped(what: str, error: type[IbisaError]) -> bytes:
-    """Return what is on stdin.
+    """Return the bytes on stdin.
 
     Raises
     ------
     IbisaError
-        Of the class `error`: it has more bytes than a file may have.
+        Of class `error`: they exceed the file size limit.
     """
     most = Limits.from_environment().file_bytes
     data = sys.stdin.buffer.read(most + 1)
     if len(data) > most:
         raise error(
-            f"{what} on stdin has more than {most:,} bytes; set {variable('file_bytes')} to allow "
-            "more"
+            f"{what} on stdin exceeds {most:,} bytes; raise the limit with {variable('file_bytes')}"
         )
     return data
 
 
 def piped_model() -> bytes:
-    """Return the model on stdin, which memory alone bounds."""
+    """Return the model on stdin, limited only by memory."""
     return sys.stdin.buffer.read()

@@ -1,9 +1,10 @@
-"""The options that say what is explained; shared by the verbs that explain."""
+"""Options on what is explained, shared by the verbs that explain."""
 
 from __future__ import annotations
 
 import functools
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,8 @@ import click
 
 from ibisa_onnx.commands.explaining import parse_target
 from ibisa_onnx.commands.model_options import FiniteRange, numbers, quoted
+from ibisa_onnx.commands.usage import FILE, usage_errors
+from ibisa_onnx.errors import TargetError
 from ibisa_onnx.io.literals import parse_integer
 
 if TYPE_CHECKING:
@@ -21,17 +24,26 @@ REDUCTIONS = ("mean", "max", "sum")
 _DIRECTIONS = {"raised": "raise", "lowered": "lower", "kept": "keep"}
 _ALL = "all"
 _NO_VALUES = ("--target", "--versus", "--box", "--region", "--text", "--char", "--like")
-"""Flags that ask for something else than a value."""
+"""Flags that cannot be combined with a value."""
+
+_OWNERS = {
+    "--box": "detector",
+    "--region": "segmenter",
+    "--text": "text recogniser",
+    "--char": "text recogniser",
+}
+"""Kinds of models that flags require."""
+_TOP = re.compile(r"top:0*[1-9][0-9]*")
 
 _NO_BOXES = ("--region", "--text", "--char", "--like")
-"""Flags that ask for something else than a box."""
+"""Flags that cannot be combined with a box."""
 
 Sides = tuple[float, float, float, float]
 """Left, top, right and bottom."""
 
 
 class _BoxNumber(click.ParamType[int | str]):
-    """The number of a detection, or all of them."""
+    """The number of a detection, or all."""
 
     name = "number"
 
@@ -40,54 +52,54 @@ class _BoxNumber(click.ParamType[int | str]):
             return _ALL
         number = parse_integer(str(value))
         if number is None or not 0 < number < 10**6:
-            self.fail(f"{quoted(value)} is not the number of a box: give 1, 2 ... or all")
+            self.fail(f"{quoted(value)} is not a box number; use 1, 2 ... or all")
         return number
 
 
 class _Point(click.ParamType[tuple[float, float]]):
-    """A point in pixels of the picture."""
+    """A point in pixels of the image."""
 
     name = "point"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[float, float]:
         found = numbers(value) or ()
         if len(found) != 2:
-            self.fail(f"{quoted(value)} is not a point: give X,Y in pixels of the picture")
+            self.fail(f"{quoted(value)} is not a point; use X,Y in pixels of the image")
         return found
 
 
 class Region(click.ParamType["Sides | str"]):
-    """A box in pixels of the picture, or the file of a mask."""
+    """A box in pixels of the image, or a mask file."""
 
     name = "region"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Sides | str:  # noqa: D102
         found = numbers(value) or ()
         if len(found) == 4:
+            if found[0] >= found[2] or found[1] >= found[3]:
+                self.fail(f"{quoted(value)} is empty: LEFT < RIGHT and TOP < BOTTOM are required")
             return found
         if not os.path.exists(value):  # noqa: PTH110 - it never raises
-            self.fail(
-                f"{quoted(value)} is neither a box in pixels (LEFT,TOP,RIGHT,BOTTOM) nor a file"
-            )
+            self.fail(f"{quoted(value)} is not a box in pixels (LEFT,TOP,RIGHT,BOTTOM) or a file")
         return str(value)
 
 
-def _once(flag: str, **said: Any) -> Any:
-    """Return an option that is refused where it is given twice: the last would silently win."""
+def _once(flag: str, **settings: Any) -> Any:
+    """Return an option that may be passed once only, since the last would silently win."""
 
     def check(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> str | None:
         if len(values) > 1:
-            raise click.BadParameter(f"it is given {len(values)} times; give one")
+            raise click.BadParameter(f"passed {len(values)} times; pass it once")
         return values[0] if values else None
 
-    return click.option(flag, multiple=True, callback=check, **said)
+    return click.option(flag, multiple=True, callback=check, **settings)
 
 
 CONFIDENCE = click.option(
     "--confidence",
     type=FiniteRange(0, 1),
     metavar="SCORE",
-    help="The least score of a detector's boxes, 0 to 1. Default: 0.25.",
+    help="Minimum score of a detector's boxes. Default: 0.25.",
 )
 _OPTIONS = (
     click.option(
@@ -96,13 +108,13 @@ _OPTIONS = (
         "words",
         multiple=True,
         metavar="CLASS",
-        help='What to explain: 207, "golden retriever" or top:3. Repeatable. Default: what the '
-        "model says first.",
+        help='Class to explain: 207, "golden retriever" or top:3. Repeatable. Default: the top '
+        "prediction.",
     ),
     _once(
         "--versus",
         metavar="CLASS",
-        help="Why the target rather than this class.",
+        help="Contrast the target with this class.",
     ),
     click.option(
         "--box",
@@ -110,7 +122,7 @@ _OPTIONS = (
         type=_BoxNumber(),
         multiple=True,
         metavar="N|all",
-        help="A detection by its number in `inspect MODEL IMAGE`. Repeatable.",
+        help="Explain a detection, by its number in `inspect MODEL IMAGE`. Repeatable.",
     ),
     CONFIDENCE,
     click.option(
@@ -119,7 +131,7 @@ _OPTIONS = (
         type=_Point(),
         multiple=True,
         metavar="X,Y",
-        help="The box or region at a point of the picture. Repeatable.",
+        help="Explain the box or region at a point, in pixels of the image. Repeatable.",
     ),
     click.option(
         "--region",
@@ -127,33 +139,49 @@ _OPTIONS = (
         type=Region(),
         multiple=True,
         metavar="L,T,R,B|MASK",
-        help="A region of a segmenter's answer: a box, or a mask's file. Repeatable.",
+        help="Explain a region of a segmentation: a box in pixels, or a mask file. Repeatable.",
     ),
-    click.option("--text", is_flag=True, help="The whole text that was read."),
+    click.option("--text", is_flag=True, help="Explain the whole recognised text."),
     click.option(
         "--char",
         "characters",
         type=click.IntRange(1),
         multiple=True,
         metavar="N",
-        help="One character of the text that was read, from 1. Repeatable.",
+        help="Explain one recognised character, counted from 1. Repeatable.",
     ),
-    _once("--like", metavar="FILE", help="Why it is like another picture, or .npy vector."),
-    _once("--unlike", metavar="FILE", help="With --like: and not like this one."),
-    click.option("--raise", "raised", is_flag=True, help="What makes a value high."),
-    click.option("--lower", "lowered", is_flag=True, help="What makes a value low."),
-    click.option("--keep", "kept", is_flag=True, help="What keeps a value as it is."),
-    _once("--index", metavar="0,:,5", help="Which numbers of --output a value is, batch left out."),
+    _once(
+        "--like",
+        type=FILE,
+        metavar="FILE",
+        help="Explain the similarity to another image or an embedding (.npy).",
+    ),
+    _once(
+        "--unlike",
+        type=FILE,
+        metavar="FILE",
+        help="With --like: explain what separates it from this image or embedding (.npy).",
+    ),
+    click.option("--raise", "raised", is_flag=True, help="Explain what raises an output value."),
+    click.option("--lower", "lowered", is_flag=True, help="Explain what lowers an output value."),
+    click.option(
+        "--keep", "kept", is_flag=True, help="Explain what keeps an output value as it is."
+    ),
+    _once(
+        "--index",
+        metavar="0,:,5",
+        help="Elements of --output that form the value, without the batch axis.",
+    ),
     click.option(
         "--reduce",
         type=click.Choice(REDUCTIONS),
-        help="How several numbers become one. Default: mean of those of --index.",
+        help="How to reduce several elements to one value. Default with --index: mean.",
     ),
 )
 
 
 def target_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a verb the options on what is explained, and pass them to it as `asked`."""
+    """Add the options on what is explained to a verb, passed on as `asked`."""
     return _with(function, _OPTIONS)
 
 
@@ -165,7 +193,7 @@ def _with(function: Callable[..., None], options: Any) -> Callable[..., None]:
         directions = [word for flag, word in _DIRECTIONS.items() if given.pop(flag)]
         if len(directions) > 1:
             raise click.UsageError(
-                f"--{' and --'.join(directions)} contradict each other; give one"
+                f"--{' and --'.join(directions)} cannot be combined; pass only one"
             )
         given["direction"] = next(iter(directions), None)
         asked = AskedTargets(**{name: given.pop(name) for name in names})
@@ -179,7 +207,7 @@ def _with(function: Callable[..., None], options: Any) -> Callable[..., None]:
 
 @dataclass(frozen=True)
 class AskedTargets:
-    """What was asked for on the command line."""
+    """Targets from the command line."""
 
     words: tuple[str, ...] = ()
     versus: str | None = None
@@ -196,48 +224,79 @@ class AskedTargets:
     reduce: str | None = None
 
     def check(self) -> None:
-        """Raise `click.UsageError` where a flag is empty, or flags do not go together."""
-        for flag, value in self._flags.items():
-            if value == "" or (isinstance(value, tuple) and "" in value):
-                raise click.UsageError(f"{flag} is empty; give it a value, or leave it out")
+        """Raise `click.UsageError` if a flag is empty or flags cannot be combined."""
         self._check_value()
+        self._check_words()
+        context = click.get_current_context(silent=True)
+        self._check_kind(context.params.get("kind") if context else None)
         if self.unlike is not None and self.like is None:
-            raise click.UsageError("--unlike goes with --like: what separates the two")
+            raise click.UsageError("--unlike requires --like")
+        if self.unlike is not None and self.unlike == self.like:
+            raise click.UsageError("--like and --unlike are the same file; pass another --unlike")
         places = [*self.points, *self.regions]
         if places and len(self.words) > 1:
-            raise click.UsageError("with --at or --region give one --target at most")
+            raise click.UsageError("--at and --region accept one --target at most")
         if self.boxes and self.words and not self.versus:
-            raise click.UsageError("give --box or --target, not both; --box N has a class already")
+            raise click.UsageError(
+                "--box and --target cannot be combined; a box already has a class"
+            )
         if self.confidence is not None:
             others = [f"--{self.direction}"] if self.direction else []
             others += [flag for flag in _NO_BOXES if self._flags[flag]]
             if others:
                 raise click.UsageError(
-                    f"--confidence goes with a detector's boxes, and {others[0]} asks for "
-                    "something else; give one"
+                    f"--confidence applies to a detector's boxes; it cannot be combined with "
+                    f"{others[0]}"
                 )
         if self.versus is not None and _ALL in self.boxes:
-            raise click.UsageError("--versus takes one answer: give --box N, not all")
+            raise click.UsageError(
+                "--versus requires a single box; pass --box N instead of --box all"
+            )
+
+    def _check_words(self) -> None:
+        """Raise `click.UsageError` for a malformed top:N, or one that cannot be contrasted."""
+        for flag, words in (("--target", self.words), ("--versus", (self.versus or "",))):
+            for word in (each.strip().lower() for each in words):
+                several = word.startswith("top:")
+                if several and not _TOP.fullmatch(word):
+                    raise click.UsageError(f"{flag} {word} must be like top:3")
+                if several and self.versus is not None:
+                    raise click.UsageError(
+                        f"{flag} {word}: --versus requires one class on each side"
+                    )
+        if self.versus is not None and self.versus in self.words:
+            raise click.UsageError("--target and --versus are the same; pass another --versus")
+
+    def _check_kind(self, kind: str | None) -> None:
+        """Raise `click.UsageError` for flags that the kind of model, as specified, cannot have."""
+        for flag, owner in _OWNERS.items():
+            if kind not in (None, owner) and self._flags[flag]:
+                raise click.UsageError(f"{flag} requires a {owner}; --kind is {kind}")
 
     def _check_value(self) -> None:
-        """Raise `click.UsageError` where a value is asked for, and what is none."""
+        """Raise `click.UsageError` for flags that conflict with a value, or require one."""
         if self.direction is None:
             for flag in ("--index", "--reduce"):
                 if self._flags[flag] is not None:
-                    raise click.UsageError(f"{flag} goes with --raise, --lower or --keep")
+                    raise click.UsageError(f"{flag} requires --raise, --lower or --keep")
             return
+        if self.index:
+            from ibisa_onnx.targets.window import check_index
+
+            with usage_errors(TargetError):
+                check_index(self.index)
         if len(self.points) > 1:
-            raise click.UsageError(f"with --{self.direction} give one --at at most")
+            raise click.UsageError(f"--{self.direction} accepts one --at at most")
         others = (flag for flag in _NO_VALUES if self._flags[flag])
         other = next(others, None)
         if other is not None:
             raise click.UsageError(
-                f"--{self.direction} asks for a value and {other} for something else; give one"
+                f"--{self.direction} and {other} cannot be combined; pass only one"
             )
 
     @property
     def _flags(self) -> dict[str, Any]:
-        """What was given by flag; of what was not, None or nothing."""
+        """The value of each flag; None or empty if it was not passed."""
         return {
             "--target": self.words,
             "--versus": self.versus,
@@ -253,7 +312,7 @@ class AskedTargets:
 
     @property
     def several(self) -> bool:
-        """Whether there may be several explanations of a picture."""
+        """Whether an image may have several explanations."""
         from ibisa_onnx.targets.classification import count
 
         points = () if self.direction is not None else self.points
@@ -264,17 +323,17 @@ class AskedTargets:
 
     @property
     def _pointed(self) -> bool:
-        """Whether anything but classes was asked for."""
+        """Whether a target other than a class was passed."""
         given = (self.boxes, self.points, self.regions, self.characters, self.text, self.like)
         return any(given) or self.direction is not None
 
     def targets(self, output: str | None = None) -> list[Any] | None:
-        """Return the targets, None where nothing was asked for.
+        """Return the targets; None if none was passed.
 
         Parameters
         ----------
         output
-            The output that was named: what a value or a similarity is of.
+            Name of the output that a value or a similarity is read from.
         """
         found: list[Any] = [*self._places(), *self._others(output)] if self._pointed else []
         if not (self.points or self.regions):
@@ -290,19 +349,19 @@ class AskedTargets:
 
     @property
     def reads_output(self) -> bool:
-        """Whether `--output` names what a target reads, and not class scores."""
+        """Whether `--output` names the tensor of a value or similarity, not class scores."""
         return self.direction is not None or self.like is not None
 
     def single(self, verb: str, output: str | None = None) -> Any:
-        """Return the one target that a verb measures maps of; None where nothing was asked for.
+        """Return the single target of a verb that measures maps; None if none was passed.
 
         Raises
         ------
         click.UsageError
-            Several were.
+            Several were passed.
         """
         if self.several:
-            raise click.UsageError(f"{verb} measures the maps of one answer to a picture; give one")
+            raise click.UsageError(f"{verb} accepts a single target per image; pass only one")
         targets = self.targets(output)
         return None if targets is None else targets[0]
 

@@ -1,4 +1,4 @@
-"""What lies behind the objects: textured ground, strewn with shapes that belong to no class."""
+"""Draws the background of scenes: textured ground with distractor shapes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from ibisa_onnx.demo.painting import Canvas, Colour, Paint, Pose, paint
 from ibisa_onnx.demo.shapes import DISTRACTORS, Field
 
-_GRAIN_CELLS = 150  # the grain's grid is fixed, so that a scene looks the same at every size
+_GRAIN_CELLS = 150  # fixed, so that a scene looks the same at every size
 
 
 def colour(hue: float, saturation: float, value: float) -> Colour:
@@ -27,7 +27,7 @@ def draw_clutter(rng: np.random.Generator, size: tuple[int, int], light: float) 
 
 
 def _noise(rng: np.random.Generator, size: tuple[int, int], cells: int) -> Field:
-    """Smooth noise, about -1 to 1, with `cells` independent values along each side."""
+    """Return smooth noise, about -1 to 1, with `cells` independent values per side."""
     import cv2
 
     grid = rng.uniform(-1, 1, (cells, cells)).astype(np.float32)
@@ -35,7 +35,7 @@ def _noise(rng: np.random.Generator, size: tuple[int, int], cells: int) -> Field
 
 
 def _ground(rng: np.random.Generator, size: tuple[int, int]) -> Canvas:
-    """Two muted colours, mixed by a gradient, stripes and clouds of noise."""
+    """Return two muted colours, mixed by a gradient, stripes and clouds of noise."""
     height, width = size
     y, x = np.mgrid[:height, :width].astype(np.float32)
     x, y = (x + 0.5) / min(size), (y + 0.5) / min(size)
@@ -53,7 +53,7 @@ def _ground(rng: np.random.Generator, size: tuple[int, int]) -> Canvas:
 
 
 def _strew(rng: np.random.Generator, canvas: Canvas, light: float) -> None:
-    """Paint one distractor somewhere, as vivid as an object or as dull as the ground."""
+    """Paint one distractor at a random position, as vivid as an object or as dull as the ground."""
     height, width = canvas.shape[:2]
     kind = DISTRACTORS[rng.integers(len(DISTRACTORS))]
     radius = rng.uniform(0.04, 0.12) * min(height, width)

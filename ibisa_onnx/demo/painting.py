@@ -1,6 +1,6 @@
-"""Putting one shape on a canvas: edges without steps, two colours, a light, a soft shadow.
+"""Paints one shape on a canvas: antialiased edges, two colours, lighting, a soft shadow.
 
-Nothing here is random and nothing knows of classes: `clutter` and `scenes` say what to paint.
+Nothing here is random or knows about classes; `clutter` and `scenes` decide what to paint.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ibisa_onnx.demo.shapes import Field, Kind
 
 Canvas = NDArray[np.float32]
-"""float32 [H, W, 3]: an RGB picture being painted, 0 to 1."""
+"""float32 [H, W, 3]: an RGB image being painted, 0 to 1."""
 
 Colour = NDArray[np.float32]
 """float32 [3]: RGB, 0 to 1."""
@@ -23,7 +23,7 @@ _REACH = 1.6  # half the side of the painted patch, in radii: the shape and its 
 
 @dataclass(frozen=True)
 class Pose:
-    """Where a shape lies: its centre (x, y) and radius in pixels, its angle in radians."""
+    """Position of a shape: centre (x, y) and radius in pixels, angle in radians."""
 
     x: float
     y: float
@@ -33,7 +33,7 @@ class Pose:
 
 @dataclass(frozen=True)
 class Paint:
-    """A shape's two colours, and how dark its shadow is, 0 to 1."""
+    """A shape's two colours, and the darkness of its shadow, 0 to 1."""
 
     first: Colour
     second: Colour
@@ -42,7 +42,7 @@ class Paint:
 
 @dataclass(frozen=True)
 class _Patch:
-    """The part of the canvas that a shape can touch, and its coordinates in radii."""
+    """The part of the canvas a shape can affect, and its coordinates in radii."""
 
     rows: slice
     columns: slice
@@ -55,7 +55,7 @@ class _Patch:
         reach = _REACH * pose.radius + 2
         top, bottom = (int(np.clip(pose.y + side * reach, 0, height)) for side in (-1, 1))
         left, right = (int(np.clip(pose.x + side * reach, 0, width)) for side in (-1, 1))
-        # Pixel centres lie at a half, so that one scene drawn at two sizes is the same scene.
+        # Pixel centres are at a half, so that a scene is the same at all sizes.
         x = (np.arange(left, right, dtype=np.float32) + 0.5 - pose.x) / pose.radius
         y = (np.arange(top, bottom, dtype=np.float32) + 0.5 - pose.y) / pose.radius
         grid_x, grid_y = np.meshgrid(x, y)
@@ -63,19 +63,25 @@ class _Patch:
 
 
 def paint(canvas: Canvas, kind: Kind, pose: Pose, colours: Paint, light: float) -> Canvas:
-    """Paint one shape over the canvas, in place.
+    """Paint one shape on the canvas, in place.
 
     Parameters
     ----------
-    canvas:
+    canvas
         float32 [H, W, 3], RGB, 0 to 1.
-    light:
-        Direction that the light comes from, in radians (0 is from the right, pi/2 from below).
+    kind
+        The shape.
+    pose
+        Its position.
+    colours
+        Its colours and shadow.
+    light
+        Direction of the light source, in radians (0 is right, pi/2 is below).
 
     Returns
     -------
-    Canvas
-        float32 [H, W, 1]: the share of each pixel that the shape covers, 0 to 1.
+    ndarray
+        float32 [H, W, 1]: the fraction of each pixel that the shape covers, 0 to 1.
     """
     covered = np.zeros((*canvas.shape[:2], 1), np.float32)
     patch = _Patch.around(pose, canvas)
@@ -98,19 +104,19 @@ def paint(canvas: Canvas, kind: Kind, pose: Pose, colours: Paint, light: float) 
 
 
 def _depth(implicit: Field, radius: float) -> tuple[Field, Field, Field]:
-    """Turn an implicit function into pixels from its zero line, and its unit slope (x, y)."""
+    """Convert an implicit function to distance from its zero line in pixels, and unit slopes."""
     slope_y, slope_x = np.gradient(implicit)
     steepness = np.maximum(np.hypot(slope_x, slope_y), 0.05 / radius)
     return implicit / steepness, slope_x / steepness, slope_y / steepness
 
 
 def _cover(depth: Field) -> Field:
-    """Share of each pixel that lies inside."""
+    """Return the fraction of each pixel inside the shape."""
     return np.asarray(np.clip(0.5 - depth, 0, 1), np.float32)
 
 
 def _shadow(cover: Field, radius: float, light: float) -> Field:
-    """Blur the shape and move it away from the light."""
+    """Blur the shape and shift it away from the light."""
     import cv2
 
     shift = -0.16 * radius * np.array([np.cos(light), np.sin(light)])

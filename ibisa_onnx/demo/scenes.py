@@ -1,8 +1,8 @@
-"""Scenes with a known truth: a few objects of different kinds over textured clutter.
+"""Scenes with known ground truth: a few objects of different kinds on textured clutter.
 
-The demo model is trained on them, `ibisa-onnx demo` shows one, and tests take their planted truth
-from the masks. The generator is all here and in its three helpers (`shapes`, `painting`,
-`clutter`); the model and its training are not.
+The demo model is trained on them, `ibisa-onnx demo` shows one, and tests take planted truth from
+the masks. The generator consists of this module and three helpers (`shapes`, `painting`,
+`clutter`); the model and its training are elsewhere.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class SceneObject:
 
     Attributes
     ----------
-    label:
+    label
         Its class, one of `LABELS`.
-    index:
-        The class's place in `LABELS`, which is the model's output.
-    mask:
-        bool [H, W]: the pixels on which the object is seen.
+    index
+        The class's index in `LABELS` and in the model's output.
+    mask
+        bool [H, W]: the pixels where the object is visible.
     """
 
     label: str
@@ -44,16 +44,16 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """A drawn picture and the truth about it.
+    """An image with its ground truth.
 
     Attributes
     ----------
-    image:
+    image
         uint8 [H, W, 3], RGB.
-    background:
-        uint8 [H, W, 3], RGB: the same scene before its objects and their shadows were painted.
-    objects:
-        The objects, the first painted first.
+    background
+        uint8 [H, W, 3], RGB: the scene before objects and their shadows were painted.
+    objects
+        The objects, in the order of painting.
     """
 
     image: NDArray[np.uint8]
@@ -68,37 +68,42 @@ def draw_scene(
     count: int | None = None,
     kinds: Sequence[str] | None = None,
 ) -> Scene:
-    """Draw a scene. One state of `rng` gives one scene, whatever the size it is drawn at.
+    """Draw a scene; the same state of `rng` draws the same scene at every size.
 
     Parameters
     ----------
-    rng:
-        Where every choice comes from.
-    size:
+    rng
+        Source of all randomness.
+    size
         Height and width in pixels, at least 16 each.
-    count:
-        How many objects, 0 to 3, of different kinds; 1, 2 or 3 by chance when not given.
-    kinds:
-        The objects' labels, at most 3; drawn by chance when not given.
+    count
+        Number of objects, 0 to 3, all of different kinds; None: 1, 2 or 3 at random.
+    kinds
+        The objects' labels, at most 3; None: random.
+
+    Returns
+    -------
+    Scene
+        The scene.
 
     Raises
     ------
     ImageError
-        If the size is too small, or the number of objects out of range or not that of `kinds`.
+        The size is too small, or the number of objects is out of range or differs from `kinds`.
     TargetError
-        If one of `kinds` is not in `LABELS`.
+        One of `kinds` is not in `LABELS`.
     """
     if min(size) < 16:
-        raise ImageError(f"a scene of {size[0]} x {size[1]} is too small: ask for 16 x 16 or more")
+        raise ImageError(f"scene size {size[0]} x {size[1]} is too small; pass 16 x 16 or more")
     for label in kinds or ():
         if label not in KINDS:
-            raise TargetError(f"no kind of object is called {label!r}: take {', '.join(LABELS)}")
+            raise TargetError(f"unknown kind of object {label!r}; choose from: {', '.join(LABELS)}")
     if kinds is not None:
         if count not in (None, len(kinds)):
-            raise ImageError(f"count is {count} but kinds names {len(kinds)}: give one of the two")
+            raise ImageError(f"count is {count}, but kinds has {len(kinds)}; pass only one of them")
         count = len(kinds)
     if count is not None and not 0 <= count <= 3:
-        raise ImageError(f"a scene of {count} objects cannot be drawn: ask for 0 to 3")
+        raise ImageError(f"count is {count}; pass 0 to 3")
     return _draw(rng, size, count, kinds)
 
 
@@ -128,7 +133,7 @@ def _draw(
 
 
 def _poses(rng: np.random.Generator, size: tuple[int, int], count: int) -> list[Pose]:
-    """Find places inside the picture where the objects keep clear of each other."""
+    """Find positions inside the image where objects do not overlap."""
     height, width = size
     poses: list[Pose] = []
     shrink = 1.0
@@ -147,7 +152,7 @@ def _poses(rng: np.random.Generator, size: tuple[int, int], count: int) -> list[
 
 
 def _colours(rng: np.random.Generator) -> Paint:
-    """Two vivid colours that differ in lightness, either one first."""
+    """Return two vivid colours of different lightness, either one first."""
     hue = rng.random()
     light = colour(hue + rng.uniform(0.1, 0.9), rng.uniform(0.05, 0.45), rng.uniform(0.9, 1))
     deep = colour(hue, rng.uniform(0.65, 0.95), rng.uniform(0.55, 0.9))

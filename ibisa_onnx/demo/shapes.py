@@ -1,10 +1,10 @@
-"""The outlines and patterns of everything that a scene can show.
+"""Outlines and patterns of everything that a scene can show.
 
-Here live plain formulas on coordinates, and the two tables that name them: `KINDS`, the classes of
-the demo model, and `DISTRACTORS`, shapes of no class. Colour, light and pixels are `painting`'s.
+Plain formulas on coordinates, and two tables that name them: `KINDS`, the classes of the demo
+model, and `DISTRACTORS`, shapes without a class. Colour, light and pixels are in `painting`.
 
 An implicit function is negative inside and positive outside. Only its zero line and its slope there
-are used, so none of them needs to be a true distance.
+are used, so it need not be a true distance.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 Field = NDArray[np.floating[Any]]
-"""float [h, w]: one number for each pixel of a patch."""
+"""float [h, w]: one number per pixel of a patch."""
 
 Implicit = Callable[[Field, Field], Field]
-"""Coordinates (u to the right, v down; the shape fills about -1..1) to an implicit function."""
+"""Maps coordinates (u right, v down; the shape fills about -1..1) to an implicit function."""
 
 
 def plain(u: Field, v: Field) -> Field:
-    """Give one colour all over."""
+    """Return a pattern of a single colour."""
     return np.full_like(u, -1.0)
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of object: where it is, and where its second colour begins.
+    """One kind of object: its outline and the boundary between its two colours.
 
     Attributes
     ----------
-    outline:
+    outline
         Negative inside the object.
-    pattern:
+    pattern
         Negative where the first colour is, positive where the second is.
-    bevel:
+    bevel
         Width of the rounded edge that catches the light, in units of the object's radius.
     """
 
@@ -68,7 +68,7 @@ def _box(u: Field, v: Field, half_width: float, half_height: float) -> Field:
 
 
 def _fold(u: Field, v: Field, count: int) -> tuple[Field, Field]:
-    """Polar coordinates with the angle folded into one of `count` equal, mirrored wedges."""
+    """Return polar coordinates with the angle folded into one of `count` equal, mirrored wedges."""
     wedge = 2 * np.pi / count
     return np.hypot(u, v), np.abs((np.arctan2(v, u) + wedge / 2) % wedge - wedge / 2)
 
@@ -164,4 +164,4 @@ DISTRACTORS: tuple[Kind, ...] = (
     Kind(_rod),
     Kind(_squiggle),
 )
-"""Shapes that belong to no class."""
+"""Shapes without a class."""

@@ -1,8 +1,8 @@
-"""Insertion and deletion of a detector's boxes: is the object still found where pixels come and go?
+"""Insertion and deletion for detections: is the object still detected when pixels are hidden?
 
-Two ways to say how much of a detection is left: D-RISE's similarity, and ODAM's score of the best
-box that overlaps it by more than a half. The score that is explained may be another; these are the
-papers', so that maps of any method and any objective are measured alike.
+A detection is scored in two ways: by D-RISE's similarity, and by ODAM's score of the best box that
+overlaps it with an IoU above 0.5. These are the papers' scores and do not depend on the objective
+that was explained, so that maps of all methods and objectives are measured alike.
 """
 
 from __future__ import annotations
@@ -23,50 +23,56 @@ from ibisa_onnx.targets.base import Box, Objective
 from ibisa_onnx.targets.boxes import MatchedObjective, SimilarityToBox
 
 _STEPS, _EVERY = 100, 10
-"""ODAM's: so many steps, of so many of which one is scored."""
+"""ODAM's protocol: the number of steps, and every how many of them the model is run."""
 
 
 @dataclass(frozen=True)
 class BoxMetric(Metric):
-    """A metric of a map of a detection.
+    """A faithfulness metric for a map of one detection.
 
     Attributes
     ----------
     objective
-        Gives what the subject's score has to be, from a detection.
+        Returns, for a detection, the objective whose probability is the subject's score.
     measure
-        Computes it from a subject with that score, a checked map float64 [H, W], and how many
-        pixels of it the box has.
+        Computes the metric from a subject with that score, a validated map float64 [H, W], and the
+        area of the detection's box in pixels.
     """
 
     objective: Callable[[SimilarityToBox], Objective]
     measure: Callable[[Subject, Map, int], float]
 
     def __call__(self, subject: Subject, saliency: Saliency, place: Box) -> float:
-        """Return the metric of one map.
+        """Compute the metric.
 
         Parameters
         ----------
         subject
-            The picture; its score is the probability of `objective`.
+            The image; its score is the probability of `objective`.
         saliency
-            [H, W] at the size of the picture, any real type; the higher, the more important.
+            Map [H, W] at the size of the image, any real dtype; higher is more important.
         place
-            The detection's box: left, top, right, bottom in pixels of the picture.
+            The detection's box: left, top, right, bottom in pixels of the image.
+
+        Returns
+        -------
+        float
+            The value, within `limits`.
 
         Raises
         ------
         MetricError
-            The map does not fit the picture or is not finite; the whole picture scores nothing.
+            The map differs in shape from the image or is not finite, or the unmodified image scores
+            0.
         OutputError
-            The model's scores are not finite, or not one for each image.
+            The model does not return one finite score per image.
         """
         values = checked_map(saliency, subject.size)
         return self.measure(subject, values, _area(place, subject.size))
 
 
 def _area(place: Box, size: tuple[int, int]) -> int:
-    """Return how many pixels a box has within a picture of (H, W)."""
+    """Return the area in pixels of a box, clipped to an image of (H, W)."""
     (height, width), (left, top, right, bottom) = size, place
     wide = min(right, width) - max(left, 0)
     high = min(bottom, height) - max(top, 0)
@@ -78,7 +84,7 @@ def _itself(detection: SimilarityToBox) -> Objective:
 
 
 def _matched(detection: SimilarityToBox) -> Objective:
-    """Return ODAM's score: that of the class in the best box that overlaps by more than a half."""
+    """Return ODAM's score: the class score of the best box with an IoU above 0.5."""
     column = int(np.argmax(detection.classes))
     return MatchedObjective(detection.boxes, detection.scores, detection.place, column)
 
@@ -102,7 +108,7 @@ def _odam_inserted(subject: Subject, values: Map, area: int) -> float:
 def _odam_deleted(subject: Subject, values: Map, area: int) -> float:
     whole = float(subject.scores([subject.image])[0])
     if not whole > 0:
-        raise MetricError("the whole picture's detection scores 0: nothing can be deleted")
+        raise MetricError("the detection scores 0 on the unmodified image: deletion is undefined")
     rank, counts = _ranked(values), _counts(area)
     hidden = (rank < count for count in counts)
     return _curve(subject, whole, NOISE.of(subject.image), hidden) / whole
@@ -114,12 +120,12 @@ def _curve(subject: Subject, first: float, impute: Impute, hidden: Iterable[Regi
 
 
 def _ranked(values: Map) -> npt.NDArray[np.int64]:
-    """Return at which turn each pixel comes, most salient first, [H, W]."""
+    """Return the rank of each pixel, most salient first, [H, W]."""
     return ranks(falling_order(values)).reshape(values.shape)
 
 
 def _counts(area: int) -> npt.NDArray[np.int64]:
-    """Return how many pixels have come or gone at each score."""
+    """Return how many pixels have been added or hidden each time the model is run."""
     return np.arange(_EVERY, _STEPS + 1, _EVERY) * max(1, area // _STEPS)
 
 
@@ -128,7 +134,7 @@ BOX_METRICS: tuple[BoxMetric, ...] = (
         "insertion (D-RISE)",
         True,
         (0.0, 1.0),
-        "mean similarity to the detection as the most important pixels come first",
+        "mean similarity to the detection as pixels are inserted, most important first",
         _itself,
         _inserted,
     ),
@@ -136,7 +142,7 @@ BOX_METRICS: tuple[BoxMetric, ...] = (
         "deletion (D-RISE)",
         False,
         (0.0, 1.0),
-        "mean similarity to the detection as the most important pixels are taken away first",
+        "mean similarity to the detection as pixels are deleted, most important first",
         _itself,
         _deleted,
     ),
@@ -144,8 +150,8 @@ BOX_METRICS: tuple[BoxMetric, ...] = (
         "insertion (ODAM)",
         True,
         (0.0, 1.0),
-        "mean score of the best box there as the most important pixels come first, as many as the "
-        "box has",
+        "mean score of the best matching box as pixels are inserted, most important first, up to "
+        "the area of the box",
         _matched,
         _odam_inserted,
     ),
@@ -153,11 +159,14 @@ BOX_METRICS: tuple[BoxMetric, ...] = (
         "deletion (ODAM)",
         False,
         (0.0, float("inf")),
-        "the same as they become noise, as a share of the whole picture's",
+        "mean score of the best matching box as pixels become noise, most important first, as a "
+        "fraction of the unmodified image's",
         _matched,
         _odam_deleted,
     ),
 )
-"""Petsiuk et al. (D-RISE), CVPR 2021: RISE's curves of the similarity of equation 3. Zhao and Chan
-(ODAM), ICLR 2023, as in their code: a hundred steps of a hundredth of the box's pixels, of which
-each tenth is scored."""
+"""Metrics for maps of detections, in the order of tables.
+
+Petsiuk et al. (D-RISE), CVPR 2021: RISE's curves of the similarity of equation 3. Zhao and Chan
+(ODAM), ICLR 2023, as in their code: 100 steps of 1% of the box's pixels, scored at every tenth
+step."""

@@ -1,4 +1,4 @@
-"""Correlation of two lists of numbers, and what it is where one of them does not vary."""
+"""Correlation of two arrays, defined also where one of them is constant."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy.typing as npt
 
 Values = npt.NDArray[np.float64]
 _ROUNDING = 1e-9
-"""What varies by less, relative to its size, does not vary: these are errors of rounding."""
+"""Relative variation below which values count as constant: it is rounding error."""
 
 
 def pearson(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> float:
-    """Return Pearson's correlation of real values [n], from -1 to 1; 0 where one is constant."""
+    """Return Pearson's correlation of real values [n], from -1 to 1; 0 if either is constant."""
     one, two = centred(first), centred(second)
     if not (one.any() and two.any()):
         return 0.0
@@ -26,7 +26,7 @@ def rank_correlation(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> float
 
 
 def centred(values: npt.NDArray[Any]) -> Values:
-    """Return values less their mean, of unit size; zeros where they vary by rounding alone."""
+    """Return values minus their mean, scaled to a maximum of 1; zeros if they are constant."""
     reals = np.asarray(values, np.float64)
     rest: Values = reals - reals.mean()
     largest = np.abs(rest).max()
@@ -36,7 +36,7 @@ def centred(values: npt.NDArray[Any]) -> Values:
 
 
 def _ranks(values: npt.NDArray[Any]) -> Values:
-    """Return ranks from 1 on; those that are equal share their mean rank."""
+    """Return ranks from 1; ties share their mean rank."""
     _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     return np.asarray((last - (counts - 1) / 2)[place], np.float64)

@@ -1,8 +1,8 @@
-"""Degradation: tiles are taken away, the most relevant first (MoRF), or the least (LeRF).
+"""Degradation: hide tiles, most relevant first (MoRF) and least relevant first (LeRF).
 
-MoRF and LeRF are of Samek et al. (arXiv 1509.06321), who sum up MoRF alone, over regions of random
-values (AOPC). The area between both curves is the measure of Schulz et al. (IBA, arXiv
-2001.00396): tiles of 8 or 14 pixels, ranked by the mean of the map, as in their code.
+MoRF and LeRF are due to Samek et al. (arXiv 1509.06321), who average MoRF alone, with regions
+replaced by random values (AOPC). The area between the two curves is the metric of Schulz et al.
+(IBA, arXiv 2001.00396): tiles of 8 or 14 pixels, ranked by the mean of the map, as in their code.
 """
 
 from __future__ import annotations
@@ -20,19 +20,21 @@ from ibisa_onnx.metrics.subject import Subject
 from ibisa_onnx.metrics.tiles import cut
 
 STEPS = 28
-"""As many as RISE takes at 224 x 224."""
+"""Number of steps, the same as RISE's at 224 x 224."""
 
 
 @dataclass(frozen=True, eq=False)
 class Degradation:
-    """The scores as tiles are taken away.
+    """MoRF and LeRF curves: the model's score as tiles are hidden.
 
     Attributes
     ----------
     shares
-        float64 [steps + 1], the share of the tiles that is gone, from 0 to 1.
-    morf, lerf
-        float64 [steps + 1], the scores with the most, and the least, relevant tiles gone first.
+        float64 [steps + 1], the fraction of tiles that are hidden, from 0 to 1.
+    morf
+        float64 [steps + 1], scores with the most relevant tiles hidden first.
+    lerf
+        float64 [steps + 1], scores with the least relevant tiles hidden first.
     """
 
     shares: npt.NDArray[np.float64]
@@ -41,28 +43,28 @@ class Degradation:
 
     @property
     def area(self) -> float:
-        """The area between the curves, LeRF over MoRF, in units of the score."""
+        """Area between the curves, LeRF - MoRF, in units of the score; higher is better."""
         between = self.lerf - self.morf
         return float(np.sum((between[1:] + between[:-1]) / 2 * np.diff(self.shares)))
 
     @property
     def span(self) -> float:
-        """How much the score falls from the whole picture to the blank one."""
+        """Score of the unmodified image minus the score with all tiles hidden."""
         return float(self.morf[0] - self.morf[-1])
 
     @property
     def normalized(self) -> float:
-        """The area as a share of the span, so that it does not depend on how sure a model is.
+        """The area divided by the span, which makes it independent of the model's confidence.
 
         Raises
         ------
         MetricError
-            The whole picture scores no more than the blank one.
+            The unmodified image scores no higher than the image with all tiles hidden.
         """
         if not self.span > 0:
             raise MetricError(
-                f"the whole picture scores {self.morf[0]:.3g}, the blank one {self.morf[-1]:.3g}: "
-                "there is nothing to degrade"
+                f"the unmodified image scores {self.morf[0]:.3g}, the fully hidden one "
+                f"{self.morf[-1]:.3g}: there is nothing to degrade"
             )
         return self.area / self.span
 
@@ -76,24 +78,40 @@ def degradation(
     shares: Sequence[float] | None = None,
     imputation: Imputation | None = None,
 ) -> Degradation:
-    """Take away tiles from both ends of their ranking.
+    """Measure the model's score as tiles are hidden in both orders of relevance.
 
     Parameters
     ----------
     subject
-        What the map is of.
+        Image and score function.
     saliency
-        [H, W], any real type. Tiles are ranked by its mean; ties go by position in both
-        directions, so that a constant map has no area.
+        Map [H, W], any real dtype. Tiles are ranked by its mean; ties are broken by position in
+        both orders, so that a constant map has zero area.
     tile
-        Pixels a side; a sixteenth of the shorter side unless given (14 at 224); 1 for pixels.
+        Side of a tile in pixels; 1 for single pixels. Default: 1/16 of the shorter side (14 at
+        224).
     steps
-        Scores on each curve, beside the whole picture's; at most the number of tiles. The IBA
-        paper's code has about 100.
+        Points on each curve besides the unmodified image, at most the number of tiles. The IBA
+        paper's code uses about 100.
     shares
-        Of the tiles that are hidden at each score, rising from 0 to 1, in place of even steps.
+        Fractions of tiles to hide at each point, strictly increasing from 0 to 1, instead of even
+        steps.
     imputation
-        What hidden tiles become; the subject's blank unless given.
+        What replaces hidden tiles. Default: the subject's blank.
+
+    Returns
+    -------
+    Degradation
+        Both curves.
+
+    Raises
+    ------
+    MetricError
+        The map differs in shape from the image, or is not finite.
+    OptionError
+        `tile`, `steps` or `shares` is out of range.
+    OutputError
+        The model does not return one finite score per image.
     """
     tiles = cut(subject.size, tile)
     counts = _counts(tiles.count, steps, shares)
@@ -112,11 +130,13 @@ def degradation(
 
 
 def _counts(tiles: int, steps: int, shares: Sequence[float] | None) -> npt.NDArray[np.int64]:
-    """Return how many tiles are hidden at each score."""
+    """Return how many tiles are hidden at each point."""
     if shares is not None:
         if shares[0] != 0 or shares[-1] != 1 or (np.diff(shares) <= 0).any():
-            raise OptionError(f"shares are {list(shares)}; give numbers that rise from 0 to 1")
+            raise OptionError(
+                f"shares is {list(shares)}; pass numbers that strictly increase from 0 to 1"
+            )
         return np.unique(np.round(np.multiply(shares, tiles))).astype(np.int64)
     if steps < 1:
-        raise OptionError(f"there are {steps} steps; give 1 or more")
+        raise OptionError(f"steps is {steps}; pass 1 or more")
     return np.round(np.linspace(0, tiles, min(steps, tiles) + 1)).astype(np.int64)

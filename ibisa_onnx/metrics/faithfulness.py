@@ -1,7 +1,7 @@
-"""Faithfulness metrics: how well a map agrees with what the model does when pixels come and go.
+"""Faithfulness metrics: how well a map predicts the model's response to hidden pixels.
 
-Each is called on a subject and a map and gives one number. The functions make one with parameters
-of your own; the constants are those with the usual ones.
+Each metric is called with a subject and a map and returns one number. The functions build a metric
+with custom parameters; the constants are the metrics with default parameters.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from ibisa_onnx.metrics.subject import Subject, remembering
 
 Measure = Callable[[Subject, Map, np.random.Generator], float]
 
-# None that somebody draws a random map from, whose pixels would then go with the sets drawn here.
+# Unlikely to be a user's seed: a random map drawn from it would correlate with the sets drawn here.
 _SEED = (1711, 6104)
 
 
 @dataclass(frozen=True)
 class FaithfulnessMetric(Metric):
-    """A metric of a map beside the model.
+    """A metric of how faithful a map is to the model.
 
     Attributes
     ----------
     measure
-        Computes it from a subject, a checked map float64 [H, W] and a random generator.
+        Computes the metric from a subject, a validated map float64 [H, W] and a random generator.
     """
 
     measure: Measure
@@ -41,23 +41,29 @@ class FaithfulnessMetric(Metric):
     def __call__(
         self, subject: Subject, saliency: Saliency, rng: np.random.Generator | None = None
     ) -> float:
-        """Return the metric of one map.
+        """Compute the metric.
 
         Parameters
         ----------
         subject
-            The picture, and the answer of the model that is explained.
+            Image and score function.
         saliency
-            [H, W] at the size of the picture, any real type; the higher, the more important.
+            Map [H, W] at the size of the image, any real dtype; higher is more important.
         rng
-            For metrics that sample; a generator with a fixed seed unless given.
+            Used by metrics that sample. Default: a generator with a fixed seed.
+
+        Returns
+        -------
+        float
+            The value, within `limits` if the score is a probability.
 
         Raises
         ------
         MetricError
-            The map does not fit the picture, is not finite, or the metric is not defined here.
+            The map differs in shape from the image or is not finite, or the metric is undefined for
+            this score.
         OutputError
-            The model's scores are not finite, or not one for each image.
+            The model does not return one finite score per image.
         """
         values = checked_map(saliency, subject.size)
         return self.measure(subject, values, np.random.default_rng(_SEED) if rng is None else rng)
@@ -66,17 +72,28 @@ class FaithfulnessMetric(Metric):
 def insertion_metric(
     protocol: Protocol = RISE, imputation: Imputation | None = None
 ) -> FaithfulnessMetric:
-    """Area under the score as the most important pixels come first into a blurred picture.
+    """Build the insertion metric: mean score as pixels are inserted, most important first.
 
-    Petsiuk et al. (RISE), arXiv 1806.07421, section 4.3. Other imputations than its blur are an
-    option.
+    Petsiuk et al. (RISE), arXiv 1806.07421, section 4.3.
+
+    Parameters
+    ----------
+    protocol
+        Blur of the starting image, and the number of steps.
+    imputation
+        What replaces pixels that are not inserted yet. Default: the protocol's blur.
+
+    Returns
+    -------
+    FaithfulnessMetric
+        Higher is better. Named "insertion", or "insertion (NAME)" with an imputation.
     """
-    start = imputation.description if imputation else "the blurred picture"
+    start = imputation.description if imputation else "the blurred image"
     return FaithfulnessMetric(
         _name("insertion", imputation),
         True,
         (0.0, 1.0),
-        f"mean score as the most important pixels come first; the rest is {start}",
+        f"mean score as pixels are inserted, most important first; the rest is {start}",
         lambda subject, values, rng: _inserted(subject, values, protocol, imputation),
     )
 
@@ -84,17 +101,28 @@ def insertion_metric(
 def deletion_metric(
     protocol: Protocol = RISE, imputation: Imputation | None = None
 ) -> FaithfulnessMetric:
-    """Area under the score as the most important pixels go first, to the subject's blank.
+    """Build the deletion metric: mean score as pixels are deleted, most important first.
 
-    Petsiuk et al. (RISE), arXiv 1806.07421, section 4.3. Other imputations than the blank are an
-    option.
+    Petsiuk et al. (RISE), arXiv 1806.07421, section 4.3.
+
+    Parameters
+    ----------
+    protocol
+        The number of steps.
+    imputation
+        What replaces deleted pixels. Default: the subject's blank.
+
+    Returns
+    -------
+    FaithfulnessMetric
+        Lower is better. Named "deletion", or "deletion (NAME)" with an imputation.
     """
-    end = f"become {imputation.description}" if imputation else "are taken away"
+    end = f"replaced by {imputation.description}" if imputation else "deleted"
     return FaithfulnessMetric(
         _name("deletion", imputation),
         False,
         (0.0, 1.0),
-        f"mean score as the most important pixels {end} first",
+        f"mean score as pixels are {end}, most important first",
         lambda subject, values, rng: _deleted(subject, values, protocol, imputation),
     )
 
@@ -102,12 +130,28 @@ def deletion_metric(
 def difference_metric(
     protocol: Protocol = RISE, imputation: Imputation | None = None
 ) -> FaithfulnessMetric:
-    """Insertion less deletion, which no map wins by suiting one starting picture alone."""
+    """Build the metric insertion - deletion, which combines both curves.
+
+    A map cannot score high by fitting only one of the two starting images.
+
+    Parameters
+    ----------
+    protocol
+        Blur of insertion's starting image, and the number of steps of both.
+    imputation
+        What replaces hidden pixels in both. Default: the protocol's blur for insertion, the
+        subject's blank for deletion.
+
+    Returns
+    -------
+    FaithfulnessMetric
+        Higher is better.
+    """
     return FaithfulnessMetric(
         _name("insertion - deletion", imputation),
         True,
         (-1.0, 1.0),
-        "the one less the other",
+        "insertion minus deletion",
         lambda subject, values, rng: (
             _inserted(subject, values, protocol, imputation)
             - _deleted(subject, values, protocol, imputation)
@@ -122,7 +166,7 @@ def degradation_metric(
     normalized: bool = False,
     imputation: Imputation | None = None,
 ) -> FaithfulnessMetric:
-    """Area between the curves of LeRF and MoRF (`degradation`).
+    """Build the degradation metric: area between the LeRF and MoRF curves (see `degradation`).
 
     Schulz et al. (IBA), arXiv 2001.00396, after Samek et al., arXiv 1509.06321.
 
@@ -131,9 +175,14 @@ def degradation_metric(
     tile, steps, imputation
         As in `degradation`.
     normalized
-        As a share of what the picture scores above the blank one, image by image. A picture of
-        which the model is unsure then weighs as much as any, and none is defined where the blank
-        one scores as high; so it is off.
+        Divide the area by the difference between the scores of the unmodified and the fully hidden
+        image, per image. Low-confidence images then weigh as much as any other, and the metric is
+        undefined for images whose hidden version scores as high.
+
+    Returns
+    -------
+    FaithfulnessMetric
+        Higher is better.
     """
 
     def measure(subject: Subject, values: Map, rng: np.random.Generator) -> float:
@@ -144,18 +193,31 @@ def degradation_metric(
         _name("degradation", imputation),
         True,
         (-1.0, 1.0),
-        "score with the least relevant tiles gone first, less that with the most relevant gone",
+        "mean score with tiles hidden least relevant first, minus that with most relevant first",
         measure,
     )
 
 
 def lerf_morf_metric(imputation: Imputation, steps: int = STEPS) -> FaithfulnessMetric:
-    """Area between the curves of LeRF and MoRF pixel by pixel: `degradation` with tiles of one."""
+    """Build the metric LeRF - MoRF: `degradation` with tiles of a single pixel.
+
+    Parameters
+    ----------
+    imputation
+        What replaces hidden pixels.
+    steps
+        Points on each curve besides the unmodified image.
+
+    Returns
+    -------
+    FaithfulnessMetric
+        Higher is better. Named "LeRF - MoRF (NAME)".
+    """
     return replace(
         degradation_metric(1, steps, imputation=imputation),
         name=_name("LeRF - MoRF", imputation),
-        description="score with the least important pixels hidden first, less that with the most "
-        f"important hidden; they become {imputation.description}",
+        description="mean score with pixels hidden least important first, minus that with most "
+        f"important first; hidden pixels become {imputation.description}",
     )
 
 
@@ -166,15 +228,25 @@ def _name(name: str, imputation: Imputation | None) -> str:
 def sensitivity_metric(
     sizes: Sequence[int] | None = None, subsets: int = 20, tile: int | None = None
 ) -> FaithfulnessMetric:
-    """Correlation of the map's sum over random tiles with what the model loses without them.
+    """Build the sensitivity-n metric: correlation of map sums over random tiles with score drops.
 
-    Ancona et al., arXiv 1711.06104; the parameters are those of `sensitivity_n`.
+    Ancona et al., arXiv 1711.06104.
+
+    Parameters
+    ----------
+    sizes, subsets, tile
+        As in `sensitivity_n`.
+
+    Returns
+    -------
+    FaithfulnessMetric
+        Higher is better.
     """
     return FaithfulnessMetric(
         "sensitivity-n",
         True,
         (-1.0, 1.0),
-        "correlation of the map's sum over random tiles with the loss of score without them",
+        "correlation of the map's sum over random tiles with the score drop when they are hidden",
         lambda subject, values, rng: (
             sensitivity_n(subject, values, rng, sizes=sizes, subsets=subsets, tile=tile).mean
         ),
@@ -210,7 +282,7 @@ def _deleted(
 
 
 def _whole_and_shown(subject: Subject, values: Map) -> tuple[float, float]:
-    """The scores of the whole picture, and of the picture weighted by the map."""
+    """Return the scores of the unmodified image, and of the image weighted by the map."""
     whole, shown = subject.scores([subject.image, subject.masked(stretched(values))])
     return float(whole), float(shown)
 
@@ -218,7 +290,9 @@ def _whole_and_shown(subject: Subject, values: Map) -> tuple[float, float]:
 def _drop(subject: Subject, values: Map, rng: np.random.Generator) -> float:
     whole, shown = _whole_and_shown(subject, values)
     if not whole > 0:
-        raise MetricError(f"the whole picture scores {whole:.3g}: a drop is a share of more than 0")
+        raise MetricError(
+            f"the unmodified image scores {whole:.3g}: average drop requires a score above 0"
+        )
     return max(0.0, whole - shown) / whole
 
 
@@ -236,21 +310,21 @@ AVERAGE_DROP = FaithfulnessMetric(
     "average drop",
     False,
     (0.0, 1.0),
-    "share of the score that is lost when the picture is weighted by the map",
+    "fraction of the score lost when the image is weighted by the map",
     _drop,
 )
-"""Chattopadhyay et al. (Grad-CAM++), arXiv 1710.11063: max(0, Y - O) / Y, not in percent. Y is the
-score of the picture, O that of map times picture, the map stretched to [0, 1]. Where the blank is
-not zero the picture fades to it."""
+"""Chattopadhyay et al. (Grad-CAM++), arXiv 1710.11063: max(0, Y - O) / Y, as a fraction. Y is the
+score of the image, O that of the image multiplied by the map scaled to [0, 1]. If the subject's
+blank is not zero, the image is blended with the blank instead."""
 AVERAGE_INCREASE = FaithfulnessMetric(
     "average increase",
     True,
     (0.0, 1.0),
-    "1 where the score rises when the picture is weighted by the map, else 0",
+    "1 if the score increases when the image is weighted by the map, else 0",
     _increase,
 )
-"""Chattopadhyay et al. (Grad-CAM++), arXiv 1710.11063: 1 where Y < O, their % increase in
-confidence; Y and O as in the average drop."""
+"""Chattopadhyay et al. (Grad-CAM++), arXiv 1710.11063: 1 if Y < O, their "% increase in
+confidence"; Y and O as in `AVERAGE_DROP`."""
 
 FAITHFULNESS: tuple[FaithfulnessMetric, ...] = (
     INSERTION,
@@ -261,10 +335,10 @@ FAITHFULNESS: tuple[FaithfulnessMetric, ...] = (
     AVERAGE_DROP,
     AVERAGE_INCREASE,
 )
-
+"""Faithfulness metrics with their papers' own ways to hide pixels."""
 
 LERF_MORF = {each.name: lerf_morf_metric(each) for each in IMPUTATIONS}
-"""By imputation."""
+"""LeRF - MoRF by name of the imputation."""
 
 IMPUTED: tuple[FaithfulnessMetric, ...] = (
     *LERF_MORF.values(),
@@ -274,16 +348,26 @@ IMPUTED: tuple[FaithfulnessMetric, ...] = (
         for imputation in IMPUTATIONS
     ),
 )
-"""Those that hide pixels, each under each imputation: "LeRF - MoRF (mean)", "insertion (noise)"."""
+"""Metrics that hide pixels, under each imputation, such as "insertion (noise)"."""
 
 
 def metric_named(name: str) -> FaithfulnessMetric:
-    """Return the faithfulness metric of a name; case, spaces and punctuation do not matter.
+    """Look up a faithfulness metric by name.
+
+    Parameters
+    ----------
+    name
+        Such as "insertion" or "LeRF - MoRF (mean)"; case, spaces and punctuation are ignored.
+
+    Returns
+    -------
+    FaithfulnessMetric
+        The metric from `FAITHFULNESS` or `IMPUTED`.
 
     Raises
     ------
     OptionError
-        There is none of that name.
+        No metric has this name.
     """
     return named(name, (*FAITHFULNESS, *IMPUTED))
 
@@ -294,10 +378,34 @@ def faithfulness(
     metrics: Sequence[FaithfulnessMetric] = FAITHFULNESS,
     rng: np.random.Generator | None = None,
 ) -> dict[str, float]:
-    """Return several metrics of one map by name, asking the model about each picture once.
+    """Compute several metrics of one map, running the model once per distinct image.
 
-    "insertion - deletion" beside insertion and deletion then costs nothing. Parameters and errors
-    are those of a single metric.
+    Metrics that use the same perturbed images share their forward passes; "insertion - deletion"
+    is free beside insertion and deletion.
+
+    Parameters
+    ----------
+    subject
+        Image and score function.
+    saliency
+        Map [H, W] at the size of the image, any real dtype; higher is more important.
+    metrics
+        The metrics to compute.
+    rng
+        Used by metrics that sample. Default: a generator with a fixed seed.
+
+    Returns
+    -------
+    dict
+        Values by name of the metric.
+
+    Raises
+    ------
+    MetricError
+        The map differs in shape from the image or is not finite, or a metric is undefined for this
+        score.
+    OutputError
+        The model does not return one finite score per image.
     """
     asked = remembering(subject)
     return {metric.name: metric(asked, saliency, rng) for metric in metrics}

@@ -1,9 +1,10 @@
-"""Imputation: what stands where pixels of a picture are hidden.
+"""Imputation: what replaces hidden pixels when a metric is computed.
 
-A score under one imputation alone may say more of the imputation than of the map: what hides one
-picture leaves another as it was, and what is neutral to one model is evidence to the next. So every
-measure that hides pixels takes one of these. They are not the baselines that methods hide pixels by
-(`methods.baselines`): a measure must not depend on what it measures.
+A score under a single imputation may depend more on the imputation than on the map: a blur that
+removes one object leaves another recognisable, and a colour that is neutral to one model is
+evidence to another. Every metric that hides pixels therefore accepts an imputation. These are
+separate from the baselines of the methods (`methods.baselines`), so that a metric does not depend
+on the method it evaluates.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ from ibisa_onnx.metrics.maps import Region
 from ibisa_onnx.metrics.subject import FloatArray
 
 Impute = Callable[[Region], FloatArray]
-"""Hidden pixels, bool [H, W], to the picture without them, float32 [C, H, W]."""
+"""Function from a mask of hidden pixels, bool [H, W], to the imputed image, float32 [C, H, W]."""
 
 _SEED = (2202, 449)
 _NOISE = 0.01  # of ROAD's noisy linear imputation, in standard deviations of a channel
 _KERNEL = np.array([[1, 2, 1], [2, 0, 2], [1, 2, 1]], np.float32) / 12
-_ACCURACY = 1e-3  # of the linear system's residual; ROAD's noise is larger than what that leaves
+_ACCURACY = (
+    1e-3  # relative residual of the linear system; the remaining error is below ROAD's noise
+)
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,12 @@ class Imputation:
     Attributes
     ----------
     name
-        As tables and options have it.
+        Name in tables and options, such as "blur".
     description
         What hidden pixels become, in a few words.
     of
-        Prepares it for an image, float32 [C, H, W] in model space.
+        Prepares the imputation for an image, float32 [C, H, W] in model space. Returns a function
+        from a mask of hidden pixels, bool [H, W], to the imputed image, float32 [C, H, W].
     """
 
     name: str
@@ -47,24 +51,30 @@ class Imputation:
 
 
 def replacing(image: FloatArray, by: npt.NDArray[np.float32] | float) -> Impute:
-    """Return what puts `by`, which broadcasts to [C, H, W], where pixels of an image are hidden."""
+    """Return a function that replaces hidden pixels of an image by `by`, broadcast to [C, H, W]."""
     filled = np.broadcast_to(np.asarray(by, np.float32), image.shape)
     return lambda hidden: np.where(hidden, filled, image).astype(np.float32, copy=False)
 
 
 def blurred(image: FloatArray, *, kernel: int = 11, sigma: float = 5.0) -> FloatArray:
-    """Blur an image as RISE's insertion does: a Gaussian of `sigma` cut to `kernel` pixels.
+    """Blur an image with a truncated Gaussian, as in RISE's insertion.
+
+    Pixels beyond the border count as zero, as in RISE's code. RISE's code folds the tails of the
+    Gaussian back into the kernel, which makes it nearly a box filter; here they are truncated.
 
     Parameters
     ----------
     image
-        float32 [C, H, W]. Pixels beyond the border count as zero, as in RISE's code. (There the
-        tails of the Gaussian are folded back into the kernel, which makes it all but a box; here
-        they are cut off.)
+        float32 [C, H, W] in model space.
+    kernel
+        Width of the kernel in pixels, odd.
+    sigma
+        Standard deviation of the Gaussian in pixels.
 
     Returns
     -------
-    float32 [C, H, W]
+    numpy.ndarray
+        float32 [C, H, W].
     """
     import cv2
 
@@ -91,12 +101,12 @@ def _border(image: FloatArray) -> FloatArray:
 
 
 def _noisy_linear(image: FloatArray) -> Impute:
-    """ROAD's imputation: each hidden pixel is the weighted mean of its neighbours, and noise.
+    """ROAD's imputation: each hidden pixel is the weighted mean of its neighbours, plus noise.
 
-    Rong et al., arXiv 2202.00449: direct neighbours weigh 1/6, diagonal ones 1/12; at
-    the border the weights of those that are there. Where nothing is left to start from, the mean
-    colour. Their noise has a standard deviation of 0.01 in normalised space; here it is 0.01 of
-    each channel's, which does not depend on the model's units.
+    Rong et al., arXiv 2202.00449: direct neighbours weigh 1/6, diagonal ones 1/12; at the border,
+    weights are renormalised over the neighbours that exist. If every pixel is hidden, the mean
+    colour is used. ROAD's noise has a standard deviation of 0.01 in normalised space; here it is
+    0.01 of each channel's, which does not depend on the model's units.
     """
     mean, spread = _mean(image), image.std((1, 2), keepdims=True)
     noise = np.random.default_rng(_SEED).standard_normal(image.shape, np.float32)
@@ -114,9 +124,9 @@ def _noisy_linear(image: FloatArray) -> Impute:
 def _interpolated(sums: FloatArray, known: FloatArray) -> FloatArray:
     """Solve the linear system on [H, W, C]: coarse to fine, each level by conjugate gradients.
 
-    `sums` are pixels times `known`, the share [H, W] of each that is known. The system's matrix is
-    symmetric and positive definite; what a coarse level has found, enlarged, leaves few iterations
-    (a tenth of the time that SciPy's sparse solver takes at 224 x 224).
+    `sums` are pixels times `known`, the known fraction [H, W] of each. The system's matrix is
+    symmetric positive definite; starting from the enlarged coarse solution, few iterations remain
+    (a tenth of the time of SciPy's sparse solver at 224 x 224).
     """
     import cv2
 
@@ -140,7 +150,7 @@ def _resized(values: FloatArray, size: tuple[int, int], how: int) -> FloatArray:
 
 
 def _solved(start: FloatArray, values: FloatArray, hidden: npt.NDArray[np.bool_]) -> FloatArray:
-    """Conjugate gradients for (weights that are there - neighbours) x = known neighbours."""
+    """Solve (sum of existing weights - neighbours) x = known neighbours by conjugate gradients."""
     weights = _neighbours(np.ones((*values.shape[:2], 1), np.float32))
 
     def apply(x: FloatArray) -> FloatArray:
@@ -164,7 +174,7 @@ def _solved(start: FloatArray, values: FloatArray, hidden: npt.NDArray[np.bool_]
 
 
 def _neighbours(x: FloatArray) -> FloatArray:
-    """Return the weighted sum of each pixel's neighbours, [H, W, C]; none are beyond the border."""
+    """Return the weighted sum of each pixel's neighbours, [H, W, C]; zero beyond the border."""
     import cv2
 
     found = cv2.filter2D(x, -1, _KERNEL, borderType=cv2.BORDER_CONSTANT)
@@ -173,38 +183,49 @@ def _neighbours(x: FloatArray) -> FloatArray:
 
 BLUR = Imputation(
     "blur",
-    "the picture blurred as in RISE's insertion",
+    "the image blurred as in RISE's insertion",
     lambda image: replacing(image, blurred(image)),
 )
-MEAN = Imputation("mean", "its mean colour", lambda image: replacing(image, _mean(image)))
+MEAN = Imputation("mean", "the image's mean colour", lambda image: replacing(image, _mean(image)))
 NOISE = Imputation(
     "noise",
-    "its mean colour with white noise as strong as each channel varies",
+    "the image's mean colour plus white noise with each channel's standard deviation",
     lambda image: replacing(image, _noise(image)),
 )
 BORDER = Imputation(
     "border",
-    "the mean colour of its border pixels",
+    "the mean colour of the image's border pixels",
     lambda image: replacing(image, _border(image)),
 )
 ZEROS = Imputation("zeros", "zeros in model space", lambda image: replacing(image, 0.0))
 NOISY_LINEAR = Imputation(
-    "noisy linear", "the weighted mean of its neighbours, with faint noise (ROAD)", _noisy_linear
+    "noisy linear", "the weighted mean of their neighbours plus faint noise (ROAD)", _noisy_linear
 )
 
 IMPUTATIONS: tuple[Imputation, ...] = (BLUR, MEAN, NOISE, BORDER, ZEROS, NOISY_LINEAR)
+"""All imputations."""
 
 
 def imputation_named(name: str) -> Imputation:
-    """Return an imputation.
+    """Look up an imputation by name.
+
+    Parameters
+    ----------
+    name
+        One of "blur", "mean", "noise", "border", "zeros" and "noisy linear".
+
+    Returns
+    -------
+    Imputation
+        The imputation from `IMPUTATIONS`.
 
     Raises
     ------
     OptionError
-        There is none of that name.
+        No imputation has this name.
     """
     for each in IMPUTATIONS:
         if each.name == name:
             return each
     names = ", ".join(f"'{each.name}'" for each in IMPUTATIONS)
-    raise OptionError(f"there is no imputation {name!r}; choose among {names}")
+    raise OptionError(f"unknown imputation {name!r}; choose one of: {names}")

@@ -1,9 +1,9 @@
-"""Insertion and deletion: the model's score as pixels appear, or vanish, by falling saliency.
+"""Insertion and deletion: the model's score as pixels are added or removed by decreasing saliency.
 
 The protocol is that of RISE (Petsiuk et al., arXiv 1806.07421, section 4.3, and its published
-code): insertion starts from a blurred picture, deletion ends at zeros in normalized space, 28
-steps of 224 * 8 pixels at 224 x 224, and the area under the curve by the trapezoidal rule. Here
-live only these two measures; they know a score function and arrays, no model and no file.
+code): insertion starts from a blurred image, deletion ends at zeros in normalised space, 28 steps
+of 224 * 8 pixels at 224 x 224, and the area under the curve by the trapezoidal rule. Only these two
+metrics live here; they work on a score function and arrays, not on models or files.
 """
 
 from __future__ import annotations
@@ -32,20 +32,21 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Protocol:
-    """How pixels come and go.
+    """Parameters of insertion and deletion.
 
     Attributes
     ----------
-    kernel, sigma
-        The Gaussian that blurs the picture from which insertion starts, in pixels; `kernel` is
-        odd.
+    kernel
+        Width in pixels, odd, of the Gaussian kernel that blurs insertion's starting image.
+    sigma
+        Standard deviation of that Gaussian, in pixels.
     steps
-        Into how many steps the pixels are divided. The last one takes what is left.
+        Number of steps. All have the same number of pixels, except the last, which may have fewer.
 
     Raises
     ------
     OptionError
-        One of them is out of its range.
+        A value is out of range.
     """
 
     kernel: int = 11
@@ -54,25 +55,26 @@ class Protocol:
 
     def __post_init__(self) -> None:
         if self.kernel < 1 or self.kernel % 2 == 0:
-            raise OptionError(f"the blur's kernel is {self.kernel}; give an odd number of pixels")
+            raise OptionError(f"kernel is {self.kernel}; pass an odd number of pixels")
         if not self.sigma > 0:
-            raise OptionError(f"the blur's sigma is {self.sigma}; give more than 0 pixels")
+            raise OptionError(f"sigma is {self.sigma}; pass more than 0 pixels")
         if self.steps < 1:
-            raise OptionError(f"there are {self.steps} steps; give 1 or more")
+            raise OptionError(f"steps is {self.steps}; pass 1 or more")
 
     def step(self, height: int, width: int) -> int:
-        """Return how many pixels come or go in a step."""
+        """Return the number of pixels per step for an image of that size."""
         return -(-height * width // self.steps)
 
 
 RISE = Protocol()
-"""RISE's: a blur of 11 pixels and sigma 5, and 28 steps, which at 224 x 224 are its 224 * 8 pixels.
-RISE knows no other size; with 28 steps at every size an area is as fine, and costs as much."""
+"""RISE's protocol: a blur with an 11-pixel kernel and sigma 5, and 28 steps, which are RISE's 224 *
+8 pixels at 224 x 224. RISE defines no other size; 28 steps at every size keep resolution and cost
+constant."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Scores along the way from the first picture to the last.
+    """Scores from the first image of insertion or deletion to the last.
 
     Attributes
     ----------
@@ -84,7 +86,7 @@ class Curve:
 
     @property
     def auc(self) -> float:
-        """Area under the curve on a unit axis, by the trapezoidal rule, all steps alike."""
+        """Area under the curve by the trapezoidal rule, with equal steps on [0, 1]."""
         ends = (self.scores[0] + self.scores[-1]) / 2
         return float((self.scores.sum() - ends) / (len(self.scores) - 1))
 
@@ -100,37 +102,46 @@ def insertion(
     protocol: Protocol = RISE,
     imputation: Imputation | None = None,
 ) -> Curve:
-    """Score as the most salient pixels are put into a blurred picture first. Higher is better.
+    """Compute the insertion curve: scores as pixels are inserted, most salient first.
+
+    The higher the area under the curve, the better the map.
 
     Parameters
     ----------
     score
-        Takes float32 [N, C, H, W] in model space, gives [N].
+        Function from images float32 [N, C, H, W] in model space to scores [N].
     image
         float32 [C, H, W] in model space.
     saliency
-        [H, W], any real type; ties are broken by position, row by row, the same way everywhere.
+        Map [H, W], any real dtype; ties are broken by position, row by row.
     start
-        float32 [C, H, W], the picture before the first pixel; the image, blurred by the protocol,
-        unless given.
+        float32 [C, H, W], the image before the first step. Default: `image` blurred by the
+        protocol.
     step
-        Pixels a step; the protocol's unless given.
+        Pixels per step. Default: the protocol's.
     batch
-        Images in one call of `score`.
+        Images per call of `score`.
     protocol
-        Blur and steps; RISE's unless given.
+        Blur and number of steps.
     imputation
-        What stands where pixels are hidden, in place of `start`.
+        What replaces pixels that are not inserted yet, instead of `start`.
+
+    Returns
+    -------
+    Curve
+        Scores after each step, the first without any pixel inserted.
 
     Raises
     ------
     MetricError
-        The map does not fit the image, or has NaN values.
+        The map differs in shape from the image, or is not finite.
+    OptionError
+        `start` and `imputation` are both given, or `step` or `batch` is not positive.
     OutputError
-        The model's scores are not finite.
+        `score` does not return one finite number per image.
     """
     if start is not None and imputation is not None:
-        raise OptionError("start and imputation are both given; give one")
+        raise OptionError("start and imputation are both given; pass one")
     if imputation is None:
         if start is None:
             start = blurred(image, kernel=protocol.kernel, sigma=protocol.sigma)
@@ -153,13 +164,45 @@ def deletion(
     protocol: Protocol = RISE,
     imputation: Imputation | None = None,
 ) -> Curve:
-    """Score as the most salient pixels are taken out of the picture first. Lower is better.
+    """Compute the deletion curve: scores as pixels are deleted, most salient first.
 
-    The parameters are those of `insertion`; `end` is the picture after the last pixel, zeros in
-    model space unless given, and `imputation` stands in its place.
+    The lower the area under the curve, the better the map.
+
+    Parameters
+    ----------
+    score
+        Function from images float32 [N, C, H, W] in model space to scores [N].
+    image
+        float32 [C, H, W] in model space.
+    saliency
+        Map [H, W], any real dtype; ties are broken by position, row by row.
+    end
+        float32 [C, H, W], the image after the last step. Default: zeros in model space.
+    step
+        Pixels per step. Default: the protocol's.
+    batch
+        Images per call of `score`.
+    protocol
+        Number of steps.
+    imputation
+        What replaces deleted pixels, instead of `end`.
+
+    Returns
+    -------
+    Curve
+        Scores after each step, the first of the unmodified image.
+
+    Raises
+    ------
+    MetricError
+        The map differs in shape from the image, or is not finite.
+    OptionError
+        `end` and `imputation` are both given, or `step` or `batch` is not positive.
+    OutputError
+        `score` does not return one finite number per image.
     """
     if end is not None and imputation is not None:
-        raise OptionError("end and imputation are both given; give one")
+        raise OptionError("end and imputation are both given; pass one")
     impute = (
         replacing(image, 0.0 if end is None else end)
         if imputation is None
@@ -171,13 +214,13 @@ def deletion(
 
 
 def _ranked(saliency: Saliency, image: FloatArray) -> npt.NDArray[np.int64]:
-    """Return at which turn each pixel comes, most salient first, [H, W]."""
+    """Return the rank of each pixel, most salient first, [H, W]."""
     values = checked_map(saliency, image.shape[1:])
     return ranks(falling_order(values)).reshape(values.shape)
 
 
 def _counts(pixels: int, step: int) -> npt.NDArray[np.int64]:
-    """Return how many pixels have come or gone after each step."""
+    """Return how many pixels have been added or removed after each step."""
     if step < 1:
-        raise OptionError(f"step is {step}; give 1 pixel or more")
+        raise OptionError(f"step is {step}; pass 1 pixel or more")
     return np.minimum(np.arange(0, pixels + step, step), pixels)

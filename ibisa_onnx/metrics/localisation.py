@@ -1,6 +1,6 @@
-"""Localisation metrics: how well a map lies on an object that is known to be there.
+"""Localisation metrics: how well a map highlights a known object.
 
-They need no model: a map and the object's pixels, from a mask or `box_region`.
+They require no model, only a map and the object's pixels, from a mask or `box_region`.
 """
 
 from __future__ import annotations
@@ -24,44 +24,65 @@ from ibisa_onnx.metrics.metric import Metric
 
 @dataclass(frozen=True)
 class LocalisationMetric(Metric):
-    """A metric of a map beside the pixels of an object.
+    """A metric that compares a map with the pixels of an object.
 
     Attributes
     ----------
     measure
-        Computes it from a checked map float64 [H, W] and a checked region bool [H, W].
+        Computes the metric from a validated map float64 [H, W] and a validated region bool [H, W].
     """
 
     measure: Callable[[Map, Region], float]
 
     def __call__(self, saliency: Saliency, region: Region) -> float:
-        """Return the metric of one map.
+        """Compute the metric.
 
         Parameters
         ----------
         saliency
-            [H, W], any real type; the higher, the more important.
+            Map [H, W], any real dtype; higher is more important.
         region
             bool [H, W], True on the object.
+
+        Returns
+        -------
+        float
+            The value, within `limits`.
 
         Raises
         ------
         MetricError
-            Map and region differ in shape, the map is not finite, or the region is empty or the
-            whole picture.
+            Map and region differ in shape, the map is not finite, or the region is empty or covers
+            the whole image.
         """
         values = checked_map(saliency)
         return self.measure(values, checked_region(region, values.shape))
 
 
 def pointing_game(tolerance: float = 15.0) -> LocalisationMetric:
-    """Whether the peak is on the object, or within `tolerance` pixels of it.
+    """Build the pointing game: whether the map's maximum lies on the object.
 
-    Zhang et al. (excitation backprop), arXiv 1608.00507. Of several equal peaks the first counts,
-    row by row. The tolerance is usually 15 pixels of the picture as it was taken.
+    Zhang et al. (excitation backprop), arXiv 1608.00507. If the maximum is attained several times,
+    the first in row-major order counts.
+
+    Parameters
+    ----------
+    tolerance
+        Largest accepted distance to the object, in pixels of the map. The usual value is 15 pixels
+        of the original image.
+
+    Returns
+    -------
+    LocalisationMetric
+        1 for a hit, 0 for a miss; higher is better.
+
+    Raises
+    ------
+    OptionError
+        `tolerance` is negative.
     """
     if not tolerance >= 0:
-        raise OptionError(f"tolerance is {tolerance}; give 0 pixels or more")
+        raise OptionError(f"tolerance is {tolerance}; pass 0 pixels or more")
 
     def measure(values: Map, region: Region) -> float:
         row, column = divmod(int(falling_order(values)[0]), values.shape[1])
@@ -73,22 +94,37 @@ def pointing_game(tolerance: float = 15.0) -> LocalisationMetric:
         "pointing game",
         True,
         (0.0, 1.0),
-        f"1 where the peak is within {tolerance:g} pixels of the object, else 0",
+        f"1 if the map's maximum is within {tolerance:g} pixels of the object, else 0",
         measure,
     )
 
 
 def effective_heat_ratio(threshold: float = 0.1) -> LocalisationMetric:
-    """How much heat lies on the object, for each pixel at least as hot, over all temperatures.
+    """Build the effective heat ratio: heat on the object per pixel above a cut, over all cuts.
 
-    Zhang et al. (InputIBA), arXiv 2110.01471, as in their code: the map, negative values set to 0,
-    is divided by its maximum. Of the pixels at `threshold` or above, the quantiles 0, 0.1 ... 1
-    (at most 0.99) are cuts in turn; at each, the heat on the object above the cut is divided by the
-    number of all pixels above it. The value is the area under these ratios. 0 for a map without a
-    positive value.
+    Zhang et al. (InputIBA), arXiv 2110.01471, as in their code: negative values are set to 0 and
+    the map is divided by its maximum. The quantiles 0, 0.1, ..., 1 of the values at or above
+    `threshold`, capped at 0.99, are the cuts; at each cut, the heat on the object above it is
+    divided by the number of all pixels above it. The value is the area under these ratios. A map
+    without positive values scores 0.
+
+    Parameters
+    ----------
+    threshold
+        Lowest value, relative to the maximum, that is taken into account; 0 or more, below 1.
+
+    Returns
+    -------
+    LocalisationMetric
+        From 0 to 1; higher is better.
+
+    Raises
+    ------
+    OptionError
+        `threshold` is out of range.
     """
     if not 0 <= threshold < 1:
-        raise OptionError(f"threshold is {threshold}; give 0 or more, below 1")
+        raise OptionError(f"threshold is {threshold}; pass 0 or more, below 1")
 
     def measure(values: Map, region: Region) -> float:
         heat = np.maximum(values, 0)
@@ -106,7 +142,7 @@ def effective_heat_ratio(threshold: float = 0.1) -> LocalisationMetric:
         "effective heat ratio",
         True,
         (0.0, 1.0),
-        "heat on the object for each pixel as hot, over all temperatures",
+        "heat on the object per pixel above a cut, averaged over all cuts",
         measure,
     )
 
@@ -126,19 +162,24 @@ def _box_ratio(values: Map, region: Region) -> float:
 
 POINTING_GAME = pointing_game()
 ENERGY = LocalisationMetric(
-    "energy", True, (0.0, 1.0), "share of the map's positive sum that lies on the object", _energy
+    "energy",
+    True,
+    (0.0, 1.0),
+    "fraction of the map's positive sum that lies on the object",
+    _energy,
 )
-"""Wang et al. (Score-CAM), arXiv 1910.01279, the energy-based pointing game; the code of the IBA
-paper reports it too. Negative values count as 0; a map without a positive value scores 0."""
+"""Energy-based pointing game of Wang et al. (Score-CAM), arXiv 1910.01279, also reported by the
+code of the IBA paper. Negative values count as 0; a map without positive values scores 0."""
 BOX_RATIO = LocalisationMetric(
     "box ratio",
     True,
     (0.0, 1.0),
-    "of as many top pixels as the object has, the share that lies on it",
+    "fraction of the n highest-ranked pixels on the object, n being the object's size",
     _box_ratio,
 )
-"""Schulz et al. (IBA), arXiv 2001.00396: with n the size of the object, the share of the n highest
-pixels that lie on it. The paper takes boxes of at most 33% of the picture."""
+"""Schulz et al. (IBA), arXiv 2001.00396: the fraction of the n highest-ranked pixels that lie on an
+object of n pixels. The paper uses boxes that cover at most 33% of the image."""
 EHR = effective_heat_ratio()
 
 LOCALISATION: tuple[LocalisationMetric, ...] = (POINTING_GAME, ENERGY, BOX_RATIO, EHR)
+"""All localisation metrics."""

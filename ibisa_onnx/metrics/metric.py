@@ -1,7 +1,6 @@
-"""What a metric says of itself, and what it gives for many images: scores and their interval.
+"""Description of a metric, and statistics of its scores over many images.
 
-A metric's own file says what it computes. Here live only its description, the statistics of many
-images, and SciPy, which the statistics need and nothing else does.
+What a metric computes is in its own file. Only the statistics here require SciPy.
 """
 
 from __future__ import annotations
@@ -21,17 +20,16 @@ from ibisa_onnx.errors import MetricError, MissingDependencyError, OptionError
 
 @dataclass(frozen=True)
 class Metric:
-    """What a metric is called and how it is read.
+    """Name, direction and range of a metric.
 
     Attributes
     ----------
     name
-        As tables have it, in lower case: "insertion", "average drop".
+        Name in tables, in lower case: "insertion", "average drop".
     higher_is_better
-        The direction.
+        Whether higher values are better.
     limits
-        The smallest and the largest value there can be. Metrics of the model's score count it in
-        probabilities, from 0 to 1.
+        The smallest and the largest possible value, assuming scores are probabilities from 0 to 1.
     description
         One line for tables and `--help`.
     """
@@ -43,7 +41,7 @@ class Metric:
 
     @property
     def arrow(self) -> str:
-        """`↑` where higher is better, `↓` where lower is."""
+        """`↑` if higher is better, else `↓`."""
         return "↑" if self.higher_is_better else "↓"
 
 
@@ -51,21 +49,33 @@ AnyMetric = TypeVar("AnyMetric", bound=Metric)
 
 
 def named(name: str, metrics: Sequence[AnyMetric]) -> AnyMetric:
-    """Return the metric of a name; case, spaces and punctuation do not matter.
+    """Look up a metric by name.
+
+    Parameters
+    ----------
+    name
+        Case, spaces and punctuation are ignored.
+    metrics
+        The metrics to search.
+
+    Returns
+    -------
+    Metric
+        The metric of that name.
 
     Raises
     ------
     OptionError
-        There is none of that name.
+        No metric has this name.
     """
     for metric in metrics:
         if _letters(metric.name) == _letters(name):
             return metric
-    raise OptionError(f"there is no metric '{name}'; choose among {_names(metrics)}")
+    raise OptionError(f"unknown metric '{name}'; choose one of: {_names(metrics)}")
 
 
 def _names(metrics: Sequence[Metric]) -> str:
-    """Name metrics; those of one name under several conditions once: 'insertion (blur, mean)'."""
+    """List names of metrics, with conditions of one metric merged: 'insertion (blur, mean)'."""
     conditions: dict[str, list[str]] = {}
     for metric in metrics:
         name, _, condition = metric.name.rstrip(")").partition(" (")
@@ -82,14 +92,17 @@ def _letters(name: str) -> str:
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and half the width of its confidence interval.
+    """A mean with its confidence interval.
 
-    `str` is as in "+0.031 ± 0.028"; a format is applied to both: f"{interval:.2f}".
+    `str` returns text such as "+0.031 ± 0.028"; a format specification applies to both numbers:
+    `f"{interval:.2f}"`.
 
     Attributes
     ----------
-    mean, half
-        `half` is NaN where a single image says nothing of the spread.
+    mean
+        The mean.
+    half
+        Half the width of the confidence interval; NaN for a single image.
     """
 
     mean: float
@@ -97,12 +110,12 @@ class Interval:
 
     @property
     def low(self) -> float:
-        """The lower end."""
+        """Lower end of the interval."""
         return self.mean - self.half
 
     @property
     def high(self) -> float:
-        """The upper end."""
+        """Upper end of the interval."""
         return self.mean + self.half
 
     def __str__(self) -> str:
@@ -115,19 +128,19 @@ class Interval:
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """One metric over many images.
+    """Scores of one metric over several images.
 
     Attributes
     ----------
     metric
-        What was measured.
+        The metric.
     values
-        float64 [n], one for each image, in their order.
+        float64 [n], one score per image, read-only.
 
     Raises
     ------
     MetricError
-        There are no values, or some are NaN.
+        There are no values, or one is NaN.
     """
 
     metric: Metric
@@ -137,7 +150,8 @@ class Scores:
         values = np.array(self.values, np.float64)
         if values.ndim != 1 or not values.size:
             raise MetricError(
-                f"{self.metric.name}: scores are one for each image, not {values.shape}"
+                f"{self.metric.name}: values has shape {values.shape}; pass one score for each "
+                "image, [n]"
             )
         if np.isnan(values).any():
             place = int(np.isnan(values).argmax())
@@ -147,23 +161,54 @@ class Scores:
 
     @property
     def mean(self) -> float:
-        """The mean over the images."""
+        """Mean over the images."""
         return float(self.values.mean())
 
     def interval(self, level: float = 0.95) -> Interval:
-        """Return the mean with its confidence interval by Student's t.
+        """Compute the mean with its confidence interval by Student's t distribution.
 
-        With one image the half width is NaN.
+        Parameters
+        ----------
+        level
+            Confidence level, between 0 and 1.
+
+        Returns
+        -------
+        Interval
+            With a single image, `half` is NaN.
+
+        Raises
+        ------
+        OptionError
+            `level` is out of range.
+        MissingDependencyError
+            SciPy is not installed.
         """
         return _interval(self.values, level)
 
     def minus(self, other: Scores, level: float = 0.95) -> Interval:
-        """Return the mean difference to `other`, image by image, with its confidence interval.
+        """Compute the mean paired difference to other scores, with its confidence interval.
+
+        Parameters
+        ----------
+        other
+            Scores of the same metric on the same images, in the same order.
+        level
+            Confidence level, between 0 and 1.
+
+        Returns
+        -------
+        Interval
+            Positive if these scores are higher. With a single image, `half` is NaN.
 
         Raises
         ------
         MetricError
             The metrics or the numbers of images differ.
+        OptionError
+            `level` is out of range.
+        MissingDependencyError
+            SciPy is not installed.
         """
         if self.metric.name != other.metric.name:
             raise MetricError(f"{self.metric.name} cannot be compared with {other.metric.name}")
@@ -176,7 +221,7 @@ class Scores:
 
 
 def import_stats() -> ModuleType:
-    """Import `scipy.stats`, or say which extra brings it."""
+    """Import `scipy.stats`; the error names the extra that installs it."""
     try:
         return importlib.import_module("scipy.stats")
     except ImportError as error:
@@ -187,7 +232,7 @@ def import_stats() -> ModuleType:
 
 def _interval(values: npt.NDArray[np.float64], level: float) -> Interval:
     if not 0 < level < 1:
-        raise OptionError(f"level is {level}; give a confidence between 0 and 1, such as 0.95")
+        raise OptionError(f"level is {level}; pass a confidence level between 0 and 1, e.g. 0.95")
     count, mean = len(values), float(values.mean())
     if count == 1:
         return Interval(mean, math.nan)

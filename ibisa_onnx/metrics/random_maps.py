@@ -1,7 +1,7 @@
-"""Random maps as smooth as a given one: what a map must be better than to say anything.
+"""Random maps as smooth as a given map: the chance level for faithfulness metrics.
 
-Noise pixel by pixel is no measure for a smooth map: as it goes, every part of the picture fades
-alike, while a smooth map, right or wrong, hides one part after the other.
+Pixel-wise noise is not a fair comparison for a smooth map: hiding pixels in its order fades every
+part of the image alike, while any smooth map, right or wrong, hides one part after another.
 """
 
 from __future__ import annotations
@@ -15,24 +15,29 @@ _ROUNDS = 10
 
 
 def smooth_random(saliency: Saliency, rng: np.random.Generator) -> Map:
-    """Draw a map of the same values and the same spectrum, at random places.
+    """Draw a random map with the values and the spectrum of a given map.
 
-    The phases of the map's Fourier transform are drawn anew and its values put in the order of what
-    that gives, in turns, so that it is as rough as the map is at every scale (iterated amplitude-
-    adjusted Fourier transform: Schreiber and Schmitz, Phys. Rev. Lett. 77, 635, 1996). The map is
-    mirrored at its borders first, or jumps from one border to the other would count as roughness.
+    Random phases for the map's Fourier transform and the map's sorted values are imposed in turn,
+    so that the result is as rough as the map at every scale (iterated amplitude-adjusted Fourier
+    transform: Schreiber and Schmitz, Phys. Rev. Lett. 77, 635, 1996). The map is mirrored at its
+    borders first; otherwise jumps between opposite borders would count as roughness.
 
     Parameters
     ----------
     saliency
-        [H, W], any real type.
+        Map [H, W], any real dtype.
     rng
         Draws the phases.
 
     Returns
     -------
-    float64 [H, W]
-        The values of the map, each as often; a constant map for a constant one.
+    numpy.ndarray
+        float64 [H, W], a permutation of the map's values; constant if the map is.
+
+    Raises
+    ------
+    MetricError
+        The map is not a finite real array [H, W].
     """
     values = checked_map(saliency)
     height, width = values.shape
@@ -48,13 +53,13 @@ def smooth_random(saliency: Saliency, rng: np.random.Generator) -> Map:
 
 
 def _unit(values: npt.NDArray[np.complex128]) -> npt.NDArray[np.complex128]:
-    """Return complex numbers of the same phases and length one; 0 stays 0."""
+    """Return complex numbers of the same phases and magnitude one; 0 stays 0."""
     sizes = np.abs(values)
     return np.divide(values, sizes, out=np.zeros_like(values), where=sizes > 0)
 
 
 def _in_order_of(field: npt.NDArray[np.float64], ascending: npt.NDArray[np.float64]) -> Map:
-    """Return sorted values, the largest where the field is."""
+    """Return sorted values arranged in the rank order of a field."""
     result = np.empty(field.size)
     result[falling_order(field)] = ascending[::-1]
     return result.reshape(field.shape)

@@ -1,7 +1,7 @@
-"""The region test: what the model says without a part of the picture, and with that part alone.
+"""The region test: the model's score without a part of the image, and with that part alone.
 
-For those who suspect something: a date stamp, a watermark, a background. It asks the model, and
-needs no map; how much of a map lies there is told beside it.
+Use it to test a suspected shortcut: a date stamp, a watermark, a background. It queries the model
+and requires no map.
 """
 
 from __future__ import annotations
@@ -17,25 +17,27 @@ from ibisa_onnx.metrics.metric import Metric
 from ibisa_onnx.metrics.subject import Subject
 
 HIDING: tuple[Imputation, ...] = (BLUR, MEAN, NOISE, BORDER, NOISY_LINEAR)
-"""What regions are hidden by, in turn. Zeros are not among them: they are evidence to some."""
+"""Imputations that hide a region, in turn. Zeros are excluded: they are evidence to some models."""
 
-WITHOUT = Metric("without", True, (0.0, 1.0), "score where the region is hidden")
-ONLY = Metric("only", True, (0.0, 1.0), "score where all but the region is hidden")
-SHARE = Metric("share", True, (0.0, 1.0), "share of the map's positive sum that is in the region")
+WITHOUT = Metric("without", True, (0.0, 1.0), "score with the region hidden")
+ONLY = Metric("only", True, (0.0, 1.0), "score with everything but the region hidden")
+SHARE = Metric("share", True, (0.0, 1.0), "fraction of the map's positive sum inside the region")
 REGION: tuple[Metric, ...] = (WITHOUT, ONLY, SHARE)
-"""The figures of a region. None is better when higher: that is for the asker to say."""
+"""Metrics of a region. Whether higher is better depends on the question, not on the metric."""
 
 
 @dataclass(frozen=True)
 class RegionTest:
-    """What a model says of a region.
+    """Scores of a model with and without a region.
 
     Attributes
     ----------
     whole
-        The score of the whole picture.
-    without, only
-        Scores with the region hidden, and with all else hidden, by name of the imputation.
+        Score of the unmodified image.
+    without
+        Scores with the region hidden, by name of the imputation.
+    only
+        Scores with everything but the region hidden, by name of the imputation.
     """
 
     whole: float
@@ -43,28 +45,48 @@ class RegionTest:
     only: dict[str, float]
 
     def median(self, name: str) -> float:
-        """Return the median over the imputations of "without" or "only"."""
+        """Compute the median over imputations.
+
+        Parameters
+        ----------
+        name
+            "without" or "only".
+
+        Returns
+        -------
+        float
+            The median score.
+        """
         return float(np.median(list(getattr(self, name).values())))
 
 
 def region_test(
     subject: Subject, region: Region, imputations: Sequence[Imputation] = HIDING
 ) -> RegionTest:
-    """Ask about a picture without a region, and about the region alone, for 2 passes each.
+    """Score an image without a region, and the region alone, under several imputations.
+
+    Costs one forward pass plus two per imputation.
 
     Parameters
     ----------
     subject
-        The picture and the answer.
+        Image and score function.
     region
-        bool [H, W] at the size of the picture.
+        bool [H, W] at the size of the image.
     imputations
-        What hidden pixels become, in turn.
+        What replaces hidden pixels.
+
+    Returns
+    -------
+    RegionTest
+        The scores.
 
     Raises
     ------
     MetricError
-        The region is empty, the whole picture, or of another size.
+        The region is empty, covers the whole image, or differs in shape from it.
+    OutputError
+        The model does not return one finite score per image.
     """
     inside = checked_region(region, subject.size)
     prepared = {each.name: each.of(subject.image) for each in imputations}

@@ -1,10 +1,10 @@
-"""Sensitivity-n: does what a map says of n tiles together tell what the model loses with them?
+"""Sensitivity-n: does the map's sum over n tiles predict the score drop when they are hidden?
 
-Ancona et al., arXiv 1711.06104: an attribution has the property where its sum over any n features
-equals what the score loses when they are set to zero. How near it comes is the Pearson correlation
-of the two over random sets, for n from 1 to some 80% of the features. Tiles in place of pixels, and
-n evenly spaced in the logarithm, are those of the IBA paper's code (arXiv 2001.00396), which
-correlates over all images at once; here each image has its own correlation.
+Ancona et al., arXiv 1711.06104: an attribution satisfies sensitivity-n if its sum over any n
+features equals the drop of the score when they are set to zero. The metric is the Pearson
+correlation of the two over random sets, for n from 1 to about 80% of the features. Tiles instead of
+pixels, and log-spaced n, follow the IBA paper's code (arXiv 2001.00396), which correlates over all
+images at once; here each image has its own correlation.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ _LARGEST_SHARE = 0.8
 
 @dataclass(frozen=True, eq=False)
 class Sensitivity:
-    """The correlation for each n.
+    """Correlations of sensitivity-n, one for each n.
 
     Attributes
     ----------
     sizes
-        int64 [k], how many tiles are taken away.
+        int64 [k], number of tiles hidden.
     correlations
-        float64 [k], from -1 to 1; 0 where the map does not tell the sets apart, NaN where the
-        model does not, so that no map can be right or wrong.
+        float64 [k], from -1 to 1; 0 if the map's sums are constant, NaN if the score drops are, in
+        which case no map can be right or wrong.
     """
 
     sizes: npt.NDArray[np.int64]
@@ -42,7 +42,7 @@ class Sensitivity:
 
     @property
     def mean(self) -> float:
-        """The mean over all n at which the model tells the sets apart; 0 where there is none."""
+        """Mean over all n with a defined correlation; 0 if there is none."""
         known = self.correlations[~np.isnan(self.correlations)]
         return float(known.mean()) if known.size else 0.0
 
@@ -56,28 +56,42 @@ def sensitivity_n(
     subsets: int = 20,
     tile: int | None = None,
 ) -> Sensitivity:
-    """Correlate sums of the map with losses of the score.
+    """Correlate the map's sums over random sets of tiles with the score drops when they are hidden.
 
     Parameters
     ----------
     subject
-        What the map is of; tiles become its blank.
+        Image and score function; hidden tiles become its blank.
     saliency
-        [H, W], any real type.
+        Map [H, W], any real dtype.
     rng
         Draws the sets.
     sizes
-        Numbers of tiles in a set; five unless given, from 1 to 80% of the tiles, evenly spaced in
-        the logarithm.
+        Numbers of tiles per set. Default: five log-spaced values from 1 to 80% of the tiles.
     subsets
-        Random sets for each size, each a forward pass. Papers take 100.
+        Random sets per size; each costs a forward pass. Papers use 100.
     tile
-        Pixels a side; a sixteenth of the shorter side unless given (14 at 224); 1 for pixels.
+        Side of a tile in pixels; 1 for single pixels. Default: 1/16 of the shorter side (14 at
+        224).
+
+    Returns
+    -------
+    Sensitivity
+        The correlations by size.
+
+    Raises
+    ------
+    MetricError
+        The map differs in shape from the image, or is not finite.
+    OptionError
+        `sizes`, `subsets` or `tile` is out of range.
+    OutputError
+        The model does not return one finite score per image.
     """
     tiles = cut(subject.size, tile)
     sums = tiles.sums(checked_map(saliency, subject.size))
     if subsets < 2:
-        raise OptionError(f"there are {subsets} sets of a size; give 2 or more")
+        raise OptionError(f"subsets is {subsets}; pass 2 or more")
     numbers = _sizes(tiles.count, sizes)
     drawn = [_draw(rng, tiles.count, int(n), subsets) for n in numbers]
 
@@ -98,12 +112,12 @@ def _sizes(count: int, sizes: Sequence[int] | None) -> npt.NDArray[np.int64]:
         return np.unique(np.round(np.geomspace(1, largest, 5)).astype(np.int64))
     numbers = np.array(sizes, np.int64)
     if numbers.ndim != 1 or not numbers.size or numbers.min() < 1 or numbers.max() > count:
-        raise OptionError(f"sizes are {list(sizes)}; give numbers from 1 to {count} tiles")
+        raise OptionError(f"sizes is {list(sizes)}; pass numbers from 1 to {count} tiles")
     return numbers
 
 
 def _draw(rng: np.random.Generator, count: int, size: int, subsets: int) -> npt.NDArray[np.bool_]:
-    """Random sets, bool [subsets, count], with `size` tiles in each."""
+    """Draw random sets, bool [subsets, count], with `size` tiles in each."""
     places = np.argsort(rng.random((subsets, count)), axis=1)
     return places < size
 

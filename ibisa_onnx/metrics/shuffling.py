@@ -1,8 +1,8 @@
-"""The same model with its weights shuffled: what was learned is gone, all else is as it was.
+"""A model with shuffled weights, for the randomisation test.
 
-The check that this serves is of Adebayo et al. (arXiv 1810.03292): a map that stays the same was
-not of the model. They draw weights anew; shuffling within each tensor keeps the distribution of
-its values, and with it the range of a quantised one.
+After Adebayo et al. (arXiv 1810.03292): a map that stays the same when the weights are randomised
+does not depend on the model. They reinitialise weights; shuffling within each tensor preserves the
+distribution of its values, and so the range of a quantised tensor.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _FLOATS = frozenset(
 _SHORT = frozenset({TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4})
 """Integers that hold weights or zero points, never shapes."""
 
-# Inputs that say how others are to be read: scales, zero points, sizes.
+# Inputs that define how others are interpreted: scales, zero points, sizes.
 _QLINEAR = (1, 2, 4, 5, 6, 7)
 _FIXED = {
     "ConvInteger": (2, 3),
@@ -46,28 +46,34 @@ _FIXED = {
 }
 # Inputs at which an int32 tensor is a bias; anywhere else it may be a shape.
 _BIASES = {"DequantizeLinear": (0,), "QGemm": (6,), "QLinearConv": (8,)}
-# What hands on its first input.
+# Operators that pass on their first input.
 _PASSING = frozenset({"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
 
 
 def shuffled(model: onnx.ModelProto, rng: np.random.Generator) -> onnx.ModelProto:
-    """Return a copy of a model in which the values of each weight tensor are permuted.
+    """Return a copy of a model with the values of each weight tensor permuted.
 
-    Weights are initializers and constants of more than one value: floats, integers of 8 and 4
-    bits, and int32 biases of quantised operators, in subgraphs and functions too. Scales, zero
-    points, the sizes of `Resize`, int32 tensors elsewhere and int64 stay; so do sparse ones.
+    Weights are initializers and constants with more than one value: floats, 8-bit and 4-bit
+    integers, and int32 biases of quantised operators, also in subgraphs and functions. Scales, zero
+    points, the sizes of `Resize`, other int32 and all int64 tensors, and sparse tensors are left
+    unchanged.
 
     Parameters
     ----------
     model
-        With its weights in memory.
+        A model with its weights in memory.
     rng
         Draws the permutations.
+
+    Returns
+    -------
+    onnx.ModelProto
+        The copy.
 
     Raises
     ------
     ModelError
-        There is nothing to shuffle, or a weight lies in a file of its own.
+        The model has no weights to shuffle, or a weight is stored as external data.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -78,13 +84,13 @@ def shuffled(model: onnx.ModelProto, rng: np.random.Generator) -> onnx.ModelProt
         count += sum([_shuffle(tensor, tensor.name, roles, rng) for tensor in block.weights])
         count += sum([_shuffle_constant(node, roles, rng) for node in block.nodes])
     if not count:
-        raise ModelError("the model has no weights to shuffle: no tensor with several values")
+        raise ModelError("the model has no weights to shuffle: every tensor is constant")
     return copy
 
 
 @dataclass(frozen=True)
 class _Block:
-    """The nodes and initializers of a graph, or of a function, which has none of these."""
+    """The nodes and initializers of a graph, or the nodes of a function."""
 
     nodes: list[onnx.NodeProto]
     weights: list[onnx.TensorProto]
@@ -92,14 +98,14 @@ class _Block:
 
 @dataclass(frozen=True)
 class _Roles:
-    """Names of tensors that must stay as they are, and of those that are integer biases."""
+    """Names of tensors to leave unchanged, and of integer biases."""
 
     fixed: set[str]
     biases: set[str]
 
 
 def _blocks(model: onnx.ModelProto) -> Iterator[_Block]:
-    """A model's graph, those in its nodes, and its functions."""
+    """Yield a model's graph, the subgraphs of its nodes, and its functions."""
     yield from _nested(_Block(list(model.graph.node), list(model.graph.initializer)))
     for function in model.functions:
         yield from _nested(_Block(list(function.node), []))
@@ -117,7 +123,7 @@ def _nested(block: _Block) -> Iterator[_Block]:
 def _roles(blocks: list[_Block]) -> _Roles:
     roles = _Roles(set(), set())
     for block in blocks:
-        for node in reversed(block.nodes):  # what is handed on is seen before what hands it on
+        for node in reversed(block.nodes):  # consumers before the nodes that pass a tensor on
             for table, names in ((_FIXED, roles.fixed), (_BIASES, roles.biases)):
                 places = table.get(node.op_type, ())
                 names.update(node.input[place] for place in places if place < len(node.input))
@@ -127,12 +133,14 @@ def _roles(blocks: list[_Block]) -> _Roles:
 
 
 def _shuffle(tensor: onnx.TensorProto, name: str, roles: _Roles, rng: np.random.Generator) -> bool:
-    """Shuffle a tensor in place if it is a weight, and say whether it was."""
+    """Shuffle a tensor in place if it is a weight; return whether it was."""
     bias = tensor.data_type == TensorProto.INT32 and name in roles.biases
     if name in roles.fixed or not (bias or tensor.data_type in _FLOATS | _SHORT):
         return False
     if tensor.data_location == TensorProto.EXTERNAL:
-        raise ModelError(f"weight '{name}' is in a file of its own; load the model with its data")
+        raise ModelError(
+            f"weight '{name}' is stored as external data; load the model with its data"
+        )
     values = numpy_helper.to_array(tensor)
     if not _several(values):
         return False
@@ -141,7 +149,7 @@ def _shuffle(tensor: onnx.TensorProto, name: str, roles: _Roles, rng: np.random.
 
 
 def _shuffle_constant(node: onnx.NodeProto, roles: _Roles, rng: np.random.Generator) -> bool:
-    """Shuffle what a `Constant` node holds in place if it is a weight."""
+    """Shuffle the value of a `Constant` node in place if it is a weight; return whether it was."""
     if node.op_type != "Constant":
         return False
     (attribute,) = node.attribute
@@ -160,7 +168,7 @@ def _several(values: npt.NDArray[Any]) -> bool:
 
 
 def _permuted(values: npt.NDArray[Any], rng: np.random.Generator) -> npt.NDArray[Any]:
-    """Another order of the values: that which they have already is drawn again."""
+    """Return the values in a different order: the identity is redrawn."""
     result = values
     while np.array_equal(result, values):
         result = values.ravel()[rng.permutation(values.size)].reshape(values.shape)

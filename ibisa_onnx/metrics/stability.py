@@ -1,7 +1,7 @@
-"""Stability: does a map stay as it is where the picture changes by less than anybody sees?
+"""Stability: does a map stay the same under imperceptible changes to the image?
 
-Variants are made of what the model sees, at its own input size, and maps are compared there, so
-that no resizing in between smooths them. `metrics.agreement` compares maps of several seeds.
+Variants are derived from the model's input at its own size, and maps are compared at that size, so
+that resizing does not smooth them. `metrics.agreement` compares maps made with different seeds.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _QUALITY = 90  # of the JPEG
 _SEED = (2, 255)
 
 Explain = Callable[[FloatArray], Saliency]
-"""An image float32 [C, H, W] in model space to its map [H, W], for the same answer each time."""
+"""Function from an image float32 [C, H, W] in model space to its map [H, W], for a fixed target."""
 
 
 def _same(map: Map) -> Map:
@@ -31,16 +31,16 @@ def _same(map: Map) -> Map:
 
 @dataclass(frozen=True)
 class Variant:
-    """A picture that looks the same, and where its pixels went.
+    """An imperceptible change to an image.
 
     Attributes
     ----------
     name
         "noise", "shift" or "JPEG".
     change
-        Makes it of an image, float32 [C, H, W] in model space.
+        Applies the change to an image, float32 [C, H, W] in model space.
     original, variant
-        The parts of both maps that show the same.
+        Crop the map of the original and of the changed image to corresponding pixels.
     """
 
     name: str
@@ -75,18 +75,18 @@ VARIANTS: tuple[Variant, ...] = (
     Variant("shift", _shifted, lambda map: map[:, :-1], lambda map: map[:, 1:]),
     Variant("JPEG", _as_jpeg),
 )
-"""White noise with a standard deviation of 2/255; one pixel to the right, the left column twice;
-JPEG of quality 90 of the picture in 8 bits."""
+"""White noise with a standard deviation of 2/255; a shift by one pixel to the right, repeating the
+leftmost column; JPEG compression of the 8-bit image at quality 90."""
 
 
 @dataclass(frozen=True)
 class StabilityMetric(Metric):
-    """A metric of a method on one picture; `stability` measures it.
+    """A stability metric of a method on one image; `stability` computes it.
 
     Attributes
     ----------
     variants
-        Over which the correlation is averaged.
+        Changes to the image over which the correlation is averaged.
     """
 
     variants: tuple[Variant, ...]
@@ -98,24 +98,29 @@ def stability(
     spec: Preprocessing,
     metrics: Sequence[StabilityMetric] | None = None,
 ) -> dict[str, float]:
-    """Return how stable a method is on a picture, by name of the metric.
+    """Measure how stable a method's map is under imperceptible changes to the image.
 
     Parameters
     ----------
     explain
-        Makes a map, always for the answer that is explained; asked once for the picture and once
-        for each variant that is needed.
+        Function from an image float32 [C, H, W] in model space to its map [H, W], always for the
+        same target. Called once for the image and once per variant.
     image
         float32 [C, H, W] in model space.
     spec
-        How pictures became such images; its size is not looked at.
+        The preprocessing that produced `image`; its size is ignored.
     metrics
-        `STABILITIES` unless given.
+        The metrics to compute. Default: `STABILITIES`.
+
+    Returns
+    -------
+    dict
+        Spearman correlations, from -1 to 1, by name of the metric.
 
     Raises
     ------
     MetricError
-        A map is not finite, or does not fit the image.
+        A map differs in shape from the image, or is not finite.
     """
     wanted, size = STABILITIES if metrics is None else metrics, image.shape[1:]
     original = checked_map(explain(image), size)
@@ -134,9 +139,10 @@ STABILITY = StabilityMetric(
     "stability",
     True,
     (-1.0, 1.0),
-    "mean Spearman correlation with the maps of the picture with noise, shifted, and as JPEG",
+    "mean Spearman correlation with the maps of the image with noise, shifted, and as JPEG",
     VARIANTS,
 )
+"""Mean over all variants."""
 STABILITIES: tuple[StabilityMetric, ...] = (
     STABILITY,
     *(
@@ -144,9 +150,10 @@ STABILITIES: tuple[StabilityMetric, ...] = (
             f"stability ({each.name})",
             True,
             (-1.0, 1.0),
-            f"Spearman correlation with the map of the picture changed by {each.name}",
+            f"Spearman correlation with the map of the image changed by {each.name}",
             (each,),
         )
         for each in VARIANTS
     ),
 )
+"""The mean over all variants, and each variant alone."""

@@ -1,4 +1,4 @@
-"""What a map is checked on: one picture, one answer of one model, and how it is asked."""
+"""What a map is evaluated on: one image and the score of one target."""
 
 from __future__ import annotations
 
@@ -15,29 +15,30 @@ from ibisa_onnx.errors import MetricError, OptionError, OutputError
 
 FloatArray = npt.NDArray[np.float32]
 Score = Callable[[FloatArray], npt.NDArray[np.floating[Any]]]
-"""Images float32 [N, C, H, W] in model space to scores [N]."""
+"""Function from images float32 [N, C, H, W] in model space to scores [N]."""
 
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """One image and one answer of one model.
+    """One image, and the model's score for one target.
 
     Attributes
     ----------
     score
-        Takes float32 [N, C, H, W] in model space, gives the answer's score [N].
+        Function from images float32 [N, C, H, W] in model space to scores [N], usually the
+        probability of the target, from 0 to 1.
     image
         float32 [C, H, W] in model space.
     blank
-        What pixels become that are taken away, float32 [C, H, W] or anything that broadcasts to
-        it; zeros in model space unless given, as in RISE's deletion.
+        What replaces hidden pixels unless an imputation is given, float32 [C, H, W] or anything
+        that broadcasts to it. Default: zeros in model space, as in RISE's deletion.
     batch
-        Images in one call of `score`.
+        Images per call of `score`.
 
     Raises
     ------
     MetricError
-        The image or the blank is not finite, or not of such a shape.
+        `image` or `blank` is not finite or has the wrong shape.
     """
 
     score: Score
@@ -48,29 +49,60 @@ class Subject:
     def __post_init__(self) -> None:
         image = np.asarray(self.image, np.float32)
         if image.ndim != 3 or not image.size:
-            raise MetricError(f"the image is {image.shape}; give one picture, [C, H, W]")
+            raise MetricError(f"image has shape {image.shape}; pass one image, [C, H, W]")
         try:
             blank = np.broadcast_to(np.asarray(self.blank, np.float32), image.shape)
         except ValueError as error:
             shape = np.shape(self.blank)
-            raise MetricError(f"the blank is {shape}, the image is {image.shape}") from error
+            raise MetricError(
+                f"blank has shape {shape}, which does not broadcast to the image's {image.shape}"
+            ) from error
         if not (np.isfinite(image).all() and np.isfinite(blank).all()):
-            raise MetricError("the image or the blank has values that are not finite")
+            raise MetricError("image or blank contains NaN or infinite values; pass finite ones")
         object.__setattr__(self, "image", image)
         object.__setattr__(self, "blank", blank)
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width."""
+        """Height and width of the image, in pixels."""
         _, height, width = self.image.shape
         return height, width
 
     def scores(self, images: Iterable[FloatArray]) -> npt.NDArray[np.float64]:
-        """Return the scores [n] of images [C, H, W], a batch at a time."""
+        """Score images one batch at a time.
+
+        Parameters
+        ----------
+        images
+            Each float32 [C, H, W] in model space.
+
+        Returns
+        -------
+        numpy.ndarray
+            float64 [n].
+
+        Raises
+        ------
+        OptionError
+            `batch` is not positive.
+        OutputError
+            `score` does not return one finite number per image.
+        """
         return score_all(self.score, images, self.batch)
 
     def masked(self, mask: npt.NDArray[Any]) -> FloatArray:
-        """Return the image where `mask` [H, W] is 1, blank where it is 0, a mixture between."""
+        """Blend the image with the blank.
+
+        Parameters
+        ----------
+        mask
+            [H, W]: 1 keeps the image, 0 replaces it by the blank, values between mix both.
+
+        Returns
+        -------
+        numpy.ndarray
+            float32 [C, H, W].
+        """
         mixed = mask * self.image + (1 - mask) * self.blank
         return np.asarray(mixed, np.float32)
 
@@ -78,35 +110,36 @@ class Subject:
 def score_all(
     score: Score, images: Iterable[FloatArray], batch: int = 8
 ) -> npt.NDArray[np.float64]:
-    """Return the scores float64 [n] of images [C, H, W], of which `batch` are held at a time.
+    """Return the scores float64 [n] of images [C, H, W], holding `batch` of them at a time.
 
     Raises
     ------
     OptionError
-        The batch is not positive.
+        `batch` is not positive.
     OutputError
-        The scores are not finite, or not one for each image.
+        `score` does not return one finite number per image.
     """
     if batch < 1:
-        raise OptionError(f"batch is {batch}; give 1 image or more")
+        raise OptionError(f"batch is {batch}; pass 1 image or more")
     left, scores = iter(images), [np.empty(0)]
     while block := list(islice(left, batch)):
         given = np.asarray(score(np.stack(block)), np.float64)
         if given.shape != (len(block),):
             raise OutputError(
-                f"the model gave scores {given.shape} for {len(block)} images; one each is needed"
+                f"the score function returned shape {given.shape} for {len(block)} images; "
+                f"({len(block)},) is required"
             )
         if not np.isfinite(given).all():
-            raise OutputError(f"the model's score is {given[~np.isfinite(given)][0]}")
+            raise OutputError(f"the model's score is {given[~np.isfinite(given)][0]}, not finite")
         scores.append(given)
     return np.concatenate(scores)
 
 
 def remembering(subject: Subject) -> Subject:
-    """Return the same subject, whose model is asked about each picture once.
+    """Return the subject with a cached score function, which runs the model once per image.
 
-    Several metrics look at the same pictures: all at the whole one, "insertion - deletion" at
-    those of both. Only digests and scores are kept.
+    Several metrics score the same images: all of them the unmodified one, "insertion - deletion"
+    those of both curves. Only digests and scores are cached.
     """
     known: dict[bytes, float] = {}
 

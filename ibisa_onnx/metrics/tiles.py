@@ -1,4 +1,4 @@
-"""A picture cut into square tiles, for metrics that take away more than a pixel at a time."""
+"""An image divided into square tiles, for metrics that hide more than one pixel at a time."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from ibisa_onnx.metrics.maps import Map
 
 @dataclass(frozen=True, eq=False)
 class Tiles:
-    """Which tile each pixel belongs to.
+    """Assignment of pixels to tiles.
 
     Attributes
     ----------
     labels
-        int64 [H, W], from 0, row by row. Where the tiles do not fill the picture those at its
-        right and lower ends are larger, as in the code of the IBA paper.
+        int64 [H, W], the tile of each pixel, from 0, row by row. If the side of the image is not a
+        multiple of the tile's, the last tiles are larger, as in the IBA paper's code.
     """
 
     labels: npt.NDArray[np.int64]
 
     @property
     def count(self) -> int:
-        """How many tiles there are."""
+        """Number of tiles."""
         return int(self.labels[-1, -1]) + 1
 
     def sums(self, values: Map) -> npt.NDArray[np.float64]:
@@ -40,12 +40,12 @@ class Tiles:
 
 
 def cut(size: tuple[int, int], tile: int | None = None) -> Tiles:
-    """Cut a picture of (H, W) into tiles of `tile` pixels a side.
+    """Divide an image of (H, W) into square tiles with a side of `tile` pixels.
 
-    A sixteenth of the shorter side unless given: 14 pixels at 224, the IBA paper's larger tiles.
+    The default is 1/16 of the shorter side: 14 pixels at 224, the IBA paper's larger tiles.
     """
     side = max(1, round(min(size) / 16)) if tile is None else tile
     if not 1 <= side <= min(size):
-        raise OptionError(f"tile is {side}; give 1 to {min(size)} pixels for a picture of {size}")
+        raise OptionError(f"tile is {side}; pass 1 to {min(size)} pixels for an image of {size}")
     rows, columns = (np.minimum(np.arange(n) // side, n // side - 1) for n in size)
     return Tiles(rows[:, None] * (size[1] // side) + columns[None, :])

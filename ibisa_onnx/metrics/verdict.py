@@ -1,7 +1,7 @@
-"""Whether a map may be trusted: held against random maps as smooth, under several imputations.
+"""Whether a map can be trusted: comparison with random maps under several imputations.
 
-No baseline decides alone: what is neutral to one model is evidence to the next, and what hides one
-picture leaves another as it was. The rules are few, and docs/reference/metrics.md has them in words.
+No single imputation is conclusive: what is neutral to one model is evidence to another, and what
+hides one object leaves another recognisable. docs/reference/metrics.md states the rules.
 """
 
 from __future__ import annotations
@@ -19,36 +19,36 @@ from ibisa_onnx.metrics.random_maps import smooth_random
 from ibisa_onnx.metrics.subject import Subject, remembering
 
 JUDGES: tuple[Imputation, ...] = (BLUR, MEAN, NOISE, BORDER)
-"""Zeros are not among them, which are black, and evidence, to some models; noisy linear imputation
-takes as long as the model does."""
+"""Imputations used for a verdict. Zeros are excluded: they are black, and evidence, to some models.
+Noisy linear imputation is excluded: it takes as long as the model."""
 
 DECIDES = 0.05
-"""An imputation decides where hiding pixels changes the score by so much, as a share of it."""
+"""An imputation is informative if hiding pixels changes the score by at least this fraction."""
 MARGIN = 0.05
-"""LeRF - MoRF, as a share of the score, that is worth anything."""
+"""Smallest LeRF - MoRF, as a fraction of the score, that counts."""
 STABLE = 0.5
-"""The least stability of a map that may be trusted."""
+"""Smallest stability of a map that can be trusted."""
 
-# Fine at both ends, where a small object is found or missed; all of them are among the even steps.
+# Fine at both ends, where a small object is found or missed; a subset of the even steps.
 _SHARES = tuple(step / STEPS for step in (0, 1, 2, 4, 8, 14, 20, 24, 26, 27, 28))
 _SEED = (1806, 7421)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A map beside random ones as smooth, under one imputation.
+    """Comparison of a map with equally smooth random maps, under one imputation.
 
     Attributes
     ----------
     imputation
-        Its name.
+        Name of the imputation.
     area
-        LeRF - MoRF of the map, as a share of the whole picture's score.
+        LeRF - MoRF of the map, as a fraction of the unmodified image's score.
     random
-        The same of the random maps.
+        LeRF - MoRF of the random maps, as a fraction of the unmodified image's score.
     change
-        By how much of the whole picture's score hiding pixels in the map's order changed it at
-        most, as a share.
+        Largest change of the score as pixels are hidden in the map's order, as a fraction of the
+        unmodified image's score.
     """
 
     imputation: str
@@ -58,22 +58,22 @@ class Comparison:
 
     @property
     def beaten(self) -> int:
-        """How many of the random maps are worse."""
+        """Number of random maps that the map outperforms."""
         return sum(self.area > each for each in self.random)
 
     @property
     def decides(self) -> bool:
-        """Whether hiding pixels in this way changes the answer at all."""
+        """Whether the imputation is informative: hiding pixels changes the score."""
         return self.change >= DECIDES
 
     @property
     def better(self) -> bool:
-        """Whether the map is clearly better than all random ones."""
+        """Whether the map clearly outperforms all random maps."""
         return self.decides and self.area >= MARGIN and self.beaten == len(self.random)
 
     @property
     def worse(self) -> bool:
-        """Whether the map is clearly worse than all random ones."""
+        """Whether the map is clearly worse than all random maps."""
         return self.decides and self.area <= -MARGIN and self.area < min(self.random)
 
 
@@ -85,26 +85,40 @@ def compare(
     draws: int = 10,
     seed: int = 0,
 ) -> list[Comparison]:
-    """Hold a map against random ones as smooth as it, under several imputations.
+    """Compare a map with equally smooth random maps, under several imputations.
 
-    A random map turned upside down is a random map whose LeRF - MoRF is the same with the other
-    sign, so each draw counts twice.
+    The negative of a random map is also a random map, with the opposite LeRF - MoRF, so each draw
+    counts as two random maps.
 
     Parameters
     ----------
     subject
-        What the map is of.
+        Image and score function.
     saliency
-        [H, W], any real type.
+        Map [H, W], any real dtype.
     imputations
-        What hidden pixels become, in turn.
+        What replaces hidden pixels, in turn.
     draws
-        Random maps, for 18 forward passes each under each imputation.
+        Number of random maps to draw; each costs up to 18 forward passes per imputation.
     seed
-        Draws the random maps.
+        Seed of the random maps.
+
+    Returns
+    -------
+    list of Comparison
+        One per imputation, each with `2 * draws` random maps.
+
+    Raises
+    ------
+    MetricError
+        The map differs in shape from the image, or is not finite.
+    OptionError
+        `draws` is not positive.
+    OutputError
+        The model does not return one finite score per image.
     """
     if draws < 1:
-        raise OptionError(f"there are {draws} draws; give 1 or more")
+        raise OptionError(f"draws is {draws}; pass 1 or more")
     values, rng = checked_map(saliency, subject.size), np.random.default_rng((*_SEED, seed))
     maps = [values, *(smooth_random(values, rng) for _ in range(draws))]
     asked = remembering(subject)
@@ -112,7 +126,7 @@ def compare(
 
 
 def _compared(subject: Subject, maps: Sequence[Map], imputation: Imputation) -> Comparison:
-    """Compare the first of several maps with the others."""
+    """Compare the first of several maps with the others, and with their negatives."""
     curves = [
         degradation(subject, each, tile=1, shares=_SHARES, imputation=imputation) for each in maps
     ]
@@ -128,14 +142,14 @@ def _change(curves: Degradation) -> float:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a map may be trusted, and why.
+    """Whether a map can be trusted, and why.
 
     Attributes
     ----------
     trusted
-        None where that cannot be told.
+        None if the comparisons are inconclusive.
     text
-        The same as one sentence.
+        The verdict with its reason, in one sentence.
     """
 
     trusted: bool | None
@@ -149,18 +163,24 @@ def judge(
     fidelity: bool | None = None,
     stability: float | None = None,
 ) -> Verdict:
-    """Say whether a map may be trusted.
+    """Decide whether a map can be trusted.
 
     Parameters
     ----------
     comparisons
-        Of the map, under several imputations.
+        Results of `compare` for the map, one per imputation.
     flat
-        Whether the map singles nothing out.
+        Whether the map is flat, i.e. highlights nothing.
     fidelity
-        Whether its gradient is that of the deployed model; None: not known, or there is none.
+        Whether the gradient passed verification against the deployed model; None if unknown, or if
+        no gradient was used.
     stability
-        Of the method on this picture (`metrics.stability`), -1 to 1; None: not known.
+        Stability of the method on this image (see `stability`), from -1 to 1; None if unknown.
+
+    Returns
+    -------
+    Verdict
+        The verdict and its reason.
     """
     deciding = [each for each in comparisons if each.decides]
     if flat:
@@ -168,8 +188,8 @@ def judge(
     if not deciding:
         return Verdict(
             None,
-            "this map cannot be judged: the answer stays the same however pixels are hidden, so "
-            "the model may not look at this picture at all",
+            "inconclusive: no way of hiding pixels changes the prediction, so it may not depend on "
+            "this image at all",
         )
     if worse := [each for each in deciding if each.worse]:
         return Verdict(
@@ -179,29 +199,31 @@ def judge(
     if len(deciding) == 1:
         return Verdict(
             None,
-            "this map cannot be judged: pixels hidden otherwise than by "
-            f"{deciding[0].imputation} do not change the answer",
+            f"inconclusive: the prediction changes under one imputation only "
+            f"({deciding[0].imputation}); a verdict requires at least two",
         )
     if len(better) < 2 or 2 * len(better) <= len(deciding):
-        found = _under(better) if better else "under no imputation"
+        found = f"only {_under(better)}, not under most" if better else "under none"
         return Verdict(
             False,
-            f"do not trust this map: it is clearly better than smooth random maps {found}"
-            + (f" alone, of {len(deciding)} imputations" if better else ""),
+            "do not trust this map: it clearly outperforms smooth random maps "
+            f"{found} of {len(deciding)} imputations",
         )
     if fidelity is False:
-        return Verdict(False, "do not trust this map: its gradient is not the deployed model's")
+        return Verdict(
+            False, "do not trust this map: its gradient does not match the deployed model"
+        )
     if stability is not None and stability < STABLE:
         return Verdict(
             False,
-            "do not trust this map: changes of the picture that nobody sees move it (stability "
-            f"{stability:.2f}, at least {STABLE:g} is wanted)",
+            "do not trust this map: imperceptible changes to the image alter it (stability "
+            f"{stability:.2f}; at least {STABLE:g} is required)",
         )
-    known = "" if stability is None else f", and stable ({stability:.2f})"
+    known = "" if stability is None else f", and is stable ({stability:.2f})"
     return Verdict(
         True,
-        f"this map may be trusted: it is better than each of {len(better[0].random)} smooth random "
-        f"maps under {len(better)} of {len(deciding)} imputations{known}",
+        f"this map can be trusted: it outperforms all {len(better[0].random)} smooth random maps "
+        f"under {len(better)} of {len(deciding)} imputations{known}",
     )
 
 

@@ -1,9 +1,9 @@
-"""What can be explained: the protocol of models, and what all models of images have in common.
+"""The `Model` protocol, and `ImageModel`, the base class of all explainable models.
 
-`Model` is the protocol. `ImageModel` implements all of it but `infer`: images are checked,
-converted to what the input takes, cut into calls as the batch allows, and counted. An ONNX file is
-`onnx_session.py`, a function `function.py`. What images mean is in `preprocessing`; what outputs
-mean is not known here.
+`ImageModel` implements everything but `infer`: it checks images, converts them to the input's
+dtype and layout, divides them into calls as the batch axis allows, and counts passes. ONNX files
+are in `onnx_session.py`, functions in `function.py`. Preprocessing and the meaning of outputs are
+not handled here.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ _R = TypeVar("_R")
 
 
 class Model(Protocol):
-    """Whatever answers to tensors by name.
+    """Anything that maps named input tensors to named output tensors.
 
     Attributes
     ----------
     signature
-        All inputs and outputs, and which input takes the image.
+        All inputs and outputs, and the image input.
     max_batch
-        The most images in one call.
+        Maximum images per call.
     max_concurrency
-        The most calls at once that one run makes; above 1, `infer` is called from several threads.
+        Maximum concurrent calls per run; above 1, `infer` is called from several threads.
     identity
-        Tells this model from all others, by content; what results are kept under.
+        Identifies the model by content; used as a key for stored results.
     """
 
     signature: Signature
@@ -59,108 +59,129 @@ class Model(Protocol):
 
     @property
     def identity(self) -> str:
-        """Tells this model from all others."""
+        """Identifies the model by content."""
 
     def infer(self, feeds: Values, outputs: Sequence[str]) -> Values:
-        """Make one call: values of inputs by name to values of the outputs named."""
+        """Make one call: values of inputs by name to values of the named outputs."""
 
 
 class ImageModel(ABC):
-    """A model of images, whatever runs it. A subclass needs `infer` alone.
+    """Base class of image models; a subclass only has to implement `infer`.
+
+    Parameters
+    ----------
+    signature
+        All inputs and outputs, and the image input.
+    max_batch
+        Maximum images per call if the batch axis is dynamic.
+    max_concurrency
+        Maximum concurrent calls per run; above 1, `infer` is called from several threads.
 
     Attributes
     ----------
-    signature
-        All inputs and outputs, and which input takes the image.
-    max_batch
-        The most images in one call: the model's own number where its batch is fixed.
-    max_concurrency
-        The most calls at once that one run makes.
-    passes
-        All images and calls so far; each run counts its own in a scope of it.
-    warnings
-        What a user should know about how this model runs.
+    signature : Signature
+        All inputs and outputs, and the image input.
+    max_batch : int
+        Maximum images per call; the model's own batch size if that is fixed.
+    max_concurrency : int
+        Maximum concurrent calls per run.
+    passes : PassCounter
+        All passes so far; each run counts its own in a scope of it.
+    warnings : list of str
+        What to know about how this model runs.
 
     Raises
     ------
     ModelError
         `max_batch` or `max_concurrency` is less than 1.
+
+    Examples
+    --------
+    ```python
+    class RemoteModel(ibisa_onnx.ImageModel):
+        def infer(self, feeds, outputs):
+            return client.predict(feeds["images"])  # {"scores": float32 [N, K]}
+
+
+    spec = ibisa_onnx.InputSpec((None, 3, 224, 224))
+    explainer = ibisa_onnx.Explainer(RemoteModel(spec.signature("remote")))
+    ```
     """
 
     def __init__(self, signature: Signature, max_batch: int = 8, max_concurrency: int = 1) -> None:
         for name, value in (("max_batch", max_batch), ("max_concurrency", max_concurrency)):
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-                raise ModelError(f"{name} is {value!r}; give a whole number, 1 or more")
+                raise ModelError(f"{name} is {value!r}; pass an integer, 1 or more")
         self.signature = signature
         self.passes = PassCounter()
         self.max_batch = signature.image.batch or max_batch
         self.max_concurrency = max_concurrency
-        self.batch_mixes: bool | None = None  # of a fixed batch; None: it is not known
+        self.batch_mixes: bool | None = None  # for a fixed batch; None: unknown
         self.warnings: list[str] = []
         self._worker, self._lock = threading.local(), threading.Lock()
         self._token = uuid.uuid4().hex
 
     @property
     def image(self) -> ImageInput:
-        """The input that takes the image."""
+        """The image input."""
         return self.signature.image
 
     @property
     def preferred_batch(self) -> int:
-        """Images in one call that are worth it where there are many: `max_batch`, or fewer."""
+        """Efficient number of images per call when there are many, at most `max_batch`."""
         return self.max_batch
 
     @property
     def name(self) -> str | None:
-        """What the model is called in a record; None where it has no name."""
+        """The model's name in records; None if it has none."""
         return type(self).__name__
 
     @property
     def label(self) -> str:
-        """What to call the model in an error."""
+        """The model's name in messages."""
         return self.name or "the model"
 
     @property
     def identity(self) -> str:
-        """Tells this model from all others; here from those of other processes, too."""
+        """Identifies the model; by default unique to this object."""
         return f"{self.name}#{self._token}"
 
     @property
     def sha256(self) -> str | None:
-        """Hash of all that the model is made of; None where that is not known."""
+        """SHA-256 of everything the model consists of; None if unknown."""
         return None
 
     @property
     def graph_sha256(self) -> str | None:
-        """Hash of what it computes, whatever it says of itself; None where there is no graph."""
+        """SHA-256 of the computation, without metadata; None if there is no graph."""
         return None
 
     @property
     def providers(self) -> tuple[str, ...]:
-        """ONNX Runtime's execution providers in use; none where it does not run the model."""
+        """ONNX Runtime's execution providers in use; empty if it does not run the model."""
         return ()
 
     @property
     def limits(self) -> Limits | None:
-        """What it may ask for; None: as the environment says."""
+        """Limits on the model and its images; None: from the environment."""
         return None
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """What the model says of itself."""
+        """The model's metadata, by key."""
         return {}
 
     @property
     def folder(self) -> Path | None:
-        """Where the model's file lies; None where there is none."""
+        """The folder of the model's file; None if there is none."""
         return None
 
     def proto(self) -> onnx.ModelProto | None:
-        """Return the model's graph; None where there is none to read."""
+        """Return the model's graph; None if there is none to read."""
         return None
 
     def extra_feed(self, batch: int) -> dict[str, npt.NDArray[Any]]:
-        """Return the values of all inputs but the image, by name, for so many images."""
+        """Return the values of all inputs but the image, by name, for `batch` images."""
         return {}
 
     @abstractmethod
@@ -177,7 +198,7 @@ class ImageModel(ABC):
         Returns
         -------
         dict of str to ndarray
-            The values of each output named.
+            The value of each named output.
 
         Raises
         ------
@@ -192,7 +213,7 @@ class ImageModel(ABC):
         passes: PassCounter | None = None,
         most: int | None = None,
     ) -> dict[str, npt.NDArray[Any]]:
-        """Push images forward.
+        """Run images through the model.
 
         Parameters
         ----------
@@ -202,23 +223,23 @@ class ImageModel(ABC):
         outputs
             Names of the outputs to return; None: all.
         passes
-            The counter of the run that they belong to; None: only the model's own.
+            The pass counter of the run they belong to; None: only the model's own.
         most
-            Images in one call, fewer than `max_batch`; None: as many as that.
+            Maximum images per call; None: `max_batch`.
 
         Returns
         -------
         dict of str to ndarray
-            For each output its values [N, ...], in the model's own dtype.
+            The values [N, ...] of each output, in the model's own dtype.
 
         Raises
         ------
         PreprocessingError
-            The images do not have the shape that the model takes.
+            The images do not have the shape the model requires.
         ModelError
-            There is no such output, or the model failed.
+            An output does not exist, or the model failed.
         OutputError
-            An output does not have a row for each image.
+            An output does not have one row per image.
         """
         self._check_images(images)
         names = self._check_outputs(outputs)
@@ -226,34 +247,34 @@ class ImageModel(ABC):
         return self._run(images, names, size, passes or self.passes)
 
     def run_raw(self, images: Images, outputs: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
-        """Push images forward as one call, whatever the shapes of its outputs; see `run`.
+        """Run images in a single call, with outputs of any shape; see `run`.
 
         Raises
         ------
         ModelError
-            The model failed, or does not give these outputs.
+            The model failed, or does not return these outputs.
         """
         self._check_images(images)
         return self._infer(self.filled(images), list(outputs), self.passes)
 
     def run_one_by_one(self, why: str) -> None:
-        """Put one image in a call from here on, with a warning; `why` says what a batch does.
+        """Run one image per call from now on, and warn; `why` describes the problem with batches.
 
-        A fixed batch is filled with copies of it.
+        A fixed batch is filled with copies of the image.
         """
-        how = "declares an open batch but", "images run one by one"
+        how = "declares a dynamic batch but", "images run one by one"
         if self.image.batch is not None:
-            how = "takes a fixed batch and", "each call is filled with copies of one image"
+            how = "has a fixed batch and", "each call is filled with copies of one image"
         with self._lock:
             if self.max_batch > 1:
                 self.warnings.append(f"{self.label} {how[0]} {why}, so {how[1]}")
             self.max_batch = 1
 
     def map_concurrently(self, task: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
-        """Return a task's results, as many tasks at once as the model takes calls.
+        """Return a task's results for all items, running up to `max_concurrency` tasks at once.
 
-        Tasks within tasks run one after the other. Each has the caller's context variables, and so
-        its time limits.
+        Nested calls run sequentially. Each task inherits the caller's context variables, and so its
+        time limits.
         """
         items = list(items)
         workers = min(self.max_concurrency, len(items))
@@ -272,7 +293,7 @@ class ImageModel(ABC):
     def _run(
         self, images: Images, names: list[str], most: int, passes: PassCounter
     ) -> dict[str, npt.NDArray[Any]]:
-        """Run on images that were checked, in calls of at most `most`."""
+        """Run validated images in calls of at most `most`."""
 
         def call(chunk: Images) -> list[npt.NDArray[Any]]:
             filled = self.filled(chunk)
@@ -283,7 +304,7 @@ class ImageModel(ABC):
         return {name: joined(each) for name, each in zip(names, columns, strict=True)}
 
     def filled(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Repeat the last of some rows [n, ...] up to the model's batch, where that is fixed."""
+        """Pad rows [n, ...] to a fixed batch size by repeating the last one."""
         missing = (self.image.batch or 0) - len(rows)
         if missing <= 0:
             return rows
@@ -292,7 +313,7 @@ class ImageModel(ABC):
     def _call(
         self, images: Images, names: list[str], passes: PassCounter
     ) -> list[npt.NDArray[Any]]:
-        """Make one call, and count it."""
+        """Make one call, count it, and check that outputs have one row per image."""
         found = self._infer(images, names, passes)
         values = [found[name] for name in names]
         for name, value in zip(names, values, strict=True):
@@ -300,18 +321,18 @@ class ImageModel(ABC):
                 raise OutputError(
                     f"output {name} of {self.label} has shape {list(np.shape(value))} for "
                     f"{len(images)} image(s): no leading batch axis",
-                    "choose another with output=NAME" if len(self.signature.outputs) > 1 else "",
+                    "select another with output=NAME" if len(self.signature.outputs) > 1 else "",
                 )
         return values
 
     def _infer(
         self, images: Images, names: list[str], passes: PassCounter
     ) -> dict[str, npt.NDArray[Any]]:
-        """Make one call, count it, and see that it gave what was asked for."""
+        """Make one call, count it, and check that all requested outputs were returned."""
         batch = to_input(images, self.image)
         try:
             found = self.infer({self.image.name: batch, **self.extra_feed(len(batch))}, names)
-        except OutputError:  # it ran, and its answer is of no use
+        except OutputError:  # it ran, but its output is unusable
             passes.count_forward(len(batch))
             raise
         except IbisaError:
@@ -320,25 +341,25 @@ class ImageModel(ABC):
             raise ModelError(f"{self.label} failed: {type(error).__name__}: {error}") from error
         passes.count_forward(len(batch))
         if not isinstance(found, Mapping) or not set(names) <= set(found):
-            raise OutputError(f"{self.label} did not give its output(s) {', '.join(names)}")
+            raise OutputError(f"{self.label} did not return its output(s) {', '.join(names)}")
         return {name: found[name] for name in names}
 
     def _check_images(self, images: Images) -> None:
-        """Raise where shape or dtype are not what `run` promises to take."""
+        """Raise `PreprocessingError` unless shape and dtype are what `run` accepts."""
         if images.ndim != 4 or images.dtype != np.float32:
             raise PreprocessingError(
-                f"images are {images.dtype} {list(images.shape)}; give float32 [N, C, H, W]"
+                f"images are {images.dtype} {list(images.shape)}; pass float32 [N, C, H, W]"
             )
         wanted = (None, self.image.channels, self.image.height, self.image.width)
         fits = all(want in (None, got) for want, got in zip(wanted, images.shape, strict=True))
         if not fits or len(images) == 0:
             sides = ", ".join("any" if side is None else str(side) for side in wanted)
             raise PreprocessingError(
-                f"images are {list(images.shape)}; {self.label} takes [{sides}]"
+                f"images are {list(images.shape)}; {self.label} requires [{sides}]"
             )
 
     def _check_outputs(self, outputs: Sequence[str] | None) -> list[str]:
-        """Return the names of the outputs to compute."""
+        """Return the names of the outputs to compute; raise `ModelError` for unknown ones."""
         known = [output.name for output in self.signature.outputs]
         for name in outputs or ():
             if name not in known:
@@ -349,21 +370,21 @@ class ImageModel(ABC):
 
 
 def joined(parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    """Put the values of several calls together, [N, ...].
+    """Concatenate the outputs of several calls along the batch axis.
 
-    Of rows that were selected each call has as many as it found: zeros fill up the shorter ones,
-    which are boxes without a size and with no score.
+    If the number of rows per image varies (selected boxes), shorter outputs are padded with zeros,
+    that is with boxes of no size and score 0.
 
     Raises
     ------
     OutputError
-        They have not as many axes, or differ in other sides.
+        They differ in rank, or in other axes.
     """
     if len({(each.ndim, each.shape[2:]) for each in parts}) > 1:
         shapes = " and ".join(sorted({str([1, *each.shape[1:]]) for each in parts})[:2])
         raise OutputError(
-            f"the model's answers to images of one size are of shape {shapes}; "
-            "explain an output whose shape stays"
+            f"output shapes differ between images of the same size: {shapes}; "
+            "explain an output of constant shape"
         )
     if len({each.shape[1:2] for each in parts}) > 1:
         most = max(each.shape[1] for each in parts)
@@ -375,19 +396,19 @@ def joined(parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
 
 
 def to_input(images: Images, image: ImageInput) -> npt.NDArray[Any]:
-    """Convert images to what the model's input takes.
+    """Convert images to the dtype and layout of the model's input.
 
     Parameters
     ----------
     images
         float32 [N, C, H, W], model space.
     image
-        The input: its layout and dtype. Integers are rounded to the nearest and clipped.
+        The image input. For integer dtypes, values are rounded to the nearest and clipped.
 
     Returns
     -------
     ndarray
-        [N, C, H, W] or [N, H, W, C], of the input's dtype, contiguous; it may be `images` itself.
+        [N, C, H, W] or [N, H, W, C], of the input's dtype, contiguous; may be `images` itself.
     """
     values = images.transpose(0, 2, 3, 1) if image.layout is Layout.NHWC else images
     dtype = np.dtype(image.dtype)

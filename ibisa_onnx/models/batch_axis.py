@@ -1,6 +1,6 @@
-"""A batch axis of one for models that take a picture without any: [C, H, W] as [1, C, H, W].
+"""Adds a batch axis to models whose image input has none: [C, H, W] becomes [1, C, H, W].
 
-torchvision's detectors are exported so. A Reshape in front of the graph is all it takes.
+torchvision exports its detectors without one. A Reshape in front of the graph is enough.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 def lone_picture(inputs: Sequence[TensorInfo], name: str | None = None) -> str | None:
-    """Return the name of the input that takes a picture without a batch axis, if there is one.
+    """Return the name of the image input without a batch axis, if there is one.
 
     Parameters
     ----------
     inputs
         All inputs of the model.
     name
-        The input that the user named; None: the only one that can be meant.
+        The input the user named; None: the only candidate.
     """
     if any(len(each.shape) == 4 for each in inputs):
         return None
@@ -52,7 +52,7 @@ def add_batch_axis(graph: onnx.GraphProto, name: str) -> None:
                 node.input[place] = inner
     elem = given.type.tensor_type.elem_type
     given.CopyFrom(helper.make_tensor_value_info(name, elem, shape))
-    # 0 copies a side of the same place, which is one place off here: at most one side may be open.
+    # 0 would copy the axis of the same index, which is off by one here: at most one may be dynamic.
     known = np.array([side if isinstance(side, int) else -1 for side in sides], np.int64)
     graph.initializer.append(numpy_helper.from_array(known, wanted))
     graph.node.insert(0, helper.make_node("Reshape", [name, wanted], [inner], name=inner))

@@ -1,4 +1,4 @@
-"""Whether CUDA truly runs a node here, and where its libraries come from."""
+"""Checks whether CUDA runs a node, and loads its libraries."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from ibisa_onnx.models.ort_messages import essence
 
 @dataclass(frozen=True)
 class CudaCheck:
-    """Whether a node of a tiny model truly ran on CUDA, and if not, why."""
+    """Whether a node of a tiny model ran on CUDA, and why not."""
 
     ran: bool
     reason: str
 
 
 def cuda_runs_a_node() -> CudaCheck:
-    """Run one matrix product on CUDA with the CPU forbidden, and say whether it ran."""
+    """Run one matrix product on CUDA with CPU fallback disabled, and return whether it ran."""
     try:
         runtime = import_onnxruntime()
     except MissingDependencyError as error:
@@ -48,23 +48,23 @@ def cuda_runs_a_node() -> CudaCheck:
     except Exception as error:
         return CudaCheck(False, complaint or _no_driver() or essence(error))
     if CUDA not in session.get_providers():
-        return CudaCheck(False, complaint or "the provider did not come up")
+        return CudaCheck(False, complaint or "the provider did not start")
     return CudaCheck(bool(result[0, 0] == 1), "a matrix product ran on it")
 
 
 def _no_driver() -> str:
-    """Say that NVIDIA's driver is missing, which no package brings and ONNX Runtime only logs."""
+    """Return a message if NVIDIA's driver is missing, which ONNX Runtime only logs."""
     if platform.system() != "Linux":
         return ""
     try:
         ctypes.CDLL("libcuda.so.1")
     except OSError as error:
-        return f"NVIDIA's driver is not here ({error})"
+        return f"NVIDIA's driver is not installed ({error})"
     return ""
 
 
 def _one_product() -> bytes:
-    """Return a model of a single node, y = x x, with nothing to fold away."""
+    """Return a model with a single node, y = x x, that cannot be folded."""
     from onnx import TensorProto, helper
 
     x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 1]) for n in "xy")
@@ -74,14 +74,14 @@ def _one_product() -> bytes:
 
 
 def preload_cuda_libraries() -> str:
-    """Load the CUDA libraries that ONNX Runtime needs from where pip puts them.
+    """Load the CUDA libraries that ONNX Runtime requires.
 
-    Those of NVIDIA's packages, which the extra `gpu` brings and torch from PyPI shares, else the
-    system's. Some builds of torch carry libraries inside themselves: where any is missing and torch
-    is installed, it is imported for them.
+    From NVIDIA's pip packages, which the extra `gpu` installs and torch from PyPI shares, else from
+    the system. Some builds of torch contain the libraries: if any is missing and torch is
+    installed, it is imported for them.
 
-    Returns the first complaint about a library that could not be loaded, or nothing. Only whether
-    the provider comes up afterwards is decisive.
+    Returns the first message about a library that could not be loaded, or an empty string. Only
+    whether the provider then starts is decisive.
     """
     runtime = import_onnxruntime()
     if not hasattr(runtime, "preload_dlls"):
@@ -98,9 +98,9 @@ def _preload(runtime: ModuleType) -> str:
 
 
 def _load_torch() -> bool:
-    """Import torch where it is installed and not there yet; return whether that was done."""
+    """Import torch if it is installed and not yet loaded; return whether it was loaded now."""
     if "torch" in sys.modules or importlib.util.find_spec("torch") is None:
         return False
-    with contextlib.suppress(ImportError, OSError):  # a broken one has nothing to give
+    with contextlib.suppress(ImportError, OSError):  # a broken installation cannot help
         importlib.import_module("torch")
     return "torch" in sys.modules

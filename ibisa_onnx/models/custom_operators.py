@@ -1,8 +1,8 @@
-"""Operators that ONNX Runtime does not have itself: whose they are, and how they come in.
+"""Operators that ONNX Runtime lacks: which package has them, and how they are registered.
 
-Those of onnxruntime-extensions are registered wherever that package is installed, in the model's
-session and in those of the graphs made from it. Nothing else is loaded: a library of operators is
-native code, and a file may not choose what runs.
+Those of onnxruntime-extensions are registered if the package is installed, in the model's session
+and in those of derived graphs. Nothing else is loaded: an operator library is native code, and a
+model file must not choose what runs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _ABSENT = re.compile(r"([\w.-]+):(\w+)\(-?\d+\) is not a registered function/op"
 
 
 def library_for(error: Exception) -> str | None:
-    """Return the library with the operator that a session lacks; None where none is installed."""
+    """Return the library with the operator a session lacks; None if none is installed."""
     found = _ABSENT.search(str(error))
     if found is None or found[1] not in _EXTENSIONS:
         return None
@@ -31,9 +31,9 @@ def library_for(error: Exception) -> str | None:
 
 
 def explain_absent(model: onnx.ModelProto, error: Exception) -> str | None:
-    """Say whose the operator is that a session lacks, and what to do; None where none is absent.
+    """Return which operator is missing and what to do; None if none is.
 
-    Where the package is installed, an operator is absent from that too.
+    An operator may also be missing from an installed package that is too old.
     """
     found = _ABSENT.search(str(error))
     if found is None:
@@ -43,11 +43,11 @@ def explain_absent(model: onnx.ModelProto, error: Exception) -> str | None:
     which = f"the operators {', '.join(used or [operator])} of {domain}"
     if domain in _EXTENSIONS:
         if library_for(error) is None:
-            return f"it needs {which}: pip install {PACKAGE}, or 'ibisa-onnx[extensions]'"
-        return f"it needs {which}, and the {PACKAGE} installed has no {operator}: update it"
+            return f"it requires {which}: pip install {PACKAGE}, or 'ibisa-onnx[extensions]'"
+        return f"it requires {which}, but the installed {PACKAGE} has no {operator}: update it"
     if domain.startswith(("com.microsoft", "ai.onnx")):
-        return f"it needs {which}, and this ONNX Runtime has no {operator}: update it"
+        return f"it requires {which}, but this ONNX Runtime has no {operator}: update it"
     return (
-        f"it needs {which}, which ONNX Runtime does not have; in Python, register their library "
-        "(SessionOptions.register_custom_ops_library) and give the open InferenceSession as model"
+        f"it requires {which}, which ONNX Runtime does not have; in Python, register their library "
+        "(SessionOptions.register_custom_ops_library) and pass the open InferenceSession as model"
     )

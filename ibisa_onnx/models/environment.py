@@ -1,6 +1,6 @@
-"""What runs models here: builds of ONNX Runtime and of OpenCV, providers, versions. For `doctor`.
+"""The runtime environment: builds of ONNX Runtime and OpenCV, providers, versions. For `doctor`.
 
-Only looks; installs and changes nothing.
+Only inspects; installs and changes nothing.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ class RuntimeReport:
     builds
         Installed distributions that provide `onnxruntime`, with their versions.
     clash
-        Several of them are installed and overwrite each other.
+        Whether several of them are installed and overwrite each other.
     opencv
         Installed distributions that provide `cv2`, with their versions.
     opencv_clash
-        Several of them are installed and overwrite each other.
+        Whether several of them are installed and overwrite each other.
     opencv_error
         Why OpenCV cannot be imported, or None.
     error
         Why ONNX Runtime cannot be imported, or None.
     providers
-        Full names of the execution providers in the build that is imported.
+        Full names of the execution providers in the imported build.
     cuda
-        Whether CUDA truly runs a node.
+        Whether CUDA runs a node.
     versions
-        Versions of Python and of the packages that matter, by name.
+        Versions of Python and of the relevant packages, by name.
     """
 
     builds: dict[str, str]
@@ -56,7 +56,7 @@ class RuntimeReport:
 
 
 def runtime_report() -> RuntimeReport:
-    """Look at what is installed, and try CUDA where the build has it."""
+    """Inspect what is installed, and try CUDA if the build has it."""
     builds, opencv = installed_builds("onnxruntime"), installed_builds("cv2")
     try:
         providers = tuple(import_onnxruntime().get_available_providers())
@@ -77,13 +77,13 @@ def runtime_report() -> RuntimeReport:
 
 
 def installed_builds(package: str) -> dict[str, str]:
-    """Return the distributions that install a package of this name, and their versions."""
+    """Return the distributions that install a package, with their versions."""
     names = metadata.packages_distributions().get(package, [])
     return {name: metadata.version(name) for name in sorted(set(names))}
 
 
 def _opencv_error() -> str | None:
-    """Say why OpenCV cannot be imported; a build for a display may lack its libraries."""
+    """Return why OpenCV cannot be imported; builds with a GUI may lack system libraries."""
     try:
         importlib.import_module("cv2")
     except ImportError as error:
@@ -92,7 +92,7 @@ def _opencv_error() -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the installed packages that an explanation rests on."""
+    """Return the versions of Python and of the packages that results depend on."""
     found = {"python": platform.python_version()}
     for distribution in metadata.distributions():
         name = str(distribution.metadata["Name"] or "").lower()

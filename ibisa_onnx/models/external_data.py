@@ -1,9 +1,9 @@
-"""Tensors whose values lie in files beside the model: which files these are, and which may be.
+"""External weights: which files hold them, and which files may be read.
 
-A model names such files, and models come from strangers. So a name is a file's only if it leads to
-a regular file inside the model's own folder, or, where the model is a link as in Hugging Face's
-cache, inside the folder that this link leads to. Whoever opens, hashes, copies or loads external
-data asks `weight_places` first.
+A model names its weight files, and models come from untrusted sources. A name is accepted only if
+it leads to a regular file inside the model's own folder or, if the model is a symlink as in
+Hugging Face's cache, inside the folder it points to. All code that opens, hashes, copies or loads
+external data calls `weight_places` first.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     import onnx
 
 GIVEN = "given-as-a-value"
-"""The location of weights that a graph made here does not carry along: `weights.py`."""
-_IN_MEMORY = "_ORT_MEM_ADDR_"  # of ONNX Runtime's own tensors: the offset is then an address
-_LAST = 2**63 - 1  # a file's last byte
+"""The location of weights that are passed to a derived graph as values: `weights.py`."""
+_IN_MEMORY = "_ORT_MEM_ADDR_"  # ONNX Runtime's mark for tensors in memory: offset is an address
+_LAST = 2**63 - 1  # largest file offset
 _READ = frozenset({"location", "offset", "length"})
 
 
 @dataclass(frozen=True)
 class ExternalTensor:
-    """Where a tensor's values lie outside the model: a file, and which bytes of it.
+    """The location of a tensor's values: a file and a byte range.
 
-    A `length` of 0: all behind `offset`.
+    A `length` of 0 means everything from `offset` on.
     """
 
     name: str
@@ -43,12 +43,12 @@ class ExternalTensor:
 
 
 def external_tensors(among: Iterable[onnx.TensorProto]) -> Iterator[ExternalTensor]:
-    """Yield those of some tensors whose values lie in another file than the model.
+    """Yield the location of each tensor whose values are in an external file.
 
     Raises
     ------
     ModelError
-        What it says of the file is no name, or of the place in it no whole number.
+        A file name is not text, or an offset or length is not an integer.
     """
     import onnx
 
@@ -60,27 +60,27 @@ def external_tensors(among: Iterable[onnx.TensorProto]) -> Iterator[ExternalTens
 def weight_places(
     among: Iterable[onnx.TensorProto], path: Path | None, given: Collection[str] = ()
 ) -> dict[str, Path]:
-    """Return the files that a model's external weights are in, by the names that it gives them.
+    """Return the files of a model's external weights, by the names that the model uses.
 
     Parameters
     ----------
     among
-        The tensors of a file's graph, or of one made from it: `model_parts.tensors`.
+        The tensors of a file's graph, or of one derived from it: `model_parts.tensors`.
     path
-        The file; None: it was given as bytes.
+        The model file; None: it was passed as bytes.
     given
-        Names that stand for no file.
+        Names that do not refer to files.
 
     Returns
     -------
     dict of str to Path
-        The files themselves, links followed, in the order of their names.
+        The files with links resolved, sorted by name.
 
     Raises
     ------
     ModelError
-        One is missing or too short, leaves the model's folder, or is no regular file; of bytes:
-        there is one.
+        A file is missing, too short, outside the model's folder, or not regular; or a model passed
+        as bytes has external weights.
     """
     ends: dict[str, int] = {}
     for tensor in external_tensors(among):
@@ -91,15 +91,15 @@ def weight_places(
         return {}
     if path is None:
         raise ModelError(
-            f"the model: its weights are in a file of their own ({min(ends)}), which bytes "
-            "cannot name; open the model by its path"
+            f"the model has external weights ({min(ends)}), which cannot be found from bytes; "
+            "open the model by its path"
         )
     homes = {path.parent.resolve(), path.resolve().parent}
     return {name: _place(name, ends[name], path, homes) for name in sorted(ends)}
 
 
 def rename_weights(model: onnx.ModelProto, names: Mapping[str, str]) -> onnx.ModelProto:
-    """Return a copy of a model that calls the files of its external weights otherwise."""
+    """Return a copy of a model with renamed external weight files."""
     copy = type(model)()
     copy.CopyFrom(model)
     for tensor in tensors(copy):
@@ -110,7 +110,7 @@ def rename_weights(model: onnx.ModelProto, names: Mapping[str, str]) -> onnx.Mod
 
 
 def load_weights(model: onnx.ModelProto, path: Path | None) -> None:
-    """Put the values of a model's external weights into it; `path` is its file's.
+    """Load a model's external weights into it, in place; `path` is its file's.
 
     Raises
     ------
@@ -129,20 +129,20 @@ def load_weights(model: onnx.ModelProto, path: Path | None) -> None:
 
 
 def _read(tensor: onnx.TensorProto) -> ExternalTensor:
-    """Read what a tensor says of its values' place."""
+    """Parse a tensor's external-data entries."""
     said: dict[str, str] = {}
     for entry in tensor.external_data:
         if entry.key in _READ and entry.key in said:
             raise ModelError(
                 f"the external data of tensor {tensor.name!r} has two entries {entry.key!r}; "
-                "export the model anew"
+                "re-export the model"
             )
         said[entry.key] = entry.value
     location = said.get("location", "")
     if not isinstance(location, str):
         raise ModelError(
-            f"the external data of tensor {tensor.name!r} lies in a file whose name "
-            "is not UTF-8; export the model anew"
+            f"the external data of tensor {tensor.name!r} has a file name that is not UTF-8; "
+            "re-export the model"
         )
     offset, length = (_number(tensor, key, said.get(key, "0")) for key in ("offset", "length"))
     return ExternalTensor(tensor.name, location, offset, length)
@@ -152,50 +152,50 @@ def _number(tensor: onnx.TensorProto, key: str, text: str) -> int:
     digits = isinstance(text, str) and text.isascii() and text.isdecimal() and len(text) <= 19
     if not digits or int(text) > _LAST:
         raise ModelError(
-            f"the external data of tensor {tensor.name!r} has {key} {str(text)[:40]!r}, not a "
-            "whole number from 0 to 2^63 - 1; export the model anew"
+            f"the external data of tensor {tensor.name!r} has {key} {str(text)[:40]!r}, not an "
+            "integer from 0 to 2^63 - 1; re-export the model"
         )
     return int(text)
 
 
 def _place(location: str, end: int, path: Path, homes: set[Path]) -> Path:
-    """Return the file that a location leads to; ModelError where that may not or cannot be."""
+    """Return the file a location leads to; raise ModelError if it is not allowed or readable."""
     shown = location[:200]
     if not _stays(location):
         raise ModelError(
-            f"{path.name}: its weights file {shown!r} is no name of a file inside the model's "
-            "folder; put it there and export the model anew"
+            f"{path.name}: weights file {shown!r} is not inside the model's folder; put it there "
+            "and re-export the model"
         )
     place = path.parent / location
     try:
         real = place.resolve()
         if not any(real.is_relative_to(home) for home in homes):
             raise ModelError(
-                f"{path.name}: its weights file {shown!r} is a link that leaves the model's "
-                "folder; put the file itself there"
+                f"{path.name}: weights file {shown!r} is a link to outside the model's folder; "
+                "put the file itself there"
             )
         found = real.stat()
     except FileNotFoundError:
         raise ModelError(
-            f"{path.name}: its weights file {place} is missing; put it beside the model"
+            f"{path.name}: weights file {place} is missing; put it beside the model"
         ) from None
     except (OSError, ValueError, RuntimeError) as error:  # a loop of links is a RuntimeError
         why = getattr(error, "strerror", None) or error
-        raise ModelError(f"{path.name}: its weights file {place} cannot be read: {why}") from error
+        raise ModelError(f"{path.name}: cannot read weights file {place}: {why}") from error
     if not stat.S_ISREG(found.st_mode):
         raise ModelError(
-            f"{path.name}: its weights file {place} is no regular file; put the weights there"
+            f"{path.name}: weights file {place} is not a regular file; replace it by one"
         )
     if found.st_size < end:
         raise ModelError(
-            f"{path.name}: its weights file {place} is truncated: {found.st_size:,} bytes where "
+            f"{path.name}: weights file {place} is truncated: it has {found.st_size:,} bytes, but "
             f"the model reads up to {end:,}; copy it again"
         )
     return real
 
 
 def _stays(location: str) -> bool:
-    """Whether a name is relative and does not go up, on any system, and is nobody's own mark."""
+    """Return whether a name is relative, without "..", on any system, and not a reserved mark."""
     if not location or location == GIVEN or _IN_MEMORY in location or "\0" in location:
         return False
     return not any(

@@ -1,8 +1,8 @@
-"""A function as a model: whatever takes a batch of images and gives numbers can be explained.
+"""Functions as models: anything that maps a batch of images to numbers can be explained.
 
-A model behind a network, in another framework, or with code around it. It is called as it is, never
-more often than is counted, and what goes wrong inside it is told with its cause. It gives class
-scores, or what it declares: boxes, maps, text, vectors (`returned.py`).
+For a remote model, another framework, or a model with code around it. The function is called
+exactly as often as is counted, and its exceptions are reported with their cause. It returns class
+scores, or the outputs it declares: boxes, maps, text, vectors (`returned.py`).
 """
 
 from __future__ import annotations
@@ -31,37 +31,45 @@ from ibisa_onnx.models.signature import (
 )
 
 INPUT, OUTPUT = "images", "scores"
-"""What a function's input is called, and its output unless it declares others."""
+"""Names of a function's input, and of its output unless it declares others."""
 
 Pairs = tuple[tuple[str, tuple[int | str | None, ...]], ...]
-"""Names of outputs, and the shape of each."""
+"""Names and shapes of outputs."""
 
-_WANTED = "return one score for each class, floats [N, K]"
-_DECLARE = "; what gives more declares it, as InputSpec(shape, outputs={'boxes': (None, None, 4)})"
-_ONE_BY_ONE = "; where it takes only one image at a time, give InputSpec a batch of 1"
+_WANTED = "return one score per class, floats [N, K]"
+_DECLARE = "; declare other outputs, as InputSpec(shape, outputs={'boxes': (None, None, 4)})"
+_ONE_BY_ONE = "; if it accepts only one image at a time, pass InputSpec a batch of 1"
 
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What a function takes, and what it gives: as an ONNX file would declare it.
+    """Inputs and outputs of a function, as an ONNX file would declare them.
 
     Parameters
     ----------
     shape
-        Four axes, the batch first: (None, 3, 224, 224), (1, 224, 224, 3). None, or a name: open.
+        Shape of a batch of images, four axes with the batch first: (None, 3, 224, 224) or
+        (1, 224, 224, 3). None or a name: dynamic.
     dtype
-        NumPy's name or type of the values. Images of integers are rounded and clipped.
+        NumPy dtype of the images. Values of integer dtypes are rounded and clipped.
     layout
-        "NCHW" or "NHWC"; None: read from the shape.
+        "NCHW" or "NHWC"; None: inferred from the shape.
     outputs
-        What it returns by name, with the shape of each, the images first: {"boxes": (None, None,
-        4), "scores": (None, None)}. None is an open side. None: class scores [N, K] alone. It is
-        kept as pairs, so that a spec is a value.
+        Shape of each output by name, batch axis first: {"boxes": (None, None, 4), "scores": (None,
+        None)}; None is a dynamic axis. Stored as pairs, so that specs are hashable. None: a single
+        output of class scores [N, K].
 
     Raises
     ------
     ModelError
-        A value is none of these.
+        A value is not one of these.
+
+    Examples
+    --------
+    ```python
+    spec = ibisa_onnx.InputSpec((None, 3, 224, 224))
+    explainer = ibisa_onnx.Explainer(predict, spec)  # predict: float32 [N, 3, 224, 224] -> [N, K]
+    ```
     """
 
     shape: Sequence[int | str | None]
@@ -76,12 +84,22 @@ class InputSpec:
         object.__setattr__(self, "layout", read_layout(self.layout))
 
     def signature(self, label: str) -> Signature:
-        """Return the inputs and outputs of a function, called `label` in an error.
+        """Return the function's inputs and outputs.
+
+        Parameters
+        ----------
+        label
+            Name of the function in error messages.
+
+        Returns
+        -------
+        Signature
+            The inputs and outputs.
 
         Raises
         ------
         ModelError
-            The shape is no image's, or does not tell the layout.
+            The shape is not an image's, or its layout is ambiguous.
         """
         images = TensorInfo(INPUT, str(self.dtype), tuple(self.shape))
         shapes = dict(self.outputs or {OUTPUT: (None, None)})
@@ -91,31 +109,45 @@ class InputSpec:
 
 
 class FunctionModel(ImageModel):
-    """A function as a model: called on batches of images, passes counted.
+    """A function as a model: called on batches of images, with passes counted.
+
+    `Explainer(function, spec)` creates one with the defaults; create it yourself to set
+    `max_batch`, `max_concurrency` or `identity`.
 
     Parameters
     ----------
     function
-        Takes images, an array of the spec's dtype and layout that it may change, in model space:
-        preprocessing is done. Returns scores [N, K], or what the spec declares by name: arrays,
-        tensors, or lists of numbers. One that is called from several threads is called by them at
-        once.
+        Called with preprocessed images, an array of the spec's dtype and layout that it may modify.
+        Returns scores [N, K], or the declared outputs by name: arrays, tensors, or lists of
+        numbers. Concurrent explanations call it from several threads at once.
     spec
-        What it takes and gives. A fixed batch is filled up.
+        Its inputs and outputs. A fixed batch is padded.
     max_batch
-        The most images in one call where the spec leaves the batch open.
+        Maximum images per call if the batch axis is dynamic.
     max_concurrency
-        The most calls at once; above 1 it is called from several threads.
+        Maximum concurrent calls; above 1, it is called from several threads.
     identity
-        What tells this function from all others, by content: the version of a remote model, say.
-        `bench` keeps scores under it. None: nothing is taken for the same in another process.
+        Identifies the function by content, for example the version of a remote model; `bench`
+        stores scores under it. None: unique to this object, so stored results are not reused.
     limits
-        What its pictures may ask for; None: as the environment says.
+        Limits on images; None: from the environment.
 
     Raises
     ------
     ModelError
-        It cannot be called, or not on images.
+        It is not callable, is asynchronous, or `spec` does not describe images.
+
+    Examples
+    --------
+    ```python
+    def classify(images):  # float32 [N, 3, 224, 224]
+        return requests.post(url, data=images.tobytes()).json()  # [N, K]
+
+
+    spec = ibisa_onnx.InputSpec((None, 3, 224, 224))
+    model = ibisa_onnx.FunctionModel(classify, spec, max_batch=32, identity="classifier-7")
+    explanation = ibisa_onnx.Explainer(model).explain("dog.jpg")
+    ```
     """
 
     def __init__(
@@ -131,7 +163,7 @@ class FunctionModel(ImageModel):
         _check_function(function)
         if not isinstance(spec, InputSpec):
             raise ModelError(
-                f"the input_spec is a {type(spec).__name__}; give InputSpec((None, 3, 224, 224))"
+                f"input_spec is a {type(spec).__name__}; pass InputSpec((None, 3, 224, 224))"
             )
         self._function, self._name = function, name_of(function)
         self._classes: int | None = None
@@ -142,23 +174,23 @@ class FunctionModel(ImageModel):
 
     @property
     def limits(self) -> Limits | None:
-        """What its pictures may ask for; None: as the environment says."""
+        """Limits on images; None: from the environment."""
         return self._limits
 
     @property
     def name(self) -> str:
-        """The name that the function was defined by, or its class."""
+        """The function's name, or its class."""
         return self._name
 
     @property
     def identity(self) -> str:
-        """The function's name with the identity that was given; else no other function's."""
+        """The function's name with the given identity, else unique to this object."""
         return super().identity if self._identity is None else f"{self._name}@{self._identity}"
 
     def infer(self, feeds: Values, outputs: Sequence[str]) -> Values:
-        """Call once, and never again where that fails: to try again is the function's business."""
+        """Call the function once; retrying after a failure is up to the function."""
         batch = feeds[INPUT]
-        images = batch.copy()  # it may be changed in place, and `batch` be the caller's own
+        images = batch.copy()  # may be modified in place, while `batch` may be the caller's
         try:
             returned = self._function(images)
         except Exception as error:
@@ -171,13 +203,13 @@ class FunctionModel(ImageModel):
         return dict.fromkeys(outputs, self._scores(returned, len(batch)))
 
     def _scores(self, returned: Any, images: int) -> npt.NDArray[Any]:
-        """Read what came back as scores [N, K], or say what it is instead."""
+        """Read the returned value as scores [N, K]; raise OutputError if it is not."""
         values = self._as_array(returned)
         said = f"{self._name} returned {_described(returned, values)} for {images} image(s)"
         if isinstance(returned, Mapping):
             raise OutputError(f"{said}; {_WANTED}{_DECLARE}")
         if values.dtype.kind in "iu" and values.dtype != np.uint8:
-            raise OutputError(f"{said}, and integers may be class indices; {_WANTED}")
+            raise OutputError(f"{said}, which may be class indices; {_WANTED}")
         if values.ndim == 1:
             values = values[None] if images == 1 else values[:, None]
         classes = max(values.shape[1:], default=0)
@@ -186,7 +218,7 @@ class FunctionModel(ImageModel):
         if len(values) != images:
             raise OutputError(f"{said}; {_WANTED}{self._advice(images)}")
         if self._classes not in (None, classes):
-            raise OutputError(f"{said}, but {self._classes} scores an image before; {_WANTED}")
+            raise OutputError(f"{said}, but {self._classes} scores per image before; {_WANTED}")
         if not np.isfinite(values).all():
             raise OutputError(
                 f"{said} with NaN or infinite values; check the preprocessing and the function"
@@ -195,22 +227,22 @@ class FunctionModel(ImageModel):
         return values.reshape(images, classes)
 
     def _as_array(self, returned: Any) -> npt.NDArray[Any]:
-        """Return a copy of what came back, for the function may use its buffer again."""
+        """Return a copy of the returned value, since the function may reuse its buffer."""
         try:
             return np.asarray(returned).copy()
         except Exception as error:
             raise OutputError(
-                f"{self._name} returned a {type(returned).__name__} that NumPy cannot read "
+                f"{self._name} returned a {type(returned).__name__} that NumPy cannot convert "
                 f"({essence(error)}); {_WANTED}"
             ) from error
 
     def _advice(self, images: int) -> str:
-        """Say what to do where the number of images may be what is wrong."""
+        """Return advice for the case that the number of images may be the problem."""
         return _ONE_BY_ONE if images > 1 and self.image.batch is None else ""
 
 
 def name_of(function: Any) -> str:
-    """Return what to call a function: its own name, what a partial was made of, or the class."""
+    """Return a function's display name: its own, that of a partial's function, or the class."""
     while isinstance(function, functools.partial):
         function = function.func
     name = getattr(function, "__qualname__", type(function).__qualname__)
@@ -218,46 +250,46 @@ def name_of(function: Any) -> str:
 
 
 def _check_function(function: Any) -> None:
-    """Refuse what cannot be called, and what would only begin when it is."""
+    """Raise ModelError for objects that are not callable, and for coroutine functions."""
     if not callable(function):
         raise ModelError(
-            f"the model is a {type(function).__name__}, which cannot be called: an InputSpec goes "
-            "with a function; leave it out for an ONNX file"
+            f"the model is a {type(function).__name__}, which is not callable: an InputSpec "
+            "requires a function; leave it out for an ONNX file"
         )
     if any(map(inspect.iscoroutinefunction, (function, function.__call__))):
         raise ModelError(
-            f"{name_of(function)} is asynchronous; give a function that waits for the answer, "
-            "with asyncio.run"
+            f"{name_of(function)} is asynchronous; pass a function that awaits the result, "
+            "for example with asyncio.run"
         )
 
 
 def _read_shape(shape: Sequence[int | str | None]) -> tuple[int | str | None, ...]:
-    """Return the sides of a shape of four axes, whole numbers as Python's own."""
-    example = "give four, the batch first: (None, 3, 224, 224)"
+    """Validate a shape of four axes, and return it with Python integers."""
+    example = "pass four axes, the batch first: (None, 3, 224, 224)"
     if isinstance(shape, str) or not isinstance(shape, Sequence):
-        raise ModelError(f"the shape is {shape!r}; {example}")
+        raise ModelError(f"shape is {shape!r}; {example}")
     if len(shape) != 4:
-        raise ModelError(f"the shape {list(shape)} has {len(shape)} axes; {example}")
-    return _read_sides(shape, "the shape")
+        raise ModelError(f"shape {list(shape)} has {len(shape)} axes; {example}")
+    return _read_sides(shape, "shape")
 
 
 def _read_sides(shape: Sequence[int | str | None], what: str) -> tuple[int | str | None, ...]:
-    """Return the sides of a shape, whole numbers as Python's own; `what` names it in an error."""
+    """Validate a shape's axes, and return them with Python integers; `what` names it in errors."""
     sides: list[int | str | None] = []
     for side in shape:
         whole = isinstance(side, int | np.integer) and not isinstance(side, bool) and side > 0
         if side is not None and not isinstance(side, str) and not whole:
             raise ModelError(
-                f"{what} {list(shape)} has a side of {side!r}; give a number from 1 up, or None "
-                "where it is open"
+                f"{what} {list(shape)} has an axis of {side!r}; pass an integer, 1 or more, or "
+                "None if it is dynamic"
             )
         sides.append(int(side) if isinstance(side, np.integer) else side)
     return tuple(sides)
 
 
 def _read_outputs(outputs: Any, batch: int | str | None) -> Pairs | None:
-    """Return the names of outputs with their shapes; `batch` is how many images are taken."""
-    example = "give each one's shape by its name: {'boxes': (None, None, 4)}"
+    """Return names and shapes of outputs as pairs; `batch` is the batch size of the images."""
+    example = "pass shapes by name: {'boxes': (None, None, 4)}"
     if outputs is None:
         return None
     try:
@@ -272,8 +304,8 @@ def _read_outputs(outputs: Any, batch: int | str | None) -> Pairs | None:
         sides = _read_sides(shape, f"the shape of {name},")
         if len(sides) < 2 or (isinstance(sides[0], int) and sides[0] != batch):
             raise ModelError(
-                f"the shape of {name} is {list(sides)}; its first side is the images': None, and "
-                "others follow, as in (None, 1) for one number"
+                f"the shape of {name} is {list(sides)}; it requires the batch axis, None, and at "
+                "least one more: (None, 1) for one number per image"
             )
         found.append((name, sides))
     if not found:
@@ -282,10 +314,10 @@ def _read_outputs(outputs: Any, batch: int | str | None) -> Pairs | None:
 
 
 def _read_dtype(dtype: npt.DTypeLike) -> str:
-    """Return a dtype's name."""
+    """Return a dtype's name; raise ModelError if images cannot have it."""
     try:
         name = None if dtype is None else np.dtype(dtype).name
-    except TypeError:
+    except (TypeError, ValueError):
         name = None
     if name not in IMAGE_DTYPES:
         raise ModelError(f"dtype is {dtype!r}; choose from: {', '.join(sorted(IMAGE_DTYPES))}")
@@ -293,7 +325,7 @@ def _read_dtype(dtype: npt.DTypeLike) -> str:
 
 
 def _described(returned: Any, values: npt.NDArray[Any]) -> str:
-    """Say what came back: its type, and of numbers their type and shape."""
+    """Describe a returned value: its type and, for numbers, dtype and shape."""
     if returned is None:
         return "None"
     kind = type(returned).__name__

@@ -1,6 +1,6 @@
-"""A head: a few ONNX nodes behind a model's outputs or inner tensors, which compute an objective.
+"""A head: ONNX nodes appended to a model's outputs or inner tensors, which compute an objective.
 
-Only operators that mean the same in every opset from 7 on are used.
+Uses only operators whose meaning is unchanged since opset 7.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _PREFIX = "ibisa_head"
 
 
 class Head:
-    """Writes nodes at the end of a graph, in place, under names that nothing in it has."""
+    """Appends nodes to a graph, in place, with unique names."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self._graph = graph
@@ -25,7 +25,7 @@ class Head:
         self._taken = taken | {each.name for each in (*graph.input, *graph.initializer)}
 
     def op(self, op_type: str, *inputs: str, **attributes: Any) -> str:
-        """Add a node of one output, and return its name."""
+        """Add a node with one output, and return the output's name."""
         from onnx import helper
 
         name = self._fresh(op_type.lower())
@@ -33,7 +33,7 @@ class Head:
         return name
 
     def named(self, tensor: str, name: str) -> str:
-        """Give a tensor a name, as one number for each image, float32 [N, 1]."""
+        """Name a tensor, reshaped to one number per image, float32 [N, 1]."""
         from onnx import helper
 
         rows = self.op("Reshape", self.rows(tensor), self.constant([-1, 1], np.int64))
@@ -41,7 +41,7 @@ class Head:
         return name
 
     def alias(self, tensor: str, name: str) -> str:
-        """Give a tensor a name, in its own shape."""
+        """Name a tensor, in its own shape."""
         from onnx import helper
 
         self._graph.node.append(helper.make_node("Identity", [tensor], [name], name=name))
@@ -49,7 +49,7 @@ class Head:
         return name
 
     def largest(self, values: str) -> str:
-        """Return the largest of each row of [N, K], [N, 1]."""
+        """Return the maximum of each row of [N, K], [N, 1]."""
         rows = self.op("Reshape", values, self.constant([0, 1, -1], np.int64))
         return self.op("Reshape", self.op("GlobalMaxPool", rows), self.constant([-1, 1], np.int64))
 
@@ -72,7 +72,7 @@ class Head:
         return self.op("Gather", rows, self.constant([index], np.int64), axis=1)
 
     def log(self, values: str, least: float) -> str:
-        """Return the logarithm of values that are taken to be at least `least`."""
+        """Return the logarithm of values clipped below at `least`."""
         floor = self.constant(least)  # max(x, e) = relu(x - e) + e: Max and Clip differ by opset
         above = self.op("Relu", self.op("Sub", values, floor))
         return self.op("Log", self.op("Add", above, floor))

@@ -1,4 +1,4 @@
-"""ONNX nodes behind a model that has no graph: a session of their own, fed with its outputs."""
+"""ONNX nodes behind a model without a graph: a separate session that runs on its outputs."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ if TYPE_CHECKING:
 
     from ibisa_onnx.limits import Limits
 
-_OPSET, _IR_VERSION = 13, 8  # heads take operators that mean the same from 7 on
+_OPSET, _IR_VERSION = 13, 8  # heads use operators that are unchanged since opset 7
 
 
 class HeadedModel(ImageModel):
-    """A model without a graph, and further outputs that nodes make of its own.
+    """A model without a graph, with additional outputs that nodes compute from its own.
 
-    In all else it is that model: passes and warnings are shared.
+    Otherwise identical to that model; passes and warnings are shared.
 
     Parameters
     ----------
     model
-        A function, say.
+        The model, for example a function.
     tensors
-        Names of the tensors that the nodes make.
+        Names of the tensors that the nodes produce.
     write
-        Adds the nodes behind a graph whose inputs are the model's outputs, in place.
+        Appends the nodes, in place, to a graph whose inputs are the model's outputs.
 
     Raises
     ------
     OutputError
-        The nodes make no such tensor.
+        The nodes do not produce a tensor.
     ModelError
         ONNX Runtime cannot open the nodes.
     """
@@ -75,13 +75,13 @@ class HeadedModel(ImageModel):
             ) from error
 
     def _written(self, write: Callable[[onnx.GraphProto], object]) -> onnx.ModelProto:
-        """Return the graph of the nodes, whose inputs are those outputs that it reads."""
+        """Return the graph of the nodes; its inputs are the outputs that the nodes read."""
         from onnx import helper
 
         inputs = []
         for each in self._model.signature.outputs:
             elem = helper.np_dtype_to_tensor_dtype(np.dtype(each.dtype))
-            shape = (None, *each.shape[1:])  # of a fixed batch some rows may be copies, left out
+            shape = (None, *each.shape[1:])  # rows that pad a fixed batch are left out
             inputs.append(helper.make_tensor_value_info(each.name, elem, shape))
         graph = helper.make_graph([], "heads", inputs, [])
         write(graph)
@@ -92,82 +92,82 @@ class HeadedModel(ImageModel):
         for name in self._tensors:
             if name not in made:
                 raise OutputError(
-                    f"{self.label} has no output {name!r}, and nothing inside can be read"
+                    f"{self.label} has no output {name!r}, and tensors inside it cannot be read"
                 )
             graph.output.add(name=name)
         opset = helper.make_opsetid("", _OPSET)
         return helper.make_model(graph, opset_imports=[opset], ir_version=_IR_VERSION)
 
     def infer(self, feeds: Values, outputs: Sequence[str]) -> Values:
-        """Make one call, and run the nodes on what it returned."""
+        """Make one call, and run the nodes on its outputs."""
         own = [name for name in outputs if name not in self._tensors]
         return self.completed(self._model.infer(feeds, list(dict.fromkeys([*self._sources, *own]))))
 
     def completed(self, raw: Values) -> Values:
-        """Return an answer of the model with what the nodes make of it.
+        """Return the model's outputs together with those of the nodes.
 
         Raises
         ------
         OutputError
-            The outputs do not go together.
+            The outputs' shapes do not match.
         """
         feeds = {name: np.ascontiguousarray(raw[name]) for name in self._sources}
         try:
-            with untimed():  # beside a function, which may take its time
-                made = run(self._session, self._tensors, feeds, "what is read from it")
+            with untimed():  # negligible beside the function, which may be slow
+                made = run(self._session, self._tensors, feeds, "reading its outputs")
         except ModelError as error:
             shapes = ", ".join(f"{name} {list(each.shape)}" for name, each in feeds.items())
             why = essence(error.__cause__)
             raise OutputError(
-                f"what {self.label} returned does not go together: {shapes} ({why})"
+                f"the outputs of {self.label} do not match each other: {shapes} ({why})"
             ) from error
         return {**raw, **dict(zip(self._tensors, made, strict=True))}
 
     @property
     def limits(self) -> Limits | None:
-        """What the model behind it may ask for."""
+        """The model's limits."""
         return self._model.limits
 
     @property
     def name(self) -> str | None:
-        """The model's."""
+        """The model's name."""
         return self._model.name
 
     @property
     def label(self) -> str:
-        """The model's."""
+        """The model's label."""
         return self._model.label
 
     @property
     def identity(self) -> str:
-        """The model's, and the nodes'."""
+        """The model's identity with a digest of the nodes."""
         return f"{self._model.identity}+{self._digest}"
 
     @property
     def sha256(self) -> str | None:
-        """The model's."""
+        """The model's hash."""
         return self._model.sha256
 
     @property
     def providers(self) -> tuple[str, ...]:
-        """The model's."""
+        """The model's providers."""
         return self._model.providers
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """The model's."""
+        """The model's metadata."""
         return self._model.metadata
 
     @property
     def folder(self) -> Path | None:
-        """The model's."""
+        """The model's folder."""
         return self._model.folder
 
     @property
     def preferred_batch(self) -> int:
-        """The model's, unless images are found to mix."""
+        """The model's, unless images of a batch turned out to affect each other."""
         return min(self._model.preferred_batch, self.max_batch)
 
     def extra_feed(self, batch: int) -> dict[str, npt.NDArray[Any]]:
-        """Return the values of all its inputs but the image, by name, for so many images."""
+        """Return the values of all inputs but the image, by name, for `batch` images."""
         return self._model.extra_feed(batch)

@@ -1,8 +1,8 @@
-"""How many bytes a call of a model takes, by estimate, before anything is allocated.
+"""Estimates the memory of a model call before anything is allocated.
 
-A model's file, its metadata or a flag may ask for inputs and outputs of any size. Counted is what a
-call takes and returns with the copies that are made of it here; what ONNX Runtime allocates between
-the two only it knows.
+A model's file, its metadata or a flag may ask for inputs and outputs of any size. The estimate
+includes inputs, outputs and the copies made of them here, but not what ONNX Runtime allocates in
+between.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from ibisa_onnx.errors import ModelError
 from ibisa_onnx.limits import Limits, variable
 from ibisa_onnx.models.signature import ImageInput, Signature, TensorInfo
 
-_OF_INPUTS = 8  # bytes of a value beside its own: the picture and its masked version, float32
-_OF_OUTPUTS = 16  # the same of an output: two in float64
-_OF_SCORES = 128  # the same of a row of scores, read several times in calls side by side: measured
-_UNKNOWN = 4  # bytes of a value of a type that NumPy does not have
+_OF_INPUTS = 8  # additional bytes per input value: the image and its masked version, float32
+_OF_OUTPUTS = 16  # the same per output value: two copies in float64
+_OF_SCORES = 128  # the same per score, read several times in parallel calls: measured
+_UNKNOWN = 4  # bytes per value of a type that NumPy does not have
 
 
 def check_call(
@@ -30,23 +30,23 @@ def check_call(
     limits: Limits | None = None,
     size: tuple[int, int] | None = None,
 ) -> None:
-    """See that one call of a model does not take more memory than is allowed.
+    """Check that one model call does not exceed the memory limit.
 
     Parameters
     ----------
     signature
-        Its inputs and outputs. A side that is open counts as 1.
+        The model's inputs and outputs. A dynamic axis counts as 1.
     label
-        What to call the model in an error.
+        Name of the model in error messages.
     limits
-        `memory` is what counts; None: as the environment says.
+        `memory` applies; None: from the environment.
     size
         Height and width of the input; None: the model's own.
 
     Raises
     ------
     ModelError
-        It takes more, by estimate.
+        The estimate exceeds the limit.
     """
     image = signature.image
     shape = _image_shape(image, size)
@@ -56,36 +56,36 @@ def check_call(
         math.prod(_sides(each)) * (_width(each.dtype) + _beside(len(each.shape)))
         for each in signature.outputs
     )
-    most = (limits or Limits.from_environment()).memory
+    most = Limits.of(limits).memory
     if needed > most:
         given = ", ".join(map(str, signature.outputs))
         raise ModelError(
-            f"{label}: one call takes about {needed:,} bytes, more than the {most:,} that are "
-            f"allowed: the input is {' x '.join(map(str, shape))}, the outputs {given}",
-            f"set {variable('memory')} to allow more, or give a smaller size=",
+            f"{label}: one call requires about {needed:,} bytes, more than the limit of {most:,}: "
+            f"the input is {' x '.join(map(str, shape))}, the outputs {given}",
+            f"set {variable('memory')} to allow more, or pass a smaller size=",
         )
 
 
 def check_answer(
     values: Mapping[str, npt.NDArray[Any]], label: str, limits: Limits | None = None
 ) -> None:
-    """See that what a call returned does not take more memory than is allowed, with its copies.
+    """Check that a call's outputs, with their copies, do not exceed the memory limit.
 
     Raises
     ------
     ModelError
-        It takes more, by estimate.
+        The estimate exceeds the limit.
     """
     arrays = [each for each in values.values() if isinstance(each, np.ndarray)]
     needed = sum(each.nbytes + each.size * _beside(each.ndim) for each in arrays)
-    if needed < 1 << 20:  # of most models; then no limit needs to be read
+    if needed < 1 << 20:  # true of most models; then the limit need not be read
         return
-    most = (limits or Limits.from_environment()).memory
+    most = Limits.of(limits).memory
     if needed > most:
         shapes = ", ".join(f"{name} {list(np.shape(each))}" for name, each in values.items())
         raise ModelError(
-            f"{label}: its outputs take about {needed:,} bytes, more than the {most:,} that are "
-            f"allowed: {shapes}",
+            f"{label}: its outputs require about {needed:,} bytes, more than the limit of "
+            f"{most:,}: {shapes}",
             f"set {variable('memory')} to allow more",
         )
 
@@ -96,7 +96,7 @@ def _image_shape(image: ImageInput, size: tuple[int, int] | None) -> tuple[int, 
 
 
 def _beside(rank: int) -> int:
-    """Bytes that an output's value takes beside its own."""
+    """Return the additional bytes per output value."""
     return _OF_SCORES if rank <= 2 else _OF_OUTPUTS
 
 

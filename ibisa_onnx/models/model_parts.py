@@ -1,7 +1,7 @@
-"""Every graph and every tensor in a model's protobuf, wherever they may stand.
+"""Iterates over all graphs and tensors of a model's protobuf.
 
-Nodes stand in the graph, in the graphs that nodes hold, in model-local functions and in what tells
-of training; tensors stand beside them and in the nodes' attributes.
+Nodes occur in the main graph, in subgraphs of nodes, in model-local functions and in training
+info; tensors occur beside them and in node attributes.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Parts:
-    """All that has nodes in a model, and all tensors.
+    """All bodies with nodes in a model, and all tensors.
 
     Attributes
     ----------
     bodies
-        The graph, functions, and the graphs inside both.
+        The graph, functions, and subgraphs of both.
     tensors
-        Initializers and constants; of sparse ones the values and the indices.
+        Initializers and constants; for sparse ones, values and indices.
     """
 
     bodies: list[Body]
@@ -33,7 +33,7 @@ class Parts:
 
 
 def parts(model: onnx.ModelProto) -> Parts:
-    """Find all parts of a model."""
+    """Return all parts of a model."""
     graphs: list[onnx.GraphProto] = [model.graph]
     for training in model.training_info:
         graphs += [training.initialization, training.algorithm]
@@ -41,7 +41,7 @@ def parts(model: onnx.ModelProto) -> Parts:
     for function in model.functions:
         graphs += _read_attributes(function.attribute_proto, found)
         graphs += _read_nodes(function, found)
-    for graph in graphs:  # which grows meanwhile
+    for graph in graphs:  # grows during the loop
         found += graph.initializer
         found += _dense(graph.sparse_initializer)
         graphs += _read_nodes(graph, found)
@@ -49,17 +49,17 @@ def parts(model: onnx.ModelProto) -> Parts:
 
 
 def tensors(model: onnx.ModelProto) -> list[onnx.TensorProto]:
-    """Return every tensor of a model: initializers and constants, dense and sparse."""
+    """Return all tensors of a model: initializers and constants, dense and sparse."""
     return parts(model).tensors
 
 
 def graphs_in(body: Body) -> list[onnx.GraphProto]:
-    """Return the graphs that a body's nodes hold (If, Loop, Scan), without those inside them."""
+    """Return the direct subgraphs of a body's nodes (If, Loop, Scan)."""
     return _read_nodes(body, [])
 
 
 def _read_nodes(body: Body, found: list[onnx.TensorProto]) -> list[onnx.GraphProto]:
-    """Add the tensors in a body's nodes to some; return the graphs there."""
+    """Collect the tensors of a body's nodes in `found`; return the subgraphs."""
     graphs: list[onnx.GraphProto] = []
     for node in body.node:
         if node.attribute:
@@ -70,7 +70,7 @@ def _read_nodes(body: Body, found: list[onnx.TensorProto]) -> list[onnx.GraphPro
 def _read_attributes(
     attributes: Iterable[onnx.AttributeProto], found: list[onnx.TensorProto]
 ) -> list[onnx.GraphProto]:
-    """Add the tensors in attributes to some, whatever the attribute's type; return the graphs."""
+    """Collect the tensors of attributes of any type in `found`; return the subgraphs."""
     graphs: list[onnx.GraphProto] = []
     for attribute in attributes:
         if attribute.HasField("t"):
@@ -87,7 +87,7 @@ def _read_attributes(
 
 
 def _dense(sparse: Iterable[onnx.SparseTensorProto]) -> Iterator[onnx.TensorProto]:
-    """Yield the values and the indices of sparse tensors."""
+    """Yield values and indices of sparse tensors."""
     for tensor in sparse:
         yield tensor.values
         yield tensor.indices

@@ -1,8 +1,8 @@
-"""The model as a file: its bytes, its graph without weights, its hash, and what is wrong with it.
+"""The model file: its bytes, its graph without weights, its hash, and what is wrong with it.
 
-ONNX Runtime opens the file itself, by path where there is one; what is here is needed around that.
-Before anything reads it, it is checked (`check`): strangers write models, too. Weights in external
-files are never read into memory, only hashed as a stream.
+ONNX Runtime opens the file itself, by path if possible; this module does everything around that.
+A file is checked (`check`) before anything reads it, since it may be untrusted. External weights
+are never loaded into memory, only hashed as a stream.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from ibisa_onnx.checks import check_type
 from ibisa_onnx.errors import ModelError
 from ibisa_onnx.io.files import is_regular, open_regular
 from ibisa_onnx.limits import Limits
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
     import onnx
 
 _ENDINGS = (".onnx", ".ort")
-_ORT_FORMAT = slice(4, 8), b"ORTM"  # where a file in ONNX Runtime's own format says so
-# Fields of a model that do not count in what it computes.
+_ORT_FORMAT = slice(4, 8), b"ORTM"  # mark of ONNX Runtime's own format
+# Fields that do not affect what a model computes.
 _SAID_OF_ITSELF = (
     "metadata_props",
     "doc_string",
@@ -45,39 +46,40 @@ _SAID_OF_ITSELF = (
 
 @dataclass(frozen=True)
 class ModelFile:
-    """Where a model comes from: a path, bytes, or neither (a session opened by someone else)."""
+    """The origin of a model: a path, bytes, or neither (a session opened elsewhere)."""
 
     path: Path | None = None
     data: bytes | None = field(default=None, repr=False)
     stamp: tuple[int, int] | None = None
-    """The file's size and time of change when it was opened."""
+    """The file's size and modification time when it was opened."""
     extension: Callable[[onnx.GraphProto], object] | None = field(default=None, repr=False)
-    """What is done to the graph whenever it is loaded, in place."""
+    """Applied to the graph whenever it is loaded, in place."""
     limits: Limits | None = None
-    """What it may ask for; None: as the environment says."""
+    """Limits on the model; None: from the environment."""
     passed: list[bool] = field(default_factory=list, repr=False, compare=False)
-    """Not empty once it was checked; what is derived from it shares this."""
+    """Not empty after a successful check; shared with derived files."""
 
     @classmethod
     def of(cls, source: str | os.PathLike[str] | bytes, limits: Limits | None = None) -> ModelFile:
-        """Return the file at a path, or one that is held in memory."""
+        """Return the file at a path, or in memory."""
+        check_type("the model", source, (str, os.PathLike, bytes), "a path or bytes", ModelError)
         if isinstance(source, bytes):
             return cls(data=source, limits=limits)
         return cls.at(source, limits)
 
     @classmethod
     def at(cls, path: str | os.PathLike[str], limits: Limits | None = None) -> ModelFile:
-        """Return the file at a path, which stays the same whatever folder one changes to."""
+        """Return the file at a path, which is made absolute."""
         if not os.fspath(path):
-            raise ModelError("the model's path is empty; name a file")
+            raise ModelError("the model's path is empty; pass the path of a file")
         try:
             absolute = Path(path).absolute()
             return cls(absolute, stamp=_stamp(absolute), limits=limits)
         except ValueError as error:
-            raise ModelError(f"there can be no model file {str(path)[:200]!r}: {error}") from error
+            raise ModelError(f"invalid model path {str(path)[:200]!r}: {error}") from error
 
     def check_unchanged(self) -> None:
-        """Raise `ModelError` where the file is no longer the one that was opened."""
+        """Raise `ModelError` if the file has changed since it was opened."""
         if self.path is not None and self.stamp not in (None, _stamp(self.path)):
             raise ModelError(
                 f"{self.path} was changed or removed after it was opened; open it again"
@@ -85,10 +87,10 @@ class ModelFile:
 
     @classmethod
     def of_session(cls, session: Any, limits: Limits | None = None) -> ModelFile:
-        """Return what a live `onnxruntime.InferenceSession` still remembers of its model."""
+        """Return the model file of a live `onnxruntime.InferenceSession`, as far as it is known."""
         path, data = getattr(session, "_model_path", None), getattr(session, "_model_bytes", None)
         if data or not path:
-            # Of bytes whoever opened the session knows where their weights are.
+            # External weights of a model passed as bytes were found by the session's owner.
             return cls(data=bytes(data) if data else None, limits=limits, passed=[True])
         return cls.at(path, limits)
 
@@ -99,52 +101,50 @@ class ModelFile:
 
     @property
     def label(self) -> str:
-        """What to call the model in an error."""
+        """The model's name in messages."""
         return self.name or "the model"
 
     @property
     def folder(self) -> Path | None:
-        """Where external weights are looked for."""
+        """The folder of external weights."""
         return self.path.parent if self.path else None
 
     def check_readable(self) -> None:
-        """Raise `ModelError` where there is plainly nothing to open."""
+        """Raise `ModelError` if there is obviously nothing to open."""
         if self.path is None:
             if not self.data:
-                raise ModelError("the model is empty: 0 bytes were given")
+                raise ModelError("the model is empty (0 bytes)")
         elif os.path.isdir(self.path):  # noqa: PTH112 - which never raises, nor does the next
-            raise ModelError(f"{self.path} is a folder, not an ONNX file; name the file in it")
+            raise ModelError(f"{self.path} is a folder, not an ONNX file; pass a file in it")
         elif not os.path.exists(self.path):  # noqa: PTH110
-            raise ModelError(f"there is no model file {self.path}; check the path")
+            raise ModelError(f"model file {self.path} does not exist; check the path")
         elif not is_regular(self.path):
             raise ModelError(
-                f"{self.path} is a pipe or a device, not an ONNX file; give a regular file"
+                f"{self.path} is a pipe or a device, not an ONNX file; pass a regular file"
             )
         elif not os.access(self.path, os.R_OK):
-            raise ModelError(f"{self.path} may not be read; change its permissions")
+            raise ModelError(f"no permission to read {self.path}; change its permissions")
         elif self.path.stat().st_size == 0:
             raise ModelError(f"{self.path} is empty (0 bytes); copy or download it again")
         elif str(self.path) != str(self.path).encode(errors="replace").decode():
-            raise ModelError(
-                f"{self.path}: ONNX Runtime opens no file whose path is not UTF-8; rename it"
-            )
+            raise ModelError(f"{self.path}: ONNX Runtime requires paths in UTF-8; rename the file")
 
     def check(self) -> None:
-        """See that a stranger's model may be opened, without reading its weights.
+        """Check that an untrusted model may be opened, without reading its weights.
 
         Raises
         ------
         ModelError
-            It is no model; a name in it is not UTF-8; its functions have too many nodes; or
-            external weights are missing, leave its folder, or are no regular files.
+            It is not a model; a name in it is not UTF-8; it has too many nodes with its functions
+            inlined; or external weights are missing, outside its folder, or not regular files.
         """
         if self._skeleton() is None and not self._is_ort_format():
             raise self._not_a_model()
 
     def load_proto(self) -> onnx.ModelProto | None:
-        """Parse the model without external weights, its initializers not listed as inputs.
+        """Parse the model without external weights, with initializers not listed as inputs.
 
-        None where there is none to parse, as for `parse`.
+        Returns None if there is no graph to parse, as `parse`.
         """
         model = self.parse()
         if model is None:
@@ -157,24 +157,24 @@ class ModelFile:
     def parse(self) -> onnx.ModelProto | None:
         """Parse the model as it is, without external weights.
 
-        None where there is no ONNX protobuf to read: a live session that does not remember its
-        file, or a file in ONNX Runtime's own format.
+        Returns None if there is no ONNX protobuf to read: a live session that does not store its
+        path, or a file in ONNX Runtime's own format.
         """
         with self._opened() as (stream, size):
             return self._checked(stream.read(size) if size <= LARGEST else b"")
 
     def _skeleton(self) -> onnx.ModelProto | None:
-        """Parse the model as `parse`, without the values of its weights."""
+        """Parse the model without the values of its weights."""
         with self._opened() as (stream, size):
             return self._checked(self._slim(stream, size) if size <= LARGEST else b"")
 
     def _slim(self, stream: BinaryIO, size: int) -> bytes:
         """Read a model without the values of its weights."""
-        return skeleton_of(stream, size, self.label, self.limits or Limits.from_environment())
+        return skeleton_of(stream, size, self.label, Limits.of(self.limits))
 
     @contextmanager
     def _opened(self) -> Iterator[tuple[BinaryIO, int]]:
-        """Open what the model is read from, and tell its size; 0 where there is nothing."""
+        """Open the model's bytes, and yield them with their size; size 0 if there are none."""
         self.check_unchanged()
         if self.data is not None:
             yield io.BytesIO(self.data), len(self.data)
@@ -185,7 +185,7 @@ class ModelFile:
                 yield stream, os.fstat(stream.fileno()).st_size
 
     def _checked(self, data: bytes) -> onnx.ModelProto | None:
-        """Parse a protobuf, and see that it is sound and its external weights are in place."""
+        """Parse a protobuf, and check that it is sound and its external weights are in place."""
         import onnx
         from google.protobuf.message import DecodeError  # type: ignore[import-untyped,unused-ignore]
 
@@ -198,7 +198,7 @@ class ModelFile:
         if self.passed:
             return model
         if not names_are_text(self._slim(io.BytesIO(data), len(data))):
-            raise ModelError(f"{self.label}: a name in it is not UTF-8; export the model anew")
+            raise ModelError(f"{self.label} contains a name that is not UTF-8; re-export it")
         found = parts(model)
         check_sound(model, self.label, self.limits, found)
         weight_places(found.tensors, self.path)
@@ -212,17 +212,17 @@ class ModelFile:
 
     @property
     def why_no_graph(self) -> str:
-        """Say why `load_proto` gives nothing."""
+        """Why `load_proto` returns None."""
         if self.path is None and self.data is None:
-            return "the session does not remember its file (give its path)"
+            return "the session does not store its path (pass the path instead)"
         if self.path is not None and not self.path.exists():
-            return f"the session's file {self.path} is not there any more"
-        return f"{self.label} holds no ONNX graph (give the .onnx file it was made from)"
+            return f"the session's file {self.path} no longer exists"
+        return f"{self.label} has no ONNX graph (pass the .onnx file it was converted from)"
 
     def sha256(self) -> str | None:
-        """Hash the file, then its external weights in the order of their names, as a stream.
+        """Hash the file, then its external weights sorted by name, as a stream.
 
-        For a model in one file this is what `sha256sum` prints.
+        For a model in one file this equals the output of `sha256sum`.
         """
         digest = hashlib.sha256()
         with self._opened() as (stream, size):
@@ -233,9 +233,9 @@ class ModelFile:
         return digest.hexdigest()
 
     def graph_sha256(self) -> str | None:
-        """Hash what the model computes, its external weights too, and nothing it says of itself.
+        """Hash the computation, including external weights but not metadata.
 
-        So `annotate` does not change it. None where there is no graph to read.
+        `annotate` does not change it. Returns None if there is no graph to read.
         """
         model = self.parse()
         if model is None:
@@ -247,7 +247,7 @@ class ModelFile:
         return digest.hexdigest()
 
     def _hash_weights(self, digest: Any, model: onnx.ModelProto | None) -> None:
-        """Feed the external weights to a hash, in the order of their files' names."""
+        """Feed the external weights to a hash, sorted by file name."""
         if model is None or self.path is None:
             return
         for place in weight_places(tensors(model), self.path).values():
@@ -255,16 +255,16 @@ class ModelFile:
                 _hash(digest, stream)
 
     def follow_links(self, model: onnx.ModelProto) -> tuple[onnx.ModelProto, Path | None]:
-        """Return a graph made from this one, and the folder of its external weights.
+        """Return a derived graph, and the folder of its external weights.
 
-        Where the model is a link, as in Hugging Face's cache, ONNX Runtime follows links to weights
-        into the folder that it leads to, too. Of a graph without a path it has to be told: weights
-        are called otherwise then in the graph that is returned.
+        If the model is a symlink, as in Hugging Face's cache, ONNX Runtime follows links to weights
+        in the folder it points to. A graph without a path has no such folder, so the weights are
+        renamed in the returned graph.
 
         Raises
         ------
         ModelError
-            Weights are missing, leave the model's folder, or are no regular files.
+            Weights are missing, outside the model's folder, or not regular files.
         """
         if self.path is None or self.folder is None:
             return model, None
@@ -277,7 +277,7 @@ class ModelFile:
         return rename_weights(model, names), base
 
     def explain_failure(self, error: Exception) -> ModelError:
-        """Turn what ONNX Runtime said while opening this model into one line that helps."""
+        """Return a one-line error for ONNX Runtime's failure to open this model."""
         model = self._skeleton()
         if model is None or not (model.ir_version and model.graph.node):
             return self._not_a_model()
@@ -286,23 +286,23 @@ class ModelFile:
 
     def _not_a_model(self) -> ModelError:
         return ModelError(
-            f"{self.path or 'the model'} is not an ONNX model, or it is truncated; "
-            "copy it again or export it anew"
+            f"{self.path or 'the model'} is not an ONNX model, or is truncated; "
+            "copy or export it again"
         )
 
 
 def beside(model: str | os.PathLike[str], ending: str) -> Path:
-    """Name a file that goes with a model's: `ending` takes the place of .onnx or .ort alone."""
+    """Return the path of a file beside a model: `ending` replaces only .onnx or .ort."""
     path = Path(model)
-    stem = path.stem if path.suffix.lower() in _ENDINGS else path.name  # net.v1 is all a name
+    stem = path.stem if path.suffix.lower() in _ENDINGS else path.name  # net.v1 has no extension
     return path.parent / (stem + ending)
 
 
 def without_initializer_inputs(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Drop, in place, the graph inputs that have an initializer, so that they are constants.
+    """Remove graph inputs that have an initializer, in place, so that they become constants.
 
-    Files of IR version 3 had to list them; a later runtime takes them for overridable defaults,
-    warns about each, and folds none.
+    Files of IR version 3 had to list them; later runtimes treat them as overridable defaults, warn
+    about each, and fold none.
     """
     constants = {tensor.name for tensor in model.graph.initializer}
     constants |= {tensor.values.name for tensor in model.graph.sparse_initializer}
@@ -310,13 +310,13 @@ def without_initializer_inputs(model: onnx.ModelProto) -> onnx.ModelProto:
     if len(kept) < len(model.graph.input):
         del model.graph.input[:]
         model.graph.input.extend(kept)
-        # Before version 4 an initializer that is no input is invalid.
+        # Before version 4, an initializer that is not an input is invalid.
         model.ir_version = max(model.ir_version, 4)
     return model
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
-    """Return size and time of change (nanoseconds), None where there is no such file."""
+    """Return size and modification time (nanoseconds); None if the file does not exist."""
     try:
         found = path.stat()
     except OSError:
@@ -325,7 +325,7 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 
 
 def _hash(digest: Any, stream: BinaryIO) -> None:
-    """Feed a file to a hash, a mebibyte at a time; time limits end that, too."""
+    """Feed a file to a hash in blocks of 1 MiB; time limits end this too."""
     with endable("hashing the model's files") as check:
         while block := stream.read(1 << 20):
             digest.update(block)

@@ -1,4 +1,4 @@
-"""Which node of an ONNX graph makes a tensor, what only hands it on, and how to cut there."""
+"""Queries on ONNX graphs: which node produces a tensor, what only passes it on, where to cut."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ TRANSPARENT = frozenset(
     {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast", "Transpose", "Dropout"}
     | {"QuantizeLinear", "DequantizeLinear"}
 )
-"""Operators that hand values on, in another shape, order or dtype."""
+"""Operators that pass values on, in another shape, order or dtype."""
 
-_SMALL = 64  # values; scales, axes and shapes are no more
+_SMALL = 64  # values; scales, axes and shapes have no more
 
 
 def producers(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
-    """Return the node that makes each tensor, by the tensor's name."""
+    """Return the node that produces each tensor, by the tensor's name."""
     return {output: node for node in graph.node for output in node.output}
 
 
 def producer_of(
     name: str, graph: onnx.GraphProto, transparent: frozenset[str] = TRANSPARENT
 ) -> onnx.NodeProto | None:
-    """Return the node that makes a tensor, apart from those that only hand it on, if one does."""
+    """Return the node that produces a tensor, skipping nodes that only pass it on."""
     makers = producers(graph)
     return makers.get(origin(name, makers, transparent))
 
@@ -38,7 +38,7 @@ def origin(
     makers: Mapping[str, onnx.NodeProto],
     transparent: frozenset[str] = TRANSPARENT,
 ) -> str:
-    """Return the tensor whose values are handed on as this one."""
+    """Return the tensor whose values are passed on as this one."""
     while name in makers and makers[name].op_type in transparent and makers[name].input:
         name = makers[name].input[0]
     return name
@@ -49,18 +49,19 @@ _MIXING = frozenset(
     {"Log", "Add", "Sub", "Sum", "Mean", "Mul", "Div", "Min", "Max", "Clip", "Pow", "Concat"}
     | {"Slice", "Split", "Gather", "ReduceMean", "ReduceSum", "ReduceMax"}
 )
-"""Operators behind which probabilities are still recognisable as such."""
+"""Operators whose results are still recognisable as functions of probabilities."""
 
 
 def logits_of(output: str, graph: onnx.GraphProto) -> str:
-    """Return the tensor that goes into the softmax or sigmoid which makes an output.
+    """Return the input of the softmax or sigmoid that produces an output.
 
-    That is the output itself where neither makes it.
+    Returns the output itself if no softmax or sigmoid produces it.
 
     Raises
     ------
     ModelError
-        The output mixes probabilities with others, so that no one tensor holds its logits.
+        The output combines probabilities with other values, so that no single tensor has its
+        logits.
     """
     maker = producer_of(output, graph, TRANSPARENT | {"Log"})
     if maker is not None and maker.op_type in _TO_PROBABILITIES:
@@ -68,14 +69,14 @@ def logits_of(output: str, graph: onnx.GraphProto) -> str:
     hidden = _probabilities_in(output, graph)
     if hidden is not None:
         raise ModelError(
-            f"no one tensor holds the logits of {output!r}: it is computed from what "
-            f"{hidden.op_type} {hidden.output[0]!r} makes; name the tensor with output="
+            f"no single tensor has the logits of {output!r}: it is computed from the output of "
+            f"{hidden.op_type} {hidden.output[0]!r}; select the tensor with output="
         )
     return output
 
 
 def _probabilities_in(output: str, graph: onnx.GraphProto) -> onnx.NodeProto | None:
-    """Return a node whose probabilities an output is a simple function of, if there is one."""
+    """Return a node whose probabilities an output is a simple function of, or None."""
     makers = producers(graph)
     open_, seen = [output], set[str]()
     while open_:
@@ -93,7 +94,7 @@ def _probabilities_in(output: str, graph: onnx.GraphProto) -> onnx.NodeProto | N
 
 
 def cut(graph: onnx.GraphProto, tensor: onnx.ValueInfoProto) -> None:
-    """Make a tensor inside a graph an input of it, in place; what made it makes another."""
+    """Turn an inner tensor into a graph input, in place; its producer's output is renamed."""
     for node in graph.node:
         for place, name in enumerate(node.output):
             if name == tensor.name:
@@ -102,7 +103,7 @@ def cut(graph: onnx.GraphProto, tensor: onnx.ValueInfoProto) -> None:
 
 
 def without_weights(graph: onnx.GraphProto) -> onnx.GraphProto:
-    """Return a copy of the nodes and outputs of a graph, and of its small initializers."""
+    """Return a copy of a graph's nodes, outputs and small initializers."""
     from onnx import GraphProto
 
     copy = GraphProto(node=graph.node, output=graph.output)

@@ -1,6 +1,6 @@
-"""The deployed ONNX model: a file or a live session, and the graphs that are derived from it.
+"""The deployed ONNX model: a file or live session, and the graphs derived from it.
 
-How images reach it, and what is counted, it shares with other models: `base.py`.
+`base.py` has what all models share: image checks, batching and pass counts.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ibisa_onnx.checks import check_type
 from ibisa_onnx.errors import IbisaError, ModelError, OutputError
 from ibisa_onnx.io.literals import parse_json
 from ibisa_onnx.models.base import ImageModel
@@ -48,20 +50,42 @@ if TYPE_CHECKING:
     from ibisa_onnx.models.passes import PassCounter
     from ibisa_onnx.models.weights import Weights
 
-_BY_VALUE = frozenset({CPU, CUDA})  # these take weights as values; others may want a whole graph
-_MOST_TENSORS = 1000  # inputs, and outputs: each is held against all others
+_BY_VALUE = frozenset({CPU, CUDA})  # accept weights as values; others may require a whole graph
+_MOST_TENSORS = 1000  # inputs, and outputs: each is compared with all others
 _NUMPY_NAMES = {"float": "float32", "double": "float64"}
 
 
 class DeployedModel(ImageModel):
-    """A model as it is deployed: opened by ONNX Runtime, run on float32 images, passes counted.
+    """An ONNX model in ONNX Runtime, as deployed: runs float32 images and counts passes.
 
-    Attributes
+    Create one with `DeployedModel.open`, which `Explainer` does for paths, bytes and sessions.
+
+    Parameters
     ----------
     session
         The `onnxruntime.InferenceSession`.
     file
-        Where it comes from, as far as that is known.
+        The model file behind it.
+    signature
+        Inputs and outputs.
+    extra_inputs
+        Values of all inputs but the image, by name.
+    threads
+        Threads per operator; None: ONNX Runtime's default.
+    max_batch
+        Maximum images per call if the batch axis is dynamic.
+
+    Attributes
+    ----------
+    session : onnxruntime.InferenceSession
+        The session.
+    file : ModelFile
+        The model file, as far as it is known.
+
+    Raises
+    ------
+    ModelError
+        A value for another input is missing or does not fit.
     """
 
     def __init__(
@@ -95,38 +119,53 @@ class DeployedModel(ImageModel):
         max_batch: int = 8,
         limits: Limits | None = None,
     ) -> DeployedModel:
-        """Open a model, or take over a live session.
+        """Open a model, or wrap a live session.
 
         Parameters
         ----------
         source
-            The path of an ONNX file (weights in external files beside it are found, whatever their
-            size), its bytes, or a live `onnxruntime.InferenceSession`.
+            The path of an ONNX file (with its external weights beside it, if any), its bytes, or a
+            live `onnxruntime.InferenceSession`.
         providers
-            Execution providers, short or full names; empty: CUDA where it works, else the CPU.
+            Execution providers, short or full names; empty: CUDA if it works, else CPU.
         input
-            The input that takes the image; None: the only one that can.
+            Name of the image input; None: the only input that can hold images.
         layout
-            "NCHW" or "NHWC"; None: read from the input's shape.
+            "NCHW" or "NHWC"; None: inferred from the input's shape.
         extra_inputs
-            Values of all other inputs, by name, brought to their dtype and rank: four numbers for
-            [N, 4] become [1, 4]. One with a leading axis of 1 is repeated for each image where the
-            model leaves that axis open.
+            Values of all other inputs, by name, cast to the input's dtype and rank: four numbers
+            for [N, 4] become [1, 4]. A value with a leading axis of 1 is repeated per image if that
+            axis is dynamic.
         threads
-            Threads within an operator; None: ONNX Runtime's own choice.
+            Threads per operator; None: ONNX Runtime's default.
         max_batch
-            The most images in one call where the model leaves the batch open.
+            Maximum images per call if the batch axis is dynamic.
         limits
-            What the model may ask for; None: as the environment says.
+            Limits on the model; None: from the environment.
+
+        Returns
+        -------
+        DeployedModel
+            The opened model.
 
         Raises
         ------
         ModelError
-            The file cannot be opened, is not an image model, or asks for more than is allowed.
+            The file cannot be opened, is not an image model, or exceeds the limits.
         ProviderError
-            A provider that was asked for did not come up.
+            A requested execution provider is not available.
+
+        Examples
+        --------
+        ```python
+        model = ibisa_onnx.DeployedModel.open("model.onnx", providers=["cuda"])
+        explainer = ibisa_onnx.Explainer(model)
+        ```
         """
         warnings = []
+        check_type("providers", providers, (str, list, tuple), "a list of names")
+        check_type("input", input, (str, NoneType), "a name")
+        check_type("extra_inputs", extra_inputs, (Mapping, NoneType), "values by name in a dict")
         if isinstance(providers, str):
             providers = [providers]
         if isinstance(source, str | os.PathLike | bytes):
@@ -135,8 +174,8 @@ class DeployedModel(ImageModel):
             session = open_file(file, resolve_providers(providers), threads)
             if not providers and CUDA in _unused(session):
                 warnings.append(
-                    "this build of ONNX Runtime has CUDA, but it runs nothing here, so the CPU is "
-                    "used: `ibisa-onnx doctor` says why"
+                    "this build of ONNX Runtime has CUDA, but CUDA does not work here, so the CPU "
+                    "is used; `ibisa-onnx doctor` shows why"
                 )
         elif hasattr(source, "get_providers"):
             file, session = ModelFile.of_session(source, limits), source
@@ -144,7 +183,7 @@ class DeployedModel(ImageModel):
         else:
             raise ModelError(
                 f"the model is a {type(source).__name__}; "
-                "give a path, bytes or an onnxruntime.InferenceSession "
+                "pass a path, bytes or an onnxruntime.InferenceSession "
                 "(or, to an Explainer, a function with its InputSpec)"
             )
         check_providers(providers, session.get_providers())
@@ -167,7 +206,17 @@ class DeployedModel(ImageModel):
 
     @staticmethod
     def tensors(path: str | os.PathLike[str]) -> tuple[list[TensorInfo], list[TensorInfo]]:
-        """Return all inputs and outputs of any ONNX file, be it an image model or not.
+        """Return all inputs and outputs of any ONNX file, image model or not.
+
+        Parameters
+        ----------
+        path
+            The ONNX file.
+
+        Returns
+        -------
+        tuple of list of TensorInfo
+            Inputs and outputs.
 
         Raises
         ------
@@ -183,56 +232,59 @@ class DeployedModel(ImageModel):
 
     @property
     def providers(self) -> tuple[str, ...]:
-        """The execution providers truly in use, highest priority first."""
+        """The execution providers in use, highest priority first."""
         return tuple(self.session.get_providers())
 
     @property
     def name(self) -> str | None:
-        """The file's name, None for bytes."""
+        """The file's name; None for bytes."""
         return self.file.name
 
     @property
     def label(self) -> str:
-        """The file's name, or "the model"."""
+        """The file's name, or "the model", for messages."""
         return self.file.label
 
     @property
     def folder(self) -> Path | None:
-        """Where the weights in external files lie, None for bytes."""
+        """The folder of the external weights; None for bytes."""
         return self.file.folder
 
     @property
     def limits(self) -> Limits | None:
-        """What the model may ask for; None: as the environment says."""
+        """Limits on the model; None: from the environment."""
         return self.file.limits
 
     @cached_property
     def sha256(self) -> str | None:
-        """Hash of the file and of its external weights; None where the file is not known."""
+        """SHA-256 of the file and its external weights; None if the file is unknown."""
         return self.file.sha256()
 
     @property
     def graph_sha256(self) -> str | None:
-        """Hash of graph and weights without the metadata; it is read for this, and not kept."""
+        """SHA-256 of graph and weights without metadata; reads the file on each access."""
         return self.file.graph_sha256()
 
     @cached_property
     def metadata(self) -> dict[str, str]:
-        """The custom metadata in the file."""
+        """The file's custom metadata."""
         return dict(self.session.get_modelmeta().custom_metadata_map)
 
     def proto(self) -> onnx.ModelProto | None:
-        """Parse the graph anew: external weights not loaded, initializers not listed as inputs.
+        """Parse the graph, without external weights and with initializers not listed as inputs.
 
-        None where there is no ONNX file to read: a live session that does not remember its own, or
-        ONNX Runtime's own format.
+        Returns
+        -------
+        onnx.ModelProto or None
+            A new copy on each call. None if there is no ONNX graph to read: a live session that
+            does not store its path, or ONNX Runtime's own format.
         """
         return self.file.load_proto()
 
     def extra_feed(self, batch: int) -> dict[str, npt.NDArray[Any]]:
         """Return the values of all inputs but the image, by name.
 
-        They are repeated for each of `batch` images where their leading axis is the image's.
+        Values whose leading axis is the image's are repeated for each of `batch` images.
         """
         feed = {}
         for tensor in self.signature.inputs:
@@ -248,16 +300,21 @@ class DeployedModel(ImageModel):
         tensors: Sequence[str],
         write: Callable[[onnx.GraphProto], object] = lambda graph: None,
     ) -> DeployedModel:
-        """Return this model with inner tensors as further outputs, in a session of its own.
+        """Return a copy of this model with inner tensors as additional outputs, in a new session.
 
-        Passes are counted with this model's.
+        Passes are counted together with this model's.
 
         Parameters
         ----------
         tensors
-            Names of tensors of the graph, or of those that `write` makes.
+            Names of tensors in the graph, or of those that `write` adds.
         write
-            Adds nodes behind the graph, in place.
+            Appends nodes to the graph, in place.
+
+        Returns
+        -------
+        DeployedModel
+            The extended model.
 
         Raises
         ------
@@ -278,8 +335,7 @@ class DeployedModel(ImageModel):
                 if name not in made:
                     outputs = ", ".join(each.name for each in self.signature.outputs)
                     raise OutputError(
-                        f"{self.label} has no output and no tensor {name!r}; "
-                        f"its outputs are: {outputs}"
+                        f"{self.label} has no output or tensor {name!r}; its outputs are: {outputs}"
                     )
                 if name not in declared:
                     graph.output.add(name=name)
@@ -308,16 +364,21 @@ class DeployedModel(ImageModel):
     def new_session(
         self, model: onnx.ModelProto, weights: Weights | None = None
     ) -> onnxruntime.InferenceSession:
-        """Open a graph derived from this model on the same runtime: providers, options, threads.
+        """Open a derived graph with this model's providers, options and threads.
 
-        External weights are found where this model's are.
+        External weights are read from this model's folder.
 
         Parameters
         ----------
         model
-            The graph; it may be changed.
+            The graph; it may be modified.
         weights
-            Those that were taken out of it, by name; more do no harm.
+            Weights that were removed from it, by name; others are ignored.
+
+        Returns
+        -------
+        onnxruntime.InferenceSession
+            The session.
 
         Raises
         ------
@@ -332,18 +393,18 @@ class DeployedModel(ImageModel):
             raise
         except Exception as error:
             raise ModelError(
-                f"ONNX Runtime cannot open a graph made from {self.label}: {essence(error)}"
+                f"ONNX Runtime cannot open a graph derived from {self.label}: {essence(error)}"
             ) from error
 
     def _providers(self) -> list[tuple[str, dict[str, str]]]:
-        """Return the providers of the session with their options."""
+        """Return the session's providers with their options."""
         options = self.session.get_provider_options()
-        for each in options.values():  # a captured graph wants inputs that stay where they are
+        for each in options.values():  # a captured graph requires fixed input addresses
             each.pop("enable_cuda_graph", None)
         return [(name, options.get(name, {})) for name in self.providers]
 
     def _weights_for(self, model: onnx.ModelProto, weights: Weights) -> Weights:
-        """Return the weights to hand over as values; other providers get them in the graph."""
+        """Return the weights to pass as values; for other providers, put them into the graph."""
         from ibisa_onnx.models.weights import give_weights, missing_weights
 
         if _BY_VALUE.issuperset(self.providers):
@@ -353,12 +414,12 @@ class DeployedModel(ImageModel):
 
     @property
     def preferred_batch(self) -> int:
-        """On the CPU one image a call: calls side by side are faster there than larger ones."""
+        """Images per call when there are many: 1 on the CPU, where parallel calls are faster."""
         return self.image.batch or (1 if self._on_cpu else self.max_batch)
 
     @property
     def identity(self) -> str:
-        """The SHA-256 of file and weights; of a session that does not remember them, no other's."""
+        """The SHA-256 of file and weights; for a session with an unknown file, unique to it."""
         return (self.sha256 or super().identity) + self._extension
 
     def infer(self, feeds: Values, outputs: Sequence[str]) -> Values:
@@ -370,26 +431,26 @@ class DeployedModel(ImageModel):
     def _run(
         self, images: Images, names: list[str], most: int, passes: PassCounter
     ) -> dict[str, npt.NDArray[Any]]:
-        """Run; a file may declare an open batch and still take one image only."""
+        """Run images; falls back to one per call if the file wrongly declares a dynamic batch."""
         batch_is_open = self.image.batch is None and most > 1 and len(images) > 1
         try:
             return super()._run(images, names, most, passes)
         except IbisaError:
             if not batch_is_open:
                 raise
-            # Raises where the batch is not to blame.
+            # Raises if the batch is not the cause.
             results = super()._run(images, names, 1, passes)
-            self.run_one_by_one("fails on more than one image at once")
+            self.run_one_by_one("fails on more than one image per call")
             return results
 
 
 @contextmanager
 def _text_alone(label: str) -> Iterator[None]:
-    """Refuse names that are not UTF-8: of an open session, or of ONNX Runtime's own format."""
+    """Raise ModelError for names that are not UTF-8: in live sessions and .ort files."""
     try:
         yield
     except UnicodeDecodeError as error:
-        raise ModelError(f"{label}: a name in it is not UTF-8; export the model anew") from error
+        raise ModelError(f"{label} contains a name that is not UTF-8; re-export it") from error
 
 
 def _with_batch_axis(
@@ -398,7 +459,7 @@ def _with_batch_axis(
     input: str | None,
     threads: int | None,
 ) -> tuple[ModelFile, onnxruntime.InferenceSession]:
-    """Open a model anew whose picture has no batch axis, with one; any other is left as it is."""
+    """Reopen a model whose image input has no batch axis, with one; leave others unchanged."""
     name = lone_picture([_tensor_info(each) for each in session.get_inputs()], input)
     if name is None:
         return file, session
@@ -410,7 +471,7 @@ def _with_batch_axis(
 
 
 def _cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -422,14 +483,14 @@ def _unused(session: onnxruntime.InferenceSession) -> set[str]:
 def _read_signature(
     session: onnxruntime.InferenceSession, label: str, input: str | None, layout: Layout | None
 ) -> Signature:
-    """Read inputs and outputs off a session, and find the image."""
+    """Read inputs and outputs from a session, and find the image input."""
     inputs = tuple(_tensor_info(each) for each in session.get_inputs())
     outputs = tuple(_tensor_info(each) for each in session.get_outputs())
     for what, found in (("inputs", inputs), ("outputs", outputs)):
         if len(found) > _MOST_TENSORS:
             raise ModelError(
                 f"{label} has {len(found):,} {what}, more than {_MOST_TENSORS:,}; "
-                "export it with those alone that are needed"
+                "re-export it with only those that are needed"
             )
     hint = _layout_hint(session.get_modelmeta().custom_metadata_map)
     image = find_image(inputs, name=input, layout=layout, hint=hint, model=label)
@@ -437,7 +498,7 @@ def _read_signature(
 
 
 def _layout_hint(metadata: Mapping[str, str]) -> Layout | None:
-    """Return the layout in the project's own metadata; what is wrong there is told elsewhere."""
+    """Return the layout in the project's own metadata; errors there are reported elsewhere."""
     try:
         name = parse_json(metadata.get(METADATA_KEY, "{}"))["preprocessing"]["layout"]
         return read_layout(name)
@@ -446,7 +507,7 @@ def _layout_hint(metadata: Mapping[str, str]) -> Layout | None:
 
 
 def _tensor_info(argument: Any) -> TensorInfo:
-    """Describe an input or output; what is not a tensor keeps ONNX Runtime's name of its type."""
+    """Describe an input or output; types other than tensors keep ONNX Runtime's name."""
     inner = argument.type.removeprefix("tensor(").removesuffix(")")
     name = _NUMPY_NAMES.get(inner, inner) if argument.type.startswith("tensor(") else argument.type
     return TensorInfo(argument.name, name, tuple(argument.shape or ()))
@@ -455,22 +516,22 @@ def _tensor_info(argument: Any) -> TensorInfo:
 def _check_extra_inputs(
     signature: Signature, given: Mapping[str, npt.NDArray[Any]], label: str
 ) -> dict[str, npt.NDArray[Any]]:
-    """Cast the values of all inputs but the image to their dtypes, or say what is missing."""
+    """Cast the values of all inputs but the image; raise ModelError if one is missing."""
     others = {each.name: each for each in signature.inputs if each.name != signature.image.name}
     unknown = [name for name in given if name not in others]
     if unknown:
-        there = f"it has: {', '.join(others)}" if others else "it takes the image alone"
-        raise ModelError(f"{label} has no other input {unknown[0]!r}; {there}")
+        there = f"it has: {', '.join(others)}" if others else "the image is its only input"
+        raise ModelError(f"{label} has no additional input {unknown[0]!r}; {there}")
     missing = [str(tensor) for name, tensor in others.items() if name not in given]
     if missing:
         raise ModelError(
-            f"{label} also needs a value for {', '.join(missing)}; give it with extra_inputs="
+            f"{label} also requires a value for {', '.join(missing)}; pass it with extra_inputs="
         )
     return {name: _extra_value(value, others[name], label) for name, value in given.items()}
 
 
 def _extra_value(value: npt.ArrayLike, tensor: TensorInfo, label: str) -> npt.NDArray[Any]:
-    """Bring an input's value to its dtype and its rank; ModelError where it cannot fit."""
+    """Cast a value to an input's dtype and rank; raise ModelError if it does not fit."""
     try:
         given = np.asarray(value)
         array = given.astype(object if tensor.dtype == "string" else tensor.dtype)
@@ -479,14 +540,14 @@ def _extra_value(value: npt.ArrayLike, tensor: TensorInfo, label: str) -> npt.ND
         fits = False
     if not fits:
         raise ModelError(
-            f"{label}: the value {essence(repr(value), 60)} is not one that input {tensor} takes; "
-            "give another with extra_inputs="
+            f"{label}: value {essence(repr(value), 60)} does not fit input {tensor}; "
+            "pass another with extra_inputs="
         )
     shape = _fitting(array, tensor.shape)
     if shape is None:
         raise ModelError(
             f"{label}: a value of shape {list(array.shape)} does not fit input {tensor}; "
-            "give one of that shape with extra_inputs="
+            "pass one of that shape with extra_inputs="
         )
     return array.reshape(shape)
 
@@ -494,11 +555,11 @@ def _extra_value(value: npt.ArrayLike, tensor: TensorInfo, label: str) -> npt.ND
 def _fitting(
     array: npt.NDArray[Any], declared: tuple[int | str | None, ...]
 ) -> tuple[int, ...] | None:
-    """Return the shape of the declared rank that an array may take, if there is one.
+    """Return the shape to which an array can be reshaped for an input, or None.
 
-    Axes of 1 go before its own; numbers in a row may also fill the sides that are fixed.
+    Axes of 1 are prepended; a 1-D array may also fill the fixed sides.
     """
-    if not declared:  # of a scalar, or of what may have any shape
+    if not declared:  # a scalar, or any shape
         return () if array.size == 1 else array.shape
     before = (1,) * (len(declared) - array.ndim)
     filled = tuple(side if isinstance(side, int) else 1 for side in declared)

@@ -1,4 +1,4 @@
-"""What is to be explained, in whichever form it is given: a file, a session, or a function."""
+"""Opens a model, whichever form it has: a file, a session, or a function."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def open_model(
     limits: Limits | None = None,
     **opening: Any,
 ) -> ImageModel:
-    """Open what is to be explained: a file or a session, a function, or nothing more to open.
+    """Open a file, a session or a function as an `ImageModel`; return an `ImageModel` unchanged.
 
     `opening` are the other arguments of `DeployedModel.open`.
 
     Raises
     ------
     ModelError
-        It is none of these, cannot be opened, or arguments are given that belong to another form.
+        It is none of these, cannot be opened, or an argument does not apply to this form of model.
     """
     given = [name for name, value in opening.items() if value]
     if isinstance(model, ImageModel):
@@ -35,7 +35,8 @@ def open_model(
         given += ["limits"] if limits is not None else []
         if given:
             raise ModelError(
-                f"{', '.join(given)} cannot be given with an open model; say it where it is opened"
+                f"{', '.join(given)} cannot be passed with an open model; pass it where the model "
+                "is opened"
             )
         return model
     function = callable(model) and not hasattr(model, "get_providers")
@@ -43,11 +44,11 @@ def open_model(
         return DeployedModel.open(model, layout=layout, limits=limits, **opening)
     if input_spec is None:
         raise ModelError(
-            f"{name_of(model)} is a function; say what it takes, as in "
+            f"{name_of(model)} is a function; describe its input: "
             "Explainer(function, InputSpec((None, 3, 224, 224)))"
         )
     declares = isinstance(input_spec, InputSpec) and input_spec.outputs is not None
     given += ["output"] if output and not declares else []
     if function and given:
-        raise ModelError(f"{', '.join(given)} cannot be given with a function; leave it out")
+        raise ModelError(f"{', '.join(given)} cannot be passed with a function; leave it out")
     return FunctionModel(model, input_spec, limits=limits)

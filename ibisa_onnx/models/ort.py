@@ -1,8 +1,8 @@
-"""ONNX Runtime itself: imported when first used, with the names of the providers that matter here.
+"""Imports ONNX Runtime on first use, and names the execution providers that matter here.
 
-It collects telemetry unless the environment says otherwise when it is imported, and writes files
-for that into the user's caches. Nobody who explains a picture asked for either, so it is turned
-off, unless the environment's ORT_DISABLE_TELEMETRY says something else.
+ONNX Runtime collects telemetry unless the environment disables it before the import, and writes
+files for it to the user's cache directory. It is disabled here unless ORT_DISABLE_TELEMETRY is
+already set.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"
 
 
 def import_onnxruntime() -> ModuleType:
-    """Import ONNX Runtime, its telemetry off, or say which extra brings it."""
+    """Import ONNX Runtime with telemetry disabled, or raise an error that names the extra."""
     os.environ.setdefault(_NO_TELEMETRY, "1")
     try:
         return importlib.import_module("onnxruntime")

@@ -1,8 +1,8 @@
-"""ONNX Runtime's messages, shortened to what a user can act on.
+"""ONNX Runtime's error messages, shortened to what a user can act on.
 
-It writes where in its own source an error arose, the C++ signature of that function and the
-condition that failed, and then what is wrong. Only the last is kept, in its own words but for a few
-that have an answer. What is asked of a model's file is in `onnx_file.py`.
+ONNX Runtime reports the location in its own source, the C++ signature and the failed condition
+before the actual problem. Only the problem is retained, in its own words except for a few with a
+known remedy. Errors about the model file are in `onnx_file.py`.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ _NAME = re.compile(r"[\w:~]*(?:\w::|[a-z][A-Z])[\w:~]* |[A-Z][a-z]+ (?=[A-Z])")
 _QUALIFIED = re.compile(r"[^()]*::~?\w[^()\s]*(?=\()")
 _BEHIND = re.compile(r" ?(?:const\b)?(?:::<lambda)? ?(?:\[with [^\]]*\])? ?")
 _CONDITION = re.compile(r"^(?:(?!\. ).)* was false\. (?=\S)")
-_LONGEST = 10_000  # characters that are looked at: a stranger's names may have any length
+_LONGEST = 10_000  # characters examined: untrusted names may have any length
 _PREFIX = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from .*? failed:\s*")
 
 Answer = Callable[[re.Match[str]], str]
 
 
 def _opset(found: re.Match[str]) -> str:
-    """Say which opset is too new; the default domain goes without saying."""
+    """Describe an unsupported opset; the default domain is not named."""
     of = "" if found["domain"] == "ai.onnx" else f" of {found['domain']}"
     return f"opset {found['opset']}{of}; this ONNX Runtime reads up to {found['most']}: update it"
 
@@ -52,34 +52,34 @@ _ANSWERS: tuple[tuple[re.Pattern[str], str | Answer], ...] = tuple(
         (r"Node \((.*?)\) Op \((\w+)\) \[\w+InferenceError\] ", r"\2 '\1': "),
         (
             r"Could not find an implementation for (\w+)\((\d+)\) node with name '(.*?)'",
-            r"\1 '\3': it has no implementation of \1 (opset \2) for values of these types",
+            r"\1 '\3': no implementation of \1 (opset \2) for these types",
         ),
         (r"^(\w+) '': ", r"\1: "),
-        (r"(\S+?):(\w+)\(-?\d+\) is not a registered function/op", r"it has no operator \1.\2"),
+        (r"(\S+?):(\w+)\(-?\d+\) is not a registered function/op", r"unknown operator \1.\2"),
         (
             r"No Op registered for (\w+) with domain_version of (\d+)",
-            r"there is no operator \1 in opset \2",
+            r"operator \1 does not exist in opset \2",
         ),
         (
             r"Failed to allocate memory for requested buffer of size (\d+)",
-            r"out of memory: \1 bytes were asked for",
+            r"out of memory: \1 bytes were requested",
         ),
         (r"^std::bad_alloc$|^bad allocation$", "out of memory"),
-        (r"(CUDA failure \d+: [^;]*?) ?;.*", r"\1"),  # the rest are places, and the host's name
+        (r"(CUDA failure \d+: [^;]*?) ?;.*", r"\1"),  # the rest: locations, host
     )
 )
 
 
 def essence(error: object, limit: int = 400) -> str:
-    """Return what another library's error says, on one line, without ONNX Runtime's ornaments.
+    """Return another library's error on one line, without ONNX Runtime's boilerplate.
 
-    Of a long one its end stays, too, where the numbers are.
+    A long message is shortened in the middle, since its end often has the numbers.
     """
     return shortened(shorten(str(error)), limit)
 
 
 def shorten(message: str) -> str:
-    """Return the part of a message that matters, on one line."""
+    """Return the relevant part of a message, on one line."""
     text = _without_places(_PREFIX.sub("", " ".join(shortened(message, _LONGEST).split())))
     for pattern, answer in _ANSWERS:
         text = pattern.sub(answer, text)
@@ -87,19 +87,19 @@ def shorten(message: str) -> str:
 
 
 def _without_places(text: str) -> str:
-    """Leave out places in the runtime's source, each with its function and its condition."""
+    """Remove source locations, each with its function and condition."""
     found = _PLACE.search(text)
     if found is None:
         return text
     before, behind = text[: found.start()], text[found.end() :]
     rest = _without_function(behind)
-    if "onnxruntime" not in found[0] and rest == behind:  # of somebody else's source
+    if "onnxruntime" not in found[0] and rest == behind:  # a location in another library
         return before + found[0] + _without_places(behind)
     return before + _without_places(_CONDITION.sub("", rest))
 
 
 def _without_function(text: str) -> str:
-    """Leave out the function that a message starts with: a whole signature, or a name alone."""
+    """Remove a leading C++ function: a whole signature, or only a name."""
     name = _NAME.match(text)
     if name is not None and "(" not in name[0] and not _QUALIFIED.match(text):
         return text[name.end() :]
@@ -114,7 +114,7 @@ def _without_function(text: str) -> str:
 
 
 def _closing(text: str, opening: int) -> int:
-    """Return where the parenthesis closes that opens there; the end if it does not."""
+    """Return the index of the parenthesis that closes the one at `opening`, or the end."""
     depth = 0
     for place in range(opening, len(text)):
         depth += {"(": 1, ")": -1}.get(text[place], 0)

@@ -1,7 +1,7 @@
-"""What has been spent: passes through the model, counted from any thread.
+"""Counts passes through the model, from any thread.
 
-A pass is one image through the model once, in one direction. Padding of a fixed batch counts:
-the model computed it. Each run has a counter of its own, which adds to the model's total.
+A pass is one image through the model in one direction. Padding of a fixed batch counts, since the
+model computes it. Each run has its own counter, which adds to the model's total.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import astuple, dataclass
 
 @dataclass(frozen=True)
 class PassCount:
-    """Images pushed forward and backward, and the calls that took."""
+    """Numbers of images pushed forward and backward, and of the calls this took."""
 
     forward: int = 0
     backward: int = 0
@@ -23,7 +23,7 @@ class PassCount:
         return PassCount(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
     def split(self, parts: int) -> list[PassCount]:
-        """Divide it among the rows of a batch: shares that add up, the first ones one larger."""
+        """Divide it among the rows of a batch: parts that add up, the first ones one larger."""
         shares = (
             [whole // parts + (part < whole % parts) for part in range(parts)]
             for whole in astuple(self)
@@ -32,12 +32,12 @@ class PassCount:
 
 
 class PassCounter:
-    """Counts passes, safe under threads.
+    """Thread-safe counter of passes.
 
     Parameters
     ----------
     total
-        A counter that is told of each pass too: the model's, of a run's.
+        A counter to which all passes are added too: the model's, for a run's.
     """
 
     def __init__(self, total: PassCounter | None = None) -> None:
@@ -45,12 +45,12 @@ class PassCounter:
         self._count = PassCount()
 
     def scope(self) -> PassCounter:
-        """Return a counter for one run, from 0, whose passes are counted here as well."""
+        """Return a new counter for one run, whose passes are counted here as well."""
         return PassCounter(self)
 
     @property
     def count(self) -> PassCount:
-        """What has been spent so far."""
+        """Passes so far."""
         return self._count
 
     @property
@@ -65,12 +65,12 @@ class PassCounter:
 
     @property
     def forward_calls(self) -> int:
-        """Calls that pushed images forward."""
+        """Calls of the forward pass."""
         return self._count.forward_calls
 
     @property
     def backward_calls(self) -> int:
-        """Calls that computed gradients."""
+        """Calls of the backward pass."""
         return self._count.backward_calls
 
     def count_forward(self, images: int) -> None:
@@ -82,7 +82,7 @@ class PassCounter:
         self.add(PassCount(backward=images, backward_calls=1))
 
     def add(self, count: PassCount) -> None:
-        """Record what has been spent."""
+        """Add passes."""
         with self._lock:
             self._count += count
         if self._total is not None:

@@ -1,13 +1,14 @@
-"""Execution providers: their names, which are there, and whether they truly came up.
+"""Execution providers: their names, and whether they are available and started.
 
-Strict: what was asked for and is not there is an error, never a quiet fall to the CPU. With none
-asked for, CUDA where it truly runs a node, else the CPU.
+Strict: a requested provider that is not available is an error, never a silent fallback to the CPU.
+If none is requested, CUDA is used if it runs a node, else the CPU.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from ibisa_onnx.checks import check_type
 from ibisa_onnx.errors import ProviderError
 from ibisa_onnx.models.cuda import cuda_runs_a_node, preload_cuda_libraries
 from ibisa_onnx.models.ort import CPU, CUDA, TENSORRT, import_onnxruntime
@@ -15,56 +16,59 @@ from ibisa_onnx.models.ort import CPU, CUDA, TENSORRT, import_onnxruntime
 _SUFFIX = "ExecutionProvider"
 _ALIASES = {"directml": "dml", "trt": "tensorrt"}
 _HOW_TO_GET = {
-    CUDA: "pip install onnxruntime-gpu in place of onnxruntime",
-    TENSORRT: "pip install onnxruntime-gpu in place of onnxruntime, and TensorRT",
-    "OpenVINOExecutionProvider": "pip install onnxruntime-openvino in place of onnxruntime",
-    "DmlExecutionProvider": "pip install onnxruntime-directml in place of onnxruntime",
+    CUDA: "pip uninstall onnxruntime, then pip install 'ibisa-onnx[gpu]'",
+    TENSORRT: "pip uninstall onnxruntime, then pip install 'ibisa-onnx[gpu]' and TensorRT",
+    "OpenVINOExecutionProvider": (
+        "pip uninstall onnxruntime, then pip install onnxruntime-openvino"
+    ),
+    "DmlExecutionProvider": "pip uninstall onnxruntime, then pip install onnxruntime-directml",
     "CoreMLExecutionProvider": "use onnxruntime on macOS",
 }
 
 
 def short_name(provider: str) -> str:
-    """Return the short form of a provider's full name: `CUDAExecutionProvider` is `cuda`."""
+    """Return the short form of a provider's name: "cuda" for "CUDAExecutionProvider"."""
     return provider.removesuffix(_SUFFIX).lower()
 
 
 def full_name(provider: str, known: Iterable[str]) -> str:
-    """Return ONNX Runtime's name for a short or full name, of any case.
+    """Return ONNX Runtime's name for a provider's short or full name, in any case.
 
     Raises
     ------
     ProviderError
-        ONNX Runtime knows no such provider.
+        ONNX Runtime has no such provider.
     """
+    check_type("a provider", provider, str, "its name", ProviderError)
     wanted = short_name(provider.removesuffix(_SUFFIX.lower()))
     wanted = _ALIASES.get(wanted, wanted)
     by_short = {short_name(name): name for name in known}
     if wanted not in by_short:
         names = ", ".join(sorted(by_short))
-        raise ProviderError(f"there is no execution provider {provider!r}; known are: {names}")
+        raise ProviderError(f"unknown execution provider {provider!r}; choose from: {names}")
     return by_short[wanted]
 
 
 def resolve_providers(requested: Sequence[str]) -> list[str]:
-    """Turn what was asked for into the list that a session is opened with.
+    """Return the list of providers to open a session with.
 
     Parameters
     ----------
     requested
-        Short (`cuda`) or full (`CUDAExecutionProvider`) names, highest priority first; empty: CUDA
-        where it truly runs a node, else the CPU.
+        Short ("cuda") or full ("CUDAExecutionProvider") names, highest priority first; empty: CUDA
+        if it runs a node, else the CPU.
 
     Returns
     -------
     list of str
-        Full names. The CPU is always last, for the nodes that no other provider takes.
+        Full names. The CPU is always last, for nodes that no other provider supports.
 
     Raises
     ------
     ProviderError
-        A provider that was asked for is unknown or not in this build of ONNX Runtime.
+        A requested provider is unknown or not in this build of ONNX Runtime.
     MissingDependencyError
-        There is no ONNX Runtime.
+        ONNX Runtime is not installed.
     """
     runtime = import_onnxruntime()
     available = runtime.get_available_providers()
@@ -76,25 +80,25 @@ def resolve_providers(requested: Sequence[str]) -> list[str]:
         if name not in available:
             raise ProviderError(_not_in_this_build(name, available))
     if TENSORRT in names and CUDA not in names and CUDA in available:
-        names.insert(names.index(TENSORRT) + 1, CUDA)  # for the nodes that TensorRT does not take
+        names.insert(names.index(TENSORRT) + 1, CUDA)  # for nodes that TensorRT does not support
     if CUDA in names or TENSORRT in names:
         preload_cuda_libraries()
     return names if CPU in names else [*names, CPU]
 
 
 def check_providers(requested: Sequence[str], came_up: Sequence[str]) -> None:
-    """Raise `ProviderError` where a provider that was asked for is not among those in use."""
+    """Raise `ProviderError` if a requested provider is not in use."""
     known = [*import_onnxruntime().get_all_providers(), *came_up]
     for name in requested:
         if full_name(name, known) not in came_up:
             raise ProviderError(
-                f"{name} was asked for and did not come up (in use: {', '.join(came_up)}); "
-                "its libraries or its device are missing: `ibisa-onnx doctor` says more"
+                f"requested provider {name} did not start (in use: {', '.join(came_up)}); "
+                "its libraries or device are missing: run `ibisa-onnx doctor` for details"
             )
 
 
 def _not_in_this_build(name: str, available: Sequence[str]) -> str:
-    """Say that a provider is not in this build, what is, and how to get it."""
+    """Return a message with the providers in this build, and how to get the missing one."""
     there = ", ".join(short_name(each) for each in available)
-    hint = _HOW_TO_GET.get(name, "install the build of ONNX Runtime that has it")
+    hint = _HOW_TO_GET.get(name, "install a build of ONNX Runtime that includes it")
     return f"{name} is not in this build of ONNX Runtime, which has: {there}; {hint}"

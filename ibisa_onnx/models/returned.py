@@ -1,7 +1,7 @@
-"""What a function returned, read as the outputs that it declares: arrays by name, checked.
+"""Validates what a function returned against its declared outputs: arrays by name.
 
-Rows may come and go from picture to picture: the shorter ones are filled up with zeros, which are
-boxes without a size and with no score.
+The number of rows may vary between images: shorter outputs are padded with zeros, that is with
+boxes of no size and score 0.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ Array = npt.NDArray[Any]
 
 
 class DeclaredOutputs:
-    """Reads what a function returned as float32 arrays, one for each output.
+    """Converts what a function returned to float32 arrays, one per declared output.
 
     Parameters
     ----------
     label
-        What to call the function in an error.
+        Name of the function in error messages.
     outputs
-        What it declares, the images first. Of a function that gives a table of rows, [N, n,
-        columns], an open second side may differ from picture to picture, and is the same in all
-        outputs that call it the same; any other open side may not differ.
+        The declared outputs, batch axis first. If one is a table of rows, [N, n, columns], a
+        dynamic second axis may vary between images, and outputs that use the same name for it must
+        agree; all other dynamic axes must stay constant.
     """
 
     def __init__(self, label: str, outputs: Sequence[TensorInfo]) -> None:
         self._label, self._outputs = label, {each.name: each for each in outputs}
         self._wanted = f"return {', '.join(self._outputs)}"
         self._in_rows = any(_is_table(each) for each in outputs)
-        self._sides: dict[str, tuple[int, ...]] = {}  # as they were before
+        self._sides: dict[str, tuple[int, ...]] = {}  # from earlier calls
 
     def read(self, returned: Any, images: int, advice: str = "") -> dict[str, Array]:
         """Return the outputs by name, float32 [images, ...].
@@ -45,18 +45,23 @@ class DeclaredOutputs:
         Parameters
         ----------
         returned
-            A mapping from names to arrays [N, ...], or to lists of one array for each image; a list
-            of such mappings, one for each image; of a single output the array itself. For one
-            image the leading axis may be left out.
+            A mapping from names to arrays [N, ...], or to lists of one array per image; a list of
+            such mappings, one per image; or the array itself if there is a single output. The
+            leading axis may be omitted for one image.
         images
             N.
         advice
-            What to do where the number of images may be what is wrong.
+            What to do if the number of images may be the problem.
+
+        Returns
+        -------
+        dict of str to ndarray
+            The outputs.
 
         Raises
         ------
         OutputError
-            It is none of these, something is missing, has another shape, or is not finite.
+            It is none of these; an output is missing, has another shape, or is not finite.
         """
         given = self._by_name(returned, images)
         for name in self._outputs:
@@ -74,14 +79,14 @@ class DeclaredOutputs:
         return found
 
     def _check_rows(self, counts: Mapping[str, tuple[int, ...]]) -> None:
-        """See that outputs that call their rows' side the same have as many for each image."""
+        """Check that outputs that share a row axis have the same number of rows per image."""
         for side in {self._outputs[name].shape[1] for name in counts}:
             same = [name for name in counts if self._outputs[name].shape[1] == side]
             for each in zip(*(counts[name] for name in same), strict=True):
                 if len(set(each)) > 1:
                     said = ", ".join(f"{n} {name}" for n, name in zip(each, same, strict=True))
                     raise OutputError(
-                        f"{self._label} returned {said} for one image; return as many of each"
+                        f"{self._label} returned {said} for one image; these numbers must be equal"
                     )
 
     def _by_name(self, returned: Any, images: int) -> Mapping[str, Any]:
@@ -104,63 +109,63 @@ class DeclaredOutputs:
     def _one(
         self, info: TensorInfo, given: Any, images: int, advice: str, counts: dict[str, Any]
     ) -> Array:
-        """Read one output; `counts` takes its rows of each image, where these may differ."""
+        """Read one output; its row counts are stored in `counts` if they may vary."""
         values, rows = self._as_array(info, given, images)
         said = f"{self._label} returned {info.name} {values.dtype} {list(values.shape)}"
         said += f" for {images} image(s)"
         if values.dtype.kind not in "biuf":
-            raise OutputError(f"{said}, no numbers; a class is its index")
+            raise OutputError(f"{said}, which is not numeric; return a class as its index")
         values = self._with_all_axes(values, info, images)
         if len(values) != images or not _fits(values.shape, info.shape):
-            raise OutputError(f"{said}, and {_declared(info)} is declared{advice}")
+            raise OutputError(f"{said}, but declares {_declared(info)}{advice}")
         free = self._in_rows and len(info.shape) > 1 and not isinstance(info.shape[1], int)
         if free:
             counts[info.name] = rows or (values.shape[1],) * images
         elif not values.size:
-            raise OutputError(f"{said}, which has no values")
+            raise OutputError(f"{said}, which is empty")
         sides = values.shape[2:] if free else values.shape[1:]
         before = self._sides.get(info.name, sides)
         if values.size and sides != before:
-            raise OutputError(f"{said}, but {list(before)} for an image before")
+            raise OutputError(f"{said}, but {list(before)} for an earlier image")
         with np.errstate(over="ignore"):
-            found = values.astype(np.float32)  # a copy: the function may use its buffer again
+            found = values.astype(np.float32)  # a copy: the function may reuse its buffer
         if not np.isfinite(found).all():
             raise OutputError(
                 f"{said} with NaN or infinite values; check the preprocessing and the function"
             )
-        if values.size:  # without a row it says nothing of its sides
+        if values.size:  # without rows, the other axes are unknown
             self._sides.setdefault(info.name, sides)
         return found
 
     def _as_array(self, info: TensorInfo, given: Any, images: int) -> tuple[Array, tuple[int, ...]]:
-        """Return one array, and the rows of each image where it was put together from several."""
+        """Return one array, and the rows per image if it was joined from several."""
         try:
             if not isinstance(given, list | tuple) or len(given) != images:
                 return np.asarray(given), ()
             parts = [np.asarray(each) for each in given]
         except Exception as error:
             raise OutputError(
-                f"{self._label} returned {info.name}, {_kind(given)} that NumPy cannot read "
+                f"{self._label} returned {info.name}, {_kind(given)} that NumPy cannot convert "
                 f"({essence(error)})"
             ) from error
         if len({each.shape for each in parts}) == 1:
             return np.stack(parts), ()
         if not all(each.ndim for each in parts):
-            return np.array("mixed"), ()  # which is told of as no numbers
+            return np.array("mixed"), ()  # reported as not numeric
         rest = next(each.shape[1:] for each in parts if each.size or each.ndim > 1)
         parts = [each if each.size else np.zeros((0, *rest), each.dtype) for each in parts]
         if any(each.shape[1:] != rest for each in parts):
             shapes = ", ".join(str(list(each.shape)) for each in parts)
             raise OutputError(
-                f"{self._label} returned {info.name} {shapes} for {images} image(s), and "
-                f"{_declared(info)} is declared"
+                f"{self._label} returned {info.name} {shapes} for {images} image(s), but declares "
+                f"{_declared(info)}"
             )
         return joined([each[None] for each in parts]), tuple(map(len, parts))
 
     def _with_all_axes(self, values: Array, info: TensorInfo, images: int) -> Array:
-        """Add the axes that may be left out: the images' where there is one, and a last one of 1.
+        """Add the axes that may be omitted: the batch axis for one image, and a last axis of 1.
 
-        Without a row all behind the rows may be: then open sides are as they were before.
+        An empty array may omit all axes after the rows; dynamic ones are taken from earlier calls.
         """
         shape = info.shape
         if values.size == 0 and images in (1, len(values)) and not isinstance(shape[1], int):
@@ -185,7 +190,7 @@ def _fits(given: Sequence[int], shape: Sequence[int | str | None]) -> bool:
 
 
 def _is_table(output: TensorInfo) -> bool:
-    """Tell whether an output holds rows of so many columns, any number of them."""
+    """Return whether an output has a dynamic number of rows of fixed width."""
     sides = output.shape
     return len(sides) == 3 and not isinstance(sides[1], int) and isinstance(sides[2], int)
 

@@ -1,24 +1,23 @@
-"""The one place where ONNX Runtime's sessions are created and run, so that each call can be ended.
+"""Creates and runs all ONNX Runtime sessions, so that every call can be ended.
 
-A model may be endless: a Loop of 2^40 turns is a few hundred bytes. Python can do nothing about a
-thread that is inside such a call. But ONNX Runtime looks at a flag between two nodes of a graph, in
-each turn of a loop too, and while it opens a session. So a call is noted with the time limits that
-are in force around it, and a thread that waits for the time to be up sets the flag. The call then
-raises a `DeadlineError`, and so does each that comes after it under the same limit: no fallback
-begins anew.
+A model may be endless: a Loop of 2^40 iterations takes a few hundred bytes. Python cannot stop a
+thread inside such a call, but ONNX Runtime checks a flag between two nodes of a graph, in each
+iteration of a loop, and while it opens a session. Each call is therefore registered with the time
+limits in force, and a thread that waits for the time to expire sets the flag. The call then raises
+a `DeadlineError`, as does every later call under the same limit, so that no fallback starts.
 
-Limits are carried by a context variable: one caller's do not touch another's calls, and threads
-that work for a caller get a copy (`base.py: map_concurrently`). Without a limit nothing is noted
-and no thread runs; with one, its thread lives while the limit is in force.
+Limits are held in a context variable: one caller's limits do not affect another's calls, and
+worker threads get a copy (`base.py: map_concurrently`). Without a limit nothing is registered and
+no thread runs; with one, its thread runs while the limit is in force.
 
-An explanation ends by itself at its deadline, between two steps, with the best map so far. What
-that takes lies beyond the deadline: a first step, the check. So its limit has a grace, counted from
-the deadline or from the beginning of a call, whichever is later. Models that are only slow are left
-to end by themselves; a call that does not come back is ended.
+An explanation ends on its own at its deadline, between two steps, with the best map so far. The
+work this requires, a first step and the final check, lies beyond the deadline. Its limit therefore
+has a grace period, counted from the deadline or from the start of a call, whichever is later. Slow
+models finish on their own; a call that does not return is ended.
 
-A single node cannot be ended: ONNX Runtime looks only when it is done. The command line ends its
-process then (`last_resort`). Whoever serves models of people he does not know needs a process that
-he can end, too.
+A single node cannot be interrupted, since ONNX Runtime checks the flag only when it is done. The
+command line then ends its process (`last_resort`). A service for untrusted models requires a
+process that it can end, too.
 """
 
 from __future__ import annotations
@@ -41,12 +40,12 @@ from ibisa_onnx.models.ort_messages import essence
 if TYPE_CHECKING:
     import onnxruntime
 
-ONLY_FATAL = 4  # errors come as exceptions; warnings are for whoever exported the model
-_GRACE = 5.0  # seconds, the least: to open a graph of 1 GB, or a call of it, takes less
-_GRACES = 10  # after so many, calls are ended however short they are
-_STUCK = 2.0  # seconds after which a call that was told to end is taken for a single node
-_LONGEST = 3600.0  # seconds that a thread waits at once
-_FOREVER = 1e9  # seconds, some thirty years
+ONLY_FATAL = 4  # errors are raised as exceptions; warnings concern the model's exporter
+_GRACE = 5.0  # seconds, minimum: opening or running a graph of 1 GB takes less
+_GRACES = 10  # grace periods after which calls are ended, however short
+_STUCK = 2.0  # seconds after which an ended call must be inside a single node
+_LONGEST = 3600.0  # seconds that a thread waits at a time
+_FOREVER = 1e9  # seconds, about thirty years
 _THREAD = "ibisa-onnx deadline"
 
 _T = TypeVar("_T")
@@ -56,7 +55,7 @@ _last_resort: ContextVar[Callable[[str], object] | None] = ContextVar("last_reso
 
 @dataclass(eq=False)
 class _Call:
-    """A call of ONNX Runtime that is under way: what is run, since when, and how it is ended."""
+    """A running ONNX Runtime call: what runs, since when, and how to end it."""
 
     what: str
     began: float
@@ -64,28 +63,28 @@ class _Call:
 
 
 class TimeLimit:
-    """A context in which ONNX Runtime's calls are ended when time is up, and no other begins.
+    """A context manager that ends ONNX Runtime calls when its time expires, and prevents new ones.
 
-    Limits may lie within each other: the first whose time is up counts. One may be entered again
-    once it was left, by another thread too; its time goes on meanwhile.
+    Limits may be nested; the first to expire applies. A limit may be re-entered after it was left,
+    also by another thread; its time keeps running in between. See `time_limit`.
 
     Parameters
     ----------
     seconds
-        Counted from now; infinity: no limit.
+        Time from now, in seconds; infinity: no limit.
     grace
-        Seconds that a call has beyond that, counted from its own beginning if that is later; but
-        none is left to run after ten times as much.
+        Additional seconds for a call, counted from its own start if that is later; no call runs
+        longer than ten times as much.
     """
 
     def __init__(self, seconds: float, grace: float = 0.0) -> None:
         self.seconds, self._grace, self._began = seconds, grace, time.monotonic()
         self._time = self._began + seconds
         self._last = self._time + _GRACES * grace
-        self._over = math.inf  # when it was
+        self._over = math.inf  # when the time expired
         self._lock = threading.Lock()
         self._calls: set[_Call] = set()
-        self._late: str | None = None  # what was, or nothing in particular; None: time is not up
+        self._late: str | None = None  # the late call, "" if none was; None: not expired
         self._left: threading.Event | None = None
         self._token: Token[tuple[TimeLimit, ...]] | None = None
 
@@ -107,7 +106,7 @@ class TimeLimit:
             self._token = self._left = None
 
     def each(self, items: Iterator[_T]) -> Iterator[_T]:
-        """Yield what a generator does; the limit is in force while it works, and not in between."""
+        """Yield a generator's items; the limit applies while it works, and not in between."""
         while True:
             with self:
                 try:
@@ -117,22 +116,22 @@ class TimeLimit:
             yield item
 
     def check(self, what: str) -> None:
-        """Raise `DeadlineError` where the time is up; `what` is run then, or was to be run."""
+        """Raise `DeadlineError` if the time has expired; `what` names the call."""
         if self._late is not None:
             raise self._error(what)
 
     def add(self, call: _Call) -> None:
-        """Take note of a call before it begins."""
+        """Register a call before it starts."""
         with self._lock:
             self._calls.add(call)
 
     def remove(self, call: _Call) -> None:
-        """Forget a call that is over."""
+        """Unregister a finished call."""
         with self._lock:
             self._calls.discard(call)
 
     def _watch(self, left: threading.Event, last_resort: Callable[[str], object] | None) -> None:
-        """Wait for the time to be up, or for the limit to be left; end all calls in time."""
+        """Wait until the time expires or the limit is left; end all late calls."""
         while not left.wait(min(self._until() - time.monotonic(), _LONGEST)):
             if self._end_late():
                 if last_resort and not left.wait(_STUCK) and self._calls:
@@ -140,17 +139,17 @@ class TimeLimit:
                 return
 
     def _until(self) -> float:
-        """Return when a call may be late: one under way, or one that begins from now on."""
+        """Return the earliest time at which a running or new call may be late."""
         with self._lock:
             begun = [call.began for call in self._calls]
         return min(self._due(each) for each in (time.monotonic(), *begun))
 
     def _due(self, began: float) -> float:
-        """Return when a call that began then has to be over."""
+        """Return when a call that started at `began` must be finished."""
         return min(max(began, self._time) + self._grace, self._last)
 
     def _end_late(self) -> bool:
-        """End all calls if one is late, or the last moment is over; tell whether that is so."""
+        """End all calls if one is late or the last moment has passed; return whether so."""
         now = time.monotonic()
         with self._lock:
             calls = sorted(self._calls, key=lambda call: call.began)
@@ -164,46 +163,57 @@ class TimeLimit:
 
     def _error(self, what: str) -> DeadlineError:
         return DeadlineError(
-            f"{self._late or what} was ended after {self._over - self._began:.3g} s without an "
-            f"answer (deadline: {self.seconds:g} s)",
-            "if it is only slow, give a longer deadline=",
+            f"{self._late or what} was ended after {self._over - self._began:.3g} s without "
+            f"returning (deadline: {self.seconds:g} s)",
+            "if it is only slow, pass a longer deadline=",
         )
 
 
 def time_limit(seconds: float | None) -> TimeLimit:
-    """Return a context that ends ONNX Runtime's calls when its time is up.
+    """Return a context manager that ends ONNX Runtime calls after a time.
 
-    For all that has no deadline of its own: opening a model, asking it, preparing a method.
-
-        with time_limit(10):
-            explainer = Explainer(file_of_a_stranger)
+    For work without a deadline of its own: opening a model, predicting, preparing a method. Use it
+    with untrusted models, which may be endless.
 
     Parameters
     ----------
     seconds
-        Counted from now; None: no limit.
+        Time from now, in seconds; None: no limit.
+
+    Returns
+    -------
+    TimeLimit
+        The context manager.
 
     Raises
     ------
     OptionError
-        It is not a number above 0.
+        `seconds` is not a number above 0.
     DeadlineError
-        Inside, from the call that was ended, and from each that comes after it.
+        Inside the context: the call was ended, or started after the time had expired.
+
+    Examples
+    --------
+    ```python
+    with ibisa_onnx.time_limit(10):
+        explainer = ibisa_onnx.Explainer(untrusted_file)
+        predictions = explainer.predict("dog.jpg")
+    ```
     """
     return TimeLimit(check_deadline(seconds))
 
 
 def deadline_limit(seconds: float | None) -> TimeLimit:
-    """Return the limit of work that has a deadline and ends by itself; None: there is none.
+    """Return the limit for work that has a deadline and ends on its own; None: no limit.
 
-    The grace is as long as the deadline, and at least 5 s.
+    The grace period is as long as the deadline, and at least 5 s.
     """
     checked = check_deadline(seconds)
     return TimeLimit(checked, max(checked, _GRACE))
 
 
 def check_deadline(seconds: float | None) -> float:
-    """Return a number of seconds that was given, infinity for None.
+    """Return a validated number of seconds, infinity for None.
 
     Raises
     ------
@@ -213,13 +223,13 @@ def check_deadline(seconds: float | None) -> float:
     if seconds is None:
         return math.inf
     if not isinstance(seconds, numbers.Real) or not seconds > 0:
-        raise OptionError(f"deadline is {seconds!r}; give seconds, more than 0")
+        raise OptionError(f"deadline is {seconds!r}; pass a number of seconds above 0")
     return float(seconds) if seconds < _FOREVER else math.inf
 
 
 @contextmanager
 def untimed() -> Iterator[None]:
-    """Leave limits out of force: for nodes of our own behind a function, however slow that is."""
+    """Suspend limits, for our own nodes behind a function, however slow that is."""
     token = _limits.set(())
     try:
         yield
@@ -229,7 +239,7 @@ def untimed() -> Iterator[None]:
 
 @contextmanager
 def last_resort(end: Callable[[str], object]) -> Iterator[None]:
-    """Say what is done, with the error's words, where a call that was ended does not come back."""
+    """Set the action, called with the error's text, for an ended call that does not return."""
     token = _last_resort.set(end)
     try:
         yield
@@ -243,12 +253,12 @@ def open_session(
     providers: Sequence[str | tuple[str, dict[str, str]]],
     what: str,
 ) -> onnxruntime.InferenceSession:
-    """Create a session; ONNX Runtime's errors go through as they are.
+    """Create a session; ONNX Runtime's errors propagate unchanged.
 
     Raises
     ------
     DeadlineError
-        A time limit ended it. Builds of ONNX Runtime that cannot leave off finish first.
+        A time limit ended it. Builds of ONNX Runtime that cannot cancel loading finish first.
     """
     runtime = import_onnxruntime()
     cancel = getattr(options, "set_load_cancellation_flag", lambda _: None)
@@ -266,7 +276,7 @@ def run(
     feeds: Mapping[str, Any],
     what: str,
 ) -> list[Any]:
-    """Run a session on arrays; `what` is run is said where that fails.
+    """Run a session on arrays; `what` names the model in error messages.
 
     Raises
     ------
@@ -291,18 +301,18 @@ def run_values(
 
 
 def run_bound(session: onnxruntime.InferenceSession, binding: Any, what: str) -> None:
-    """Run a session in memory that is bound to it; errors are those of `run`."""
+    """Run a session with bound memory; errors are those of `run`."""
     _run(lambda options: session.run_with_iobinding(binding, options), what)
 
 
 @functools.cache
 def _run_options() -> Any:
-    """Return the class, found once: that takes as long as a small model does."""
+    """Return the class, imported once, as that takes as long as a small model."""
     return import_onnxruntime().RunOptions
 
 
 def _run(native: Callable[[Any], _T], what: str) -> _T:
-    """Make a call with options of its own, and say in one line why it failed."""
+    """Make a call with its own options, and raise a one-line error if it fails."""
     options = _run_options()()
     options.log_severity_level = ONLY_FATAL
     try:
@@ -315,9 +325,9 @@ def _run(native: Callable[[Any], _T], what: str) -> _T:
 
 @contextmanager
 def endable(what: str, end: Callable[[], object] = lambda: None) -> Iterator[Callable[[], object]]:
-    """Lend a function that raises `DeadlineError` once the time of a limit in force is up.
+    """Yield a function that raises `DeadlineError` once a limit in force has expired.
 
-    For work that looks at it itself; `end` is called for what does not.
+    For work that calls the function itself; `end` is called for work that does not.
     """
     limits = _limits.get()
     call = _Call(what, time.monotonic(), end)
@@ -331,11 +341,11 @@ def endable(what: str, end: Callable[[], object] = lambda: None) -> Iterator[Cal
 
 
 def _noted(native: Callable[[], _T], what: str, end: Callable[[], object]) -> _T:
-    """Make a call that `end` ends, as soon as the time of a limit in force is up."""
+    """Make a call that `end` ends as soon as a limit in force has expired."""
     if not _limits.get():
         return native()
     with endable(what, end) as check:
-        check()  # only now: from here on it is ended with the others
+        check()  # only now: from here on the call is registered
         try:
             return native()
         except Exception:

@@ -1,4 +1,4 @@
-"""How ONNX Runtime opens a file, or a graph made from it: strict and quiet."""
+"""How ONNX Runtime opens a file or a derived graph: strict and quiet."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NO_SPINNING = ("session.intra_op.allow_spinning", "0")
 def open_file(
     file: ModelFile, providers: Sequence[str], threads: int | None
 ) -> onnxruntime.InferenceSession:
-    """Open the file as it is, or, where it lists initializers as inputs, with these constant."""
+    """Open a file as it is or, if it lists initializers as inputs, with these made constant."""
     source = file.data if file.path is None else str(file.path)
     file.check()
     try:
@@ -50,7 +50,7 @@ def open_graph(
     threads: int | None,
     weights: Weights | None = None,
 ) -> onnxruntime.InferenceSession:
-    """Open a graph that was made from a file; weights in external files are found where its are."""
+    """Open a graph derived from a file; external weights are read from the file's folder."""
     followed, folder = file.follow_links(model)
     data = serialise(followed, file.label)
     return create_session(data, providers, threads, file.label, folder, weights)
@@ -64,10 +64,10 @@ def create_session(
     external_folder: Path | None = None,
     weights: Weights | None = None,
 ) -> onnxruntime.InferenceSession:
-    """Create a session that never falls back to another provider and logs nothing but crashes.
+    """Create a session that never falls back to another provider and logs only crashes.
 
-    `weights` are initializers that were taken out of the graph; they are not copied. A library of
-    operators that it turns out to lack is registered where it is installed.
+    `weights` are initializers that were removed from the graph; they are not copied. If the session
+    lacks a library of operators that is installed, the library is registered.
     """
     try:
         return _create_session(source, providers, threads, label, external_folder, weights)
@@ -87,12 +87,12 @@ def _create_session(
     weights: Weights | None,
     library: str | None = None,
 ) -> onnxruntime.InferenceSession:
-    """Create a session; `library` holds operators that ONNX Runtime does not have itself."""
+    """Create a session; `library` has operators that ONNX Runtime lacks."""
     runtime = import_onnxruntime()
     options = runtime.SessionOptions()
     options.log_severity_level = ONLY_FATAL
-    # An explanation takes turns between several sessions and torch: threads of the one that wait
-    # spinning take the processor from the next.
+    # An explanation alternates between several sessions and torch: spinning threads of one would
+    # block the others.
     options.add_session_config_entry(*_NO_SPINNING)
     if threads is not None:
         options.intra_op_num_threads = threads
@@ -104,31 +104,31 @@ def _create_session(
     if values:
         options.add_external_initializers(list(values), list(values.values()))
     session = open_session(source, options, providers, label)
-    session.given_weights = values  # it reads them where they are, and does not keep them itself
+    session.given_weights = values  # the session reads them in place and holds no reference
     return session
 
 
 def serialise(model: onnx.ModelProto, label: str) -> bytes:
-    """Return the bytes of a graph; weights in external files stay there."""
+    """Return the bytes of a graph; external weights stay external."""
     from google.protobuf.message import EncodeError  # type: ignore[import-untyped,unused-ignore]
 
     try:
         return bytes(model.SerializeToString())
     except (EncodeError, ValueError) as error:
         raise ModelError(
-            f"{label} holds 2 GB or more in one file; save its weights as external data"
+            f"{label} has 2 GB or more in one file; save its weights as external data"
         ) from error
 
 
 def check_opens(model: onnx.ModelProto, file: ModelFile) -> bytes:
-    """Return the bytes of a graph, once ONNX Runtime has opened it.
+    """Return the bytes of a graph after checking that ONNX Runtime opens it.
 
-    `file` is the one that it was made from.
+    `file` is the file it was derived from.
 
     Raises
     ------
     ModelError
-        The graph holds 2 GB or more, or ONNX Runtime refuses it.
+        The graph has 2 GB or more, or ONNX Runtime rejects it.
     """
     data = serialise(model, file.label)
     try:
@@ -137,6 +137,6 @@ def check_opens(model: onnx.ModelProto, file: ModelFile) -> bytes:
         raise
     except Exception as error:
         raise ModelError(
-            f"ONNX Runtime cannot open a graph made from {file.label}: {essence(error)}"
+            f"ONNX Runtime cannot open a graph derived from {file.label}: {essence(error)}"
         ) from error
     return data

@@ -1,7 +1,7 @@
-"""What goes into a deployed model and what comes out, as plain data.
+"""Inputs and outputs of a deployed model, as plain data.
 
-Nothing here runs the model; `onnx_session.py` reads these from ONNX Runtime, and `find_image` tells
-which input takes the picture.
+Nothing here runs the model; `onnx_session.py` reads signatures from ONNX Runtime, and `find_image`
+detects the image input.
 """
 
 from __future__ import annotations
@@ -18,18 +18,27 @@ METADATA_KEY = "ibisa"
 
 
 def check_metadata(metadata: Mapping[str, str], model: str, limits: Limits | None = None) -> None:
-    """See that metadata are few enough to be read; `model` is what to call the model in an error.
+    """Check that metadata is within the size limit.
+
+    Parameters
+    ----------
+    metadata
+        Values by key.
+    model
+        Name of the model in error messages.
+    limits
+        `text_bytes` applies; None: from the environment.
 
     Raises
     ------
     ModelError
-        They have more characters than the limit has bytes.
+        The metadata has more characters than `text_bytes`.
     """
-    most = (limits or Limits.from_environment()).text_bytes
+    most = Limits.of(limits).text_bytes
     total = sum(len(key) + len(value) for key, value in metadata.items())
     if total > most:
         raise ModelError(
-            f"{model} has metadata of {total:,} characters, more than {most:,}; set "
+            f"{model} has {total:,} characters of metadata, more than {most:,}; set "
             f"{variable('text_bytes')} to allow more"
         )
 
@@ -42,18 +51,28 @@ class Layout(StrEnum):
 
 
 def read_layout(name: str | None) -> Layout | None:
-    """Read a layout's name, of any case; None where nothing is said, ModelError if it is none."""
+    """Return a layout by its name, in any case; None for None, `ModelError` if there is none."""
     if name is None:
         return None
     try:
         return Layout(name.upper())
     except (AttributeError, ValueError):
-        raise ModelError(f"layout {name!r} is neither NCHW nor NHWC") from None
+        raise ModelError(f"unknown layout {name!r}; use NCHW or NHWC") from None
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One input or output: name, NumPy dtype name, and shape (int, symbol, or None: unknown)."""
+    """One input or output: name, dtype and shape.
+
+    Attributes
+    ----------
+    name
+        The tensor's name in the graph.
+    dtype
+        NumPy dtype name.
+    shape
+        An integer per axis, or a symbol or None if the axis is dynamic.
+    """
 
     name: str
     dtype: str
@@ -66,9 +85,22 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class ImageInput:
-    """The input that takes the image.
+    """The image input of a model.
 
-    `batch`, `height` and `width` are None where the model leaves them open.
+    Attributes
+    ----------
+    tensor
+        Name, dtype and shape.
+    layout
+        Order of the axes.
+    channels
+        Number of channels; 3 if dynamic.
+    height
+        Height in pixels; None if dynamic.
+    width
+        Width in pixels; None if dynamic.
+    batch
+        Batch size; None if dynamic.
     """
 
     tensor: TensorInfo
@@ -91,7 +123,7 @@ class ImageInput:
 
 @dataclass(frozen=True)
 class Signature:
-    """All inputs and outputs of a model, and which input is the image."""
+    """All inputs and outputs of a model, and its image input."""
 
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
@@ -102,9 +134,9 @@ IMAGE_DTYPES = frozenset(
     ("float16", "float32", "float64", "uint8", "int8", "uint16", "int16", "int32", "int64")
 )
 IMAGE_CHANNELS = (1, 3, 4)
-"""Grey, colours, and colours with transparency."""
+"""Greyscale, RGB and RGBA."""
 _MOST_CHANNELS = 16
-"""Of pictures that are not made for eyes."""
+"""For multispectral images and the like."""
 
 
 def find_image(
@@ -115,26 +147,31 @@ def find_image(
     hint: Layout | None = None,
     model: str = "the model",
 ) -> ImageInput:
-    """Find the input that takes the image.
+    """Find the image input.
 
     Parameters
     ----------
     inputs
         All inputs of the model.
     name
-        The input to take; None: the only one with four axes and 1, 3 or 4 channels, or where there
-        is none, with up to 16.
+        Name of the image input; None: the only one with four axes and 1, 3 or 4 channels or, if
+        there is none, up to 16.
     layout
-        The order of the axes; None: read from the shape.
+        The order of the axes; None: inferred from the shape.
     hint
-        The order to take where the shape does not tell.
+        The order to use if the shape is ambiguous.
     model
-        What to call the model in an error.
+        Name of the model in error messages.
+
+    Returns
+    -------
+    ImageInput
+        The input.
 
     Raises
     ------
     ModelError
-        No input is an image, several may be, or the shape does not tell the layout.
+        No input can hold images, several can, or the layout is ambiguous.
     """
     listed = ", ".join(map(str, inputs)) or "none"
     if name is not None:
@@ -148,27 +185,27 @@ def find_image(
         return _as_image(candidates[0], layout, hint, model)
     if candidates:
         raise ModelError(
-            f"{model} has several inputs that may be the image: {listed}; name it with input="
+            f"{model} has several possible image inputs: {listed}; select one with input="
         )
     if any(len(each.shape) == 3 and _channel_axes(each, (0, 2)) for each in inputs):
         raise ModelError(
-            f"{model} takes a picture without a batch axis ({listed}); "
-            "export it with a leading batch axis of 1"
+            f"{model} has an image input without a batch axis ({listed}); "
+            "re-export it with a leading batch axis of 1"
         )
     raise ModelError(
-        f"{model} takes no picture: an image input has four axes, one of them 1 to 16 channels; "
+        f"{model} has no image input: that requires four axes, one of them with 1 to 16 channels; "
         f"its inputs are: {listed}"
     )
 
 
 def _channel_axes(tensor: TensorInfo, axes: Sequence[int], most: int = 0) -> list[int]:
-    """Return those of `axes` that hold 1, 3 or 4 channels, or any number up to `most`."""
+    """Return the axes of size 1, 3 or 4, or of any size up to `most`."""
     counts = range(1, most + 1) if most else IMAGE_CHANNELS
     return [axis for axis in axes if tensor.shape[axis] in counts]
 
 
 def _may_be_image(tensor: TensorInfo, most: int = 0) -> bool:
-    """Tell whether nothing in type and shape speaks against a batch of images."""
+    """Return whether dtype and shape are compatible with a batch of images."""
     if len(tensor.shape) != 4 or tensor.dtype not in IMAGE_DTYPES:
         return False
     is_open = any(_is_open(tensor, axis) for axis in (1, 3))
@@ -182,31 +219,33 @@ def _is_open(tensor: TensorInfo, axis: int) -> bool:
 def _as_image(
     tensor: TensorInfo, layout: Layout | None, hint: Layout | None, model: str
 ) -> ImageInput:
-    """Read batch, channels, height and width off the shape of `tensor`."""
+    """Read batch, channels, height and width from a tensor's shape."""
     if not _may_be_image(tensor, _MOST_CHANNELS):
         raise ModelError(
-            f"{model}: input {tensor} is not a picture; "
-            "an image input has four axes, one of them 1 to 16 channels"
+            f"{model}: input {tensor} is not an image input, "
+            "which requires four axes, one of them with 1 to 16 channels"
         )
     layout = layout or _guess_layout(tensor) or hint
     if layout is None:
         raise ModelError(
-            f"{model}: the shape of input {tensor} does not tell where the channels are; "
-            "give layout=NCHW or layout=NHWC"
+            f"{model}: ambiguous layout of input {tensor}; pass layout=NCHW or layout=NHWC"
         )
     n, *rest = (side if isinstance(side, int) else None for side in tensor.shape)
     channels, height, width = rest if layout is Layout.NCHW else (rest[2], rest[0], rest[1])
     if channels is not None and not 1 <= channels <= _MOST_CHANNELS:
-        raise ModelError(f"{model}: input {tensor} has no 1 to 16 channels as {layout}")
+        raise ModelError(
+            f"{model}: input {tensor} would have {channels} channels as {layout}; 1 to 16 are "
+            "supported"
+        )
     return ImageInput(tensor, layout, channels or 3, height, width, n)
 
 
 def _guess_layout(tensor: TensorInfo) -> Layout | None:
-    """Tell the layout from which axis holds 1, 3 or 4 channels, or up to 16, or is called so."""
+    """Infer the layout from the axis with 1, 3 or 4 (else up to 16) channels, or from its name."""
     axes = _channel_axes(tensor, (1, 3)) or _channel_axes(tensor, (1, 3), _MOST_CHANNELS)
     first, last = (axis in axes for axis in (1, 3))
     if first and last:
-        # A picture a few pixels wide: a square one is likelier than 3 x 4.
+        # An image a few pixels wide: a square one is likelier than 3 x 4.
         _, one, two, three = tensor.shape
         first, last = two == three, one == two
     elif not first and not last:

@@ -1,8 +1,8 @@
-"""A model's protobuf without the values of its weights, read past them.
+"""Reads a model's protobuf without the values of its weights.
 
-What a large file says, where its external weights lie and how many nodes it has, is known without
-the hundreds of megabytes that it holds beside. Only what is large is looked into: all else is taken
-as it is, and the protobuf library parses what is left, so that both read the same.
+Names, external weights and node counts of a large file are then known without reading hundreds of
+megabytes. Only large fields are examined; everything else is copied unchanged and parsed by the
+protobuf library, so that both readers agree.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from ibisa_onnx.errors import ModelError
 from ibisa_onnx.limits import Limits, variable
 
 LARGEST = 2**31 - 1
-"""Bytes of a protobuf; no library reads more."""
-_WHOLE = 2 << 20  # bytes; a file of no more is parsed as it is
-_LARGE = 4096  # bytes; what is smaller is not looked into
-_PARTS_PER_NODE = 4  # weights and the types of tensors count, too
+"""Maximum bytes of a protobuf; no library reads more."""
+_WHOLE = 2 << 20  # bytes; smaller files are parsed as they are
+_LARGE = 4096  # bytes; smaller fields are not examined
+_PARTS_PER_NODE = 4  # weights and tensor types count too
 
-# Field numbers of onnx.proto: those that may hold weights, and what they are; None is values.
+# Field numbers of onnx.proto that may contain weights, and their message; None means values.
 _Fields = Mapping[int, "str | None"]
 _MESSAGES: Mapping[str, _Fields] = {
     "model": {7: "graph", 20: "training", 25: "function"},
@@ -33,14 +33,14 @@ _MESSAGES: Mapping[str, _Fields] = {
 }
 _VARINT, _BYTES, _FIXED = 0, 2, {1: 8, 5: 4}  # wire types
 _LONGEST_VARINT = 10  # bytes
-_DEEPEST = 100  # messages inside each other; the protobuf library reads no more
+_DEEPEST = 100  # nested messages; the protobuf library's own limit
 _AHEAD = 1 << 16  # bytes that are read at a time
 
-_Piece = bytes | tuple[int, int]  # what is written, or a range of the file
+_Piece = bytes | tuple[int, int]  # bytes, or a range of the file
 
 
 class _NotReadError(Exception):
-    """These bytes are no protobuf, or one that is written otherwise than any writer does."""
+    """The bytes are not a protobuf, or are encoded as no writer encodes them."""
 
 
 class _TooManyPartsError(Exception):
@@ -53,18 +53,23 @@ def skeleton_of(file: BinaryIO, size: int, label: str, limits: Limits) -> bytes:
     Parameters
     ----------
     file
-        It, from its beginning; it can be sought in.
+        The model, at its start; must be seekable.
     size
-        Its bytes.
+        Its size in bytes.
     label
-        What to call the model in an error.
+        Name of the model in error messages.
     limits
-        `nodes` limits what is looked at.
+        `nodes` limits the number of fields read.
+
+    Returns
+    -------
+    bytes
+        A protobuf.
 
     Raises
     ------
     ModelError
-        It has more parts than so many nodes can have.
+        It has more fields than that many nodes can have.
     """
     if size <= _WHOLE:
         return file.read(size)
@@ -76,21 +81,21 @@ def skeleton_of(file: BinaryIO, size: int, label: str, limits: Limits) -> bytes:
         return file.read(size)
     except _TooManyPartsError:
         raise ModelError(
-            f"{label} has more than {limits.nodes * _PARTS_PER_NODE:,} parts, where at most "
-            f"{limits.nodes:,} nodes are allowed; set {variable('nodes')} to allow more"
+            f"{label} has more than {limits.nodes * _PARTS_PER_NODE:,} parts, too many for the "
+            f"limit of {limits.nodes:,} nodes; set {variable('nodes')} to allow more"
         ) from None
     return b"".join(reader.read(*each) if isinstance(each, tuple) else each for each in pieces)
 
 
 class _Reader:
-    """Reads which parts of a file are kept, past the values of tensors; counts the fields."""
+    """Finds the parts of a file to keep, skips tensor values, and counts fields."""
 
     def __init__(self, file: BinaryIO, most: int) -> None:
         self._file, self._left = file, most
         self._window, self._start = b"", 0
 
     def pieces(self, place: int, end: int, kind: str, depth: int = 0) -> tuple[list[_Piece], int]:
-        """Return what is kept of the message in this range of the file, and how many bytes."""
+        """Return the parts to keep of the message in this range of the file, and their size."""
         if depth > _DEEPEST:
             raise _NotReadError
         fields, kept, size, begun = _MESSAGES[kind], list[_Piece](), 0, place
@@ -119,7 +124,7 @@ class _Reader:
         return self._file.read(stop - start)
 
     def _field(self, place: int) -> tuple[int, int, int]:
-        """Return the number of the field that begins here, and where its value begins and ends."""
+        """Return the number of the field at `place`, and the start and end of its value."""
         self._left -= 1
         if self._left < 0:
             raise _TooManyPartsError
@@ -131,12 +136,12 @@ class _Reader:
             length = self._varint(place)[1] - place
         elif wire in _FIXED:
             length = _FIXED[wire]
-        else:  # a group, which nobody writes
+        else:  # a group, which is obsolete
             raise _NotReadError
         return key >> 3, place, place + length
 
     def _varint(self, place: int) -> tuple[int, int]:
-        """Return the number that begins here, and the place behind it."""
+        """Return the number at `place`, and the position after it."""
         at = place - self._start
         if not 0 <= at <= len(self._window) - _LONGEST_VARINT:
             self._window, self._start, at = self.read(place, place + _AHEAD), place, 0
@@ -151,7 +156,7 @@ class _Reader:
 
 
 def _varint(number: int) -> bytes:
-    """Write a number as protobuf does."""
+    """Encode a number as a protobuf varint."""
     written = bytearray()
     while number > 127:
         written.append(number & 127 | 128)

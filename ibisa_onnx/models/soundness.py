@@ -1,8 +1,8 @@
-"""What is checked of a model's protobuf before anything else reads it.
+"""Checks on a model's protobuf before anything else reads it.
 
-Protobuf keeps whatever bytes a name has, functions may write each other out into any number of
-nodes, and tensors may claim any shape. ONNX Runtime and ONNX take such files, or fail in ways of
-their own; here they are refused in one line.
+Protobuf accepts names of arbitrary bytes, functions may call each other until they inline to any
+number of nodes, and tensors may claim any shape. ONNX Runtime and ONNX accept these files, or fail
+in various ways; here they are rejected with one line.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     _Key = tuple[str, str, str]
 
-_MOST_VALUES = 2**60  # of a tensor; counted in bytes, more overflows
+_MOST_VALUES = 2**60  # of a tensor; the size in bytes of a larger one overflows
 _MOST_SHOWN = 10**15
 
 
@@ -34,51 +34,51 @@ def check_sound(
     limits: Limits | None = None,
     found: Parts | None = None,
 ) -> None:
-    """See that a model can be read, whoever wrote it; it may be without its weights' values.
+    """Check that an untrusted model can be read; its weights' values are not needed.
 
     Parameters
     ----------
     model
-        It. That names are text is told of its bytes: `names_are_text`.
+        The model. Names are checked on its bytes: `names_are_text`.
     label
-        What to call it in an error.
+        Name of the model in error messages.
     limits
-        `nodes` limits how many it has; None: as the environment says.
+        `nodes` applies; None: from the environment.
     found
-        Its parts; None: they are looked for.
+        Its parts; None: they are collected.
 
     Raises
     ------
     ModelError
-        A tensor's shape is none, functions call each other in a circle, or it has too many nodes
-        once they are written out.
+        A tensor's shape is invalid, functions are recursive, or the model has too many nodes with
+        its functions inlined.
     """
     found = found or parts(model)
     for tensor in found.tensors:
         dims = tensor.dims
         if dims and (min(dims) < 0 or math.prod(dims) > _MOST_VALUES):
             raise ModelError(
-                f"{label}: its tensor {tensor.name!r} has shape {list(dims[:8])}; "
-                "export the model anew"
+                f"{label}: tensor {tensor.name!r} has the invalid shape {list(dims[:8])}; "
+                "re-export the model"
             )
     count = count_nodes(model, label, found)
-    most = (limits or Limits.from_environment()).nodes
+    most = Limits.of(limits).nodes
     if count > most:
         shown = f"{count:,}" if count < _MOST_SHOWN else f"over 10^{int(math.log10(count))}"
-        written_out = " once its functions are written out" if model.functions else ""
+        inlined = " with its functions inlined" if model.functions else ""
         raise ModelError(
-            f"{label} has {shown} nodes{written_out}, more than the {most:,} that are allowed; "
+            f"{label} has {shown} nodes{inlined}, more than the limit of {most:,}; "
             f"set {variable('nodes')} to allow more"
         )
 
 
 def count_nodes(model: onnx.ModelProto, label: str, found: Parts | None = None) -> int:
-    """Count a model's nodes once its functions are written out, without writing them out.
+    """Count a model's nodes with its functions inlined, without inlining them.
 
     Raises
     ------
     ModelError
-        Functions call each other in a circle.
+        Functions are recursive.
     """
     there = sum(len(body.node) for body in (found or parts(model)).bodies)
     if not model.functions:
@@ -92,15 +92,15 @@ def count_nodes(model: onnx.ModelProto, label: str, found: Parts | None = None) 
     except CycleError as error:
         names = ", ".join(name for _, name, _ in error.args[1][:4])
         raise ModelError(
-            f"{label}: its functions call each other in a circle ({names}); export the model anew"
+            f"{label}: its functions are recursive ({names}); re-export the model"
         ) from None
     return max(there, _written_out(_operators(model.graph), sizes))
 
 
 def names_are_text(data: bytes) -> bool:
-    """Tell whether all names in a model's protobuf are UTF-8; descriptions, read by nobody, aside.
+    """Return whether all names in a model's protobuf are UTF-8; descriptions are not checked.
 
-    `data` is a protobuf that can be parsed.
+    `data` must be a protobuf that can be parsed.
     """
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped,unused-ignore]
 
@@ -113,9 +113,9 @@ def names_are_text(data: bytes) -> bool:
 
 @cache
 def _strict_model() -> Any:
-    """Return a class like `onnx.ModelProto`, of the version of protobuf that looks at text.
+    """Return a class like `onnx.ModelProto`, of the protobuf version that validates text.
 
-    To ask for each name in Python takes twenty times as long.
+    Checking each name in Python takes twenty times as long.
     """
     import onnx
     from google.protobuf import (  # type: ignore[import-untyped,unused-ignore]
@@ -139,15 +139,15 @@ def _strict_model() -> Any:
 
 
 def _written_out(operators: Counter[_Key], sizes: dict[_Key, int]) -> int:
-    """How many nodes operators are, those that are functions written out."""
+    """Return the number of nodes of operators with functions inlined."""
     return sum(count * sizes.get(key, 1) for key, count in operators.items())
 
 
 def _operators(body: Body) -> Counter[_Key]:
-    """Count the operators of a body and of the graphs inside it."""
+    """Count the operators of a body and its subgraphs."""
     counts: Counter[_Key] = Counter()
     bodies = [body]
-    for each in bodies:  # which grows meanwhile
+    for each in bodies:  # grows during the loop
         counts.update(_key(node, node.op_type) for node in each.node)
         bodies += graphs_in(each)
     return counts

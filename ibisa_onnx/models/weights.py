@@ -1,7 +1,7 @@
-"""A graph and its weights, held apart: the graph is kilobytes, the weights are megabytes.
+"""Separates a graph, which has kilobytes, from its weights, which have megabytes.
 
-ONNX Runtime takes weights as values too. So graphs that are made from a model need not carry them
-along, and several sessions share them.
+ONNX Runtime accepts weights as values. Derived graphs therefore need not contain them, and several
+sessions share them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ibisa_onnx.models.external_data import GIVEN
 
 Weights = dict[str, npt.NDArray[Any]]
 
-# Smaller tensors are shapes, axes and scalars, by which ONNX Runtime optimises.
+# Smaller tensors are shapes, axes and scalars, which ONNX Runtime's optimiser reads.
 _SMALLEST = 1024
 _TYPES = frozenset(
     {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.INT8}
@@ -27,7 +27,7 @@ _TYPES = frozenset(
 
 
 def take_weights(model: onnx.ModelProto, among: Collection[str]) -> None:
-    """Take the weights with names in `among` out of a graph, in place; only their types stay."""
+    """Remove the weights named in `among` from a graph, in place; their types remain."""
     for tensor in model.graph.initializer:
         if tensor.name in among and _is_large(tensor):
             bare = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
@@ -37,18 +37,18 @@ def take_weights(model: onnx.ModelProto, among: Collection[str]) -> None:
 
 
 def give_weights(model: onnx.ModelProto, weights: Weights) -> None:
-    """Put back, in place, what was taken out of a graph."""
+    """Restore removed weights, in place."""
     for tensor in _taken(model):
         tensor.CopyFrom(numpy_helper.from_array(weights[tensor.name], tensor.name))
 
 
 def missing_weights(model: onnx.ModelProto) -> set[str]:
-    """Return the names of the weights that were taken out of a graph."""
+    """Return the names of the weights that were removed from a graph."""
     return {tensor.name for tensor in _taken(model)}
 
 
 def read_weights(model: onnx.ModelProto, names: Collection[str]) -> Weights:
-    """Return a model's weights by name, without those that it does not have in memory."""
+    """Return a model's weights by name, except external ones."""
     return {
         tensor.name: np.ascontiguousarray(numpy_helper.to_array(tensor))
         for tensor in model.graph.initializer
@@ -57,7 +57,7 @@ def read_weights(model: onnx.ModelProto, names: Collection[str]) -> Weights:
 
 
 def read_missing(model: onnx.ModelProto, *graphs: onnx.ModelProto) -> Weights:
-    """Return those of a model's weights that were taken out of graphs made from it."""
+    """Return the model's weights that were removed from graphs derived from it."""
     return read_weights(model, set().union(*map(missing_weights, graphs)))
 
 

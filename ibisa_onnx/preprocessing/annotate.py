@@ -1,21 +1,22 @@
-"""Preprocessing and labels written into a model's metadata, for this package and for others.
+"""Writes preprocessing and labels into a model's metadata, for this package and for others.
 
-The key `ibisa` holds them whole. Beside it go ONNX's standard `Image.*` keys, `names` as
-Ultralytics writes it, and the keys of OpenVINO's Model API, each only where it can say the truth;
-`ibisa` lists which of these were written, so that they can be taken out again, and which fields
-were guessed: these are read back as guesses, and others are not told of them. Reading is in
-`metadata.py`.
+The key `ibisa` has all of them. Beside it, ONNX's standard `Image.*` keys, Ultralytics' `names` and
+the keys of OpenVINO's Model API are written, each only if it can express the setting exactly.
+`ibisa` lists the other keys, so that they can be removed again, and the assumed fields, which are
+read back as assumed and omitted from the other keys. Reading is in `metadata.py`.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ibisa_onnx.errors import PreprocessingError
+from ibisa_onnx.checks import check_type, shown
+from ibisa_onnx.errors import PreprocessingError, TargetError
 from ibisa_onnx.models.signature import METADATA_KEY
 from ibisa_onnx.preprocessing.sources.metadata import (
     MODEL_API_RESIZES,
@@ -29,7 +30,7 @@ from ibisa_onnx.preprocessing.spec import CROPPING, LETTERBOXES, Preprocessing
 if TYPE_CHECKING:
     import onnx
 
-# What others may have said of these is replaced, or removed where it cannot be said their way.
+# Existing values of these keys are replaced, or removed if they cannot express the setting.
 _ON_PREPROCESSING = (
     "Image.BitmapPixelFormat",
     "Image.ColorSpaceGamma",
@@ -53,20 +54,29 @@ _ON_LABELS = ("names", model_api_key("labels"))
 def annotate(
     proto: onnx.ModelProto, preprocessing: Preprocessing | None, labels: Sequence[str] | None
 ) -> None:
-    """Say in a model's metadata how pictures become its input, and what its classes are called.
+    """Write a model's preprocessing and class labels into its metadata.
 
-    Changes `proto` in place, and nothing in it but `metadata_props`. What an earlier call wrote and
-    this one does not is removed, so `annotate(proto, None, None)` takes out all that was written.
+    Modifies `proto` in place, and only `metadata_props`. Keys that an earlier call wrote and this
+    one does not are removed, so `annotate(proto, None, None)` removes everything that was written.
 
     Parameters
     ----------
     proto
-        The model; its weights may lie elsewhere.
+        The model; its weights may be external.
     preprocessing
-        None: nothing is said of it.
+        The preprocessing to write; None: none.
     labels
-        Names of the classes by index; None: nothing is said of them.
+        Class names by index; None: none.
+
+    Raises
+    ------
+    OptionError
+        `proto` is not a ModelProto, or `preprocessing` not a Preprocessing.
+    TargetError
+        The labels are not text, or not one for each class, if the only output is declared as one
+        score per class.
     """
+    _check(proto, preprocessing, labels)
     said: dict[str, str] = {}
     before = {each.key: each.value for each in proto.metadata_props}
     ours = written_keys(before)
@@ -81,7 +91,7 @@ def annotate(
         said |= _label_keys(labels)
         content["labels"] = list(labels)
         kind = model_api_key("model_type")
-        if _is_classifier(proto, len(labels)) and (kind in ours or kind not in before):
+        if _classes(proto) == len(labels) and (kind in ours or kind not in before):
             said[kind] = "Classification"
     if said:
         content["written"] = sorted(said)
@@ -89,8 +99,28 @@ def annotate(
     _replace(proto, stale, said)
 
 
+def _check(proto: Any, preprocessing: Any, labels: Any) -> None:
+    """Raise an error for arguments of wrong types, and for labels that do not fit the classes."""
+    import onnx
+
+    check_type("proto", proto, onnx.ModelProto, "an onnx.ModelProto")
+    check_type("preprocessing", preprocessing, (Preprocessing, NoneType), "a Preprocessing")
+    if labels is None:
+        return
+    check_type("labels", labels, (list, tuple), "a list of names", TargetError)
+    for label in labels:
+        if not isinstance(label, str) or label.encode(errors="replace").decode() != label:
+            raise TargetError(f"label {shown(label)} is not text that UTF-8 can hold; correct it")
+    classes = _classes(proto)
+    if classes and len(labels) not in ((1, 2) if classes == 1 else (classes,)):
+        raise TargetError(
+            f"there are {len(labels)} labels for the model's {2 if classes == 1 else classes} "
+            "classes; pass one label per class"
+        )
+
+
 def written_keys(metadata: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the keys beside `ibisa` that an earlier `annotate` wrote."""
+    """Return the keys other than `ibisa` that an earlier `annotate` wrote."""
     try:
         written = read_ibisa(metadata).get("written", [])
     except PreprocessingError:
@@ -101,7 +131,7 @@ def written_keys(metadata: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _replace(proto: onnx.ModelProto, stale: set[str], said: Mapping[str, str]) -> None:
-    """Take keys out, whatever their case, and put others in; what is left keeps its order."""
+    """Remove keys, in any case, and add others; the rest keep their order."""
     gone = {key.lower() for key in (*stale, *said)}
     kept = [(each.key, each.value) for each in proto.metadata_props if each.key.lower() not in gone]
     del proto.metadata_props[:]
@@ -110,7 +140,7 @@ def _replace(proto: onnx.ModelProto, stale: set[str], said: Mapping[str, str]) -
 
 
 def _own_fields(spec: Preprocessing) -> dict[str, Any]:
-    """Say it in the project's own words: all of it, but for values that are guessed."""
+    """Return the spec in the project's own notation, without assumed pixel values."""
     fields = spec.to_dict()
     if spec.resize in CROPPING:
         fields["shorter_side"] = spec.shorter_side or min(spec.size)
@@ -124,12 +154,12 @@ def _own_fields(spec: Preprocessing) -> dict[str, Any]:
 
 
 def _values_are_guessed(spec: Preprocessing) -> bool:
-    """Whether nobody said how pixels become the input; a guess of that is written nowhere."""
+    """Whether the formula for pixels is assumed; assumed values are never written."""
     return spec.is_guess("mean")
 
 
 def _image_keys(spec: Preprocessing) -> dict[str, str]:
-    """Say it in ONNX's standard keys; a picture's pixels are sRGB, and nothing here undoes that."""
+    """Return ONNX's standard keys; pixels are sRGB, which nothing here linearises."""
     formats = [name for name, order in PIXEL_FORMATS.items() if order == spec.channel_order]
     if not formats or _values_are_guessed(spec):
         return {}
@@ -142,7 +172,7 @@ def _image_keys(spec: Preprocessing) -> dict[str, str]:
 
 
 def _model_api_keys(spec: Preprocessing) -> dict[str, str]:
-    """Say it in the keys of OpenVINO's Model API, which takes pictures in BGR."""
+    """Return the keys of OpenVINO's Model API, which passes images in BGR."""
     keys = {} if _values_are_guessed(spec) else _model_api_values(spec)
     if not spec.is_guess("resize", "shorter_side"):
         keys |= _model_api_resize(spec)
@@ -150,7 +180,7 @@ def _model_api_keys(spec: Preprocessing) -> dict[str, str]:
 
 
 def _model_api_values(spec: Preprocessing) -> dict[str, str]:
-    """Say what becomes of pixels, and in which order."""
+    """Return the keys for pixel values and channel order."""
     offset, factor = _affine(spec)
     keys = {"mean_values": _numbers(-offset / factor), "scale_values": _numbers(1 / factor)}
     if spec.channel_order in ("RGB", "BGR"):
@@ -159,7 +189,7 @@ def _model_api_values(spec: Preprocessing) -> dict[str, str]:
 
 
 def _model_api_resize(spec: Preprocessing) -> dict[str, str]:
-    """Say how a picture is brought to the input's size, where the Model API knows that way."""
+    """Return the keys for the resize mode, if the Model API supports it."""
     square = spec.size[0] == spec.size[1] and spec.shorter_side in (None, spec.size[0])
     keys = {}
     for name, resize in MODEL_API_RESIZES.items():
@@ -171,25 +201,26 @@ def _model_api_resize(spec: Preprocessing) -> dict[str, str]:
 
 
 def _label_keys(labels: Sequence[str]) -> dict[str, str]:
-    """Say the names of the classes; the Model API separates them by spaces."""
+    """Return the keys for class names; the Model API separates names by spaces."""
     words = ["_".join(label.split()) or f"class_{i}" for i, label in enumerate(labels)]
     return {"names": str(dict(enumerate(labels))), model_api_key("labels"): " ".join(words)}
 
 
 def _affine(spec: Preprocessing) -> tuple[np.ndarray, np.ndarray]:
-    """Return offset and factor of each channel: model space is `offset + factor * pixel`."""
+    """Return offset and factor per channel: model space is `offset + factor * pixel`."""
     mean, std = (np.broadcast_to(each, spec.channels) for each in (spec.mean, spec.std))
     return -mean / std, spec.scale / std
 
 
 def _numbers(values: np.ndarray) -> str:
-    """Write numbers so that they lose nothing that float32 holds."""
+    """Format numbers with the full precision of float32."""
     return " ".join(f"{value + 0.0:.9g}" for value in values)
 
 
-def _is_classifier(proto: onnx.ModelProto, classes: int) -> bool:
-    """Tell whether the only output is one score for each class, [N, K] or [N, K, 1, 1]."""
+def _classes(proto: onnx.ModelProto) -> int:
+    """Return the number of scores if the only output is [N, K] or [N, K, 1, 1]; otherwise 0."""
     if len(proto.graph.output) != 1:
-        return False
+        return 0
     sides = [side.dim_value for side in proto.graph.output[0].type.tensor_type.shape.dim]
-    return len(sides) in (2, 4) and sides[1:] == [classes, 1, 1][: len(sides) - 1]
+    scores = len(sides) == 2 or (len(sides) == 4 and sides[2:] == [1, 1])
+    return sides[1] if scores else 0

@@ -1,4 +1,4 @@
-"""Where each pixel of a picture fell in the model's input, and maps brought there and back."""
+"""The geometry of preprocessing: where each pixel of an image lies in the model's input."""
 
 from __future__ import annotations
 
@@ -15,10 +15,18 @@ from ibisa_onnx.preprocessing.resampling import resample
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the resized picture lies in the model's input.
+    """Where the resized image lies in the model's input.
 
-    `resized` is its height and width; `top` and `left` are where its corner falls: negative where
-    it is cropped, positive where there is a margin, which is filled with `fill` (0..255).
+    Attributes
+    ----------
+    resized
+        Height and width of the resized image.
+    top
+        Row of its top-left corner: negative if it is cropped, positive if there is a margin.
+    left
+        Column of its top-left corner.
+    fill
+        Value of the margin, 0..255.
     """
 
     resized: tuple[int, int]
@@ -29,18 +37,20 @@ class Placement:
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where each pixel of the picture fell in the model's input.
+    """Where each pixel of an image lies in the model's input.
 
     Attributes
     ----------
-    picture, model
-        Height and width of each.
+    picture
+        Height and width of the image.
+    model
+        Height and width of the model's input.
     scale
-        Pixels of the model's input for each pixel of the picture: down, across.
+        Pixels of the model's input per pixel of the image: vertical, horizontal.
     offset
-        Where the picture's top left corner falls in the model's input: down, across.
+        Position of the image's top-left corner in the model's input: down, across.
     reduction
-        By what the picture was reduced as it was read, and maps of it are.
+        Factor by which the image was reduced on reading, as are maps of it.
     """
 
     picture: tuple[int, int]
@@ -57,17 +67,17 @@ class Geometry:
 
     @property
     def cell(self) -> tuple[float, float]:
-        """Pixels of the model's input for each of a map that `restore` returns: down, across."""
+        """Pixels of the model's input per pixel of a map from `restore`: vertical, horizontal."""
         return self.scale[0] * self.reduction, self.scale[1] * self.reduction
 
     @property
     def whole(self) -> Geometry:
-        """The same, with maps of the size of the picture though it was reduced."""
+        """The same geometry, with maps at the full size of an image that was reduced."""
         return replace(self, reduction=1)
 
     @property
     def seen_share(self) -> float:
-        """The share of the picture's area that the model sees, 0..1."""
+        """The fraction of the image's area that the model sees, 0..1."""
         share = 1.0
         for start, scale, has, want in zip(
             self.offset, self.scale, self.picture, self.model, strict=True
@@ -77,12 +87,12 @@ class Geometry:
 
     @property
     def filled_share(self) -> float:
-        """The share of the model's input that shows the picture, 0..1."""
+        """The fraction of the model's input that shows the image, 0..1."""
         area = (have * scale for have, scale in zip(self.picture, self.scale, strict=True))
         return self.seen_share * math.prod(area) / math.prod(self.model)
 
     def restore(self, values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """Bring a map of the model's input back to the picture.
+        """Map an array of the model's input's size back to the image.
 
         Parameters
         ----------
@@ -92,13 +102,13 @@ class Geometry:
         Returns
         -------
         ndarray
-            float32 [H, W], the size of the picture, or of what was read of it: bilinear, and 0
-            where the model never saw it.
+            float32 [H, W], the size of the image, or its reduced size: bilinear, and 0 where the
+            model did not see the image.
 
         Raises
         ------
         PreprocessingError
-            The map does not have the size of the model's input.
+            The array does not have the size of the model's input.
         """
         if values.shape != self.model:
             raise PreprocessingError(f"map is {list(values.shape)}, expected {list(self.model)}")
@@ -110,23 +120,23 @@ class Geometry:
         return restored * (rows[:, None] & columns)
 
     def project(self, values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """Bring a map of the picture to the model's input, the other way than `restore`.
+        """Map an array of the image's size to the model's input; the inverse of `restore`.
 
         Parameters
         ----------
         values
-            [H, W], the size of the picture, or of what was read of it.
+            [H, W], the size of the image, or its reduced size.
 
         Returns
         -------
         ndarray
-            float32 [h, w], the size of the model's input; margins, which show nothing of the
-            picture, have the map's least value.
+            float32 [h, w], the size of the model's input; margins, which show none of the image,
+            have the smallest value.
 
         Raises
         ------
         PreprocessingError
-            The map does not have the size of the picture.
+            The array does not have the size of the image.
         """
         if values.shape not in (self.picture, self.shown):
             raise PreprocessingError(f"map is {list(values.shape)}, expected {list(self.picture)}")
@@ -136,17 +146,17 @@ class Geometry:
         box = (-top / high, -left / wide, (height - top) / high, (width - left) / wide)
         rows, columns = (self._covered(axis) for axis in (0, 1))
         seen = (self._seen(0, own)[:, None] & self._seen(1, own)).astype(np.float32)
-        weights = resample(seen, self.model, box=box)  # what was cropped away says nothing
+        weights = resample(seen, self.model, box=box)  # cropped pixels do not count
         projected = resample(values * seen, self.model, box=box) / np.maximum(weights, 1e-6)
         return np.where(rows[:, None] & columns, projected, np.float32(values.min()))
 
     def _covered(self, axis: int) -> npt.NDArray[np.bool_]:
-        """Tell for each row or column of the model's input whether it shows the picture."""
+        """Return for each row or column of the model's input whether it shows the image."""
         middles = (np.arange(self.model[axis]) + 0.5 - self.offset[axis]) / self.scale[axis]
         return (middles >= 0) & (middles <= self.picture[axis])
 
     def _seen(self, axis: int, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
-        """Tell for each row or column of the picture whether its middle is in the model's input."""
+        """Return for each row or column of the image whether its centre is in the model's input."""
         step = self.scale[axis] if size == self.picture else self.cell[axis]
         middles = self.offset[axis] + (np.arange(size[axis]) + 0.5) * step
         return (middles >= 0) & (middles <= self.model[axis])

@@ -1,4 +1,4 @@
-"""Pictures read for a model: a very large one no larger than the model's input needs."""
+"""Reads images for a model; very large ones no larger than the model's input requires."""
 
 from __future__ import annotations
 
@@ -8,40 +8,42 @@ from ibisa_onnx.preprocessing.resampling import KERNELS
 from ibisa_onnx.preprocessing.spec import Preprocessing, placement
 
 REDUCED_ABOVE = 1 << 25
-"""Pixels of a picture that is read as it is: 33.5 million, more than most cameras take."""
+"""Images of at most this many pixels, 33.5 million, are never reduced."""
 SPARE = 4
-"""Pixels that are kept for each of the model's input, down and across, where one is reduced."""
+"""Pixels of a reduced image per pixel of the model's input, vertically and horizontally."""
 _FACTORS = (8, 4, 2)
 
 
 def read_for(source: Source, spec: Preprocessing, limits: Limits | None = None) -> Picture:
-    """Read a picture for a model, reduced where it is very large and the model's input is small.
+    """Read an image for a model, reduced if it is very large and the model's input small.
 
     Parameters
     ----------
-    source, limits
-        As of `read_picture`.
+    source
+        As for `read_picture`.
     spec
-        How it is brought to the model.
+        The model's preprocessing.
+    limits
+        As for `read_picture`.
 
     Returns
     -------
     Picture
-        Of both sides a half, a quarter or an eighth, where it has more than `REDUCED_ABOVE` pixels
-        and keeps `SPARE` of them for each of the model's input; `notes` say so.
+        Its sides divided by 2, 4 or 8 if it has more than `REDUCED_ABOVE` pixels and retains
+        `SPARE` of them per pixel of the model's input; `notes` report that.
 
     Raises
     ------
     ImageError
-        As `read_picture`, or it does not fit where it must not be resized.
+        As `read_picture`, or the image has the wrong size while resizing is off.
     """
     return read_picture(source, limits, lambda size: reduction_for(size, spec))
 
 
 def reduction_for(size: tuple[int, int], spec: Preprocessing) -> int:
-    """Return by what a picture of some height and width is reduced: 1, 2, 4 or 8."""
+    """Return the factor by which an image of some height and width is reduced: 1, 2, 4 or 8."""
     resized = placement(size, spec).resized
-    # Where single pixels are picked, others would be.
+    # Without antialiasing, other pixels would be sampled.
     if size[0] * size[1] <= REDUCED_ABOVE or not KERNELS[spec.interpolation].antialias:
         return 1
     room = min(side / (SPARE * wanted) for side, wanted in zip(size, resized, strict=True))

@@ -1,10 +1,11 @@
 """Resizing with antialiasing: each output pixel is a weighted mean of the input pixels it covers.
 
-As in Pillow, and so in torchvision on pictures: the kernel is stretched by the factor of shrinking.
-OpenCV's bilinear resize is not (it skips pixels), and its area mode is a box; what networks were
-trained on is mostly Pillow's. Rows and columns are done one after the other, in floats, as torch
-does with tensors. Pillow rounds and clips bytes in between, and from version 13 on starts with
-either, so that none of these is right for all; only `bicubic` and `lanczos` feel it, at hard edges.
+As in Pillow, and in torchvision for images, the kernel is stretched by the reduction factor.
+OpenCV's bilinear resize is not antialiased (it skips pixels), and its area mode is a box filter;
+most networks were trained with Pillow's. Rows and columns are resized one after the other, in
+floats, as torch does for tensors. Pillow rounds and clips bytes in between and, from version 13
+on, starts with either axis, so that no order matches it always; only `bicubic` and `lanczos`
+differ, at hard edges.
 """
 
 from __future__ import annotations
@@ -22,7 +23,17 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Kernel:
-    """A resampling kernel: its weight at a distance in pixels, and where it ends."""
+    """A resampling kernel.
+
+    Attributes
+    ----------
+    weight
+        Its weight at a distance in pixels.
+    support
+        Distance at which it ends.
+    antialias
+        Whether it is stretched when an image is reduced.
+    """
 
     weight: Callable[[Floats], Floats]
     support: float
@@ -67,7 +78,7 @@ def resample(
     kernel: Kernel = KERNELS["bilinear"],
     box: tuple[float, float, float, float] | None = None,
 ) -> npt.NDArray[np.float32]:
-    """Resize a part of an image.
+    """Resize a region of an image.
 
     Parameters
     ----------
@@ -78,20 +89,19 @@ def resample(
     kernel
         One of `KERNELS`.
     box
-        The part: top, left, bottom, right, in pixels of `image` from its top left corner, not
-        necessarily whole, and not necessarily inside: what lies outside repeats the edge. None:
-        all of it.
+        The region: top, left, bottom, right in pixels of `image`; may be fractional, and may extend
+        beyond the image, whose edge is then repeated. None: the whole image.
 
     Returns
     -------
     ndarray
-        float32 [h, w] or [h, w, C], in the range of `image` (a little beyond with `bicubic` and
+        float32 [h, w] or [h, w, C], in the range of `image` (slightly beyond with `bicubic` and
         `lanczos`).
     """
     height, width = image.shape[:2]
     top, left, bottom, right = box or (0.0, 0.0, height, width)
     pixels, weights = _taps(width, size[1], left, right, kernel)
-    first, last = pixels.min(), pixels.max()  # no row need be longer
+    first, last = pixels.min(), pixels.max()  # only these columns are needed
     part = np.ascontiguousarray(image[:, first : last + 1])  # else each tap would copy it
     rows = _along(part, 0, *_taps(height, size[0], top, bottom, kernel))
     return _along(rows, 1, pixels - first, weights)
@@ -100,7 +110,7 @@ def resample(
 def _taps(
     length: int, count: int, start: float, stop: float, kernel: Kernel
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]:
-    """Return which input pixels [count, taps] make each output pixel, and their weights."""
+    """Return the input pixels [count, taps] of each output pixel, and their weights."""
     step = (stop - start) / count
     centres = start + (np.arange(count) + 0.5) * step
     centres = np.clip(centres, 0, np.nextafter(length, 0))[:, None]
@@ -110,8 +120,8 @@ def _taps(
     pixels = first + np.arange(int(np.ceil(2 * reach)) + 1)
     weights = kernel.weight((pixels + 0.5 - centres) / stretch)
     weights = np.where((pixels >= 0) & (pixels < length), weights, 0.0)
-    heard = weights.any(axis=0)  # often not the last: most kernels end in 0
-    pixels, weights = pixels[:, heard], weights[:, heard]
+    used = weights.any(axis=0)  # often not the last: most kernels end in 0
+    pixels, weights = pixels[:, used], weights[:, used]
     weights /= weights.sum(axis=1, keepdims=True)
     return np.clip(pixels, 0, length - 1).astype(np.intp), weights.astype(np.float32)
 
@@ -122,7 +132,7 @@ def _along(
     pixels: npt.NDArray[np.intp],
     weights: npt.NDArray[np.float32],
 ) -> npt.NDArray[np.float32]:
-    """Sum the weighted pixels along one axis, one tap at a time to keep memory at the output's."""
+    """Sum weighted pixels along one axis, one tap at a time to limit memory to the output's."""
     shape = [1] * image.ndim
     shape[axis] = len(pixels)
     total: npt.NDArray[np.float32] | None = None

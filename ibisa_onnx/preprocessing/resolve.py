@@ -1,8 +1,8 @@
-"""The preprocessing of a model as it is inferred, each field with its source.
+"""Resolves a model's preprocessing, each setting with its source.
 
-Each field of the spec is taken from the first source that says something on it: flags, a spec file,
-the model's metadata, files beside it, its input's type and shape, and last ImageNet's usual values,
-with a warning.
+Each field of the spec comes from the first source that specifies it: arguments, a spec file, the
+model's metadata, files beside it, its input's type and shape, and last the ImageNet defaults, with
+a warning.
 """
 
 from __future__ import annotations
@@ -35,32 +35,71 @@ from ibisa_onnx.preprocessing.spec import (
 
 DEFAULT_SIZE = 224
 _LONGEST = 1000  # characters of a warning
-_GUESS = "ImageNet's usual values (a guess)"
-_GREY_GUESS = "0..1, usual for one channel (a guess)"
-_OTHER_GUESS = "0..1, usual where channels are no colours (a guess)"
-_GUESS_MARK = "(a guess)"
+_GUESS_MARK = "(assumed)"
+_GUESS = f"ImageNet mean and std {_GUESS_MARK}"
+_GREY_GUESS = f"0..1, default for one channel {_GUESS_MARK}"
+_OTHER_GUESS = f"0..1, default for channels other than colours {_GUESS_MARK}"
 _USUAL_ORDERS = {1: "GRAY", 3: "RGB", 4: "RGBA"}
-# ImageNet's classifiers, some of which have a class for the background, by classes and pixels.
+# ImageNet classifiers, some with a background class: numbers of classes, and input sizes.
 _IMAGENET_CLASSES = (1000, 1001)
 _IMAGENET_SIDES = range(192, 332)
 _VALUES = ("scale", "mean", "std")
 _UPPER = ("channel_order", "layout")
 _WORDS = (*_UPPER, "resize", "interpolation")
 _NOT_KNOWN = (
-    "how pixels become this model's input is not known, so ImageNet's usual values are taken; if "
-    "the answer looks wrong, give preprocessing=caffe, tf, unit or raw, or mean=, std=, "
-    "scale= and channel_order= (preprocessing=imagenet says that they are right)"
+    "no preprocessing information found; assuming ImageNet mean and std. If the predictions look "
+    "wrong, pass preprocessing=caffe|tf|unit|raw, or mean=, std=, scale=, channel_order=; "
+    "preprocessing=imagenet silences this warning"
 )
 _GREY_NOT_KNOWN = (
-    "how pixels become this model's input is not known, so 0..1 is taken; if the answer looks "
-    "wrong, give preprocessing=raw, or scale=, mean= and std= (preprocessing=unit says that "
-    "0..1 is right)"
+    "no preprocessing information found; assuming 0..1. If the predictions look wrong, pass "
+    "preprocessing=raw, or scale=, mean=, std=; preprocessing=unit silences this warning"
 )
 
 
 @dataclass(frozen=True)
 class Overrides:
-    """What the user says on preprocessing; None: nothing."""
+    """Individual preprocessing settings, which take precedence over all other sources.
+
+    Pass one, or a dict of its fields, to `Explainer(overrides=...)`. Fields that are None are
+    inferred.
+
+    Parameters
+    ----------
+    preset
+        Name of a preset for `scale`, `mean`, `std` and `channel_order`: "imagenet", "caffe", "tf",
+        "unit" or "raw".
+    mean
+        One value, or one per channel in the model's order.
+    std
+        One value, or one per channel in the model's order.
+    scale
+        Factor applied to pixels 0..255 before `mean` and `std`.
+    channel_order
+        "RGB", "BGR", "GRAY", "RGBA", "BGRA" or "AS-IS".
+    size
+        Height and width of the input, in pixels.
+    resize
+        "shortest", "stretch", "stretch-crop", "letterbox", "letterbox-corner" or "none".
+    shorter_side
+        For "shortest" and "stretch-crop", in pixels.
+    interpolation
+        "nearest", "box", "bilinear", "bicubic" or "lanczos".
+    layout
+        "NCHW" or "NHWC".
+    depth
+        "8-bit" or "full"; see `Preprocessing`.
+    pad_value
+        Value of a letterbox's margins, 0..255.
+
+    Examples
+    --------
+    ```python
+    overrides = ibisa_onnx.Overrides(preset="caffe", resize="stretch")
+    explainer = ibisa_onnx.Explainer("model.onnx", overrides=overrides)
+    explainer = ibisa_onnx.Explainer("model.onnx", overrides={"mean": [0.5], "std": [0.5]})
+    ```
+    """
 
     preset: str | None = None
     mean: tuple[float, ...] | None = None
@@ -77,29 +116,51 @@ class Overrides:
 
     @classmethod
     def of(cls, given: Overrides | Mapping[str, Any] | None) -> Overrides:
-        """Return what was given as keywords of this class, or as one of it.
+        """Return overrides from a dict of fields, from None, or unchanged.
+
+        Parameters
+        ----------
+        given
+            An `Overrides`, a mapping of its fields, or None.
+
+        Returns
+        -------
+        Overrides
+            The overrides.
 
         Raises
         ------
         OptionError
-            It is neither, or names what there is not.
+            It is none of these, or a field is unknown.
         """
         if given is None or isinstance(given, cls):
             return given or cls()
         if not isinstance(given, Mapping):
             raise OptionError(
-                f"overrides is {type(given).__name__}; give an Overrides, or a dict of its fields"
+                f"overrides is a {type(given).__name__}; pass an Overrides or a dict of its fields"
             )
         known = [each.name for each in fields_of(cls)]
         for name in given:
             if name not in known:
-                raise OptionError(f"overrides has no {name!r}; choose from: {', '.join(known)}")
+                raise OptionError(
+                    f"overrides has no field {name!r}; choose from: {', '.join(known)}"
+                )
         return cls(**given)
 
 
 @dataclass(frozen=True)
 class ResolvedField:
-    """One field of the spec, its value, and in words where that comes from."""
+    """One field of the preprocessing spec, its value, and its source.
+
+    Attributes
+    ----------
+    field
+        Name of the field of `Preprocessing`.
+    value
+        Its value.
+    source
+        Where the value comes from, as text.
+    """
 
     field: str
     value: Any
@@ -107,7 +168,7 @@ class ResolvedField:
 
     @property
     def is_guess(self) -> bool:
-        """Whether nothing says it, so that the usual is taken."""
+        """Whether no source specifies it, so that a default is assumed."""
         return self.source.endswith(_GUESS_MARK)
 
 
@@ -116,12 +177,12 @@ _UNKNOWN = ResolvedField("", None, "")
 
 @dataclass(frozen=True)
 class Usual:
-    """What is usual for models of one kind: a guess, but a better one than ImageNet's values.
+    """Defaults for one kind of model, which take precedence over ImageNet's.
 
     Attributes
     ----------
     source
-        "usual for YOLOX".
+        Description of the kind, for messages.
     values
         Fields of `Preprocessing`; also `preset`.
     """
@@ -130,7 +191,7 @@ class Usual:
     values: Mapping[str, Any]
 
     def layer(self, channels: int) -> Layer:
-        """Return it as a source, whose every field is a guess; `channels` are the input's."""
+        """Return the defaults, for `channels`, as a source whose fields are all assumed."""
         fields = {key: value for key, value in self.values.items() if key != "preset"}
         if "preset" in self.values and channels in (1, 3, 4):
             order = fields.get("channel_order") if channels == 3 else None
@@ -142,7 +203,17 @@ class Usual:
 
 @dataclass(frozen=True)
 class ResolvedPreprocessing:
-    """The spec, one field for each field that matters, and what a user should know."""
+    """A preprocessing spec, with the source of each field.
+
+    Attributes
+    ----------
+    spec
+        The preprocessing.
+    resolved_fields
+        The relevant fields, each with its value and source.
+    warnings
+        What to know about it.
+    """
 
     spec: Preprocessing
     resolved_fields: tuple[ResolvedField, ...]
@@ -150,8 +221,8 @@ class ResolvedPreprocessing:
 
     @property
     def values_are_guessed(self) -> bool:
-        """Whether nothing says how pixels become the input, so that the usual is taken."""
-        return self.spec.is_guess("mean")  # which alone is left out where only scale is guessed
+        """Whether no source specifies how pixels become the input, so that defaults are assumed."""
+        return self.spec.is_guess("mean")  # specified if only the scale is assumed
 
 
 def resolve_preprocessing(
@@ -164,7 +235,7 @@ def resolve_preprocessing(
     usual: Usual | None = None,
     limits: Limits | None = None,
 ) -> ResolvedPreprocessing:
-    """Settle how a picture becomes the model's input.
+    """Resolve how an image becomes the model's input.
 
     Parameters
     ----------
@@ -173,24 +244,29 @@ def resolve_preprocessing(
     metadata
         Its custom metadata.
     overrides
-        What the user said; goes before all else.
+        The user's settings, which take precedence over all other sources.
     file
         A preprocessing file: TOML, JSON, or the configuration of a training framework.
     folder
-        The model's, where such configurations may lie beside it; None: there is none.
+        The model's folder, which may contain such configurations; None: there is none.
     usual
-        What is usual for models of its kind, which goes before ImageNet's values alone.
+        Defaults for models of its kind, which take precedence over ImageNet's.
     limits
-        How large pictures may become, and files be; None: as the environment says.
+        Limits on resized images and files; None: from the environment.
+
+    Returns
+    -------
+    ResolvedPreprocessing
+        The spec, with the source of each field.
 
     Raises
     ------
     PreprocessingError
-        A source says something impossible, or contradicts the model's input.
+        A setting is invalid, or contradicts the model's input.
     """
     image = signature.image
     layers = list(_override_layers(Overrides.of(overrides)))
-    limits = limits or Limits.from_environment()
+    limits = Limits.of(limits)
     layers += [read_spec_file(file, limits)] if file is not None else []
     for layer in layers:
         _check_against_input(layer, image)
@@ -207,8 +283,8 @@ def resolve_preprocessing(
     warnings = [warning for layer in layers for warning in layer.warnings]
     if usual is not None and resolved.get("mean", _UNKNOWN).source.startswith(usual.source):
         warnings.append(
-            f"how pixels become this model's input is not said, so it is taken as {usual.source}; "
-            "if the answer looks wrong, give preprocessing=, or mean=, std=, scale=, channel_order="
+            f"no preprocessing information found; assuming the {usual.source}. If the "
+            "predictions look wrong, pass preprocessing=, or mean=, std=, scale=, channel_order="
         )
     warnings += _guess_values(resolved, image.channels)
     warnings += _guess_geometry(resolved, signature)
@@ -224,31 +300,40 @@ def settle_preprocessing(
     usual: Usual | None = None,
     limits: Limits | None = None,
 ) -> ResolvedPreprocessing:
-    """Settle the preprocessing from what a user gave for it: a whole spec, a preset, or a file.
+    """Resolve the preprocessing from a whole spec, a preset, a spec file, or None.
 
     Parameters
     ----------
+    signature
+        The model's inputs and outputs.
+    metadata
+        Its custom metadata.
     wanted
-        A spec, which is taken as it is; the name of a preset; the path of a spec file; or None.
+        A spec, which is used as it is; the name of a preset; the path of a spec file; or None.
     overrides
-        Single values, which go before a preset or a file.
+        Individual settings, which take precedence over a preset or a file.
     folder
-        The model's, where files may say something of it.
+        The model's folder, which may contain configurations.
     usual
-        What is usual for models of its kind.
+        Defaults for models of its kind.
     limits
-        As of `resolve_preprocessing`.
+        Limits on resized images and files; None: from the environment.
+
+    Returns
+    -------
+    ResolvedPreprocessing
+        The spec, with the source of each field.
 
     Raises
     ------
     PreprocessingError
-        As `resolve_preprocessing`, or a whole spec was given and overrides too.
+        As `resolve_preprocessing`, or both a whole spec and overrides were passed.
     """
     overrides = Overrides.of(overrides)
     if isinstance(wanted, Preprocessing):
-        if overrides != Overrides():
+        if any(getattr(overrides, each.name) is not None for each in fields_of(overrides)):
             raise PreprocessingError(
-                "a whole Preprocessing was given, and overrides; put them into it "
+                "overrides cannot be combined with a Preprocessing; set its fields instead "
                 "(dataclasses.replace)"
             )
         check_sizes(wanted, limits)
@@ -256,7 +341,7 @@ def settle_preprocessing(
     if not isinstance(wanted, str | os.PathLike | None):
         raise PreprocessingError(
             f"preprocessing is a {type(wanted).__name__}; "
-            "give a Preprocessing, the name of a preset, or the path of a spec file"
+            "pass a Preprocessing, the name of a preset, or the path of a spec file"
         )
     file = None if wanted is None else Path(wanted)
     if isinstance(wanted, str) and _is_preset(wanted):
@@ -273,12 +358,12 @@ def settle_preprocessing(
 
 
 def _is_preset(word: str) -> bool:
-    """Tell a preset, also a misspelt one, from a file."""
+    """Distinguish a preset, possibly misspelt, from a file."""
     return word in PRESETS or not (Path(word).suffix or os.path.exists(word))  # noqa: PTH110 - it never raises
 
 
 def _override_layers(overrides: Overrides) -> Iterator[Layer]:
-    """Yield a layer for each value that was given, the preset last."""
+    """Yield a layer for each override, the preset last."""
     for each in fields_of(overrides):
         value = getattr(overrides, each.name)
         if value is not None and each.name != "preset":
@@ -290,51 +375,52 @@ def _override_layers(overrides: Overrides) -> Iterator[Layer]:
 
 def _override_layer(name: str, value: Any) -> Layer:
     source = f"argument {name}="
-    if isinstance(value, str) and name in _WORDS:  # which word it may be is checked by the spec
+    if isinstance(value, str) and name in _WORDS:  # the spec checks the word
         return Layer(source, {name: value.upper() if name in _UPPER else value})
     return parse_layer(source, {name: value})
 
 
 def _plain(value: Any) -> Any:
-    """Return NumPy's numbers and arrays as Python's."""
+    """Convert NumPy numbers and arrays to Python's."""
     if isinstance(value, tuple | list):
         return [_plain(each) for each in value]
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
 
 
 def _check_against_input(layer: Layer, image: ImageInput) -> None:
-    """Raise where a source contradicts what the model's input plainly is."""
-    said = layer.fields
-    takes = f"but input {image.tensor} takes"
-    if said.get("layout", image.layout) != image.layout:
+    """Raise if a source contradicts the model's input."""
+    given = layer.fields
+    requires = f"but model input {image.tensor} requires"
+    if given.get("layout", image.layout) != image.layout:
         raise PreprocessingError(
-            f"{layer.source} says layout {said['layout']}, {takes} {image.layout}; "
-            "drop it, or open the model with that layout"
+            f"{layer.source} sets layout {given['layout']}, {requires} {image.layout}; "
+            "remove it, or open the model with that layout"
         )
-    if np.dtype(said.get("dtype", image.dtype)).kind != np.dtype(image.dtype).kind:
+    if np.dtype(given.get("dtype", image.dtype)).kind != np.dtype(image.dtype).kind:
         raise PreprocessingError(
-            f"{layer.source} says dtype {said['dtype']}, {takes} {image.dtype}; correct it"
+            f"{layer.source} sets dtype {given['dtype']}, {requires} {image.dtype}; correct it"
         )
-    height, width = said.get("size", (image.height, image.width))
+    height, width = given.get("size", (image.height, image.width))
     if height != (image.height or height) or width != (image.width or width):
         raise PreprocessingError(
-            f"{layer.source} says size {height} x {width}, {takes} "
-            f"{image.height or 'any'} x {image.width or 'any'} (height x width); correct it"
+            f"{layer.source} sets size {height}x{width}, {requires} "
+            f"{image.height or 'any'}x{image.width or 'any'} (height x width); correct it"
         )
-    order = CHANNEL_ORDERS.get(said.get("channel_order", ""))
+    order = CHANNEL_ORDERS.get(given.get("channel_order", ""))
     if order is not None and order.channels not in (None, image.channels):
         raise PreprocessingError(
-            f"{layer.source} says channel order {said['channel_order']}, {takes} "
+            f"{layer.source} sets channel order {given['channel_order']}, {requires} "
             f"{image.channels} channel(s); correct it"
         )
-    if said.get("channels", image.channels) != image.channels:
+    if given.get("channels", image.channels) != image.channels:
         raise PreprocessingError(
-            f"{layer.source} says {said['channels']} channels, {takes} {image.channels}; correct it"
+            f"{layer.source} sets {given['channels']} channels, {requires} {image.channels}; "
+            "correct it"
         )
 
 
 def _check_possible(layer: Layer, image: ImageInput, limits: Limits) -> None:
-    """Raise where no spec of this input can have what a source says."""
+    """Raise if no spec for this input can have a source's values."""
     usual: dict[str, Any] = {
         "size": (image.height or 1, image.width or 1),
         "channel_order": _USUAL_ORDERS.get(image.channels, AS_IS),
@@ -350,20 +436,19 @@ def _check_possible(layer: Layer, image: ImageInput, limits: Limits) -> None:
 
 
 def _check_shorter_side(spec: Preprocessing, source: str) -> None:
-    """Raise where cropping would need more than there is."""
+    """Raise if the crop would be larger than the resized image."""
     if spec.shorter_side is not None and spec.shorter_side < min(spec.size):
         raise PreprocessingError(
             f"shorter side {spec.shorter_side} ({source}) is less than "
-            f"the model's {min(spec.size)}; give at least that"
+            f"the model's {min(spec.size)}; set it to at least that"
         )
 
 
 def _unless_contradicted(layer: Layer, image: ImageInput, limits: Limits) -> Layer:
-    """Return a layer that nobody asked for, emptied with a warning where it cannot be true.
+    """Return an implicit source, emptied with a warning if it contradicts the input.
 
-    Where only its size cannot, as beside a network exported for larger pictures than it was trained
-    with, the rest stands. Not an error: the owner of an image can seldom mend the model's file, or
-    what lies beside it.
+    If only its size does, as for a network exported for larger images than it was trained on, the
+    rest is used. Not an error: the user can seldom fix the model's file or the files beside it.
     """
     if (doubt := _contradiction(layer, image, limits)) is None:
         return layer
@@ -374,7 +459,7 @@ def _unless_contradicted(layer: Layer, image: ImageInput, limits: Limits) -> Lay
 
 
 def _contradiction(layer: Layer, image: ImageInput, limits: Limits) -> PreprocessingError | None:
-    """Return why a layer cannot be true of the input, None where it can."""
+    """Return why a source contradicts the input, or None."""
     try:
         _check_against_input(layer, image)
         _check_possible(layer, image, limits)
@@ -384,7 +469,7 @@ def _contradiction(layer: Layer, image: ImageInput, limits: Limits) -> Preproces
 
 
 def _resized(layer: Layer, image: ImageInput) -> Layer:
-    """Return a layer with its shorter side in proportion to the input, and no size of its own."""
+    """Return a layer without its size, and with its shorter side in proportion to the input."""
     fields = {key: value for key, value in layer.fields.items() if key != "size"}
     if "size" in layer.fields and "shorter_side" in fields and image.height and image.width:
         share = min(image.height, image.width) / min(layer.fields["size"])
@@ -393,7 +478,7 @@ def _resized(layer: Layer, image: ImageInput) -> Layer:
 
 
 def _facts(image: ImageInput) -> dict[str, ResolvedField]:
-    """Return what the input's type and shape leave no doubt about."""
+    """Return what the input's type and shape determine."""
     resolved: dict[str, ResolvedField] = {}
     fields: dict[str, Any] = {"layout": str(image.layout), "dtype": image.dtype}
     fields["channels"] = image.channels
@@ -406,20 +491,20 @@ def _facts(image: ImageInput) -> dict[str, ResolvedField]:
 
 
 def _add(resolved: dict[str, ResolvedField], fields: Mapping[str, Any], source: str) -> None:
-    """Believe what nothing higher has settled."""
+    """Add fields that no earlier source specifies."""
     for field, value in fields.items():
         resolved.setdefault(field, ResolvedField(field, value, source))
 
 
 def _add_said(resolved: dict[str, ResolvedField], layer: Layer, channels: int) -> None:
-    """Believe a source, but for what it marks as guesses."""
+    """Add a source's fields, except those it marks as assumed."""
     fields = _fields(layer, channels, resolved)
     said = {field: value for field, value in fields.items() if field not in layer.guessed}
     _add(resolved, said, layer.source)
 
 
 def _add_guessed(resolved: dict[str, ResolvedField], layer: Layer) -> None:
-    """Take over what a source marks as guesses; a shorter side only where it suits the size."""
+    """Add the fields a source marks as assumed; a shorter side only if the size allows it."""
     guessed = {field: value for field, value in layer.fields.items() if field in layer.guessed}
     size = resolved["size"].value if "size" in resolved else guessed.get("size")
     if size is not None and guessed.get("shorter_side", min(size)) < min(size):
@@ -428,7 +513,7 @@ def _add_guessed(resolved: dict[str, ResolvedField], layer: Layer) -> None:
 
 
 def _fields(layer: Layer, channels: int, resolved: Mapping[str, ResolvedField]) -> dict[str, Any]:
-    """Return a layer's fields, its preset spelled out."""
+    """Return a layer's fields, with its preset expanded."""
     fields = dict(layer.fields)
     if layer.preset is None:
         return fields
@@ -437,38 +522,38 @@ def _fields(layer: Layer, channels: int, resolved: Mapping[str, ResolvedField]) 
 
 
 def spell_out(preset: str, order: str | None, channels: int) -> dict[str, Any]:
-    """Return a preset's fields for the model's channels; mean and std stay with their colours."""
+    """Return a preset's fields for the model's channels; mean and std follow their colours."""
     values = PRESETS[preset]
     mean, std = values.mean, values.std
     order = order or {1: "GRAY", 3: "", 4: "A"}.get(channels, AS_IS)
     order = values.channel_order + order if order in ("", "A") else order
-    if order == AS_IS and channels == 3:  # those of pictures are RGB
+    if order == AS_IS and channels == 3:  # images are RGB
         mean, std = (mean[::-1], std[::-1]) if values.channel_order == "BGR" else (mean, std)
     elif order in ("GRAY", AS_IS):
         mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
     elif order[0] != values.channel_order[0]:
         mean, std = mean[::-1], std[::-1]
-    if len(order) == 4 and len(mean) == 3:  # alpha as it is
+    if len(order) == 4 and len(mean) == 3:  # alpha unchanged
         mean, std = (*mean, 0.0), (*std, 1.0)
     return {"channel_order": order, "scale": values.scale, "mean": mean, "std": std}
 
 
 def _infer_from_type(resolved: dict[str, ResolvedField], image: ImageInput) -> None:
-    """Take the bytes as they are where the input is of integers."""
+    """Use pixel values unchanged if the input is of an integer dtype."""
     dtype = np.dtype(image.dtype)
     if dtype.kind not in "iu" or any(field in resolved for field in _VALUES):
         return
     fields = spell_out("raw", _value(resolved, "channel_order"), image.channels)
     what = "bytes" if dtype.itemsize == 1 else "values"
-    source = f"input type {dtype}: the picture's {what} as they are"
+    source = f"input type {dtype}: the image's {what}, unchanged"
     if dtype == np.int8:
         fields["mean"] = (128.0,)
-        source = f"input type {dtype}: the picture's bytes less 128"
+        source = f"input type {dtype}: the image's bytes minus 128"
     _add(resolved, fields, source)
 
 
 def _guess_values(resolved: dict[str, ResolvedField], channels: int) -> list[str]:
-    """Fill in scale, mean, std and channel order where no source says them; warn of it."""
+    """Fill in scale, mean, std and channel order that no source specifies; return a warning."""
     said = [field for field in _VALUES if field in resolved]
     if not said:
         colours = channels in (3, 4)
@@ -477,44 +562,45 @@ def _guess_values(resolved: dict[str, ResolvedField], channels: int) -> list[str
         _add(resolved, spell_out(preset, _value(resolved, "channel_order"), channels), source)
         return [_NOT_KNOWN if colours else _GREY_NOT_KNOWN]
     missing = [field for field in (*_VALUES, "channel_order") if field not in resolved]
-    _add(resolved, {"mean": (0.0,), "std": (1.0,)}, "not said, so left out")
+    _add(resolved, {"mean": (0.0,), "std": (1.0,)}, "not specified")
     sizes = np.abs([*resolved["mean"].value, *resolved["std"].value])
     scale = 1.0 if sizes.max() > 2 else 1 / 255
-    _add(resolved, {"scale": scale}, "the size of mean and std (a guess)")
-    _add(resolved, {"channel_order": "RGBA" if channels == 4 else "RGB"}, "usual (a guess)")
+    _add(resolved, {"scale": scale}, f"magnitude of mean and std {_GUESS_MARK}")
+    order = "RGBA" if channels == 4 else "RGB"
+    _add(resolved, {"channel_order": order}, f"default {_GUESS_MARK}")
     if not missing:
         return []
     named = ", ".join(f"{field} = {resolved[field].value}" for field in missing)
-    return [f"{' and '.join(said)} are said but not all of preprocessing; taken: {named}"]
+    return [f"incomplete preprocessing: only {' and '.join(said)} specified; assuming {named}"]
 
 
 def _guess_geometry(resolved: dict[str, ResolvedField], signature: Signature) -> list[str]:
-    """Fill in size, resizing and interpolation where no source says them."""
+    """Fill in size, resize mode and interpolation that no source specifies."""
     image = signature.image
     size = (image.height or DEFAULT_SIZE, image.width or DEFAULT_SIZE)
-    _add(resolved, {"size": size}, f"the model leaves it open: {DEFAULT_SIZE} {_GUESS_MARK}")
+    _add(resolved, {"size": size}, f"dynamic in the model: {DEFAULT_SIZE} {_GUESS_MARK}")
     height, width = resolved["size"].value
     warnings = []
     if resolved["size"].is_guess:
         warnings.append(
-            f"the model leaves height and width open; {height} x {width} is taken: "
-            "give size= if it was made for another"
+            f"the model's height and width are dynamic; assuming {height}x{width}. Pass size= if "
+            "it was trained at another"
         )
     if height == width and height in _IMAGENET_SIDES and _has_imagenet_classes(signature):
-        source = f"usual for ImageNet's classes {_GUESS_MARK}"
+        source = f"default for ImageNet classifiers {_GUESS_MARK}"
         _add(resolved, {"resize": "shortest"}, source)
     else:
-        _add(resolved, {"resize": "stretch"}, f"the whole picture, nothing cut {_GUESS_MARK}")
-    # Small inputs (digits, CIFAR) are hardly ever cropped; larger ones as 224 from 256.
+        _add(resolved, {"resize": "stretch"}, f"default, the whole image {_GUESS_MARK}")
+    # Small inputs (digits, CIFAR) are hardly ever cropped; larger ones like 224 from 256.
     side = min(height, width)
     shorter = round(side * 256 / 224) if side >= 128 else side
-    _add(resolved, {"shorter_side": shorter}, f"as 256 for 224 {_GUESS_MARK}")
-    _add(resolved, {"interpolation": "bilinear"}, f"usual {_GUESS_MARK}")
+    _add(resolved, {"shorter_side": shorter}, f"default, 256 for a 224 crop {_GUESS_MARK}")
+    _add(resolved, {"interpolation": "bilinear"}, f"default {_GUESS_MARK}")
     return warnings
 
 
 def _has_imagenet_classes(signature: Signature) -> bool:
-    """Tell whether an output is one row of scores of ImageNet's classes for each image."""
+    """Return whether an output is one score per ImageNet class and image."""
     for output in signature.outputs:
         sides = [side for side in output.shape[1:] if side != 1]
         if len(output.shape) > 1 and len(sides) == 1 and sides[0] in _IMAGENET_CLASSES:
@@ -529,13 +615,13 @@ def _value(resolved: Mapping[str, ResolvedField], field: str) -> Any:
 def _conclude(
     resolved: dict[str, ResolvedField], warnings: Sequence[str], limits: Limits
 ) -> ResolvedPreprocessing:
-    """Build the spec, which checks itself, and put the resolved in the spec's order."""
+    """Build the spec, which validates itself, with the resolved fields in the spec's order."""
     if resolved["resize"].value not in CROPPING:
         del resolved["shorter_side"]
     if resolved["resize"].value not in LETTERBOXES:
         resolved.pop("pad_value", None)
     if resolved["channel_order"].value != AS_IS:
-        del resolved["channels"]  # which the order tells
+        del resolved["channels"]  # follows from the order
     order = [each.name for each in fields_of(Preprocessing) if each.name in resolved]
     try:
         guessed = tuple(field for field in order if resolved[field].is_guess)

@@ -1,8 +1,8 @@
-"""From a picture to the model's input and back: one frozen spec, and the geometry it implies.
+"""The preprocessing spec, and how it is applied: from an image to the model's input and back.
 
-Model space is `(pixel * scale - mean) / std`, channels in the model's own order. Pixels are 0..255,
-or the picture's own values where the spec is made for those (`Preprocessing.takes_own_values`).
-Where a spec comes from (arguments, files, metadata, guesses) is in `resolve.py`.
+Model space is `(pixel * scale - mean) / std`, channels in the model's order. Pixels are 0..255, or
+the image's own values if the spec is for those (`Preprocessing.takes_own_values`). Where a spec
+comes from (arguments, files, metadata, defaults) is in `resolve.py`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ibisa_onnx.checks import check_type, shown
 from ibisa_onnx.errors import ImageError, PreprocessingError
 from ibisa_onnx.io.images import DeepValues, Picture
 from ibisa_onnx.io.pixels import MAX_CHANNELS, to_rgb
@@ -29,10 +30,16 @@ from ibisa_onnx.preprocessing.resampling import KERNELS, resample
 
 @dataclass(frozen=True)
 class ChannelOrder:
-    """How a model's channels are made from RGB pixels, and RGB from them (both [H, W, C]).
+    """Converts RGB pixels to a model's channels, and back (both [H, W, C]).
 
-    `channels` None: any number, which the picture itself must have. `from_rgb` takes the value of
-    white, too.
+    Attributes
+    ----------
+    channels
+        Number of channels; None: any, and the image must have as many.
+    from_rgb
+        Converts pixels and the value of white to the model's channels.
+    to_rgb
+        Converts the model's channels to RGB.
     """
 
     channels: int | None
@@ -41,7 +48,7 @@ class ChannelOrder:
 
 
 def _to_grey(rgb: npt.NDArray[Any], white: float) -> npt.NDArray[Any]:
-    """Return luminance as of Rec. 601, integers rounded as pictures are."""
+    """Return Rec. 601 luminance; integers are rounded."""
     weights = np.array([0.299, 0.587, 0.114])
     if rgb.dtype.kind == "f":
         return np.asarray(rgb @ weights, rgb.dtype)[..., None]
@@ -55,7 +62,7 @@ def _with_opaque_alpha(rgb: npt.NDArray[Any], white: float) -> npt.NDArray[Any]:
 
 
 def _first_colours(channels: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Show channels that are no colours: the first three as RGB, of two the first as grey."""
+    """Show arbitrary channels: the first three as RGB, or the first as grey if there are two."""
     few = channels.shape[2] < 3
     return np.repeat(channels[..., :1], 3, axis=2) if few else channels[..., :3]
 
@@ -79,23 +86,24 @@ Sides = tuple[float, float]
 
 
 MOST_SIDE = 2**31 - 1
-"""Of a picture's side in pixels, whoever asks for it; how much may be made depends on `Limits`."""
-_LEAST_SPAN = 0.5  # of 0..255 in model space; the narrowest usual one is 1
-_LEAST_CUT, _LEAST_STRETCH, _LEAST_ENLARGEMENT = 0.005, 0.02, 1.02  # worth a word
-_MOST_VALUE = 1e18  # of an input: what comes after squares and adds up in float32
+"""Maximum side of an image in pixels, from any source; `Limits` may allow fewer."""
+_LEAST_SPAN = 0.5  # of 0..255 in model space; common specs have 1 or more
+_LEAST_CUT, _LEAST_STRETCH, _LEAST_ENLARGEMENT = 0.005, 0.02, 1.02  # worth a warning
+_MOST_VALUE = 1e18  # of an input: its square, summed, still fits into float32
 _OTHER_CHANNELS = (
-    "{} has {} channel(s) and the model takes {}; give a TIFF or .npy file [H, W, C] of as many"
+    "{} has {} channel(s), but the model requires {}; pass a TIFF or .npy file [H, W, C] with as "
+    "many"
 )
 PAD_VALUE = 114
-"""The grey that most letterboxes have."""
+"""The grey of most letterboxes."""
 LETTERBOXES = ("letterbox", "letterbox-corner")
-"""Those that look at `pad_value`."""
-_MEAN_COLOUR = (124, 116, 104)  # of ImageNet's photographs, RGB
+"""Resize modes that use `pad_value`."""
+_MEAN_COLOUR = (124, 116, 104)  # of ImageNet, RGB
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A usual way from pixels to model space: `(pixel * scale - mean) / std`."""
+    """A common formula from pixels to model space: `(pixel * scale - mean) / std`."""
 
     channel_order: str
     scale: float
@@ -115,7 +123,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
 
 
 def _centred(resized: tuple[int, int], size: tuple[int, int], fill: int) -> Placement:
-    """Put the centre of the resized picture on the centre of the input."""
+    """Align the centres of the resized image and the input."""
     # Rounded as torchvision's CenterCrop does: half a pixel goes to the even side.
     top, left = (
         -round((has - want) / 2) if has >= want else (want - has) // 2
@@ -125,7 +133,7 @@ def _centred(resized: tuple[int, int], size: tuple[int, int], fill: int) -> Plac
 
 
 def _shortest(picture: tuple[int, int], spec: Preprocessing) -> Placement:
-    """Bring the shorter side to `shorter_side`, crop the centre (or pad it with black)."""
+    """Resize the shorter side to `shorter_side`, then crop the centre (or pad with black)."""
     target, short = spec.shorter_side or min(spec.size), min(picture)
     height, width = (
         target if side == short else max(1, target * side // short) for side in picture
@@ -134,46 +142,46 @@ def _shortest(picture: tuple[int, int], spec: Preprocessing) -> Placement:
 
 
 def _stretch(picture: tuple[int, int], spec: Preprocessing) -> Placement:
-    """Bring the whole picture to the input's size, whatever its aspect."""
+    """Resize the whole image to the input's size, ignoring its aspect ratio."""
     return Placement(spec.size, 0, 0, 0)
 
 
 def enlarged(size: tuple[int, int], shorter_side: int) -> tuple[int, int]:
-    """Return the input's height and width, both enlarged alike to a shorter side."""
+    """Return the input's height and width, scaled to the given shorter side."""
     height, width = (round(side * shorter_side / min(size)) for side in size)
     return height, width
 
 
 def _stretch_crop(picture: tuple[int, int], spec: Preprocessing) -> Placement:
-    """Stretch the whole picture to more than the input's size, and crop the centre."""
+    """Stretch the whole image to more than the input's size, then crop the centre."""
     target = spec.shorter_side or min(spec.size)
     return _centred(enlarged(spec.size, target), spec.size, 0)
 
 
 def _fitted(picture: tuple[int, int], spec: Preprocessing) -> tuple[float, float]:
-    """Return the height and width that a picture has where it fits in, its aspect kept."""
+    """Return the largest height and width that fit the input with the image's aspect ratio."""
     ratio = min(want / has for want, has in zip(spec.size, picture, strict=True))
     return picture[0] * ratio, picture[1] * ratio
 
 
 def _letterbox(picture: tuple[int, int], spec: Preprocessing) -> Placement:
-    """Fit the whole picture into the middle, its aspect kept, with margins around it."""
+    """Fit the whole image into the centre, keeping its aspect ratio, with margins."""
     height, width = (max(1, round(side)) for side in _fitted(picture, spec))
     return _centred((height, width), spec.size, spec.pad_value)
 
 
 def _letterbox_corner(picture: tuple[int, int], spec: Preprocessing) -> Placement:
-    """Fit the whole picture into the top left corner, its sides rounded down, as YOLOX does."""
+    """Fit the whole image into the top-left corner, with sides rounded down, as YOLOX does."""
     height, width = (max(1, int(side + 1e-6)) for side in _fitted(picture, spec))
     return Placement((height, width), 0, 0, spec.pad_value)
 
 
 def _as_it_is(picture: tuple[int, int], spec: Preprocessing) -> Placement:
-    """Take the picture as it is; it must have the input's size."""
+    """Use the image unchanged; it must have the input's size."""
     if picture != spec.size:
         raise ImageError(
-            f"the picture is {picture[0]} x {picture[1]} (height x width) and the model takes "
-            f"{spec.size[0]} x {spec.size[1]}; resize it, or give resize=shortest"
+            f"the image is {picture[0]}x{picture[1]} (height x width), but the model requires "
+            f"{spec.size[0]}x{spec.size[1]}; resize it, or pass resize=shortest"
         )
     return Placement(picture, 0, 0, 0)
 
@@ -189,48 +197,71 @@ RESIZES: Mapping[str, Callable[[tuple[int, int], Preprocessing], Placement]] = M
     }
 )
 CROPPING = frozenset({"shortest", "stretch-crop"})
-"""Those that look at `shorter_side`."""
+"""Resize modes that use `shorter_side`."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a picture becomes the model's input.
+    """How an image becomes the model's input; pass one to `Explainer(preprocessing=...)`.
 
-    Attributes
+    Model space is `(pixel * scale - mean) / std`, with pixels in 0..255.
+
+    Parameters
     ----------
     size
-        Height and width of the model's input.
+        Height and width of the model's input, in pixels.
     resize
-        "shortest" (shorter side to `shorter_side`, then the centre is cropped), "stretch",
-        "stretch-crop" (the same to `shorter_side` and the aspect of `size`, then the centre is
-        cropped), "letterbox" (aspect kept, margins around it), "letterbox-corner" (the same in the
-        top left corner) or "none" (the picture must fit).
+        "shortest" (resize the shorter side to `shorter_side`, crop the centre), "stretch",
+        "stretch-crop" (stretch to `shorter_side` with the aspect ratio of `size`, crop the centre),
+        "letterbox" (keep the aspect ratio, centred with margins), "letterbox-corner" (the same in
+        the top-left corner) or "none" (the image must have the input's size).
     shorter_side
-        For "shortest" and "stretch-crop"; None: the shorter side of `size`.
+        For "shortest" and "stretch-crop", in pixels; None: the shorter side of `size`.
     interpolation
         "nearest", "box", "bilinear", "bicubic" or "lanczos", antialiased as in Pillow.
     channel_order
-        "RGB", "BGR", "GRAY", "RGBA" or "BGRA" (alpha is opaque), or "AS-IS": the picture's own
-        channels, as many as the model takes.
-    scale, mean, std
-        Model space is `(pixel * scale - mean) / std`, pixels 0..255; mean and std hold one value or
-        one for each channel, in the model's order.
-    layout, dtype
-        Of the model's input.
+        "RGB", "BGR", "GRAY", "RGBA" or "BGRA" (opaque alpha), or "AS-IS": the image's own channels,
+        as many as the model requires.
+    scale
+        Factor applied to pixels; not 0.
+    mean
+        Subtracted after scaling: one value, or one per channel in the model's order.
+    std
+        Divided by last: one value, or one per channel in the model's order; not 0.
+    layout
+        "NCHW" or "NHWC".
+    dtype
+        NumPy dtype name of the model's input.
     channels
-        How many it takes: as the channel order says, but for "AS-IS", where it is 1 to 16.
+        Number of channels of the input; follows from the channel order, except for "AS-IS", where
+        it is 1 to 16.
     depth
-        What deeper pictures than 8 bits are to the formula: "8-bit", brought to 0..255, or "full",
+        How images of more than 8 bits enter the formula: "8-bit", scaled to 0..255, or "full", with
         their own values. None: see `takes_own_values`.
     pad_value
-        Of the margins of a letterbox, 0..255.
+        Value of a letterbox's margins, 0..255.
     guessed
-        The fields that nobody said. A picture that has the input's size is not resized by a guess.
+        Names of the fields that no source specifies. An image that already has the input's size is
+        not resized by an assumed resize mode.
 
     Raises
     ------
     PreprocessingError
-        A value is impossible, or two contradict each other.
+        A value is invalid, or two contradict each other.
+
+    Examples
+    --------
+    ```python
+    spec = ibisa_onnx.Preprocessing(
+        size=(224, 224),
+        resize="shortest",
+        shorter_side=256,
+        scale=1 / 255,
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+    )
+    explainer = ibisa_onnx.Explainer("model.onnx", preprocessing=spec)
+    ```
     """
 
     size: tuple[int, int]
@@ -249,6 +280,10 @@ class Preprocessing:
     guessed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        guessed = self.guessed if isinstance(self.guessed, tuple | list) else [None]
+        if not all(isinstance(each, str) for each in guessed):
+            raise PreprocessingError(f"guessed is {shown(self.guessed)}; pass names of fields")
+        object.__setattr__(self, "guessed", tuple(guessed))
         _check_choice("resize", self.resize, RESIZES)
         _check_choice("interpolation", self.interpolation, KERNELS)
         _check_choice("channel order", self.channel_order, CHANNEL_ORDERS)
@@ -259,31 +294,29 @@ class Preprocessing:
         object.__setattr__(self, "channels", self._count_channels())
         sides = self.size if isinstance(self.size, tuple | list) else ()
         if len(sides) != 2 or not all(map(_is_side, sides)):
-            raise PreprocessingError(
-                f"size is {self.size!r:.80}; give a height and a width in pixels"
-            )
+            raise PreprocessingError(f"size is {self.size!r:.80}; pass (height, width) in pixels")
         if self.shorter_side is not None and not _is_side(self.shorter_side):
             raise PreprocessingError(
-                f"shorter side is {self.shorter_side!r:.80}; give 1 pixel or more"
+                f"shorter side is {self.shorter_side!r:.80}; pass an integer, 1 or more"
             )
         if not _is_whole(self.pad_value) or not 0 <= self.pad_value <= 255:
             raise PreprocessingError(
-                f"pad value is {self.pad_value!r:.80}; give a number, 0 to 255"
+                f"pad value is {self.pad_value!r:.80}; pass an integer, 0 to 255"
             )
         if not _is_finite(self.scale) or self.scale == 0:
-            raise PreprocessingError(f"scale is {self.scale!r:.80}; give a number other than 0")
+            raise PreprocessingError(f"scale is {self.scale!r:.80}; pass a number other than 0")
         self._check_channels("mean", self.mean)
         self._check_channels("std", self.std)
         if 0 in self.std:
-            raise PreprocessingError(f"std is {list(self.std)}; it is divided by and cannot be 0")
+            raise PreprocessingError(f"std is {list(self.std)}; it is a divisor and cannot be 0")
         self._check_range()
 
     @property
     def takes_own_values(self) -> bool:
-        """Whether deeper pictures than 8 bits go into the formula with their own values.
+        """Whether images of more than 8 bits enter the formula with their own values.
 
-        Where `depth` does not say so, they do where the formula leaves values as they are, or would
-        make next to nothing of 0..255; never for inputs of 8 bits.
+        If `depth` is None, they do if the formula leaves values unchanged, or maps 0..255 to a
+        range below 0.5; never for inputs of 8 bits.
         """
         if self.depth is not None or np.dtype(self.dtype).itemsize == 1:
             return self.depth == "full"
@@ -291,11 +324,11 @@ class Preprocessing:
         return _is_identity(self) or 255 * largest < _LEAST_SPAN
 
     def is_guess(self, *fields: str) -> bool:
-        """Whether nobody said one of these fields."""
+        """Return whether no source specifies one of these fields."""
         return not set(fields).isdisjoint(self.guessed)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data, ready for JSON; without what follows from the rest."""
+        """Return JSON data, without fields that follow from the others."""
         values = dataclasses.asdict(self)
         if self.channel_order != AS_IS:
             del values["channels"]
@@ -306,43 +339,51 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
-        """Build a spec from what `to_dict` returned; PreprocessingError where that makes none."""
+        """Build a spec from what `to_dict` returned.
+
+        Raises
+        ------
+        PreprocessingError
+            A field is unknown, missing or invalid.
+        """
+        check_type("preprocessing", values, Mapping, "a table of its fields", PreprocessingError)
         unknown = set(values) - {each.name for each in dataclasses.fields(cls)}
         if unknown:
-            raise PreprocessingError(f"there is no preprocessing field {min(unknown)!r:.80}")
+            raise PreprocessingError(f"unknown preprocessing field {min(unknown, key=str)!r:.80}")
         if "size" not in values:
-            raise PreprocessingError("preprocessing has no size; give a height and a width")
+            raise PreprocessingError("preprocessing has no size; specify (height, width)")
         fields: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
         }
         return cls(**fields)
 
     def _count_channels(self) -> int:
-        """Return how many channels there are; raise where neither order nor number tells."""
+        """Return the number of channels; raise if neither order nor number determines it."""
         count = CHANNEL_ORDERS[self.channel_order].channels or self.channels
         if not _is_whole(count) or not 1 <= count <= MAX_CHANNELS:
             raise PreprocessingError(
-                f"channels is {self.channels!r:.80}; {self.channel_order} takes 1 to {MAX_CHANNELS}"
+                f"channels is {self.channels!r:.80}; {self.channel_order} requires 1 to "
+                f"{MAX_CHANNELS}"
             )
         return count
 
     def _check_channels(self, name: str, values: Sequence[float]) -> None:
-        """Raise where there is not one value, nor one for each channel."""
-        given = values if isinstance(values, tuple | list | np.ndarray) else ()
+        """Raise unless there is one value, or one per channel."""
+        given = values if isinstance(values, tuple | list | np.ndarray) and np.ndim(values) else ()
         if len(given) not in (1, self.channels) or not all(map(_is_finite, given)):
             raise PreprocessingError(
-                f"{name} is {list(given) or values!r:.200}; {self.channel_order} takes 1 or "
+                f"{name} is {list(given) or values!r:.200}; {self.channel_order} requires 1 or "
                 f"{self.channels} numbers"
             )
 
     def _check_range(self) -> None:
-        """Raise where the input cannot hold what the picture becomes."""
+        """Raise if the input's dtype cannot hold the values."""
         ends = _values(np.array([0, 255]), self)
         low, high = float(ends.min()), float(ends.max())
         if not np.isfinite(ends).all():
             raise PreprocessingError(
-                f"scale {self.scale:g}, mean {list(self.mean)} and std {list(self.std)} make "
-                f"{low:g} to {high:g} of 0..255; correct them"
+                f"scale {self.scale:g}, mean {list(self.mean)} and std {list(self.std)} map 0..255 "
+                f"to {low:g}..{high:g}; correct them"
             )
         if np.dtype(self.dtype).kind not in "iu":
             return
@@ -350,16 +391,23 @@ class Preprocessing:
         flat = high - low < 16 and not self.takes_own_values
         if low < limits.min - 1 or high > limits.max + 1 or flat:
             raise PreprocessingError(
-                f"the model takes {self.dtype}, which cannot hold values {low:.3g}..{high:.3g}; "
-                "leave preprocessing= out, or give another scale=, mean= and std="
+                f"the model's input is {self.dtype}, which cannot hold {low:.3g}..{high:.3g}; "
+                "omit preprocessing=, or pass another scale=, mean= and std="
             )
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A picture ready for the model: float32 [1, C, h, w] in model space, and how it got there.
+    """An image in model space, with its geometry.
 
-    `warnings` say what became of its depth, and what a guessed resize did to it.
+    Attributes
+    ----------
+    tensor
+        float32 [1, C, h, w] in model space.
+    geometry
+        Where each pixel of the image lies in the model's input.
+    warnings
+        How its bit depth was converted, and the effect of an assumed resize mode.
     """
 
     tensor: npt.NDArray[np.float32]
@@ -368,31 +416,32 @@ class Prepared:
 
 
 def prepare(image: npt.NDArray[np.uint8] | Picture, spec: Preprocessing) -> Prepared:
-    """Bring a picture to model space.
+    """Convert an image to model space.
 
     Parameters
     ----------
     image
-        uint8 [H, W, 3] RGB, or a picture of any depth.
+        uint8 [H, W, 3] RGB, or an image of any depth.
     spec
-        How.
+        The preprocessing.
 
     Returns
     -------
     Prepared
-        `tensor` is float32 [1, C, h, w] whatever the model's layout and dtype; `DeployedModel.run`
-        converts it.
+        `tensor` is float32 [1, C, h, w] for every layout and dtype; `DeployedModel.run` converts
+        it.
 
     Raises
     ------
     ImageError
-        The image has another shape or dtype, or channels or values that the model cannot take, or
-        does not fit where it must not be resized.
+        The image has another shape or dtype, channels or values that the model does not support, or
+        the wrong size while resizing is off.
     """
+    check_type("image", image, (Picture, np.ndarray), "uint8 [H, W, 3], RGB", ImageError)
     pixels = image.pixels if isinstance(image, Picture) else image
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.size == 0:
         raise ImageError(
-            f"the image is {pixels.dtype} {list(pixels.shape)}; give uint8 [H, W, 3], RGB"
+            f"the image is {pixels.dtype} {list(pixels.shape)}; pass uint8 [H, W, 3], RGB"
         )
     if not isinstance(image, Picture):
         image = Picture(image, None, "")
@@ -411,7 +460,7 @@ def prepare(image: npt.NDArray[np.uint8] | Picture, spec: Preprocessing) -> Prep
 
 
 def placement(picture: tuple[int, int], spec: Preprocessing) -> Placement:
-    """Place a picture; one that has the input's size is not resized by a guess."""
+    """Return where an image is placed; assumed settings do not resize one of the input's size."""
     crops_by_guess = spec.resize in CROPPING and spec.is_guess("shorter_side")
     if picture == spec.size and (spec.is_guess("resize") or crops_by_guess):
         return _as_it_is(picture, spec)
@@ -419,35 +468,37 @@ def placement(picture: tuple[int, int], spec: Preprocessing) -> Placement:
 
 
 def _resize_warnings(geometry: Geometry, spec: Preprocessing) -> list[str]:
-    """Say what a guessed resize did to a picture: cut, stretched, enlarged or padded it."""
+    """Describe how an assumed resize mode cropped, stretched, enlarged or padded an image."""
     fields = [name for name in ("resize", "shorter_side") if spec.is_guess(name)]
     if not fields or (spec.resize not in CROPPING and "resize" not in fields):
         return []
     high, wide = geometry.scale
     done = []
     if (cut := 1 - geometry.seen_share) >= _LEAST_CUT:
-        done.append(f"{cut:.0%} of the picture is cut away")
+        done.append(f"{cut:.0%} of the image is cropped")
     if abs(math.log(wide / high)) > _LEAST_STRETCH:
         side = "width" if wide > high else "height"
-        done.append(f"its {side} is stretched {max(wide / high, high / wide):.2f} times")
+        done.append(f"its {side} is stretched {max(wide / high, high / wide):.2f}x")
     if (larger := math.sqrt(high * wide)) > _LEAST_ENLARGEMENT:
-        done.append(f"it is enlarged {larger:.3g} times")
+        done.append(f"it is enlarged {larger:.3g}x")
     if spec.resize in LETTERBOXES and (margin := 1 - geometry.filled_share) >= _LEAST_CUT:
         done.append(f"{margin:.0%} of the input is margin")
     if not done:
         return []
-    what = "the resize is guessed" if "resize" in fields else "the shorter side is guessed"
-    return [f"{what} ({spec.resize}): {' and '.join(done)}; give {fields[0]}="]
+    what = f"the resize mode is assumed ({spec.resize})"
+    if "resize" not in fields:
+        what = f"the shorter side is assumed ({spec.shorter_side})"
+    return [f"{what}: {' and '.join(done)}; pass {fields[0]}= to change it"]
 
 
 def _prepare_bytes(
     pixels: npt.NDArray[np.uint8], sides: Sides, place: Placement, spec: Preprocessing
 ) -> npt.NDArray[np.float32]:
-    """Bring 8-bit RGB [H, W, 3] to model space, [C, h, w]."""
+    """Convert 8-bit RGB [H, W, 3] to model space, [C, h, w]."""
     if spec.channel_order == AS_IS and spec.channels != 3:
         grey = spec.channels == 1 and np.ptp(pixels, axis=2).max() == 0
         if not grey:
-            raise ImageError(_OTHER_CHANNELS.format("the picture", 3, spec.channels))
+            raise ImageError(_OTHER_CHANNELS.format("the image", 3, spec.channels))
         pixels = pixels[..., :1]
     placed = _place(pixels, sides, place, spec, 0, 255)
     return _to_model_space(CHANNEL_ORDERS[spec.channel_order].from_rgb(placed, 255), spec)
@@ -456,18 +507,18 @@ def _prepare_bytes(
 def _prepare_deep(
     deep: DeepValues, sides: Sides, place: Placement, spec: Preprocessing
 ) -> tuple[npt.NDArray[np.float32], list[str]]:
-    """Bring a deep picture to model space, [C, h, w]; with a line that says what was done."""
+    """Convert an image of more than 8 bits to model space, [C, h, w], with a note on how."""
     low, high = deep.range
     own, white = spec.takes_own_values, deep.white
     if not own and white is None:
         raise ImageError(
-            f"{deep.label} has {deep.depth} from {low:g} to {high:g}, and nothing says which value "
-            "is white; give a picture of 8 or 16 bits, or of floats 0 to 1, or depth=full, which "
-            f"puts its values into the formula as they are ({_formula(spec)})"
+            f"{deep.label} has {deep.depth} from {low:g} to {high:g}, and the value of white is "
+            "unknown; pass an image of 8 or 16 bits, or of floats 0 to 1, or depth=full, which "
+            f"applies the formula to its own values ({_formula(spec)})"
         )
     bottom, top = (low, high) if white is None else (0.0, white)
     channels = _model_channels(deep, spec, top)
-    with np.errstate(over="ignore", invalid="ignore"):  # what does not fit is refused
+    with np.errstate(over="ignore", invalid="ignore"):  # checked below
         placed = _place(channels, sides, place, spec, bottom, top).astype(np.float64)
         planes = _formula_of(placed if own else placed * (255 / top), spec)
     if own:
@@ -476,7 +527,7 @@ def _prepare_deep(
 
 
 def _model_channels(deep: DeepValues, spec: Preprocessing, white: float) -> npt.NDArray[Any]:
-    """Return a deep picture's values [H, W, C] in the model's channels."""
+    """Return the values [H, W, C] of a deep image in the model's channels."""
     values, order = deep.values, CHANNEL_ORDERS[spec.channel_order]
     found = values.shape[2]
     as_they_are = spec.channel_order == AS_IS
@@ -489,41 +540,41 @@ def _model_channels(deep: DeepValues, spec: Preprocessing, white: float) -> npt.
 
 
 def _check_fits(planes: npt.NDArray[np.float32], deep: DeepValues, spec: Preprocessing) -> None:
-    """Raise where own values are beyond what the input holds."""
+    """Raise if the image's own values exceed the range of the input."""
     dtype = np.dtype(spec.dtype)
     limits = np.iinfo(dtype) if dtype.kind in "iu" else np.finfo(dtype)
     least, most = max(float(limits.min), -_MOST_VALUE), min(float(limits.max), _MOST_VALUE)
     low, high = float(planes.min()), float(planes.max())
     if not (low >= least - 0.5 and high <= most + 0.5):  # nor NaN
         raise ImageError(
-            f"{deep.label} becomes {low:g} to {high:g}, and the model takes {dtype}, up to "
-            f"{most:g}; give scale= or mean=, or depth=8-bit"
+            f"{deep.label} becomes {low:g} to {high:g}, but the model's input is {dtype}, up to "
+            f"{most:g}; pass scale= or mean=, or depth=8-bit"
         )
 
 
 def _depth_notes(deep: DeepValues, spec: Preprocessing) -> list[str]:
-    """Say in a line what became of a picture's depth."""
+    """Describe how an image's bit depth was converted."""
     if deep.white == 255:  # as if it had 8 bits
         return []
     low, high = deep.range
     has = f"{deep.label} has {deep.depth}, {low:g} to {high:g}"
     if spec.takes_own_values:
-        how = "as they are" if _is_identity(spec) else f"by {_formula(spec)}"
-        return [f"{has}: its values go into the model {how}"]
+        how = "unchanged" if _is_identity(spec) else f"by {_formula(spec)}"
+        return [f"{has}: its own values are used {how}"]
     dim = high < (deep.white or 0) / 8
-    few = ", and it uses little of that: depth=full takes its own values" if dim else ""
-    return [f"{has}: 0..{deep.white:g} is taken as 0..255 is{few}"]
+    few = ", of which it uses little; pass depth=full to use its own values" if dim else ""
+    return [f"{has}: 0..{deep.white:g} is scaled to 0..255{few}"]
 
 
 def unprepare(tensor: npt.NDArray[Any], spec: Preprocessing) -> npt.NDArray[np.uint8]:
-    """Show what the model sees.
+    """Convert a tensor in model space back to an image: what the model sees.
 
     Parameters
     ----------
     tensor
         [1, C, h, w] or [C, h, w], model space.
     spec
-        The spec that brought it there.
+        The preprocessing that produced it.
 
     Returns
     -------
@@ -539,11 +590,10 @@ def unprepare(tensor: npt.NDArray[Any], spec: Preprocessing) -> npt.NDArray[np.u
 def mean_colour(
     spec: Preprocessing, colours: npt.NDArray[np.float32] | None = None
 ) -> npt.NDArray[np.float32]:
-    """Return what stands for nothing in model space: the mean colour, float32 [C, 1, 1].
+    """Return the neutral colour in model space, float32 [C, 1, 1].
 
-    That is zero where the preprocessing subtracts a mean, as in RISE's protocol; else the usual
-    mean of ImageNet's photographs, or, where values are no colours of 0..255, that of `colours`,
-    float32 [N, C] in model space.
+    Zero if the preprocessing subtracts a mean, as in RISE's protocol; otherwise ImageNet's mean
+    colour or, for values other than 0..255, the mean of `colours`, float32 [N, C] in model space.
     """
     if any(spec.mean):
         return np.zeros((spec.channels, 1, 1), np.float32)
@@ -554,29 +604,29 @@ def mean_colour(
 
 
 def _to_model_space(pixels: npt.NDArray[np.uint8], spec: Preprocessing) -> npt.NDArray[np.float32]:
-    """Return [C, h, w] in model space from pixels [h, w, C] in the model's channel order."""
+    """Convert pixels [h, w, C], in the model's channel order, to model space, [C, h, w]."""
     values = _values(np.arange(256), spec)
     planes = (values[channel].take(pixels[..., channel]) for channel in range(pixels.shape[2]))
     return np.stack(list(planes))
 
 
 def _values(pixels: npt.NDArray[Any], spec: Preprocessing) -> npt.NDArray[np.float32]:
-    """Apply scale, mean and std: what pixel values [n] are in each channel, [C, n]."""
+    """Apply scale, mean and std to pixel values [n]; return [C, n]."""
     values = np.broadcast_to(pixels[:, None, None], (len(pixels), 1, spec.channels))
     return _formula_of(values, spec)[..., 0]
 
 
 def _formula_of(pixels: npt.NDArray[Any], spec: Preprocessing) -> npt.NDArray[np.float32]:
-    """Apply scale, mean and std to values [h, w, C]: model space, [C, h, w]."""
+    """Apply scale, mean and std to values [h, w, C]; return model space, [C, h, w]."""
     # In float64, so that the result is the float32 nearest to the formula.
     mean, std = (np.asarray(each, np.float64) for each in (spec.mean, spec.std))
-    with np.errstate(over="ignore", invalid="ignore"):  # who needs finite ones looks for them
+    with np.errstate(over="ignore", invalid="ignore"):  # callers check for finite values
         values = ((pixels * np.float64(spec.scale) - mean) / std).astype(np.float32)
     return np.ascontiguousarray(values.transpose(2, 0, 1))
 
 
 def _is_identity(spec: Preprocessing) -> bool:
-    """Whether the formula leaves values as they are."""
+    """Whether the formula leaves values unchanged."""
     return spec.scale == 1 and not any(spec.mean) and set(spec.std) == {1}
 
 
@@ -597,10 +647,10 @@ def _place(
     low: float,
     high: float,
 ) -> npt.NDArray[Any]:
-    """Resize the part of the picture that the model sees, and lay it on its margin.
+    """Resize the visible part of the image, and place it on its margin.
 
-    `sides` are the picture's in its pixels, of which the last may count in part; `low` and `high`
-    are its black and white. Bytes stay bytes; other values become float32 where they are resized.
+    `sides` are the image's in its own pixels, the last of which may count in part; `low` and `high`
+    are black and white. Bytes remain bytes; other values become float32 if they are resized.
     """
     if place.resized == image.shape[:2] == spec.size:
         return image
@@ -621,24 +671,23 @@ def _place(
 
 
 def check_sizes(spec: Preprocessing, limits: Limits | None = None, source: str = "") -> None:
-    """See that what pictures are resized to may be allocated.
+    """Check that the sizes to which images are resized do not exceed the limits.
 
     Parameters
     ----------
     spec
-        How pictures are brought to the model.
+        The preprocessing.
     limits
-        How many pixels they may have, and how many bytes as the model's input; None: as the
-        environment says.
+        `pixels` limits the resized image, `memory` the input's bytes; None: from the environment.
     source
-        Where the sizes come from, in words.
+        Where the sizes come from, for error messages.
 
     Raises
     ------
     PreprocessingError
-        They are more.
+        A limit is exceeded.
     """
-    limits = limits or Limits.from_environment()
+    limits = Limits.of(limits)
     height, width = spec.size
     origin = f" ({source})" if source else ""
     resized = f"{height} x {width}"
@@ -649,13 +698,13 @@ def check_sizes(spec: Preprocessing, limits: Limits | None = None, source: str =
     pixels, least = height * width, np.dtype(np.float32).itemsize * spec.channels
     if pixels > limits.pixels:
         raise PreprocessingError(
-            f"pictures are resized to {resized}{origin}, {pixels:,} pixels or more, and "
-            f"{limits.pixels:,} are allowed; correct it, or set {variable('pixels')}"
+            f"images are resized to {resized}{origin}, {pixels:,} pixels or more, above the limit "
+            f"of {limits.pixels:,}; correct it, or set {variable('pixels')} to allow more"
         )
     if (needed := math.prod(spec.size) * least) > limits.memory:
         raise PreprocessingError(
-            f"the input is {spec.size[0]} x {spec.size[1]}{origin}, {needed:,} bytes, and "
-            f"{limits.memory:,} are allowed; correct it, or set {variable('memory')}"
+            f"the input is {spec.size[0]} x {spec.size[1]}{origin}, {needed:,} bytes, above the "
+            f"limit of {limits.memory:,}; correct it, or set {variable('memory')} to allow more"
         )
 
 
@@ -668,7 +717,7 @@ def _is_side(value: Any) -> bool:
 
 
 def _is_finite(value: Any) -> bool:
-    """Tell whether a value is a number that a float holds."""
+    """Return whether a value is a finite number."""
     real = isinstance(value, int | float | np.integer | np.floating)
     return real and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 

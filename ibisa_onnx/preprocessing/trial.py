@@ -1,15 +1,15 @@
-"""Which preprocessing a model was made for, judged by what it makes of a few pictures.
+"""Ranks candidate preprocessings of a model by its predictions on a few images.
 
-Each candidate is a preset in a colour order. A model that gets the pixels it was trained on gives
-sharp answers, and different ones to different pictures: the mutual information of picture and
-answer is large,
+Each candidate is a preset in a channel order. Given the pixels it was trained on, a model makes
+confident predictions that differ between images: the mutual information of image and prediction is
+large,
 
     I = H(mean p) - mean H(p) = mean KL(p || mean p)   [nats]
 
 which is the logarithm of the Inception Score (Salimans et al., arXiv 1606.03498). Presets that
-differ by an offset alone are told apart by brightness: a model knows its pictures in all lights, so
-p is the mean over a picture and the same darker and brighter. Where the pictures' classes are
-known, their probability decides instead.
+differ only by an offset are distinguished by brightness: a model recognises images in any light, so
+p is averaged over the image and darker and brighter copies. If the images' classes are known, their
+probability is used instead.
 
 The model is a function here, from images to probabilities.
 """
@@ -34,36 +34,38 @@ Answer = Callable[[Floats], Doubles]
 """From images float32 [N, C, h, w] in model space to the probabilities of all classes, [N, K]."""
 
 CURRENT = "as inferred"
-"""What a candidate is called that is no preset: the preprocessing that is in use."""
+"""Name of the candidate that is not a preset: the preprocessing in use."""
 
 _ORDERS = {"RGB": "BGR", "BGR": "RGB", "RGBA": "BGRA", "BGRA": "RGBA"}
 _SETTINGS = ("channel_order", "scale", "mean", "std")
-# Each picture is mixed with black (0) or white (1), with that share of it.
+# Each image is mixed with a fraction of black (0) or white (1).
 _LIGHTS = ((0.0, 0.5), (1.0, 0.5), (0.0, 0.75), (1.0, 0.75))
-_BEHIND = 0.5  # of the largest information: what has less is not asked again
-_ERRORS = 3.0  # standard errors of a paired difference that tell two candidates apart
-_FEWEST = 3  # pictures, of which less tell nothing for sure
+_BEHIND = 0.5  # of the largest information: candidates with less are not tested further
+_ERRORS = 3.0  # standard errors of a paired difference that separate two candidates
+_FEWEST = 3  # images; fewer are never conclusive
 _TINY = 1e-12
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What a model made of the pictures, prepared in one way.
+    """The result of one candidate preprocessing.
 
     Attributes
     ----------
-    preset, channel_order
-        The candidate; `preset` may be `CURRENT`.
+    preset
+        Name of the preset, or `CURRENT`.
+    channel_order
+        Channel order of the candidate.
     spec
-        All of its preprocessing.
+        Its complete preprocessing.
     information
-        Mutual information of picture and answer, nats.
+        Mutual information of image and prediction, nats.
     sharpness
-        The mean probability of the likeliest class.
+        Mean probability of the predicted class.
     agreement
-        The share of the pictures whose own class is the likeliest; None where classes are unknown.
+        Fraction of the images predicted correctly; None if their classes are unknown.
     level
-        Whether it cannot be told from the first by these pictures.
+        Whether these images do not distinguish it from the first candidate.
     """
 
     preset: str
@@ -77,7 +79,17 @@ class Trial:
 
 @dataclass(frozen=True)
 class TrialRanking:
-    """Candidates, the best first; and how many pictures and forward passes say so."""
+    """Candidate preprocessings, best first.
+
+    Attributes
+    ----------
+    trials
+        The candidates.
+    pictures
+        Number of images.
+    passes
+        Number of forward passes.
+    """
 
     trials: tuple[Trial, ...]
     pictures: int
@@ -85,18 +97,18 @@ class TrialRanking:
 
     @property
     def level(self) -> tuple[Trial, ...]:
-        """The first, and those that cannot be told from it."""
+        """The first candidate, and those that cannot be distinguished from it."""
         return tuple(trial for trial in self.trials if trial.level)
 
     @property
     def is_sure(self) -> bool:
-        """Whether the first stands apart from all others."""
+        """Whether the first candidate is clearly better than all others."""
         return len(self.level) == 1
 
 
 @dataclass(frozen=True)
 class _Candidate:
-    """One way to prepare pictures, and the answers to it, [V, N, K], of V views of each."""
+    """A candidate with its predictions, [V, N, K], for V views of each image."""
 
     preset: str
     spec: Preprocessing
@@ -105,16 +117,16 @@ class _Candidate:
 
     @property
     def probabilities(self) -> Doubles:
-        """The mean over the views, [N, K], or [N, K, 2] of classes that stand each for itself."""
+        """The mean over the views, [N, K], or [N, K, 2] for independent classes."""
         return _distributions(self.answers.mean(0))
 
     def evidence(self, classes: Sequence[int] | None) -> Doubles:
-        """What each picture says for it, [N]: the class's probability, or information in nats."""
+        """Return each image's score, [N]: the class's probability, or information in nats."""
         if classes is not None:
             answers: Doubles = self.answers.mean(0)[np.arange(len(classes)), list(classes)]
             return answers
         p = self.probabilities
-        alone = len(p) == 1  # then nothing but its sharpness speaks
+        alone = len(p) == 1  # then only its sharpness counts
         mean = np.full_like(p, 1 / p.shape[-1]) if alone else p.mean(0, keepdims=True)
         logs = np.log(np.maximum(p, _TINY)) - np.log(np.maximum(mean, _TINY))
         information: Doubles = (p * logs).reshape(len(p), -1).sum(1)
@@ -127,32 +139,37 @@ def rank_preprocessing(
     answer: Answer,
     classes: Sequence[int] | None = None,
 ) -> TrialRanking:
-    """Rank presets and colour orders by what a model makes of pictures.
+    """Rank presets and channel orders by a model's predictions on a few images.
 
     Parameters
     ----------
     spec
-        The preprocessing that is in use. Size, resizing and, where it was not guessed, the channel
-        order are kept.
+        The preprocessing in use. Its size, resize mode and, if specified, channel order are
+        retained.
     pictures
-        One or more; five of different things say far more than one.
+        One or more images; five of different things are far more conclusive than one.
     answer
-        The model: some 15 to 50 images for each picture are put to it, those of a candidate in one
+        The model: called with about 15 to 50 variants of each image, those of a candidate in one
         call.
     classes
-        The class of each picture; None: not known.
+        The class of each image; None: unknown.
+
+    Returns
+    -------
+    TrialRanking
+        The candidates, best first.
 
     Raises
     ------
     OptionError
-        There are no pictures, or not as many classes.
+        There are no images, or not as many classes.
     OutputError
-        The model gives no class scores, whatever the candidate.
+        The model returns no class scores for any candidate.
     """
     if not pictures:
-        raise OptionError("there are no pictures to try preprocessing on; give one or more")
+        raise OptionError("no images to try preprocessing on; pass one or more")
     if classes is not None and len(classes) != len(pictures):
-        raise OptionError(f"there are {len(classes)} classes for {len(pictures)} pictures")
+        raise OptionError(f"{len(classes)} classes for {len(pictures)} images; pass one per image")
     found = list(_first_round(spec, _at_input_size(pictures, spec), answer))
     passes = len(pictures) * len(found)
     evidence = [each.evidence(classes).mean() for each in found]
@@ -173,7 +190,7 @@ def rank_preprocessing(
 
 
 def _at_input_size(pictures: Sequence[Picture], spec: Preprocessing) -> list[Picture]:
-    """Resize pictures once for all candidates; bytes stay the bytes that each would get."""
+    """Resize images once for all candidates; bytes remain the bytes each would get."""
     plain = replace(
         spec, channel_order="RGB", channels=0, scale=1.0, mean=(0.0,), std=(1.0,), dtype="float32"
     )
@@ -186,7 +203,7 @@ def _at_input_size(pictures: Sequence[Picture], spec: Preprocessing) -> list[Pic
 
 
 def _candidates(spec: Preprocessing) -> Iterator[tuple[str, Preprocessing]]:
-    """Yield each preset in each colour order that the input can take, and what is in use."""
+    """Yield each preset in each possible channel order, and the preprocessing in use."""
     orders = [spec.channel_order]
     if spec.is_guess("channel_order") and spec.channel_order in _ORDERS:
         orders.append(_ORDERS[spec.channel_order])
@@ -196,7 +213,7 @@ def _candidates(spec: Preprocessing) -> Iterator[tuple[str, Preprocessing]]:
         for order in sorted(orders, key=lambda each: each != usual):
             try:
                 candidate = replace(spec, **spell_out(preset, order, spec.channels))
-            except PreprocessingError:  # bytes cannot be normalized
+            except PreprocessingError:  # bytes cannot be normalised
                 continue
             seen.append(_numbers(candidate))
             yield preset, candidate
@@ -211,17 +228,17 @@ def _numbers(spec: Preprocessing) -> tuple[Any, ...]:
 def _first_round(
     spec: Preprocessing, pictures: Sequence[Picture], answer: Answer
 ) -> Iterator[_Candidate]:
-    """Ask about the pictures as each candidate prepares them; leave out those that it cannot."""
+    """Predict the images as prepared by each candidate; skip candidates that cannot."""
     failures: list[ImageError | OutputError] = []
     none = True
     for preset, candidate in _candidates(spec):
-        fitted = replace(candidate, guessed=("resize",))  # those at the input's size stay so
+        fitted = replace(candidate, guessed=("resize",))  # does not resize again
         try:
             tensors = np.concatenate(
                 [prepare(p, candidate if p.deep else fitted).tensor for p in pictures]
             )
             answers = answer(tensors)
-        except (ImageError, OutputError) as error:  # NaN, say, of values that it was not made for
+        except (ImageError, OutputError) as error:  # such as NaN from unsuitable values
             failures.append(error)
             continue
         none = False
@@ -231,7 +248,7 @@ def _first_round(
 
 
 def _in_all_lights(candidate: _Candidate, answer: Answer) -> _Candidate:
-    """Ask about the pictures darker and brighter, too."""
+    """Also predict darker and brighter copies of the images."""
     spec = candidate.spec
     mean, std = (np.reshape(each, (-1, 1, 1)).astype(np.float32) for each in (spec.mean, spec.std))
     black = -mean / std
@@ -246,13 +263,13 @@ def _in_all_lights(candidate: _Candidate, answer: Answer) -> _Candidate:
 
 
 def _distributions(probabilities: Doubles) -> Doubles:
-    """Return [N, K] as it is where classes exclude each other, else each with its complement."""
+    """Return [N, K] unchanged if classes are exclusive, else each with its complement."""
     exclusive = probabilities.shape[1] > 1 and np.allclose(probabilities.sum(1), 1, atol=0.05)
     return probabilities if exclusive else np.stack([probabilities, 1 - probabilities], axis=-1)
 
 
 def _is_level(best: Doubles, other: Doubles) -> bool:
-    """Tell whether the mean of one is not above the other's by more than chance explains."""
+    """Return whether the mean difference is within chance."""
     difference = best - other
     if not difference.any():
         return True
@@ -263,7 +280,7 @@ def _is_level(best: Doubles, other: Doubles) -> bool:
 
 
 def _trial(candidate: _Candidate, classes: Sequence[int] | None, *, level: bool) -> Trial:
-    """Sum up a candidate."""
+    """Summarise a candidate."""
     plain, spec = candidate.answers[0], candidate.spec
     right = None if classes is None else float((plain.argmax(1) == np.array(classes)).mean())
     return Trial(
@@ -278,5 +295,5 @@ def _trial(candidate: _Candidate, classes: Sequence[int] | None, *, level: bool)
 
 
 def usual_order(preset: str, spec: Preprocessing) -> str:
-    """Return the channel order that a preset has for an input where none is said."""
+    """Return a preset's channel order for an input whose order is not specified."""
     return str(spell_out(preset, None, spec.channels)["channel_order"])

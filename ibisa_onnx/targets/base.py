@@ -1,9 +1,9 @@
-"""What is explained: the objective, one scalar a picture, and the target that it was made from.
+"""Base classes of explanation targets, objectives and model kinds.
 
-A target is what a user wrote: a class, `top:3`, a box of a detector. It binds to the model's first
-answer to a picture and gives objectives. All that comes after (gradients, batches, the fidelity
-check, the metrics) knows objectives alone. What the models are that can be asked (classifiers,
-detectors ...) is a `Kind` each.
+A target is what a caller asks to have explained: a class, `top:3`, a detector's box. Binding it to
+the model's prediction for one image yields objectives, each a scalar per image. Everything
+downstream (gradients, batches, the fidelity check, metrics) deals with objectives only. Each kind
+of model (classifier, detector, ...) is a `Kind`.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
     from ibisa_onnx.targets.labels import ClassCount
 
 Raw = Mapping[str, npt.NDArray[Any]]
-"""Values of a model's outputs by name, a row for each image, in the model's own dtypes."""
+"""Model outputs by name, one row per image, in the model's own dtypes."""
 Doubles = npt.NDArray[np.float64]
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom."""
 
 USUAL_BASELINES = ("blur", "mean", "noise")
-"""What stands where a picture is hidden, in the order in which they are preferred."""
+"""Default baselines for `baseline="auto"`, in order of preference."""
 
 
 def check_numbers(values: npt.NDArray[Any], *names: str, finite: bool = False) -> None:
-    """Raise `OutputError` where values that are read off these tensors are NaN, or not finite."""
+    """Raise `OutputError` if values read from these tensors are NaN, or not finite."""
     bad = ~np.isfinite(values) if finite else np.isnan(values)
     if bad.any():
         one = f"output {names[0]} has" if len(names) == 1 else f"outputs {', '.join(names)} have"
@@ -49,13 +49,13 @@ def check_numbers(values: npt.NDArray[Any], *names: str, finite: bool = False) -
 
 
 def wrong_kind(kind: Kind, what: str) -> TargetError:
-    """Return the error that a kind of model has nothing of what was asked for."""
+    """Return the error for a target that this kind of model does not have."""
     why = f" ({kind.reason})" if kind.reason else ""
     return TargetError(f"the model's kind is {kind.name}, which has no {what}{why}; {kind.may}")
 
 
 def is_point(at: Any) -> bool:
-    """Tell whether a value is a point: two finite numbers."""
+    """Return whether a value is a point: two finite numbers."""
     try:
         x, y = at
         return bool(np.isfinite([float(x), float(y)]).all()) and not isinstance(at, str)
@@ -64,82 +64,142 @@ def is_point(at: Any) -> bool:
 
 
 class Nodes(Protocol):
-    """Nodes that are added behind a model's graph, and the tensors that they make."""
+    """Nodes that can be appended to a model's graph, and the tensors they produce."""
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """The tensors that they make."""
+        """Names of the tensors that the nodes produce."""
 
     def to_onnx(self, graph: onnx.GraphProto) -> object:
-        """Write them, in place."""
+        """Append the nodes to `graph`, in place."""
 
 
 class Objective(ABC):
-    """What should be kept of a picture's answer, as one scalar a picture.
+    """Scalar per image that an explanation attributes to the image's pixels.
 
-    A subclass needs `outputs`, `score` and `describe`, and either `vjp` or `to_onnx`.
+    Base class of all objectives. A subclass implements `outputs`, `score` and `describe`, and, to
+    be explained with gradients, `vjp`; without it the objective is explained from forward passes
+    alone. The scalar is a log-probability, or behaves like one: higher means that more of the
+    prediction is preserved.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> class LogitMargin(Objective):
+    ...     outputs = ("logits",)
+    ...
+    ...     def score(self, raw):
+    ...         values = np.asarray(raw["logits"], np.float64)
+    ...         return -np.logaddexp(0, values[:, 1] - values[:, 0])
+    ...
+    ...     def describe(self):
+    ...         return {"kind": "margin", "caption": "class 0 rather than 1"}
     """
 
     @property
     @abstractmethod
     def outputs(self) -> tuple[str, ...]:
-        """The tensors that it reads: outputs, inner tensors, or the one that `to_onnx` makes."""
+        """Names of the tensors read: outputs, inner tensors, or the one made by `to_onnx`."""
 
     @abstractmethod
     def score(self, raw: Raw) -> Doubles:
-        """Return what should be kept, [N] in nats: the logarithm of a probability, or like one."""
+        """Return the score to preserve.
+
+        Parameters
+        ----------
+        raw
+            Values of the tensors in `outputs` by name, each [N, ...].
+
+        Returns
+        -------
+        ndarray
+            float64 [N], in nats: a log-probability, or a value that behaves like one.
+        """
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """Return a JSON record of it: `kind`, `caption` (for people), and what else there is."""
+        """Describe the objective as plain JSON data.
+
+        Returns
+        -------
+        dict
+            `kind`, `caption` (a short text for people), and optionally `output`, `index`, `label`
+            and `activation`; any other field appears in `explanation.target.details`.
+        """
 
     def probability(self, raw: Raw) -> Doubles:
-        """Return the exponential of the score, [N]: what maps and metrics are measured in."""
+        """Return exp(score), float64 [N]: the unit in which maps and metrics are measured."""
         return np.exp(self.score(raw))
 
     def vjp(self, raw: Raw) -> dict[str, npt.NDArray[np.float32]]:
-        """Return the derivative of each row's score by each output it reads, in its shape.
+        """Return the gradient of each row's score with respect to the outputs it reads.
+
+        Parameters
+        ----------
+        raw
+            Values of the tensors in `outputs` by name, each [N, ...].
+
+        Returns
+        -------
+        dict
+            By tensor name, float32 in the tensor's shape: row n is d score[n] / d output[n].
 
         Raises
         ------
         GradientError
-            There is none: it is explained by forward passes alone.
+            The objective is not differentiable. It is then explained from forward passes alone.
         """
-        raise GradientError(f"{type(self).__name__} has no derivative")
+        raise GradientError(f"{type(self).__name__} is not differentiable: it implements no vjp")
 
     def readout(self, raw: Raw) -> Doubles:
-        """Return what the fidelity check compares, [N, ...], in units of probability."""
+        """Return what the fidelity check compares between gradient path and deployed model.
+
+        Returns
+        -------
+        ndarray
+            float64 [N, ...], in units of probability.
+        """
         return self.probability(raw)[:, None]
 
     def warnings(self, raw: Raw) -> tuple[str, ...]:
-        """Return what a user must know of one picture's answer, values [1, ...]."""
+        """Return warnings about the prediction for one image; `raw` holds values [1, ...]."""
         return ()
 
     def to_onnx(self, graph: onnx.GraphProto) -> str | None:
-        """Write the score as nodes behind the graph's outputs or inner tensors.
+        """Append nodes that compute the score to a graph.
 
-        Returns the name of the tensor float32 [N, 1]; None where it lives only in Python.
+        Required only if `outputs` names the tensor that these nodes make.
+
+        Parameters
+        ----------
+        graph
+            Model graph, changed in place; its outputs and inner tensors may be read.
+
+        Returns
+        -------
+        str or None
+            Name of a float32 tensor [N, 1]; None if the score is defined in Python only.
         """
         return None
 
     @property
     def nodes(self) -> tuple[Nodes, ...]:
-        """What writes the tensors that it reads, where the model itself has them not."""
+        """Writers of the tensors in `outputs` that the model itself does not have."""
         return (self,)
 
     @property
     def beside(self) -> tuple[str, ...]:
-        """Further tensors, which some methods read of the same answer: D-RISE a box's own boxes."""
+        """Further tensors read by some methods; D-RISE reads the boxes, for example."""
         return ()
 
     @property
     def location(self) -> Box | None:
-        """Where in the model's input the answer lies, in 0..1 of each side; None: nothing says."""
+        """Box of the explained object in the model input, as fractions 0..1; None if unknown."""
         return None
 
     @property
     def extent(self) -> float | None:
-        """The share of the model's input that it is about, in 0..1; None where nothing says."""
+        """Fraction of the model input that the objective covers, 0..1; None if unknown."""
         if self.location is None:
             return None
         left, top, right, bottom = self.location
@@ -147,38 +207,39 @@ class Objective(ABC):
 
     @property
     def baselines(self) -> tuple[str, ...]:
-        """What `auto` hides the picture by, in order of preference (`methods.baselines`)."""
+        """Baselines that `baseline="auto"` chooses from, in order of preference."""
         return USUAL_BASELINES
 
     def calibrated(self, raw: Raw, hidden: Raw) -> Objective:
-        """Return the objective once it is known what the model says where the picture is hidden.
+        """Return the objective, calibrated with the scores of the baselines.
 
-        For what is a probability only between the two, as a similarity is.
+        Objectives that are no probabilities, such as a similarity, are measured between their value
+        for the image and their value for a baseline. The default returns the objective unchanged.
 
         Parameters
         ----------
         raw
-            The answer to the untouched picture, values [1, ...].
+            Outputs for the unmasked image by name, each [1, ...].
         hidden
-            The answers to its baselines, values [K, ...].
+            Outputs for its K baselines by name, each [K, ...].
         """
         return self
 
     @property
     def family(self) -> Hashable:
-        """What a prepared gradient depends on: objectives of one family share it."""
+        """Key of the prepared gradient: objectives with equal keys share one."""
         return type(self), self.outputs
 
 
 class Reader(Protocol):
-    """What targets may ask of a model; `reader.OutputReader` answers.
+    """Model interface for targets, implemented by `reader.OutputReader`.
 
     Attributes
     ----------
     facts
-        What is known of it before it has seen a picture.
+        What is known about the model before its first image.
     labels
-        Names of the classes by index; None where nobody gave any.
+        Class names by index; None if unknown.
     """
 
     facts: ModelFacts
@@ -186,38 +247,38 @@ class Reader(Protocol):
 
     @property
     def kind(self) -> Kind:
-        """What kind of model it is."""
+        """Kind of the model."""
 
     @property
     def declared_classes(self) -> ClassCount | None:
-        """How many classes there are by shapes and graph; None where these do not say."""
+        """Number of classes according to shapes and graph; None if these do not determine it."""
 
     def candidates(self) -> list[str]:
-        """Name the tensors that may hold class scores; `OutputError` where none may."""
+        """Return the names of tensors that may hold class scores; `OutputError` if none may."""
 
     def read(self, raws: Raw) -> ClassScores:
-        """Tell which of the candidates holds class scores, and how."""
+        """Determine which candidate holds class scores, and how to read it."""
 
     def label(self, index: int) -> str | None:
-        """Return what a class is called."""
+        """Return the name of a class."""
 
     def labels_for(self, classes: int | None) -> tuple[str, ...] | None:
-        """Return names for so many classes, where somebody gave as many; None: for any number."""
+        """Return names for this many classes, if any are known; None for any number of classes."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a target is bound in: the model's reader, and where the picture lies in its input.
+    """Everything a target needs to bind to one image: the model's reader and the image's geometry.
 
     Attributes
     ----------
     reader
-        Of the model: its labels, its kind, and which output holds class scores.
+        The model's reader: labels, kind, and which output holds class scores.
     geometry
-        From the picture's pixels to the input's, and back.
+        Mapping between pixels of the original image and of the model input.
     ask
-        Pushes another picture forward, brought to the model as this one: the outputs named, values
-        [1, ...]. It costs a pass.
+        Runs the model on another image, preprocessed like this one, and returns the named outputs,
+        each [1, ...]. Costs one forward pass.
     """
 
     reader: Reader
@@ -226,86 +287,99 @@ class Context:
 
     @property
     def labels(self) -> tuple[str, ...] | None:
-        """Names of the classes by index."""
+        """Class names by index; None if unknown."""
         return self.reader.labels
 
     def check_point(self, at: Any) -> tuple[float, float]:
-        """Return a point, x and y in the picture's pixels.
+        """Validate a point and return it as floats.
+
+        Parameters
+        ----------
+        at
+            x and y, in pixels of the original image.
 
         Raises
         ------
         TargetError
-            It is none, or outside of the picture.
+            The value is not a point, or the point lies outside the image.
         """
         if not is_point(at):
-            raise TargetError(f"at is {at!r}; give x and y in the picture's pixels")
+            raise TargetError(f"at is {at!r}; pass x and y in image pixels")
         (x, y), (height, width) = at, self.geometry.picture
         if not (0 <= x <= width and 0 <= y <= height):
             raise AbsentTargetError(
-                f"at {x:g},{y:g} is outside the picture, which is {width} x {height}"
+                f"at {x:g},{y:g} is outside the image, which is {width} x {height} pixels"
             )
         return float(x), float(y)
 
 
 @runtime_checkable
 class TargetSpec(Protocol):
-    """What a user asks to have explained; not yet tied to a picture."""
+    """What to explain, before it is bound to an image.
+
+    Protocol of all targets. Passing one to `Explainer.explain` binds it to the image's prediction.
+    """
 
     def outputs(self, reader: Reader) -> tuple[str, ...]:
-        """Name the outputs of the model that `bind` needs to see."""
+        """Return the names of the model outputs that `bind` reads."""
 
     def bind(self, raw: Raw, context: Context) -> list[Objective]:
-        """Return the objectives that it means for one picture.
+        """Resolve the target for one image.
 
         Parameters
         ----------
         raw
-            The first answer: values [1, ...] of those outputs.
+            Prediction for the image: the outputs named by `outputs`, each [1, ...].
         context
-            The model's labels and kind, and where the picture lies in its input.
+            The model's labels and kind, and the image's geometry.
+
+        Returns
+        -------
+        list of Objective
+            One objective per explanation.
 
         Raises
         ------
         TargetError
-            There is nothing of the kind in this answer.
+            The prediction does not contain the target.
         OutputError
             The model's outputs are of another kind.
         """
 
 
 class FixedTarget:
-    """A target that is an objective already, the same for every picture."""
+    """Target that already is an objective, the same for every image."""
 
     def __init__(self, objective: Objective) -> None:
         self.objective = objective
 
     def outputs(self, reader: Reader) -> tuple[str, ...]:
-        """Name what it reads, and what some methods read beside."""
+        """Return the names of the tensors that the objective and some methods read."""
         return tuple(dict.fromkeys((*self.objective.outputs, *self.objective.beside)))
 
     def bind(self, raw: Raw, context: Context) -> list[Objective]:
-        """Return it."""
+        """Return the objective."""
         return [self.objective]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One of the things that a model says of a picture.
+    """One entry of a model's prediction: a class, a box, a region, a character or a value.
 
     Attributes
     ----------
     caption
-        What to call it: "person 91.2%" without the number.
+        Short text without the score, such as "person".
     score
-        How sure the model is, in 0..1, or the value itself where it is none of these.
+        Confidence in 0..1; for values, embeddings and heat maps, the value itself.
     index, label
-        Of its class; None where it has none.
+        Class index and class name; None if there is none.
     box
-        Left, top, right, bottom in the picture's pixels; None where it is in no one place.
+        Left, top, right, bottom, in pixels of the original image; None if not localised.
     details
-        What else there is to say, as plain JSON data.
+        Further data, JSON-serialisable.
     number
-        By which it can be asked for, from 1: of a box or a character; None: not by a number.
+        Number, from 1, by which a box or a character can be targeted; None for all others.
     """
 
     caption: str
@@ -318,22 +392,23 @@ class Answer:
 
 
 class Kind(ABC):
-    """A kind of model: what its outputs are, what it says of a picture, and what can be asked.
+    """Kind of model: what its outputs are, what it predicts, and which targets it supports.
 
     Attributes
     ----------
     name
-        "classifier", "detector" ...
+        Name of the kind, such as "classifier" or "detector".
     reason
-        How that is known.
+        How the kind was determined.
     family
-        What models of that very format are called.
+        Name of the specific output format, such as "YOLOX".
     asks
-        What can be asked of it, as Python says it; `commands.flags` knows the flags.
+        Supported targets, in Python notation; `commands.flags` translates them to flags.
     warnings
-        What a user must know where something is inferred.
+        Warnings about inferred settings.
     preprocessing
-        What such models usually do to a picture, as fields of `Preprocessing`; a guess.
+        Typical preprocessing of such models, as fields of `Preprocessing`. Assumed, so everything
+        that is specified takes precedence.
     """
 
     name: str
@@ -345,21 +420,27 @@ class Kind(ABC):
 
     @property
     def nodes(self) -> tuple[Nodes, ...]:
-        """What writes the tensors that it reads, where the model itself has them not."""
+        """Writers of the tensors in `outputs` that the model itself does not have."""
         return ()
 
     @abstractmethod
     def outputs(self) -> tuple[str, ...]:
-        """Name the tensors that hold its answer."""
+        """Return the names of the tensors that hold the prediction."""
 
     @abstractmethod
     def target(self, wanted: str | int | None) -> TargetSpec:
-        """Return the target that a user's word means; None: what the model says first.
+        """Return the target that a word or number stands for.
+
+        Parameters
+        ----------
+        wanted
+            What the caller passed, such as a label or an index; None for the default target, such
+            as the predicted class or the highest-scoring box.
 
         Raises
         ------
         TargetError
-            The word can mean nothing here.
+            The word has no meaning for this kind of model.
         """
 
     def at(self, point: tuple[float, float], wanted: str | int | None = None) -> TargetSpec:
@@ -368,32 +449,34 @@ class Kind(ABC):
         Parameters
         ----------
         point
-            x and y in the picture's pixels.
+            x and y, in pixels of the original image.
         wanted
-            A class there; None: whichever is there.
+            Class at that point, by label or index; None for whichever class is found there.
 
         Raises
         ------
         TargetError
-            Such a model says nothing of single places.
+            This kind of model predicts nothing for single points.
         """
         raise TargetError(
-            f"the model's kind is {self.name}, which says nothing about single places; {self.may}"
+            f"the model's kind is {self.name}, which predicts nothing for single points; {self.may}"
         )
 
     @property
     def may(self) -> str:
-        """Say what can be asked of such a model."""
-        return f"ask with {', '.join(self.asks)}" if self.asks else "nothing can be asked"
+        """Describe the supported targets, for error messages."""
+        if not self.asks:
+            return "no target is supported"
+        return f"supported targets: {', '.join(self.asks)}"
 
     @abstractmethod
     def answers(self, raw: Raw, context: Context) -> list[Answer]:
-        """Return what the model says of a picture, the surest first.
+        """Return the prediction for one image, highest score first.
 
         Parameters
         ----------
         raw
-            Values [1, ...] of the outputs.
+            Outputs by name, each [1, ...].
         context
-            Where the picture lies.
+            The model's reader and the image's geometry.
         """

@@ -1,6 +1,6 @@
-"""The probability that an object is still seen in a box, as an objective, and how boxes overlap.
+"""Objectives for detected boxes, and the overlap of boxes.
 
-Which boxes there are is in `detection`, how raw outputs become boxes in `decoders`.
+`detection` finds the boxes, `decoders` turns raw outputs into boxes.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     import onnx
 
 OVERLAP = 0.5
-"""The intersection over union from which two boxes are of one object."""
+"""Intersection over union above which two boxes count as the same object."""
 
 
 class _Detected(Objective):
-    """What a detector says of one of its boxes, as a probability."""
+    """Probability that a detector assigns to one of its boxes."""
 
     column: int
     label: str | None
@@ -35,12 +35,12 @@ class _Detected(Objective):
 
     @property
     def nodes(self) -> tuple[Nodes, ...]:
-        """What makes the tensors that it reads."""
+        """Writers of the tensors it reads."""
         return self.writers
 
     @property
     def beside(self) -> tuple[str, ...]:
-        """What its likeness to other boxes is read off."""
+        """Tensors from which D-RISE computes the similarity to other boxes."""
         return () if self.similarity is None else self.similarity.outputs
 
     @property
@@ -49,11 +49,11 @@ class _Detected(Objective):
         return self.within
 
     def score(self, raw: Raw) -> Doubles:
-        """Return the logarithm of the probability, [N], at least log 1e-12."""
+        """Return log p, float64 [N] in nats, at least log 1e-12."""
         return np.log(np.maximum(self.probability(raw), SMALLEST))
 
     def describe(self) -> dict[str, Any]:
-        """Return the class, the number and the box."""
+        """Return class, number and box."""
         return {
             "kind": "box",
             "caption": _caption(self.label, self.column, self.number, self.box),
@@ -67,26 +67,26 @@ class _Detected(Objective):
 
 @dataclass(frozen=True)
 class BoxObjective(_Detected):
-    """The probability that an object of a class is seen in a box: that of the best anchor there.
+    """Probability that an object of a class is detected in a box: that of its best anchor.
 
     Attributes
     ----------
     output
-        Name of a tensor float [N, A, K]: a probability for each anchor and class.
+        Name of a tensor float [N, A, K]: a probability per anchor and class.
     anchors
-        Those that overlap the box by more than a half.
+        Indices of the anchors whose intersection over union with the box exceeds 0.5.
     column, label
-        The class, and what it is called.
+        Class index and class name.
     number
-        Which of the detections it is, from 1.
+        Number of the detection, from 1; None if unknown.
     box
-        Left, top, right, bottom in the picture's pixels; None where it is not known.
+        Left, top, right, bottom, in pixels of the original image; None if unknown.
     within
-        The same in 0..1 of the sides of the model's input.
+        The same box as fractions 0..1 of the model input; None if unknown.
     writers
-        What makes the tensor, where the model has it not.
+        Writers of the tensor, if the model itself does not have it.
     similarity
-        How D-RISE scores it; None where boxes are not known.
+        D-RISE's score of the box; None if boxes are unknown.
     """
 
     output: str
@@ -105,11 +105,11 @@ class BoxObjective(_Detected):
         return (self.output,)
 
     def probability(self, raw: Raw) -> Doubles:
-        """Return the best anchor's probability, [N] in 0..1."""
+        """Return the best anchor's probability, float64 [N] in 0..1."""
         return np.asarray(np.clip(self._candidates(raw).max(1), 0, 1))
 
     def vjp(self, raw: Raw) -> dict[str, npt.NDArray[np.float32]]:
-        """Return d log p / d scores: 1 / p at the best anchor, 0 where p can be none."""
+        """Return d log p / d scores: 1 / p at the best anchor, 0 if p is outside (1e-12, 1]."""
         found = self._candidates(raw)
         best = found.argmax(1)
         score = found[np.arange(len(found)), best]
@@ -122,7 +122,7 @@ class BoxObjective(_Detected):
         return {self.output: cotangent}
 
     def to_onnx(self, graph: onnx.GraphProto) -> str:
-        """Write the logarithm of the probability behind the scores."""
+        """Append nodes that compute log p."""
         head = Head(graph)
         index = head.constant(list(self.anchors), np.int64)
         rows = head.op("Gather", self.output, index, axis=1)
@@ -130,7 +130,7 @@ class BoxObjective(_Detected):
         return head.log(head.largest(rows), SMALLEST)
 
     def describe(self) -> dict[str, Any]:
-        """Return the class, the number, the box, and how many anchors there are."""
+        """Return class, number, box and number of anchors."""
         return super().describe() | {"anchors": len(self.anchors)}
 
     def _candidates(self, raw: Raw) -> Doubles:
@@ -140,19 +140,20 @@ class BoxObjective(_Detected):
 
 @dataclass(frozen=True)
 class MatchedObjective(_Detected):
-    """How well some row of boxes still shows an object: its score where it overlaps the box.
+    """Probability that an object is still detected: the best score among overlapping boxes.
 
-    That is the largest score of the class among the rows whose overlap with the box is above a
-    half. Its derivative is that of the best row's score; where none is left there is none.
+    Used if rows were selected, so that no row keeps its index between images. The score is the
+    largest score of the class among rows whose intersection over union with the box exceeds 0.5.
+    Its gradient is that of the best row's score, and zero if no row overlaps.
 
     Attributes
     ----------
     boxes, scores
-        Names of tensors float [N, n, 4], in pixels of the input, and [N, n, K].
+        Names of tensors float [N, n, 4], in pixels of the model input, and [N, n, K].
     place
-        The box in pixels of the input.
+        The box in pixels of the model input.
     column, label, number, box, within, writers, similarity
-        As of `BoxObjective`.
+        As in `BoxObjective`.
     """
 
     boxes: str
@@ -168,15 +169,15 @@ class MatchedObjective(_Detected):
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Boxes and scores."""
+        """The tensors of boxes and scores."""
         return self.boxes, self.scores
 
     def probability(self, raw: Raw) -> Doubles:
-        """Return the score of the best row that overlaps, [N] in 0..1; 0 where none does."""
+        """Return the best score among overlapping rows, [N] in 0..1; 0 if no row overlaps."""
         return np.asarray(np.clip(self._candidates(raw).max(1, initial=0.0), 0, 1))
 
     def vjp(self, raw: Raw) -> dict[str, npt.NDArray[np.float32]]:
-        """Return d log p / d scores: 1 / p at the best row; the boxes only say which it is."""
+        """Return d log p / d scores: 1 / p at the best row; the boxes get no gradient."""
         found = self._candidates(raw)
         rows, best = np.arange(len(found)), found.argmax(1)
         score = found[rows, best]
@@ -192,19 +193,19 @@ class MatchedObjective(_Detected):
 
 @dataclass(frozen=True)
 class SimilarityToBox(Objective):
-    """How like a detection the most similar of all boxes is, as D-RISE scores it.
+    """D-RISE's similarity to a detection, of the most similar among all boxes.
 
-    That is the largest of overlap times cosine of the class scores times the box's own score
-    (Petsiuk et al., CVPR 2021, equation 3).
+    The maximum over boxes of intersection over union, times cosine similarity of the class scores,
+    times objectness (Petsiuk et al., Black-box Explanation of Object Detectors, CVPR 2021, eq. 3).
 
     Attributes
     ----------
     boxes, scores
-        Names of tensors float [N, A, 4], in pixels of the input, and [N, A, K].
+        Names of tensors float [N, A, 4], in pixels of the model input, and [N, A, K].
     place
-        The detection's box in pixels of the input.
+        The detection's box in pixels of the model input.
     classes
-        Its scores, K.
+        The detection's scores, K.
     """
 
     boxes: str
@@ -214,11 +215,11 @@ class SimilarityToBox(Objective):
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Boxes and scores."""
+        """The tensors of boxes and scores."""
         return self.boxes, self.scores
 
     def probability(self, raw: Raw) -> Doubles:
-        """Return the largest similarity, [N] in 0..1."""
+        """Return the largest similarity, float64 [N] in 0..1."""
         near = overlaps(np.asarray(raw[self.boxes], np.float64), self.place)
         scores = np.asarray(raw[self.scores], np.float64)
         own = np.asarray(self.classes)
@@ -237,14 +238,14 @@ class SimilarityToBox(Objective):
 
 
 def similarity_of(objective: Objective) -> SimilarityToBox | None:
-    """Return how D-RISE scores what an objective explains; None where that is no box."""
+    """Return D-RISE's score for an objective; None if the objective is not a box."""
     if isinstance(objective, BoxObjective | MatchedObjective):
         return objective.similarity
     return None
 
 
 def overlaps(boxes: npt.NDArray[np.float64], box: Box) -> Doubles:
-    """Return the intersection over union of boxes [..., 4] with one."""
+    """Return the intersection over union of boxes [..., 4] with one box."""
     left, top, right, bottom = box
     wide = np.minimum(boxes[..., 2], right) - np.maximum(boxes[..., 0], left)
     high = np.minimum(boxes[..., 3], bottom) - np.maximum(boxes[..., 1], top)
@@ -256,7 +257,7 @@ def overlaps(boxes: npt.NDArray[np.float64], box: Box) -> Doubles:
 
 
 def area(box: Box) -> float:
-    """Return a box's area, 0 of one that is turned inside out."""
+    """Return a box's area; 0 if its corners are swapped."""
     return max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])
 
 

@@ -1,8 +1,8 @@
-"""An output that holds one score for each class: told apart, and read as probabilities.
+"""Class scores: how an output with one score per class is recognised and read as probabilities.
 
-A raw output is told apart by the operator that made it, where the graph is known, and else by its
-values: logits, probabilities that sum to one, or one sigmoid for each class. How the model is run
-is not known here.
+The activation is determined by the operator that produced the output, if the graph is known, and
+otherwise by the values: logits, probabilities that sum to one, or one sigmoid per class. How the
+model is run is not known here.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
     import onnx
 
 _SUM_TOLERANCE = 0.02  # half precision and 8-bit probabilities do not sum to 1 exactly
-_EQUAL = 1e-6  # relatively: what rounding in single precision makes of equal probabilities
+_EQUAL = 1e-6  # relative: equal probabilities may differ by float32 rounding
 SMALLEST = 1e-12
-"""Keeps the logarithm of a probability finite."""
+"""Lower bound that keeps log p finite."""
 
 
 class Activation(StrEnum):
     """How raw scores become probabilities."""
 
     SOFTMAX = "softmax"
-    """Logits of classes that exclude each other."""
+    """Logits of mutually exclusive classes."""
     LOG = "log-probability"
-    """Logarithms of probabilities."""
+    """Log-probabilities."""
     PROBABILITY = "probability"
-    """Probabilities already, summing to one."""
+    """Probabilities that sum to one."""
     SIGMOID = "sigmoid"
-    """Probabilities already, each class for itself."""
+    """Independent probabilities, one per class."""
     SIGMOID_LOGIT = "sigmoid-logit"
-    """Logits of classes that stand each for itself."""
+    """Logits of independent classes."""
 
 
 _LAST_OPERATOR = {
@@ -53,7 +53,7 @@ _LAST_OPERATOR = {
     "GlobalAveragePool": Activation.SOFTMAX,
 }
 _BIAS = frozenset({"Add", "Sub"})
-"""After a matrix product these end logits, after a softmax an average of models."""
+"""After a matrix product these end logits; after a softmax, an average of models."""
 _SCALE_AND_ZERO_POINT = {
     "QuantizeLinear": (1, 2),
     "QLinearMatMul": (6, 7),
@@ -65,12 +65,12 @@ _SCALE_AND_ZERO_POINT = {
     "QLinearSigmoid": (3, 4),
     "QLinearSoftmax": (3, 4),
 }
-"""Where the operators that give integers for reals take the output's scale and zero point."""
+"""Input positions of the output's scale and zero point, for operators that return integers."""
 
 
 @dataclass(frozen=True)
 class Quantisation:
-    """How integers stand for reals: `(value - zero_point) * scale`."""
+    """Affine quantisation: `(value - zero_point) * scale`."""
 
     scale: float
     zero_point: int = 0
@@ -78,22 +78,22 @@ class Quantisation:
 
 @dataclass(frozen=True)
 class ClassScores:
-    """An output that holds one score for each class, and how it is read.
+    """Output that holds one score per class, and how to read it.
 
     Attributes
     ----------
     name
-        The output's name.
+        Name of the output.
     classes
-        How many scores there are for each image.
+        Number of classes.
     activation
-        How they become probabilities.
+        How the scores become probabilities.
     quantisation
-        How its integers stand for reals; None where it holds floats.
+        Scale and zero point of an integer output; None for floats.
     guess
-        What a reader must know where the reading is a guess; else empty.
+        Warning if the reading is assumed; otherwise empty.
     one_score
-        Whether a single score s stands for two classes: 0 is the negative, 1 the positive.
+        Whether a single score stands for two classes: 0 negative, 1 positive.
     """
 
     name: str
@@ -105,7 +105,7 @@ class ClassScores:
 
     @property
     def width(self) -> int:
-        """How many numbers the output holds for each image."""
+        """Number of values per image."""
         return 1 if self.one_score else self.classes
 
     @property
@@ -117,29 +117,29 @@ class ClassScores:
         )
 
     def contradicts(self, raw: npt.NDArray[Any]) -> bool:
-        """Tell whether values cannot be what they were guessed to be."""
+        """Return whether values contradict an assumed activation."""
         if not self.guess or self.activation is Activation.SIGMOID_LOGIT:
             return False
         reals = self.reals(raw)
         return not (reals.min() >= 0 and reals.max() <= 1 + _SUM_TOLERANCE)
 
     def reals(self, raw: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-        """Return raw values [N, K, 1 ...] as the reals that they stand for, float64 [N, width]."""
+        """Return raw values [N, K, 1 ...] dequantised, as float64 [N, width]."""
         values = raw.reshape(len(raw), self.width).astype(np.float64)
-        if self.quantisation is None or raw.dtype.kind == "f":  # a surrogate gives reals
+        if self.quantisation is None or raw.dtype.kind == "f":  # a surrogate returns floats
             return values
         return (values - self.quantisation.zero_point) * self.quantisation.scale
 
     def scores(self, raw: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-        """Return raw values [N, K, 1 ...] as one real for each class, float64 [N, K]."""
+        """Return raw values [N, K, 1 ...] as one score per class, float64 [N, K]."""
         return np.asarray(self._of_classes(self.reals(raw)))
 
     def vjp(self, cotangent: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return the cotangent of the reals, [N, width], from that of the scores, [N, K]."""
+        """Return the gradient of the dequantised values, [N, width], from the scores', [N, K]."""
         return cotangent[:, 1:] - cotangent[:, :1] if self.one_score else cotangent
 
     def _of_classes(self, reals: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floating[Any]]:
-        """Return one real for each class, [N, K]; of one score both: -s and s, or 1 - p and p."""
+        """Return one value per class, [N, K]; a single score becomes -s and s, or 1 - p and p."""
         if not self.one_score:
             return reals
         opposite = -reals if self.activation is Activation.SIGMOID_LOGIT else 1 - reals
@@ -159,9 +159,9 @@ class ClassScores:
         return np.clip(scores, 0, 1)
 
     def log_probabilities(self, raw: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-        """Return the logarithms of the probabilities, float64 [N, K] in nats.
+        """Return raw values [N, K, 1 ...] as log-probabilities, float64 [N, K] in nats.
 
-        Of outputs that are probabilities already, at least log 1e-12.
+        At least log 1e-12 for outputs that are probabilities already.
         """
         scores = self.scores(raw)
         if self.activation is Activation.SOFTMAX:
@@ -174,10 +174,10 @@ class ClassScores:
         return np.log(np.clip(scores, SMALLEST, 1))
 
     def log_probability_vjp(self, raw: npt.NDArray[Any], index: int) -> npt.NDArray[np.float32]:
-        """Return d log p / d raw of one class (nats), float32, in the shape of `raw` [N, K, 1 ...].
+        """Return d log p / d raw of one class, in nats, as float32 [N, K, 1 ...] like `raw`.
 
-        Where a probability is beyond what can be (below 1e-12, or above 1) it is 0. One that an
-        8-bit output has rounded to 0 counts as half a step.
+        Zero if the probability is below 1e-12 or above 1. A probability that an 8-bit output
+        rounded to 0 counts as half a quantisation step.
         """
         scores = self._reals(raw)
         cotangent = np.zeros_like(scores)
@@ -200,7 +200,7 @@ class ClassScores:
         return self.vjp(cotangent).reshape(raw.shape)
 
     def write_log_probability(self, graph: onnx.GraphProto, index: int) -> str:
-        """Write log p of one class behind the output, float32 [N, 1]; return the tensor's name."""
+        """Append nodes that compute log p of one class, float32 [N, 1]; return its name."""
         head = Head(graph)
         scores = head.rows(self.name)
         if self.quantisation is not None:
@@ -220,7 +220,7 @@ class ClassScores:
         return head.log(score, SMALLEST)
 
     def _reals(self, raw: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """Return the scores as float32 [N, K], in which derivatives are computed."""
+        """Return the scores as float32 [N, K], the precision of derivatives."""
         values = raw.reshape(len(raw), self.width).astype(np.float32)
         if self.quantisation is not None and raw.dtype.kind != "f":
             zero = np.float32(self.quantisation.zero_point)
@@ -235,36 +235,36 @@ def read_output(
     graph: onnx.GraphProto | None = None,
     activation: str | None = None,
 ) -> ClassScores:
-    """Tell how an output holds class scores.
+    """Determine how an output holds class scores.
 
     Parameters
     ----------
     name
-        The output's name.
+        Name of the output.
     raw
-        Its values for one image, [1, K], also with axes of size 1 between or after them.
+        Its values for one image, [1, K], with any further axes of size 1.
     graph
-        The graph it comes from, where that is known.
+        Graph of the model, if known.
     activation
-        What the user says that the values are; None: to be told apart.
+        Activation specified by the caller; None to determine it.
 
     Raises
     ------
     OutputError
-        The values are no class scores, or NaN or infinite; there is no such activation.
+        The values are not class scores, or are NaN or infinite, or the activation is unknown.
     """
     width = check_scores(name, raw)
     maker = producer_of(name, graph) if graph is not None else None
     operator = "" if maker is None else str(maker.op_type)
     quantisation, guess = None, ""
     if operator == "TopK" and raw.dtype.kind == "f":
-        raise OutputError(f"output {name} is scores sorted by TopK; {_ANOTHER} TopK")
+        raise OutputError(f"output {name} holds scores sorted by TopK; {_ANOTHER} TopK")
     if operator in ("ArgMax", "ArgMin", "TopK"):
         raise OutputError(_indices(name, raw.dtype))
     if raw.dtype.kind in "iu":
         quantisation = _quantisation(name, raw.dtype, graph)
         if quantisation is None:
-            quantisation, guess = Quantisation(1 / 255), f"output {name} is {_BYTES}"
+            quantisation, guess = Quantisation(1 / 255), f"output {name} {_BYTES}"
     output = ClassScores(name, width, Activation.PROBABILITY, quantisation)
     if activation:
         kind = read_activation(activation)
@@ -275,56 +275,55 @@ def read_output(
         if kind is Activation.SIGMOID and operator in _BIAS:
             kind = Activation.SOFTMAX
         elif kind is Activation.SIGMOID:
-            guess = guess or f"output {name} is {_IN_0_1 if width > 1 else _ONE_IN_0_1}"
+            guess = guess or f"output {name} {_IN_0_1 if width > 1 else _ONE_IN_0_1}"
     if width > 1:
         return ClassScores(name, width, kind, quantisation, guess)
-    if kind is Activation.SOFTMAX:  # that of one score is always 1
+    if kind is Activation.SOFTMAX:  # the softmax of a single score is always 1
         kind = Activation.SIGMOID_LOGIT
-        guess = guess or ("" if activation else f"output {name} is {_ONE_LOGIT}")
+        guess = guess or ("" if activation else f"output {name} {_ONE_LOGIT}")
     if kind is Activation.LOG:
         raise OutputError(
-            f"output {name} is one score, which is no log-probability of two classes; "
-            "give activation=sigmoid or activation=sigmoid-logit"
+            f"output {name} is a single score, which cannot be a log-probability of two classes; "
+            "pass activation=sigmoid or activation=sigmoid-logit"
         )
     return ClassScores(name, 2, kind, quantisation, guess, one_score=True)
 
 
 _IN_0_1 = (
-    "taken for one sigmoid a class, because its values on this picture lie in 0..1 (a guess): "
-    "give activation=softmax if they are logits"
+    "is read as one sigmoid per class (assumed): its values for this image lie in 0..1; "
+    "if they are logits, pass activation=softmax"
 )
 _ONE_IN_0_1 = (
-    "one number and taken for the probability of the second of two classes, because on this "
-    "picture it lies in 0..1 (a guess): give activation=sigmoid-logit if it is a logit"
+    "is read as the probability of the second of two classes (assumed): it is a single value, in "
+    "0..1 for this image; if it is a logit, pass activation=sigmoid-logit"
 )
 _ONE_LOGIT = (
-    "one number and taken for the logit of two classes, 0 negative and 1 positive (a guess): if it "
-    "is a probability, give activation=sigmoid; if a value such as an age, its map means nothing"
+    "is read as the logit of two classes, 0 negative and 1 positive (assumed); if it is a "
+    "probability, pass activation=sigmoid; if it is a value, such as an age, its map is meaningless"
 )
-_BYTES = "uint8 without a known scale and taken for probabilities times 255 (a guess)"
+_BYTES = "is uint8 of unknown scale, read as probabilities times 255 (assumed)"
 
 
 _ANOTHER = (
-    "choose an output or an inner tensor of scores with output=, or have the model exported "
-    "without its"
+    "select an output or inner tensor of scores with output=, or re-export the model without its"
 )
 
 
 def _indices(name: str, dtype: np.dtype[Any]) -> str:
-    return f"output {name} is {dtype}: class indices, not scores; {_ANOTHER} ArgMax"
+    return f"output {name} holds class indices ({dtype}), not scores; {_ANOTHER} ArgMax"
 
 
 def check_scores(name: str, raw: npt.NDArray[Any]) -> int:
-    """Return how many classes an output has, [N, K, 1 ...], whose every value is finite.
+    """Return the number of scores of an output [N, K, 1 ...], and check that all are finite.
 
     Raises
     ------
     OutputError
-        It is not one score for each class, or NaN or infinite.
+        The output does not hold one score per class, or has NaN or infinite values.
     """
     classes = int(np.prod(raw.shape[1:]))
     if raw.ndim < 2 or max(raw.shape[1:], default=0) != classes or classes == 0:
-        raise OutputError(f"output {name} {list(raw.shape)} is not one score for each class")
+        raise OutputError(f"output {name} {list(raw.shape)} does not hold one score per class")
     if not np.isfinite(raw).all():
         raise OutputError(
             f"output {name} has NaN or infinite values for this image; "
@@ -334,14 +333,14 @@ def check_scores(name: str, raw: npt.NDArray[Any]) -> int:
 
 
 def tie(probabilities: npt.NDArray[np.float64], which: str = "all") -> tuple[str, ...]:
-    """Return a line that says so where these classes [K] are equally likely, and else none."""
+    """Return a warning if these classes [K] are equally likely."""
     if len(probabilities) < 2 or float(np.ptp(probabilities)) > _EQUAL * probabilities.max():
         return ()
-    return (f"{which} {len(probabilities)} classes tie at {100 * probabilities[0]:.1f}%",)
+    return (f"{which} {len(probabilities)} classes are tied at {100 * probabilities[0]:.1f}%",)
 
 
 def read_activation(word: str) -> Activation:
-    """Read the user's word for how raw scores become probabilities; OutputError if it is none."""
+    """Parse the name of an activation; `OutputError` if it is unknown."""
     try:
         return Activation(word)
     except ValueError:
@@ -350,7 +349,7 @@ def read_activation(word: str) -> Activation:
 
 
 def _by_values(scores: npt.NDArray[np.float64]) -> Activation:
-    """Tell by the scores [K] of one image what they are."""
+    """Infer from the scores [K] of one image what they are."""
     if scores.min() >= 0 and scores.max() <= 1 + _SUM_TOLERANCE:
         exclusive = len(scores) > 1 and abs(scores.sum() - 1) < _SUM_TOLERANCE
         return Activation.PROBABILITY if exclusive else Activation.SIGMOID
@@ -360,12 +359,12 @@ def _by_values(scores: npt.NDArray[np.float64]) -> Activation:
 def _quantisation(
     name: str, dtype: np.dtype[Any], graph: onnx.GraphProto | None
 ) -> Quantisation | None:
-    """Return how an integer output stands for reals, None where only its type can tell.
+    """Return the quantisation of an integer output; None if the graph does not contain it.
 
     Raises
     ------
     OutputError
-        Its type says that these are class indices.
+        The dtype is one of class indices.
     """
     node = None if graph is None else producer_of(name, graph, TRANSPARENT - {"QuantizeLinear"})
     if graph is not None and node is not None and node.op_type in _SCALE_AND_ZERO_POINT:

@@ -1,4 +1,4 @@
-"""Classes as targets: what a user's word for them means, and the objective of one class."""
+"""Classes as targets: what names and indices stand for, and the objective of one class."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ if TYPE_CHECKING:
 
 NAME, UNKNOWN = "classifier", "unknown"
 VALUES = 'ValueTarget("raise", NAME, "0,:")'
-"""What can be asked of any model: a number of its outputs."""
+"""Target that any model supports: a value of its outputs."""
 
 
 @dataclass(frozen=True)
 class ClassObjective(Objective):
-    """The probability of one class.
+    """Log-probability of one class.
 
     Attributes
     ----------
     reading
-        How the output that holds class scores is read.
+        Output that holds the class scores, and how it is read.
     index, label
-        The class, and what it is called.
+        Class index and class name; `label` is None if unknown.
     """
 
     reading: ClassScores
@@ -52,20 +52,20 @@ class ClassObjective(Objective):
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """The output that holds class scores."""
+        """The output that holds the class scores."""
         return (self.reading.name,)
 
     @property
     def family(self) -> Hashable:
-        """The reading: one gradient serves all classes."""
+        """Key of the reading: one gradient serves all classes."""
         return type(self), self.reading
 
     def probability(self, raw: Raw) -> Doubles:
-        """Return the class's probability, [N] in 0..1."""
+        """Return the class probability, float64 [N] in 0..1."""
         return self.readout(raw)[:, self.index]
 
     def score(self, raw: Raw) -> Doubles:
-        """Return its logarithm, [N] in nats."""
+        """Return log p, float64 [N] in nats."""
         return self.reading.log_probabilities(raw[self.reading.name])[:, self.index]
 
     def vjp(self, raw: Raw) -> dict[str, npt.NDArray[np.float32]]:
@@ -74,15 +74,15 @@ class ClassObjective(Objective):
         return {name: self.reading.log_probability_vjp(raw[name], self.index)}
 
     def readout(self, raw: Raw) -> Doubles:
-        """Return the probabilities of all classes, [N, K]."""
+        """Return the probabilities of all classes, float64 [N, K]."""
         return self.reading.probabilities(raw[self.reading.name])
 
     def warnings(self, raw: Raw) -> tuple[str, ...]:
-        """Say where all classes are equally likely."""
+        """Return a warning if all classes are equally likely."""
         return tie(self.readout(raw)[0])
 
     def to_onnx(self, graph: onnx.GraphProto) -> str:
-        """Write the logarithm of the probability behind the scores."""
+        """Append nodes that compute log p."""
         return self.reading.write_log_probability(graph, self.index)
 
     def describe(self) -> dict[str, Any]:
@@ -99,14 +99,14 @@ class ClassObjective(Objective):
 
 @dataclass(frozen=True)
 class LogitObjective(ClassObjective):
-    """The raw score of one class before its softmax, as Grad-CAM's paper takes it."""
+    """Raw score of one class before the softmax, the objective of the Grad-CAM paper."""
 
     def score(self, raw: Raw) -> Doubles:
-        """Return the raw score, [N]."""
+        """Return the raw score, float64 [N]."""
         return self.reading.scores(raw[self.reading.name])[:, self.index]
 
     def vjp(self, raw: Raw) -> dict[str, npt.NDArray[np.float32]]:
-        """Return 1 at the class."""
+        """Return 1 for the class, 0 for all others."""
         values = raw[self.reading.name]
         cotangent = np.zeros((len(values), self.reading.classes), np.float32)
         cotangent[:, self.index] = 1
@@ -115,23 +115,35 @@ class LogitObjective(ClassObjective):
 
 @dataclass(frozen=True)
 class ClassTarget:
-    """Classes, as a user names them.
+    """Target one or several classes of a classifier.
 
     Attributes
     ----------
     wanted
-        None: the predicted class; an index, as int or digits; "top:3": the three likeliest; else a
-        label.
+        None for the predicted class; a class index, as int or digits; "top:3" for the three most
+        likely classes; otherwise a label.
+
+    Raises
+    ------
+    TargetError
+        When bound: the model has no such class, or its labels are unknown.
+    OutputError
+        When bound: no output holds class scores, or they are NaN or infinite.
+
+    Examples
+    --------
+    >>> ClassTarget("top:3")
+    ClassTarget(wanted='top:3')
     """
 
     wanted: str | int | np.integer[Any] | None = None
 
     def outputs(self, reader: Reader) -> tuple[str, ...]:
-        """Name the output of class scores, or all that may be it."""
+        """Return the names of the tensors that may hold the class scores."""
         return tuple(reader.candidates())
 
     def bind(self, raw: Raw, context: Context) -> list[Objective]:
-        """Return the classes that it means, likeliest first."""
+        """Return an objective for each class, most likely first."""
         reader = context.reader
         reading = reader.read(raw)
         probabilities = reading.probabilities(raw[reading.name])[0]
@@ -140,12 +152,12 @@ class ClassTarget:
 
 
 class ClassifierKind(Kind):
-    """A classifier: one score for each class; "unknown" where no output can be that.
+    """Classifier: one score per class; "unknown" if no output can hold class scores.
 
     Parameters
     ----------
     reader
-        Finds and reads the scores.
+        Finds and reads the class scores.
     """
 
     name = NAME
@@ -155,7 +167,7 @@ class ClassifierKind(Kind):
         self._reader = reader
         try:
             found = reader.candidates()
-        except OutputError as error:  # which whoever asks for a class is told of
+        except OutputError as error:  # raised again once a class is requested
             why, _, _ = error.problem.partition(":")
             self.name, self.asks, self.reason = UNKNOWN, (VALUES,), why
             return
@@ -165,15 +177,15 @@ class ClassifierKind(Kind):
         self.reason = f"{which} holds one score for {of}"
 
     def outputs(self) -> tuple[str, ...]:
-        """Name the output of class scores, or all that may be it."""
+        """Return the names of the tensors that may hold the class scores."""
         return tuple(self._reader.candidates())
 
     def target(self, wanted: str | int | None) -> TargetSpec:
-        """Return the class that a word means; None: the predicted one."""
+        """Return the target of a class index or label; None for the predicted class."""
         return ClassTarget(wanted)
 
     def answers(self, raw: Raw, context: Context) -> list[Answer]:
-        """Return all classes, the likeliest first."""
+        """Return all classes, most likely first."""
         reading = self._reader.read(raw)
         probabilities = reading.probabilities(raw[reading.name])[0]
         order = np.argsort(-probabilities, kind="stable")
@@ -185,7 +197,7 @@ class ClassifierKind(Kind):
 
 
 def logit_objective(objective: Objective, logits: str) -> Objective:
-    """Return the objective read off the tensor that its softmax makes the output of."""
+    """Return the objective that reads the logits in place of their softmax."""
     if not isinstance(objective, ClassObjective):
         return objective
     reading = objective.reading
@@ -196,7 +208,7 @@ def logit_objective(objective: Objective, logits: str) -> Objective:
 
 
 def count(target: object) -> int:
-    """Return how many classes a user's word asks for: 3 for "top:3", else 1."""
+    """Return how many classes a target stands for: 3 for "top:3", else 1."""
     top = _top(target) if isinstance(target, str) else None
     return int(top[1]) if top else 1
 
@@ -210,17 +222,17 @@ def choose(
     probabilities: npt.NDArray[np.float64],
     labels: Sequence[str] | None,
 ) -> list[int]:
-    """Return the class indices that a user's word means.
+    """Return the class indices that a target stands for.
 
     Parameters
     ----------
     target
-        None: the predicted class; an index, as int or digits; "top:3": the three likeliest,
-        likeliest first; else a label.
+        None for the predicted class; a class index, as int or digits; "top:3" for the three most
+        likely classes; otherwise a label.
     probabilities
-        float64 [K] of the untouched image.
+        float64 [K], of the unmasked image.
     labels
-        Names of the classes by index, or None.
+        Class names by index; None if unknown.
 
     Raises
     ------
@@ -232,27 +244,27 @@ def choose(
         return [int(probabilities.argmax())]
     if not isinstance(target, str | numbers.Integral) or isinstance(target, bool):
         raise TargetError(
-            f"target is {target!r} ({type(target).__name__}); give a class index, a label or top:3"
+            f"target is {target!r} ({type(target).__name__}); pass a class index, a label or top:3"
         )
     text = str(target).strip()
     if text.lower().startswith("top:"):
         if not _top(text):
-            raise TargetError(f"target {text!r} is no number of classes; write it like top:3")
+            raise TargetError(f"target {text!r} must be like top:3")
         wanted = count(text)
         if not 1 <= wanted <= classes:
             raise TargetError(
-                f"target {text!r}: the model has {classes} classes; give top:1 to top:{classes}"
+                f"target {text!r}: the model has {classes} classes; pass top:1 to top:{classes}"
             )
         return [int(index) for index in np.argsort(-probabilities, kind="stable")[:wanted]]
     index = spelt_index(text, labels)
     if index is not None:
         if 0 <= index < classes:
             return [index]
-        if labels is None or text not in labels:  # such as 90, of 0, 90, 180 and 270 degrees
+        if labels is None or text not in labels:  # a label may be a number, such as 90 degrees
             raise TargetError(f"target {text} is out of range: classes are 0 to {classes - 1}")
     if labels is None:
         raise TargetError(
-            f"target {text!r} is a name, and the model's labels are not known; "
-            "give labels=FILE, or a class index"
+            f"target {text!r} is a name, but the model's labels are unknown; "
+            "pass labels=FILE, or a class index"
         )
     return [find_label(labels, text)]

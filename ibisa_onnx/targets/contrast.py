@@ -1,8 +1,8 @@
-"""One answer rather than another: a class against a class, also in one box, region or character.
+"""Contrasts: one prediction rather than another, such as one class against another.
 
-With the probabilities p and q of the two, what should be kept is log p / (p + q): for two classes
-of a softmax that is the log-sigmoid of the difference of their logits. Similarities have a contrast
-of their own, in `embedding`.
+With probabilities p and q, the score is log p / (p + q). For two classes of a softmax this is the
+log-sigmoid of the difference of their logits. Similarities have a contrast of their own, in
+`embedding`.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ if TYPE_CHECKING:
 
 
 _INSTEAD = {
-    "similarity": "give like= and unlike=",
-    "value": "it is no probability; explain each value alone, without versus=",
+    "similarity": "pass like= and unlike=",
+    "value": "it is not a probability; explain each value separately, without versus=",
 }
 
 
 @dataclass(frozen=True)
 class ContrastObjective(Objective):
-    """The probability of one answer among two: log p / (p + q).
+    """Probability of one prediction among two: log p / (p + q).
 
     Attributes
     ----------
     first, second
-        Objectives whose probabilities p and q are.
+        Objectives with probabilities p and q.
     """
 
     first: Objective
@@ -60,36 +60,36 @@ class ContrastObjective(Objective):
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """What the first reads, and then what the second reads besides."""
+        """The tensors that either objective reads."""
         return tuple(dict.fromkeys((*self.first.outputs, *self.second.outputs)))
 
     @property
     def nodes(self) -> tuple[Nodes, ...]:
-        """What writes the tensors of either."""
+        """Writers of the tensors of both objectives."""
         both = (*self.first.nodes, *self.second.nodes)
         return tuple({id(each): each for each in both}.values())
 
     @property
     def location(self) -> Box | None:
-        """Where the first lies."""
+        """Location of the first objective."""
         return self.first.location
 
     @property
     def extent(self) -> float | None:
-        """The first's share of the model's input."""
+        """Extent of the first objective."""
         return self.first.extent
 
     @property
     def family(self) -> Hashable:
-        """Both families."""
+        """Families of both objectives."""
         return type(self), self.first.family, self.second.family
 
     def score(self, raw: Raw) -> Doubles:
-        """Return log p / (p + q), [N] in nats."""
+        """Return log p / (p + q), float64 [N] in nats."""
         return np.asarray(-np.logaddexp(0, -self._difference(raw)))
 
     def vjp(self, raw: Raw) -> dict[str, npt.NDArray[np.float32]]:
-        """Return its derivative: q / (p + q) times that of log p - log q."""
+        """Return its gradient: q / (p + q) times that of log p - log q."""
         with np.errstate(over="ignore"):
             weights = 1 / (1 + np.exp(self._difference(raw)))
         found = {name: np.zeros(raw[name].shape, np.float32) for name in self.outputs}
@@ -100,7 +100,7 @@ class ContrastObjective(Objective):
         return found
 
     def to_onnx(self, graph: onnx.GraphProto) -> str | None:
-        """Write the score behind the nodes of both; None where either lives only in Python."""
+        """Append nodes that compute the score; None if either objective exists in Python only."""
         nodes, constants = len(graph.node), len(graph.initializer)
         written = [each.to_onnx(graph) for each in (self.first, self.second)]
         first, second = written
@@ -111,12 +111,12 @@ class ContrastObjective(Objective):
         return head.log_sigmoid(head.op("Sub", first, second))
 
     def warnings(self, raw: Raw) -> tuple[str, ...]:
-        """Return what either says."""
+        """Return the warnings of both."""
         both = (self.first, self.second)
         return tuple(dict.fromkeys(it for each in both for it in each.warnings(_own(each, raw))))
 
     def describe(self) -> dict[str, Any]:
-        """Return both, where the first is, and where the second is if that is elsewhere."""
+        """Return both, with the location of the first, and of the second if it differs."""
         first, second = self.first.describe(), self.second.describe()
         place, other = _place(first), _place(second)
         other = {} if other == place else other
@@ -135,42 +135,56 @@ class ContrastObjective(Objective):
         }
 
     def _difference(self, raw: Raw) -> Doubles:
-        """Return log p - log q, [N]."""
+        """Return log p - log q, float64 [N]."""
         first, second = (each.score(_own(each, raw)) for each in (self.first, self.second))
         return np.asarray(first - second)
 
 
 @dataclass(frozen=True)
 class ContrastTarget:
-    """One answer rather than another.
+    """Explain one prediction rather than another, such as one class against another.
+
+    Scores log p / (p + q) of the two probabilities: what favours the first over the second.
 
     Attributes
     ----------
     target, versus
-        Both as `explain` takes targets, each one answer: classes, or whatever has a probability. Of
-        a detector's box or a segmenter's region, `versus` is another class in the same place; of a
-        character, another one there.
+        Targets as `explain` accepts them, each standing for one prediction that has a probability:
+        usually two classes. If `target` is a box or a region, a `versus` class is read at the same
+        place; if it is a character, `versus` is another character at that position.
+
+    Raises
+    ------
+    TargetError
+        When bound: either target stands for no or several predictions, both are the same, or they
+        are of different kinds.
+
+    Examples
+    --------
+    >>> ContrastTarget("cat", "dog")
+    ContrastTarget(target='cat', versus='dog')
     """
 
     target: Any
     versus: Any
 
     def outputs(self, reader: Reader) -> tuple[str, ...]:
-        """Name what both need to see.
+        """Return the names of the outputs that both targets read.
 
-        An objective needs to see nothing to be bound; what it reads is asked for once it is known.
+        Empty for targets that are objectives already: their tensors are requested when bound.
         """
         specs = self._specs()
         seeing = [each for each in specs if not isinstance(each, FixedTarget)] or specs
         return tuple(dict.fromkeys(name for each in seeing for name in each.outputs(reader)))
 
     def bind(self, raw: Raw, context: Context) -> list[Objective]:
-        """Return the objective of one picture.
+        """Return the contrast for one image, as a list of one objective.
 
         Raises
         ------
         TargetError
-            Either means no answer or several, both mean the same, or they cannot be compared.
+            Either target stands for no or several predictions, both are the same, or they cannot be
+            compared.
         """
         first_spec, second_spec = self._specs()
         first = self._only(first_spec, self.target, raw, context)
@@ -183,13 +197,13 @@ class ContrastTarget:
                 raise TargetError(f"a {kind} cannot be contrasted with another: {_INSTEAD[kind]}")
         if kinds[0] != kinds[1]:
             raise TargetError(
-                f"a contrast takes two answers of one kind, and these are a {kinds[0]} and a "
+                f"target and versus must be of the same kind; target is a {kinds[0]}, versus a "
                 f"{kinds[1]}"
             )
         if first == second:
-            said = first.describe()  # of another picture it may be another answer
+            said = first.describe()  # for another image they may differ
             error = AbsentTargetError if self.target is None or _place(said) else TargetError
-            raise error(f"target and versus are the same, {said['caption']}; give another versus=")
+            raise error(f"target and versus are the same, {said['caption']}; pass another versus=")
         return [ContrastObjective(first, second)]
 
     def _specs(self) -> list[TargetSpec]:
@@ -197,22 +211,22 @@ class ContrastTarget:
 
     @staticmethod
     def _only(spec: TargetSpec, target: Any, raw: Raw, context: Context) -> Objective:
-        """Return the only objective that a target means."""
+        """Return the single objective that a target stands for."""
         wanted = () if isinstance(spec, FixedTarget) else spec.outputs(context.reader)
         found = spec.bind({name: raw[name] for name in wanted}, context)
         if len(found) != 1:
             said = f"target {target!r}" if isinstance(target, str) else "the target"
             raise TargetError(
-                f"{said} means {len(found)} answers; a contrast takes one against one"
+                f"{said} stands for {len(found)} objectives; a contrast requires one on each side"
             )
         return found[0]
 
 
 def _spec(target: Any) -> TargetSpec:
-    """Return one target's specification."""
+    """Return the specification of a single target."""
     found = target_specs(target)
     if len(found) != 1:
-        raise TargetError(f"target {target!r} is a sequence; a contrast takes one against one")
+        raise TargetError(f"target {target!r} is a sequence; a contrast requires a single one")
     return found[0]
 
 
@@ -221,7 +235,7 @@ def _in_its_place(
 ) -> Objective | None:
     """Return the objective of another class in the same box or region, or of another character.
 
-    None where the first is in no one place, or `versus` is more than a class.
+    None if the first objective is not localised, or `versus` is not a plain class.
     """
     if not isinstance(versus, WordTarget) or versus.wanted is None:
         return None
@@ -240,7 +254,7 @@ def _in_its_place(
 
 
 def _place(said: Mapping[str, Any]) -> dict[str, Any]:
-    """Return where an answer is, of its record: a number, a box, or nothing."""
+    """Return the fields of a record that locate a prediction: its number, its box, or none."""
     return {key: said[key] for key in ("number", "box") if said.get(key) is not None}
 
 

@@ -1,8 +1,8 @@
-"""CTC scores of a text recogniser: where they are, what they hold, and which class is the blank.
+"""CTC scores of a text recogniser: the tensor that holds them, their form, and the blank.
 
-Connectionist temporal classification (Graves et al., ICML 2006) gives scores for each step along a
-line, and one class more than there are characters: the blank, which stands for none. What is made
-of them is in `sequence`.
+Connectionist temporal classification (Graves et al., ICML 2006) has scores for each step along a
+line of text, and one class in addition to the characters: the blank, for no character. `sequence`
+decodes the scores.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ if TYPE_CHECKING:
     import onnx
 
 STEPS = "ibisa/steps"
-"""The tensor that is made: log-probabilities of the classes at each step, float32 [N, T, K]."""
+"""Name of the appended tensor: log-probabilities per step, float32 [N, T, K]."""
 BLANK = "blank"
-"""What the blank is called where labels name it."""
+"""Name of the blank in labels."""
 
 _BLANKS = frozenset({BLANK, "<blank>", "[blank]", "<ctc>", "ctcblank"})
 _SAME_VALUES = frozenset({"Identity", "Cast", "Dropout"})
 _LAST = (-1, 2)  # of three axes
-_SUM_TOLERANCE = 1e-2  # what half precision leaves of a sum of probabilities
-_LEAST = -100.0  # of log-probabilities that a file gives; its zeros would be infinite
-_PADDLE = "p2o."  # what Paddle2ONNX calls its tensors
-_PADDLE_HEIGHT, _OPEN_ASPECT = 48, 320 / 48  # of PP-OCR's input, which is as wide at least
+_SUM_TOLERANCE = 1e-2  # sums of half-precision probabilities are that inexact
+_LEAST = -100.0  # lower bound of log-probabilities that a model returns; log 0 is infinite
+_PADDLE = "p2o."  # prefix of Paddle2ONNX's tensor names
+_PADDLE_HEIGHT, _OPEN_ASPECT = 48, 320 / 48  # of PP-OCR's input, which is at least that wide
 
 
 @dataclass(frozen=True)
 class Blank:
-    """The class that stands for no character, and how that is known."""
+    """Class that stands for no character, and how it was determined."""
 
     index: int
     reason: str
@@ -50,22 +50,23 @@ class Blank:
 
 @dataclass(frozen=True, eq=False)
 class StepScores:
-    """A recogniser's scores, and the nodes that make log-probabilities of them.
+    """A recogniser's scores, and the nodes that turn them into log-probabilities.
 
     Attributes
     ----------
     source
-        The tensor of scores: an output, or what its softmax or ArgMax is given.
+        Tensor of scores: an output, or the input of its softmax or ArgMax.
     form
-        What they are: a name of `FORMS`.
+        Form of the scores, a key of `FORMS`.
     time_major
-        Whether they are [T, N, K], as recurrent layers have them, and not [N, T, K].
+        Whether the layout is [T, N, K], as in recurrent layers, rather than [N, T, K].
     classes
-        K, the blank among them.
+        K, including the blank.
     family, preprocessing
-        As of `Kind`.
+        As in `Kind`.
     misdeclared
-        Whether the file gives the source a shape that is not its own, by which no node may go.
+        Whether the file declares a wrong shape for the source, which appended nodes must not rely
+        on.
     """
 
     source: str
@@ -78,11 +79,11 @@ class StepScores:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """The tensor that its nodes make."""
+        """The tensor that the nodes make."""
         return (STEPS,)
 
     def to_onnx(self, graph: onnx.GraphProto) -> None:
-        """Write the nodes behind a graph, in place."""
+        """Append the nodes to a graph, in place."""
         head = Head(graph)
         source = _made_again(head, graph, self.source) if self.misdeclared else self.source
         values = head.op("Cast", source, to=1)
@@ -92,7 +93,7 @@ class StepScores:
 
 
 def _made_again(head: Head, graph: onnx.GraphProto, name: str) -> str:
-    """Make a tensor once more, under a name for which no shape is declared."""
+    """Recompute a tensor under a name for which no shape is declared."""
     from onnx import helper
 
     node = next(each for each in graph.node if name in each.output)
@@ -109,7 +110,7 @@ def _of_probabilities(head: Head, values: str) -> str:
 
 
 def _of_logarithms(head: Head, values: str) -> str:
-    """Return them as they are, but finite."""
+    """Return the values bounded below, so that they are finite."""
     least = head.constant(_LEAST)
     return head.op("Add", head.op("Relu", head.op("Sub", values, least)), least)
 
@@ -119,15 +120,15 @@ FORMS: dict[str, Callable[[Head, str], str]] = {
     "probabilities": _of_probabilities,
     "log-probabilities": _of_logarithms,
 }
-"""Nodes from scores [N, T, K] to log-probabilities, by what the scores are."""
+"""Nodes from scores [N, T, K] to log-probabilities, by the form of the scores."""
 
 
 def find_scores(facts: ModelFacts, *, said: bool = False) -> tuple[StepScores, Blank] | None:
-    """Return a model's scores for each step along a line, and the blank; None where it has none.
+    """Find the per-step scores of a text recogniser and its blank; None if the model is not one.
 
-    The model is run once on noise, as the shape, the values and the blank may need. Of a function,
-    which has no graph to tell it, they must be probabilities of each step, unless it was `said`
-    that there are some.
+    The model is run once on noise, if shape, values or blank require it. Python functions have no
+    graph; unless the caller `said` that the model is a recogniser, their output must hold
+    probabilities.
     """
     tables = _tables(facts) if facts.is_deployed else _returned(facts, said)
     table = next(tables, None) if facts.makers or not facts.is_deployed else None
@@ -147,24 +148,23 @@ def find_scores(facts: ModelFacts, *, said: bool = False) -> tuple[StepScores, B
         _usual(facts, paddle=paddle),
         any(each.name == source and len(each.shape) not in (0, 3) for each in facts.outputs),
     )
-    return scores, _blank(values, table.shape[2], "noise" if facts.is_deployed else "a picture")
+    return scores, _blank(values, table.shape[2], "noise" if facts.is_deployed else "an image")
 
 
 def fit_charset(
     labels: Sequence[str], classes: int, blank: int
 ) -> tuple[tuple[str, ...], int] | None:
-    """Return names for all classes, and the blank among them; None where they are not as many.
+    """Return names for all classes, and the blank's index; None if the numbers do not match.
 
     Parameters
     ----------
     labels
-        What somebody calls the characters. They seldom name the blank, nor the space, which then
-        is the last of the characters. An empty name is the blank's, at either end, or a space's
-        that was stripped.
+        Names of the characters. They rarely include the blank, or the space, which then comes last.
+        An empty name is the blank's at either end, and a stripped space elsewhere.
     classes
-        How many there are.
+        Number of classes.
     blank
-        The class that is the blank unless a label says otherwise.
+        Index of the blank unless a label names it.
     """
     names, missing = [label or " " for label in labels], classes - len(labels)
     if missing == 0:
@@ -179,7 +179,7 @@ def fit_charset(
 
 
 def _tables(facts: ModelFacts) -> Iterator[TensorInfo]:
-    """Yield the tensors of scores: outputs, or what an ArgMax over the classes is given."""
+    """Yield the tensors of scores: outputs, or the input of an ArgMax over the classes."""
     kinds = OutputKinds(facts.outputs, facts.batch, facts.makers)
     for output in kinds.sequences:
         known = isinstance(output.shape[2], int)
@@ -188,7 +188,7 @@ def _tables(facts: ModelFacts) -> Iterator[TensorInfo]:
         maker = facts.makers.get(origin(output.name, facts.makers))
         if maker is not None and maker.op_type == "ArgMax":
             name = str(maker.input[0]) if _axis(maker, 0) in _LAST else ""
-        else:  # it is what it says; some say another shape than they have
+        else:  # the output itself, whose declared shape may be wrong
             line = len(output.shape) != 3 and reads_a_line(output.name, facts.makers)
             name = output.name if line else ""
         found = _measured(name, facts) if name else None
@@ -197,7 +197,7 @@ def _tables(facts: ModelFacts) -> Iterator[TensorInfo]:
 
 
 def _returned(facts: ModelFacts, said: bool) -> Iterator[TensorInfo]:
-    """Yield the only output of a function that has three axes, if it holds probabilities."""
+    """Yield a function's only three-dimensional output, if it holds probabilities."""
     found = [each for each in facts.outputs if len(each.shape) == 3]
     if len(found) == 1:
         values = facts.values([found[0].name]).get(found[0].name)
@@ -206,12 +206,12 @@ def _returned(facts: ModelFacts, said: bool) -> Iterator[TensorInfo]:
 
 
 def _axis(node: onnx.NodeProto, default: int | None) -> int | None:
-    """Return a node's attribute of that name; what it is where there is none differs by opset."""
+    """Return a node's `axis`; its default depends on the opset."""
     return next((each.i for each in node.attribute if each.name == "axis"), default)
 
 
 def _measured(name: str, facts: ModelFacts) -> TensorInfo | None:
-    """Return a tensor with the shape that it has for noise; None where it has not three axes."""
+    """Return a tensor with its measured shape; None if it does not have three axes."""
     values = facts.values([name]).get(name)
     if values is None or values.ndim != 3:
         return None
@@ -219,20 +219,19 @@ def _measured(name: str, facts: ModelFacts) -> TensorInfo | None:
 
 
 def _batch(facts: ModelFacts) -> int:
-    """Return how many images there are where the model is run on noise."""
+    """Return the batch size of the run on noise."""
     return facts.model.image.batch or 1
 
 
 def _is_time_major(shape: Sequence[int | str | None], batch: int | str | None) -> bool:
-    """Tell whether the second of three axes is the batch."""
+    """Return whether the second of three axes is the batch."""
     return shape[0] != batch and shape[1] in (batch, 1)
 
 
 def _form(name: str, values: npt.NDArray[Any] | None, facts: ModelFacts) -> tuple[str, str]:
-    """Return the tensor to read, and what it holds.
+    """Return the tensor to read, and the form of its values.
 
-    Of a softmax that is what it is given, for its logarithm there is exact, however small the
-    probability.
+    For a softmax it is the softmax's input, whose log-softmax is exact for tiny probabilities too.
     """
     maker = facts.makers.get(origin(name, facts.makers, _SAME_VALUES))
     if maker is not None and maker.op_type == "Softmax" and _axis(maker, None) in _LAST:
@@ -243,7 +242,7 @@ def _form(name: str, values: npt.NDArray[Any] | None, facts: ModelFacts) -> tupl
 
 
 def _form_of(values: npt.NDArray[Any]) -> str:
-    """Tell by their values what scores [..., K] are."""
+    """Infer the form of scores [..., K] from their values."""
     if _sums_to_one(values):
         return "probabilities"
     below = float(values.min()) < 0
@@ -252,7 +251,7 @@ def _form_of(values: npt.NDArray[Any]) -> str:
 
 
 def _blank(values: npt.NDArray[Any] | None, classes: int, shown: str) -> Blank:
-    """Tell which class is the blank: the first or the last, whichever is read more in noise."""
+    """Determine the blank: the first or the last class, whichever is likelier for noise."""
     if values is None:
         return _taken(0)
     rows = np.asarray(values, np.float64).reshape(-1, classes)
@@ -263,22 +262,22 @@ def _blank(values: npt.NDArray[Any] | None, classes: int, shown: str) -> Blank:
     index = classes - 1 if means[-1] > means[0] else 0
     if means.argmax() != index:
         return _taken(index)
-    return Blank(index, f"{shown} is mostly read as class {index}, so that is the blank")
+    return Blank(index, f"{shown} is read mostly as class {index}, which is therefore the blank")
 
 
 def _taken(index: int) -> Blank:
-    why = f"class {index} is taken for the blank"
-    return Blank(index, why, f"{why}: give labels= with a line {BLANK!r} if it is another")
+    why = f"class {index} is assumed to be the blank"
+    return Blank(index, why, f"{why}; if it is not, pass labels= with a line {BLANK!r}")
 
 
 def _sums_to_one(values: npt.NDArray[Any]) -> bool:
-    """Tell whether values [..., K] are probabilities."""
+    """Return whether values [..., K] are probabilities."""
     sums = np.asarray(values, np.float64).sum(-1)
     return bool(values.min() >= 0) and bool(np.abs(sums - 1).max() < _SUM_TOLERANCE)
 
 
 def _usual(facts: ModelFacts, *, paddle: bool) -> dict[str, Any]:
-    """Return what is usual: the whole line is seen, its aspect kept where the width is open."""
+    """Return the usual preprocessing: the whole line, undistorted if the width is dynamic."""
     image, usual = facts.model.image, dict[str, Any](resize="stretch")
     height = image.height or (_PADDLE_HEIGHT if paddle else None)
     if height and not image.width:

@@ -1,4 +1,4 @@
-"""Maps of depth: a distance for each place of a picture."""
+"""Depth models: a map with a distance for each position of the image."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _DEPTH = re.compile(r"(?<![a-z])(depths?|disparity|disparities)(?![a-z])", re.IG
 
 
 class DepthKind(ValueKind):
-    """A model that gives a map of depths, [N, 1, h, w] or [N, h, w]."""
+    """Model that returns a depth map, [N, 1, h, w] or [N, h, w]."""
 
     name = "depth"
-    family = "maps of depth"
+    family = "depth maps"
     asks = ("PointTarget((120, 80))", *DIRECTIONS)
 
     def called(self, output: str) -> str:
@@ -38,15 +38,15 @@ class DepthKind(ValueKind):
         return "depth"
 
     def target(self, wanted: str | int | None) -> TargetSpec:
-        """Return the depth at the middle of the picture: what holds it there, or a direction."""
+        """Return the target of the depth at the image centre; `wanted` is a direction."""
         return _MiddleTarget(self._direction(wanted), self._outputs[0])
 
     def at(self, point: Point, wanted: str | int | None = None) -> TargetSpec:
-        """Return the depth at a point: what holds it there, or a direction."""
+        """Return the target of the depth at a point; `wanted` is a direction."""
         return ValueTarget(self._direction(wanted), self._outputs[0], at=point)
 
     def answers(self, raw: Raw, context: Context) -> list[Answer]:
-        """Return the least depth, the median and the greatest, and where they are."""
+        """Return the smallest, median and largest depth, and where they are."""
         (output,) = self._outputs
         check_numbers(raw[output], output, finite=True)
         values = np.asarray(raw[output][0], np.float64)
@@ -70,25 +70,25 @@ class DepthKind(ValueKind):
             return Direction.KEEP
         if wanted not in tuple(Direction):
             raise TargetError(
-                f"target {wanted!r} means nothing to a map of depth; choose from: "
-                f"{', '.join(Direction)}, and give a point with at="
+                f"target {wanted!r} is not supported by a depth model; choose from: "
+                f"{', '.join(Direction)}, and pass a point with at="
             )
         return Direction(wanted)
 
 
 @dataclass(frozen=True)
 class _MiddleTarget:
-    """The depth at the middle of the picture."""
+    """Depth at the image centre."""
 
     direction: Direction
     output: str
 
     def outputs(self, reader: Reader) -> tuple[str, ...]:
-        """Name the map."""
+        """Return the name of the depth map."""
         return (self.output,)
 
     def bind(self, raw: Raw, context: Context) -> list[Objective]:
-        """Return the objective of one picture."""
+        """Return the objective for one image."""
         height, width = context.geometry.picture
         middle = (width // 2, height // 2)
         target = ValueTarget(self.direction, self.output, at=middle)
@@ -96,15 +96,15 @@ class _MiddleTarget:
 
 
 def find(facts: ModelFacts) -> DepthKind | None:
-    """Recognise one map of depths by the output's name, or by the file's own word."""
+    """Recognise a single depth map by the output's name or the model's metadata."""
     task = facts.metadata.get("task", "").strip().lower()
     for output in facts.outputs:
         named = _DEPTH.search(last_part(output.name)) is not None
         if (named or task == "depth") and output.dtype.startswith("float"):
             shape = facts.shape(output.name) or ()
             if len(shape) in (3, 4) and min(shape[-2:]) > 1 and int(np.prod(shape[1:-2])) == 1:
-                how = "and its name says so" if named else "and its metadata say so"
+                how = "according to its name" if named else "according to the model's metadata"
                 return DepthKind(
-                    (output.name,), f"{output.name} {list(shape)} is a map of depth, {how}"
+                    (output.name,), f"{output.name} {list(shape)} is a depth map {how}"
                 )
     return None

@@ -1,16 +1,15 @@
-"""Detectors: their boxes, and the probability that an object is still seen in one of them.
+"""Detectors: their boxes, and the objective that an object is still detected.
 
-A box is explained by the best of the anchors that overlap it by more than a half on the untouched
-picture: which of them wins may change where pixels are hidden, and the object is seen all the same.
-Where rows were selected no anchor keeps its place, and rows are matched by overlap each time. How
-raw outputs become boxes is in `decoders`.
+A box is explained by the best of the anchors that overlap it by more than a half on the unmasked
+image: masking may change which anchor is best while the object is still detected. If the model
+selects rows (NMS), no anchor keeps its index, and rows are matched by overlap instead. `decoders`
+turns raw outputs into boxes.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-import numbers
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ibisa_onnx.checks import check_flag, shown
 from ibisa_onnx.errors import AbsentTargetError, TargetError
 from ibisa_onnx.targets.base import (
     Answer,
@@ -50,45 +50,52 @@ if TYPE_CHECKING:
     from ibisa_onnx.preprocessing.geometry import Geometry
 
 CONFIDENCE = 0.25
-"""The score from which a box counts as detected."""
-_SUPPRESSED = 0.45  # of two boxes of one class that overlap by more, the less sure one is left out
+"""Default minimum score of a detection."""
+_SUPPRESSED = 0.45  # IoU above which NMS drops the lower-scoring box of the same class
 _MOST = 300  # detections
-_COMPARED = 30_000  # boxes, the surest, among which they are looked for
+_COMPARED = 30_000  # highest-scoring boxes considered by NMS
 _NAMED = 6  # in an error
 
 
 @dataclass(frozen=True)
 class BestAnchor:
-    """The anchor that is surest of a class, where nothing says where its box is.
+    """Target the highest-scoring anchor of a class, for detectors whose boxes cannot be decoded.
 
     Attributes
     ----------
-    output, column
-        The output of probabilities, float [N, A, K], and the class.
+    output
+        Name of the output of class probabilities, float [N, A, K].
+    column
+        Class index.
+
+    Raises
+    ------
+    TargetError
+        When bound: the output does not hold anchor scores, or not of that class.
     """
 
     output: str
     column: int
 
     def outputs(self, reader: Reader) -> tuple[str, ...]:
-        """Name the output of scores."""
+        """Return the name of the output of scores."""
         return (self.output,)
 
     def bind(self, raw: Raw, context: Context) -> list[Objective]:
-        """Return the best anchor of one picture.
+        """Return the objective of the best anchor for one image.
 
         Raises
         ------
         TargetError
-            The output holds no scores of anchors, or not of that class.
+            The output does not hold anchor scores, or not of that class.
         """
         scores = raw[self.output]
         column = self.column
         whole = isinstance(column, int | np.integer) and not isinstance(column, bool)
         if scores.ndim != 3 or not whole or not 0 <= column < scores.shape[2]:
             raise TargetError(
-                f"output {self.output} is {list(scores.shape)}; an anchor of class {self.column} "
-                "is read off scores [1, anchors, classes]"
+                f"output {self.output} is {list(scores.shape)}; BestAnchor of class {self.column} "
+                "requires scores [1, anchors, classes]"
             )
         best = int(scores[0, :, self.column].argmax())
         return [BoxObjective(self.output, (best,), self.column, f"class {column}, anchor {best}")]
@@ -96,18 +103,18 @@ class BestAnchor:
 
 @dataclass(frozen=True)
 class Detection:
-    """An object that a detector found.
+    """Detected object.
 
     Attributes
     ----------
     place
-        Left, top, right, bottom in pixels of the model's input.
+        Left, top, right, bottom, in pixels of the model input.
     box
-        The same in the picture's pixels.
+        The same box in pixels of the original image.
     column, score
-        The class, and the probability.
+        Class index, and the probability of that class.
     row
-        Which of the rows or anchors it is.
+        Index of the row or anchor.
     """
 
     place: Box
@@ -119,21 +126,34 @@ class Detection:
 
 @dataclass(frozen=True)
 class BoxTarget:
-    """Detections, as a user points at them.
+    """Target one or several of a detector's boxes.
+
+    Boxes are chosen by number, point or class, which may be combined except for number and point;
+    without any, the highest-scoring box is the target.
 
     Attributes
     ----------
     number
-        Which of the detections, from 1, the surest first; None: whichever the rest leaves.
+        Number of the detection, from 1, in order of decreasing score; None for any.
     at
-        A point inside, x and y in the picture's pixels: the smallest box there. It goes without a
-        number.
+        A point in the box, x and y in pixels of the original image; of several boxes, the smallest.
+        Cannot be combined with `number`.
     label
-        A class, by name or index.
+        Class, by name or index; None for any.
     every
-        All that are left, and not the first alone.
+        Explain all matching boxes, rather than the first.
     confidence
-        The least score of a detection.
+        Minimum score of a detection, 0..1.
+
+    Raises
+    ------
+    TargetError
+        An argument is invalid; when bound: there is no such box in the image.
+
+    Examples
+    --------
+    >>> BoxTarget(3).number
+    3
     """
 
     number: int | None = None
@@ -143,28 +163,29 @@ class BoxTarget:
     confidence: float = CONFIDENCE
 
     def __post_init__(self) -> None:
-        """Raise `TargetError` where a value is none of these."""
+        """Raise `TargetError` if an argument is invalid."""
         number = self.number
         whole = isinstance(number, int | np.integer) and not isinstance(number, bool)
         if number is not None and not whole:
-            raise TargetError(f"box is {number!r}; give its number as inspect lists them, from 1")
+            raise TargetError(f"box is {number!r}; pass its number as inspect lists it, from 1")
         if self.at is not None and not is_point(self.at):
-            raise TargetError(f"at is {self.at!r}; give x and y in the picture's pixels")
+            raise TargetError(f"at is {self.at!r}; pass x and y in image pixels")
         if number is not None and self.at is not None:
-            raise TargetError(f"box {number} and at are both given; give one of them")
+            raise TargetError(f"box {number} and at are mutually exclusive; pass one of them")
+        check_flag("every", self.every, TargetError)
         _check_score(self.confidence)
 
     def outputs(self, reader: Reader) -> tuple[str, ...]:
-        """Name the tensors of boxes and scores."""
+        """Return the names of the tensors of boxes and scores."""
         return _detector_of(reader).outputs()
 
     def bind(self, raw: Raw, context: Context) -> list[Objective]:
-        """Return the boxes that it means.
+        """Return an objective for each chosen box of one image.
 
         Raises
         ------
         TargetError
-            There is no such box in this picture.
+            There is no such box in this image.
         """
         kind = _detector_of(context.reader)
         found = kind.detections(raw, context, self.confidence)
@@ -199,12 +220,12 @@ class BoxTarget:
 
 
 class DetectorKind(Kind):
-    """A detector whose outputs are decoded.
+    """Detector whose outputs are decoded into boxes and scores.
 
     Parameters
     ----------
     detector
-        How.
+        The decoder's description of the outputs.
     """
 
     name = "detector"
@@ -222,31 +243,31 @@ class DetectorKind(Kind):
 
     @property
     def nodes(self) -> tuple[Nodes, ...]:
-        """The decoder's."""
+        """The decoder, which writes boxes and scores."""
         return (self.detector,)
 
     def outputs(self) -> tuple[str, ...]:
-        """Name the tensors of boxes and scores, and what they are made of where that is checked."""
+        """Return the names of the tensors of boxes and scores, and of their sources if checked."""
         checked = self.detector.sources if self.detector.check is not None else ()
         return *self.detector.outputs, *checked
 
     def target(self, wanted: str | int | None) -> TargetSpec:
-        """Return the surest box, of a class where one is named; "all": all boxes."""
+        """Return the target of the best box, optionally of one class; "all" for all boxes."""
         if wanted == "all":
             return BoxTarget(every=True)
         if isinstance(wanted, str) and wanted.lower().startswith("top:"):
             raise TargetError(
-                f"target {wanted} asks for classes, and a detector gives boxes; "
-                "give one class, or all"
+                f"target {wanted} stands for classes, but a detector predicts boxes; "
+                "pass a class, or all"
             )
         return BoxTarget(label=wanted)
 
     def at(self, point: tuple[float, float], wanted: str | int | None = None) -> TargetSpec:
-        """Return the smallest box around a point, of a class where one is named."""
+        """Return the target of the smallest box around a point, of a class if named."""
         return BoxTarget(at=point, label=wanted)
 
     def answers(self, raw: Raw, context: Context, confidence: float = CONFIDENCE) -> list[Answer]:
-        """Return the detections of a score or more, the surest first."""
+        """Return the detections with at least this score, highest score first."""
         return [
             Answer(
                 self.class_name(each.column, context),
@@ -262,12 +283,12 @@ class DetectorKind(Kind):
     def detections(
         self, raw: Raw, context: Context, confidence: float = CONFIDENCE
     ) -> list[Detection]:
-        """Return what was detected, the surest first: of boxes of one object the best.
+        """Return the detections after non-maximum suppression, highest score first.
 
         Raises
         ------
         OutputError
-            The scores are NaN, or a function's outputs do not hold what it declared.
+            The scores are NaN, or a function's outputs contradict their declaration.
         """
         if self.detector.check is not None:
             self.detector.check(raw)
@@ -319,12 +340,12 @@ class DetectorKind(Kind):
         return BoxObjective(SCORES, tuple(np.flatnonzero(near).tolist()), **shared)
 
     def column(self, wanted: str | int, context: Context) -> int:
-        """Return the class that a word means.
+        """Return the class index that a name or number stands for.
 
         Raises
         ------
         TargetError
-            There is none.
+            There is no such class.
         """
         labels, classes = self._labels(context), self.detector.classes
         index = spelt_index(str(wanted), labels)
@@ -335,23 +356,23 @@ class DetectorKind(Kind):
             return index
         if labels is None:
             raise TargetError(
-                f"target {wanted!r} is a name, and the model's labels are not known; "
-                "give labels=FILE, or a class index"
+                f"target {wanted!r} is a name, but the model's labels are unknown; "
+                "pass labels=FILE, or a class index"
             )
         return find_label(labels, str(wanted))
 
     def class_name(self, column: int, context: Context) -> str:
-        """Return what a class is called."""
+        """Return the name of a class."""
         return self._label(column, context) or f"class {column}"
 
     def nothing(self, raw: Raw, context: Context, confidence: float = CONFIDENCE) -> str:
-        """Say that nothing was detected, and what comes nearest."""
+        """Return the error message if nothing was detected, with the highest score."""
         found = next(iter(self.detections(raw, context, 0)), None)
         best = None if found is None else (self.class_name(found.column, context), found.score)
         return nothing_found(confidence, best)
 
     def summary(self, found: Sequence[Detection], context: Context) -> str:
-        """Say what was detected."""
+        """Summarise what was detected."""
         named = [
             f"{number} {self.class_name(each.column, context)} {each.score:.0%}"
             for number, each in enumerate(found[:_NAMED], 1)
@@ -360,7 +381,7 @@ class DetectorKind(Kind):
         return f"detected: {', '.join(named)}{f' and {more} more' if more else ''}"
 
     def _labels(self, context: Context) -> tuple[str, ...] | None:
-        """Return the names of the classes; selected rows do not say how many there are."""
+        """Return the class names; for selected rows their number need not match."""
         count = self.detector.classes if self.detector.dense else None
         return context.reader.labels_for(count) or self.detector.labels
 
@@ -379,7 +400,7 @@ def find(facts: ModelFacts) -> DetectorKind | None:
 
 
 def in_picture(place: Box, geometry: Geometry) -> Box:
-    """Return a box of the model's input in the picture's pixels, cut at its borders."""
+    """Map a box from the model input to pixels of the original image, clipped to its borders."""
     (down, across), (top, left) = geometry.scale, geometry.offset
     height, width = geometry.picture
     x0, y0, x1, y1 = place
@@ -390,7 +411,7 @@ def in_picture(place: Box, geometry: Geometry) -> Box:
 
 
 def as_shares(place: Box, size: tuple[int, int]) -> Box:
-    """Return a box of the model's input of (H, W) in 0..1 of its sides, cut at its borders."""
+    """Return a box of the model input (H, W) as fractions 0..1 of its sides, clipped."""
     height, width = size
     left, top, right, bottom = (
         float(np.clip(each / side, 0, 1))
@@ -400,28 +421,28 @@ def as_shares(place: Box, size: tuple[int, int]) -> Box:
 
 
 def nothing_found(confidence: float, best: tuple[str, float] | None) -> str:
-    """Say that nothing reaches a score, and which class has the highest; None: no box at all."""
+    """Return the error that no detection reaches a score; `best` is None if there is no box."""
     said = f"nothing was detected with a score of {_shown(confidence)} or more"
     if best is None:
-        return f"{said}, nor with any; check the preprocessing, or give another picture"
+        return f"{said}, or with any score; check the preprocessing, or use another image"
     name, score = best
     lower = math.floor(100 * score) / 100
-    hint = f", or give confidence={lower:g}" if lower else ""
-    return f"{said}: the highest is {_shown(score)}, of {name}; check the preprocessing{hint}"
+    hint = f", or pass confidence={lower:g}" if lower else ""
+    return f"{said}: the highest score is {_shown(score)} ({name}); check the preprocessing{hint}"
 
 
 def _shown(score: float) -> str:
-    """Return a score as people read it: 25%, 0.4%, 99.99%."""
+    """Format a score for people: 25%, 0.4%, 99.99%."""
     return f"{100 * score:.3g}%" if 0.01 <= score <= 0.99 else f"{100 * score:.4g}%"
 
 
 def answers_above(confidence: float, kind: Kind) -> Callable[[Raw, Context], list[Answer]]:
-    """Return what gives a detector's answers of a score or more.
+    """Return a function that returns a detector's boxes with at least this score.
 
     Raises
     ------
     TargetError
-        The score is none, or the model gives no boxes.
+        The score is invalid, or the model is not a detector.
     """
     _check_score(confidence)
     if not isinstance(kind, DetectorKind):
@@ -430,8 +451,9 @@ def answers_above(confidence: float, kind: Kind) -> Callable[[Raw, Context], lis
 
 
 def _check_score(confidence: Any) -> None:
-    if not isinstance(confidence, numbers.Real) or not 0 <= float(confidence) <= 1:
-        raise TargetError(f"confidence is {confidence!r}; give a score, 0 to 1")
+    real = isinstance(confidence, int | float | np.integer | np.floating)
+    if not real or not 0 <= confidence <= 1:
+        raise TargetError(f"confidence is {shown(confidence)}; pass a score from 0 to 1")
 
 
 def _detector_of(reader: Reader) -> DetectorKind:

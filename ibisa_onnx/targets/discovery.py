@@ -1,6 +1,6 @@
-"""What kind of model is this? Told by metadata, operators, names, shapes, and a run on noise.
+"""Detection of a model's kind, from metadata, operators, names, shapes, and a run on noise.
 
-Each kind is a file with a `find`; the first that recognises the model has it.
+Each kind is a file with a `find` function; the first that recognises the model determines its kind.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ KINDS: dict[str, Finder] = {
     "depth": depth.find,
     "keypoints": keypoints.find,
 }
-"""By name, in the order in which they are tried; a classifier is what none of them knows."""
+"""Detectors of kinds by name, in order; a model that none recognises is a classifier."""
 
 _TOLD: dict[str, Finder] = {
     "text recogniser": lambda facts: sequence.find(facts, said=True),
@@ -41,25 +41,25 @@ _TOLD: dict[str, Finder] = {
     "embedder": embedding.find_told,
     "regression": regression.find_told,
 }
-"""What also finds a kind where a user says that the model is one."""
+"""Relaxed detectors, used if the caller specifies the kind."""
 
 
 def discover(facts: ModelFacts, reader: Reader, wanted: str | None = None) -> Kind:
-    """Tell what kind of model it is.
+    """Determine the kind of a model.
 
     Parameters
     ----------
     facts
-        What is known of it.
+        What is known about the model.
     reader
-        Of its class scores.
+        Reader of its class scores.
     wanted
-        The kind that a user says it is; None: to be told.
+        Kind specified by the caller; None to detect it.
 
     Raises
     ------
     OptionError
-        There is no such kind, or the model cannot be one.
+        The kind is unknown, or no output fits it.
     """
     if wanted is not None and wanted not in (*KINDS, classification.NAME):
         names = ", ".join((*KINDS, classification.NAME))
@@ -73,6 +73,6 @@ def discover(facts: ModelFacts, reader: Reader, wanted: str | None = None) -> Ki
     if told is not None:
         return told
     if wanted is not None and wanted != classification.NAME:
-        raise OptionError(f"kind is {wanted!r}, but no output looks like one of that kind")
+        raise OptionError(f"kind is {wanted!r}, but no output of this model fits that kind")
     broken = unread.find(facts) if wanted is None else None
     return broken or classification.ClassifierKind(reader)

@@ -1,9 +1,9 @@
-"""Embedders: vectors that stand for pictures, and how similar one is to another.
+"""Embedding models: vectors that represent images, and similarity targets.
 
-What is kept is the cosine similarity to a reference: another picture, a text's embedding, or what
-the picture itself gives. A second reference asks what makes the picture like the first rather than
-like the second. Similarities are no probabilities: how much of one is kept is measured between the
-picture and what hides it. What an embedding looks like is in `output_kinds`.
+The score is the cosine similarity to a reference: another image, a text embedding, or the image's
+own embedding. With a second reference it is the difference of both similarities: what makes the
+image resemble the first rather than the second. A similarity is not a probability, so it is
+measured between the image and its baselines. `output_kinds` recognises embeddings.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ if TYPE_CHECKING:
 
     from ibisa_onnx.models.signature import TensorInfo
 
-_IMAGES = "image_embeds"  # of CLIP and its kin, beside what they make of texts
-_SMALLEST = 1e-12  # the least length of a vector that has a direction
-_SAME = 1e-6  # a cosine: nearer to 1 two vectors are the same
+_IMAGES = "image_embeds"  # of CLIP-like models, which also have text outputs
+_SMALLEST = 1e-12  # minimum length of a vector with a direction
+_SAME = 1e-6  # vectors whose cosine is within this of 1 are equal
 _LINEAR = frozenset({"Gemm", "MatMul", "Add", "Sub", "Conv", "GlobalAveragePool", "ReduceMean"})
-"""Operators that leave a vector whatever length it has."""
-# As openai/CLIP and transformers' CLIPImageProcessor have it; mean and std are those of 0..1.
+"""Operators that do not normalise the length of a vector."""
+# As in openai/CLIP and transformers' CLIPImageProcessor; mean and std are for pixels in 0..1.
 _CLIP = {
     "resize": "shortest",
     "interpolation": "bicubic",
@@ -60,30 +60,31 @@ _CLIP = {
 }
 
 Reference = Source
-"""A picture, as a path, bytes or an array; or a vector [D], as an array or the path of a .npy file,
-such as a text's embedding."""
+"""Reference of a similarity: an image (path, bytes or array) or a vector [D] (array or .npy file).
+"""
 
 
 @dataclass(frozen=True)
 class SimilarityObjective(Objective):
-    """How much of a similarity is kept.
+    """Fraction of an embedding's similarity to a reference that is retained.
 
     Attributes
     ----------
     output
         Name of the output that holds the embedding e, [N, D] or [N, D, 1, 1], of any length.
     axis
-        What it is held against, [D]: a unit vector u, whose cosine similarity s = e u / |e| is; or
-        the difference of two.
+        Reference, [D]: a unit vector u, with cosine similarity s = e u / |e|; or the difference of
+        two unit vectors.
     caption
-        What to call it.
+        Short text for people.
     own
-        The picture's own similarity.
+        Similarity of the unmasked image.
     share
-        How much of it is kept: at first between -1 and 1 (of a difference, -2 and 2).
+        Measure of the retained fraction; before calibration, on the scale -1..1 (-2..2 for a
+        difference).
     hidden
-        The least and the greatest similarity of its baselines, where none is clearly less than the
-        picture's; else None.
+        Smallest and largest similarity among the baselines, if none is clearly lower than the
+        image's; otherwise None.
     """
 
     output: str
@@ -100,20 +101,20 @@ class SimilarityObjective(Objective):
 
     @property
     def nodes(self) -> tuple[Nodes, ...]:
-        """None: the model has it."""
+        """Empty: the model itself has the output."""
         return ()
 
     def similarity(self, raw: Raw) -> Doubles:
-        """Return s, [N] in -1..1, or of a difference in -2..2; 0 where the embedding is 0."""
+        """Return s, float64 [N], in -1..1 (difference: -2..2); 0 for a zero embedding."""
         rows = _rows(raw[self.output])
         return np.asarray(rows @ np.asarray(self.axis) / np.maximum(_lengths(rows), _SMALLEST))
 
     def score(self, raw: Raw) -> Doubles:
-        """Return the logarithm of how much of it is kept, [N]."""
+        """Return the logarithm of the retained fraction, float64 [N]."""
         return self.share.score(self.similarity(raw))
 
     def vjp(self, raw: Raw) -> dict[str, npt.NDArray[np.float32]]:
-        """Return its derivative by the embedding: ds / de = (u - s e / |e|) / |e|."""
+        """Return its gradient with respect to e, from ds / de = (u - s e / |e|) / |e|."""
         rows = _rows(raw[self.output])
         lengths, similarity = _lengths(rows)[:, None], self.similarity(raw)[:, None]
         safe = np.maximum(lengths, _SMALLEST)
@@ -122,7 +123,7 @@ class SimilarityObjective(Objective):
         return {self.output: slopes.astype(np.float32).reshape(raw[self.output].shape)}
 
     def to_onnx(self, graph: onnx.GraphProto) -> str:
-        """Write the score behind the embedding."""
+        """Append nodes that compute the score."""
         head = Head(graph)
         rows = head.rows(self.output)
         product = head.op("MatMul", rows, head.constant(np.asarray(self.axis)[:, None]))
@@ -133,9 +134,9 @@ class SimilarityObjective(Objective):
         return self.share.to_onnx(head, head.op("Div", product, length))
 
     def calibrated(self, raw: Raw, hidden: Raw) -> SimilarityObjective:
-        """Return the objective that knows how similar what hides the picture is.
+        """Return the objective, calibrated with the similarities of the baselines.
 
-        Where none is clearly less similar than the picture, there is a warning; see
+        It carries a warning if no baseline is clearly less similar than the image; see
         `Share.between`.
         """
         found = self.similarity(hidden)
@@ -145,16 +146,16 @@ class SimilarityObjective(Objective):
         return replace(self, share=share)
 
     def warnings(self, raw: Raw) -> tuple[str, ...]:
-        """Say where the picture as a whole is no more similar than what hides it."""
+        """Return a warning if the image as a whole is no more similar than its baselines."""
         if self.hidden is None:
             return ()
         return (
-            f"the {self.caption} is {self.own:.3f}, and {written(self.hidden)} where the picture "
-            "is hidden: as a whole it does not make it similar; the map shows which parts of it do",
+            f"the {self.caption} is {self.own:.3f}, and {written(self.hidden)} for the baselines: "
+            "the image as a whole does not make it similar; the map shows which parts do",
         )
 
     def describe(self) -> dict[str, Any]:
-        """Return the similarity and what it is to."""
+        """Return the similarity and its references."""
         return {
             "kind": "similarity",
             "caption": self.caption,
@@ -165,17 +166,32 @@ class SimilarityObjective(Objective):
 
 @dataclass(frozen=True, eq=False)
 class SimilarityTarget:
-    """The similarity of a picture's embedding to others.
+    """Explain the similarity of an image's embedding to reference images or vectors.
 
     Attributes
     ----------
     like
-        What it should be similar to; None: to what the picture itself gives, which asks what makes
-        its embedding what it is.
+        Reference: an image (path, bytes or array) or a vector [D] (array or path of a .npy file).
+        None for the image's own embedding, which explains what the embedding depends on.
     unlike
-        What it should be less similar to: the cosine to it is subtracted. None: nothing.
+        Second reference, whose cosine similarity is subtracted; None for none.
     output
-        Name of the output that holds the embedding; None: that of the model's kind.
+        Name of the output that holds the embedding; None for the one that was detected.
+
+    Raises
+    ------
+    TargetError
+        When bound: the output is not a vector, a reference does not match it in length or is zero
+        or not finite, or `like` and `unlike` are the same to the model.
+    ImageError
+        When bound: a reference cannot be read.
+    OutputError
+        When bound: the image's embedding is NaN, infinite or zero.
+
+    Examples
+    --------
+    >>> SimilarityTarget("anna.jpg", "berta.jpg")
+    SimilarityTarget(like='anna.jpg', unlike='berta.jpg', output=None)
     """
 
     like: Reference | None = None
@@ -183,35 +199,35 @@ class SimilarityTarget:
     output: str | None = None
 
     def outputs(self, reader: Reader) -> tuple[str, ...]:
-        """Name the output that holds the embedding.
+        """Return the name of the output that holds the embedding.
 
         Raises
         ------
         TargetError
-            None is named, and the model is no embedder.
+            No output is specified, and the model is not an embedder.
         """
         if self.output is not None:
             return (self.output,)
         kind = reader.kind
         if not isinstance(kind, EmbedderKind):
             raise TargetError(
-                f"the model's kind is {kind.name}, and no output is known to be an embedding; name "
-                "one with output="
+                f"the model's kind is {kind.name}, and no output is known to be an embedding; "
+                "specify one with output="
             )
         return kind.outputs()
 
     def bind(self, raw: Raw, context: Context) -> list[Objective]:
-        """Return the objective of one picture; a pass for each reference that is a picture.
+        """Return the objective for one image; each reference image costs one forward pass.
 
         Raises
         ------
         TargetError
-            The output is no vector, a reference is none or has another length, or like and unlike
-            are the same.
+            The output is not a vector, a reference does not match it in length or is zero or not
+            finite, or `like` and `unlike` are the same to the model.
         ImageError
             A reference cannot be read.
         OutputError
-            The picture's embedding is NaN, infinite, or 0.
+            The image's embedding is NaN, infinite or zero.
         """
         (output,) = self.outputs(context.reader)
         own = _embedding(raw[output], output)
@@ -223,8 +239,8 @@ class SimilarityTarget:
             unlike = self._unit(self.unlike, other, output, own, context)
             if float(like @ unlike) > 1 - _SAME:
                 raise TargetError(
-                    f"{'the picture' if self.like is None else name} and {other} are the same to "
-                    "the model, and nothing tells them apart; give another unlike="
+                    f"{'the image' if self.like is None else name} and {other} have the same "
+                    "embedding, so nothing tells them apart; pass another unlike="
                 )
             axis, most, caption = like - unlike, 2.0, f"{caption} rather than {other}"
         value = float(np.clip(own @ axis, -most, most))
@@ -236,30 +252,30 @@ class SimilarityTarget:
     def _unit(
         reference: Reference, name: str, output: str, own: Doubles, context: Context
     ) -> Doubles:
-        """Return the unit vector of a reference, as long as the picture's."""
+        """Return the unit vector of a reference, which has the length of the image's embedding."""
         given = _as_vector(reference)
         if given is None:
             given = _rows(context.ask(reference, (output,))[output])[0]
         if len(given) != len(own):
             raise TargetError(
-                f"{name} has {len(given)} numbers, but the embedding {output} has {len(own)}"
+                f"{name} has {len(given)} values, but the embedding {output} has {len(own)}"
             )
         length = float(np.linalg.norm(given))
         if not np.isfinite(length) or length <= _SMALLEST:
-            what = "is 0 and has no direction" if length <= _SMALLEST else "is NaN or infinite"
-            raise TargetError(f"the embedding of {name} {what}; give another reference")
+            what = "is zero and has no direction" if length <= _SMALLEST else "is NaN or infinite"
+            raise TargetError(f"the embedding of {name} {what}; use another reference")
         return np.asarray(given / length)
 
 
 class EmbedderKind(Kind):
-    """A model that gives a vector for a picture.
+    """Model that returns an embedding: one vector per image.
 
     Parameters
     ----------
     output
         Name of the output that holds it.
     reason
-        How that is known.
+        How the output was recognised.
     """
 
     name = "embedder"
@@ -272,33 +288,33 @@ class EmbedderKind(Kind):
             self.family, self.preprocessing = "CLIP", _CLIP
 
     def outputs(self) -> tuple[str, ...]:
-        """Name the output that holds the embedding."""
+        """Return the name of the output that holds the embedding."""
         return (self._output,)
 
     def target(self, wanted: str | int | None) -> TargetSpec:
-        """Return the similarity to a picture or a .npy file, by its path; None: to itself."""
+        """Return the target of the similarity to an image or .npy file; None for itself."""
         if wanted is None:
             return SimilarityTarget()
         if isinstance(wanted, str) and is_regular(wanted):
             return SimilarityTarget(like=wanted)
         raise TargetError(
-            f"target {wanted!r} means nothing here: an embedder has no classes; give a picture "
-            "with like=, or two with like= and unlike="
+            f"target {wanted!r} is not supported: an embedder has no classes; pass an image with "
+            "like=, or two with like= and unlike="
         )
 
     def answers(self, raw: Raw, context: Context) -> list[Answer]:
-        """Return the embedding, with its length."""
+        """Return a single entry: the embedding, with its length."""
         check_numbers(raw[self._output], self._output, finite=True)
         rows = _rows(raw[self._output])[:1]
         length = float(_lengths(rows)[0])
         details = {"unit": "value", "numbers": rows.shape[1]}
-        return [Answer(f"embedding of {rows.shape[1]} numbers, length", length, details=details)]
+        return [Answer(f"embedding of {rows.shape[1]} values, length", length, details=details)]
 
 
 def find(facts: ModelFacts) -> EmbedderKind | None:
-    """Recognise an embedding by its name, by a division by its own length, or by its length.
+    """Recognise an embedding by its name, by an L2 normalisation, or by its length.
 
-    A model that gives class scores besides is none, but for those that compare pictures with texts.
+    A model that also returns class scores is not an embedder, unless it compares images with texts.
     """
     kinds = OutputKinds(facts.outputs, facts.batch, facts.makers)
     scores = [each for each in facts.outputs if kinds.may_hold_scores(each)]
@@ -315,21 +331,23 @@ def find(facts: ModelFacts) -> EmbedderKind | None:
 
 
 def find_told(facts: ModelFacts) -> EmbedderKind | None:
-    """Return the embedder that a user says a model is: the tensor named, or the first vector."""
+    """Return the embedder for `kind="embedder"`: the named tensor or the first vector."""
     if facts.named is not None:
-        return EmbedderKind(facts.named, f"tensor {facts.named} was said to be")
+        return EmbedderKind(facts.named, f"kind=embedder was specified; read from {facts.named}")
     found = find(facts)
     vectors = (each.name for each in facts.outputs if _size(each, facts) > 1)
-    if not facts.is_deployed:  # which has declared how many axes there are, if not how many numbers
+    if not facts.is_deployed:  # its number of axes is declared, if not their sizes
         vectors = (each.name for each in facts.outputs if len(each.shape) == 2)
     name = next(vectors, None)
-    return found or (None if name is None else EmbedderKind(name, f"output {name} was said to be"))
+    if found is not None or name is None:
+        return found
+    return EmbedderKind(name, f"kind=embedder was specified; read from output {name}")
 
 
 def _sign(output: TensorInfo, kinds: OutputKinds, facts: ModelFacts) -> str:
-    """Return by what an output is known to be an embedding, "" where it is not.
+    """Return how an output was recognised as an embedding; empty if it was not.
 
-    The model is run on noise only where its last operator may have brought the vector to length 1.
+    The model is run on noise only if its last operator may have normalised the vector.
     """
     name, makers = output.name, facts.makers
     if not output.dtype.startswith("float") or ends_in_probabilities(name, makers):
@@ -341,14 +359,14 @@ def _sign(output: TensorInfo, kinds: OutputKinds, facts: ModelFacts) -> str:
     if not (by_graph or by_name or probed) or _size(output, facts) < LEAST_OF_EMBEDDING:
         return ""
     if by_graph or by_name:
-        return "it is divided by its own length" if by_graph else "by its name"
+        return "it is L2-normalised" if by_graph else "by its name"
     values = facts.values([name]).get(name)
     unit = values is not None and kinds.doubt(name, name, values).startswith(EMBEDDING)
     return "its length is 1" if unit else ""
 
 
 def _size(output: TensorInfo, facts: ModelFacts) -> int:
-    """Return how many numbers the vector of one image has, 0 where an output is none."""
+    """Return the number of values in the vector of one image; 0 if an output is not a vector."""
     shape = facts.shape(output.name) if output.dtype.startswith("float") else None
     sides = shape[1:] if shape else ()
     count = int(np.prod(sides))
@@ -365,34 +383,34 @@ def _lengths(rows: Doubles) -> Doubles:
 
 
 def _embedding(values: npt.NDArray[Any], output: str) -> Doubles:
-    """Return the unit vector of the picture's own embedding, values [1, D, ...]."""
+    """Return the unit vector of the image's own embedding, values [1, D, ...]."""
     row = _rows(values)[0]
     if values.ndim < 2 or max(values.shape[1:]) != row.size or row.size < 2:
         raise TargetError(
-            f"output {output} is {list(values.shape)}, not one vector [1, D] for the picture; name "
-            "another with output="
+            f"output {output} is {list(values.shape)}, not one vector [1, D] per image; "
+            "specify another with output="
         )
     length = float(np.linalg.norm(row))
     if not np.isfinite(length) or length <= _SMALLEST:
-        what = "0 everywhere" if length <= _SMALLEST else "NaN or infinite"
+        what = "zero" if length <= _SMALLEST else "NaN or infinite"
         raise OutputError(
-            f"output {output} is {what} for this picture; "
+            f"output {output} is {what} for this image; "
             "check the preprocessing (ibisa-onnx inspect) or the model file"
         )
     return np.asarray(row / length)
 
 
 def _as_vector(reference: Reference) -> Doubles | None:
-    """Return the numbers of a reference that is a vector; None where it is a picture."""
+    """Return the values of a vector reference; None for an image."""
     values: Any = reference
     if isinstance(reference, str | os.PathLike) and Path(reference).suffix.lower() == ".npy":
         try:
             values = load_npy(reference, "reference", TargetError)
         except TargetError:
-            return None  # reading it as a picture says what is wrong
+            return None  # reading it as an image raises the right error
         if values.ndim == 2 and len(values) > 1:
             raise TargetError(
-                f"{Path(reference).name} holds {len(values)} vectors {list(values.shape)}; give one"
+                f"{Path(reference).name} holds {len(values)} vectors {list(values.shape)}; pass one"
             )
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
         return None
@@ -401,7 +419,7 @@ def _as_vector(reference: Reference) -> Doubles | None:
 
 
 def _name(reference: Reference, otherwise: str) -> str:
-    """Return what to call a reference: its file's name, if it has one."""
+    """Return the name of a reference: its file name, if it has one."""
     if isinstance(reference, str | os.PathLike):
         return Path(reference).name
     return (reference.name if isinstance(reference, Picture) else None) or otherwise

@@ -1,6 +1,6 @@
-"""What the last operators before a tensor say of it: probabilities, an embedding, a sequence.
+"""What the last operators before a tensor reveal: probabilities, an embedding or a sequence.
 
-Only nodes are looked at, no values. What follows from it for a model's outputs is in `discovery`.
+Only nodes are examined, not values. `discovery` draws the conclusions for a model's outputs.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ _RECURRENT = frozenset({"LSTM", "GRU", "RNN", "DynamicQuantizeLSTM"})
 _INDEXING = frozenset({"ArgMax", "ArgMin"})
 _SELECTING = _INDEXING | {"TopK"}
 RESIZES = frozenset({"Resize", "Upsample"})
-"""Operators that bring maps to another size."""
-_NEAR = 30  # operators; a norm takes some ten
+"""Operators that resize maps."""
+_NEAR = 30  # operators; an L2 norm may consist of ten
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What an output is made of by an operator that no gradient passes.
+    """Operator that selects an output from scores and has no gradient.
 
     Attributes
     ----------
     operator
         ZipMap, TopK, ArgMax or ArgMin.
     scores
-        The tensor of scores that it is given.
+        The tensor of scores that it reads.
     labels
-        Names of the classes that it holds; None where it holds none.
+        Class names that it contains; None if it contains none.
     """
 
     operator: str
@@ -50,7 +50,7 @@ class Selection:
 
 
 def selection(name: str, makers: Makers) -> Selection | None:
-    """Return what ZipMap, TopK or ArgMax makes a tensor of, None where none does."""
+    """Return the ZipMap, TopK or ArgMax that makes a tensor; None if there is none."""
     node = _maker(name, makers)
     if node is None or not node.input:
         return None
@@ -60,9 +60,9 @@ def selection(name: str, makers: Makers) -> Selection | None:
 
 
 def indices_of(name: str, dtype: npt.DTypeLike, makers: Makers) -> Selection | None:
-    """Return what class indices in a tensor are chosen from, also in a resized map of them.
+    """Return the operator that selects a tensor's class indices, also through a resize.
 
-    None where it holds none.
+    None if the tensor does not hold class indices.
     """
     node = makers.get(origin(name, makers, TRANSPARENT | RESIZES))
     if node is None or not node.input:
@@ -72,20 +72,20 @@ def indices_of(name: str, dtype: npt.DTypeLike, makers: Makers) -> Selection | N
 
 
 def ends_in_probabilities(name: str, makers: Makers) -> bool:
-    """Tell whether a softmax or a sigmoid makes a tensor."""
+    """Return whether a softmax or a sigmoid makes a tensor."""
     node = _maker(name, makers)
     return node is not None and node.op_type in _ACTIVATIONS
 
 
 def feeds_probabilities(name: str, output: str, makers: Makers) -> bool:
-    """Tell whether a tensor is what the softmax or sigmoid of an output is given."""
+    """Return whether a tensor is the input of an output's softmax or sigmoid."""
     node = _maker(output, makers)
     given = node is not None and node.op_type in _ACTIVATIONS and origin(node.input[0], makers)
     return given == origin(name, makers)
 
 
 def has_unit_length(name: str, makers: Makers) -> bool:
-    """Tell whether a tensor is divided by its own L2 norm, in any of the usual spellings."""
+    """Return whether a tensor is divided by its own L2 norm, in any common form."""
     node = _maker(name, makers)
     if node is None:
         return False
@@ -98,9 +98,9 @@ def has_unit_length(name: str, makers: Makers) -> bool:
 
 
 def reads_a_line(name: str, makers: Makers) -> bool:
-    """Tell whether an axis of a tensor [N, T, K] was the width of a picture, read as a line.
+    """Return whether an axis of a tensor [N, T, K] was the image width, read as a line of text.
 
-    That is what a recurrent layer makes, and the features of one row whose axes are turned round.
+    True after a recurrent layer, and after transposing one-row features.
     """
     for node in _backwards(name, makers):
         if node.op_type in _RECURRENT:
@@ -115,7 +115,7 @@ def reads_a_line(name: str, makers: Makers) -> bool:
 
 
 def ends_in_softmax(name: str, makers: Makers) -> bool:
-    """Tell whether a softmax makes a tensor."""
+    """Return whether a softmax makes a tensor."""
     node = _maker(name, makers)
     return node is not None and node.op_type in _SOFTMAX
 
@@ -125,7 +125,7 @@ def _maker(name: str, makers: Makers) -> onnx.NodeProto | None:
 
 
 def _backwards(name: str, makers: Makers) -> Iterator[onnx.NodeProto]:
-    """Yield the nodes before a tensor, the last one first, along the first computed input."""
+    """Yield the nodes before a tensor, last first, along the first computed input."""
     for _ in range(_NEAR):
         node = makers.get(name)
         if node is None:
@@ -136,7 +136,7 @@ def _backwards(name: str, makers: Makers) -> Iterator[onnx.NodeProto]:
 
 
 def _is_norm(divisor: str, vector: str, makers: Makers) -> bool:
-    """Tell whether a divisor (or factor) is the L2 norm of a vector (or one over it)."""
+    """Return whether a divisor (or factor) is the L2 norm of a vector (or its inverse)."""
     whole, reached = origin(vector, makers), False
     left, met, seen = [divisor], list[str](), set[str]()
     while left and len(met) < _NEAR:

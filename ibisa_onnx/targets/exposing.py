@@ -1,4 +1,4 @@
-"""Models whose inner tensors are outputs too, for targets that read these or add nodes."""
+"""Models that also return inner tensors, for targets that read these or append nodes."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from ibisa_onnx.targets.facts import ModelFacts
 if TYPE_CHECKING:
     import onnx
 
-_MOST = 4  # sessions that stay open
+_MOST = 4  # open sessions
 
 
 class ExposedModels:
-    """The sessions of one model with further outputs; the last few stay open."""
+    """Sessions of one model with additional outputs; the last few are cached."""
 
     def __init__(self, facts: ModelFacts) -> None:
         self._model, self._facts = facts.model, facts
         self._declared = frozenset(each.name for each in facts.outputs)
-        # With the nodes' writers, so that no other one gets the identity of one of them.
+        # Holds the writers too, so that their ids in the key are not reused.
         self._open: BuiltOnce[tuple[list[Nodes], ImageModel]] = BuiltOnce(_MOST)
 
     def with_outputs(self, names: Iterable[str], nodes: Iterable[Nodes]) -> ImageModel:
-        """Return the model, or one that has these tensors as outputs, too.
+        """Return the model with these tensors as outputs; the model itself if it has them all.
 
         Parameters
         ----------
         names
-            Outputs, inner tensors, or tensors that nodes make.
+            Outputs, inner tensors, or tensors that `nodes` make.
         nodes
-            Those that may be added to the graph.
+            Nodes that may be appended to the graph.
 
         Raises
         ------
         OutputError
-            There is no such tensor, or nothing inside the model can be read.
+            There is no such tensor, or inner tensors cannot be read.
         OptionError
-            Two of them make a tensor of the same name.
+            Two nodes make tensors of the same name.
         """
         inner = tuple(dict.fromkeys(name for name in names if name not in self._declared))
         if not inner:
@@ -54,7 +54,7 @@ class ExposedModels:
         made = [name for each in writers for name in each.outputs if name not in known]
         for name in made:
             if made.count(name) > 1:
-                raise OptionError(f"two objectives make {name!r}; give each a caption of its own")
+                raise OptionError(f"two objectives make tensor {name!r}; give each its own caption")
 
         def write(graph: onnx.GraphProto) -> None:
             for each in writers:

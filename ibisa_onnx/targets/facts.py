@@ -1,9 +1,9 @@
-"""What is known of a model before it has seen a picture: signature, metadata, graph, and a probe.
+"""What is known about a model before its first image: signature, metadata, graph and a probe.
 
-Formats of outputs are told by shapes and values. Where a shape is open, or values matter (are boxes
-corners or centres?), the model is run once on noise: one forward pass, made only when asked for,
-and once for each set of tensors. A function is never run for that, since a call may cost money:
-what it says of the first picture takes the place of the probe.
+Output formats are recognised by shapes and values. If a shape is dynamic, or values matter (are
+boxes corners or centres?), the model is run once on noise: one forward pass, made on demand, once
+per set of tensors. Python functions are never probed, since a call may cost money; their
+prediction for the first image takes the place of the probe.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ Values = Mapping[str, npt.NDArray[Any]]
 
 
 class ModelFacts:
-    """One model, and how its input is made.
+    """A model and its preprocessing, and what can be inferred from them.
 
     Parameters
     ----------
     model
         The model.
     preprocessing
-        Brings the probe to the model, and gives the input's size; None: it is not probed.
+        Preprocessing of the probe, including the input size; None to never probe.
     named
-        The output or inner tensor that a user named; None: none.
+        Output or inner tensor that the caller specified; None for none.
     labels
-        The names of the classes that a user gave; None: none.
+        Class names that the caller passed; None for none.
     """
 
     def __init__(
@@ -57,13 +57,13 @@ class ModelFacts:
     ) -> None:
         self.model, self.named, self._spec, self._labels = model, named, preprocessing, labels
         self._probed: dict[str, npt.NDArray[Any]] = {}
-        self._without: set[str] = set()  # what no probe can tell
-        self._again: tuple[str, ...] = ()  # what was probed under other preprocessing
+        self._without: set[str] = set()  # tensors that cannot be probed
+        self._again: tuple[str, ...] = ()  # tensors probed under other preprocessing
 
     def under(self, preprocessing: Preprocessing | None) -> ModelFacts:
-        """Return what is known of the model where pictures come to it otherwise.
+        """Return the facts under other preprocessing.
 
-        What its graph tells stays; what a probe told is asked anew, all of it by one.
+        What the graph determines stays; whatever was probed is probed again, in one pass.
         """
         other = copy.copy(self)
         other._spec, other._probed, other._without = preprocessing, {}, set()
@@ -72,38 +72,38 @@ class ModelFacts:
 
     @property
     def is_deployed(self) -> bool:
-        """Whether ONNX Runtime runs it, so that it may be probed, and not a function."""
+        """Whether ONNX Runtime runs the model, so that it may be probed; False for functions."""
         return isinstance(self.model, DeployedModel)
 
     @property
     def outputs(self) -> tuple[TensorInfo, ...]:
-        """All outputs as they are declared."""
+        """All outputs, as declared."""
         return self.model.signature.outputs
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """What the file says of itself."""
+        """Metadata of the model file."""
         return self.model.metadata
 
     @property
     def label_counts(self) -> list[int]:
-        """How many classes the user's labels name, or else each of the model's own."""
+        """Number of the caller's labels, or else of each of the model's label sources."""
         known = known_labels(self.metadata, self.model.folder)
         return [len(self._labels)] if self._labels else [len(each.labels) for each in known]
 
     @property
     def probed(self) -> Values:
-        """What the model gave so far for noise, by the name of the tensor; nothing is run."""
+        """Values from probes so far, by tensor name; runs nothing."""
         return self._probed
 
     @property
     def batch(self) -> int | str | None:
-        """The leading side of the input that takes the image."""
+        """Leading dimension of the image input."""
         return next(iter(self.model.image.tensor.shape), None)
 
     @property
     def size(self) -> tuple[int, int] | None:
-        """Height and width of the input; None where nobody says."""
+        """Height and width of the input; None if unknown."""
         if self._spec is not None:
             return self._spec.size
         image = self.model.image
@@ -111,42 +111,42 @@ class ModelFacts:
 
     @cached_property
     def graph(self) -> onnx.GraphProto | None:
-        """The nodes without larger weights; None where they cannot be read."""
+        """The graph without large weights; None if it cannot be read."""
         proto = self.model.proto()
         return None if proto is None else without_weights(proto.graph)
 
     @cached_property
     def makers(self) -> Mapping[str, onnx.NodeProto]:
-        """The node that makes each tensor; empty where the graph is not known."""
+        """Node that makes each tensor; empty if the graph is unknown."""
         return {} if self.graph is None else producers(self.graph)
 
     @cached_property
     def selects(self) -> bool:
-        """Whether the graph chooses among what it predicts."""
+        """Whether the graph selects among its predictions, as NMS does."""
         return self.graph is not None and selects(self.graph)
 
     @cached_property
     def two_stage(self) -> bool:
-        """Whether regions are cut out of features, so that before the selection are proposals."""
+        """Whether the graph crops regions of features: the selection is then among proposals."""
         return self.graph is not None and any(n.op_type == "RoiAlign" for n in self.graph.node)
 
     @cached_property
     def dense(self) -> tuple[str, ...]:
-        """The tensors before the selection; empty where the graph selects nothing."""
+        """Tensors before the selection; empty if the graph selects nothing."""
         if not self.selects or self.graph is None:
             return ()
         return before_selection(self.graph, self.model.image.name)
 
     def shapes(self, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of several tensors, by name, as `shape` does; one probe for all."""
+        """Return the shapes of several tensors by name, as `shape` does, with one probe for all."""
         self.values([name for name in names if self._declared(name) is None])
         found = {name: self.shape(name) for name in names}
         return {name: shape for name, shape in found.items() if shape is not None}
 
     def shape(self, name: str) -> tuple[int, ...] | None:
-        """Return a tensor's shape for one image; None where the model does not run.
+        """Return a tensor's shape for one image; None if the model does not run.
 
-        As declared, or, where that is open or unknown, as it turned out of the probe.
+        The declared shape, or the probed one if that is dynamic or unknown.
         """
         declared = self._declared(name)
         if declared is not None and name not in self._probed:
@@ -155,7 +155,7 @@ class ModelFacts:
         return None if values is None else values.shape
 
     def _declared(self, name: str) -> tuple[int, ...] | None:
-        """Return an output's shape for one image; None where its declaration leaves it open."""
+        """Return an output's declared shape for one image; None if it is dynamic."""
         declared = next((each.shape for each in self.outputs if each.name == name), None)
         if not declared:
             return None
@@ -166,16 +166,16 @@ class ModelFacts:
         return (first if isinstance(first, int) and first > 0 else 1, *rest)
 
     def values(self, names: Sequence[str]) -> Values:
-        """Return what the model gives for noise, by the name of the tensor.
+        """Return the model's values for noise, by tensor name.
 
-        Of a function it is what it gave for the first picture with a row. Left out is what cannot
-        be had: no preprocessing, no such tensor, no such picture yet, or it does not run.
+        For a function, its values for the first image that has any. Tensors that cannot be obtained
+        are left out: no preprocessing, no such tensor, no image yet, or the model does not run.
         """
         missing = [n for n in names if n not in self._probed and n not in self._without]
         if missing and self._spec is not None and self.is_deployed:
             together = list(dict.fromkeys([*missing, *self._again]))
             found, self._again = self._probe(together), ()
-            if len(together) > 1 and not found:  # one of them may be to blame
+            if len(together) > 1 and not found:  # a single tensor may be at fault
                 for name in missing:
                     found |= self._probe([name])
             self._probed = self._probed | found
@@ -184,22 +184,22 @@ class ModelFacts:
         return {name: each for name, each in known.items() if self.is_deployed or each.size}
 
     def learn(self, raw: Values) -> bool:
-        """Take a function's answer to a picture, values [1, ...], for what a probe would tell.
+        """Use a function's prediction for an image, values [1, ...], in place of a probe.
 
-        Returns whether anything was learnt: an answer without a row, or of nothing but zeros, tells
-        less than a later one may.
+        Returns whether anything was learnt: an empty or all-zero prediction tells less than a later
+        one may.
         """
         known = self._probed
         new = [name for name in raw if name not in known or _tells(raw[name]) > _tells(known[name])]
-        self._probed = known | {name: raw[name] for name in new}  # who reads has the one or other
+        self._probed = known | {name: raw[name] for name in new}  # atomic for concurrent readers
         return bool(new)
 
     def _probe(self, names: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
-        """Run the model once on noise, as one call, whatever the shapes of its outputs."""
+        """Run the model once on noise and return the tensors, whatever their shapes."""
         assert self._spec is not None
         model = self.model
         try:
-            tensor = prepare(_noise(self._spec.size), self._spec).tensor
+            tensor = prepare(noise(self._spec.size), self._spec).tensor
             declared = {each.name for each in self.outputs}
             inner = tuple(name for name in names if name not in declared)
             if inner and isinstance(model, DeployedModel):
@@ -208,19 +208,19 @@ class ModelFacts:
                 return {}
             found = model.run_raw(tensor, names)
             return {name: each for name, each in found.items() if isinstance(each, np.ndarray)}
-        except DeadlineError:  # which tells nothing of the model
+        except DeadlineError:  # says nothing about the model
             raise
         except IbisaError:
             return {}
 
 
 def _tells(values: npt.NDArray[Any]) -> tuple[bool, bool]:
-    """Return how much an answer tells: whether there are values, and any but zeros."""
+    """Return how informative values are: whether there are any, and any but zeros."""
     return values.size > 0, bool(values.any())
 
 
-def _noise(size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """Return clouds of colour, [H, W, 3]: nearer to a picture than noise of every frequency."""
+def noise(size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """Return smooth colour noise, [H, W, 3], which resembles an image more than white noise."""
     import cv2
 
     small = [max(2, side // _CLOUD) for side in size]

@@ -1,8 +1,8 @@
-"""Before the selection: the dense tensors that a graph's NMS, TopK or ArgMax chooses from.
+"""Dense tensors before the selection: what a graph's NMS, TopK or ArgMax chooses from.
 
-Where a graph selects, a lost box is a missing row and its gradient is dead. The tensors that the
-selecting part reads (the frontier) still hold a score for every anchor, and lifted back through
-operators that only pick or reorder they are what was predicted.
+If a graph selects, a lost box is a missing row, without a gradient. The tensors that the selecting
+nodes read (the frontier) still hold a score for every anchor. Traced back through operators that
+only pick or reorder, they are the raw predictions.
 """
 
 from __future__ import annotations
@@ -19,37 +19,37 @@ SELECTING = frozenset(
     {"NonMaxSuppression", "TopK", "ArgMax", "ArgMin", "NonZero", "Compress", "Unique", "RoiAlign"}
     | {"EfficientNMS_TRT", "BatchedNMS_TRT"}
 )
-"""Operators that choose: what they leave out is in none of their outputs."""
+"""Operators that select: what they drop appears in none of their outputs."""
 
 _LIFTING = frozenset(
     {"Gather", "GatherND", "GatherElements", "Slice", "Split", "Squeeze", "Unsqueeze", "Reshape"}
     | {"Transpose", "Flatten", "ReduceMax", "Max", "Greater", "GreaterOrEqual", "Less", "Clip"}
     | {"Cast", "Identity", "Shape", "Where", "QuantizeLinear", "DequantizeLinear", "Size"}
 )
-"""Operators that pick, reorder or compare; before them is what they pick from."""
+"""Operators that pick, reorder or compare values of their inputs."""
 
 _SHAPES = frozenset({"Shape", "Size"})
 
 
 def selects(graph: onnx.GraphProto) -> bool:
-    """Tell whether a graph chooses among its predictions."""
+    """Return whether a graph selects among its predictions."""
     return any(node.op_type in SELECTING for node in _all_nodes(graph))
 
 
 def before_selection(graph: onnx.GraphProto, image: str) -> tuple[str, ...]:
-    """Return the names of the dense tensors that an image's answer is selected from.
+    """Return the names of the dense tensors that the prediction is selected from.
 
     Parameters
     ----------
     graph
-        The model's nodes.
+        Graph of the model.
     image
-        Name of the input that takes the image.
+        Name of the image input.
 
     Returns
     -------
     tuple of str
-        In the order of the graph; empty where it selects nothing.
+        In graph order; empty if the graph selects nothing.
     """
     makers = {name: node for node in graph.node for name in node.output}
     dependent, dirty = {image}, set[str]()
@@ -81,7 +81,7 @@ def before_selection(graph: onnx.GraphProto, image: str) -> tuple[str, ...]:
 
 
 def _lifted(name: str, makers: Makers, dependent: set[str], seen: set[str]) -> Iterator[str]:
-    """Yield what a tensor was picked from, the image itself never, and nothing twice."""
+    """Yield the tensors that a tensor was picked from; never the image, and none twice."""
     node = makers.get(name)
     if node is None or name in seen:
         return
@@ -95,7 +95,7 @@ def _lifted(name: str, makers: Makers, dependent: set[str], seen: set[str]) -> I
 
 
 def _read(node: onnx.NodeProto) -> Iterator[str]:
-    """Yield the names that a node reads, inside its subgraphs too."""
+    """Yield the names that a node reads, including those in its subgraphs."""
     yield from node.input
     for inner in _inner_nodes(node):
         yield from inner.input

@@ -1,7 +1,7 @@
-"""Keypoints: heat maps [N, J, h, w], one for each joint, whose highest place is where the joint is.
+"""Keypoint models: heat maps [N, J, h, w], one per joint, whose maximum is the joint's position.
 
-A joint is explained by the heat around the place where the untouched picture has it: what makes it
-as high as it is there.
+A joint is explained by the heat around its position in the unmasked image: what makes it as high
+as it is there.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ibisa_onnx.checks import check_flag
 from ibisa_onnx.errors import TargetError
 from ibisa_onnx.targets.base import (
     Answer,
@@ -29,21 +30,21 @@ from ibisa_onnx.targets.value_objective import Direction, ValueObjective
 from ibisa_onnx.targets.window import Point, Window, point_of
 
 _HEAT = re.compile(r"(?<![a-z])heat_?maps?(?![a-z])", re.IGNORECASE)
-_AROUND = 1  # cells on each side of a peak, by which it may shift
+_AROUND = 1  # cells on each side of a peak by which it may shift
 
 
 @dataclass(frozen=True)
 class Peak:
-    """Where a joint was found.
+    """Detected position of a joint.
 
     Attributes
     ----------
     joint, row, column
-        Of the heat maps.
+        Indices into the heat maps.
     heat
-        The value there.
+        Value of the heat map there.
     at
-        The same place in the picture's pixels.
+        x and y, in pixels of the original image.
     """
 
     joint: int
@@ -55,36 +56,52 @@ class Peak:
 
 @dataclass(frozen=True)
 class KeypointTarget:
-    """Joints, as a user points at them.
+    """Target one or several joints of a keypoint model.
+
+    Without any argument, the joint with the highest heat is the target.
 
     Attributes
     ----------
     joint
-        By index or label; None: whichever the rest leaves.
+        Joint, by index or label; None for any.
     at
-        A point, x and y in the picture's pixels: the joint that was found nearest to it.
+        A point, x and y in pixels of the original image: the joint detected nearest to it.
     every
-        All that are left, and not the surest alone.
+        Explain all matching joints, rather than the first.
 
+    Raises
+    ------
+    TargetError
+        When bound: there is no such joint, or the point lies outside the image.
+    OutputError
+        When bound: the heat maps are NaN or infinite.
+
+    Examples
+    --------
+    >>> KeypointTarget("left knee")
+    KeypointTarget(joint='left knee', at=None, every=False)
     """
 
     joint: str | int | None = None
     at: Point | None = None
     every: bool = False
 
+    def __post_init__(self) -> None:
+        check_flag("every", self.every, TargetError)
+
     def outputs(self, reader: Reader) -> tuple[str, ...]:
-        """Name the output of heat maps."""
+        """Return the name of the output of heat maps."""
         return _kind_of(reader).outputs()
 
     def bind(self, raw: Raw, context: Context) -> list[Objective]:
-        """Return the joints that it means.
+        """Return an objective for each chosen joint of one image.
 
         Raises
         ------
         TargetError
             There is no such joint.
         OutputError
-            The heat is NaN or infinite.
+            The heat maps are NaN or infinite.
         """
         kind = _kind_of(context.reader)
         peaks = kind.peaks(raw, context)
@@ -99,16 +116,16 @@ class KeypointTarget:
 
 
 class KeypointKind(Kind):
-    """A model that gives heat maps of joints.
+    """Model that returns heat maps of joints.
 
     Parameters
     ----------
     output
         Name of the heat maps, [N, J, h, w].
     joints
-        J.
+        Number of joints, J.
     reason
-        How that is known.
+        How the output was recognised.
     """
 
     name = "keypoints"
@@ -119,21 +136,21 @@ class KeypointKind(Kind):
         self._output, self.joints, self.reason = output, joints, reason
 
     def outputs(self) -> tuple[str, ...]:
-        """Name the heat maps."""
+        """Return the name of the heat maps."""
         return (self._output,)
 
     def target(self, wanted: str | int | None) -> TargetSpec:
-        """Return a joint by index or label; None: the surest; "all": all."""
+        """Return the target of a joint by index or label; None: the best one; "all": all."""
         if wanted == "all":
             return KeypointTarget(every=True)
         return KeypointTarget(wanted)
 
     def at(self, point: Point, wanted: str | int | None = None) -> TargetSpec:
-        """Return the joint that was found nearest to a point; of a name that one."""
+        """Return the target of the joint detected nearest to a point, or of the named joint."""
         return KeypointTarget(wanted, point)
 
     def answers(self, raw: Raw, context: Context) -> list[Answer]:
-        """Return all joints, the surest first, with their places."""
+        """Return all joints with their positions, highest heat first."""
         return [
             Answer(
                 self.joint_name(each.joint, context),
@@ -146,7 +163,7 @@ class KeypointKind(Kind):
         ]
 
     def peaks(self, raw: Raw, context: Context) -> list[Peak]:
-        """Return the highest place of each heat map, the surest first."""
+        """Return the maximum of each heat map, highest first."""
         check_numbers(raw[self._output], self._output, finite=True)
         maps = np.asarray(raw[self._output][0], np.float64)
         sides = maps.shape[1], maps.shape[2]
@@ -169,12 +186,12 @@ class KeypointKind(Kind):
         return ValueObjective.of(raw, window, name, Direction.RAISE, details)
 
     def joint(self, wanted: str | int, context: Context) -> int:
-        """Return the joint that a word means.
+        """Return the index of a joint, given by index or label.
 
         Raises
         ------
         TargetError
-            There is none.
+            There is no such joint.
         """
         labels = context.reader.labels_for(self.joints)
         index = spelt_index(str(wanted), labels)
@@ -186,13 +203,13 @@ class KeypointKind(Kind):
             return index
         if labels is None:
             raise TargetError(
-                f"target {wanted!r} is a name, and the joints' names are not known; "
-                "give labels=FILE, or a joint's index"
+                f"target {wanted!r} is a name, but the joints' labels are unknown; "
+                "pass labels=FILE, or a joint index"
             )
         return find_label(labels, str(wanted))
 
     def joint_name(self, joint: int, context: Context) -> str:
-        """Return what a joint is called."""
+        """Return the name of a joint."""
         return self._label(joint, context) or f"keypoint {joint}"
 
     def _label(self, joint: int, context: Context) -> str | None:
@@ -201,7 +218,7 @@ class KeypointKind(Kind):
 
 
 def find(facts: ModelFacts) -> KeypointKind | None:
-    """Recognise the only output as heat maps, by its name and its shape."""
+    """Recognise a model's only output as heat maps, by its name and shape."""
     if len(facts.outputs) != 1:
         return None
     (output,) = facts.outputs

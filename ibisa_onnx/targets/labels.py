@@ -1,4 +1,4 @@
-"""The names of the classes: read from files or the model's metadata, chosen, found by name."""
+"""Class names: read from files or model metadata, matched with the classes, looked up by name."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ _HALF = re.compile("[\ud800-\udfff]")
 _COMPARED, _MOST_COMPARED = (
     100,
     20_000,
-)  # characters of a name, and names, looked at for the nearest
+)  # limits of the search for similar names: characters, and number of names
 _LISTED = 6  # labels in an error
 BINARY = ("negative", "positive")
-"""What the two classes of a single score are called where nobody named them."""
-_CHARACTER = "character"  # the key of PaddleOCR's files: a class or a character on each line
+"""Default names of the two classes of a single score."""
+_CHARACTER = "character"  # PaddleOCR's metadata key: one class or character per line
 
 
 @dataclass(frozen=True)
 class KnownLabels:
-    """Names of the classes by index, and where they come from; or a warning, and no names."""
+    """Class names by index, and their source; or a warning and no names."""
 
     source: str
     labels: tuple[str, ...]
@@ -47,17 +47,17 @@ class KnownLabels:
 
 @dataclass(frozen=True)
 class ClassCount:
-    """How many classes a model has, and which labels go with them.
+    """Number of classes of a model, and which labels match it.
 
     Attributes
     ----------
     classes
-        Their number.
+        Number of classes.
     one_score
-        Whether both are read off a single score: a name may then be given to the positive alone.
+        Whether both classes are read from a single score; a single label then names the positive.
     steps
-        Whether they are the characters of a text recogniser: its blank, which goes first, and the
-        space, which goes last, are seldom among the labels.
+        Whether the classes are characters of a text recogniser, whose blank (first) and space
+        (last) are rarely among the labels.
     """
 
     classes: int
@@ -66,11 +66,11 @@ class ClassCount:
 
     @classmethod
     def of_scores(cls, scores: int) -> ClassCount:
-        """Return the count of a model that gives so many scores."""
+        """Return the count for a model with this many scores."""
         return cls(2, one_score=True) if scores == 1 else cls(scores)
 
     def fit(self, labels: Sequence[str]) -> tuple[str, ...]:
-        """Return labels for all classes; `TargetError` where they do not go together."""
+        """Return labels for all classes; `TargetError` if they do not match."""
         given = tuple(labels)
         if self.one_score and len(given) == 1:
             return f"not {given[0]}", given[0]
@@ -81,21 +81,21 @@ class ClassCount:
 
 
 def read_labels(path: str | os.PathLike[str], limits: Limits | None = None) -> tuple[str, ...]:
-    """Read the names of the classes, in index order.
+    """Read class names from a file, in index order.
 
     Parameters
     ----------
     path
-        A text file with one name a line, a JSON file with a list or a table from index to name
-        (also as in Hugging Face's and timm's `config.json`), or a CSV file of index and name.
-        UTF-8. An index that is left out becomes "class 7".
+        A text file with one name per line; a JSON file with a list, or a table from index to name
+        (including the `config.json` of Hugging Face and timm); or a CSV file of index and name.
+        UTF-8. Missing indices become "class 7".
     limits
-        How large it may be; None: as the environment says.
+        Limits on the file's size; None for those of the environment.
 
     Raises
     ------
     TargetError
-        The file cannot be read or holds no labels.
+        The file cannot be read or contains no labels.
     """
     path = Path(path)
     text = read_text(path, "labels", TargetError, limits)
@@ -107,47 +107,46 @@ def read_labels(path: str | os.PathLike[str], limits: Limits | None = None) -> t
         labels, why = None, f" ({error})"
     if not labels:
         raise TargetError(
-            f"{name_of(path)} holds no labels{why}; give one name a line, JSON, or CSV index,name"
+            f"{name_of(path)} contains no labels{why}; use a name per line, JSON, or CSV index,name"
         )
     return checked_labels(labels, name_of(path))
 
 
 def checked_labels(labels: Sequence[str], source: str) -> tuple[str, ...]:
-    """Return names of classes that can be shown and written.
+    """Return class names, checked so that they can be displayed and written.
 
     Raises
     ------
     TargetError
-        They are too many, one is no text or is very long, or holds half a character.
+        There are too many, or one is not text, is too long, or contains a lone surrogate.
     """
     if len(labels) > _MOST_CLASSES:
-        raise TargetError(
-            f"{source} holds {len(labels):,} labels, more than {_MOST_CLASSES:,}; give one a class"
-        )
+        raise TargetError(f"{source} holds {len(labels):,} labels, more than {_MOST_CLASSES:,}")
     for index, label in enumerate(labels):
         if not isinstance(label, str) or len(label) > _LONGEST:
             raise TargetError(
-                f"label {index} of {source} is {label!r:.60}; give text of at most {_LONGEST:,} "
+                f"label {index} of {source} is {label!r:.60}; use text of at most {_LONGEST:,} "
                 "characters"
             )
         if not label.isascii() and _HALF.search(label):
             raise TargetError(
-                f"label {index} of {source} is {label!r:.60}, which holds half a character (a lone "
-                "surrogate); correct it"
+                f"label {index} of {source} is {label!r:.60}, which contains a lone surrogate; "
+                "correct it"
             )
     return tuple(labels)
 
 
 def known_labels(metadata: Mapping[str, str], folder: Path | None = None) -> list[KnownLabels]:
-    """Return what a model says of its classes, the most trusted first.
+    """Return a model's own labels, most trusted source first.
 
     Parameters
     ----------
     metadata
-        Those in its file: `ibisa`, Ultralytics' `names`, OpenVINO's Model API, and PaddleOCR's
-        `character` are read.
+        Metadata of the model file. Read are `ibisa`, Ultralytics' `names`, OpenVINO's Model API and
+        PaddleOCR's `character`.
     folder
-        Where it lies: a `config.json` of Hugging Face or timm beside it is read. None: nowhere.
+        Folder of the model file, in which a `config.json` of Hugging Face or timm is read; None if
+        there is none.
     """
     found = [_from_ibisa(metadata)]
     if "names" in metadata:
@@ -168,9 +167,9 @@ def known_labels(metadata: Mapping[str, str], folder: Path | None = None) -> lis
 def choose_labels(
     known: Sequence[KnownLabels], count: ClassCount | int | None
 ) -> tuple[KnownLabels | None, list[str]]:
-    """Return the first labels that fit, and warnings of those before them that do not.
+    """Return the first labels that match, and warnings about sources before them that do not.
 
-    `count` is how many classes the model has, None where that is not known.
+    `count` is the number of classes; None if unknown.
     """
     count = ClassCount(count) if isinstance(count, int) else count
     warnings: list[str] = []
@@ -180,12 +179,12 @@ def choose_labels(
         if each.warning:
             warnings.append(each.warning)
             continue
-        if names in refused:  # the same in another's words
+        if names in refused:  # same names from another source
             continue
         try:
             labels = each.labels if count is None else count.fit(each.labels)
         except TargetError as error:
-            warnings.append(f"the labels of {each.source} are not used: {error}")
+            warnings.append(f"ignored labels of {each.source}: {error}")
             refused.append(names)
             continue
         return replace(each, labels=labels), warnings
@@ -195,13 +194,13 @@ def choose_labels(
 def find_label(labels: Sequence[str], text: str) -> int:
     """Find a class by its name.
 
-    Case and underscores do not matter. The whole name goes first, then one of several names
-    separated by commas, then a part of it, as long as it is the only one.
+    Case and underscores are ignored. A full match is preferred, then one of several names separated
+    by commas, then a part of a name if it is unique.
 
     Raises
     ------
     TargetError
-        No class has that name (the nearest are listed), or several do (they are listed).
+        No class has this name (similar ones are listed), or several do (they are listed).
     """
     wanted = _plain(text)
     names = [_plain(label) for label in labels]
@@ -216,11 +215,11 @@ def find_label(labels: Sequence[str], text: str) -> int:
     if found:
         listed = "; ".join(f"{i} {labels[i]}" for i in found[:5])
         more = f" and {len(found) - 5} more" if len(found) > 5 else ""
-        raise TargetError(f"label {text!r} fits several classes: {listed}{more}; give the index")
+        raise TargetError(f"label {text!r} matches several classes: {listed}{more}; pass the index")
     near = _nearest(wanted, names)
     nearest = "; ".join(f"{names.index(name)} {labels[names.index(name)]}" for name in near)
     if near:
-        hint = f"the nearest are: {nearest}"
+        hint = f"similar labels: {nearest}"
     elif len(labels) == 1:
         hint = f"the only label is {labels[0]}"
     elif len(labels) <= _LISTED:
@@ -231,14 +230,14 @@ def find_label(labels: Sequence[str], text: str) -> int:
 
 
 def spelt_index(text: str, labels: Sequence[str] | None) -> int | None:
-    """Return the index that a word spells, None where it is a name.
+    """Return the index that a word spells; None if it is a name.
 
-    That is a number, or as answers without a label are called: "class 7", "keypoint 4".
+    Accepts a number, or the form used for classes without labels: "class 7", "keypoint 4".
 
     Raises
     ------
     TargetError
-        It is a number of more digits than any index has, and no label.
+        The number has too many digits for an index, and is not a label.
     """
     found = re.fullmatch(r"(class |keypoint )?\s*([+-]?[0-9]+)", text.strip().lower())
     if found is None or (found[1] and _plain(text) in map(_plain, labels or ())):
@@ -246,25 +245,25 @@ def spelt_index(text: str, labels: Sequence[str] | None) -> int | None:
     index = parse_integer(found[2])
     if index is None and text.strip() not in (labels or ()):
         raise TargetError(
-            f"target {shortened(text.strip(), 40)!r} has {len(found[2])} digits; give a class index"
+            f"target {shortened(text.strip(), 40)!r} has {len(found[2])} digits; pass a class index"
         )
     return index
 
 
 def check_labels(labels: Sequence[str], classes: int) -> None:
-    """Raise `TargetError` where labels and classes do not go together one to one."""
+    """Raise `TargetError` if labels and classes do not match one to one."""
     if len(labels) == classes:
         return
-    hint = "give the labels that this model was trained with"
+    hint = "pass the labels this model was trained with"
     if len(labels) == classes - 1:
-        hint = "if its class 0 is the background, put a first line 'background' into the labels"
+        hint = "if class 0 is the background, add 'background' as the first label"
     elif len(labels) == classes + 1:
-        hint = "if their first is the background, take it out"
+        hint = "if the first label is the background, remove it"
     raise TargetError(f"there are {len(labels)} labels for the model's {classes} classes; {hint}")
 
 
 def _nearest(wanted: str, names: Sequence[str]) -> list[str]:
-    """Return up to three names that are like a word; of very many, only those that begin alike."""
+    """Return up to three similar names; among very many, only those with the same start."""
     compared = [name for name in names if len(name) <= _COMPARED]
     if len(compared) > _MOST_COMPARED:
         compared = [name for name in compared if name[:1] == wanted[:1]][:_MOST_COMPARED]
@@ -272,12 +271,12 @@ def _nearest(wanted: str, names: Sequence[str]) -> list[str]:
 
 
 def _plain(name: str) -> str:
-    """Bring a name to the form in which it is compared."""
+    """Return a name in the form used for comparison."""
     return " ".join(name.casefold().replace("_", " ").split())
 
 
 def _from_lines(text: str) -> tuple[str, ...]:
-    """Read one name a line; blank lines count but at the end, for the line number is the index.
+    """Read one name per line; blank lines count, except at the end: the line number is the index.
 
     A line of one space is the space, the last character of many text recognisers.
     """
@@ -294,10 +293,10 @@ def _from_json(text: str) -> tuple[str, ...] | None:
 
 
 def _in_config(config: Mapping[str, Any]) -> Any:
-    """Return the labels in Hugging Face's or timm's `config.json`, None where there are none."""
+    """Return the labels in a `config.json` of Hugging Face or timm; None if there are none."""
     inner = config.get("pretrained_cfg")
     for table in (config, inner if isinstance(inner, dict) else {}):
-        if "label_names" in table:  # timm's are often the names of synsets, described beside them
+        if "label_names" in table:  # timm's may be synset ids, with descriptions beside them
             names, words = _as_labels(table["label_names"]), table.get("label_descriptions")
             words = words if isinstance(words, dict) else {}
             return [str(words.get(name, name)) for name in names or ()]
@@ -308,29 +307,29 @@ def _from_ibisa(metadata: Mapping[str, str]) -> KnownLabels | None:
     try:
         said = read_ibisa(metadata).get("labels")
     except PreprocessingError:
-        return None  # resolving the preprocessing warns of it
+        return None  # resolving the preprocessing warns about it
     if said is None:
         return None
     return _known(f"metadata key {METADATA_KEY}", _as_labels(said), said)
 
 
 def _from_companion(path: Path, source: str) -> KnownLabels | None:
-    """Read a file beside the model; one that says nothing of labels is none of ours."""
+    """Read a file beside the model; None if it does not mention labels."""
     try:
         content = parse_json(read_text(path, source, TargetError))
     except (TargetError, ValueError):
-        return None  # resolving the preprocessing warns of it
+        return None  # resolving the preprocessing warns about it
     said = _in_config(content) if isinstance(content, dict) else None
     if said is None:
         return None
     labels = _as_labels(said)
     if labels and labels == tuple(f"LABEL_{i}" for i in range(len(labels))):
-        return None  # Hugging Face's stand-ins, where nobody named the classes
+        return None  # Hugging Face's placeholders for unnamed classes
     return _known(source, labels, said)
 
 
 def _known(source: str, labels: tuple[str, ...] | None, said: Any) -> KnownLabels:
-    """Return labels, or a warning that what is said is none."""
+    """Return the labels, or a warning that the content is not labels."""
     if labels:
         try:
             return KnownLabels(source, checked_labels(labels, source))
@@ -338,11 +337,11 @@ def _known(source: str, labels: tuple[str, ...] | None, said: Any) -> KnownLabel
             return KnownLabels(source, (), f"ignored: {error}")
     text = str(said)
     shown = text if len(text) <= 60 else f"{text[:60]}…"
-    return KnownLabels(source, (), f"ignored: {source} holds no names of classes: {shown!r}")
+    return KnownLabels(source, (), f"ignored: {source} contains no class names: {shown!r}")
 
 
 def _from_csv(text: str) -> tuple[str, ...] | None:
-    """Read rows of index and name; a first row without an index is a heading."""
+    """Read rows of index and name; a first row without an index is a header."""
     rows = [row for row in parse_csv(text) if len(row) >= 2]
     if rows and _index(rows[0][0]) is None:
         rows = rows[1:]
@@ -359,13 +358,13 @@ def _as_labels(content: Any) -> tuple[str, ...] | None:
 
 
 def _index(word: str) -> int | None:
-    """Return the index of a class that a word is, None where it is none."""
+    """Return the class index that a word spells; None if it is not one."""
     index = parse_integer(word)
     return index if index is not None and 0 <= index < _MOST_CLASSES else None
 
 
 def _by_index(pairs: Iterable[tuple[str, str]]) -> tuple[str, ...] | None:
-    """Put names in the order of their indices, None where an index is none."""
+    """Sort names by index; None if an index is invalid."""
     table: dict[int, str] = {}
     for word, name in pairs:
         index = _index(word)

@@ -1,9 +1,9 @@
-"""Which tensor of a model holds a score of each class for each place of a picture, if one does.
+"""Search for a tensor that holds class scores for each position of the image.
 
-Models of image to image, depth maps, features of a backbone and heat maps of keypoints have much
-the same shapes. They are told apart by how the graph ends, by names, labels and metadata, and by
-the values of a run on noise. Where the graph chooses a class by ArgMax, or ends in a softmax or a
-sigmoid, the scores before it are what is found.
+Image-to-image models, depth maps, backbone features and keypoint heat maps have similar shapes.
+They are told apart by the end of the graph, names, labels, metadata, and values of a run on noise.
+If the graph selects a class by ArgMax, or ends in a softmax or sigmoid, the scores before it are
+returned.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ibisa_onnx.targets.facts import ModelFacts
 
 _OTHER_TASKS = frozenset({"depth", "pose", "detect", "obb", "segment", "classify"})
-"""What Ultralytics' files are for that give no classes of places; "segment" is of instances."""
+"""Tasks of Ultralytics files without per-pixel classes; "segment" means instances."""
 _TASKS = re.compile(r"semantic|segmentation|matting|salien")
 _NAMES = re.compile(r"seg|mask|matte|alpha|pha\b|salien|importan|foreground|logits|scores|prob")
 _DEPTHS = re.compile(r"depth|disp")
@@ -38,7 +38,7 @@ _IMAGES = re.compile(r"image|recon|restor|denois|rgb|upscal|super")
 
 _SAME_LAYOUT = frozenset({"Identity", "Cast", "Dropout", "QuantizeLinear", "DequantizeLinear"})
 _CHOICES: Mapping[str, int] = {"ArgMax": 0, "TopK": -1}
-"""Operators that choose a class, and the axis that they choose along unless they say another."""
+"""Operators that choose a class, with their default axis."""
 
 _SIGMOID, _SOFTMAX = "it ends in a sigmoid", "it ends in a softmax"
 _SUMS = "its values sum to 1 over the classes"
@@ -46,27 +46,27 @@ _LOGS = "the exponentials of its values sum to 1 over the classes"
 _SHARES = "its values lie in 0..1"
 _LOGITS, _ABOVE = "its values are logits", "its values are logits, all above 0"
 
-_STRIDE, _GUESSED_STRIDE = 16.5, 8.5  # most pixels of the input for each place
-_MOST_CLASSES = 300  # where nothing names them
-_SUM_TOLERANCE = 0.02  # half precision does not sum to 1 exactly
+_STRIDE, _GUESSED_STRIDE = 16.5, 8.5  # maximum pixels of the input per cell
+_MOST_CLASSES = 300  # if they have no names
+_SUM_TOLERANCE = 0.02  # sums of half-precision probabilities are inexact
 
 
 @dataclass(frozen=True)
 class FoundMaps:
-    """Maps of scores that were found.
+    """Score maps that were found.
 
     Attributes
     ----------
     maps
-        The tensor that holds them, and how it is read.
+        Tensor that holds them, and how it is read.
     grid
-        Its rows and columns.
+        Rows and columns.
     reason
-        How that is known.
+        How they were recognised.
     sure
-        Whether more than shape and values says so.
+        Whether more than shape and values supports it.
     guess
-        What a user must know where nothing else does, nor the user; else empty.
+        Warning if they are assumed; otherwise empty.
     """
 
     maps: ScoreMaps
@@ -77,14 +77,14 @@ class FoundMaps:
 
 
 def find_maps(facts: ModelFacts, *, said: bool = False) -> tuple[FoundMaps, tuple[str, ...]] | None:
-    """Find the maps of a model, with warnings; None where nothing tells that it has any.
+    """Find the score maps of a model, with warnings; None if there is no sign of any.
 
     Parameters
     ----------
     facts
-        What is known of the model.
+        What is known about the model.
     said
-        Whether the user says that it has maps of scores: then the shape of an output will do.
+        Whether the caller specified that the model has score maps; a matching shape then suffices.
     """
     if _task(facts) in _OTHER_TASKS and not said:
         return None
@@ -95,7 +95,7 @@ def find_maps(facts: ModelFacts, *, said: bool = False) -> tuple[FoundMaps, tupl
     if not said:
         if any(_may_be_boxes(facts.shape(name)) for name in rest):
             return None
-        if rest or len(counts) > 1:  # then nothing is guessed
+        if rest or len(counts) > 1:  # then nothing is assumed
             maps = [each for each in maps if not each.guess]
             counts = {each.maps.classes for each in maps}
         if len(counts) != 1:
@@ -107,27 +107,28 @@ def find_maps(facts: ModelFacts, *, said: bool = False) -> tuple[FoundMaps, tupl
     warnings = [best.guess] if best.guess else []
     if others:
         warnings.append(
-            f"of several maps {best.maps.name} is read, not {', '.join(sorted(others))}"
+            f"several outputs are score maps; using {best.maps.name}, "
+            f"not {', '.join(sorted(others))}"
         )
     return best, tuple(warnings)
 
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A tensor that has the shape of maps of scores.
+    """Tensor in the shape of score maps.
 
     Attributes
     ----------
     output
-        The output that is it, or that is chosen from it.
+        The output itself, or the output that is selected from the tensor.
     tensor
-        Its own name.
+        Name of the tensor.
     operator
-        What chooses the output from it; empty where nothing does.
+        Operator that selects the output from it; empty if there is none.
     shape, classes, last, grid
-        As of `ScoreMaps`.
+        As in `ScoreMaps`.
     values
-        Of a run on noise; None where it was not run.
+        Values of a run on noise; None if it was not run.
     """
 
     output: str
@@ -140,12 +141,12 @@ class _Candidate:
     values: npt.NDArray[Any] | None
 
     def read(self, activation: Activation) -> ScoreMaps:
-        """Return how it is read."""
+        """Return the score maps for an activation."""
         return ScoreMaps(self.tensor, self.classes, self.last, activation)
 
 
 def _read_output(facts: ModelFacts, output: str, said: bool) -> FoundMaps | None:
-    """Read an output, or what it is chosen from, as maps of scores; None where it is none."""
+    """Read an output, or the tensor it is selected from, as score maps; None if it is not."""
     candidate = _candidate(facts, output)
     if candidate is None:
         return None
@@ -155,21 +156,21 @@ def _read_output(facts: ModelFacts, output: str, said: bool) -> FoundMaps | None
         return None
     many, shape = candidate.classes, list(candidate.shape)
     what = f"a score for each of {many} classes" if many > 1 else "one score"
-    reason = f"{candidate.tensor} {shape} holds {what} at each place: {evidence or how}"
+    reason = f"{candidate.tensor} {shape} holds {what} at each position: {evidence or how}"
     if evidence and evidence != how:
         reason += f"; {how}"
     guess = ""
     if not evidence and not said:
         guess = (
-            f"that {output} {shape} holds {what} at each place is a guess: "
-            "give kind= if it is something else"
+            f"{output} {shape} is assumed to hold {what} at each position; "
+            "pass kind= if it holds something else"
         )
     maps = _before_activation(facts, candidate.read(activation))
     return FoundMaps(maps, candidate.grid, reason, bool(evidence), guess)
 
 
 def _candidate(facts: ModelFacts, output: str) -> _Candidate | None:
-    """Return an output, or what it is chosen from, if that has the shape of maps."""
+    """Return an output, or the tensor it is selected from, if that has the shape of score maps."""
     tensor, axis, operator = _chosen_from(facts, output) or (_floats_of(facts, output), None, "")
     shape = facts.shape(tensor) if tensor else None
     placed = _layout(facts, shape, axis) if shape else None
@@ -182,7 +183,7 @@ def _candidate(facts: ModelFacts, output: str) -> _Candidate | None:
 
 
 def _chosen_from(facts: ModelFacts, output: str) -> tuple[str, int, str] | None:
-    """Return what an ArgMax (or TopK) chooses an output from, along which axis, and its name."""
+    """Return the tensor, axis and operator of an output's ArgMax or TopK."""
     node = facts.makers.get(origin(output, facts.makers, TRANSPARENT | RESIZES))
     if node is None or node.op_type not in _CHOICES:
         return None
@@ -194,7 +195,7 @@ def _chosen_from(facts: ModelFacts, output: str) -> tuple[str, int, str] | None:
 
 
 def _floats_of(facts: ModelFacts, output: str) -> str:
-    """Return an output of floats, or the floats that integers are rounded from, or nothing."""
+    """Return a float output, or the floats that an integer output is rounded from, or ""."""
     info = next(each for each in facts.outputs if each.name == output)
     if "float" in info.dtype:
         return output
@@ -205,9 +206,9 @@ def _floats_of(facts: ModelFacts, output: str) -> str:
 def _layout(
     facts: ModelFacts, shape: tuple[int, ...], axis: int | None
 ) -> tuple[int, bool, tuple[int, int]] | None:
-    """Return the classes, whether they are last, and the grid of a tensor in the shape of maps.
+    """Return the number of classes, whether they are the last axis, and the grid, of score maps.
 
-    `axis` is that of the classes, where it is known.
+    `axis` is the axis of the classes, if known.
     """
     if facts.size is None or len(shape) not in (3, 4):
         return None
@@ -227,7 +228,7 @@ def _layout(
 
 
 def _fits(grid: tuple[int, int], size: tuple[int, int]) -> bool:
-    """Tell whether a grid has the input's aspect, and a place for no more than some pixels."""
+    """Return whether a grid has the input's aspect ratio and is fine enough."""
     (rows, columns), (height, width) = grid, size
     if min(grid) < 2 or not 0.99 <= height / rows <= _STRIDE:
         return False
@@ -235,7 +236,7 @@ def _fits(grid: tuple[int, int], size: tuple[int, int]) -> bool:
 
 
 def _activation(facts: ModelFacts, candidate: _Candidate) -> tuple[Activation, str]:
-    """Tell how scores become probabilities, and how that is known."""
+    """Determine how scores become probabilities, and the reason."""
     node = facts.makers.get(origin(candidate.tensor, facts.makers, TRANSPARENT | RESIZES))
     operator = "" if node is None else str(node.op_type)
     several = candidate.classes > 1
@@ -263,9 +264,9 @@ def _sum_to_one(scores: npt.NDArray[np.float32]) -> bool:
 
 
 def _before_activation(facts: ModelFacts, maps: ScoreMaps) -> ScoreMaps:
-    """Return the logits that a softmax or sigmoid makes probabilities of, or else these.
+    """Return the logits before the softmax or sigmoid, if there are any.
 
-    Probabilities that are rounded to 0 have no gradient; their logits do.
+    Probabilities that round to 0 have no gradient; their logits do.
     """
     node = facts.makers.get(origin(maps.name, facts.makers, _SAME_LAYOUT))
     known = {"Softmax": Activation.SOFTMAX, "Sigmoid": Activation.SIGMOID_LOGIT}
@@ -281,19 +282,19 @@ def _before_activation(facts: ModelFacts, maps: ScoreMaps) -> ScoreMaps:
 
 
 def _evidence(facts: ModelFacts, candidate: _Candidate, how: str) -> str | None:
-    """Say what tells that they are maps of classes; empty: nothing does; None: they are not."""
+    """Return the evidence for score maps; "" if there is none, None if they are ruled out."""
     word, classes = candidate.output.lower(), candidate.classes
     if candidate.operator:
         return f"output {candidate.output} is its {candidate.operator}"
     if (_KEYPOINTS if classes > 1 else _DEPTHS).search(word) or _FEATURES.search(word):
         return None
     if _TASKS.search(_task(facts)):
-        return f"metadata say it is for {_task(facts)}"
+        return f"its task, according to the metadata, is {_task(facts)}"
     labels = known_labels(facts.metadata, facts.model.folder)
     if classes > 1 and any(len(each.labels) == classes for each in labels):
-        return f"there are labels of {classes} classes"
+        return f"the model has labels for {classes} classes"
     if _NAMES.search(word):
-        return f"it is called {candidate.output}"
+        return f"it is named {candidate.output}"
     if how in (_SOFTMAX, _SUMS, _LOGS):
         return how
     if how == _ABOVE:  # distances, features after a ReLU, bytes
@@ -304,8 +305,8 @@ def _evidence(facts: ModelFacts, candidate: _Candidate, how: str) -> str | None:
     if how == _SIGMOID:
         return how
     if classes > 1 and candidate.grid == facts.size and _is_resized(facts, candidate.tensor):
-        return "its scores are enlarged to the size of the input"
-    assert facts.size is not None  # else it had no layout
+        return "its scores are resized to the input size"
+    assert facts.size is not None  # otherwise it has no layout
     near = facts.size[0] / candidate.grid[0] <= _GUESSED_STRIDE
     return "" if near and classes <= _MOST_CLASSES else None
 
@@ -316,7 +317,7 @@ def _is_resized(facts: ModelFacts, tensor: str) -> bool:
 
 
 def _task(facts: ModelFacts) -> str:
-    """Return what the file says that it is for, in lower case."""
+    """Return the task in the file's metadata, in lower case."""
     return facts.metadata.get("task", facts.metadata.get("model_info model_type", "")).lower()
 
 

@@ -1,4 +1,4 @@
-"""A user's own objective as ONNX nodes behind any tensor of the model."""
+"""Custom objectives written as ONNX nodes, appended to any tensor of the model."""
 
 from __future__ import annotations
 
@@ -16,15 +16,22 @@ if TYPE_CHECKING:
 
 
 class OnnxObjective(Objective):
-    """A score that a few ONNX nodes compute.
+    """Custom objective computed by ONNX nodes, which are differentiated together with the model.
 
     Parameters
     ----------
     write
-        Adds nodes with a `Head` to the end of the model's graph, and returns the name of a tensor
-        [N] or [N, 1]: the logarithm of a probability, or like one.
+        Appends nodes to the model's graph with a `Head`, and returns the name of a float32 tensor
+        [N] or [N, 1]: a log-probability, or a value that behaves like one.
     caption
-        What to call it.
+        Short text for people, also part of the tensor's name; objectives explained together need
+        different ones.
+
+    Examples
+    --------
+    >>> def log_sigmoid_of_first_logit(head):
+    ...     return head.log_sigmoid(head.column(head.rows("logits"), 0))
+    >>> objective = OnnxObjective(log_sigmoid_of_first_logit, "first class")
     """
 
     def __init__(self, write: Callable[[Head], str], caption: str) -> None:
@@ -37,7 +44,7 @@ class OnnxObjective(Objective):
         return (self._name,)
 
     def score(self, raw: Raw) -> Doubles:
-        """Return what the nodes computed, [N]."""
+        """Return what the nodes computed, float64 [N]."""
         return raw[self._name].reshape(-1).astype(np.float64)
 
     def vjp(self, raw: Raw) -> dict[str, npt.NDArray[np.float32]]:
@@ -45,7 +52,7 @@ class OnnxObjective(Objective):
         return {self._name: np.ones(raw[self._name].shape, np.float32)}
 
     def to_onnx(self, graph: onnx.GraphProto) -> str:
-        """Write the nodes."""
+        """Append the nodes."""
         head = Head(graph)
         return head.named(self._write(head), self._name)
 

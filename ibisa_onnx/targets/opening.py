@@ -1,7 +1,7 @@
-"""How pictures are brought to a model, and how its outputs are read: settled together.
+"""Joint resolution of a model's preprocessing and of how its outputs are read.
 
-The size of the input must be known before a model's kind is, and what is usual for a kind may then
-settle what nobody said of the rest.
+The input size must be known before the kind of a model is, and the kind's usual preprocessing may
+then fill in what is not specified.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ def open_reader(
     labels: Labels | None = None,
     kind: str | None = None,
 ) -> tuple[ResolvedPreprocessing, OutputReader]:
-    """Settle the preprocessing of an open model, and what reads its outputs.
+    """Resolve the preprocessing of an open model, and return it with the reader of its outputs.
 
     Parameters
     ----------
     model
         The model.
     preprocessing, overrides
-        As of `settle_preprocessing`.
+        As in `settle_preprocessing`.
     output, activation, labels, kind
-        As of `OutputReader`.
+        As in `OutputReader`.
 
     Raises
     ------
     IbisaError
-        What is said contradicts the model, or itself.
+        The settings contradict the model, or each other.
     """
 
     def settle(usual: Usual | None = None) -> ResolvedPreprocessing:
@@ -76,10 +76,10 @@ def open_reader(
     except OptionError:
         if reader.facts.is_deployed or kind not in KINDS:
             raise
-        return resolved, reader  # the first picture may tell more of a function
+        return resolved, reader  # a function's first image may reveal more
     if not found.preprocessing:
         return resolved, reader
-    usual = settle(Usual(f"usual for {found.family}", found.preprocessing))
+    usual = settle(Usual(f"default for {found.family}", found.preprocessing))
     if usual.spec == resolved.spec:
         return usual, reader
     return usual, read(usual, reader.facts.under(usual.spec))

@@ -1,7 +1,6 @@
-"""What each output of a model looks like: class scores, rows of a detector, text, coordinates.
+"""What each output of a model looks like: class scores, detector rows, text or coordinates.
 
-Told by shapes, names and the graph, and by values where these are known. Which output is read is
-in `discovery`.
+Judged by shape, name and graph, and by values if known. `discovery` decides which output is read.
 """
 
 from __future__ import annotations
@@ -27,15 +26,15 @@ if TYPE_CHECKING:
     import onnx
 
 _SAME_LENGTH = 1e-5
-"""How near to 1 the rounding of single precision leaves the length of a normalised vector."""
+"""Tolerance of the length of a normalised vector, given float32 rounding."""
 LEAST_OF_EMBEDDING = 16
-"""How many numbers an embedding has at least."""
+"""Minimum number of values in an embedding."""
 EMBEDDING, VALUE = "an embedding", "a value"
-"""How `OutputKinds.doubt` begins to say that a tensor is one of these."""
+"""Prefixes of what `OutputKinds.doubt` returns for these."""
 
 
 def _words(*alternatives: str) -> re.Pattern[str]:
-    """Match one of some words in a name, but not within another: age, and not page."""
+    """Match words in a name as whole words: age, but not page."""
     return re.compile(rf"(?<![a-z])({'|'.join(alternatives)})(?![a-z])", re.IGNORECASE)
 
 
@@ -53,16 +52,16 @@ _POINTS = _words(
 
 @dataclass(frozen=True)
 class OutputKinds:
-    """Tells the outputs of one model apart.
+    """Classifies the outputs of one model.
 
     Attributes
     ----------
     outputs
-        All of them.
+        All outputs.
     batch
-        The leading side of the input that takes the image.
+        Leading dimension of the image input.
     makers
-        The node that makes each tensor of the graph; empty where the graph is not known.
+        Node that makes each tensor; empty if the graph is unknown.
     """
 
     outputs: tuple[TensorInfo, ...]
@@ -71,11 +70,11 @@ class OutputKinds:
 
     @property
     def sequences(self) -> list[TensorInfo]:
-        """The outputs that hold scores for each step along a line of text."""
+        """Outputs that hold scores per step along a line of text."""
         return [each for each in self.outputs if self.is_sequence(each)]
 
     def may_hold_scores(self, output: TensorInfo) -> bool:
-        """Tell by its shape whether an output may be one score for each class."""
+        """Return whether an output's shape allows one score per class."""
         if not is_tensor(output) or self.is_sequence(output):
             return False
         if not output.shape:
@@ -84,9 +83,9 @@ class OutputKinds:
         return len(output.shape) > 1 and len(sides) <= 1 and not self.is_beside_boxes(output)
 
     def is_beside_boxes(self, output: TensorInfo) -> bool:
-        """Tell whether another output has four numbers for each of this one's.
+        """Return whether another output has four values for each of this one's.
 
-        Where they are any number of each, they are taken to be as many.
+        Dynamic sizes are assumed to be equal.
         """
         sides = [side for side in output.shape[1:] if isinstance(side, int) and side != 1]
         boxes = [each.shape[1] for each in self.outputs if _holds_boxes(each)]
@@ -94,9 +93,9 @@ class OutputKinds:
         return any(sides == [n] or (is_open and not isinstance(n, int)) for n in boxes)
 
     def is_sequence(self, output: TensorInfo) -> bool:
-        """Tell whether an output holds scores for each step along a line of text.
+        """Return whether an output holds scores per step along a line of text.
 
-        That is [N, T, K], or [T, N, K] as recurrent layers have it.
+        The layout is [N, T, K], or [T, N, K] as in recurrent layers.
         """
         others = [each for each in self.outputs if each.name != output.name]
         if len(output.shape) != 3 or not output.dtype.startswith("float"):
@@ -113,32 +112,32 @@ class OutputKinds:
         )
 
     def doubt(self, name: str, output: str, values: npt.NDArray[Any]) -> str:
-        """Return what a tensor that might hold class scores looks like instead, or "".
+        """Return what a candidate for class scores looks like instead; "" if there is no doubt.
 
         Parameters
         ----------
         name
-            The tensor.
+            Name of the tensor.
         output
-            The output that led to it, whose name counts.
+            Output through which it was found, whose name counts.
         values
-            The tensor's values for one image.
+            Values of the tensor for one image.
         """
         if ends_in_probabilities(name, self.makers):
             return ""
         if has_unit_length(name, self.makers) or _is_unit_vector(values):
-            return f"{EMBEDDING} (it is divided by its own length, an L2 normalisation)"
+            return f"{EMBEDDING} (it is L2-normalised)"
         return self.doubt_by_name(name, output, single=values.size == 1)
 
     def doubt_by_name(self, name: str, output: str, *, single: bool) -> str:
-        """Return what the name says that a tensor holds, single numbers or several; else ""."""
+        """Return what a tensor's name says that it holds, single or several values; or ""."""
         if ends_in_probabilities(name, self.makers):
             return ""
         word = output.rsplit("/", 1)[-1]
         if _EMBEDDING.search(word):
             return f"{EMBEDDING} (by its name)"
         if single and _VALUE.search(word):
-            return f"{VALUE}, as of a regression (by its name)"
+            return f"{VALUE} of a regression (by its name)"
         if not single and _POINTS.search(word):
             return "coordinates (by its name)"
         return ""
@@ -149,39 +148,39 @@ class OutputKinds:
         return f"{output} ({kind})" if kind else str(output)
 
     def remedy(self, output: TensorInfo) -> str:
-        """Return which class scores could be made from an output, "" where that is not known."""
+        """Return which class scores could be derived from an output; "" if unknown."""
         return self._kind(output)[1]
 
     def _kind(self, output: TensorInfo) -> tuple[str, str]:
-        """Return what an output looks like, and which class scores could be made from it."""
+        """Return what an output looks like, and which class scores could be derived from it."""
         made = selection(output.name, self.makers)
         if made is not None and made.operator == "TopK":
             what = "class indices" if "int" in output.dtype else "scores"
             return f"{what} sorted by TopK", "the scores before the TopK"
         if not is_tensor(output):
-            return "no tensor of numbers", ""
+            return "not a numeric tensor", ""
         if self.is_sequence(output):
-            return "scores for each step of a line, as text recognisers give", ""
+            return "scores per step of a line, like a text recogniser's", ""
         spatial = len(output.shape) == 4 or (len(output.shape) == 3 and "int" in output.dtype)
         if "int" in output.dtype:
             if not spatial:
                 return "class indices", "the scores before the ArgMax"
             return (
-                "a class index for each pixel, as segmenters give",
+                "a class index per pixel, like a segmenter's",
                 "the scores before the ArgMax, averaged over the pixels",
             )
         if spatial:
             return (
-                "numbers for each pixel, as segmenters give",
-                "each class's mean score over the pixels",
+                "values per pixel, like a segmenter's",
+                "the per-class mean over all pixels",
             )
         if len(output.shape) == 3:
-            return "rows of numbers, as detectors give", "each class's largest score over the rows"
+            return "rows of values, like a detector's", "the per-class maximum over all rows"
         return "", ""
 
 
 def is_tensor(output: TensorInfo) -> bool:
-    """Tell whether an output is a tensor of numbers; ONNX Runtime has strings, maps and lists."""
+    """Return whether an output is numeric; ONNX Runtime also has strings, maps and lists."""
     return output.dtype.startswith(("float", "bfloat", "int", "uint"))
 
 
@@ -190,7 +189,7 @@ def _holds_boxes(output: TensorInfo) -> bool:
 
 
 def _is_unit_vector(values: npt.NDArray[Any]) -> bool:
-    """Tell by its values whether a vector has length 1 and is no set of probabilities."""
+    """Return whether values look like a vector of length 1, and not like probabilities."""
     reals = values.astype(np.float64).ravel()
     length = float(np.sqrt(np.sum(reals**2)))
     several = len(reals) >= LEAST_OF_EMBEDDING
@@ -198,7 +197,7 @@ def _is_unit_vector(values: npt.NDArray[Any]) -> bool:
 
 
 def _is_time_major(shape: Sequence[int | str | None], batch: int | str | None) -> bool:
-    """Tell whether the second of three axes is the batch."""
+    """Return whether the second of three axes is the batch."""
     first, second, _ = shape
     if first == batch:
         return False

@@ -1,8 +1,8 @@
-"""How one model's output is read: which one, as what, and what its classes are called.
+"""How a model's output is read: which one, as what, and the names of its classes.
 
-Shapes and names say much of it, and the values of the first picture settle the rest. What
-a reading is, is in `class_scores`, which tensor holds scores in `score_search`, and what other
-kinds of models there are in `discovery`.
+Shapes and names determine much of it, the values for the first image the rest. `class_scores`
+defines the readings, `score_search` finds the tensor of class scores, and `discovery` detects other
+kinds of models.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import numpy.typing as npt
 
+from ibisa_onnx.errors import TargetError
 from ibisa_onnx.limits import Limits
 from ibisa_onnx.models.base import ImageModel
 from ibisa_onnx.targets.class_scores import (
@@ -43,37 +45,37 @@ if TYPE_CHECKING:
     from ibisa_onnx.preprocessing.spec import Preprocessing
     from ibisa_onnx.targets.base import Kind
 
-_USUAL = "usual for the two classes of a single score"
+_USUAL = "default for the two classes of a single score"
 
 Labels = Sequence[str] | str | os.PathLike[str]
-"""Names of the classes by index, or a file of them."""
+"""Class names by index, or a file that contains them."""
 
 
 class OutputReader:
-    """Reads a model's class scores; what was guessed from one picture is corrected by a later one.
+    """Reads a model's class scores; a later image may correct what was inferred from the first.
 
     Parameters
     ----------
     model
-        Its signature, its graph and its metadata are asked.
+        The model, of which signature, graph and metadata are read.
     output
-        The output's name; None: to be found.
+        Name of the output; None to find it.
     activation
-        What the user says that the values are; None: to be told apart.
+        Activation of the output's values; None to infer it.
     labels
-        None: from the model's metadata, or a file beside it.
+        Class names, or a file of them; None for those of the metadata, or of a file beside the
+        model.
     preprocessing
-        How pictures are brought to the model, so that it can be run on noise where shapes do not
-        tell its kind; None: it is not.
+        Preprocessing of the run on noise that helps to detect the kind; None to run nothing.
     kind
-        What kind of model it is, as the user says; None: to be told.
+        Kind of the model; None to detect it.
     facts
-        What is known of the model already; None: nothing.
+        What is already known about the model; None for nothing.
 
     Raises
     ------
     OutputError
-        There is no such activation.
+        The activation is unknown.
     TargetError
         The labels cannot be read.
     """
@@ -104,20 +106,20 @@ class OutputReader:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What a user must know of how outputs are read."""
-        found = self._found_kind  # which another thread may take away
+        """Warnings about how the outputs are read."""
+        found = self._found_kind  # another thread may reset it
         return (*(() if found is None else found.warnings), *self._warnings)
 
     @property
     def kind(self) -> Kind:
-        """What kind of model it is.
+        """Kind of the model.
 
-        Who names the output or says how scores are read has class scores in mind.
+        Specifying an output or an activation implies class scores.
 
         Raises
         ------
         OptionError
-            The user said a kind that it cannot be.
+            No output fits the kind that the caller specified.
         """
         with self._finding:
             if self._found_kind is None:
@@ -130,26 +132,26 @@ class OutputReader:
             return self._found_kind
 
     def see(self, raw: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Learn the kind of a function from all that it says of a picture, values [1, ...]."""
+        """Infer a function's kind from its outputs for an image, values [1, ...]."""
         with self._finding:
             if self.facts.learn(raw):
                 self._found_kind = None
 
     @property
     def given_labels(self) -> tuple[tuple[str, ...], ...]:
-        """The user's names of the classes, or else all that the model and files beside it give."""
+        """The caller's labels, or else all labels of the model and of files beside it."""
         known = tuple(each.labels for each in self._known)
         return known if self._given is None else (self._given,)
 
     def labels_for(self, classes: int | None) -> tuple[str, ...] | None:
-        """Return names for so many classes, where somebody gave as many.
+        """Return names for this many classes, if any are known.
 
-        `classes` None: nothing tells how many there are, and any names will do.
+        With `classes` None, any number of names will do.
 
         Raises
         ------
         TargetError
-            The user's labels are not as many.
+            The number of the caller's labels differs.
         """
         if self._given is not None:
             return self._given if classes is None else ClassCount(classes).fit(self._given)
@@ -157,28 +159,31 @@ class OutputReader:
         return next(filter(None, fitting), None)
 
     def candidates(self) -> list[str]:
-        """Name the tensors to be computed: the one that is read, or all that it may be.
+        """Return the names of the tensors to compute: the one that is read, or all candidates.
 
-        These are outputs, or tensors inside the model.
+        They are outputs or inner tensors.
         """
         return [self.output.name] if self.output else [each.name for each in self._candidates]
 
     def read(self, raws: Mapping[str, npt.NDArray[Any]]) -> ClassScores:
-        """Tell which of the candidates holds class scores, and how, from their values.
+        """Determine from their values which candidate holds class scores, and how to read it.
 
         Raises
         ------
         OutputError
-            None does, or they are NaN or infinite.
+            No candidate holds class scores, or they are NaN or infinite.
         TargetError
-            The user's labels are not as many as the classes.
+            The number of the caller's labels differs from the number of classes.
         """
         if self.output is not None:
             raw = raws[self.output.name]
             check_scores(self.output.name, raw)
             if not self.output.contradicts(raw):
                 return self.output
-            self._warnings.append(f"that was wrong: {self.output.name} is read anew from here on")
+            self._warnings.append(
+                f"values of output {self.output.name} contradict the activation assumed before; "
+                "it is read differently from now on"
+            )
             name, notes = self.output.name, []
         else:
             chosen, warning = self._search.choose(self._candidates, raws)
@@ -186,22 +191,22 @@ class OutputReader:
         output = read_output(name, raws[name], graph=self._graph, activation=self._activation)
         known = self._settle_labels(ClassCount(output.classes, one_score=output.one_score))
         if known and output.one_score and output.activation is Activation.SIGMOID_LOGIT:
-            output = replace(output, guess="")  # who names two classes says that there are two
+            output = replace(output, guess="")  # two labels confirm that there are two classes
         self._warnings += filter(None, [*notes, output.guess])
         self.output = output
         return output
 
     def check(self) -> None:
-        """Raise `OutputError` where the user named a tensor that the model has not."""
+        """Raise `OutputError` if the caller specified a tensor that does not exist."""
         self._search.check_wanted()
 
     def declared_labels(self) -> tuple[KnownLabels | None, list[str]]:
-        """Return the labels that fit as far as shapes and graph tell, and warnings of others.
+        """Return the labels that match according to shapes and graph, and warnings about others.
 
         Raises
         ------
         TargetError
-            The user's do not fit.
+            The number of the caller's labels differs from the number of classes.
         """
         count = self.declared_classes
         if self._given is not None:
@@ -211,23 +216,23 @@ class OutputReader:
 
     @property
     def declared_classes(self) -> ClassCount | None:
-        """How many classes there are by shapes and graph; None where these do not say."""
+        """Number of classes according to shapes and graph; None if these do not determine it."""
         return self._search.declared()
 
     @property
     def usual_labels(self) -> KnownLabels | None:
-        """What the classes are called where nobody named them; None where that says nothing."""
+        """Default class names; None if there are none."""
         count = self.declared_classes
         return KnownLabels(_USUAL, BINARY) if count is not None and count.one_score else None
 
     def label(self, index: int) -> str | None:
-        """Return what a class is called."""
+        """Return the name of a class."""
         return self.labels[index] if self.labels else None
 
     def _settle_labels(self, count: ClassCount) -> bool:
-        """Refuse labels that do not fit, if the user gave them; else take the first that do.
+        """Check the caller's labels, or choose the first known ones that match.
 
-        Returns whether anybody named the classes.
+        Returns whether any labels were found.
         """
         if self._given is not None:
             self.labels = count.fit(self._given)
@@ -257,7 +262,9 @@ class OutputReader:
 
 
 def _as_labels(labels: Labels, limits: Limits | None) -> tuple[str, ...]:
-    """Read labels from where they are."""
+    """Return labels as a tuple, read from a file if need be."""
     if isinstance(labels, str | os.PathLike):
         return read_labels(labels, limits)
+    if isinstance(labels, np.ndarray) and labels.ndim != 1:
+        raise TargetError(f"labels is an array of shape {list(labels.shape)}; pass a list of names")
     return checked_labels(tuple(labels), "labels=")

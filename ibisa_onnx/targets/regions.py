@@ -1,9 +1,8 @@
-"""Regions: places of a grid, the probability of a class over them, and what a user marks as masks.
+"""Regions of a segmenter: cells of a grid, the objective over them, and masks given by callers.
 
-A region is explained by its cross-entropy: the mean logarithm of its class's probability over the
-places that it takes up on the untouched picture, which segmenters are trained by. The mean of the
-probabilities themselves makes far worse maps, for of a region that is lost only the places that are
-nearly kept have a gradient by it.
+A region is explained by its cross-entropy, the mean log-probability of its class over the cells
+that it occupies in the unmasked image, which segmenters are trained with. The mean probability
+makes far worse maps: once a region is lost, only cells that are nearly preserved have a gradient.
 """
 
 from __future__ import annotations
@@ -29,19 +28,19 @@ if TYPE_CHECKING:
 
 Mask = npt.NDArray[np.bool_]
 RegionLike = npt.NDArray[Any] | str | os.PathLike[str] | Box
-"""A mask [H, W] of the picture, the path of one, or left, top, right, bottom in its pixels."""
+"""Mask [H, W] of the image, path of a mask image, or left, top, right, bottom in pixels."""
 
 
 @dataclass(frozen=True)
 class Region:
-    """Places of a grid.
+    """Set of cells of a grid.
 
     Attributes
     ----------
     grid
-        Its rows and columns.
+        Rows and columns of the grid.
     packed
-        Which places, a bit each, row by row.
+        The cells as a bitmap, row by row.
     """
 
     grid: tuple[int, int]
@@ -55,18 +54,18 @@ class Region:
 
     @cached_property
     def mask(self) -> Mask:
-        """Which places, bool [h, w]."""
+        """The cells as a mask, bool [h, w]."""
         bits = np.unpackbits(np.frombuffer(self.packed, np.uint8), count=math.prod(self.grid))
         return bits.astype(bool).reshape(self.grid)
 
     @cached_property
     def cells(self) -> npt.NDArray[np.intp]:
-        """The numbers of its places, row by row."""
+        """Flat indices of the cells, row by row."""
         return np.flatnonzero(self.mask)
 
     @property
     def around(self) -> Box:
-        """The box around it, in 0..1 of the grid's sides."""
+        """Bounding box as fractions 0..1 of the grid."""
         (top, bottom), (left, right) = (
             (float(places.min()) / side, float(places.max() + 1) / side)
             for places, side in zip(np.nonzero(self.mask), self.grid, strict=True)
@@ -75,28 +74,28 @@ class Region:
 
     @property
     def share(self) -> float:
-        """Its share of the grid, in 0..1."""
+        """Fraction of the grid covered, 0..1."""
         return len(self.cells) / math.prod(self.grid)
 
 
 @dataclass(frozen=True)
 class RegionObjective(Objective):
-    """The probability of a class over a region: the geometric mean of its places.
+    """Log-probability of a class over a region: the mean over its cells.
 
     Attributes
     ----------
     maps
-        The scores, and how they are read.
+        The score maps, and how they are read.
     column, label
-        The class, and what it is called.
+        Class index and class name.
     region
-        The places of the scores' grid that count.
+        The cells over which the score is averaged.
     box
-        Left, top, right, bottom around the region in the picture's pixels; None: not known.
+        Left, top, right, bottom of the region, in pixels of the original image; None if unknown.
     area
-        The region's share of the picture, in 0..1; None: not known.
+        Fraction of the original image covered by the region, 0..1; None if unknown.
     notes
-        What a user must know of how the class was read.
+        Warnings about how the class was read.
     """
 
     maps: ScoreMaps
@@ -114,52 +113,52 @@ class RegionObjective(Objective):
 
     @property
     def family(self) -> Hashable:
-        """How the scores are read: one gradient serves all regions."""
+        """Key of the score maps: one gradient serves all regions."""
         return type(self), self.maps
 
     @property
     def baselines(self) -> tuple[str, ...]:
-        """What is filled in from around first: it hides an object and leaves where it was.
+        """Baselines for `auto`: inpainting first, which hides an object but not its surroundings.
 
-        On ten pictures that beat the blur in insertion less deletion by all three of blur, mean
-        and noise, and brought more of the map into the region.
+        On ten images it outperforms the blur in insertion minus deletion under blur, mean and
+        noise, and concentrates the map more in the region.
         """
         return "inpaint", "blur", "mean"
 
     @property
     def location(self) -> Box:
-        """The box around the region."""
+        """Bounding box of the region."""
         return self.region.around
 
     @property
     def extent(self) -> float:
-        """The region's share of the model's input."""
+        """Fraction of the model input covered by the region."""
         return self.region.share
 
     def score(self, raw: Raw) -> Doubles:
-        """Return the mean logarithm of the probability over the region, [N] in nats."""
+        """Return the mean log-probability over the region, float64 [N] in nats."""
         scores = self.maps.scores(raw[self.maps.name], self.region.cells)
         return np.asarray(self.maps.log_probabilities(scores, self.column).mean(1))
 
     def vjp(self, raw: Raw) -> dict[str, npt.NDArray[np.float32]]:
-        """Return its derivative by the scores: 0 outside the region."""
+        """Return its gradient with respect to the scores: 0 outside the region."""
         values, cells = raw[self.maps.name], self.region.cells
         slope = self.maps.log_derivative(self.maps.scores(values, cells), self.column)
         slope /= len(cells)
         return {self.maps.name: self.maps.cotangent(values, cells, slope)}
 
     def warnings(self, raw: Raw) -> tuple[str, ...]:
-        """Say how the class was read, where that is a guess."""
+        """Return the warnings about how the class was read."""
         return self.notes
 
     def to_onnx(self, graph: onnx.GraphProto) -> str:
-        """Write the score as nodes behind the tensor of scores."""
+        """Append nodes that compute the score."""
         return self.maps.write(Head(graph), self.region.cells, self.column)
 
     def describe(self) -> dict[str, Any]:
-        """Return the class, and where and how large its region is."""
+        """Return the class, and the region's location and size."""
         name = self.label or f"class {self.column}"
-        size = "" if self.area is None else f", {percent(self.area)} of the picture"
+        size = "" if self.area is None else f", {percent(self.area)} of the image"
         return {
             "kind": "region",
             "caption": f"{name}{size}",
@@ -173,14 +172,14 @@ class RegionObjective(Objective):
 
 
 def region_mask(region: RegionLike, picture: tuple[int, int]) -> Mask:
-    """Return a region as a user gives it as a mask of the picture.
+    """Convert a region as callers pass it to a mask of the image.
 
     Parameters
     ----------
     region
-        As of `RegionTarget`.
+        As in `RegionTarget`.
     picture
-        Height and width of the picture.
+        Height and width of the original image.
 
     Returns
     -------
@@ -190,9 +189,9 @@ def region_mask(region: RegionLike, picture: tuple[int, int]) -> Mask:
     Raises
     ------
     TargetError
-        It is empty, of another size, or no region.
+        The region is empty, of another size, or invalid.
     ImageError
-        The mask picture cannot be read.
+        The mask image cannot be read.
     """
     height, width = picture
     if isinstance(region, str | os.PathLike):
@@ -203,22 +202,22 @@ def region_mask(region: RegionLike, picture: tuple[int, int]) -> Mask:
             return _box_mask(values, picture)
         if values.ndim not in (2, 3) or values.dtype.kind not in "buif":
             raise TargetError(
-                f"region is {values.dtype} {list(values.shape)}; give a mask [H, W] of the "
-                "picture, the path of one, or left, top, right, bottom"
+                f"region is {values.dtype} {list(values.shape)}; pass a mask [H, W] of the image, "
+                "the path of a mask image, or left, top, right, bottom"
             )
         mask = (values != 0).any(2) if values.ndim == 3 else values != 0
     if mask.shape != picture:
         raise AbsentTargetError(
-            f"{what} is {mask.shape[1]} x {mask.shape[0]}, but the picture is {width} x {height}; "
-            "give a mask of the picture's size"
+            f"{what} is {mask.shape[1]} x {mask.shape[0]}, but the image is {width} x {height}; "
+            "pass a mask of the image's size"
         )
     if not mask.any():
-        raise TargetError(f"{what} is empty; mark the region with anything but black")
+        raise TargetError(f"{what} is empty; mark the region in any colour but black")
     return np.asarray(mask)
 
 
 def _read_mask(path: str | os.PathLike[str]) -> Mask:
-    """Read a mask picture: inside is what is not black, and not transparent."""
+    """Read a mask image: pixels that are neither black nor transparent are inside."""
     picture = read_picture(path)
     values = picture.pixels if picture.deep is None else picture.deep.values
     mask = (values[..., :3] != 0).any(2)
@@ -228,7 +227,7 @@ def _read_mask(path: str | os.PathLike[str]) -> Mask:
 
 
 def beyond_picture(region: RegionLike, picture: tuple[int, int]) -> tuple[str, ...]:
-    """Say where a box, as `region_mask` takes it, reaches beyond the picture."""
+    """Return a warning if a box, as in `region_mask`, extends beyond the image."""
     if isinstance(region, str | os.PathLike) or np.ndim(region) != 1:
         return ()
     (height, width), (left, top, right, bottom) = picture, (float(side) for side in region)
@@ -236,8 +235,8 @@ def beyond_picture(region: RegionLike, picture: tuple[int, int]) -> tuple[str, .
         return ()
     shown = ",".join(f"{side:g}" for side in (left, top, right, bottom))
     return (
-        f"region {shown} reaches beyond the picture, which is {width} x {height}; the part inside "
-        "is explained",
+        f"region {shown} extends beyond the image, which is {width} x {height} pixels; only the "
+        "part inside is explained",
     )
 
 
@@ -245,14 +244,14 @@ def _box_mask(box: npt.NDArray[Any], picture: tuple[int, int]) -> Mask:
     """Return the mask of the pixels that a box touches."""
     height, width = picture
     if len(box) != 4 or box.dtype.kind not in "uif" or not np.isfinite(box).all():
-        raise TargetError(f"region is {box.tolist()}; give left, top, right, bottom in pixels")
+        raise TargetError(f"region is {box.tolist()}; pass left, top, right, bottom in pixels")
     left, top, right, bottom = (float(side) for side in box)
     shown = ",".join(f"{side:g}" for side in (left, top, right, bottom))
     if not (left < right and top < bottom):
-        raise TargetError(f"region {shown} is empty; give left, top, right, bottom in pixels")
+        raise TargetError(f"region {shown} is empty; pass left, top, right, bottom in pixels")
     if right <= 0 or bottom <= 0 or left >= width or top >= height:
         raise AbsentTargetError(
-            f"region {shown} is outside the picture, which is {width} x {height}"
+            f"region {shown} is outside the image, which is {width} x {height} pixels"
         )
     mask = np.zeros(picture, bool)
     rows = slice(max(0, math.floor(top)), math.ceil(bottom))
@@ -261,5 +260,5 @@ def _box_mask(box: npt.NDArray[Any], picture: tuple[int, int]) -> Mask:
 
 
 def percent(share: float) -> str:
-    """Return a share as people read it: 21%, or of less than a hundredth 0.4%."""
+    """Format a fraction for people: 21%, or 0.4% if below one percent."""
     return f"{share:.0%}" if share >= 0.01 else f"{100 * share:.1g}%"

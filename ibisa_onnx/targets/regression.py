@@ -1,4 +1,4 @@
-"""Regressions: models that give numbers, told by their metadata or by the names of outputs."""
+"""Regression models, recognised by their metadata or the names of their outputs."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
     from ibisa_onnx.models.signature import TensorInfo
 
 DIRECTIONS = ('ValueTarget("keep")', 'ValueTarget("raise")', 'ValueTarget("lower")')
-"""What can be asked of a value."""
-_MOST = 16  # numbers that are told one by one
+"""Supported directions of a value."""
+_MOST = 16  # values listed individually
 _NAMED = 8  # labels in an error
 _REGRESSION = frozenset({"regression", "regress"})
 
 
 class ValueKind(Kind):
-    """A model that gives numbers: a regression.
+    """Regression: a model that returns values.
 
     Parameters
     ----------
     outputs
-        Names of the outputs that hold them.
+        Names of the outputs that hold the values.
     reason
-        How that is known.
+        How the outputs were recognised.
     labels
-        What the numbers are called, where somebody named as many; empty: nobody did.
+        Names of the values, if there are as many; otherwise empty.
     """
 
     name = "regression"
@@ -48,18 +48,19 @@ class ValueKind(Kind):
         self._outputs, self.reason, self._labels = outputs, reason, labels
 
     def outputs(self) -> tuple[str, ...]:
-        """Name the outputs that hold the numbers."""
+        """Return the names of the outputs that hold the values."""
         return self._outputs
 
     def called(self, output: str) -> str:
-        """Return what the numbers of an output are called."""
+        """Return the name of an output's values."""
         return last_part(output)
 
     def target(self, wanted: str | int | None) -> TargetSpec:
-        """Return the value that a word means.
+        """Return the target that a word stands for.
 
-        None, "keep": what holds it where it is, which has an answer whether the picture makes it
-        higher or lower than it would be; "raise" and "lower"; an output, a label or an index.
+        None and "keep" explain what holds the value where it is, which is meaningful whether the
+        image raises or lowers it; "raise" and "lower" one direction only; an output name, a label
+        or an index selects a value.
         """
         first = self._outputs[0]
         if wanted is None or wanted in tuple(Direction):
@@ -72,11 +73,11 @@ class ValueKind(Kind):
         if re.fullmatch(r"[\d:,\s-]+", word):
             return ValueTarget(output=first, index=word)
         raise TargetError(
-            f"target {word!r} is no value of this model; choose from: {', '.join(self._words())}"
+            f"target {word!r} is not a value of this model; choose from: {', '.join(self._words())}"
         )
 
     def answers(self, raw: Raw, context: Context) -> list[Answer]:
-        """Return all numbers, or of many the least, the median and the greatest."""
+        """Return all values; if there are many, the smallest, the median and the largest."""
         for name in self._outputs:
             check_numbers(raw[name], name, finite=True)
         return [each for name in self._outputs for each in self._answers(name, raw[name][0])]
@@ -105,39 +106,39 @@ class ValueKind(Kind):
 def _answer(
     caption: str, value: float, index: int | None = None, label: str | None = None
 ) -> Answer:
-    """Return a number as an answer, which is no probability."""
+    """Return a value as an entry of the prediction, marked as not being a probability."""
     return Answer(caption, value, index, label, details={"unit": "value"})
 
 
 def find(facts: ModelFacts) -> ValueKind | None:
-    """Recognise a regression by its metadata, or by the names of outputs of one number.
+    """Recognise a regression by its metadata, or by the names of outputs with a single value.
 
-    A model that gives class scores besides is none.
+    A model that also returns class scores is not a regression.
     """
     kinds = OutputKinds(facts.outputs, facts.batch, facts.makers)
     task = facts.metadata.get("task", "").strip().lower()
     if task in _REGRESSION:
         floats = tuple(each.name for each in facts.outputs if each.dtype.startswith("float"))
         if floats:
-            return _regression(facts, floats, f"its metadata say that its task is {task}")
+            return _regression(facts, floats, f"its task, according to the metadata, is {task}")
     scores = [each for each in facts.outputs if kinds.may_hold_scores(each)]
     values = [each for each in scores if _is_value(each, kinds, facts)]
     if not values or len(values) < len(scores):
         return None
     names = tuple(each.name for each in values)
-    how = "is one number with a value's name" if len(names) == 1 else "are values by name"
+    how = "is a single value, by its name" if len(names) == 1 else "are values, by their names"
     return _regression(facts, names, f"{', '.join(names)} {how}")
 
 
 def find_told(facts: ModelFacts) -> ValueKind | None:
-    """Return the regression that a user says a model is: all outputs of floats are values."""
+    """Return the regression for `kind="regression"`: all float outputs are values."""
     found = find(facts)
     names = tuple(each.name for each in facts.outputs if each.dtype.startswith("float"))
-    return found or (_regression(facts, names, "so it was said") if names else None)
+    return found or (_regression(facts, names, "kind=regression was specified") if names else None)
 
 
 def _is_value(output: TensorInfo, kinds: OutputKinds, facts: ModelFacts) -> bool:
-    """Tell whether an output is one number with a value's name."""
+    """Return whether an output is a single value, judging by its name."""
     if not is_tensor(output) or not output.dtype.startswith("float"):
         return False
     if not kinds.doubt_by_name(output.name, output.name, single=True).startswith(VALUE):

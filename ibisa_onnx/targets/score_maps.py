@@ -1,6 +1,6 @@
-"""Maps of scores: a score of each class for each place of a picture, and what they make probable.
+"""Score maps: a score per class and position of the image, and the probabilities they encode.
 
-Which tensor holds them is found in `map_search`; what is asked of them is in `segmentation`.
+`map_search` finds them; `segmentation` explains them.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from ibisa_onnx.targets.class_scores import SMALLEST, Activation
 
 @dataclass(frozen=True)
 class ScoreMaps:
-    """A tensor that holds a score of each class for each place, and how it is read.
+    """Tensor with a score per class and position, and how it is read.
 
     Attributes
     ----------
     name
-        Of a tensor float [N, K, h, w] or [N, h, w, K]; of one class also [N, h, w].
+        Name of the tensor, float [N, K, h, w] or [N, h, w, K]; for a single class also [N, h, w].
     classes
-        K; of a single map 1.
+        Number of classes, K; 1 for a single map.
     last
-        Whether the classes are its last axis.
+        Whether the classes are the last axis.
     activation
-        How scores become probabilities.
+        How the scores become probabilities.
     """
 
     name: str
@@ -39,14 +39,14 @@ class ScoreMaps:
 
     @property
     def exclusive(self) -> bool:
-        """Whether a place is of one class alone."""
+        """Whether each position belongs to exactly one class."""
         return self.classes > 1 and self.activation not in (
             Activation.SIGMOID,
             Activation.SIGMOID_LOGIT,
         )
 
     def grid(self, values: npt.NDArray[Any]) -> tuple[int, int]:
-        """Return the rows and columns of places of values [N, ...]."""
+        """Return the number of rows and columns in values [N, ...]."""
         channels_last = self.last and values.ndim == 4
         high, wide = values.shape[1:3] if channels_last else values.shape[-2:]
         return int(high), int(wide)
@@ -54,7 +54,7 @@ class ScoreMaps:
     def scores(
         self, values: npt.NDArray[Any], cells: npt.NDArray[np.intp] | None = None
     ) -> npt.NDArray[np.float32]:
-        """Return the scores [N, K, places] of some places, or of all, row by row."""
+        """Return the scores [N, K, cells] of some cells, or of all, row by row."""
         if self.last:
             rows = values.reshape(len(values), -1, self.classes)
             rows = rows if cells is None else rows[:, cells]
@@ -64,7 +64,7 @@ class ScoreMaps:
         return columns.astype(np.float32, copy=False)
 
     def probabilities(self, scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return probabilities in 0..1 of scores, both [N, K, places]."""
+        """Return the probabilities, 0..1, of scores, both [N, K, cells]."""
         if self.activation is Activation.SOFTMAX:
             powers = np.exp(scores - scores.max(1, keepdims=True))
             return np.asarray(powers / powers.sum(1, keepdims=True))
@@ -75,9 +75,9 @@ class ScoreMaps:
         return np.clip(scores, 0, 1)
 
     def log_probabilities(self, scores: npt.NDArray[np.float32], column: int) -> Doubles:
-        """Return log p of a class, [N, places] in nats, of scores [N, K, places].
+        """Return log p of a class, [N, cells] in nats, from scores [N, K, cells].
 
-        Of scores that are probabilities already, at least log 1e-12.
+        At least log 1e-12 for scores that are probabilities already.
         """
         own = scores[:, column]
         if self.activation is Activation.SOFTMAX:
@@ -94,7 +94,7 @@ class ScoreMaps:
     def log_derivative(
         self, scores: npt.NDArray[np.float32], column: int
     ) -> npt.NDArray[np.float32]:
-        """Return d log p / d scores of a class at each place, [N, K, places] as the scores."""
+        """Return d log p / d scores of a class at each cell, [N, K, cells] like the scores."""
         own = scores[:, column]
         if self.activation is Activation.SOFTMAX:  # d log p_c / d z_k = e_ck - p_k
             found = -self.probabilities(scores)
@@ -105,7 +105,7 @@ class ScoreMaps:
             found[:, column] = np.exp(-np.logaddexp(np.float32(0), own))
         elif self.activation is Activation.LOG:
             found[:, column] = own <= 0
-        else:  # 0 where it can be no probability
+        else:  # 0 if it cannot be a probability
             found[:, column] = ((own >= SMALLEST) & (own <= 1)) / np.maximum(own, SMALLEST)
         return found
 
@@ -115,7 +115,7 @@ class ScoreMaps:
         cells: npt.NDArray[np.intp],
         of_scores: npt.NDArray[np.float32],
     ) -> npt.NDArray[np.float32]:
-        """Return what is [N, K, places] for some places in the shape of the values, 0 elsewhere."""
+        """Scatter [N, K, cells] of some cells into the shape of the values, 0 elsewhere."""
         whole = np.zeros(values.shape, np.float32)
         if self.last:
             whole.reshape(len(values), -1, self.classes)[:, cells] = np.moveaxis(of_scores, 1, 2)
@@ -124,13 +124,13 @@ class ScoreMaps:
         return whole
 
     def write(self, head: Head, cells: npt.NDArray[np.intp], column: int) -> str:
-        """Write the mean log p of a class over some places, [N, 1]; return its name."""
+        """Append nodes for the mean log p of a class over some cells, [N, 1]; return the name."""
         scores = head.op("Cast", self.name, to=1)
         shape = (0, -1, self.classes) if self.last else (0, self.classes, -1)
         rows = head.op("Reshape", scores, head.constant(shape, np.int64))
         index = head.constant(cells, np.int64)
         rows = head.op("Gather", rows, index, axis=1 if self.last else 2)
-        if not self.last:  # a softmax means the same in all opsets on the last axis alone
+        if not self.last:  # only on the last axis does Softmax mean the same in all opsets
             rows = head.op("Transpose", rows, perm=[0, 2, 1])
         if self.activation is Activation.SOFTMAX:
             rows = head.op("LogSoftmax", rows, axis=2)

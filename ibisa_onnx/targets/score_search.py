@@ -1,7 +1,7 @@
-"""Which tensor of a model holds class scores, and what to say where none does.
+"""Search for the tensor of class scores, and the error if there is none.
 
-Told by shapes and by the graph before the model has run, and by values after. What an output looks
-like is in `output_kinds`, how scores are read in `class_scores`.
+Shapes and graph are examined before the model has run, values after. `output_kinds` determines
+what an output looks like, `class_scores` how scores are read.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ if TYPE_CHECKING:
 
 Values = Mapping[str, npt.NDArray[Any]]
 
-_SUM_TOLERANCE = 1e-3  # what single precision, and half, leave of a sum of probabilities
-_ANY = "the scores of the classes"
+_SUM_TOLERANCE = 1e-3  # sums of float32 and float16 probabilities are that inexact
+_ANY = "the class scores"
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A tensor that may hold one score for each class.
+    """Tensor that may hold one score per class.
 
     Attributes
     ----------
     name
-        An output, or a tensor inside the model.
+        An output or inner tensor.
     output
-        The output that led to it.
+        Output through which it was found.
     labels
-        Names of the classes that the graph gives.
+        Class names contained in the graph.
     note
-        What a reader must know of it; else empty.
+        Warning about the candidate; otherwise empty.
     """
 
     name: str
@@ -52,18 +52,18 @@ class Candidate:
 
 
 class ScoreSearch:
-    """Finds the one tensor of class scores among a model's outputs, and before them.
+    """Finds the tensor of class scores among a model's outputs, and before them.
 
     Parameters
     ----------
     signature
-        All outputs of the model, and the input that takes the image.
+        Outputs of the model, and its image input.
     graph
-        Its nodes; None where they are not known.
+        Graph of the model; None if unknown.
     wanted
-        The output or the inner tensor that the user named; None: to be found.
+        Output or inner tensor specified by the caller; None to find it.
     trusted
-        Whether the user said how the scores are read, and so that there are some.
+        Whether the caller specified the activation, and thus that there are class scores.
     """
 
     def __init__(
@@ -82,22 +82,22 @@ class ScoreSearch:
         self._kinds = OutputKinds(signature.outputs, batch, self._makers)
 
     def check_wanted(self) -> None:
-        """Raise `OutputError` where the user named what the model has not."""
+        """Raise `OutputError` if the caller specified a tensor that does not exist."""
         names = [each.name for each in self._outputs]
         known = self._wanted is None or self._wanted in names or self._wanted in self._makers
         if not known and self._readable:
             raise OutputError(
-                f"there is no output {self._wanted!r}; choose from: {', '.join(names)}, or from "
-                "the tensors inside the model"
+                f"there is no output {self._wanted!r}; choose from: {', '.join(names)}, or "
+                "specify an inner tensor"
             )
 
     def candidates(self) -> list[Candidate]:
-        """Return the tensors that are to be computed: all that may hold class scores.
+        """Return the tensors to compute: all that may hold class scores.
 
         Raises
         ------
         OutputError
-            None may.
+            There are none.
         """
         self.check_wanted()
         if self._wanted is not None and self._named is None:
@@ -112,19 +112,19 @@ class ScoreSearch:
         return list(first.values())
 
     def choose(self, candidates: Sequence[Candidate], raws: Values) -> tuple[Candidate, str]:
-        """Return the candidate that holds one score for each class, and a warning, or "".
+        """Return the candidate that holds one score per class, and a warning, or "".
 
         Parameters
         ----------
         candidates
-            What `candidates` returned.
+            Return value of `candidates`.
         raws
-            Their raw values for one image, [1, ...].
+            Raw values of the candidates for one image, each [1, ...].
 
         Raises
         ------
         OutputError
-            None does, several do, or it holds something else by all that is known of it.
+            None or several of the candidates qualify, or it apparently holds something else.
         """
         self._learn_shapes(raws)
         fitting = [each for each in candidates if _holds_scores(raws[each.name])]
@@ -139,15 +139,15 @@ class ScoreSearch:
         if doubt and not self._trusted:
             kind = "softmax (or sigmoid)" if raws[chosen.name].size > 1 else "sigmoid-logit"
             raise OutputError(
-                f"output {chosen.output} is not read as class scores: it looks like {doubt}",
-                f"give activation={kind} if it holds them all the same",
+                f"output {chosen.output} looks like {doubt}, not class scores",
+                f"if it holds class scores nevertheless, pass activation={kind}",
             )
         if doubt:
-            warning = f"output {chosen.output} looks like {doubt}: if it is, the map means nothing"
+            warning = f"output {chosen.output} looks like {doubt}; if it is, the map is meaningless"
         return chosen, warning
 
     def declared(self) -> ClassCount | None:
-        """Tell by shapes and graph how many classes there are; None where they do not say."""
+        """Return the number of classes according to shapes and graph; None if undetermined."""
         if self._wanted is None and len(self._kinds.sequences) == 1:
             last = self._kinds.sequences[0].shape[-1]
             return ClassCount(last, steps=True) if isinstance(last, int) else None
@@ -160,7 +160,7 @@ class ScoreSearch:
         return self._count_of(found[0]) if len(found) == 1 else None
 
     def labels(self) -> list[KnownLabels]:
-        """Return the names of the classes that the graph gives."""
+        """Return the class names that the graph contains."""
         try:
             return [each.labels for each in self.candidates() if each.labels is not None]
         except OutputError:
@@ -172,11 +172,11 @@ class ScoreSearch:
 
     @property
     def _named(self) -> TensorInfo | None:
-        """The output that the user named; None where there is none, or it is an inner tensor."""
+        """The output that the caller specified; None if there is none, or it is an inner tensor."""
         return next((each for each in self._outputs if each.name == self._wanted), None)
 
     def _candidate(self, output: TensorInfo) -> Candidate | None:
-        """Return an output, or the scores that it was selected from; None where it has neither."""
+        """Return an output, or the scores it was selected from; None if neither qualifies."""
         made = selection(output.name, self._makers)
         if made is not None and made.operator == "ZipMap":
             return Candidate(made.scores, output.name, self._labels_of(made.scores))
@@ -184,8 +184,8 @@ class ScoreSearch:
             if self._kinds.is_beside_boxes(output):
                 return None
             note = (
-                f"output {output.name} is sorted by TopK, so the scores before the TopK are "
-                f"explained: {made.scores}"
+                f"output {output.name} is sorted by TopK; explaining the scores before the TopK: "
+                f"{made.scores}"
             )
             return Candidate(made.scores, output.name, note=note)
         if made is not None or not is_tensor(output) or self._kinds.is_sequence(output):
@@ -194,7 +194,7 @@ class ScoreSearch:
         return Candidate(output.name, output.name) if fits else None
 
     def _labels_of(self, scores: str) -> KnownLabels | None:
-        """Return the names that a ZipMap gives to the classes of a tensor."""
+        """Return the class names that a ZipMap assigns to a tensor."""
         makers = self._makers
         for output in self._outputs:
             made = selection(output.name, makers)
@@ -205,7 +205,7 @@ class ScoreSearch:
         return None
 
     def _count_of(self, candidate: Candidate) -> ClassCount | None:
-        """Tell how many classes a candidate has, None where neither labels nor shape say."""
+        """Return a candidate's number of classes; None if neither labels nor shape determine it."""
         if candidate.labels is not None:
             return ClassCount.of_scores(len(candidate.labels.labels))
         shape = next((each.shape for each in self._outputs if each.name == candidate.name), ())
@@ -217,7 +217,7 @@ class ScoreSearch:
         return ClassCount.of_scores(sides[0] if sides else 1)
 
     def _learn_shapes(self, raws: Values) -> None:
-        """Give outputs of which no shape is declared the one that they turned out to have."""
+        """Record the actual shapes of outputs that are declared without one."""
         outputs = tuple(
             replace(each, shape=raws[each.name].shape)
             if each.name in raws and not each.shape
@@ -233,11 +233,11 @@ class ScoreSearch:
         sure = [each for each in fitting if self._holds_probabilities(each.name, raws[each.name])]
         names = ", ".join(each.output for each in sure or fitting)
         if len(sure) != 1:
-            raise OutputError(f"outputs {names} can all hold class scores; choose with output=NAME")
+            raise OutputError(f"outputs {names} could all hold class scores; pass output=NAME")
         others = ", ".join(each.output for each in fitting if each is not sure[0])
         return sure[0], (
-            f"of several outputs {names} is read, which alone holds probabilities; output= chooses "
-            f"another: {others}"
+            f"several outputs could hold class scores; using {names}, the only one with "
+            f"probabilities; pass output= to use another: {others}"
         )
 
     def _holds_probabilities(self, name: str, raw: npt.NDArray[Any]) -> bool:
@@ -246,7 +246,7 @@ class ScoreSearch:
         return sums_to_one or ends_in_probabilities(name, self._makers)
 
     def _doubt(self, candidate: Candidate, raw: npt.NDArray[Any]) -> str:
-        """Return what a tensor looks like rather than class scores, empty where nothing does."""
+        """Return what a tensor looks like instead of class scores; "" if there is no doubt."""
         doubt = self._kinds.doubt(candidate.name, candidate.output, raw)
         if doubt or self._wanted is None or ends_in_probabilities(candidate.name, self._makers):
             return doubt
@@ -257,57 +257,58 @@ class ScoreSearch:
         ]
         if not sure or any(feeds_probabilities(candidate.name, it, self._makers) for it in sure):
             return ""
-        return f"no class scores (it ends in no softmax or sigmoid, as {sure[0]} does)"
+        return f"raw values (unlike {sure[0]}, it does not end in a softmax or sigmoid)"
 
     def _refusal(self) -> str:
-        """Say why no output, or the tensor that was named, will do, and which might."""
+        """Explain why no output, or the specified tensor, qualifies, and which might."""
         if self._wanted is None:
             return self._no_scores()
         if self._named is None:
-            return f"tensor {self._wanted} is not one score for each class [N, K]"
+            return f"tensor {self._wanted} does not have shape [N, K] (one score per class)"
         others = [each.name for each in self._outputs if self._kinds.may_hold_scores(each)]
         others = [name for name in others if name != self._wanted]
         if not others:
             return self._no_scores()
         return (
-            f"output {self._kinds.describe(self._named)} is not one score for each class; "
-            f"these may be: output={', '.join(others)}"
+            f"output {self._kinds.describe(self._named)} does not hold one score per class; "
+            f"these may: output={', '.join(others)}"
         )
 
     def _no_scores(self) -> str:
-        """Say that a model is no classifier, what its outputs are, and what would make it one."""
+        """Explain that the model is not a classifier, what its outputs are, and what to do."""
         if len(self._outputs) == 1 and self._is_picture(self._outputs[0]):
             return (
-                f"output {self._outputs[0]} looks like a picture, not class scores; "
-                "kind=regression explains all of it, direction='raise' with index= one value"
+                f"output {self._outputs[0]} looks like an image, not class scores; "
+                "pass kind=regression to explain all of it, or direction='raise' with index= for "
+                "a single value"
             )
         said = "; ".join(map(self._kinds.describe, self._outputs))
-        problem = f"no output holds one score for each class [N, K]: {said}; "
+        problem = f"no output has shape [N, K] (one score per class): found {said}; "
         if self._kinds.sequences:
             return problem + (
-                "only an objective of your own can explain one of its steps, in Python "
-                "(docs/reference/targets.md)"
+                "its steps can only be explained with an objective of your own, in Python "
+                "(docs/how-to/objectives.md)"
             )
         advice = next(filter(None, map(self._kinds.remedy, self._outputs)), _ANY)
-        inside = "output= chooses only among such outputs, and target= a class of one; "
+        inner = ""
         if self._readable:
             example = next(filter(None, map(self._before_arg_max, self._outputs)), "")
-            inside = f"name a tensor inside the model that is{example} (output= with target=), "
-        inside += "explain one of these numbers (direction='raise' with output= and index=), or "
-        return f"{problem}{inside}export the model with one more output: {advice}"
+            inner = f"select an inner tensor of that shape{example} (output= with target=), "
+        single = "explain single values (direction='raise' with output= and index=), or "
+        return f"{problem}{inner}{single}re-export with an extra output: {advice}"
 
     def _is_picture(self, output: TensorInfo) -> bool:
-        """Tell whether an output is a picture, of as many channels as the one that goes in."""
+        """Return whether an output looks like an image with the input's number of channels."""
         several = len(output.shape) == 4 and self._channels in (output.shape[1], output.shape[3])
         return several and self._channels > 1 and output.dtype.startswith("float")
 
     def _before_arg_max(self, output: TensorInfo) -> str:
-        """Suggest the scores that one class index a picture was made from, if it was."""
+        """Suggest the scores from which a single class index per image was selected, if it was."""
         made = selection(output.name, self._makers)
         single = made is not None and made.operator == "ArgMax" and len(output.shape) < 3
         return f" (perhaps {made.scores})" if made is not None and single else ""
 
 
 def _holds_scores(raw: npt.NDArray[Any]) -> bool:
-    """Tell by the values whether an output is one score for each class."""
+    """Return whether an output's values may be one score per class."""
     return raw.ndim > 1 and raw.dtype.kind in "fiu" and max(raw.shape[1:]) == np.size(raw[0]) > 0

@@ -1,7 +1,7 @@
-"""Segmenters and heat maps: a class for each place of a picture, and the regions of the classes.
+"""Segmenters and heat maps: a class per position of the image, and the regions of the classes.
 
-What is kept of a region is in `regions`, and what a segmenter says of a picture in
-`segmented_picture`. How a model is told to be a segmenter is in `map_search`.
+`regions` defines the objective of a region, `segmented_picture` the segmentation of one image, and
+`map_search` recognises segmenters.
 """
 
 from __future__ import annotations
@@ -35,22 +35,36 @@ NAME = "segmenter"
 
 @dataclass(frozen=True, eq=False)
 class RegionTarget:
-    """A class over a region, as a user points at it.
+    """Target a region of a segmenter: a class, a point, or an area of the image.
 
-    Without any argument it is the largest region of a class that is not the background.
+    Without any argument, the target is the largest region of a class other than the background.
 
     Attributes
     ----------
     label
-        The class, by name or index; None: the one at the point, or most given in the region.
-        Alone it means all places that the model gives that class.
+        Class, by name or index; None for the class at the point, or the most frequent class in the
+        region. On its own, the target is all of the image that the model assigns to that class.
     at
-        A point, x and y in the picture's pixels: the connected region of its class around it.
+        A point, x and y in pixels of the original image: the connected region of its class around
+        it. Cannot be combined with `region`.
     region
-        Where the class is meant: a mask [H, W] of the picture (not 0 is inside), the path of a mask
-        picture (not black is inside), or left, top, right, bottom in the picture's pixels. Of all
-        three alike those places count that the model gives that class, or all where it gives it to
-        none; a warning says so.
+        Area in which to explain the class: a mask [H, W] of the original image (non-zero is
+        inside), the path of a mask image (non-black is inside), or left, top, right, bottom in
+        pixels. Within it, the positions count that the model assigns to the class; if there are
+        none, all count, and a warning says so.
+
+    Raises
+    ------
+    TargetError
+        When bound: there is no such class or region in the image, or `at` and `region` are both
+        given.
+    ImageError
+        When bound: the mask image cannot be read.
+
+    Examples
+    --------
+    >>> RegionTarget("dog").label
+    'dog'
     """
 
     label: str | int | None = None
@@ -58,21 +72,21 @@ class RegionTarget:
     region: RegionLike | None = None
 
     def outputs(self, reader: Reader) -> tuple[str, ...]:
-        """Name the tensor of scores."""
+        """Return the name of the tensor of scores."""
         return _segmenter_of(reader).outputs()
 
     def bind(self, raw: Raw, context: Context) -> list[Objective]:
-        """Return the region of one picture.
+        """Return the objective for one image, as a list of one.
 
         Raises
         ------
         TargetError
-            There is no such class or region in this picture.
+            There is no such class or region in this image.
         ImageError
-            The mask cannot be read.
+            The mask image cannot be read.
         """
         if self.at is not None and self.region is not None:
-            raise TargetError("at and region are both given; give one of them")
+            raise TargetError("at and region are mutually exclusive; pass one of them")
         shown = _segmenter_of(context.reader).read(raw, context)
         column = None if self.label is None else shown.column(self.label)
         notes: tuple[str, ...] = ()
@@ -89,22 +103,22 @@ class RegionTarget:
             mask = shown.given(column)
             if not mask.any():
                 raise AbsentTargetError(
-                    f"there is no {shown.name(column)} in this picture; {shown.summary()}"
+                    f"there is no {shown.name(column)} in this image; {shown.summary()}"
                 )
         return [shown.objective(column, mask, *notes)]
 
 
 class SegmenterKind(Kind):
-    """A model that gives each place of a picture a class.
+    """Segmenter: a model that assigns a class to each position of the image.
 
     Parameters
     ----------
     maps
-        Its scores, and how they are read.
+        The score maps, and how they are read.
     reason
-        How that is known.
+        How they were recognised.
     warnings
-        What of it is a guess.
+        Warnings about what is assumed.
     """
 
     name = NAME
@@ -119,39 +133,39 @@ class SegmenterKind(Kind):
         self.maps, self.reason, self.warnings = maps, reason, warnings
 
     def outputs(self) -> tuple[str, ...]:
-        """Name the tensor of scores."""
+        """Return the name of the tensor of scores."""
         return (self.maps.name,)
 
     def target(self, wanted: str | int | None) -> TargetSpec:
-        """Return all places of a class, by name or index; None: the largest region."""
+        """Return the target of a class, by name or index; None for the largest region."""
         if isinstance(wanted, str) and wanted.lower().startswith("top:"):
             raise TargetError(
-                f"target {wanted} asks for the likeliest classes, and a segmenter gives regions; "
-                "give one class"
+                f"target {wanted} stands for the most likely classes, but a segmenter predicts "
+                "regions; pass one class"
             )
         return RegionTarget(wanted)
 
     def at(self, point: Point, wanted: str | int | None = None) -> TargetSpec:
-        """Return the connected region around a point, of a class where one is named."""
+        """Return the target of the connected region around a point, optionally of one class."""
         return RegionTarget(wanted, at=point)
 
     def over(self, region: RegionLike, wanted: str | int | None = None) -> TargetSpec:
-        """Return a class over a region; None: the one that is most given there."""
+        """Return the target of a class over a region; None for the most frequent class there."""
         return RegionTarget(wanted, region=region)
 
     def answers(self, raw: Raw, context: Context) -> list[Answer]:
-        """Return the classes that the picture has, the largest first."""
+        """Return the classes in the image, largest area first."""
         return list(self.read(raw, context).answers())
 
     def read(self, raw: Raw, context: Context) -> Segmentation:
-        """Return what it says of a picture."""
+        """Return the segmentation of one image."""
         return Segmentation(self.maps, raw[self.maps.name], context)
 
 
 def find(facts: ModelFacts, *, said: bool = False) -> SegmenterKind | None:
-    """Recognise a segmenter by a tensor that holds a score of each class for each place.
+    """Recognise a segmenter by a tensor with a score per class and position.
 
-    Where the user has `said` that it is one, the shape of an output will do.
+    If the caller `said` that it is one, a matching shape suffices.
     """
     found = find_maps(facts, said=said)
     if found is None:

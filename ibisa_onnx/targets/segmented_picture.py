@@ -1,6 +1,6 @@
-"""What a segmenter says of one picture: the classes of its places, and the regions of these.
+"""Segmentation of one image: the class of each position, and the regions of the classes.
 
-What is asked of it is in `segmentation`, and what is kept of a region in `regions`.
+`segmentation` defines the targets, `regions` the objectives.
 """
 
 from __future__ import annotations
@@ -22,37 +22,37 @@ from ibisa_onnx.targets.score_maps import ScoreMaps
 from ibisa_onnx.targets.window import Point, cell_at, cells_seen
 
 FOREGROUND = "foreground"
-"""What the class of a single map is called where nobody named it."""
+"""Default name of the class of a single map."""
 HALF = 0.5
-"""The probability above which a place is of a class that excludes no other."""
+"""Probability above which a position belongs to a class that excludes no other."""
 BACKGROUND = frozenset(
     {"background", "_background_", "__background__", "bg", "backgrounds", "unlabeled", "unlabelled"}
     | {"void", "none", "nothing", "other", "ignore"}
 )
-"""What labels call the places of nothing, in lower case."""
+"""Label names of the background, in lower case."""
 PASCAL_VOC = (
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat"),
     *("chair", "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant"),
     *("sheep", "sofa", "train", "tvmonitor"),
 )
-"""The classes of Pascal VOC, in its order."""
+"""Classes of Pascal VOC, in order."""
 
-_LEAST_THING = 0.1  # of a region: a class that has more of it is what the region is about
-_MOST_OF = 0.9  # of a region: a class that has less of it is told of
+_LEAST_THING = 0.1  # of a region: a non-background class with more of it is its class
+_MOST_OF = 0.9  # of a region: a class with less of it is warned about
 _NAMED = 6  # in an error
 
 
 class Segmentation:
-    """What a segmenter says of one picture.
+    """Segmentation of one image.
 
     Parameters
     ----------
     maps
         How the scores are read.
     values
-        [1, ...], the scores.
+        The scores, [1, ...].
     context
-        The labels, and where the picture lies in the model's input.
+        The model's labels, and the image's geometry.
 
     Raises
     ------
@@ -69,7 +69,7 @@ class Segmentation:
 
     @cached_property
     def labels(self) -> tuple[str, ...] | None:
-        """Names of the classes; None where nobody gave any."""
+        """Class names; None if unknown."""
         if self.maps.classes == 1:
             return (_one_name(self._context.reader),)
         known = self._context.reader.labels_for(self.maps.classes)
@@ -77,27 +77,27 @@ class Segmentation:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What of the reading is a guess on this picture."""
+        """Warnings about what is assumed for this image."""
         notes = []
         if self.labels is PASCAL_VOC:
             notes.append(
-                "nothing names the 21 classes, so they are taken to be Pascal VOC's (a guess): "
-                "give labels= if they are not"
+                "the 21 classes have no labels and are assumed to be Pascal VOC's; if they are "
+                "not, pass labels="
             )
         if self._threshold != HALF:
             notes.append(
-                f"{FOREGROUND} is above 50% in all of the picture, so its region is where it is "
+                f"{FOREGROUND} is above 50% everywhere in the image; its region is where it is "
                 f"above {self._threshold:.0%}, the middle of its range"
             )
         return tuple(notes)
 
     def column(self, wanted: str | int) -> int:
-        """Return the class that a word means.
+        """Return the class index that a name or number stands for.
 
         Raises
         ------
         TargetError
-            There is none.
+            There is no such class.
         """
         text, classes = str(wanted).strip(), self.maps.classes
         index = spelt_index(text, self.labels)
@@ -108,20 +108,20 @@ class Segmentation:
             return index
         if self.labels is None:
             raise TargetError(
-                f"target {text!r} is a name, and the model's labels are not known; "
-                "give labels=FILE, or a class index"
+                f"target {text!r} is a name, but the model's labels are unknown; "
+                "pass labels=FILE, or a class index"
             )
         return find_label(self.labels, text)
 
     def name(self, column: int) -> str:
-        """Return what a class is called."""
+        """Return the name of a class."""
         return self.labels[column] if self.labels else f"class {column}"
 
     @cached_property
     def background(self) -> int | None:
-        """The class of nothing; None where there is none.
+        """Index of the background class; None if there is none.
 
-        That is what labels say, or without any class 0, if it has most of the picture's border.
+        Taken from the labels; without labels it is class 0, if that dominates the image border.
         """
         if self.maps.classes == 1:
             return None
@@ -137,18 +137,18 @@ class Segmentation:
     # -- places
 
     def given(self, column: int) -> Mask:
-        """Tell for each place that shows the picture whether it is given a class, [h, w]."""
+        """Return the cells within the image that are assigned to a class, bool [h, w]."""
         if self.maps.exclusive:
             return np.asarray((self._winners == column) & self._seen)
         return np.asarray((self._probability(column) > self._threshold) & self._seen)
 
     def largest(self) -> int:
-        """Return the class with the most places, the background only where there is no other.
+        """Return the class with the largest area; the background only if there is no other.
 
         Raises
         ------
         TargetError
-            No place is given any class.
+            No cell is assigned to any class.
         """
         present = self._present
         if not present:
@@ -156,7 +156,7 @@ class Segmentation:
         return next((each for each in present if each != self.background), next(iter(present)))
 
     def most_given(self, mask: Mask) -> int:
-        """Return the class that has most of a region; of the background's a thing's in it."""
+        """Return the most frequent class in a region, preferring objects over background."""
         counts = {each: int((self.given(each) & mask).sum()) for each in self._present}
         counts = dict(sorted(counts.items(), key=lambda item: -item[1])) or {0: 0}
         least = _LEAST_THING * int(mask.sum())
@@ -164,12 +164,12 @@ class Segmentation:
         return next(things, next(iter(counts)))
 
     def around(self, at: Point, wanted: int | None) -> tuple[int, Mask]:
-        """Return the class at a point of the picture, and its connected region around it.
+        """Return the class at a point of the image, and its connected region around it.
 
         Raises
         ------
         TargetError
-            The point lies outside, or is of no class, or of another than the one wanted.
+            The point lies outside the image, has no class, or not the wanted one.
         """
         import cv2
 
@@ -185,17 +185,17 @@ class Segmentation:
         return own, np.asarray(parts == parts[row, column])
 
     def projected(self, mask: Mask) -> Mask:
-        """Return the places that a region of the picture covers: by half, or else at all.
+        """Return the cells that a region of the image covers: by at least half, or else at all.
 
         Parameters
         ----------
         mask
-            bool [H, W] of the picture.
+            bool [H, W], of the original image.
 
         Raises
         ------
         TargetError
-            The model sees nothing of it.
+            The model sees nothing of the region.
         """
         geometry = self._context.geometry
         (top, left), (high, wide), (rows, columns) = geometry.offset, geometry.scale, geometry.model
@@ -206,37 +206,40 @@ class Segmentation:
             if found.any():
                 return found
         raise AbsentTargetError(
-            "the region lies outside what the model sees of the picture; "
-            "give another region, or resize=stretch"
+            "the region lies outside the part of the image that the model sees; "
+            "pass another region, or resize=stretch"
         )
 
     def within(self, region: Mask, column: int) -> tuple[Mask, tuple[str, ...]]:
-        """Return the places of a region that count for a class, and what a user must know of it.
+        """Return the cells of a region that count for a class, and warnings.
 
-        Those are what the model gives the class: of the corners of a box around an object its
-        class's probability is next to nothing, and their geometric mean, too. Of a region without
-        such places all count.
+        These are the cells that the model assigns to the class: in the corners of a box around an
+        object the class's probability is almost 0, and so would be the geometric mean. If there are
+        none, all cells count.
         """
         own, name = region & self.given(column), self.name(column)
         share = float(own.sum() / region.sum())
         if not share:
             return region, (
-                f"the model gives {name} no part of the region; all of it is explained",
+                f"the model assigns no part of the region to {name}; all of it is explained",
             )
         if share > _MOST_OF:
             return own, ()
-        said = f"the model gives {name} {percent(share)} of the region; that part is explained"
+        said = (
+            f"the model assigns {percent(share)} of the region to {name}; only that part is "
+            "explained"
+        )
         return own, (said,)
 
     def objective(self, column: int, mask: Mask, *notes: str) -> RegionObjective:
-        """Return the objective of a class over places, bool [h, w], with warnings of its own."""
+        """Return the objective of a class over cells, bool [h, w], with additional warnings."""
         label = self.labels[column] if self.labels else None
         box, area = self._box(mask), self._area(mask)
         notes = (*self.notes, *notes)
         return RegionObjective(self.maps, column, Region.of(mask), label, box, area, notes)
 
     def answers(self) -> Iterator[Answer]:
-        """Yield the classes that the picture has, the largest first."""
+        """Yield the classes in the image, largest area first."""
         for column, area in self._present.items():
             made = self.objective(column, self.given(column))
             score = float(made.probability({self.maps.name: self._values})[0])
@@ -244,28 +247,30 @@ class Segmentation:
             yield Answer(self.name(column), score, column, made.label, made.box, details)
 
     def summary(self) -> str:
-        """Say what the picture has."""
+        """Summarise the classes in the image."""
         if not self._present:
             most = float(np.max(self._all_probabilities * self._seen))
-            return f"nothing in the picture reaches {HALF:.0%}, the most is {most:.0%}"
+            return f"no part of the image reaches {HALF:.0%}; the highest probability is {most:.0%}"
         named = [f"{self.name(n)} {percent(area)}" for n, area in self._present.items()]
         more = len(named) - _NAMED
-        return f"there is: {', '.join(named[:_NAMED])}{f' and {more} more' if more > 0 else ''}"
+        rest = f" and {more} more" if more > 0 else ""
+        return f"the image contains: {', '.join(named[:_NAMED])}{rest}"
 
     def _there(self, row: int, column: int) -> str:
-        """Say what lies at a place; of one that is of no class what the picture has."""
+        """Describe what is at a cell; if it has no class, what the image contains."""
         if not self._seen[row, column]:
-            return "the model does not see that point; give another, or resize=stretch"
+            return "the model does not see that point; pass another one, or resize=stretch"
         chances = self._all_probabilities[:, row, column]
         found = [each for each in self._present if self.given(each)[row, column]]
         if not found:
             most = int(chances.argmax())
-            return f"the most there is {self.name(most)} {chances[most]:.0%}; {self.summary()}"
+            likeliest = f"{self.name(most)} {chances[most]:.0%}"
+            return f"the most likely class there is {likeliest}; {self.summary()}"
         found.sort(key=lambda each: -chances[each])
         named = [f"{self.name(each)} {chances[each]:.0%}" for each in found[:_NAMED]]
-        return f"what is there: {', '.join(named)}"
+        return f"found there: {', '.join(named)}"
 
-    # -- what these are made of
+    # -- cached intermediate results
 
     @cached_property
     def _scores(self) -> npt.NDArray[np.float32]:
@@ -274,7 +279,7 @@ class Segmentation:
 
     @cached_property
     def _winners(self) -> npt.NDArray[np.intp]:
-        """The class of the largest score, [h, w]."""
+        """Class with the largest score, [h, w]."""
         return np.asarray(self._scores.argmax(0))
 
     @cached_property
@@ -288,9 +293,9 @@ class Segmentation:
 
     @cached_property
     def _threshold(self) -> float:
-        """The probability above which a place is of a class that excludes no other.
+        """Probability above which a cell belongs to a class that excludes no other.
 
-        Maps of importance may have all of the picture above a half: then the middle of their range.
+        Saliency maps may be above 0.5 everywhere; the threshold is then the middle of their range.
         """
         if self.maps.classes > 1:
             return HALF
@@ -300,12 +305,12 @@ class Segmentation:
 
     @cached_property
     def _seen(self) -> Mask:
-        """Tell for each place whether its middle shows the picture, [h, w]."""
+        """Whether the centre of each cell lies within the image, bool [h, w]."""
         return cells_seen(self._context.geometry, self.grid)
 
     @cached_property
     def _present(self) -> dict[int, float]:
-        """The share of the picture of each class that it has, the largest first."""
+        """Fraction of the image that each class covers, largest first."""
         columns: list[int] = list(range(self.maps.classes))
         if self.maps.exclusive:
             columns = [int(each) for each in np.unique(self._winners[self._seen])]
@@ -313,12 +318,12 @@ class Segmentation:
         return {n: areas[n] for n in sorted(areas, key=lambda n: -areas[n]) if areas[n] > 0}
 
     def _area(self, mask: Mask) -> float:
-        """Return the share of the picture that places take up."""
+        """Return the fraction of the image that cells cover."""
         seen = self._context.geometry.seen_share
         return float(mask.sum() / max(1, int(self._seen.sum()))) * min(1.0, seen)
 
     def _box(self, mask: Mask) -> Box:
-        """Return left, top, right, bottom around places, in the picture's pixels."""
+        """Return the bounding box of cells, in pixels of the original image."""
         rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
         sides = self._context.geometry.model
         down, across = (side / cells for side, cells in zip(sides, self.grid, strict=True))
@@ -327,7 +332,7 @@ class Segmentation:
 
 
 def _one_name(reader: Reader) -> str:
-    """Return what the class of a single map is called: the one label, or the second of two."""
+    """Return the name of a single map's class: the only label, or the second of two."""
     try:
         known = reader.labels_for(1)
     except TargetError:

@@ -1,20 +1,22 @@
-"""Text recognisers: what they read in a picture, and how it is pointed at.
+"""Text recognisers: what they read in an image, and targets that point at it.
 
-What is read is the likeliest class of each step along the line, a run of the same counted once,
-without the blanks. Steps lie evenly across the picture, so a character's steps say where it is.
-Where the scores come from is in `ctc`, and what is kept of them in `text_objectives`. Decoders that
-write one character after the other by attention have no such steps, and are not known here.
+The text is the most likely class of each step along the line, with repeated classes merged and
+blanks removed. Steps lie evenly across the image, so a character's steps locate it. `ctc` finds the
+scores, `text_objectives` defines the objectives. Attention decoders, which predict one character
+after the other, have no such steps and are not supported.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ibisa_onnx.checks import check_flag, check_type
 from ibisa_onnx.errors import AbsentTargetError, TargetError
 from ibisa_onnx.targets.base import (
     Answer,
@@ -46,25 +48,25 @@ from ibisa_onnx.targets.text_objectives import (
 if TYPE_CHECKING:
     from ibisa_onnx.preprocessing.geometry import Geometry
 
-_SHIFT = 1  # steps by which a character may move where pixels are hidden
-_WIDEST = 1.5  # of a character, in distances from one to the next
-_ALONE = 3.0  # steps that a character alone is taken to be wide
+_SHIFT = 1  # steps by which a character may shift under masking
+_WIDEST = 1.5  # maximum width of a character, in character distances
+_ALONE = 3.0  # assumed width of a single character, in steps
 
 
 @dataclass(frozen=True)
 class Character:
-    """A character that was read.
+    """Recognised character.
 
     Attributes
     ----------
     text, column
-        What it is, and its class.
+        The character, and its class index.
     start, stop
-        Its first step, and the one behind its last.
+        First step, and the step after the last.
     score
-        Its probability at the best of them, in 0..1.
+        Probability at the best of these steps, 0..1.
     sides
-        Where it lies across the model's input, left and right, as shares of the width.
+        Left and right end, as fractions of the model input's width.
     """
 
     text: str
@@ -78,16 +80,16 @@ class Character:
 def decode(
     scores: npt.NDArray[Any], blank: int, names: Sequence[str] | None
 ) -> tuple[Character, ...]:
-    """Return what is read: the likeliest class of each step, runs once, without blanks.
+    """Decode scores greedily: the most likely class per step, merged, without blanks.
 
     Parameters
     ----------
     scores
         Log-probabilities, [T, K].
     blank
-        The class that stands for no character.
+        Class index of the blank.
     names
-        What the classes are called; None: "#12" is the twelfth.
+        Names of the classes; None to write class 12 as "#12".
     """
     best = scores.argmax(1)
     turns = np.flatnonzero(np.diff(best, prepend=-1, append=-1))
@@ -103,10 +105,10 @@ def decode(
 
 
 def _sides(middles: Sequence[float], steps: int) -> list[tuple[float, float]]:
-    """Return where characters begin and end, as shares of all steps, from their middles.
+    """Return where characters begin and end, as fractions of all steps, from their centres.
 
-    Each reaches halfway to the next, but not further than the usual distance allows, for where a
-    space was not read there is a gap. A character alone is taken to be three steps wide.
+    Each reaches halfway to its neighbours, limited by the usual distance: a space that was not read
+    leaves a gap. A single character is assumed to be three steps wide.
     """
     gaps = np.diff(middles)
     usual = float(np.median(gaps)) if len(gaps) else _ALONE
@@ -120,18 +122,30 @@ def _sides(middles: Sequence[float], steps: int) -> list[tuple[float, float]]:
 
 @dataclass(frozen=True)
 class TextTarget:
-    """What was read, or some of it.
+    """Target the text that a recogniser reads, or characters of it.
+
+    Without any argument, the whole text is the target.
 
     Attributes
     ----------
     char
-        A character by its number in the text, from 1; None: whichever the rest leaves.
+        Number of a character in the text, from 1; None for any.
     at
-        A point, x and y in the picture's pixels: the character there.
+        A point, x and y in pixels of the original image: the character there.
     part
-        A part of the text as it is spelt, where that comes first: one character, or several.
+        Substring of the text, one or more characters; its first occurrence is used.
     every
-        Each of the characters that are left, and not the whole.
+        Explain each chosen character separately, rather than the text as a whole.
+
+    Raises
+    ------
+    TargetError
+        When bound: no text was read, or it does not contain the target.
+
+    Examples
+    --------
+    >>> TextTarget(part="42").part
+    '42'
     """
 
     char: int | None = None
@@ -139,23 +153,27 @@ class TextTarget:
     part: str | None = None
     every: bool = False
 
+    def __post_init__(self) -> None:
+        check_type("part", self.part, (str, NoneType), "some of the text", TargetError)
+        check_flag("every", self.every, TargetError)
+
     def outputs(self, reader: Reader) -> tuple[str, ...]:
-        """Name the tensor of steps."""
+        """Return the name of the tensor of steps."""
         return _recogniser_of(reader).outputs()
 
     def bind(self, raw: Raw, context: Context) -> list[Objective]:
-        """Return the text, or the characters, that it means.
+        """Return the objective of the text, or one per character, for one image.
 
         Raises
         ------
         TargetError
-            Nothing was read, or not that.
+            No text was read, or it does not contain the target.
         """
         reading = _recogniser_of(context.reader).read(raw, context)
         if not reading.characters:
             raise AbsentTargetError(
                 f"no text was read: all {reading.steps} steps are blank; check the "
-                "preprocessing, or give another picture"
+                "preprocessing, or use another image"
             )
         if self.part is not None:
             start, stop = reading.find(self.part)
@@ -165,27 +183,28 @@ class TextTarget:
             start, stop = reading.at(context.check_point(self.at))
         else:
             start, stop = 0, len(reading.characters)
-        if self.every or (stop - start == 1 and self != TextTarget()):
+        whole = self.part is None and self.char is None and self.at is None
+        if self.every or (stop - start == 1 and not whole):
             return [reading.character(each) for each in range(start, stop)]
         return [reading.span(start, stop)]
 
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """What was read in one picture.
+    """Text that was read in one image.
 
     Attributes
     ----------
     characters
-        In the order of the text.
+        Characters in text order.
     scores
-        Log-probabilities of the classes at each step, [T, K].
+        Log-probabilities per step, [T, K].
     geometry
-        Where the picture lies in the model's input.
+        Mapping between pixels of the original image and of the model input.
     named
-        Whether it is known what the classes are called.
+        Whether the charset is known.
     writers
-        What makes the tensor of steps.
+        Writers of the tensor of steps.
     """
 
     characters: tuple[Character, ...]
@@ -196,35 +215,35 @@ class Reading:
 
     @property
     def steps(self) -> int:
-        """How many steps there are."""
+        """Number of steps."""
         return len(self.scores)
 
     @property
     def text(self) -> str:
-        """What the characters spell."""
+        """The text."""
         return "".join(each.text for each in self.characters)
 
     @property
     def score(self) -> float:
-        """The geometric mean of the characters' probabilities; 0 where nothing was read."""
+        """Geometric mean of the characters' probabilities; 0 if nothing was read."""
         scores = [max(each.score, SMALLEST) for each in self.characters]
         return float(np.exp(np.mean(np.log(scores)))) if scores else 0.0
 
     @property
     def summary(self) -> str:
-        """Say what was read."""
+        """Summary of what was read."""
         count = len(self.characters)
         return f'the text is "{shortened(self.text)}", {count} character{"s" * (count != 1)}'
 
     def numbered(self, number: int) -> tuple[int, int]:
-        """Return where a character begins and ends by its number, from 1; TargetError."""
+        """Return start and stop of a character by number, from 1; or raise `TargetError`."""
         whole = isinstance(number, int | np.integer) and not isinstance(number, bool)
         if not whole or not 1 <= number <= len(self.characters):
             raise AbsentTargetError(f"there is no character {number}; {self.summary}")
         return int(number) - 1, int(number)
 
     def find(self, part: str) -> tuple[int, int]:
-        """Return where a part of the text begins and ends, as characters; TargetError."""
+        """Return start and stop of a substring, in characters; or raise `TargetError`."""
         ends = np.cumsum([0, *(len(each.text) for each in self.characters)]).tolist()
         place = self.text.find(part) if part else -1
         if place < 0:
@@ -233,7 +252,7 @@ class Reading:
         return start - 1, stop
 
     def at(self, point: tuple[float, float]) -> tuple[int, int]:
-        """Return where the character at a point begins and ends; TargetError."""
+        """Return start and stop of the character at a point; or raise `TargetError`."""
         x, y = point
         for number in range(len(self.characters)):
             left, top, right, bottom = self.box(number, number + 1)
@@ -242,13 +261,13 @@ class Reading:
         raise AbsentTargetError(f"no character was read at {x:g},{y:g}; {self.summary}")
 
     def box(self, start: int, stop: int) -> Box:
-        """Return left, top, right, bottom of characters in the picture's pixels."""
+        """Return the bounding box of characters, in pixels of the original image."""
         height, width = self.geometry.model
         left, right = self._sides(start, stop)
         return in_picture((left * width, 0, right * width, height), self.geometry)
 
     def character(self, number: int) -> CharacterObjective:
-        """Return the objective of a character, numbered from 0."""
+        """Return the objective of a character, by its index from 0."""
         found = self.characters[number]
         return CharacterObjective(
             self._place(found),
@@ -261,7 +280,7 @@ class Reading:
         )
 
     def span(self, start: int, stop: int) -> TextObjective:
-        """Return the objective of some characters that follow each other."""
+        """Return the objective of consecutive characters."""
         chosen = self.characters[start:stop]
         places = tuple(map(self._place, chosen))
         return TextObjective(
@@ -275,7 +294,7 @@ class Reading:
         )
 
     def answers(self) -> list[Answer]:
-        """Return the text, and then each of its characters."""
+        """Return the text, followed by its characters."""
         if not self.characters:
             return []
         count = len(self.characters)
@@ -307,16 +326,16 @@ class Reading:
 
 
 class RecogniserKind(Kind):
-    """A text recogniser that gives scores for each step.
+    """Text recogniser with scores per step (CTC).
 
     Parameters
     ----------
     scores
-        Its tensor of scores.
+        The tensor of scores.
     blank
-        The class that stands for no character, unless the charset says otherwise.
+        The class of the blank, unless the charset contains one.
     charsets
-        The names of the classes that its file gives, the most trusted first.
+        Class names from the model file, most trusted first.
     """
 
     name = "text recogniser"
@@ -328,7 +347,7 @@ class RecogniserKind(Kind):
         self.scores, self.blank, self._own = scores, blank, tuple(charsets)
         self.family = scores.family
         self.reason = (
-            f"{scores.source} holds scores of {scores.classes} classes for each step along a line; "
+            f"{scores.source} holds scores of {scores.classes} classes per step along a line; "
             f"{blank.reason}"
         )
         self.preprocessing = scores.preprocessing
@@ -336,38 +355,38 @@ class RecogniserKind(Kind):
 
     @property
     def nodes(self) -> tuple[Nodes, ...]:
-        """What makes the tensor of steps."""
+        """The scores, which write the tensor of steps."""
         return (self.scores,)
 
     def outputs(self) -> tuple[str, ...]:
-        """Name the tensor of steps."""
+        """Return the name of the tensor of steps."""
         return self.scores.outputs
 
     def target(self, wanted: str | int | None) -> TargetSpec:
-        """Return the text, a character by its number, or a part of the text as it is spelt."""
+        """Return the target of the text, of a character by number, or of a substring."""
         if wanted is None:
             return TextTarget()
         return TextTarget(part=wanted) if isinstance(wanted, str) else TextTarget(char=wanted)
 
     def at(self, point: tuple[float, float], wanted: str | int | None = None) -> TargetSpec:
-        """Return the character at a point."""
+        """Return the target of the character at a point."""
         if wanted is not None:
             raise TargetError(
-                f"a point means the character there, and target {wanted!r} is given too; give one"
+                f"a point already selects a character; pass either the point or target {wanted!r}"
             )
         return TextTarget(at=point)
 
     def answers(self, raw: Raw, context: Context) -> list[Answer]:
-        """Return the text, and then its characters in their order."""
+        """Return the text, followed by its characters."""
         return self.read(raw, context).answers()
 
     def read(self, raw: Raw, context: Context) -> Reading:
-        """Return what is read in one picture.
+        """Return the text read in one image.
 
         Raises
         ------
         TargetError
-            The user's labels do not fit.
+            The caller's labels do not match.
         OutputError
             The scores are NaN.
         """
@@ -378,12 +397,12 @@ class RecogniserKind(Kind):
         return Reading(found, scores, context.geometry, names is not None, self.nodes)
 
     def charset(self, reader: Reader) -> tuple[tuple[str, ...] | None, int]:
-        """Return what the classes are called, None where that is not known, and the blank.
+        """Return the names of the classes, None if unknown, and the index of the blank.
 
         Raises
         ------
         TargetError
-            The user's labels do not fit.
+            The caller's labels do not match.
         """
         labels, classes = reader.labels, self.scores.classes
         for each in self._own if labels in self._own else filter(None, (labels,)):
@@ -395,12 +414,12 @@ class RecogniserKind(Kind):
         return None, self.blank.index
 
     def column(self, wanted: str | int, reader: Reader) -> tuple[int, str | None]:
-        """Return the class of a character, and what it is; without a charset, of its number.
+        """Return class index and name of a character; without a charset, of a class number.
 
         Raises
         ------
         TargetError
-            There is none.
+            There is no such character.
         """
         names, _ = self.charset(reader)
         if names is not None and str(wanted) in names:
@@ -409,25 +428,25 @@ class RecogniserKind(Kind):
         if names is None and not isinstance(wanted, str) and 0 <= wanted < classes:
             return int(wanted), None
         why = (
-            f"the charset is not known, so give a class, 0 to {classes - 1}, or labels="
+            f"the charset is unknown; pass a class, 0 to {classes - 1}, or labels="
             if names is None
-            else "it is not one character of the charset"
+            else "the charset does not contain it"
         )
         raise TargetError(f"there is no character {wanted!r}: {why}")
 
     def _mismatch(self) -> str:
-        """Say where the file's own charset does not fit."""
+        """Return a warning if the file's own charset does not match."""
         classes = self.scores.classes
         if not self._own or any(fit_charset(each, classes, self.blank.index) for each in self._own):
             return ""
         return (
-            f"the {len(self._own[0])} characters that the file names do not fit its {classes} "
-            "classes, so that characters are shown by number; give labels="
+            f"the file names {len(self._own[0])} characters, which do not match its {classes} "
+            "classes; characters are shown by number. Pass labels= to name them"
         )
 
 
 def find(facts: ModelFacts, *, said: bool = False) -> RecogniserKind | None:
-    """Recognise a text recogniser by scores for each step along a line; `said`: a user says so."""
+    """Recognise a text recogniser by its per-step scores; `said`: the caller specified the kind."""
     found = find_scores(facts, said=said)
     if found is None:
         return None

@@ -1,6 +1,6 @@
-"""Read text as objectives: the probability that it, or one of its characters, is still read.
+"""Objectives of text: the probability that it, or one of its characters, is still read.
 
-What is read, and where, is in `sequence`.
+`sequence` decodes the text and locates it.
 """
 
 from __future__ import annotations
@@ -19,42 +19,42 @@ from ibisa_onnx.targets.ctc import STEPS
 if TYPE_CHECKING:
     import onnx
 
-_LEAST_DOUBT = 1e-6  # of a probability near 1, in single precision
+_LEAST_DOUBT = 1e-6  # of 1 - p in single precision
 _SHOWN = 40  # characters of a text, in captions and errors
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a character may be read: a class, and the steps.
+    """Where a character may be read: its class and its steps.
 
     Attributes
     ----------
     column
-        Its class.
+        Class index.
     steps
-        Those at which it was read, and one more on either side: where pixels are hidden it may
-        shift, and is read all the same.
+        Steps at which it was read, and one more on either side: masking may shift a character that
+        is still read.
     """
 
     column: int
     steps: tuple[int, ...]
 
     def best(self, scores: npt.NDArray[Any]) -> tuple[Doubles, npt.NDArray[np.intp]]:
-        """Return the largest log-probability, [N], of scores [N, T, K], and its step."""
+        """Return the largest log-probability, [N], in scores [N, T, K], and its step."""
         values = np.asarray(scores[:, list(self.steps), self.column], np.float64)
         return values.max(1), np.asarray(self.steps)[values.argmax(1)]
 
     def write(self, head: Head) -> str:
-        """Write it as nodes, [N, 1]."""
+        """Append nodes that compute it, [N, 1]."""
         rows = head.op("Gather", STEPS, head.constant(list(self.steps), np.int64), axis=1)
         values = head.op("Gather", rows, head.constant([self.column], np.int64), axis=2)
         return head.largest(values)
 
 
 def mean_log_odds(places: Sequence[Place], scores: npt.NDArray[Any]) -> Doubles:
-    """Return the mean of log p / (1 - p) over characters, [N], of log-probabilities [N, T, K].
+    """Return the mean log-odds over characters, [N] in nats, from log-probabilities [N, T, K].
 
-    A doubt 1 - p of less than a millionth is rounding, and counts as one.
+    1 - p is at least 1e-6, below which it is rounding.
     """
     values = np.stack([each.best(scores)[0] for each in places])
     odds = values - np.log(np.maximum(-np.expm1(values), _LEAST_DOUBT))
@@ -62,7 +62,7 @@ def mean_log_odds(places: Sequence[Place], scores: npt.NDArray[Any]) -> Doubles:
 
 
 class _SomeSteps(Objective):
-    """What is read off the tensor of steps, at one place of the line."""
+    """Objective read from the tensor of steps, at one part of the line."""
 
     within: Box
     writers: tuple[Nodes, ...]
@@ -74,7 +74,7 @@ class _SomeSteps(Objective):
 
     @property
     def nodes(self) -> tuple[Nodes, ...]:
-        """What makes it."""
+        """Writers of the tensor of steps."""
         return self.writers
 
     @property
@@ -85,24 +85,24 @@ class _SomeSteps(Objective):
 
 @dataclass(frozen=True)
 class CharacterObjective(_SomeSteps):
-    """The probability that a character is still read where it was: log p at its best step.
+    """Log-probability that a character is still read where it was: log p at its best step.
 
     Attributes
     ----------
     place
-        Its class and steps.
+        Class and steps of the character.
     label
-        What it is; None where the charset is not known.
+        The character; None if the charset is unknown.
     number
-        Which character of the text it is, from 1.
+        Number of the character in the text, from 1.
     text
         The whole text.
     box
-        Left, top, right, bottom in the picture's pixels.
+        Left, top, right, bottom, in pixels of the original image.
     within
-        The same in 0..1 of the sides of the model's input.
+        The same box as fractions 0..1 of the model input.
     writers
-        What makes the tensor of steps.
+        Writers of the tensor of steps.
     """
 
     place: Place
@@ -114,22 +114,22 @@ class CharacterObjective(_SomeSteps):
     writers: tuple[Nodes, ...] = field(default=(), repr=False)
 
     def score(self, raw: Raw) -> Doubles:
-        """Return log p, [N]."""
+        """Return log p, float64 [N] in nats."""
         return self.place.best(raw[STEPS])[0]
 
     def vjp(self, raw: Raw) -> dict[str, npt.NDArray[np.float32]]:
-        """Return d log p / d steps: 1 at the best of them."""
+        """Return d log p / d steps: 1 at the best step."""
         scores = raw[STEPS]
         cotangent = np.zeros(scores.shape, np.float32)
         cotangent[np.arange(len(scores)), self.place.best(scores)[1], self.place.column] = 1
         return {STEPS: cotangent}
 
     def to_onnx(self, graph: onnx.GraphProto) -> str:
-        """Write log p behind the steps."""
+        """Append nodes that compute log p."""
         return self.place.write(Head(graph))
 
     def describe(self) -> dict[str, Any]:
-        """Return what it is, of which text, and where."""
+        """Return the character, its text, and its location."""
         name = self.label if self.label is not None else f"#{self.place.column}"
         return {
             "kind": "character",
@@ -145,14 +145,14 @@ class CharacterObjective(_SomeSteps):
 
 @dataclass(frozen=True)
 class TextObjective(_SomeSteps):
-    """The probability that a text is still read: the geometric mean of its characters'.
+    """Probability that a text is still read: the geometric mean over its characters.
 
-    Its score is what is left of their log-odds, their mean less what it is for the picture: log p
-    has no gradient for a character that is surely read, and its sum is ruled by the one that is
-    lost most. With the logarithm of the path's probability over all steps the maps showed the one
-    or two characters that are hardest to read. Of 24 drawn lines (PP-OCRv6) and 12 captchas, the
-    share of the text that is read by the pixels that the map puts first (insertion), and without
-    them (deletion), is
+    The score is the retained log-odds, their mean minus that of the unmasked image: log p has no
+    gradient for a character that is read with certainty, and a sum of log p is dominated by the
+    character that is lost most. With the log-probability of the best path over all steps, maps
+    showed only the one or two characters that are hardest to read. For 24 rendered lines (PP-OCRv6)
+    and 12 captchas, the fraction of the text that is read from the pixels ranked highest by the map
+    (insertion), and without them (deletion), is
 
         the mean of                            lines        captchas
         log p, all steps of the path          .41  .60      .49  .56
@@ -165,17 +165,17 @@ class TextObjective(_SomeSteps):
     places
         Class and steps of each character.
     text
-        What they spell.
+        The text that they spell.
     box
-        Left, top, right, bottom in the picture's pixels.
+        Left, top, right, bottom, in pixels of the original image.
     within
-        The same in 0..1 of the sides of the model's input.
+        The same box as fractions 0..1 of the model input.
     log_odds
-        The mean of the characters' log-odds for the picture, in nats.
+        Mean log-odds of the characters in the unmasked image, in nats.
     whole
-        The whole text where that is only a part of it.
+        The whole text, if `text` is a part of it; otherwise None.
     writers
-        What makes the tensor of steps.
+        Writers of the tensor of steps.
     """
 
     places: tuple[Place, ...]
@@ -187,15 +187,15 @@ class TextObjective(_SomeSteps):
     writers: tuple[Nodes, ...] = field(default=(), repr=False)
 
     def probability(self, raw: Raw) -> Doubles:
-        """Return the geometric mean of the characters' probabilities, [N] in 0..1."""
+        """Return the geometric mean of the characters' probabilities, float64 [N] in 0..1."""
         return np.asarray(np.exp(np.mean([it.best(raw[STEPS])[0] for it in self.places], axis=0)))
 
     def score(self, raw: Raw) -> Doubles:
-        """Return the mean log-odds less what it is for the picture, [N] in nats."""
+        """Return the mean log-odds minus that of the unmasked image, float64 [N] in nats."""
         return mean_log_odds(self.places, raw[STEPS]) - self.log_odds
 
     def vjp(self, raw: Raw) -> dict[str, npt.NDArray[np.float32]]:
-        """Return its derivative, 1 / (1 - p) over their number at the best of each one's steps."""
+        """Return its gradient: 1 / (1 - p) / number of characters, at each one's best step."""
         scores, count = raw[STEPS], len(self.places)
         rows, cotangent = np.arange(len(scores)), np.zeros(scores.shape, np.float32)
         for place in self.places:
@@ -206,7 +206,7 @@ class TextObjective(_SomeSteps):
         return {STEPS: cotangent}
 
     def to_onnx(self, graph: onnx.GraphProto) -> str:
-        """Write the score behind the steps."""
+        """Append nodes that compute the score."""
         head, count = Head(graph), len(self.places)
         each = head.op("Concat", *(place.write(head) for place in self.places), axis=1)
         doubt = head.op("Sub", head.constant(1), head.op("Exp", each))
@@ -215,7 +215,7 @@ class TextObjective(_SomeSteps):
         return head.op("Sub", mean, head.constant(self.log_odds))
 
     def describe(self) -> dict[str, Any]:
-        """Return what it spells, and where."""
+        """Return the text and its location."""
         of = "" if self.whole is None else f' of "{shortened(self.whole)}"'
         said: dict[str, Any] = {
             "kind": "text",
@@ -228,5 +228,5 @@ class TextObjective(_SomeSteps):
 
 
 def shortened(text: str) -> str:
-    """Return a text as captions and errors give it."""
+    """Shorten a text for captions and errors."""
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"

@@ -1,4 +1,4 @@
-"""A user's own objective as a torch function of the raw outputs."""
+"""Custom objectives written as torch functions of the raw outputs."""
 
 from __future__ import annotations
 
@@ -16,22 +16,28 @@ if TYPE_CHECKING:
 
 
 class TorchObjective(Objective):
-    """A score that torch computes, and derives, from the raw outputs.
+    """Custom objective computed and differentiated by torch.
 
     Parameters
     ----------
     function
-        From tensors float32 [N, ...], one for each output, to scores [N]: logarithms of
-        probabilities, or like them. Rows do not mix.
+        Maps float32 tensors [N, ...], one per output, to scores [N]: log-probabilities, or values
+        that behave like one. Each row's score must depend on that row only.
     outputs
-        Names of the outputs, or inner tensors, that it takes.
+        Names of the outputs or inner tensors that are passed to the function.
     caption
-        What to call it.
+        Short text for people.
 
     Raises
     ------
     MissingDependencyError
         torch is not installed.
+
+    Examples
+    --------
+    >>> def log_p(logits):
+    ...     return logits.log_softmax(1)[:, 0]
+    >>> objective = TorchObjective(log_p, ["logits"], "class 0")
     """
 
     def __init__(
@@ -42,17 +48,17 @@ class TorchObjective(Objective):
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """The outputs that the function takes."""
+        """The outputs that are passed to the function."""
         return self._outputs
 
     def score(self, raw: Raw) -> Doubles:
-        """Return the function's scores, [N]."""
+        """Return the function's scores, float64 [N]."""
         from ibisa_onnx.gradients.torch_bridge import score_and_vjp
 
         return score_and_vjp(self._function, [raw[name] for name in self._outputs])[0]
 
     def vjp(self, raw: Raw) -> dict[str, npt.NDArray[np.float32]]:
-        """Return the derivative of each score by each output, by torch's autograd."""
+        """Return the gradient of each score with respect to each output, by torch's autograd."""
         from ibisa_onnx.gradients.torch_bridge import score_and_vjp
 
         _, gradients = score_and_vjp(self._function, [raw[name] for name in self._outputs])

@@ -1,4 +1,4 @@
-"""Models that give NaN when they are run on noise: nothing of theirs tells what they are."""
+"""Models that return NaN for noise, so that their kind cannot be determined."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ _ADVICE = "check the preprocessing (ibisa-onnx inspect) or the model file"
 
 
 class UnreadKind(Kind):
-    """A model whose kind is not known, for its values are NaN.
+    """Model of unknown kind, because its values are NaN.
 
     Parameters
     ----------
     names
-        The tensors that hold NaN.
+        Tensors that contain NaN.
     """
 
     name = UNKNOWN
     asks = (VALUES,)
 
     def __init__(self, names: Sequence[str]) -> None:
-        self.reason = f"{', '.join(names)}, run on noise, gives NaN, which tells nothing"
+        self.reason = f"{', '.join(names)} is NaN when the model is run on noise"
 
     def outputs(self) -> tuple[str, ...]:
-        """Raise `OutputError`: none is known to hold an answer."""
-        raise OutputError(f"the model's kind is not known: {self.reason}", _ADVICE)
+        """Raise `OutputError`: no output is known to hold a prediction."""
+        raise OutputError(f"the model's kind cannot be determined: {self.reason}", _ADVICE)
 
     def target(self, wanted: str | int | None) -> TargetSpec:
-        """Raise `OutputError`: no word means anything."""
-        raise OutputError(f"the model's kind is not known: {self.reason}", _ADVICE)
+        """Raise `OutputError`: no target can be resolved."""
+        raise OutputError(f"the model's kind cannot be determined: {self.reason}", _ADVICE)
 
     def answers(self, raw: Raw, context: Context) -> list[Answer]:
         """Return nothing."""
@@ -46,7 +46,7 @@ class UnreadKind(Kind):
 
 
 def find(facts: ModelFacts) -> UnreadKind | None:
-    """Recognise a model by NaN in what it was tried on, where nothing may be class scores."""
+    """Recognise a model by NaN in its probes, unless some output may hold class scores."""
     names = [name for name, values in facts.probed.items() if _is_nan(values)]
     kinds = OutputKinds(facts.outputs, facts.batch, facts.makers)
     if any(kinds.may_hold_scores(each) and each.name not in names for each in facts.outputs):

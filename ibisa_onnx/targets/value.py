@@ -1,17 +1,19 @@
-"""Values as targets: a number that a model gives, one of many, or the mean of a part of an output.
+"""Values as targets: a single value of an output, or the mean, maximum or sum of several.
 
-Any output or inner tensor of any model has one. Models that give nothing else are in `regression`
-and `depth`; which numbers are meant is in `window`, and what is kept of them in `value_objective`.
+Every output and inner tensor of any model has values. `regression` and `depth` recognise models
+that return nothing else; `window` selects the values, `value_objective` defines the objective.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import NoneType
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
+from ibisa_onnx.checks import check_type, shown
 from ibisa_onnx.errors import OutputError, TargetError
 from ibisa_onnx.targets.base import Context, Objective, Raw, Reader
 from ibisa_onnx.targets.endings import indices_of
@@ -29,48 +31,59 @@ from ibisa_onnx.targets.window import (
     spans_of,
 )
 
-_SQUARE = 0.8  # cells of a map are about as high as wide
+_SQUARE = 0.8  # a map's cells are roughly square
 _USUAL = "mean"  # of REDUCTIONS
 
 
 @runtime_checkable
 class GivesValues(Protocol):
-    """A kind of model whose outputs are values."""
+    """Kind of model whose outputs are values."""
 
     def outputs(self) -> tuple[str, ...]:
-        """Name the outputs that hold them."""
+        """Return the names of the outputs that hold the values."""
 
     def called(self, output: str) -> str:
-        """Return what the numbers of an output are called."""
+        """Return the name of an output's values."""
 
 
 @dataclass(frozen=True)
 class ValueTarget:
-    """A value of any output, or any tensor inside the model.
+    """Target a value of any output or inner tensor, in any model.
 
     Attributes
     ----------
     direction
-        "raise": what makes it as high as it is; "lower": what makes it as low; "keep": what holds
-        it where it is.
+        "raise" to explain what makes the value as high as it is, "lower" what makes it as low, and
+        "keep" what holds it where it is.
     output
-        Name of the output or inner tensor; None: the one of the model's kind, or its only one.
+        Name of the output or inner tensor; None for the one of the model's kind, or its only
+        output.
     index
-        Which of its numbers, as `Index`; None: all.
+        Which values, over the axes after the batch: an integer, a string such as "0,:,5", or a
+        tuple of integers and slices. None for all.
     reduce
-        How several become one: "mean", "max" or "sum". None: the mean of those that are chosen by
-        `index`; all the numbers of an output are a value only where the model's kind says so.
+        How several values become one: "mean", "max" or "sum". None for the mean of the values
+        selected by `index`; without an index it must be specified, unless the model's kind says
+        that the output holds values.
     at
-        A point, x and y in the picture's pixels: the place there of an output that is a map, whose
-        height and width are its last two axes, or its first two after the batch. The index is then
-        over the others.
+        A point, x and y in pixels of the original image, for outputs that are maps: height and
+        width are their last two axes, or the first two after the batch. `index` then covers the
+        other axes.
     label
-        What to call the value; None: as the output is called.
+        Name of the value; None to use the output's name.
 
     Raises
     ------
     TargetError
-        The direction or the reduction is none of these.
+        The direction or reduction is unknown; when bound: the output has no such values, or several
+        that need `reduce`.
+    OutputError
+        When bound: the output is not numeric or holds class indices, or the value is not finite.
+
+    Examples
+    --------
+    >>> ValueTarget("keep", "age").direction
+    'keep'
     """
 
     direction: Direction | str = Direction.KEEP
@@ -81,39 +94,41 @@ class ValueTarget:
     label: str | None = None
 
     def __post_init__(self) -> None:
+        for name, given in (("output", self.output), ("label", self.label)):
+            check_type(name, given, (str, NoneType), "a name", TargetError)
         reduce = _USUAL if self.reduce is None else self.reduce
         for name, value, known in (
             ("direction", self.direction, tuple(Direction)),
             ("reduce", reduce, tuple(REDUCTIONS)),
         ):
-            if value not in known:
-                raise TargetError(f"{name} is {value!r}; choose from: {', '.join(known)}")
+            if not isinstance(value, str) or value not in known:
+                raise TargetError(f"{name} is {shown(value)}; choose from: {', '.join(known)}")
 
     def outputs(self, reader: Reader) -> tuple[str, ...]:
-        """Name the output or inner tensor.
+        """Return the name of the output or inner tensor.
 
         Raises
         ------
         TargetError
-            None is named, and there are several.
+            No output is specified, and there are several.
         OutputError
-            It is a list, or a tensor of strings.
+            The output is a list, or a tensor of strings.
         """
         output = self._output(reader)
         for each in reader.facts.outputs:
             if each.name == output and not is_tensor(each):
-                raise OutputError(f"output {output} is {each.dtype}, and holds no numbers")
+                raise OutputError(f"output {output} is {each.dtype}, which is not numeric")
         return (output,)
 
     def bind(self, raw: Raw, context: Context) -> list[Objective]:
-        """Return the objective of one picture.
+        """Return the objective for one image, as a list of one.
 
         Raises
         ------
         TargetError
-            The output has no such numbers, or too many of them.
+            The output has no such values, or several that need `reduce`.
         OutputError
-            They are NaN, infinite, or class indices.
+            The values are NaN, infinite, or class indices.
         """
         reader, output = context.reader, self._output(context.reader)
         self._check_values(output, raw[output].dtype, reader)
@@ -134,7 +149,7 @@ class ValueTarget:
             if isinstance(kind, GivesValues) and len(kind.outputs()) == 1:
                 return kind.outputs()[0]
             raise TargetError(
-                f"the model has several outputs: {', '.join(names)}; name one with output="
+                f"the model has several outputs: {', '.join(names)}; specify one with output="
             )
         return names[0]
 
@@ -152,29 +167,29 @@ class ValueTarget:
                 place = (row, row + 1), (column, column + 1)
                 return *left[:first], *place, *left[first:]
         raise TargetError(
-            f"output {output} is {shape_text(sides)}, which is no map of the picture, and a point "
-            "has no place in it; choose numbers with index= instead"
+            f"output {output} is {shape_text(sides)}, which is not a map of the image, so a point "
+            "selects nothing in it; select values with index= instead"
         )
 
     def _check_values(self, output: str, dtype: npt.DTypeLike, reader: Reader) -> None:
-        """Raise `OutputError` where an output holds truths or class indices."""
+        """Raise `OutputError` if an output is boolean or holds class indices."""
         if np.dtype(dtype).kind not in "fiu":
-            raise OutputError(f"output {output} is {dtype}, and holds no numbers")
+            raise OutputError(f"output {output} is {dtype}, which is not numeric")
         made = indices_of(output, dtype, reader.facts.makers)
         if made is not None:
             raise OutputError(
-                f"output {output} holds class indices ({made.operator}), which are not values; to "
-                f"explain a class leave direction={str(self.direction)!r} out, or name the scores "
-                f"that it is chosen by, output={made.scores}, and its index="
+                f"output {output} holds class indices ({made.operator}), not values; to explain a "
+                f"class, omit direction={str(self.direction)!r}, or specify the scores that the "
+                f"class is selected by, output={made.scores}, with index="
             )
 
     def _check_chosen(self, window: Window, reader: Reader) -> tuple[str, ...]:
-        """Return a warning where nobody chose among several numbers that are values.
+        """Return a warning if several values are averaged by default.
 
         Raises
         ------
         TargetError
-            They are not known to be values: their mean may mean nothing.
+            They are not known to be values, so their mean may be meaningless.
         """
         if window.count == 1 or self.index is not None or self.reduce is not None:
             return ()
@@ -182,11 +197,11 @@ class ValueTarget:
         where = "" if self.at is None else f" at {self.at[0]:g},{self.at[1]:g}"
         if _holds_values(window.output, reader):
             return (
-                f"the mean of the {window.count} numbers of {output}{where} is explained; choose "
+                f"explaining the mean of the {window.count} values of {output}{where}; select "
                 "one with index=",
             )
         raise TargetError(
-            f"{output} has {window.count} numbers{where}; choose some with index=, or give "
+            f"{output} has {window.count} values{where}; select some with index=, or pass "
             "reduce=mean for the mean of all"
         )
 
@@ -195,12 +210,12 @@ class ValueTarget:
         if self.index is not None and self.label is None:
             name = f"{name}[{index_text(self.index)}]"
         if window.count > 1:
-            name = f"{window.reduce} of {window.count} numbers of {name}"
+            name = f"{window.reduce} of {window.count} values of {name}"
         return name if self.at is None else f"{name} at {self.at[0]:g},{self.at[1]:g}"
 
 
 def _holds_values(output: str, reader: Reader) -> bool:
-    """Tell whether an output is one that the model's kind knows as values."""
+    """Return whether the model's kind identifies an output as values."""
     if output not in (each.name for each in reader.facts.outputs):
         return False
     kind = reader.kind
@@ -208,7 +223,7 @@ def _holds_values(output: str, reader: Reader) -> bool:
 
 
 def _known_as(output: str, reader: Reader) -> str:
-    """Return what an output is called: by the model's kind, or by the last part of its name."""
+    """Return the name of an output's values: from the model's kind, or from the output's name."""
     kind = reader.kind if _holds_values(output, reader) else None
     return kind.called(output) if isinstance(kind, GivesValues) else last_part(output)
 

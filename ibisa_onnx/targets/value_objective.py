@@ -1,7 +1,7 @@
-"""What is kept of a value: of how high it is, of how low, or of where it is.
+"""Objective of a value: how much of its height, its depth, or its position is retained.
 
-A number is no probability. What is kept of it is measured between the picture and what hides it:
-"raise" asks what makes it as high as it is, "lower" what makes it as low, and "keep" what holds it
+A value is not a probability, so it is measured between the image and its baselines. "raise"
+explains what makes it as high as it is, "lower" what makes it as low, and "keep" what holds it
 where it is.
 """
 
@@ -23,11 +23,11 @@ from ibisa_onnx.targets.window import Window
 if TYPE_CHECKING:
     import onnx
 
-_UNIT = 0.1  # the least scale of a value, before it is known what hiding the picture makes of it
+_UNIT = 0.1  # minimum scale of a value before calibration with the baselines
 
 
 class Direction(StrEnum):
-    """What is asked of a value."""
+    """What to explain about a value."""
 
     RAISE = "raise"
     """What makes it as high as it is."""
@@ -39,36 +39,37 @@ class Direction(StrEnum):
 
 _CAPTIONS = {Direction.RAISE: "raised", Direction.LOWER: "lowered", Direction.KEEP: "kept"}
 _NOTHING = {
-    Direction.RAISE: "as a whole it does not raise it; the map shows which parts of it do; "
-    "direction='lower' asks what makes it so low",
-    Direction.LOWER: "as a whole it does not lower it; the map shows which parts of it do; "
-    "direction='raise' asks what makes it so high",
+    Direction.RAISE: "the image as a whole does not raise it; the map shows which parts do; "
+    "pass direction='lower' to explain what makes it so low",
+    Direction.LOWER: "the image as a whole does not lower it; the map shows which parts do; "
+    "pass direction='raise' to explain what makes it so high",
 }
-_SAME = "nothing in the picture changes it"
+_SAME = "nothing in the image changes it"
 
 
 @dataclass(frozen=True)
 class ValueObjective(Objective):
-    """How much of a value is kept.
+    """Retained fraction of a value.
 
     Attributes
     ----------
     window
         Where the value is read.
     name
-        What it is called.
+        Name of the value.
     direction
-        What is asked of it.
+        What is explained about it.
     own
-        The picture's own value.
+        Value of the unmasked image.
     keeping
-        How it is measured what is kept of it.
+        Measure of the retained fraction.
     hidden
-        The least and the greatest value of its baselines, where none clearly loses it; else None.
+        Smallest and largest value among the baselines, if none clearly loses the value; otherwise
+        None.
     details
-        What else to record, as pairs.
+        Additional fields of the record, as pairs.
     notes
-        What a user must know of how the value was chosen.
+        Warnings about how the value was selected.
     """
 
     window: Window
@@ -90,10 +91,10 @@ class ValueObjective(Objective):
         details: tuple[tuple[str, Any], ...] = (),
         notes: tuple[str, ...] = (),
     ) -> ValueObjective:
-        """Return the objective of a picture, before it is known what hiding it gives.
+        """Return the objective for an image, before calibration with its baselines.
 
-        Until then a value has nothing to be held against but its own size: with "raise" what is
-        kept of 40 is 1/2 at 20 and nothing at 0.
+        Until then the value is measured on its own scale: with "raise", a value of 40 is retained
+        by half at 20, and not at all at 0.
 
         Raises
         ------
@@ -103,7 +104,7 @@ class ValueObjective(Objective):
         own = float(window.of(raw)[0])
         if not np.isfinite(own):
             raise OutputError(
-                f"{name} is {own} for this picture; "
+                f"{name} is {own} for this image; "
                 "check the preprocessing (ibisa-onnx inspect) or the model file"
             )
         scale = max(abs(own), _UNIT)
@@ -118,28 +119,28 @@ class ValueObjective(Objective):
 
     @property
     def nodes(self) -> tuple[Nodes, ...]:
-        """None: the model has it."""
+        """Empty: the model itself has the output."""
         return ()
 
     def score(self, raw: Raw) -> Doubles:
-        """Return the logarithm of what is kept, [N]: 0 for the picture's own value."""
+        """Return the log of the retained fraction, float64 [N]; 0 for the image's own value."""
         return self.keeping.score(self.window.of(raw))
 
     def vjp(self, raw: Raw) -> dict[str, npt.NDArray[np.float32]]:
-        """Return its derivative by the output."""
+        """Return its gradient with respect to the output."""
         slopes = self.keeping.slope(self.window.of(raw))
         return {self.window.output: self.window.vjp(raw, slopes)}
 
     def to_onnx(self, graph: onnx.GraphProto) -> str:
-        """Write the score behind the output."""
+        """Append nodes that compute the score."""
         head = Head(graph)
         return self.keeping.to_onnx(head, self.window.to_onnx(head))
 
     def calibrated(self, raw: Raw, hidden: Raw) -> ValueObjective:
-        """Return the objective that knows what the value is where the picture is hidden.
+        """Return the objective, calibrated with the values of the baselines.
 
-        Of several baselines the one counts that loses most of the value. Where none clearly loses
-        any, there is a warning; see `Share.between`.
+        Of several baselines, the one that loses most of the value counts. There is a warning if
+        none clearly loses any; see `Share.between`.
         """
         values = self.window.of(hidden)
         found: Share | Nearness | None
@@ -153,16 +154,16 @@ class ValueObjective(Objective):
         return replace(self, keeping=found)
 
     def warnings(self, raw: Raw) -> tuple[str, ...]:
-        """Say how the value was chosen, and where no baseline loses any of it."""
+        """Return warnings about the selection, and if no baseline loses any of the value."""
         if self.hidden is None:
             return self.notes
         own, hidden = written((self.own, self.own), 4), written(self.hidden, 4)
         what = _SAME if own == hidden else _NOTHING.get(self.direction, _SAME)
-        said = f"{self.name} is {own}, and {hidden} where the picture is hidden: {what}"
+        said = f"{self.name} is {own} for the image and {hidden} for the baselines: {what}"
         return *self.notes, said
 
     def describe(self) -> dict[str, Any]:
-        """Return the value, where it is read, and what is asked of it."""
+        """Return the value, where it is read, and the direction."""
         count = self.window.count
         several = {"reduce": self.window.reduce, "numbers": count} if count > 1 else {}
         return {
@@ -177,7 +178,7 @@ class ValueObjective(Objective):
 
 
 def _measure(direction: Direction, own: float, reference: float) -> Share | Nearness:
-    """Return what measures how much of a value is kept, next to nothing at the reference."""
+    """Return the measure of the retained fraction, which almost vanishes at the reference."""
     if direction is Direction.KEEP:
         return Nearness(own, abs(own - reference) / 2)
     return Share(reference, own)

@@ -1,7 +1,7 @@
-"""Parts of an output: which of its numbers are meant, and how they become one.
+"""Selections of an output's values, and how several values become one.
 
-An index goes over the axes after the batch. Of an output that is a map, a point of the picture
-stands for its cell there.
+An index covers the axes after the batch. In an output that is a map, a point of the image selects
+a cell.
 """
 
 from __future__ import annotations
@@ -25,27 +25,29 @@ if TYPE_CHECKING:
     from ibisa_onnx.preprocessing.geometry import Geometry
 
 Index = str | int | tuple[int | slice, ...]
-"""Which numbers of an output: `"0,:,5"`, or whole numbers and slices over its axes after the batch.
-What is left out is taken whole."""
+"""Selection of an output's values: a string such as `"0,:,5"`, an integer, or a tuple.
+
+It covers the axes after the batch, by integers and slices; omitted axes are selected whole.
+"""
 _RANGE = re.compile(r"(-?[0-9]{1,18})?:(-?[0-9]{1,18})?")
 Span = tuple[int, int]
-"""The first place on an axis, and the one behind the last."""
+"""First position on an axis, and the one after the last."""
 Point = tuple[float, float]
-"""x and y in the picture's pixels."""
+"""x and y, in pixels of the original image."""
 
 
 @dataclass(frozen=True)
 class _Reduction:
-    """How several numbers become one.
+    """How several values become one.
 
     Attributes
     ----------
     of
-        From numbers [N, K] to one for each row, [N].
+        Reduces values [N, K] to one per row, [N].
     weights
-        Its derivative by the numbers, [N, K].
+        Its derivative with respect to the values, [N, K].
     write
-        Its nodes behind a tensor [N, K], whose K it is given; the name of a tensor [N, 1].
+        Appends nodes after a tensor [N, K], given K; returns the name of a tensor [N, 1].
     """
 
     of: Callable[[Doubles], Doubles]
@@ -84,23 +86,23 @@ REDUCTIONS: Mapping[str, _Reduction] = MappingProxyType(
         ),
     }
 )
-"""How what is left of an output becomes one number, by name."""
+"""Reductions by name."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """A part of an output, and how its numbers become one.
+    """Selection of an output's values, and how they become one.
 
     Attributes
     ----------
     output
-        Name of an output or an inner tensor, [N, ...].
+        Name of an output or inner tensor, [N, ...].
     sides
         Its shape without the batch.
     spans
-        What is taken of each of these axes.
+        Selected range on each of these axes.
     reduce
-        One of `REDUCTIONS`.
+        Key of `REDUCTIONS`.
     """
 
     output: str
@@ -110,15 +112,15 @@ class Window:
 
     @property
     def count(self) -> int:
-        """How many numbers become one."""
+        """Number of selected values."""
         return int(np.prod([stop - start for start, stop in self.spans]))
 
     def of(self, raw: Raw) -> Doubles:
-        """Return the number of each row, [N]."""
+        """Return the value of each row, float64 [N]."""
         return REDUCTIONS[self.reduce].of(self._rows(raw))
 
     def vjp(self, raw: Raw, slopes: Doubles) -> npt.NDArray[np.float32]:
-        """Return the cotangent of the output from those of the numbers, [N]."""
+        """Return the gradient of the output, from that of the values, [N]."""
         weights = REDUCTIONS[self.reduce].weights(self._rows(raw)) * slopes[:, None]
         cotangent = np.zeros(raw[self.output].shape, np.float32)
         part = cotangent[self._place]
@@ -126,7 +128,7 @@ class Window:
         return cotangent
 
     def to_onnx(self, head: Head) -> str:
-        """Write the number behind the output, float32 [N, 1]."""
+        """Append nodes that compute the value, float32 [N, 1]."""
         part = self.output
         for axis, (span, side) in enumerate(zip(self.spans, self.sides, strict=True), 1):
             if span != (0, side):
@@ -143,28 +145,28 @@ class Window:
 
 
 def spans_of(index: Index | None, sides: tuple[int, ...], output: str) -> tuple[Span, ...]:
-    """Return what an index takes of each axis after the batch.
+    """Return the range that an index selects on each axis after the batch.
 
     Parameters
     ----------
     index
-        None: all.
+        Selection; None for all.
     sides
-        The output's shape without the batch.
+        Shape of the output without the batch.
     output
-        Its name, for an error.
+        Name of the output, for errors.
 
     Raises
     ------
     TargetError
-        The index is none, or the output has no such place.
+        The index is invalid, or selects nothing.
     """
     parts = () if index is None else _parts(index, sides, output)
     said = f"output {output} is {shape_text(sides)}"
     if len(parts) > len(sides):
         raise TargetError(
-            f"index {index_text(index)!r} has {len(parts)} places, and {said}: "
-            f"{len(sides)} after the batch"
+            f"index {index_text(index)!r} has {len(parts)} parts, but {said}, with {len(sides)} "
+            "after the batch"
         )
     spans: list[Span] = []
     for axis, side in enumerate(sides):
@@ -178,37 +180,37 @@ def spans_of(index: Index | None, sides: tuple[int, ...], output: str) -> tuple[
         if not fits:
             raise TargetError(
                 f"index {index_text(index)!r} selects nothing: {said}, and its axis {axis + 1} "
-                f"goes from 0 to {side - 1}"
+                f"runs from 0 to {side - 1}"
             )
         spans.append((start, stop))
     return tuple(spans)
 
 
 def cell_at(point: Point, geometry: Geometry, sides: tuple[int, int]) -> tuple[int, int]:
-    """Return row and column of a map's cell over a point of the picture.
+    """Return row and column of the map cell at a point of the image.
 
     Parameters
     ----------
     point
-        x and y in the picture's pixels, in the picture: the pixel that they begin.
+        x and y of a pixel's corner, in pixels of the original image.
     geometry
-        Where the picture lies in the model's input.
+        Mapping between pixels of the original image and of the model input.
     sides
-        Height and width of the map, which covers that input.
+        Height and width of the map, which covers the model input.
 
     Raises
     ------
     AbsentTargetError
-        The model does not see that point of the picture.
+        The preprocessing crops that point away.
     """
     cells = []
     for place, axis in ((point[1], 0), (point[0], 1)):
-        place = min(place + 0.5, geometry.picture[axis] - 0.5)  # in the middle of a pixel
+        place = min(place + 0.5, geometry.picture[axis] - 0.5)  # centre of the pixel
         inside = geometry.offset[axis] + place * geometry.scale[axis]
         if not 0 <= inside <= geometry.model[axis]:
             raise AbsentTargetError(
                 f"the model does not see {point[0]:g},{point[1]:g}: its preprocessing crops it "
-                "away; give resize=stretch to show it the whole picture"
+                "away; pass resize=stretch to use the whole image"
             )
         cell = math.floor(inside * sides[axis] / geometry.model[axis])
         cells.append(min(cell, sides[axis] - 1))
@@ -216,9 +218,9 @@ def cell_at(point: Point, geometry: Geometry, sides: tuple[int, int]) -> tuple[i
 
 
 def cells_seen(geometry: Geometry, sides: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    """Tell for each cell of a map whether its middle shows the picture, [h, w]; see `cell_at`.
+    """Return whether the centre of each map cell lies within the image, bool [h, w]; see `cell_at`.
 
-    Of a picture that is thinner than a cell, the cells along its middle show it.
+    If the image is thinner than a cell, the cells along its middle count as within.
     """
     seen = []
     for axis in (0, 1):
@@ -233,7 +235,7 @@ def cells_seen(geometry: Geometry, sides: tuple[int, int]) -> npt.NDArray[np.boo
 
 
 def point_of(row: int, column: int, geometry: Geometry, sides: tuple[int, int]) -> Point:
-    """Return the picture's point under the middle of a map's cell; see `cell_at`."""
+    """Return the image's point at the centre of a map cell; see `cell_at`."""
     found = [
         ((place + 0.5) / sides[axis] * geometry.model[axis] - geometry.offset[axis])
         / geometry.scale[axis]
@@ -243,7 +245,7 @@ def point_of(row: int, column: int, geometry: Geometry, sides: tuple[int, int]) 
 
 
 def _parts(index: Index, sides: tuple[int, ...], output: str) -> list[int | slice]:
-    """Read an index, of which each part is a whole number or a slice without a step."""
+    """Parse an index, whose parts are integers, or slices without a step."""
     if isinstance(index, str):
         return [_part(word.strip(), index, sides, output) for word in index.split(",")]
     parts = list(index) if isinstance(index, tuple) else [index]
@@ -254,25 +256,39 @@ def _parts(index: Index, sides: tuple[int, ...], output: str) -> list[int | slic
     return [part if isinstance(part, slice) else int(part) for part in parts]
 
 
+def check_index(index: str) -> None:
+    """Raise `TargetError` if an index, as text, can be read for no output."""
+    for word in map(str.strip, index.split(",")):
+        if _read_part(word) is None:
+            raise TargetError(f"index {index!r}: {word!r} is not an integer or a range such as 2:5")
+
+
 def _part(word: str, index: str, sides: tuple[int, ...], output: str) -> int | slice:
+    part = _read_part(word)
+    if part is None:
+        raise TargetError(_unread(word, index, sides, output))
+    return part
+
+
+def _read_part(word: str) -> int | slice | None:
     number = parse_integer(word)
     if number is not None:
         return number
     if found := _RANGE.fullmatch(word):
         start, stop = (int(each) if each else None for each in found.groups())
         return slice(start, stop)
-    raise TargetError(_unread(word, index, sides, output))
+    return None
 
 
 def _unread(part: object, index: str, sides: tuple[int, ...], output: str) -> str:
     return (
-        f"index {index!r}: {part!r} is neither a whole number nor a range such as 2:5; "
-        f"output {output} is {shape_text(sides)}, and an index goes over its axes after the batch"
+        f"index {index!r}: {part!r} is not an integer or a range such as 2:5; "
+        f"output {output} is {shape_text(sides)}, and an index covers the axes after the batch"
     )
 
 
 def index_text(index: Index | None) -> str:
-    """Write an index as a user does."""
+    """Format an index as users write it."""
     if not isinstance(index, tuple):
         return "".join(str(index).split())
 
@@ -286,5 +302,5 @@ def index_text(index: Index | None) -> str:
 
 
 def shape_text(sides: Sequence[int]) -> str:
-    """Write the shape of an output from its sides after the batch."""
+    """Format the shape of an output, given its axes after the batch."""
     return f"[{', '.join(map(str, ('N', *sides)))}]"

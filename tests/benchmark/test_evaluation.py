@@ -87,14 +87,14 @@ def test_what_is_deleted_becomes_the_mean_colour(model, picture, perfect):
 
 @pytest.mark.parametrize("shape", [(5, 5), (SIDE, 2 * SIDE), (1, SIDE, SIDE)])
 def test_a_map_of_another_size_is_refused(problem, shape):
-    with pytest.raises(MetricError, match=r"picture's size \[32, 32\].*input \[16, 16\]"):
+    with pytest.raises(MetricError, match=r"image's size \[32, 32\].*input \[16, 16\]"):
         deletion(problem, np.zeros(shape))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_map_that_is_not_finite_is_refused(problem, perfect, value):
     perfect[0, 0] = value
-    with pytest.raises(MetricError, match="not finite"):
+    with pytest.raises(MetricError, match="NaN or infinite"):
         deletion(problem, perfect)
 
 
@@ -171,12 +171,15 @@ def test_thresholds_of_regions_hold_for_each():
     [
         ({"metrics": ["inserted"]}, "'inserted'.*'pointing game'.*'insertion .blur, mean"),
         ({"under": [("inserted", 1.0)]}, "'inserted'"),
-        ({"over": [("insertion", float("nan"))]}, "insertion cannot reach nan"),
-        ({"under": [("pointing game", 1.0)]}, "pointing game needs.*box"),
-        ({"over": [("without", 1.0)]}, "without needs.*box or a mask"),
-        ({"metrics": ["box ratio"]}, "box ratio needs.*box"),
-        ({"metrics": ["stability"], "made": False}, "stability is of a method"),
-        ({"under": [("insertion (odam)", 0.5)]}, "insertion .ODAM. is of a detector's box"),
+        (
+            {"over": [("insertion", float("nan"))]},
+            "the threshold of insertion is nan; pass a finite",
+        ),
+        ({"under": [("pointing game", 1.0)]}, "pointing game requires the object's location.*box"),
+        ({"over": [("without", 1.0)]}, "without requires the object's location.*box or a mask"),
+        ({"metrics": ["box ratio"]}, "box ratio requires the object's location.*box"),
+        ({"metrics": ["stability"], "made": False}, "stability is a metric of a method"),
+        ({"under": [("insertion (odam)", 0.5)]}, "insertion .ODAM. requires a detector's box"),
     ],
 )
 def test_metrics_that_cannot_be_measured_is_refused(words, match):
@@ -245,14 +248,14 @@ def test_a_region_that_is_cropped_away_is_refused(open_explainer, picture):
         overrides={"resize": "shortest"},
         activation="probability",
     ).problem(picture(size=(SIDE, 3 * SIDE)), 0)
-    with pytest.raises(MetricError, match="the model sees nothing of it"):
+    with pytest.raises(MetricError, match="is not visible to the model"):
         evaluator_of(wide, box=(0, 0, 8, 8))
     assert evaluator_of(wide, box=(8, 0, 24, 8)).warnings == [
-        "box 8,0,24,8: the preprocessing crops 50% of it away"
+        "box 8,0,24,8: preprocessing crops away 50% of it"
     ]
     assert evaluator_of(wide, box=(16, 0, 24, 8)).warnings == []
     middle = PictureRegion("mask m.png", np.arange(3 * SIDE) // SIDE == np.ones((SIDE, 1)))
-    with pytest.raises(MetricError, match=r"m\.png is all that the model sees"):
+    with pytest.raises(MetricError, match=r"m\.png covers the model's whole input"):
         MapEvaluator(wide, MetricSelection(located=True), (middle,))
 
 
@@ -269,7 +272,7 @@ def test_stability_explains_variants_of_what_the_model_sees(open_explainer, pict
 
 def test_an_examiner_checks_a_map_s_size_without_measuring(problem, model):
     evaluator, before = MapEvaluator(problem, MetricSelection()), model.images
-    with pytest.raises(MetricError, match="picture's size"):
+    with pytest.raises(MetricError, match="image's size"):
         evaluator.check(np.zeros((5, 5)))
     assert model.images == before
 
@@ -326,7 +329,10 @@ def test_a_box_is_its_own_region(red):
 
 def test_a_class_has_no_region_and_no_box(problem, perfect):
     assert own_region(problem) is None
-    for metric, said in ((BOX_METRICS[0], "a detector's box"), (ENERGY, "to know the object")):
+    for metric, said in (
+        (BOX_METRICS[0], "a detector's box"),
+        (ENERGY, "requires the object's location"),
+    ):
         with pytest.raises(OptionError, match=said):
             check_measurable(problem, [DELETION, metric])
         with pytest.raises(MetricError, match=said):

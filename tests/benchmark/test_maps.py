@@ -29,11 +29,11 @@ def test_a_map_is_read_from_a_file_and_from_its_bytes(tmp_path, dtype):
 @pytest.mark.parametrize(
     ("data", "match"),
     [
-        (b"", "no .npy file"),
-        (b"\x89PNG\r\n\x1a\n and so on", "no .npy file"),
-        (b"\x93NUMPY\x01\x00v\x00{broken", "no .npy file"),
-        (encoded(np.zeros((4, 4)))[:-3], "no .npy file"),
-        (encoded(np.array([{}], object), allow_pickle=True), "no .npy file"),
+        (b"", "not a .npy file"),
+        (b"\x89PNG\r\n\x1a\n and so on", "not a .npy file"),
+        (b"\x93NUMPY\x01\x00v\x00{broken", "not a .npy file"),
+        (encoded(np.zeros((4, 4)))[:-3], "not a .npy file"),
+        (encoded(np.array([{}], object), allow_pickle=True), "not a .npy file"),
         (encoded(np.zeros((1, 4, 4))), r"\(1, 4, 4\)"),
         (encoded(np.zeros((4, 4), complex)), "c16"),
         (encoded(np.array([["a"]])), "<U1"),
@@ -47,7 +47,7 @@ def test_what_is_no_map_is_refused_by_name_in_one_line(tmp_path, data, match):
     path.write_bytes(data)
     with pytest.raises(MetricError, match=match) as error:
         read_map(path)
-    assert str(error.value).startswith(f"{path}: ")
+    assert str(error.value).startswith((f"{path}: ", f"{path} is "))
     assert "\n" not in str(error.value)
 
 
@@ -57,7 +57,9 @@ def test_several_arrays_are_no_map(tmp_path):
         read_map(tmp_path / "maps.npz")
 
 
-@pytest.mark.parametrize(("name", "match"), [("nosuch.npy", "there is no map"), (".", "a folder")])
+@pytest.mark.parametrize(
+    ("name", "match"), [("nosuch.npy", "map file .* does not exist"), (".", "a folder")]
+)
 def test_what_cannot_be_read_is_refused_with_the_reason(tmp_path, name, match):
     with pytest.raises(MetricError, match=match):
         read_map(tmp_path / name)

@@ -232,7 +232,7 @@ def test_the_warnings_of_a_map_are_passed_on_with_the_method_s_name(benchmark, p
     list(benchmark([picture()], entries=[Entry("flat", Flat("inverse"))], listener=notes).run())
     ((name, text),) = notes.warnings
     assert name == "a.png"
-    assert text.startswith("flat: the map is flat")
+    assert text.startswith("flat: flat map")
 
 
 def test_maps_are_kept_and_a_missing_one_is_made_again_without_measuring(
@@ -311,7 +311,7 @@ def test_a_detector_s_boxes_are_compared_and_other_pictures_left_out(
 
 def test_what_is_not_of_such_a_target_is_said_at_once(benchmark, pictures):
     notes = Notes()
-    with pytest.raises(OptionError, match="is of a detector's box, not of a class"):
+    with pytest.raises(OptionError, match="requires a detector's box, not a class"):
         list(benchmark(pictures, metrics=BOX_METRICS, listener=notes).run())
     assert notes.failures == []
 

@@ -78,7 +78,7 @@ def test_a_head_that_was_cut_off_is_written_again(written):
 def test_a_file_of_something_else_is_refused_and_stays(path, data):
     path.parent.mkdir()
     path.write_bytes(data)
-    with pytest.raises(ResultError, match="give another -o"):
+    with pytest.raises(ResultError, match="choose another -o"):
         Store(path, METRICS)
     assert path.read_bytes() == data
 

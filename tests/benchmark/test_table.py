@@ -79,7 +79,7 @@ def test_pictures_that_a_method_lacks_do_not_count():
     table = Table(ROWS[:5], ["ibisa", "rise"], [INSERTION])
     assert table.pictures == 2
     assert table.lines[0].scores["insertion"].mean == pytest.approx(0.65)
-    with pytest.raises(MetricError, match="no picture"):
+    with pytest.raises(MetricError, match="no image"):
         Table(ROWS[:3], ["ibisa", "rise"], [INSERTION])
 
 
@@ -94,7 +94,7 @@ def test_markdown_is_a_table_with_columns_of_one_width(table):
         "method",
         "insertion ↑",
         "deletion ↓",
-        "ibisa's lead in deletion",
+        "paired difference (> 0: ibisa better)",
         "passes",
         "seconds",
         "MiB",

@@ -74,7 +74,7 @@ def test_all_methods_are_compared_and_all_files_written(bench, folder):
     assert [line["method"] for line in lines(out / "table.csv")] == names
     assert len(lines(out / "scores.csv")) == 2 * len(names)
     assert cv2.imread(str(out / "plot.png")) is not None
-    assert "2 pictures" in result.out
+    assert "2 images; mean ± half width" in result.out
     assert "model.bench" in result.out
 
 
@@ -97,8 +97,8 @@ def test_the_same_command_measures_nothing_twice_and_says_so(bench, measured):
     assert len(measured) == 6
     table, note = again.out.rsplit("\n\n", 1)
     assert table == first.out.rsplit("\n\n", 1)[0]
-    assert "6 maps were measured before" in note
-    assert "before" not in first.out
+    assert "6 maps from an earlier run" in note
+    assert "earlier" not in first.out
 
 
 def test_ctrl_c_ends_with_130_and_says_how_to_go_on(bench, folder, monkeypatch, measured):
@@ -111,7 +111,7 @@ def test_ctrl_c_ends_with_130_and_says_how_to_go_on(bench, folder, monkeypatch, 
 
     monkeypatch.setattr(module, "evaluate", interrupted)
     result = bench("pictures", *QUICK, "-o", "out")
-    assert "same command" in error(result, 130)
+    assert "rerun the same command" in error(result, 130)
     assert "scores.csv" in result.err
     assert {path.name for path in (folder / "out").iterdir()} == {"scores.csv"}
     monkeypatch.setattr(module, "evaluate", spy)
@@ -168,7 +168,7 @@ def test_one_picture_has_no_intervals_but_null(bench):
     text = bench("pictures/a.png", *QUICK).out
     assert "nan" not in text
     assert "±" not in text
-    assert "1 picture, so no intervals" in text
+    assert "1 image, so no confidence intervals" in text
 
 
 def test_json_holds_what_the_table_does(bench, folder):
@@ -197,20 +197,20 @@ def test_pictures_that_cannot_be_read_are_left_out_with_exit_code_1(bench, folde
     record = json.loads(result.out)
     assert record["pictures"] == 2
     assert record["left_out"] == [str(Path("pictures/bad.jpg"))]
-    assert "bad.jpg is not a picture" in result.err
-    assert "left out: 1 of 3 pictures" in result.err
+    assert "bad.jpg is damaged, or not a supported image" in result.err
+    assert "skipped 1 of 3 images" in result.err
 
 
 def test_no_picture_at_all_is_one_error(bench, folder):
     (folder / "bad.jpg").write_bytes(b"no picture")
-    assert "no picture was explained" in error(bench("bad.jpg", *QUICK))
+    assert "no image was explained by all methods" in error(bench("bad.jpg", *QUICK))
 
 
 def test_iba_does_without_pictures_that_cannot_be_read(bench, folder):
     (folder / "pictures" / "bad.jpg").write_bytes(b"no picture")
     result = bench("pictures", "--against", "iba", "--limit", 1, "--threads", 1)
     assert result.code == 0, result.err
-    assert "bad.jpg: cannot be read; iba" in result.err
+    assert "bad.jpg: cannot be read; not used by iba" in result.err
 
 
 def test_iba_is_left_out_where_there_is_one_picture(bench, folder):
@@ -219,7 +219,7 @@ def test_iba_is_left_out_where_there_is_one_picture(bench, folder):
     assert result.code == 0, result.err
     methods = [each["method"] for each in json.loads(result.out)["methods"]]
     assert methods == ["ibisa", "gradcam"]
-    assert "iba is left out: it estimates from 2 pictures" in result.err
+    assert "iba skipped: it requires at least 2 images" in result.err
     given = bench("pictures/a.png", "--against", "gradcam,iba", *words, "--iba-images", "pictures")
     assert [each["method"] for each in json.loads(given.out)["methods"]][-1] == "iba"
 
@@ -229,7 +229,7 @@ def test_iba_that_was_asked_for_alone_or_given_one_picture_is_an_error(bench, fo
     (folder / "one").mkdir()
     shutil.copy(folder / "pictures" / "a.png", folder / "one")
     said = error(bench("pictures/a.png", "--against", *words), 2)
-    assert "iba estimates from 2 pictures or more" in said
+    assert "iba requires at least 2 readable images, found 1" in said
 
 
 def test_maps_are_kept_apart(bench, folder):
@@ -262,13 +262,13 @@ def test_a_method_named_twice_is_one_and_case_does_not_matter(bench):
 @pytest.mark.parametrize(
     ("words", "code", "match"),
     [
-        (["--against", "lime"], 1, "no method 'lime'; choose from"),
-        (["--metric", "energies"], 1, "no metric 'energies'"),
-        (["--metric", "energy"], 1, "energy needs to know the object, and a class has no place"),
-        (["--metric", "insertion (D-RISE)"], 1, "is of a detector's box, not of a class"),
-        (["--against", "drise"], 1, "drise explains a detector's boxes"),
-        (["-t", "top:2"], 2, "bench measures the maps of one answer"),
-        (["-t", "ball", "-t", "star"], 2, "bench measures the maps of one answer"),
+        (["--against", "lime"], 2, "no method 'lime'; choose from"),
+        (["--metric", "energies"], 2, "unknown metric 'energies'"),
+        (["--metric", "energy"], 1, "energy requires the object's location; a class has none"),
+        (["--metric", "insertion (D-RISE)"], 1, "requires a detector's box, not a class"),
+        (["--against", "drise"], 1, "drise explains boxes of detectors, not a class"),
+        (["-t", "top:2"], 2, "bench accepts a single target per image"),
+        (["-t", "ball", "-t", "star"], 2, "bench accepts a single target per image"),
         (["-o", "model.onnx"], 1, "is a file"),
         (["-o", ""], 2, "-o is empty"),
         (["--gradcam-layer", "nosuch"], 1, "gradcam"),
@@ -333,13 +333,13 @@ def test_another_class_has_rows_of_its_own(bench, folder, measured):
 def test_a_file_of_something_else_is_not_written_to(bench, folder):
     (folder / "out").mkdir()
     (folder / "out" / "scores.csv").write_text("a,b\n1,2\n")
-    assert "give another -o" in error(bench("pictures/a.png", *QUICK, "-o", "out"))
+    assert "choose another -o" in error(bench("pictures/a.png", *QUICK, "-o", "out"))
     assert (folder / "out" / "scores.csv").read_text() == "a,b\n1,2\n"
 
 
 def test_stdin_is_refused(bench, cli):
-    assert "give files" in error(bench("-"), 2)
-    assert "give files" in error(cli("bench", "-", "pictures"), 2)
+    assert "pass files" in error(bench("-"), 2)
+    assert "pass files" in error(cli("bench", "-", "pictures"), 2)
 
 
 def test_the_time_left_is_shown_on_a_terminal_alone(bench, monkeypatch):

@@ -71,7 +71,7 @@ def test_a_bar_is_one_short_line(capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (MemoryError(), "not enough memory; take a smaller picture or model, or free some"),
+        (MemoryError(), "not enough memory; use a smaller image or model, or free memory"),
         (OSError(errno.ENOSPC, "No space left on device", "/d/x"), "/d/x: No space left on device"),
         (RecursionError("maximum recursion depth exceeded"), "this is a bug"),
     ],

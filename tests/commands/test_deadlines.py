@@ -91,7 +91,7 @@ def test_an_endless_model_ends_in_one_line(folder: Path, model: str, words: list
     assert code == 1
     (line,) = err.splitlines()
     assert f"error: {model} was ended after" in line
-    assert line.endswith("give a longer --deadline-ms")
+    assert line.endswith("pass a longer --deadline-ms")
     assert files(folder) == before
 
 
@@ -111,7 +111,7 @@ def test_a_node_that_cannot_be_ended_ends_with_the_process(folder: Path) -> None
     assert (code, out) == (1, "")
     (line,) = err.splitlines()
     assert "error: node.onnx was ended after" in line
-    assert line.endswith("give a longer --deadline-ms")
+    assert line.endswith("pass a longer --deadline-ms")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C cannot be sent to a single process")

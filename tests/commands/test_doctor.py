@@ -80,11 +80,11 @@ def test_says_where_gradients_are_kept_and_how_many(cli, report, monkeypatch, tm
     assert json.loads(cli("doctor", "--json").out)["cache"] is None
     folder = tmp_path / "kept"
     monkeypatch.setenv("IBISA_ONNX_CACHE", str(folder))
-    assert f"{folder}: 0 gradients" in cli("doctor").out
+    assert f"{folder}: 0 cached gradients" in cli("doctor").out
     folder.mkdir()
     (folder / "a.gradient").write_bytes(bytes(200_000))
     (folder / "a stranger").write_bytes(bytes(200_000))
-    assert f"{folder}: 1 gradients, 0.2 MB" in cli("doctor").out
+    assert f"{folder}: 1 cached gradient, 0.2 MB" in cli("doctor").out
     kept = json.loads(cli("doctor", "--json").out)["cache"]
     assert kept == {"folder": str(folder), "files": 1, "bytes": 200_000}
 

@@ -71,8 +71,6 @@ def test_an_explanation_saved_is_an_explanation_loaded(tmp_path):
         (["-t", "99"], "99"),
         (["--output", "nope"], "nope"),
         (["--input", "nope"], "nope"),
-        (["--labels", "nope.txt"], "nope.txt"),
-        (["--provider", "abacus"], "abacus"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_nothing_is_written(cli, tmp_path, words, said):
@@ -139,7 +137,7 @@ def test_boxes_are_listed_drawn_and_explained(cli, assets, tmp_path):
         (["--box", 40], "there is no box 40; detected: 1 object 100%"),
         (["--at", "1,1"], "nothing was detected at 1,1; detected:"),
         (["-t", "dog"], "there is no label 'dog'"),
-        (["-t", "top:3"], "target top:3 asks for classes, and a detector gives boxes"),
+        (["-t", "top:3"], "target top:3 stands for classes, but a detector predicts boxes"),
         (["--text"], "the model's kind is detector, which has no text"),
         (["--char", 1], "the model's kind is detector, which has no text"),
     ],
@@ -245,13 +243,12 @@ def test_uncertainty_of_a_gradient_is_refused(cli, tmp_path):
     assert not (tmp_path / "r.png").exists()
 
 
-@pytest.mark.parametrize("gradient", ["finite-difference", "spsa", "rloo"])
-def test_the_other_estimators_are_there(cli, tmp_path, gradient):
-    words = ["--gradient", gradient, "--budget", 120, "--threads", 1]
+def test_finite_differences_take_the_steps_too(cli, tmp_path):
+    words = ["--gradient", "finite-difference", "--budget", 120, "--threads", 1]
     result = cli("run", model_path(), scene_path(), "-o", "r.json", *words)
     assert result.code == 0
     record = json.loads((tmp_path / "r.json").read_text())
-    assert record["certificate"]["gradient"] == gradient
+    assert record["certificate"]["gradient"] == "finite-difference"
     assert record["completion"]["done"] <= 111
     assert record["passes"]["forward"] == record["completion"]["done"] + 9
     assert record["passes"]["backward"] == 0
@@ -264,9 +261,9 @@ def test_where_no_box_is_sure_enough_the_least_score_can_be_lowered(cli, assets)
     words = (model, "grey.png", "--json", *FACES, "--resize", "stretch")
     said = cli("run", *words)
     assert (said.code, said.out) == (1, "")
-    assert "nothing was detected with a score of 25% or more: the highest is" in said.err
-    assert "of object; check the preprocessing, or give --confidence 0.0" in said.err
-    assert "the highest is" in cli("inspect", *words).err
+    assert "nothing was detected with a score of 25% or more: the highest score is" in said.err
+    assert "(object); check the preprocessing, or pass --confidence 0.0" in said.err
+    assert "the highest score is" in cli("inspect", *words).err
     listed = json.loads(cli("inspect", *words, "--confidence", 0.01).out)["pictures"]["grey.png"]
     assert 0.01 <= listed[-1]["score"] <= listed[0]["score"] < 0.25
     target = json.loads(cli("run", *words, "--confidence", 0.01, "--box", 1).out)["target"]
@@ -286,7 +283,7 @@ def test_regions_are_listed_without_numbers_and_drawn_with_names(cli, assets, tm
     """No flag takes the number of a region."""
     cv2.imwrite("pets.png", cv2.imread(str(assets / "detection" / "pets.jpg")))
     words = ("inspect", assets / "models" / "deeplabv3_int8.onnx", "pets.png")
-    listed = cli(*words, "--resize", "stretch").out.split("answers\n")[1].splitlines()
+    listed = cli(*words, "--resize", "stretch").out.split("predictions\n")[1].splitlines()
     assert listed[-1] == "  drawn in pets.boxes.ibisa.png"
     assert all(re.match(r" {2,4}\d+\.\d%  \w", each) for each in listed[:-1])
     assert any("dog" in each for each in listed)

@@ -73,7 +73,7 @@ def test_without_a_map_the_picture_is_explained_and_beats_a_random_map(cli):
     assert record["target"]["label"] == "striped ball"
     assert record["checking_passes"] > 100
     assert record["verdict"]["trusted"] is True
-    assert "may be trusted" in record["verdict"]["text"]
+    assert "this map can be trusted" in record["verdict"]["text"]
     assert {each["imputation"] for each in record["comparisons"]} == set(IMPUTATIONS)
 
 
@@ -112,7 +112,7 @@ def test_the_table_names_map_metrics_directions_and_cost(cli, given):
 def test_the_last_line_is_the_verdict(cli, given, ball_map, tmp_path):
     np.save(tmp_path / "inverted.npy", 1 - ball_map)
     for file, said in (
-        ("ball.npy", "This map may be trusted: it is better than each of 20 smooth random maps"),
+        ("ball.npy", "This map can be trusted: it outperforms all 20 smooth random maps"),
         ("inverted.npy", "Do not trust this map: it is worse than smooth random maps under"),
     ):
         text = cli("eval", MODEL, SCENE, file, "--threads", 1).out
@@ -188,7 +188,7 @@ def test_regions_are_tested_by_box_and_by_a_folder_of_masks(cli, given, masks):
     assert ball["share"] > 0.8 > 0.1 > corner["share"]
     assert len(ball["by_imputation"]["without"]) == 5
     text = cli(*words).out
-    for said in ("without this region: ", "only this region: ", "share of the map: "):
+    for said in ("without this region: ", "only this region: ", "fraction of the map: "):
         assert text.count(said) == 3
 
 
@@ -234,28 +234,28 @@ def test_fail_under_decides_the_exit_code_after_the_scores(cli, given, floors, c
 @pytest.mark.parametrize(
     ("words", "code", "match"),
     [
-        (["--metric", "inserted"], 1, "no metric 'inserted'"),
-        (["--against", "lime"], 1, "no method 'lime'"),
+        (["--metric", "inserted"], 2, "unknown metric 'inserted'"),
+        (["--against", "lime"], 2, "no method 'lime'"),
         (["--against", "iba"], 2, "ibisa-onnx bench"),
         (["--fail-under", "insertion"], 2, "METRIC=NUMBER"),
         (["--fail-under", "insertion=nan"], 2, "METRIC=NUMBER"),
-        (["--fail-under", "inserted=1"], 1, "no metric 'inserted'"),
+        (["--fail-under", "inserted=1"], 2, "unknown metric 'inserted'"),
         (["--fail-under", "pointing game=1"], 1, "box"),
         (["--metric", "energy"], 1, "box"),
         (["--within", "1,2,3"], 2, "LEFT,TOP,RIGHT,BOTTOM"),
-        (["--within", "900,900,950,950"], 1, "beyond the picture, which is 480 x 480"),
-        (["--within", "400,400,481,480"], 1, "beyond the picture"),
+        (["--within", "900,900,950,950"], 1, "beyond the image, which is 480x480"),
+        (["--within", "400,400,481,480"], 1, "beyond the image"),
         (["--fail-over", "without=0.5"], 1, "a box or a mask"),
-        (["--within", "nosuch.png"], 2, "'nosuch.png' is neither a box"),
-        (["--within", "small.png"], 1, "the mask is 30 x 20"),
+        (["--within", "nosuch.png"], 2, "'nosuch.png' is not a box in pixels"),
+        (["--within", "small.png"], 1, "the mask is 30x20"),
         (["--within", "black.png"], 1, "black.png: the region is empty"),
-        (["--metric", "stability"], 1, "leave the map out"),
-        (["--within", "0,0,480,480"], 1, "whole picture"),
+        (["--metric", "stability"], 2, "omit the map"),
+        (["--within", "0,0,480,480"], 1, "whole image"),
         (["-t", "zebra crossing"], 1, "no label"),
-        (["-t", "top:2"], 2, "eval measures the maps of one answer to a picture"),
-        (["-t", "ball", "-t", "star"], 2, "eval measures the maps of one answer"),
+        (["-t", "top:2"], 2, "eval accepts a single target per image"),
+        (["-t", "ball", "-t", "star"], 2, "eval accepts a single target per image"),
         (["--box", "1"], 1, "the model's kind is classifier, which has no boxes"),
-        (["--metric", "insertion (D-RISE)"], 1, "of a detector's box, and none is explained"),
+        (["--metric", "insertion (D-RISE)"], 1, "requires a detector's box as target"),
     ],
 )
 def test_what_cannot_be_scored_is_said_before_any_explanation(
@@ -294,8 +294,8 @@ def test_a_map_that_is_none_is_refused_before_any_explanation(
 
 
 def test_a_file_that_holds_no_map_is_refused(cli):
-    assert "no .npy file" in one_line(cli("eval", MODEL, SCENE, SCENE))
-    assert "there is no map file" in one_line(cli("eval", MODEL, SCENE, "nosuch.npy"))
+    assert "not a .npy file" in one_line(cli("eval", MODEL, SCENE, SCENE))
+    assert "'nosuch.npy' does not exist" in one_line(cli("eval", MODEL, SCENE, "nosuch.npy"))
 
 
 @pytest.mark.parametrize("piped", [0, 1, 2])

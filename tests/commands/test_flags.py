@@ -25,7 +25,8 @@ from ibisa_onnx.targets import (
         ("choose with output=NAME", "choose with --output NAME"),
         ("use gradient='forward-only'", "use --gradient forward-only"),
         ("give mean=, std= and channel_order=", "give --mean, --std and --channel-order"),
-        ("argument preprocessing=caffe", "flag --preprocess caffe"),
+        ("argument mean=: pass 3 numbers", "--mean: pass 3 numbers"),
+        ("argument preprocessing=caffe", "--preprocess caffe"),
         ("give extra_inputs=", "give --extra-input"),
         ("/data/seed=3/img.png: cannot read", "/data/seed=3/img.png: cannot read"),
         ("there is no class 'weights=12kg'", "there is no class 'weights=12kg'"),
@@ -49,6 +50,7 @@ def test_what_a_kind_can_be_asked_is_a_target_in_python_and_flags_that_run_takes
     """Words in capitals stand for what a user knows."""
     known = {name for option in run.params for name in option.opts}
     values = {"CLASS": "cat", "WORD": "cat", "JOINT": "nose", "MASK|L,T,R,B": "1,2,3,4"}
+    values["FILE"] = __file__
     for ask in kind.asks:
         assert "-t " not in ask
         assert "--" not in ask

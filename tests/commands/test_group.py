@@ -7,8 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
+from ibisa_onnx.commands import _VERBS, group
 from ibisa_onnx.commands.console import Console
 from ibisa_onnx.errors import ModelError
 
@@ -28,6 +30,20 @@ def failing(monkeypatch):
     return fail
 
 
+@pytest.mark.parametrize("verb", _VERBS)
+def test_every_option_says_in_a_sentence_what_it_is(verb):
+    command = group.get_command(None, verb)
+    context = click.Context(command, info_name=verb)
+    text = command.get_help(context)
+    assert "None" not in text
+    assert "UNSET" not in text
+    for option in command.get_params(context):
+        if isinstance(option, click.Option):
+            assert option.help
+            assert option.help[0].isupper() or option.help[0].isdigit()
+            assert option.help.endswith((".", "…", ")"))
+
+
 def test_help_names_every_verb(cli):
     result = cli("--help")
     assert result.code == 0
@@ -40,8 +56,8 @@ def test_help_names_every_verb(cli):
 @pytest.mark.parametrize(
     ("module", "said"),
     [
-        ("cv2", "cv2 is not installed; pip install opencv-python-headless"),
-        ("onnx.helper", "onnx is not installed; pip install onnx"),
+        ("cv2", "cv2 is not installed; run pip install opencv-python-headless"),
+        ("onnx.helper", "onnx is not installed; run pip install onnx"),
         ("ibisa_onnx.nowhere", "this is a bug"),
     ],
 )
@@ -62,7 +78,7 @@ def test_a_library_that_cannot_be_loaded_is_no_bug(cli, failing, wrapped):
     failing(wrapper if wrapped else error)
     result = cli("doctor")
     assert result.code == 1
-    assert "a library cannot be loaded: libGL.so.1: cannot open" in result.err
+    assert "cannot load a library: libGL.so.1: cannot open" in result.err
     assert len(result.err.splitlines()) == 1
 
 
@@ -84,7 +100,7 @@ def test_help_and_version_load_nothing_heavy(args):
     code = (
         "import sys; from ibisa_onnx.commands import main\n"
         f"try: main({args})\n"
-        "except SystemExit: print(sorted({'torch','cv2','onnx','onnxruntime'}"
+        "except SystemExit: print(sorted({'torch','cv2','numpy','onnx','onnxruntime'}"
         " & set(sys.modules)))"
     )
     done = subprocess.run(

@@ -55,13 +55,15 @@ class TestStdin:
 
     def test_more_than_a_file_may_have_is_refused_and_not_read(self, monkeypatch):
         monkeypatch.setenv("IBISA_ONNX_MAX_FILE_BYTES", "5")
-        with pytest.raises(MetricError, match="the map on stdin has more than 5 bytes; set IBISA"):
+        with pytest.raises(
+            MetricError, match="the map on stdin exceeds 5 bytes; raise the limit with IBISA"
+        ):
             piped("the map", MetricError)
         assert sys.stdin.buffer.read() == b"6789"
 
     def test_a_picture_is_told_as_one(self, monkeypatch):
         monkeypatch.setenv("IBISA_ONNX_MAX_FILE_BYTES", "5")
-        with pytest.raises(ImageError, match="the picture on stdin"):
+        with pytest.raises(ImageError, match="the image on stdin"):
             piped_picture()
 
     def test_a_model_may_have_any_size(self, monkeypatch):

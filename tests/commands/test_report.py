@@ -36,31 +36,43 @@ def as_scores(*kept: float) -> tuple[float, ...]:
 
 def test_of_a_class_it_is_probability():
     said = text((0.01, 0.3, 0.6, 0.9), 0.9, value=None)
-    assert said["baseline"] == "blur, which alone gives 1.0%"
-    assert said["sufficient"].endswith("50% of the picture alone give 90% of that probability")
+    assert said["baseline"] == "blur; class probability 1.0% with the whole image replaced"
+    assert said["sufficiency"] == (
+        "the top 50% of pixels alone retain 90% of the class probability"
+    )
 
 
 def test_of_a_value_it_is_what_is_kept_between_picture_and_baseline():
     said = text(as_scores(0, 0.4, 0.95, 1), 1.0, value=0.4407)
     assert said["baseline"] == (
-        "blur, which alone keeps 0% of what hiding the picture changes"  # and not exp(-4) = 1.8%
+        "blur; 0% of the value retained with the whole image replaced"  # and not exp(-4) = 1.8%
     )
-    assert said["sufficient"] == "the hottest 20% of the picture alone keep 90% of that"
+    assert said["sufficiency"] == (
+        "the top 20% of pixels alone retain 90% of the value relative to the baseline"
+    )
 
 
 def test_a_value_that_no_part_keeps_names_the_best():
     said = text(as_scores(0, 0.02, 0.3, 0.4), 1.0, value=-2.0)
-    assert said["sufficient"] == "no part that was tried keeps 90% of that (best 40%)"
+    assert said["sufficiency"] == (
+        "not sufficient: no tested subset of pixels retains 90% of the value relative to the "
+        "baseline (highest fraction retained: 40%)"
+    )
 
 
 @pytest.mark.parametrize("whole", [-0.5, 0.0, 0.03])
 def test_a_baseline_that_gives_as_much_of_a_value_says_so_in_both_rows(whole: float):
     said = text(as_scores(0.03, 0.4, 0.5, 0.6), *as_scores(whole), value=-0.063)
-    assert said["baseline"] == "blur, which alone gives as much as the picture"
-    assert said["sufficient"] == "the answer needs no pixel: the baseline (blur) gives it too"
+    assert said["baseline"] == "blur; value unchanged with the whole image replaced"
+    assert said["sufficiency"] == (
+        "no pixels needed: the baseline (blur) alone retains 90% of the value relative to the "
+        "baseline"
+    )
 
 
-@pytest.mark.parametrize(("error", "said"), [(0.04, "0.04"), (1.9, "1.90"), (None, "nothing")])
+@pytest.mark.parametrize(
+    ("error", "said"), [(0.04, "0.04"), (1.9, "1.90"), (None, "not measurable")]
+)
 def test_a_gradient_that_is_off_is_said_and_the_details_say_by_how_much(error, said):
     made = FakeExplainer._explanation(np.zeros((4, 4, 3), np.uint8), 0, 0)
     certificate = replace(
@@ -74,5 +86,5 @@ def test_a_gradient_that_is_off_is_said_and_the_details_say_by_how_much(error, s
         "\n".join(map(str, each))
         for each in (explanation_text("a.png", found, []), details_text(found))
     )
-    assert ("failed" in short) == ("gradient is off" in short) == (error == 1.9)
+    assert ("failed" in short) == ("the gradient does not: " in short) == (error == 1.9)
     assert said in next(line for line in long.splitlines() if "directional derivative" in line)

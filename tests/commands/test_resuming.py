@@ -58,8 +58,8 @@ def test_what_is_finished_is_neither_explained_nor_touched_and_is_told(cli, fake
     said = cli("run", "m.onnx", "in", "-o", "out", "--with-data")
     assert said.out == ""
     assert said.err.splitlines() == [
-        "ibisa-onnx: 3 of 3 pictures were finished before and are skipped; "
-        "--overwrite explains them again"
+        "ibisa-onnx: skipped 3 of 3 images: results already exist; "
+        "use --overwrite to recompute them"
     ]
 
 
@@ -311,8 +311,8 @@ def test_a_full_disk_ends_the_run_with_what_is_done(cli, fake, folder, monkeypat
     result = cli("run", "m.onnx", "in", "-o", "out", "-q")
     assert (result.code, result.out) == (1, "out/a.ibisa.png\n")
     assert result.err.splitlines() == [
-        "ibisa-onnx: error: 1 of 3 pictures are explained; out/b.ibisa.png: cannot write: No space "
-        "left on device; free some space, then run the same command again, which goes on"
+        "ibisa-onnx: error: stopped after 1 of 3 images; out/b.ibisa.png: cannot write: No space "
+        "left on device; free some space, then rerun the same command to resume"
     ]
     assert [path.name for path in (folder / "out").iterdir()] == ["a.ibisa.png"]
     disk.free = 10**6
@@ -355,8 +355,8 @@ def test_no_file_may_grow_beyond_a_limit(scenes, tmp_path):
     assert done.returncode == 1
     assert explained(done.stdout) == ["0", "1"]
     (line,) = (line for line in done.stderr.splitlines() if "error" in line)
-    assert "2 of 4 pictures are explained" in line
-    assert "File too large; free some space, then run the same command" in line
+    assert "stopped after 2 of 4 images" in line
+    assert "File too large; free some space, then rerun the same command" in line
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "0.ibisa.png",
         "1.ibisa.png",
@@ -378,7 +378,7 @@ def test_a_disk_that_is_truly_full(scenes, tmp_path):
         done = subprocess.run(words, capture_output=True, text=True, env=ENVIRONMENT)
         assert (done.returncode, explained(done.stdout)) == (1, ["0", "1"])
         (line,) = (line for line in done.stderr.splitlines() if "error" in line)
-        assert "2 of 4 pictures are explained" in line
+        assert "stopped after 2 of 4 images" in line
         assert "No space left on device" in line
         assert len(list((disk / "out").iterdir())) == 2
         subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)

@@ -121,7 +121,7 @@ def test_a_scene_without_objects_is_its_background() -> None:
     [
         ({"count": 4}, ImageError, "0 to 3"),
         ({"count": -1}, ImageError, "0 to 3"),
-        ({"count": 1, "kinds": ["star", "ring"]}, ImageError, "one of the two"),
+        ({"count": 1, "kinds": ["star", "ring"]}, ImageError, "pass only one of them"),
         ({"kinds": ["teapot"]}, TargetError, "teapot"),
         ({"size": (8, 128)}, ImageError, "16 x 16"),
     ],

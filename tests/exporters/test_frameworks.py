@@ -375,7 +375,7 @@ def test_a_keras_whose_safe_mode_does_not_hold_opens_nothing(monkeypatch, tmp_pa
     )
     monkeypatch.setitem(sys.modules, "keras", fake)
     (tmp_path / "net.keras").write_bytes(b"")
-    with pytest.raises(ExportError, match=f"Keras {version} may run code that .*install 3.11.3"):
+    with pytest.raises(ExportError, match=f"Keras {version} may execute code in .*install 3.11.3"):
         load_source(str(tmp_path / "net.keras"), Request())
 
 
@@ -390,7 +390,7 @@ def test_another_backend_is_named_before_it_is_looked_for(cli, monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     result = cli("export", "net.keras")
     assert result.code == 1
-    assert "Keras runs on jax; set KERAS_BACKEND=torch" in result.err
+    assert "Keras uses the backend jax; set KERAS_BACKEND=torch" in result.err
 
 
 def test_keras_on_another_backend(cli, monkeypatch, tmp_path):

@@ -250,5 +250,5 @@ def test_what_onnx_has_no_gradient_of_is_told(tmp_path):
             return torch.floor(images).mean((2, 3))
 
     model = TrainedModel("rounds", Rounds(), torch.zeros(1, 3, 8, 8))
-    with pytest.raises(ExportError, match=r"as ONNX has no gradient that can be had: .*Floor"):
+    with pytest.raises(ExportError, match=r"the exported network has no exact gradient: .*Floor"):
         write_surrogate(model, tmp_path / "rounds.onnx", {})

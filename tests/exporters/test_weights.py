@@ -50,19 +50,19 @@ def test_what_does_not_fit_is_named(tmp_path):
     net = network()
     before = {name: value.clone() for name, value in net.state_dict().items()}
     with pytest.raises(ExportError) as error:
-        load_weights(net, tmp_path / "weights.pth", "say classes=5")
+        load_weights(net, tmp_path / "weights.pth", "pass classes=5")
     message = str(error.value)
     assert "missing: 3.bias;" in message
     assert "unknown: head.bias;" in message
-    assert "of another shape: 3.weight [5, 4] (the network has [2, 4]); give the weights" in message
+    assert "of another shape: 3.weight [5, 4] (the network has [2, 4]); use weights of" in message
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
 
 
 def test_the_hint_is_for_shapes_alone(tmp_path):
     state = network().state_dict() | {"3.weight": torch.zeros(5, 4)}
     torch.save(state, tmp_path / "weights.pth")
-    with pytest.raises(ExportError, match=r"the network has \[2, 4\]\); say classes=5"):
-        load_weights(network(), tmp_path / "weights.pth", "say classes=5")
+    with pytest.raises(ExportError, match=r"the network has \[2, 4\]\); pass classes=5"):
+        load_weights(network(), tmp_path / "weights.pth", "pass classes=5")
 
 
 def test_few_of_many_names_are_said(tmp_path):
@@ -73,15 +73,15 @@ def test_few_of_many_names_are_said(tmp_path):
 
 def test_no_code_is_run_from_a_file(tmp_path):
     torch.save(network(), tmp_path / "whole.pth")
-    with pytest.raises(ExportError, match="no file of weights"):
+    with pytest.raises(ExportError, match="not a weights file"):
         load_weights(network(), tmp_path / "whole.pth")
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"\n<!DOCTYPE html>", "a page of HTML"),
-        (b"version https://git-lfs.github.com/spec/v1", "a pointer of Git LFS"),
+        (b"\n<!DOCTYPE html>", "an HTML page"),
+        (b"version https://git-lfs.github.com/spec/v1", "a Git LFS pointer"),
     ],
 )
 @pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])

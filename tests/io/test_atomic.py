@@ -164,7 +164,10 @@ def test_a_folder_in_which_something_is_stays_after_an_error(tmp_path: Path) -> 
 
 def test_a_staged_folder_says_what_it_cannot_write(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ResultError, match="choose another place"), staged_folder(tmp_path / "file"):
+    with (
+        pytest.raises(ResultError, match="choose a folder with write access"),
+        staged_folder(tmp_path / "file"),
+    ):
         pass
     (tmp_path / "taken").mkdir()
     with pytest.raises(ResultError, match="taken"), staged_folder(tmp_path) as stage:

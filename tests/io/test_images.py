@@ -134,7 +134,7 @@ class TestRefused:
         assert "\n" not in str(error.value)
 
     def test_missing_folder_and_empty(self, tmp_path):
-        self._refused(tmp_path / "no.png", "there is no picture .*no.png")
+        self._refused(tmp_path / "no.png", "image file .*no.png does not exist")
         self._refused(tmp_path, "is a folder")
         empty = tmp_path / "empty.png"
         empty.write_bytes(b"")
@@ -145,14 +145,14 @@ class TestRefused:
         pipe, never = tmp_path / "pipe.png", tmp_path / "zero.png"
         os.mkfifo(pipe)
         never.symlink_to("/dev/zero")
-        self._refused(pipe, "is a pipe, not a file")
-        self._refused(never, "is a device, not a file")
+        self._refused(pipe, "is a pipe, not a regular image file")
+        self._refused(never, "is a device, not a regular image file")
 
     @pytest.mark.parametrize("content", [b"hello", b"\xff\xd8\xff\xe0\0\2 nothing", bytes(1000)])
     def test_not_a_picture(self, tmp_path, content):
         path = tmp_path / "text.png"
         path.write_bytes(content)
-        self._refused(path, "text.png is not a picture that can be read")
+        self._refused(path, "text.png is damaged, or not a supported image")
 
     def test_truncated_png(self, rgb, capfd):
         self._refused(_encode(".png", rgb)[:60], "truncated PNG")

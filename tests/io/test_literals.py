@@ -27,8 +27,8 @@ from ibisa_onnx.io.literals import (
         ('{"a":' * 70 + "1" + "}" * 70, "nested more than 64 deep"),
         ("1" * 5000, "integer of 5,000 digits"),
         ("[1" + "0" * 310 + "]", "integer of 311 digits"),
-        ('["\\ud800"]', "half a character"),
-        ('{"\\udfff": 1}', "half a character"),
+        ('["\\ud800"]', "lone surrogate"),
+        ('{"\\udfff": 1}', "lone surrogate"),
     ],
 )
 def test_what_json_must_not_hold_is_named(text, match):

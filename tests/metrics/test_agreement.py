@@ -47,6 +47,16 @@ def test_stability_is_the_mean_over_all_pairs() -> None:
     assert seed_stability(maps) == pytest.approx(np.mean(pairs))
 
 
+def test_a_method_that_ignores_the_seed_is_warned_of() -> None:
+    with pytest.warns(UserWarning, match="1 by construction"):
+        assert seed_stability([MAP, MAP.copy(), MAP]) == pytest.approx(1)
+
+
+def test_maps_that_rank_alike_but_differ_are_fine(recwarn: pytest.WarningsRecorder) -> None:
+    assert seed_stability([MAP, MAP**2]) == pytest.approx(1)
+    assert not recwarn.list
+
+
 def test_randomisation_takes_the_size() -> None:
     assert randomisation(MAP, MAP) == pytest.approx(1)
     assert randomisation(MAP, -MAP) == pytest.approx(1)
@@ -69,9 +79,9 @@ def test_constant_maps_agree_with_each_other_alone() -> None:
 
 
 def test_what_cannot_be_compared_is_refused() -> None:
-    with pytest.raises(IbisaError, match="2 or more, not 1"):
+    with pytest.raises(IbisaError, match="requires 2 or more maps, not 1"):
         seed_stability([MAP])
-    with pytest.raises(IbisaError, match=r"the maps are \(9, 11\) and \(9, 10\)"):
+    with pytest.raises(IbisaError, match=r"the maps differ in shape: \(9, 11\) and \(9, 10\)"):
         seed_stability([MAP, MAP[:, :-1]])
     with pytest.raises(IbisaError, match="NaN"):
         randomisation(MAP, MAP * np.nan)

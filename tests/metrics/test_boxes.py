@@ -112,5 +112,5 @@ def test_what_is_not_detected_cannot_be_deleted(asking: Asking, square: np.ndarr
 
 @every_metric
 def test_a_map_of_another_size_is_refused(metric: BoxMetric, asking: Asking):
-    with pytest.raises(MetricError, match="the map is"):
+    with pytest.raises(MetricError, match="the map has shape"):
         metric(asking(metric), np.zeros((SIDE, SIDE + 1)), BOX)

@@ -147,9 +147,9 @@ def test_what_cannot_be_measured_is_refused(metric: LocalisationMetric) -> None:
     saliency = np.ones(SHAPE)
     with pytest.raises(IbisaError, match="empty"):
         metric(saliency, np.zeros(SHAPE, bool))
-    with pytest.raises(IbisaError, match="whole picture"):
+    with pytest.raises(IbisaError, match="covers the whole image"):
         metric(saliency, np.ones(SHAPE, bool))
-    with pytest.raises(IbisaError, match="the region is"):
+    with pytest.raises(IbisaError, match="the region has shape"):
         metric(saliency, BOX[:-1])
     with pytest.raises(IbisaError, match="NaN"):
         metric(saliency * np.nan, BOX)

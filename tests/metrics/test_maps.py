@@ -46,10 +46,10 @@ def test_a_map_is_stretched_to_the_unit_range() -> None:
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        (np.zeros((2, 3)), "the map is"),
-        (np.zeros(4), "one value for each pixel"),
-        (np.zeros((1, 2, 2)), "one value for each pixel"),
-        (np.zeros((0, 2)), "one value for each pixel"),
+        (np.zeros((2, 3)), "the map has shape"),
+        (np.zeros(4), "one value per pixel"),
+        (np.zeros((1, 2, 2)), "one value per pixel"),
+        (np.zeros((0, 2)), "one value per pixel"),
         (np.array([[0, np.nan], [0, 0]]), "NaN"),
         (np.array([[0, np.inf], [0, 0]]), "infinite"),
         (np.zeros((2, 2), complex), "complex128"),
@@ -66,8 +66,8 @@ def test_maps_without_sense_are_refused(values: np.ndarray, says: str) -> None:
     ("region", "says"),
     [
         (np.zeros((2, 2), bool), "empty"),
-        (np.ones((2, 2), bool), "whole picture"),
-        (np.ones((2, 3), bool), "the region is"),
+        (np.ones((2, 2), bool), "covers the whole image"),
+        (np.ones((2, 3), bool), "the region has shape"),
         (np.full((2, 2), 0.5), "booleans"),
     ],
 )

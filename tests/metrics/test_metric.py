@@ -79,9 +79,9 @@ def test_scores_are_a_copy_that_nobody_changes() -> None:
 
 
 def test_wrong_scores_are_refused() -> None:
-    with pytest.raises(IbisaError, match="one for each image"):
+    with pytest.raises(IbisaError, match="pass one score for each image"):
         scores()
-    with pytest.raises(IbisaError, match="one for each image"):
+    with pytest.raises(IbisaError, match="pass one score for each image"):
         Scores(METRIC, np.zeros((2, 2)))
     with pytest.raises(IbisaError, match="image 1 is NaN"):
         scores(0.0, math.nan)

@@ -170,7 +170,7 @@ def test_a_model_without_weights_is_refused() -> None:
 def test_weights_that_are_elsewhere_are_refused() -> None:
     model = graph_with("g (float[4] x) => (float y) { y = Mul(x, w) }", w=np.ones(4, np.float32))
     model.graph.initializer[0].data_location = TensorProto.EXTERNAL
-    with pytest.raises(ModelError, match="'w' is in a file of its own"):
+    with pytest.raises(ModelError, match="'w' is stored as external data"):
         shuffled(model, np.random.default_rng(0))
 
 

@@ -74,8 +74,8 @@ def test_a_mask_mixes_image_and_blank() -> None:
     [
         (lambda images: np.full(len(images), np.nan), "score is nan"),
         (lambda images: np.full(len(images), np.inf), "score is inf"),
-        (lambda images: np.zeros((len(images), 2)), "one each is needed"),
-        (lambda images: np.zeros(1), "one each is needed"),
+        (lambda images: np.zeros((len(images), 2)), "\\(2,\\) is required"),
+        (lambda images: np.zeros(1), "\\(2,\\) is required"),
     ],
 )
 def test_answers_without_sense_are_refused(score: object, says: str) -> None:
@@ -86,11 +86,11 @@ def test_answers_without_sense_are_refused(score: object, says: str) -> None:
 @pytest.mark.parametrize(
     ("image", "blank", "says"),
     [
-        (IMAGE[0], 0.0, "one picture"),
-        (IMAGE[None], 0.0, "one picture"),
-        (IMAGE, np.zeros((2, 2, 2)), "the blank is"),
-        (IMAGE, np.nan, "not finite"),
-        (IMAGE + np.inf, 0.0, "not finite"),
+        (IMAGE[0], 0.0, "pass one image"),
+        (IMAGE[None], 0.0, "pass one image"),
+        (IMAGE, np.zeros((2, 2, 2)), "blank has shape"),
+        (IMAGE, np.nan, "NaN or infinite"),
+        (IMAGE + np.inf, 0.0, "NaN or infinite"),
     ],
 )
 def test_pictures_without_sense_are_refused(image: np.ndarray, blank: object, says: str) -> None:
@@ -99,7 +99,7 @@ def test_pictures_without_sense_are_refused(image: np.ndarray, blank: object, sa
 
 
 def test_a_batch_holds_something() -> None:
-    with pytest.raises(IbisaError, match="1 image or more"):
+    with pytest.raises(IbisaError, match="batch is 0; pass 1 image or more"):
         Subject(mean, IMAGE, batch=0).scores([IMAGE])
 
 

@@ -44,7 +44,7 @@ def complaint(proto: onnx.ModelProto) -> str:
 def test_without_the_package_the_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime_extensions", None)
     assert complaint(model(CONTRIB, "NegPos", "Inverse")) == (
-        "ONNX Runtime cannot open the model: it needs the operators Inverse, NegPos of "
+        "ONNX Runtime cannot open the model: it requires the operators Inverse, NegPos of "
         "ai.onnx.contrib: pip install onnxruntime-extensions, or 'ibisa-onnx[extensions]'"
     )
 
@@ -68,13 +68,13 @@ def test_only_operators_of_the_package_load_it(monkeypatch):
 
 def test_another_domain_is_named_with_all_its_operators():
     text = complaint(model("my.ops", "Foo", "Bar", "Foo"))
-    assert "it needs the operators Bar, Foo of my.ops" in text
+    assert "it requires the operators Bar, Foo of my.ops" in text
     assert "register_custom_ops_library" in text
 
 
 def test_an_operator_that_is_too_new_for_the_runtime():
     text = complaint(model("com.microsoft", "NotYet"))
-    assert "the operators NotYet of com.microsoft, and this ONNX Runtime has no NotYet" in text
+    assert "the operators NotYet of com.microsoft, but this ONNX Runtime has no NotYet" in text
 
 
 def test_with_the_package_the_model_runs_and_is_explained():

@@ -85,7 +85,7 @@ def test_cuda_without_a_driver(monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", refuse)
     check = cuda_runs_a_node()
     assert not check.ran
-    assert check.reason == "NVIDIA's driver is not here (libcuda.so.1: no such file)"
+    assert check.reason == "NVIDIA's driver is not installed (libcuda.so.1: no such file)"
 
 
 @pytest.mark.cuda

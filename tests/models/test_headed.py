@@ -62,7 +62,9 @@ def test_an_answer_that_is_known_is_not_asked_for_again(model: FunctionModel):
 
 
 def test_a_tensor_that_no_node_makes_is_told_of(model: FunctionModel):
-    with pytest.raises(OutputError, match="answers has no output 'inner', and nothing inside can"):
+    with pytest.raises(
+        OutputError, match="answers has no output 'inner', and tensors inside it cannot"
+    ):
         HeadedModel(model, ["inner"], write)
 
 
@@ -83,7 +85,7 @@ def test_outputs_that_do_not_go_together_are_told_of(model: FunctionModel):
 
     headed = HeadedModel(model, ["sum"], add)
     with pytest.raises(
-        OutputError, match=r"answers returned does not go together: means \[1, 3\], r"
+        OutputError, match=r"the outputs of answers do not match each other: means \[1, 3\], r"
     ):
         headed.run(np.ones((1, *SIDES), np.float32), ["sum"])
     with pytest.raises(ModelError, match="answers has no output 'x'"):

@@ -28,7 +28,7 @@ class TestMemory:
         proto.graph.node.append(helper.make_node("ReduceMean", ["flat"], ["m"], axes=[1]))
         proto.graph.node.append(helper.make_node("Expand", ["m", "shape"], ["y"]))
         proto.graph.initializer.append(numpy_helper.from_array(np.array(shape), "shape"))
-        with pytest.raises(ModelError, match=r"one call takes about [\d,]{13,} bytes") as caught:
+        with pytest.raises(ModelError, match=r"one call requires about [\d,]{13,} bytes") as caught:
             opened(proto)
         assert "set IBISA_ONNX_MAX_MEMORY to allow more" in str(caught.value)
         assert opened(proto, limits=Limits(memory=2**40)).signature
@@ -47,7 +47,9 @@ class TestMemory:
         proto.graph.output[0].type.tensor_type.ClearField("shape")
         proto.graph.input.append(helper.make_tensor_value_info("many", TensorProto.INT64, [4]))
         found = opened(proto, limits=Limits(memory=10**8), extra_inputs={"many": [1, 1, 1000, 100]})
-        with pytest.raises(ModelError, match=r"its outputs take about 384,000,000 bytes.*y \[1, 3"):
+        with pytest.raises(
+            ModelError, match=r"its outputs require about 384,000,000 bytes.*y \[1, 3"
+        ):
             found.run(np.ones((1, 3, 8, 8), np.float32))
 
     def test_a_size_that_was_asked_for_counts_before_a_picture_is_made_so_large(
@@ -60,7 +62,7 @@ class TestMemory:
         (tmp_path / "p.png").write_bytes(b"")
         result = cli("inspect", "open.onnx", "p.png", "--size", "10000")
         assert result.code == 1
-        assert "one call takes about 3,600,000," in result.err
+        assert "one call requires about 3,600,000," in result.err
         assert len(result.err.splitlines()) == 1
 
 
@@ -95,4 +97,4 @@ def test_what_onnx_runtime_cannot_allocate_is_said_in_one_line(tmp_path, count):
     assert "ConstantOfShape: " in done.stdout
     assert len(done.stdout.splitlines()) == 1
     if count < 2**60:
-        assert f"out of memory: {4 * count} bytes were asked for" in done.stdout
+        assert f"out of memory: {4 * count} bytes were requested" in done.stdout

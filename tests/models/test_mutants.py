@@ -57,6 +57,7 @@ def branches() -> onnx.ModelProto:
     return proto
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="each mutant is used in a fork")
 def test_a_damaged_model_is_used_or_refused_in_one_line(tmp_path):
     shutil.copy(Path(ibisa_onnx.demo.__file__).parent / "model.onnx", tmp_path / "demo.onnx")

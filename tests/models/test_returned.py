@@ -133,23 +133,23 @@ FAULTS: dict[str, tuple[Any, str]] = {
     "an empty mapping": ({}, "returned no 'boxes', only nothing"),
     "a wrong rank": (
         {**PADDED, "scores": PADDED["scores"][..., None]},
-        r"returned scores float32 \[2, 2, 1\] for 2 image\(s\), and scores \[N, \?\] is declared",
+        r"returned scores float32 \[2, 2, 1\] for 2 image\(s\), but declares scores \[N, \?\]",
     ),
     "wrong columns": (
         {**PADDED, "boxes": PADDED["boxes"][..., :3]},
-        r"returned boxes float32 \[2, 2, 3\] .*, and boxes \[N, \?, 4\] is declared",
+        r"returned boxes float32 \[2, 2, 3\] .*, but declares boxes \[N, \?, 4\]",
     ),
     "wrong columns of one": (
         {**TWO, "boxes": [np.zeros((1, 3)), np.zeros((2, 4))]},
-        r"returned boxes \[1, 3\], \[2, 4\] for 2 image\(s\), and boxes \[N, \?, 4\] is declared",
+        r"returned boxes \[1, 3\], \[2, 4\] for 2 image\(s\), but declares boxes \[N, \?, 4\]",
     ),
     "too few images": (
         {name: each[:1] for name, each in PADDED.items()},
-        r"boxes float32 \[1, 2, 4\] for 2 image\(s\), and .* is declared; .* a batch of 1",
+        r"boxes float32 \[1, 2, 4\] for 2 image\(s\), but declares .*; .* a batch of 1",
     ),
     "other rows": (
         {**PADDED, "scores": PADDED["scores"][:, :1]},
-        "returned 2 boxes, 1 scores for one image; return as many of each",
+        "returned 2 boxes, 1 scores for one image; these numbers must be equal",
     ),
     "other rows of one": (
         {**TWO, "scores": [[0.5, 0.5], [0.75]]},
@@ -160,9 +160,9 @@ FAULTS: dict[str, tuple[Any, str]] = {
         r"returned scores float64 \[2, 2\] for 2 image\(s\) with NaN or infinite values",
     ),
     "infinity": ({**PADDED, "boxes": PADDED["boxes"] * np.float64(1e300)}, "NaN or infinite"),
-    "words": ({**PADDED, "scores": [["a", "b"]] * 2}, "no numbers; a class is its index"),
-    "objects": ({**PADDED, "scores": [0.5, [0.75, 0.25]]}, "no numbers"),
-    "nested": ({**PADDED, "boxes": [[[1, 2], [3]], [[1]]]}, "a list that NumPy cannot read"),
+    "words": ({**PADDED, "scores": [["a", "b"]] * 2}, "not numeric; return a class as its index"),
+    "objects": ({**PADDED, "scores": [0.5, [0.75, 0.25]]}, "not numeric"),
+    "nested": ({**PADDED, "boxes": [[[1, 2], [3]], [[1]]]}, "a list that NumPy cannot convert"),
 }
 
 
@@ -183,7 +183,9 @@ def test_a_side_that_holds_no_rows_stays_as_it_was():
     )
     images = np.ones((1, *SIDES), np.float32)
     model.run(images)
-    with pytest.raises(OutputError, match=r"\[1, 9\] for 1 image\(s\), but \[8\] for an image bef"):
+    with pytest.raises(
+        OutputError, match=r"\[1, 9\] for 1 image\(s\), but \[8\] for an earlier image"
+    ):
         model.run(images)
 
 
@@ -222,9 +224,7 @@ def test_what_is_no_table_may_not_be_empty():
     )
     for empty in (True, False, True):
         if empty:
-            with pytest.raises(
-                OutputError, match=r"returned x .* 1 image\(s\), which has no values"
-            ):
+            with pytest.raises(OutputError, match=r"returned x .* 1 image\(s\), which is empty"):
                 model.run(np.ones((1, *SIDES), np.float32))
         else:
             assert model.run(np.ones((1, *SIDES), np.float32))["x"].shape == (1, 2)
@@ -238,20 +238,20 @@ def test_sides_of_another_name_may_have_other_rows():
 
 def test_a_mapping_that_nobody_declared_is_told_how_to_be():
     model = FunctionModel(lambda images: PADDED, InputSpec((None, *SIDES)))
-    with pytest.raises(OutputError, match=r"returned dict .*; what gives more declares it, as Inp"):
+    with pytest.raises(OutputError, match=r"returned dict .*; declare other outputs, as Inp"):
         model.run(np.ones((2, *SIDES), np.float32))
 
 
 REFUSED = [
-    ({}, "outputs is empty; give each one's shape by its name"),
-    (["boxes"], r"outputs is \['boxes'\]; give each one's shape by its name"),
-    (3, "outputs is 3; give each"),
-    ({"boxes": 4}, "outputs has 'boxes': 4; give each one's shape"),
+    ({}, "outputs is empty; pass shapes by name"),
+    (["boxes"], r"outputs is \['boxes'\]; pass shapes by name"),
+    (3, "outputs is 3; pass shapes"),
+    ({"boxes": 4}, "outputs has 'boxes': 4; pass shapes"),
     ({"boxes": "n4"}, "outputs has 'boxes': 'n4'"),
     ({3: (None, 4)}, "outputs has 3: "),
-    ({"boxes": (None,)}, r"the shape of boxes is \[None\]; its first side is the images'"),
-    ({"boxes": (7, None, 4)}, r"the shape of boxes is \[7, None, 4\]; its first side is the im"),
-    ({"boxes": (None, 0, 4)}, "the shape of boxes, .* has a side of 0"),
+    ({"boxes": (None,)}, r"the shape of boxes is \[None\]; it requires the batch axis"),
+    ({"boxes": (7, None, 4)}, r"the shape of boxes is \[7, None, 4\]; it requires the batch"),
+    ({"boxes": (None, 0, 4)}, "the shape of boxes, .* has an axis of 0"),
 ]
 
 
@@ -277,5 +277,5 @@ class TestInputSpec:
         ]
 
     def test_an_output_may_be_named_where_several_are_declared(self):
-        with pytest.raises(ModelError, match="output cannot be given with a function"):
+        with pytest.raises(ModelError, match="output cannot be passed with a function"):
             ibisa.Explainer(lambda images: None, InputSpec((None, *SIDES)), output="scores")

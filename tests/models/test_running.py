@@ -62,7 +62,7 @@ def test_an_endless_call_is_ended_and_the_session_stays_of_use(
     opened: onnxruntime.InferenceSession, way: Run
 ) -> None:
     before = way(opened, DARK)
-    said = r"^m\.onnx was ended after \S+ s without an answer \(deadline: 0\.2 s\); .*deadline=$"
+    said = r"^m\.onnx was ended after \S+ s without returning \(deadline: 0\.2 s\); .*deadline=$"
     with pytest.raises(DeadlineError, match=said), time_limit(SHORT):
         way(opened, BRIGHT)
     with time_limit(LONG):
@@ -234,7 +234,7 @@ def test_where_a_call_does_not_leave_off_there_is_a_last_resort(
     with running.last_resort(end), time_limit(SHORT):
         running.run(OneNode(), [], {}, "m.onnx")
     (message,) = said
-    assert re.match(r"m\.onnx was ended after \S+ s without an answer", message)
+    assert re.match(r"m\.onnx was ended after \S+ s without returning", message)
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan"), "1"])

@@ -15,5 +15,7 @@ def test_metadata_beyond_the_limit_are_refused_on_opening(mean_model):
     said.key, said.value = "names", "[" * 100
     data = model.SerializeToString()
     assert DeployedModel.open(data, limits=Limits(text_bytes=105)).metadata == {"names": "[" * 100}
-    with pytest.raises(ModelError, match=r"105 characters, more than 104.*MAX_TEXT_BYTES"):
+    with pytest.raises(
+        ModelError, match=r"105 characters of metadata, more than 104.*MAX_TEXT_BYTES"
+    ):
         DeployedModel.open(data, limits=Limits(text_bytes=104))

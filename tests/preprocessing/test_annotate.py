@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import json
 
+import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from ibisa_onnx.errors import IbisaError, TargetError
 from ibisa_onnx.preprocessing.annotate import annotate, written_keys
 from ibisa_onnx.preprocessing.spec import PRESETS, Preprocessing
 
@@ -128,14 +130,42 @@ def test_model_api_is_told_of_resizing_where_it_knows_it(fields, resize):
 
 
 def test_model_type_is_not_said_of_other_outputs_nor_over_anothers_word():
-    proto = _model(classes=9)
+    proto = _model()
+    proto.graph.output.append(helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 9]))
     annotate(proto, None, LABELS)
     assert "model_info model_type" not in _metadata(proto)
     assert _said(None, LABELS, {"model_info model_type": "SSD"})["model_info model_type"] == "SSD"
 
 
 def test_an_empty_label_keeps_the_place_of_the_others():
-    assert _said(None, ("a", "", "c d"))["model_info labels"] == "a class_1 c_d"
+    assert _said(None, ("a", "", "c d", "e"))["model_info labels"] == "a class_1 c_d e"
+
+
+@pytest.mark.parametrize(("classes", "labels"), [(9, 8), (9, 10), (1, 3)])
+def test_labels_must_be_as_many_as_the_classes(classes, labels):
+    with pytest.raises(TargetError, match=f"there are {labels} labels for the model's"):
+        annotate(_model(classes=classes), None, ["a"] * labels)
+
+
+@pytest.mark.parametrize("labels", [["positive"], ["negative", "positive"]])
+def test_one_score_has_one_label_or_two(labels):
+    proto = _model(classes=1)
+    annotate(proto, None, labels)
+    assert json.loads(_metadata(proto)["ibisa"])["labels"] == labels
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("m.onnx", None, None), (_model(), {"size": 3}, None), (_model(), None, "abcd")]
+    + [(_model(), None, [each] * 4) for each in (3, None, b"a", "\ud800")],
+)
+def test_wrong_types_are_one_line_and_change_nothing(arguments):
+    before = arguments[0].SerializeToString() if isinstance(arguments[0], onnx.ModelProto) else b""
+    with pytest.raises(IbisaError) as caught:
+        annotate(*arguments)
+    assert "\n" not in str(caught.value)
+    after = arguments[0].SerializeToString() if before else b""
+    assert after == before
 
 
 def test_what_others_said_stays_unless_it_would_disagree():

@@ -55,7 +55,7 @@ class TestSixteenBits:
         prepared = prepare(read_picture(_file(scan, suffix)), _spec(dtype=dtype))
         np.testing.assert_array_equal(prepared.tensor[0, 0], scan)
         (warning,) = prepared.warnings
-        assert f"has 16 bits, {scan.min()} to {scan.max()}: its values go into" in warning
+        assert f"has 16 bits, {scan.min()} to {scan.max()}: its own values are used" in warning
 
     def test_an_array_is_a_picture_too(self, scan):
         np.testing.assert_array_equal(prepare(read_picture(scan), _spec()).tensor[0, 0], scan)
@@ -68,13 +68,13 @@ class TestSixteenBits:
         np.testing.assert_allclose(
             prepared.tensor, prepare(eight, _spec(preset, "RGB")).tensor, rtol=1e-6, atol=1e-4
         )
-        assert "0..65535 is taken as 0..255 is" in prepared.warnings[0]
+        assert "0..65535 is scaled to 0..255" in prepared.warnings[0]
 
     def test_keep_their_steps_between_those_of_bytes(self):
         ramp = np.arange(SIDE * SIDE, dtype=np.uint16).reshape(SIDE, SIDE) + 1000
         prepared = prepare(read_picture(ramp), _spec("unit"))
         np.testing.assert_allclose(prepared.tensor[0, 0], ramp / 65535, rtol=1e-6)
-        assert "it uses little of that: depth=full" in prepared.warnings[0]
+        assert "it uses little; pass depth=full" in prepared.warnings[0]
 
     def test_depth_decides_where_it_is_said(self, scan):
         eight = prepare(read_picture(scan), _spec(depth="8-bit")).tensor[0, 0]
@@ -96,7 +96,7 @@ class TestSixteenBits:
     def test_what_the_input_cannot_hold_is_refused(self, dtype):
         bright = np.full((SIDE, SIDE), 65535, np.uint16)
         with pytest.raises(
-            ImageError, match=f"becomes 65535 to 65535, and the model takes {dtype}"
+            ImageError, match=f"becomes 65535 to 65535, but the model's input is {dtype}"
         ):
             prepare(read_picture(bright), _spec(dtype=dtype))
 
@@ -189,19 +189,19 @@ class TestChannels:
         tensor = prepare(read_picture(values), spec).tensor[0]
         expected = (values * 0.5 - np.arange(6)) / np.arange(1, 7)
         np.testing.assert_allclose(tensor, expected.transpose(2, 0, 1), rtol=1e-6, atol=1e-6)
-        with pytest.raises(PreprocessingError, match="takes 1 or 6 numbers"):
+        with pytest.raises(PreprocessingError, match="requires 1 or 6 numbers"):
             dataclasses.replace(self.SIX, mean=(1.0, 2.0, 3.0))
 
     def test_other_numbers_are_refused_on_both_sides(self, rng):
         six = read_picture(rng.integers(0, 256, (SIDE, SIDE, 6), dtype=np.uint8))
-        with pytest.raises(ImageError, match=r"6 channel\(s\) and the model takes 3"):
+        with pytest.raises(ImageError, match=r"6 channel\(s\), but the model requires 3"):
             prepare(six, _spec("raw", "RGB"))
         rgb = read_picture(rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8))
-        with pytest.raises(ImageError, match=r"3 channel\(s\) and the model takes 6"):
+        with pytest.raises(ImageError, match=r"3 channel\(s\), but the model requires 6"):
             prepare(rgb, self.SIX)
         with pytest.raises(ImageError, match="of up to 16 channels"):
             read_picture(np.zeros((SIDE, SIDE, 17), np.uint8))
-        with pytest.raises(PreprocessingError, match="AS-IS takes 1 to 16"):
+        with pytest.raises(PreprocessingError, match="AS-IS requires 1 to 16"):
             dataclasses.replace(self.SIX, channels=17)
 
     def test_what_stands_for_nothing_is_the_pictures_own_mean(self):
@@ -279,7 +279,10 @@ class TestExplanations:
     def test_a_guessed_resize_is_in_warnings_and_record(self, linear_model, rng):
         picture = rng.integers(0, 256, (8, 4, 3), dtype=np.uint8)
         found = self._explain(linear_model(), picture, preprocessing="tf")
-        said = "the resize is guessed (stretch): its width is stretched 2.00 times; give resize="
+        said = (
+            "the resize mode is assumed (stretch): its width is stretched 2.00x; "
+            "pass resize= to change it"
+        )
         assert said in found.warnings
         assert "resize" in found.provenance.preprocessing["guessed"]
         known = Overrides(resize="stretch")

@@ -34,7 +34,7 @@ def low(monkeypatch):
 
 @pytest.fixture
 def smooth(rng) -> np.ndarray:
-    """A picture of 300 x 260 without edges, uint8."""
+    """A picture of 300x260 without edges, uint8."""
     coarse = rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)
     return cv2.resize(coarse, (260, 300), interpolation=cv2.INTER_CUBIC)
 
@@ -72,7 +72,7 @@ class TestFactor:
 
     def test_what_does_not_fit_is_told_before_it_is_decoded(self, smooth):
         data = _encoded(".png", smooth)
-        with pytest.raises(ImageError, match="300 x 260"):
+        with pytest.raises(ImageError, match="300x260"):
             read_for(data, Preprocessing((SIDE, SIDE), "none"))
 
 
@@ -148,7 +148,7 @@ class TestExplanations:
         assert np.abs(shrunk - found.map)[:-1, :-1].max() < 0.05
         assert (found.provenance.reduction, whole.provenance.reduction) == (8, 1)
         assert found.record()["provenance"]["reduction"] == 8
-        assert any("260 x 300: it is read at 1/8" in each for each in found.warnings)
+        assert any("260 x 300 and was read at 1/8" in each for each in found.warnings)
         found.save(tmp_path / "saved")
         assert Explanation.load(tmp_path / "saved").provenance.reduction == 8
 

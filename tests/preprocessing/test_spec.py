@@ -268,7 +268,7 @@ class TestGeometry:
     def test_as_it_is_must_fit(self):
         spec = Preprocessing((20, 30), "none")
         assert prepare(np.zeros((20, 30, 3), np.uint8), spec).tensor.shape == (1, 3, 20, 30)
-        with pytest.raises(ImageError, match=r"30 x 20 .* takes 20 x 30"):
+        with pytest.raises(ImageError, match=r"30x20 .* requires 20x30"):
             prepare(np.zeros((30, 20, 3), np.uint8), spec)
 
     @pytest.mark.parametrize("guessed", [("resize", "shorter_side"), ("shorter_side",)])
@@ -284,15 +284,19 @@ class TestGeometry:
     @pytest.mark.parametrize(
         ("picture", "resize", "said"),
         [
-            ((512, 512), "shortest", "the resize is guessed (shortest): 23% of the picture is cut"),
-            ((300, 600), "shortest", "62% of the picture is cut away; give resize="),
-            ((300, 600), "stretch", "its height is stretched 2.00 times; give resize="),
-            ((600, 300), "stretch", "its width is stretched 2.00 times"),
-            ((112, 112), "stretch", "it is enlarged 2 times"),
-            ((128, 128), "shortest", "23% of the picture is cut away and it is enlarged 2 times"),
+            (
+                (512, 512),
+                "shortest",
+                "the resize mode is assumed (shortest): 23% of the image is cropped",
+            ),
+            ((300, 600), "shortest", "62% of the image is cropped; pass resize="),
+            ((300, 600), "stretch", "its height is stretched 2.00x; pass resize="),
+            ((600, 300), "stretch", "its width is stretched 2.00x"),
+            ((112, 112), "stretch", "it is enlarged 2x"),
+            ((128, 128), "shortest", "23% of the image is cropped and it is enlarged 2x"),
             ((448, 448), "stretch", None),
-            ((300, 600), "letterbox", "(letterbox): 50% of the input is margin; give resize="),
-            ((300, 600), "letterbox-corner", "50% of the input is margin; give resize="),
+            ((300, 600), "letterbox", "(letterbox): 50% of the input is margin; pass resize="),
+            ((300, 600), "letterbox-corner", "50% of the input is margin; pass resize="),
             ((448, 448), "letterbox", None),
         ],
     )
@@ -311,8 +315,8 @@ class TestGeometry:
         spec = Preprocessing((224, 224), "shortest", 256, guessed=("shorter_side",))
         (warning,) = prepare(np.zeros((512, 512, 3), np.uint8), spec).warnings
         assert warning == (
-            "the shorter side is guessed (shortest): 23% of the picture is cut away; "
-            "give shorter_side="
+            "the shorter side is assumed (256): 23% of the image is cropped; "
+            "pass shorter_side= to change it"
         )
 
     def test_restore_wants_the_models_size(self):
@@ -353,9 +357,9 @@ class TestSpec:
             ({"shorter_side": 0}, "shorter side"),
             ({"scale": 0.0}, "scale"),
             ({"scale": float("nan")}, "scale"),
-            ({"mean": (1.0, 2.0)}, "RGB takes 1 or 3 numbers"),
+            ({"mean": (1.0, 2.0)}, "RGB requires 1 or 3 numbers"),
             ({"std": (1.0, 1.0, 0.0)}, "cannot be 0"),
-            ({"channel_order": "GRAY", "mean": (1.0, 2.0, 3.0)}, "GRAY takes 1 or 1 numbers"),
+            ({"channel_order": "GRAY", "mean": (1.0, 2.0, 3.0)}, "GRAY requires 1 or 1 numbers"),
             ({"dtype": "uint8", "scale": 1 / 255}, "uint8, which cannot hold"),
             ({"dtype": "uint8", "mean": (128.0,)}, "uint8, which cannot hold"),
             ({"dtype": "int8"}, "int8, which cannot hold"),
@@ -371,7 +375,7 @@ class TestSpec:
             np.zeros((4, 4), np.uint8),
             np.zeros((0, 4, 3), np.uint8),
         ):
-            with pytest.raises(ImageError, match=r"give uint8 \[H, W, 3\]"):
+            with pytest.raises(ImageError, match=r"pass uint8 \[H, W, 3\]"):
                 prepare(image, Preprocessing((4, 4)))
 
 

@@ -150,7 +150,7 @@ def test_nothing_is_resized_for_the_answer_but_once(rng):
 
 
 def test_what_is_missing_is_said(rng):
-    with pytest.raises(OptionError, match="no pictures"):
+    with pytest.raises(OptionError, match="no images"):
         rank_preprocessing(_spec(), [], _made_for("tf", "RGB"))
-    with pytest.raises(OptionError, match="2 classes for 6 pictures"):
+    with pytest.raises(OptionError, match="2 classes for 6 images"):
         rank_preprocessing(_spec(), _pictures(rng), _made_for("tf", "RGB"), [1, 2])

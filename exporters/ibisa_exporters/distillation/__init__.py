@@ -1,8 +1,8 @@
-"""A differentiable student of a deployed model, fitted to the model's own answers.
+"""Distillation of a deployed model into a differentiable student.
 
-For models that have no gradient of their own: `distil` asks a model about masked pictures, by
-forward passes alone, fits a student in PyTorch, and measures on other masks and other pictures how
-far the two agree. What it gives is a surrogate for `ibisa_onnx`.
+For models without a gradient of their own: `distil` queries a model on masked images by forward
+passes alone, fits a student in PyTorch, and measures their agreement on other masks and held-out
+images. The result is a surrogate for `ibisa_onnx`.
 """
 
 from ibisa_exporters.distillation.agreement import Agreement

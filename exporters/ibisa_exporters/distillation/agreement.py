@@ -1,4 +1,4 @@
-"""How well a student agrees with the deployed model, and whether that is enough to certify it."""
+"""Agreement of a student with the deployed model, and the threshold of certification."""
 
 from __future__ import annotations
 
@@ -16,24 +16,26 @@ from ibisa_onnx.metrics.correlation import pearson, rank_correlation
 from ibisa_onnx.targets.class_scores import ClassScores
 
 LEAST_CORRELATION, LEAST_TOP1 = 0.95, 0.6
-"""What a certificate asks for: see docs/how-to/distil.md for what maps are worth from there on."""
-_STILL = 1e-3  # nats: below, an answer does not depend on the mask
+"""Thresholds of certification; docs/how-to/distil.md shows the quality of maps above them."""
+_STILL = 1e-3  # nats: below this, a prediction does not depend on the masks
 _BATCH = 16
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of a student with the deployed model, over pictures under masks it was not fitted to.
+    """Agreement of a student with the deployed model on masked images it was not fitted to.
 
     Attributes
     ----------
-    pictures, masks
-        How many pictures, and how many masks of each.
+    pictures
+        Number of images.
+    masks
+        Number of masks per image.
     top1
-        Share of masked pictures for which both predict the same class.
+        Fraction of masked images for which both predict the same class.
     pearson, spearman
-        Correlation of both log-probabilities of the picture's class over the masks of one picture;
-        mean over pictures. NaN where no answer depends on the masks.
+        Correlation of the log-probabilities of the image's class over the masks of one image, mean
+        over images. NaN if no prediction depends on the masks.
     """
 
     pictures: int
@@ -44,27 +46,27 @@ class Agreement:
 
     @property
     def holds(self) -> bool:
-        """Whether it is enough for a certificate."""
+        """Whether the agreement is sufficient for certification."""
         return self.pearson >= LEAST_CORRELATION and self.top1 >= LEAST_TOP1
 
     @property
     def unknown(self) -> bool:
-        """Whether no answer depends on the masks, so that there is nothing to agree on."""
+        """Whether the agreement is undefined because no prediction depends on the masks."""
         return self.pearson != self.pearson
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as plain data; what is not known is None."""
+        """Return the figures as plain data; undefined ones are None."""
         return {name: None if value != value else value for name, value in asdict(self).items()}
 
     def __str__(self) -> str:
         return (
             f"top-1 {self.top1:.0%}, Pearson {self.pearson:.2f}, Spearman {self.spearman:.2f} over "
-            f"{self.masks} masks of each of {self.pictures} pictures"
+            f"{self.masks} masks of each of {self.pictures} images"
         )
 
 
 def agreement(student: nn.Module, held_out: Sequence[Answers], reading: ClassScores) -> Agreement:
-    """Measure the agreement on answers that the student was not fitted to."""
+    """Measure the agreement on predictions that the student was not fitted to."""
     same, linear, ranked = [], [], []
     for answers in held_out:
         found, wanted = _scores(student, answers), torch.from_numpy(answers.scores)

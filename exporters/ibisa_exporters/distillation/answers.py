@@ -1,8 +1,8 @@
-"""What the deployed model answers to masked pictures: the masks, and its scores at them.
+"""Predictions of the deployed model for masked images: masks and scores.
 
-The masks are of the kinds that explanations ask about, on the same grid: the samples of IBISA's ten
-steps, which lean on smooth logits and show stripes of them, and the smooth random masks of
-`forward-only` with their complements. Only forward passes are made here.
+The masks are of the kinds used by explanations, on the same grid: samples of IBISA's ten steps,
+which are smooth logits modulated by plane waves, and the smooth random masks of `forward-only` with
+their complements. Only forward passes are made here.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from ibisa_onnx.targets.class_scores import check_scores
 from ibisa_onnx.targets.classification import ClassObjective
 
 _BATCH = 8
-_CELLS = (5, 7, 9)  # of the random masks' own grids, as forward-only has them
-_DEEPEST, _HIGHEST = -4.0, 3.0  # logits on the whole, from all but hidden to all but whole
-_LEAST = 1e-6  # deviation, of a field of one cell
-_ANGLES = np.linspace(0, np.pi / 5, 8, endpoint=False)  # few, for the designs are kept
-_CONTRAST = 2.5  # how far logits of one mask lie apart, in standard deviations
+_CELLS = (5, 7, 9)  # per side of the random masks' own grids, as in forward-only
+_DEEPEST, _HIGHEST = -4.0, 3.0  # mean logits, from almost hidden to almost fully visible
+_LEAST = 1e-6  # standard deviation, for a field of one cell
+_ANGLES = np.linspace(0, np.pi / 5, 8, endpoint=False)  # few, because designs are cached
+_CONTRAST = 2.5  # largest standard deviation of the logits of one mask
 
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """The deployed model's answers to a picture under masks.
+    """The deployed model's predictions for one image under masks.
 
     Attributes
     ----------
     masked
-        The picture and its baseline, [1, C, H, W] in model space.
+        The image and its baseline, [1, C, H, W] in model space.
     index
-        The class that was predicted for the untouched picture.
+        The class predicted for the unmodified image.
     masks
-        float16 [M, 1, h, w] in 0..1 on a grid; the first shows the whole picture.
+        float16 [M, 1, h, w] in 0..1 on a grid; the first shows the whole image.
     scores
-        float32 [M, width], the output's reals.
+        float32 [M, width], the output's real values.
     """
 
     masked: MaskedImages
@@ -52,7 +52,7 @@ class Answers:
     scores: Floats
 
     def images(self, chosen: npt.NDArray[np.intp] | slice) -> Floats:
-        """Return the picture under some of the masks, float32 [n, C, H, W]."""
+        """Return the image under some of the masks, float32 [n, C, H, W]."""
         return self.masked.through(self.masks[chosen].astype(np.float32))
 
 
@@ -61,7 +61,7 @@ def draw_masks(
 ) -> Floats:
     """Draw masks [count, 1, h, w] in 0..1, half of each kind; the first is all ones.
 
-    They are float32, but fit into float16.
+    Values are float32, but exactly representable in float16.
     """
     shape = grid_shape(*size, options.grid)
     random = list(_random_masks(rng, (count + 3) // 4, shape))
@@ -80,7 +80,7 @@ def _random_masks(rng: np.random.Generator, pairs: int, shape: tuple[int, int]) 
 
 
 def _step_mask(rng: np.random.Generator, shape: tuple[int, int], options: Options) -> Floats:
-    """Draw what one of IBISA's steps might sample, [h, w]."""
+    """Draw a mask as sampled by one of IBISA's steps, [h, w]."""
     spread = np.geomspace(options.smoothing, options.first_smoothing, 4)
     field = smooth(rng.standard_normal(shape).astype(np.float32), float(rng.choice(spread)))
     logits = rng.uniform(_DEEPEST, _HIGHEST) + rng.uniform(0, _CONTRAST) * field / (
@@ -89,19 +89,18 @@ def _step_mask(rng: np.random.Generator, shape: tuple[int, int], options: Option
     waves = plane_waves(options.steps, shape, options.wave_frequency, float(rng.choice(_ANGLES)))
     step = int(rng.integers(len(waves)))
     noise = amplitudes(options)[step] * waves[step]
-    noise = noise + options.noise * rng.logistic(size=shape)
-    return sample(logits.astype(np.float32), noise.astype(np.float32), options.temperature)
+    return sample(logits.astype(np.float32), noise, options.temperature)
 
 
 def predicted_class(problem: Problem) -> ClassObjective:
-    """Return the objective of a problem, which is the class predicted for its picture."""
+    """Return the objective of a problem, which is the class predicted for its image."""
     objective = problem.row.objective
     assert isinstance(objective, ClassObjective)
     return objective
 
 
 def ask(problem: Problem, masks: Floats) -> Answers:
-    """Ask the deployed model about a picture under masks [M, 1, h, w]."""
+    """Query the deployed model on an image under masks [M, 1, h, w]."""
     objective, scores = predicted_class(problem), []
     reading = objective.reading
     for begin in range(0, len(masks), _BATCH):

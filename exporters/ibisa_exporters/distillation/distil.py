@@ -1,4 +1,4 @@
-"""From a deployed model and some pictures to a student that is certified, or is not."""
+"""Distillation from end to end: from a deployed model and images to an evaluated student."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from ibisa_exporters.distillation.on_policy import masks_per_picture, on_policy
 from ibisa_exporters.distillation.settings import RATES, Settings
 from ibisa_exporters.distillation.students import OwnGraph, SmallNet
 from ibisa_exporters.distillation.training_plan import MaskedPicture, plan_training
+from ibisa_onnx.checks import check_type
 from ibisa_onnx.errors import OptionError, UnsupportedOperatorError
 from ibisa_onnx.methods.ibisa.options import Options
 from ibisa_onnx.methods.problem import Problem
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from ibisa_onnx.explainer import Image
 
 Progress = Callable[[str, int, int], None]
-"""Told what is being done, how much of it is done, and how much there will be."""
+"""Called with the name of the current stage, the work done in it, and the total."""
 
 
 def distil(
@@ -40,26 +41,40 @@ def distil(
     *,
     progress: Progress = lambda what, done, total: None,
 ) -> Distilled:
-    """Fit a differentiable student to a deployed model's answers to masked pictures.
+    """Fit a differentiable student to a deployed model's predictions for masked images.
 
     Parameters
     ----------
     explainer
-        Has the model, be it a file or a function, with its preprocessing and output's reading.
+        Explainer of the model, a file or a function.
     images
-        Pictures such as will be explained: paths, bytes, or arrays uint8 [H, W, 3].
+        Images like those to be explained: paths, bytes, or arrays uint8 [H, W, 3].
     settings
-        None: all defaults.
+        How to fit and evaluate the student. Default: `Settings()`.
     progress
-        Called with what is being done, how much of it is done, and how much there will be.
+        Called with the name of the current stage, the work done in it, and the total.
+
+    Returns
+    -------
+    Distilled
+        The student and its agreement with the model.
 
     Raises
     ------
+    OptionError
+        There are no images or too few to hold some out, their sizes differ, or a small network is
+        to be fitted for 0 epochs.
+    GradientError
+        The fit diverges.
     IbisaError
-        A picture cannot be read, the model fails, there are too few pictures to hold some out, or
-        a small network is to be fitted for no epoch.
+        An image cannot be read, or the model fails.
     """
-    settings = settings or Settings()
+    from ibisa_onnx import Explainer
+
+    settings = Settings() if settings is None else settings
+    check_type("explainer", explainer, Explainer, "an Explainer")
+    check_type("images", images, (list, tuple), "a list of images")
+    check_type("settings", settings, Settings, "a Settings")
     problems = _problems(explainer, images, progress)
     kind, reason, student = _student(problems[0], settings)
     epochs = settings.epochs_of(kind)
@@ -83,7 +98,7 @@ def distil(
     steps = run.train(plan.training, epochs) if epochs else 0
     student.eval()
     seen = agreement(student, run.ask("evaluating", plan.seen), run.reading)
-    unseen = run.ask("evaluating on held-out pictures", plan.unseen)
+    unseen = run.ask("evaluating on held-out images", plan.unseen)
     model = explainer.model
     return Distilled(
         student=student,
@@ -101,23 +116,23 @@ def distil(
 
 
 def _problems(explainer: Explainer, images: Sequence[Image], progress: Progress) -> list[Problem]:
-    """Ask the model about each untouched picture."""
+    """Query the model on each unmodified image."""
     if not images:
-        raise OptionError("there is no picture; give some such as will be explained")
+        raise OptionError("no images; pass images like those to be explained")
     problems = []
     for number, image in enumerate(images, 1):
         problems.append(explainer.problem(image))
         progress("reading", number, len(images))
     problems[0].check_batch_independence()
     if len({_shape(problem) for problem in problems}) > 1:
-        raise OptionError("the pictures reach the model in several sizes; give one with size=")
-    # How the output is read may have been guessed from the first, and corrected by a later one.
+        raise OptionError("the images have several sizes at the model's input; set one with size=")
+    # The output may have been interpreted differently before later images corrected it.
     reading = predicted_class(problems[-1]).reading
     return [_read_as(reading, problem) for problem in problems]
 
 
 def _read_as(reading: ClassScores, problem: Problem) -> Problem:
-    """Return the same problem with the output read in that way."""
+    """Return the problem with another interpretation of the output."""
     objective = replace(predicted_class(problem), reading=reading)
     return replace(problem, rows=(replace(problem.row, objective=objective),))
 
@@ -128,8 +143,8 @@ def _shape(problem: Problem) -> tuple[int, int, int]:
 
 
 def _student(problem: Problem, settings: Settings) -> tuple[str, str, nn.Module]:
-    """Return the kind of student, why it is not the deployed graph, and the student itself."""
-    why = "a small network was asked for"
+    """Return the kind of student, why it is not the deployed graph, and the student."""
+    why = "a small network was requested"
     if settings.student != "small":
         try:
             return "own", "", OwnGraph(problem)
@@ -144,7 +159,7 @@ def _student(problem: Problem, settings: Settings) -> tuple[str, str, nn.Module]
 
 @dataclass(frozen=True)
 class _Distillation:
-    """One distillation: a student, and what all its stages need to know."""
+    """One distillation: a student, and the context shared by all stages."""
 
     student: nn.Module
     kind: str
@@ -155,24 +170,24 @@ class _Distillation:
     rng: np.random.Generator
 
     def train(self, training: Sequence[MaskedPicture], epochs: int) -> int:
-        """Fit the student to the training set, then with on-policy masks in it; return the steps.
+        """Fit the student to the training set, then with on-policy masks added; return the steps.
 
-        Each of the two fits has half of the epochs and of the time.
+        Each of the two fits uses half of the epochs and of the time.
         """
-        answers = self.ask("asking", training)
+        answers = self.ask("querying", training)
         if isinstance(self.student, SmallNet):
             self.student.prepare(answers, self.reading)
         first = epochs - epochs // 2
         steps = self._fit("fitting", answers, first)
         if epochs > first:
-            told = partial(self.progress, "explaining by the student")
+            told = partial(self.progress, "explaining with the student")
             pictures = on_policy(self.student, self._some(training), self.options, told)
-            answers += self.ask("asking again", pictures)
+            answers += self.ask("querying again", pictures)
             steps += self._fit("fitting again", answers, epochs - first)
         return steps
 
     def ask(self, what: str, pictures: Sequence[MaskedPicture]) -> list[Answers]:
-        """Ask the deployed model about masked pictures."""
+        """Query the deployed model on masked images."""
         total, done = sum(len(picture.masks) for picture in pictures), 0
         answers = []
         for picture in pictures:
@@ -182,7 +197,7 @@ class _Distillation:
         return answers
 
     def _some(self, training: Sequence[MaskedPicture]) -> list[Problem]:
-        """Choose the pictures of on-policy masks, so that these are a fifth of the training set."""
+        """Choose images for on-policy masks, such that these are a fifth of the training set."""
         images = sum(len(picture.masks) for picture in training)
         count = math.ceil(images / 4 / masks_per_picture(self.options))
         chosen = self.rng.permutation(len(training))[:count]

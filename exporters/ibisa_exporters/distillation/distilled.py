@@ -1,4 +1,4 @@
-"""What comes of a distillation: a student, and what is known of it."""
+"""Result of a distillation: a student, and its evaluation."""
 
 from __future__ import annotations
 
@@ -18,29 +18,30 @@ from ibisa_onnx.io.atomic import staged_folder
 
 @dataclass(frozen=True)
 class Distilled:
-    """A student, and what is known of it.
+    """A student, and its evaluation.
 
     Attributes
     ----------
     student
-        Takes images float32 [N, C, H, W] in model space and returns raw scores [N, K].
+        Module from images float32 [N, C, H, W] in model space to raw scores [N, K].
     shape
         Channels, height and width of its images.
     model
-        What the deployed model is called.
+        Name of the deployed model.
     sha256, graph_sha256
-        The deployed model's digest, with its metadata and without; None where it has none.
+        Digests of the deployed model, with and without its metadata; None if it has none.
     kind
-        "own" or "small".
+        "own" (the deployed graph) or "small" (a small network).
     reason
-        Why it is not the deployed graph; else empty.
-    seen, unseen
-        Its agreement on other masks of the pictures it was fitted to, and on pictures it was not
-        fitted to; None where none were held out.
+        Why it is not the deployed graph; empty if it is.
+    seen
+        Agreement on other masks of the training images.
+    unseen
+        Agreement on held-out images; None if there are none.
     queries
-        Images that the deployed model was asked about.
+        Number of images the deployed model was queried on.
     steps
-        Of the fit.
+        Number of optimisation steps.
     """
 
     student: nn.Module
@@ -57,19 +58,19 @@ class Distilled:
 
     @property
     def certified(self) -> bool:
-        """Whether it agrees well enough wherever it was judged."""
+        """Whether its agreement is sufficient on all evaluated images."""
         return self.seen.holds and (self.unseen is None or self.unseen.holds)
 
     @property
     def figures(self) -> str:
-        """Its agreement in words."""
-        known = "on pictures it was fitted to" if self.steps else "unfitted,"
-        seen = f"{known} {self.seen}"
-        return seen if self.unseen is None else f"{seen}; on others {self.unseen}"
+        """Its agreement, in one line."""
+        known = "training images" if self.steps else "not fitted, evaluation images"
+        seen = f"{known}: {self.seen}"
+        return seen if self.unseen is None else f"{seen}; held-out: {self.unseen}"
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What travels in the file, plain data."""
+        """Metadata embedded in the file, as plain data."""
         return {
             "version": 1,
             "model": self.model,
@@ -84,7 +85,7 @@ class Distilled:
         }
 
     def check(self) -> None:
-        """Raise `GradientError` where it is not certified."""
+        """Raise `GradientError` if it is not certified."""
         if not self.certified:
             raise GradientError(self._fault)
 
@@ -92,30 +93,32 @@ class Distilled:
     def _fault(self) -> str:
         """Why it is not certified, and what to do."""
         if self.seen.unknown or (self.unseen is not None and self.unseen.unknown):
-            which = "the pictures" if self.seen.unknown else "the held-out pictures"
+            which = "images" if self.seen.unknown else "held-out images"
             return (
-                f"{self.model} answers the same under every mask of {which}, so that nothing can "
-                "be learned from them; give pictures of which it is sure, and see that it gets "
-                "them as it expects (preprocessing=)"
+                f"{self.model} predicts the same under every mask of the {which}, so nothing can "
+                "be learned from them; use images it classifies with confidence, and check "
+                "preprocessing="
             )
-        more = "more pictures, masks= or epochs=" if self.steps else "epochs= to fit it"
-        agrees = f"the surrogate agrees too little with {self.model}: {self.figures}"
-        return f"{agrees}; give {more}"
+        more = "use more images, masks= or epochs=" if self.steps else "pass epochs= to fit it"
+        return (
+            f"surrogate rejected: agreement with {self.model} is below the threshold "
+            f"({self.figures}); {more}"
+        )
 
     def save(self, path: Path) -> None:
-        """Write it as a surrogate, complete or not at all, once the file is seen to say the same.
+        """Write the student as a surrogate file, verified and atomically.
 
-        The student is on the CPU after that, at rest.
+        Afterwards the student is on the CPU, in evaluation mode.
 
         Parameters
         ----------
         path
-            An ONNX file; a program of `torch.export` where it ends in `.pt2`.
+            The file: a `torch.export` program if it ends in `.pt2`, else an ONNX file.
 
         Raises
         ------
         ExportError
-            torch cannot write it, or what it wrote answers otherwise.
+            torch cannot write the file, or its scores or gradient differ from the student's.
         ResultError
             The file cannot be written.
         """
@@ -123,7 +126,20 @@ class Distilled:
             write_surrogate(self._network(), stage / path.name, self.facts)
 
     def to_bytes(self) -> bytes:
-        """Return its ONNX file, of up to 2 GB; the student is on the CPU after that, at rest."""
+        """Return the student as an ONNX file of up to 2 GB.
+
+        Afterwards the student is on the CPU, in evaluation mode.
+
+        Returns
+        -------
+        bytes
+            The ONNX file.
+
+        Raises
+        ------
+        ExportError
+            torch cannot export the student.
+        """
         graph = surrogate_graph(self._network(), self.facts)
         return bytes(graph.SerializeToString(deterministic=True))
 

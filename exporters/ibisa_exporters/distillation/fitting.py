@@ -1,8 +1,8 @@
-"""The fit of a student to a deployed model's answers, in torch.
+"""Fit of a student to a deployed model's predictions, in torch.
 
-A batch holds several masks of each of several pictures. The loss asks for the same probabilities,
-and, with the same weight, for the same differences between the masks of one picture: from these a
-gradient over masks is made, and a mean that is off by the same for all masks takes nothing from it.
+A batch contains several masks of each of several images. The loss compares probabilities and, with
+equal weight, their differences between masks of one image: these determine the gradient with
+respect to masks, to which a constant offset is irrelevant.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _LEAST_VARIANCE = 1e-6
 
 @dataclass(frozen=True)
 class Budget:
-    """How long a fit goes on: so many times over all answers, and at most so many seconds."""
+    """Limits of a fit: epochs over all predictions, and seconds."""
 
     epochs: int
     seconds: float = math.inf
@@ -46,9 +46,9 @@ def fit(
     rng: np.random.Generator,
     progress: Callable[[int, int], None],
 ) -> int:
-    """Fit a student in place; returns the steps that were taken.
+    """Fit a student in place; return the number of steps.
 
-    The rate rises, and falls to zero by the end of the budget, be it epochs or seconds.
+    The learning rate warms up, then decays to zero at the end of the budget, in epochs or seconds.
 
     Raises
     ------
@@ -69,7 +69,7 @@ def fit(
             group["lr"] = rate * _share(spent)
         loss = loss_of(student, rng)
         if not loss.isfinite():
-            raise GradientError("the fit of the student failed: its loss is no number; change seed")
+            raise GradientError("the fit of the student diverged: its loss is NaN; change seed=")
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(student.parameters(), _STEEPEST)
@@ -79,14 +79,14 @@ def fit(
 
 
 def _share(spent: float) -> float:
-    """Return the share of the rate after a share of the budget."""
+    """Return the fraction of the learning rate after a fraction of the budget."""
     if spent < _WARM_UP:
         return (spent + 0.01) / (_WARM_UP + 0.01)
     return 0.5 * (1 + math.cos(math.pi * (spent - _WARM_UP) / (1 - _WARM_UP)))
 
 
 class _Loss:
-    """The loss of a student on a random batch of answers."""
+    """The loss of a student on a random batch of predictions."""
 
     def __init__(
         self, answers: Sequence[Answers], reading: ClassScores, device: torch.device
@@ -105,7 +105,7 @@ class _Loss:
         return cross_entropy(found, logs, self._reading) + self._differences(found, logs, classes)
 
     def _batch(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw images [N, C, H, W], log-probabilities [N, K], and each picture's class [P]."""
+        """Draw images [N, C, H, W], log-probabilities [N, K], and each image's class [P]."""
         count = min(_PICTURES, len(self._answers))
         pictures = rng.choice(len(self._answers), count, replace=False, p=self._weights)
         images, logs = [], []
@@ -119,11 +119,11 @@ class _Loss:
         return batch[0].to(self._device), batch[1].to(self._device), batch[2].to(self._device)
 
     def _logs(self, answers: Answers, chosen: npt.NDArray[np.intp] | slice = slice(None)) -> Tensor:
-        """Return the deployed model's log-probabilities of a picture under masks [n, K]."""
+        """Return the deployed model's log-probabilities of an image under masks, [n, K]."""
         return log_probabilities(torch.from_numpy(answers.scores[chosen]), self._reading)
 
     def _differences(self, found: Tensor, logs: Tensor, classes: Tensor) -> Tensor:
-        """Return the variance of the error over one picture's masks, over that of the answers."""
+        """Return the variance of the error over one image's masks, relative to the predictions'."""
         place = classes.repeat_interleave(len(found) // len(classes))[:, None]
         of_class = [
             floored(each, self._reading).gather(1, place).reshape(len(classes), -1)

@@ -1,9 +1,9 @@
-"""A deployed graph as a PyTorch module whose weights can be trained on.
+"""A deployed graph as a PyTorch module with trainable weights.
 
-Quantised graphs are read as the real function that they approximate, with the file's own scales
-(`ibisa_onnx.autodiff.dequantise`). A graph with an operator that `operators` does not know, or with
-an attribute that is not heeded there, is refused, for a student of another kind to take its place.
-The gradient of a deployed model by itself needs none of this: see `ibisa_onnx.autodiff`.
+Quantised graphs are read as the float function that they approximate, with the file's own scales
+(`ibisa_onnx.autodiff.dequantise`). Graphs with operators or attributes that `operators` does not
+support are rejected, so that another kind of student is used. The exact gradient of a deployed
+model does not depend on this module: see `ibisa_onnx.autodiff`.
 """
 
 from __future__ import annotations
@@ -25,35 +25,36 @@ from ibisa_onnx.errors import UnsupportedOperatorError
 _LEARNING = frozenset({"Conv", "Gemm", "MatMul", "BatchNormalization", "LayerNormalization"})
 
 Step = tuple[Node, dict[str, Array], Operator]
-"""A node, what it reads of constants, and what computes it."""
+"""A node, the constants that it reads, and the function that computes it."""
 
 
 class GraphModule(nn.Module):
-    """One output of an ONNX model of images, float32, for any number of images at once.
+    """One output of an ONNX image model in float32, for any batch size.
 
     Parameters
     ----------
     model
-        The model, weights in it.
-    input, output
-        The input that takes the image, in its own layout, and the output that is computed. Of an
-        integer output the values are real: those that would have been rounded to it.
+        The model, including weights.
+    input
+        Name of the image input, in its own layout.
+    output
+        Name of the output to compute. An integer output has real values, before rounding.
 
     Raises
     ------
     UnsupportedOperatorError
-        An operator is not covered as it stands there, or a weight is not in the file. Some are
-        only refused when they run.
+        An operator is not supported, or a weight is not in the file. Some operators are rejected
+        only when they run.
     """
 
     def __init__(self, model: onnx.ModelProto, input: str, output: str) -> None:
         super().__init__()
         graph = Graph(model, output)
         if graph.opsets[""] < OLDEST_OPSET:
-            raise UnsupportedOperatorError(f"opset {graph.opsets['']} is not covered")
+            raise UnsupportedOperatorError(f"opset {graph.opsets['']} is not supported")
         real = dequantise(graph, input)
         if real.refused or (real.graph.output == output and real.input != input):
-            raise UnsupportedOperatorError(f"{output} has no real counterpart")
+            raise UnsupportedOperatorError(f"{output} has no float counterpart")
         self._input, self._output = real.input, real.graph.output
         self._names: dict[str, str] = {}
         graph = real.graph
@@ -65,7 +66,7 @@ class GraphModule(nn.Module):
         self._steps = [self._step(node, graph, known) for node in nodes]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the output of images [N, C, H, W], or [N, H, W, C] where the input is so."""
+        """Return the output for images [N, C, H, W], or [N, H, W, C] if that is the layout."""
         values = {self._input: images}
         for node, constants, operator in self._steps:
             arguments: list[Any] = [
@@ -82,7 +83,7 @@ class GraphModule(nn.Module):
         constants = {}
         for name in node.uses:
             if name not in known and name not in graph.constants:
-                raise UnsupportedOperatorError(f"it depends on {name!r} beside the image")
+                raise UnsupportedOperatorError(f"it depends on {name!r} as well as the image")
             if name in graph.constants:
                 value = graph.value(name)
                 if value is None:
@@ -97,7 +98,7 @@ class GraphModule(nn.Module):
         return node, constants, _operator(node)
 
     def _any_batch(self, node: Node, graph: Graph, shape: Array) -> Array:
-        """A new shape for any number of images, where the file has its own number written in."""
+        """Return a shape for any batch size, if the file hard-codes its own."""
         first = (graph.type(node.input(0)).dims or (None,))[0]
         of_images = first == self._batch or not isinstance(first, int)
         if of_images and shape.size and shape[0] == self._batch and not node.attribute("allowzero"):
@@ -112,11 +113,11 @@ class GraphModule(nn.Module):
 
 
 def _operator(node: Node) -> Operator:
-    """Return what computes a node, if all that it asks for is heeded."""
+    """Return the function that computes a node, if all its attributes are supported."""
     known = OPERATORS.get(node.op_type) if node.domain == "" else None
     if known is None or node.captured:
-        raise UnsupportedOperatorError(f"{node.op_type} {node.name!r} is not covered")
+        raise UnsupportedOperatorError(f"{node.op_type} {node.name!r} is not supported")
     operator, heeded = known
     for name in sorted(node.attributes.keys() - set(heeded.split())):
-        raise UnsupportedOperatorError(f"{node.op_type} {node.name!r}: {name} is not covered")
+        raise UnsupportedOperatorError(f"{node.op_type} {node.name!r}: {name} is not supported")
     return operator

@@ -1,7 +1,7 @@
-"""On-policy masks: those that explanations by the student ask about, for the deployed model.
+"""On-policy masks: those that IBISA samples with the student's gradient.
 
-A student that is a little wrong leads IBISA's steps to masks that are not in its training set. So
-these are added to it, with the deployed model's answers (DAgger, Ross et al., arXiv 1011.0686).
+An imperfect student leads IBISA's steps to masks that are not in its training set. These are added
+to it, with the deployed model's predictions (DAgger, Ross et al., arXiv 1011.0686).
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from ibisa_onnx.methods.ibisa.options import Options
 from ibisa_onnx.methods.problem import MaskGradient, Problem
 from ibisa_onnx.models.passes import PassCounter
 
-_TURNS = (0.0, 0.3)  # of the waves' direction: as `run` has them, and once between those
+_TURNS = (0.0, 0.3)  # rotations of the waves, radians: those of `run`, and one in between
 
 
 def masks_per_picture(options: Options) -> int:
-    """Return how many on-policy masks each picture gets."""
+    """Return the number of on-policy masks per image."""
     return options.steps * len(_TURNS)
 
 
@@ -35,7 +35,7 @@ def on_policy(
     options: Options,
     progress: Callable[[int, int], None],
 ) -> list[MaskedPicture]:
-    """Explain each picture by the student, and return all masks on the way there."""
+    """Explain each image with the student's gradient, and return all sampled masks."""
     student.eval()
     (output,) = problems[0].row.objective.outputs
     source, pictures = SurrogateGradient(student, output), []
@@ -50,15 +50,15 @@ def on_policy(
 
 
 def _masks_of_steps(source: GradientSource, problem: Problem, options: Options) -> list[Floats]:
-    """Take IBISA's steps by the student's gradient; return the masks [h, w] they ask about."""
-    uncounted = replace(problem, passes=PassCounter())  # the deployed model is not asked
+    """Run IBISA's steps with the student's gradient; return the sampled masks [h, w]."""
+    uncounted = replace(problem, passes=PassCounter())  # the deployed model is not queried
     gradient, asked = uncounted.gradient(source), list[Floats]()
 
     def noted(masks: Floats) -> MaskGradient:
         asked.extend(masks)
         return gradient(masks)
 
-    step, rng = pathwise(noted, options.temperature), np.random.default_rng(0)
-    for _ in optimise(lambda rounds: step, 1, problem.size, options, rng):
+    step = pathwise(noted, options.temperature)
+    for _ in optimise(lambda rounds: step, 1, problem.size, options):
         pass
     return asked

@@ -1,8 +1,8 @@
-"""The operators that image classifiers are made of, in torch: what each computes, by ONNX.
+"""The ONNX operators of image classifiers, in torch.
 
-An operator takes its node and its inputs: tensors, constants as arrays, and None for what is left
-out. It is right as ONNX has it from opset 7 on, or raises `UnsupportedOperatorError`; the table at
-the end says which attributes each heeds, and a node with any other has no place here.
+An operator receives its node and its inputs: tensors, constants as arrays, and None for omitted
+inputs. It follows ONNX from opset 7 on, or raises `UnsupportedOperatorError`. The table at the end
+lists the attributes that each supports; nodes with other attributes are rejected.
 """
 
 from __future__ import annotations
@@ -22,35 +22,35 @@ from ibisa_onnx.errors import UnsupportedOperatorError
 Operator = Callable[[Node, list[Any]], Tensor]
 
 OLDEST_OPSET = 7
-"""Before, operators broadcast in another way, and some trained unless they were told not to."""
+"""Earlier opsets broadcast differently, and have operators that train by default."""
 
 
 def _refuse(node: Node, what: str) -> UnsupportedOperatorError:
-    return UnsupportedOperatorError(f"{node.op_type} {node.name!r}: {what} is not covered")
+    return UnsupportedOperatorError(f"{node.op_type} {node.name!r}: {what} is not supported")
 
 
 def _require(node: Node, name: str, value: Any) -> None:
-    """Raise where an attribute is given with another value, for all axes if it has several."""
+    """Raise if an attribute has another value, for any axis if it has several."""
     given = node.attribute(name, value)
     if any(each != value for each in (given if isinstance(given, list) else [given])):
         raise _refuse(node, f"{name}={given}")
 
 
 def _tensor(value: Any, like: Tensor) -> Tensor:
-    """A constant beside a tensor: on its device, of its dtype."""
+    """Return a constant as a tensor with the device and dtype of another."""
     if isinstance(value, Tensor):
         return value
     return torch.tensor(value, dtype=like.dtype, device=like.device)
 
 
 def _number(node: Node, value: Any, what: str) -> float:
-    """A constant of one element."""
+    """Return a constant of one element."""
     if isinstance(value, Tensor):
         raise _refuse(node, f"{what} that depends on the image")
     return float(value)
 
 
-# -- one input, or two of which one is spread over the other
+# -- one input, or two with broadcasting
 
 
 def _elementwise(function: Callable[[Tensor], Tensor]) -> Operator:
@@ -66,7 +66,7 @@ def _binary(function: Callable[[Tensor, Tensor], Tensor]) -> Operator:
 
 
 def _cast(node: Node, x: list[Any]) -> Tensor:
-    """Between floats, all of which are float32 here."""
+    """Cast between floats, all of which are float32 here."""
     if node.attribute("to") not in FLOATS:
         raise _refuse(node, "rounding")
     result: Tensor = x[0].float()
@@ -107,7 +107,7 @@ def _softmax(function: Callable[..., Tensor]) -> Operator:
 
 
 def _padded(node: Node, x: Tensor, kernel: Sequence[int], value: float) -> Tensor:
-    """The image with the padding that a window operator asks for."""
+    """Return the image with a window operator's padding."""
     if len(kernel) != 2:
         raise _refuse(node, f"a window of {len(kernel)} axes")
     mode = node.attribute("auto_pad", "NOTSET")
@@ -196,10 +196,10 @@ def _layer_norm(node: Node, x: list[Any]) -> Tensor:
 
 
 def _axes(node: Node, x: list[Any]) -> list[int]:
-    """The axes, an attribute or, later, the second input; there must be some."""
+    """Return the axes, an attribute or in later opsets the second input; they are required."""
     axes = x[1] if len(x) > 1 and x[1] is not None else node.attribute("axes", [])
     if not len(axes):
-        raise _refuse(node, "leaving its axes out")
+        raise _refuse(node, "omitting its axes")
     return [int(axis) for axis in axes]
 
 
@@ -220,7 +220,7 @@ def _unsqueeze(node: Node, x: list[Any]) -> Tensor:
 
 
 def _flatten(node: Node, x: list[Any]) -> Tensor:
-    """To two axes, whatever there was."""
+    """Flatten to two axes."""
     axis, shape = node.attribute("axis", 1), x[0].shape
     result: Tensor = x[0].reshape(math.prod(shape[:axis]), math.prod(shape[axis:]))
     return result
@@ -304,4 +304,4 @@ OPERATORS: dict[str, tuple[Operator, str]] = {
     "Transpose": (_transpose, "perm"),
     "Unsqueeze": (_unsqueeze, "axes"),
 }
-"""By name: what computes it, and the attributes that this heeds."""
+"""By operator: the function that computes it, and the attributes that it supports."""

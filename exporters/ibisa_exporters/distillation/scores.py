@@ -1,4 +1,4 @@
-"""Raw scores as log-probabilities, in torch: what a student is fitted to and judged by."""
+"""Raw scores as log-probabilities, in torch, for fitting and evaluating a student."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch.nn import functional
 
 from ibisa_onnx.targets.class_scores import Activation, ClassScores
 
-_FAINTEST = 1e-4  # what is less likely is not told apart; an 8-bit output cannot anyway
+_FAINTEST = 1e-4  # smaller probabilities are not distinguished; an 8-bit output cannot anyway
 _TINY = 1e-12
 
 
 def log_probabilities(scores: Tensor, reading: ClassScores) -> Tensor:
-    """Return the output's reals [N, width] as log-probabilities (nats) of its classes, [N, K]."""
+    """Convert the output's values [N, width] to log-probabilities (nats) of classes, [N, K]."""
     if reading.one_score:
         logit = reading.activation is Activation.SIGMOID_LOGIT
         scores = torch.cat([-scores if logit else 1 - scores, scores], 1)
@@ -29,7 +29,7 @@ def log_probabilities(scores: Tensor, reading: ClassScores) -> Tensor:
 
 
 def floored(logs: Tensor, reading: ClassScores) -> Tensor:
-    """Return log(p + e): log-probabilities that level off where p is too faint to be told."""
+    """Return log(p + e): log-probabilities that level off where p is negligible."""
     step = 0.0 if reading.quantisation is None else reading.quantisation.scale / 2
     probability = reading.activation in (Activation.PROBABILITY, Activation.SIGMOID)
     faintest = max(_FAINTEST, step) if probability else _FAINTEST
@@ -46,14 +46,14 @@ def cross_entropy(student: Tensor, deployed: Tensor, reading: ClassScores) -> Te
 
 
 def usual_logits(logs: Tensor, reading: ClassScores) -> Tensor:
-    """Return logits [width] that stand for the mean of log-probabilities [N, K]."""
+    """Return logits [width] that represent the mean of log-probabilities [N, K]."""
     if reading.exclusive and not reading.one_score:
         return floored(logs, reading).mean(0)
     return torch.logit(logs.exp().mean(0), _FAINTEST)[-reading.width :]
 
 
 def from_logits(logits: Tensor, activation: Activation) -> Tensor:
-    """Return logits as raw scores of an output of that kind."""
+    """Convert logits to raw scores of an output of that kind."""
     if activation is Activation.LOG:
         return functional.log_softmax(logits, 1)
     if activation is Activation.PROBABILITY:

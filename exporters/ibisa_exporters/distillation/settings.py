@@ -1,11 +1,13 @@
-"""How a student is fitted: what may be chosen, and what is chosen unless it is."""
+"""Settings of a distillation, and their defaults."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import NoneType
 
 import numpy as np
 
+from ibisa_onnx.checks import check_type
 from ibisa_onnx.errors import OptionError
 
 STUDENTS = ("auto", "own", "small")
@@ -15,26 +17,30 @@ _EPOCHS = {"own": 0, "small": 12}
 
 @dataclass(frozen=True)
 class Settings:
-    """How a student is fitted.
+    """How a student is fitted and evaluated.
 
     Attributes
     ----------
     student
-        "own", the deployed file's own graph; "small", a small network that knows nothing yet;
-        "auto": the former where it can be had.
+        "own": the deployed file's own graph; "small": a small CNN trained from scratch; "auto": the
+        own graph if possible, else a small network.
     masks
-        Of each picture in the training set; a quarter as many are put on its mirror image.
+        Masks per training image; a quarter as many are applied to its mirror image.
     held_out
-        Share of the pictures that the student is not fitted to, but judged by. 0: it is judged by
-        other masks of the same pictures alone.
+        Fraction of the images that are held out for evaluation, 0 or more, below 1. 0: evaluation
+        uses other masks of the training images only.
     epochs
-        Times over the training set; None: 12, and none for the deployed graph itself, which is then
-        judged as it is. A small network needs one.
+        Epochs over the training set. Default: 12 for a small network, which requires at least one,
+        and 0 for the deployed graph, which is then evaluated without fitting.
     minutes
-        The most that the fit takes; None: as long as the epochs take. Without it the student is
-        the same each time, on one machine.
+        Time limit of the fit; None: no limit. With a limit, results depend on the machine's speed.
     seed
-        Of masks, held-out pictures and fit.
+        Seed of masks, held-out images and fit.
+
+    Raises
+    ------
+    OptionError
+        A value is out of range.
     """
 
     student: str = "auto"
@@ -45,30 +51,42 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raise `OptionError` where a value is out of its range."""
+        """Raise `OptionError` if a value is out of range."""
         if self.student not in STUDENTS:
             known = ", ".join(STUDENTS)
             raise OptionError(f"student is {self.student!r}; choose from: {known}")
         for name, least in (("masks", 1), ("epochs", 0), ("seed", 0)):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, int | np.integer) and value >= least):
-                raise OptionError(f"{name} is {value!r}; give a whole number, {least} or more")
+                raise OptionError(f"{name} is {value!r}; pass an integer, {least} or more")
+        check_type("held_out", self.held_out, (int, float), "a number")
+        check_type("minutes", self.minutes, (int, float, NoneType), "a number")
         if not 0 <= self.held_out < 1:
-            raise OptionError(f"held_out is {self.held_out!r}; give 0 or more, below 1")
+            raise OptionError(f"held_out is {self.held_out!r}; pass 0 or more, below 1")
         if self.minutes is not None and not self.minutes > 0:
-            raise OptionError(f"minutes is {self.minutes!r}; give more than 0")
+            raise OptionError(f"minutes is {self.minutes!r}; pass more than 0")
         if self.student == "small":
             self.epochs_of("small")
 
     def epochs_of(self, kind: str) -> int:
-        """Return how many a student of a kind is fitted for.
+        """Return the number of epochs for a kind of student.
+
+        Parameters
+        ----------
+        kind
+            "own" or "small".
+
+        Returns
+        -------
+        int
+            The number of epochs.
 
         Raises
         ------
         OptionError
-            A small network would learn nothing.
+            `epochs` is 0 for a small network.
         """
         epochs = _EPOCHS[kind] if self.epochs is None else self.epochs
         if kind == "small" and not epochs:
-            raise OptionError("epochs is 0, and a small network knows nothing yet; give 1 or more")
+            raise OptionError("epochs is 0, but a small network must be trained; pass 1 or more")
         return epochs

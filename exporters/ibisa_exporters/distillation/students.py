@@ -1,8 +1,7 @@
-"""What is fitted: differentiable programs from images to the deployed model's scores.
+"""Students: differentiable modules from images to the deployed model's scores.
 
-Two kinds: the deployed file's own graph, quantisers passed straight through, which says nearly the
-same from the start; and for what has no such graph a small convolutional network that knows
-nothing yet.
+There are two kinds: the deployed file's own graph with straight-through quantisers, which agrees
+closely from the start, and for other models a small CNN trained from scratch.
 """
 
 from __future__ import annotations
@@ -25,15 +24,15 @@ from ibisa_onnx.models.signature import Layout
 from ibisa_onnx.targets.class_scores import ClassScores
 
 _LEAST_STD = 1e-6
-_MIXED = 1e-3  # by how much, relatively, scores differ beside another image
+_MIXED = 1e-3  # accepted relative difference of scores if another image is in the batch
 _PLANES, _MOST_PLANES = 32, 128
-_POOLS = 3  # weighted means over the picture, of each feature
-_UNEVEN = 0.1  # how far these weights lie apart at first
-_CELLS = 14  # on the shorter side of the small network's last features
+_POOLS = 3  # weighted means over the image, per feature
+_UNEVEN = 0.1  # initial spread of these weights
+_CELLS = 14  # on the shorter side of the small network's last feature map
 
 
 class OwnGraph(nn.Module):
-    """The deployed graph: images float32 [N, C, H, W] to the output's reals [N, width]."""
+    """The deployed graph: images float32 [N, C, H, W] to the output's real values [N, width]."""
 
     def __init__(self, problem: Problem) -> None:
         """Read the graph, and run it on the problem's image.
@@ -41,7 +40,8 @@ class OwnGraph(nn.Module):
         Raises
         ------
         UnsupportedOperatorError
-            There is no graph, something in it has no counterpart in torch, or it mixes images.
+            There is no graph, an operator has no counterpart in torch, or images of a batch
+            interact.
         """
         super().__init__()
         model, reading = problem.model, predicted_class(problem).reading
@@ -56,7 +56,7 @@ class OwnGraph(nn.Module):
         self._try(torch.from_numpy(problem.image))
 
     def _try(self, image: Tensor) -> None:
-        """See that it runs, and says the same of an image [1, C, H, W] beside another."""
+        """Check that it runs, and that an image [1, C, H, W] is independent of another."""
         try:
             with torch.inference_mode():
                 alone, beside = self(image)[0], self(torch.cat([image, image.flip(-1)]))[0]
@@ -64,7 +64,7 @@ class OwnGraph(nn.Module):
             reason = str(error).splitlines()[0]
             raise UnsupportedOperatorError(f"its graph does not run in torch: {reason}") from error
         if not torch.allclose(alone, beside, rtol=_MIXED, atol=_MIXED * float(alone.abs().max())):
-            raise UnsupportedOperatorError("its graph mixes images in torch")
+            raise UnsupportedOperatorError("images of a batch interact in its graph in torch")
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the output's reals [N, width] of images [N, C, H, W]."""
@@ -76,10 +76,10 @@ class OwnGraph(nn.Module):
 
 
 class SmallNet(nn.Module):
-    """A small convolutional network: images float32 [N, C, H, W] of one size to reals [N, width].
+    """A small CNN: images float32 [N, C, H, W] of one size to real values [N, width].
 
-    Its features know where they are: what a part of the picture means depends on its place, which
-    a network that has seen few pictures can learn, where it cannot learn what things look like.
+    Its features depend on their position: a network trained on few images can learn what each
+    location contributes, but not what objects look like.
     """
 
     mean: Tensor
@@ -110,7 +110,7 @@ class SmallNet(nn.Module):
         self.classify = nn.Linear(_POOLS * planes, reading.width)
 
     def prepare(self, answers: Sequence[Answers], reading: ClassScores) -> None:
-        """Take over what is usual: the colours of pictures, and the mean of answers."""
+        """Initialise the input normalisation and the output bias from the training set."""
         colours = np.stack([each.masked.images[0] for each in answers])
         logs = log_probabilities(
             torch.from_numpy(np.concatenate([each.scores for each in answers])), reading
@@ -132,7 +132,7 @@ class SmallNet(nn.Module):
 
 
 class _Mix(nn.Module):
-    """Each cell by itself, in view of the whole: a residual block."""
+    """A residual block: each cell separately, gated by the mean over all cells."""
 
     def __init__(self, planes: int) -> None:
         super().__init__()

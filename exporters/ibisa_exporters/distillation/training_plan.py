@@ -1,6 +1,6 @@
-"""Which masked pictures the deployed model is asked about: to fit the student, and to judge it.
+"""Choice of masked images for fitting and evaluating a student.
 
-Some pictures are held out of the training set; of the others, other masks are.
+Evaluation uses held-out images, and held-out masks of the training images.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from ibisa_onnx.gradients.masked_images import Floats, MaskedImages
 from ibisa_onnx.methods.ibisa.options import Options
 from ibisa_onnx.methods.problem import Problem
 
-_MIRRORED = 4  # of so many training masks, one more is shown of the mirror image
-_EVALUATED = 24  # masks of each picture
+_MIRRORED = 4  # one mask of the mirror image per this many training masks
+_EVALUATED = 24  # masks per image
 
 
 @dataclass(frozen=True, eq=False)
 class MaskedPicture:
-    """A picture, and the masks that it is shown under, float32 [M, 1, h, w]."""
+    """An image and its masks, float32 [M, 1, h, w]."""
 
     problem: Problem
     masks: Floats
@@ -30,16 +30,16 @@ class MaskedPicture:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """What the student is fitted to, and what it is judged by.
+    """Training and evaluation sets.
 
     Attributes
     ----------
     training
         The training set.
     seen
-        The same pictures under other masks.
+        The training images under other masks.
     unseen
-        Other pictures, under masks.
+        The held-out images under masks.
     """
 
     training: list[MaskedPicture]
@@ -50,24 +50,30 @@ class TrainingPlan:
 def plan_training(
     problems: Sequence[Problem], options: Options, *, masks: int, held_out: float, seed: int
 ) -> TrainingPlan:
-    """Choose pictures and masks.
+    """Choose images and masks.
 
     Parameters
     ----------
+    problems
+        One per image.
+    options
+        IBISA's options, which determine the masks.
     masks
-        Of each picture in the training set; 0: there is none.
+        Masks per training image; 0: no training set.
     held_out
-        Share of the pictures that are not in it, at least one picture where it is not 0.
+        Fraction of the images to hold out, at least one image unless it is 0.
+    seed
+        Seed of the choice and the masks.
 
     Raises
     ------
     OptionError
-        There are too few pictures.
+        There are too few images.
     """
     count = max(1, round(held_out * len(problems))) if held_out else 0
     if len(problems) <= count:
         raise OptionError(
-            f"{len(problems)} picture(s) are too few to hold {count} out; give more, or held_out=0"
+            f"{len(problems)} image(s) are too few to hold out {count}; pass more, or held_out=0"
         )
     held = set(np.random.default_rng(seed).permutation(len(problems))[:count].tolist())
     plan = TrainingPlan([], [], [])
@@ -86,7 +92,7 @@ def plan_training(
 
 
 def _mirrored(problem: Problem) -> Problem:
-    """The same answer to the picture's mirror image."""
+    """Return the problem of the mirror image."""
     both = (problem.masked.images, problem.masked.baselines)
     mirrored = (np.ascontiguousarray(each[..., ::-1]) for each in both)
     return replace(problem, masked=MaskedImages(*mirrored))

@@ -1,1 +1,1 @@
-"""Where preprocessing is read from: the file's metadata, files beside it, what frameworks write."""
+"""Sources of preprocessing settings: metadata, files beside the model, framework configurations."""

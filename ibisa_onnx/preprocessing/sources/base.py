@@ -1,7 +1,7 @@
-"""One source's say on preprocessing: some fields of the spec, and where they come from.
+"""One source of preprocessing settings: some fields of the spec, and where they come from.
 
-Reads the project's own notation, which spec files and metadata share. Which source wins is in
-`resolve.py`.
+Parses the project's own notation, which spec files and metadata share. The precedence of sources
+is in `resolve.py`.
 """
 
 from __future__ import annotations
@@ -22,10 +22,20 @@ from ibisa_onnx.preprocessing.spec import CHANNEL_ORDERS, DEPTHS, MOST_SIDE, PRE
 
 @dataclass(frozen=True)
 class Layer:
-    """What one source says: fields of `Preprocessing` by name, and the source in words.
+    """The settings of one source.
 
-    `preset` names one of `PRESETS`, whose values stand where `fields` has none. `guessed` names
-    those fields that the source marks as guesses: whatever any other source says goes before them.
+    Attributes
+    ----------
+    source
+        Name of the source, for messages.
+    fields
+        Fields of `Preprocessing` by name.
+    preset
+        One of `PRESETS`, for fields that `fields` does not have.
+    warnings
+        What was ignored, and how our settings differ from the source's.
+    guessed
+        Fields that the source marks as assumed; any other source takes precedence over them.
     """
 
     source: str
@@ -36,12 +46,12 @@ class Layer:
 
 
 def parse_layer(source: str, values: Mapping[str, Any]) -> Layer:
-    """Read the project's own notation: the fields of `Preprocessing`, `preset` and `guessed`.
+    """Parse the project's own notation: the fields of `Preprocessing`, `preset` and `guessed`.
 
     Raises
     ------
     PreprocessingError
-        A key is unknown, or a value is of the wrong kind.
+        A key is unknown, or a value has the wrong type.
     """
     fields = {key: _parse(source, key, value) for key, value in values.items()}
     preset = fields.pop("preset", None)
@@ -50,10 +60,10 @@ def parse_layer(source: str, values: Mapping[str, Any]) -> Layer:
 
 
 def check_preset(name: str) -> str:
-    """Return the name of a preset, lower case, or raise with those there are."""
+    """Return a preset's name in lower case; raise an error that lists the presets if unknown."""
     if name.lower() not in PRESETS:
         raise PreprocessingError(
-            f"there is no preprocessing preset {name!r:.80}; choose from: {', '.join(PRESETS)}"
+            f"unknown preprocessing preset {name!r:.80}; choose from: {', '.join(PRESETS)}"
         )
     return name.lower()
 
@@ -62,7 +72,7 @@ def _numbers(value: Any) -> tuple[float, ...]:
     """Read one number, or a list of them."""
     numbers = value if isinstance(value, list | tuple) else [value]
     if not numbers:
-        raise TypeError("a number, or one for each channel")
+        raise TypeError("a number, or one per channel")
     return tuple(map(_number, numbers))
 
 
@@ -74,13 +84,13 @@ def _number(value: Any) -> float:
 
 def _whole(value: Any) -> int:
     if not is_integer(value):
-        raise TypeError("a whole number")
+        raise TypeError("an integer")
     return value
 
 
 def _side(value: Any) -> int:
     if not 1 <= _whole(value) <= MOST_SIDE:
-        raise TypeError(f"a whole number, 1 to {MOST_SIDE}")
+        raise TypeError(f"an integer, 1 to {MOST_SIDE}")
     return _whole(value)
 
 
@@ -94,19 +104,19 @@ def _size(value: Any) -> tuple[int, int]:
 
 def _word(value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError("a word")
+        raise TypeError("a string")
     return value
 
 
 def _names(value: Any) -> tuple[str, ...]:
-    """Read names of fields."""
+    """Parse a list of field names."""
     if not isinstance(value, list | tuple):
-        raise TypeError("a list of fields")
+        raise TypeError("a list of field names")
     return tuple(_word(each) for each in value)
 
 
 def _one_of(choices: Collection[str], spell: Callable[[str], str]) -> Callable[[Any], str]:
-    """Return a parser of one of a few words, in whatever case they are written."""
+    """Return a parser for one of several words, in any case."""
     listed = ", ".join(sorted(choices))
 
     def parse(value: Any) -> str:
@@ -140,7 +150,7 @@ _PARSERS: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
 
 
 def _parse(source: str, key: str, value: Any) -> Any:
-    """Read one value, or say what is wrong with it."""
+    """Parse one value; raise an error that names source and key."""
     if key not in _PARSERS:
         near = difflib.get_close_matches(key[:40], _PARSERS, 1) or [", ".join(_PARSERS)]
         raise PreprocessingError(f"{source}: unknown key {key!r:.80}; did you mean {near[0]}?")

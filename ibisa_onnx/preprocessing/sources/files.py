@@ -1,6 +1,6 @@
-"""Preprocessing from files: one that the user names, and those that lie beside the model.
+"""Preprocessing from files: one that the user names, and those beside the model.
 
-In the project's notation, TOML or JSON, or as a training framework writes it (`frameworks.py`).
+In the project's notation, TOML or JSON, or in that of a training framework (`frameworks.py`).
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from ibisa_onnx.preprocessing.sources.frameworks import config_layer
 
 _COMPANIONS = ("preprocessor_config.json", "config.json")
 _TRANSFORMERS = frozenset(("architectures", "model_type", "transformers_version"))
-"""Keys of the configuration of a model itself."""
-# Where Hugging Face keeps several exports of one model, they lie in a folder of this name.
+"""Keys of a transformers model configuration, which has no preprocessing."""
+# Hugging Face stores several exports of one model in a folder of this name.
 _EXPORTS = "onnx"
 
 
 def read_spec_file(path: Path, limits: Limits | None = None) -> Layer:
     """Read a preprocessing file.
 
-    TOML and JSON hold the fields of `Preprocessing` (and `preset`) at the top, or in a table
-    `preprocessing`. A framework's configuration is told by its keys.
+    TOML and JSON contain the fields of `Preprocessing` (and `preset`) at the top level, or in a
+    table `preprocessing`. A framework's configuration is recognised by its keys.
 
     Raises
     ------
     PreprocessingError
-        The file cannot be read, is neither TOML nor JSON, or says something impossible.
+        The file cannot be read, is neither TOML nor JSON, or has an invalid value.
     """
     values = _read_table(path, limits)
     source = f"file {path.name}"
@@ -41,17 +41,17 @@ def read_spec_file(path: Path, limits: Limits | None = None) -> Layer:
         return layer
     if _TRANSFORMERS & values.keys():
         raise PreprocessingError(
-            f"{path} is a model's configuration of transformers, which says nothing of pictures; "
-            "give the preprocessor_config.json beside it"
+            f"{path} is a transformers model configuration, which has no preprocessing; "
+            "pass the preprocessor_config.json beside it"
         )
     inner = values.get("preprocessing")
     return parse_layer(source, inner if isinstance(inner, dict) else values)
 
 
 def companions(folder: Path | None) -> Iterator[tuple[Path, str]]:
-    """Yield the files beside a model that may say something of it, and each in words.
+    """Yield the files beside a model that may describe it, each with a description.
 
-    `folder` is the model's; None: it lies in none.
+    `folder` is the model's; None: there is none.
     """
     if folder is None:
         return
@@ -65,9 +65,9 @@ def companions(folder: Path | None) -> Iterator[tuple[Path, str]]:
 
 
 def companion_layers(folder: Path | None, limits: Limits | None = None) -> list[Layer]:
-    """Return what the files beside a model say on preprocessing, the most trusted first.
+    """Return the preprocessing settings in files beside a model, highest precedence first.
 
-    What cannot be understood becomes a warning of its layer: the user named none of them.
+    Files that cannot be parsed cause a warning, not an error, since the user did not name them.
     """
     layers: list[Layer] = []
     for path, source in companions(folder):
@@ -80,12 +80,12 @@ def companion_layers(folder: Path | None, limits: Limits | None = None) -> list[
 
 
 def _read_table(path: Path, limits: Limits | None) -> dict[str, Any]:
-    """Read a TOML or JSON file that holds a table."""
+    """Read a TOML or JSON file whose top level is a table."""
     text = read_text(path, "preprocessing", PreprocessingError, limits)
     try:
         values = parse_toml(text) if path.suffix.lower() == ".toml" else parse_json(text)
     except ValueError as error:
         raise PreprocessingError(f"{name_of(path)} is not valid TOML or JSON: {error}") from error
     if not isinstance(values, dict):
-        raise PreprocessingError(f"{path} holds no table of preprocessing fields")
+        raise PreprocessingError(f"{path} does not contain a table of preprocessing fields")
     return values

@@ -1,7 +1,7 @@
-"""Preprocessing as the training frameworks write it down: Hugging Face's, timm's and torchvision's.
+"""Preprocessing configurations of training frameworks: Hugging Face, timm and torchvision.
 
-Each is told by its keys and translated into the fields of `Preprocessing`; where ours can only come
-near, a warning says how it differs. Reading the files is in `files.py`.
+Each is recognised by its keys and translated to fields of `Preprocessing`; if the translation is
+only approximate, a warning describes the difference. Files are read in `files.py`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from ibisa_onnx.preprocessing.spec import PRESETS, enlarged
 Config = Mapping[str, Any]
 _Fields = dict[str, Any]
 _Said = tuple[_Fields, list[str]]
-"""Fields of `Preprocessing`, and in what ours differs."""
+"""Fields of `Preprocessing`, and differences from the original."""
 
-# Keys that nobody else writes.
+# Keys that are unique to a framework.
 _HUGGING_FACE = frozenset(
     ("image_processor_type", "feature_extractor_type", "do_normalize", "do_resize", "image_mean")
 )
@@ -32,21 +32,21 @@ _TORCHVISION = frozenset(("resize_size", "crop_size"))
 _RESAMPLE: Mapping[Any, str] = MappingProxyType(
     {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box"}
 )
-# What timm takes where its configuration is silent.
+# timm's default.
 _TIMM_CROP = 0.875
-# What Hugging Face's processor of LeViT takes, and does not say.
+# The undocumented default of Hugging Face's LeViT processor.
 _LEVIT_CROP = 224 / 256
 _BYTES_TO_UNIT = 1 / 255
-_OTHER_ASPECT = "what it stretches to has not the aspect of what it crops, here it has"
+_OTHER_ASPECT = "it stretches to another aspect ratio than that of its crop; here both are equal"
 
 
 def config_layer(values: Config, source: str) -> Layer | None:
-    """Translate a framework's configuration, None where it is of none of them.
+    """Translate a framework's configuration; return None if it is not recognised.
 
     Raises
     ------
     PreprocessingError
-        It is of one of them and makes no sense.
+        It is recognised but invalid.
     """
     translate = _dialect(values)
     if translate is None:
@@ -54,13 +54,13 @@ def config_layer(values: Config, source: str) -> Layer | None:
     try:
         fields, warnings = translate(values)
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
-        raise PreprocessingError(f"{source}: cannot make sense of {error}") from error
+        raise PreprocessingError(f"{source}: invalid configuration ({error})") from error
     parsed = parse_layer(source, fields)
     return Layer(source, parsed.fields, None, tuple(f"{source}: {each}" for each in warnings))
 
 
 def _dialect(values: Config) -> Callable[[Config], _Said] | None:
-    """Tell by the keys whose configuration it is; Hugging Face wraps timm's in its own."""
+    """Recognise a configuration by its keys; Hugging Face's may contain timm's."""
     if any(isinstance(values.get(name), dict) for name in _TIMM_TABLES):
         return _timm
     for keys, translate in ((_HUGGING_FACE, _hugging_face), (_TIMM, _timm)):
@@ -76,7 +76,7 @@ def _hugging_face(config: Config) -> _Said:
 
 
 def _hugging_face_values(config: Config) -> _Fields:
-    """Translate what happens to the pixels' values; steps that are not named are done, as there."""
+    """Translate the pixel formula; steps that are not named are enabled, as in Hugging Face."""
     rescale = config.get("do_rescale", True)
     shift = 1.0 if rescale and config.get("rescale_offset") else 0.0  # EfficientNet: to -1..1
     fields: _Fields = {
@@ -119,7 +119,7 @@ def _hugging_face_geometry(config: Config) -> _Said:
 
 
 def _timm(config: Config) -> _Said:
-    """Translate timm's data configuration, by itself or in its `config.json`."""
+    """Translate timm's data configuration, on its own or inside its `config.json`."""
     config = next((config[name] for name in _TIMM_TABLES if name in config), config)
     usual = PRESETS["imagenet"]
     channels, *sides = config["input_size"]
@@ -135,18 +135,18 @@ def _timm(config: Config) -> _Said:
     if mode == "squash":
         geometry, warnings = _stretched(resized, sides)
     elif mode == "border":
-        margins = "its margins have the mean colour, here they are grey"
-        cut = ", and it crops, here nothing is cut" if resized != sides else ""
+        margins = "its margins have the mean colour; here they are grey"
+        cut = ", and nothing is cropped, unlike there" if resized != sides else ""
         geometry, warnings = {"resize": "letterbox", "size": sides}, [margins + cut]
     else:
         geometry, warnings = _shortest(min(resized), sides), []
         if sides[0] != sides[1]:
-            warnings = ["it covers the input and crops; the shorter side is resized here instead"]
+            warnings = ["it covers the input and crops; here the shorter side is resized instead"]
     return fields | geometry, warnings
 
 
 def _torchvision(config: Config) -> _Said:
-    """Translate what a preset of torchvision's transforms shows of itself."""
+    """Translate the attributes of a torchvision transforms preset."""
     usual = PRESETS["imagenet"]
     fields = {
         "channel_order": "RGB",
@@ -167,12 +167,12 @@ def _torchvision(config: Config) -> _Said:
 
 
 def _shortest(shorter: int, crop: Sequence[int] | None) -> _Fields:
-    """Say that the shorter side is resized, and the centre cropped."""
+    """Return the fields for resizing the shorter side and cropping the centre."""
     return {"resize": "shortest", "shorter_side": shorter, "size": list(crop or [shorter] * 2)}
 
 
 def _stretched(sides: Sequence[int], crop: Sequence[int] | None) -> _Said:
-    """Say that the picture is stretched, and cropped where the crop is another size."""
+    """Return the fields for stretching, with a crop if that has another size."""
     if crop is None or list(crop) == list(sides):
         return {"resize": "stretch", "size": list(sides)}, []
     height, width = crop
@@ -182,13 +182,13 @@ def _stretched(sides: Sequence[int], crop: Sequence[int] | None) -> _Said:
 
 
 def _interpolation(value: Any) -> _Fields:
-    """Read Pillow's number of a filter, or its name, as in `InterpolationMode.BILINEAR`."""
+    """Read a filter as Pillow's number or name, or as in `InterpolationMode.BILINEAR`."""
     name = _RESAMPLE.get(value) if isinstance(value, int) else str(value).split(".")[-1].lower()
     return {"interpolation": name} if name in KERNELS else {}
 
 
 def _sides(size: Any) -> list[int]:
-    """Read height and width, as a number for both, a list (of one number, too) or a table."""
+    """Read height and width from a number, a list of one or two, or a table."""
     if isinstance(size, int):
         return [size, size]
     if isinstance(size, list):

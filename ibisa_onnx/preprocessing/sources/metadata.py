@@ -1,9 +1,9 @@
-"""What a model file says of itself in its metadata: the project's own key, and three others' ways.
+"""Preprocessing in a model's metadata: the project's own key, and three other conventions.
 
-`ibisa` holds JSON: `{"version": 1, "preprocessing": {...}, "labels": [...], "written": [...]}`, the
-fields those of `Preprocessing`; `written` lists the keys of others that say the same. Ultralytics'
-keys, those of OpenVINO's Model API and ONNX's standard `Image.*` are understood as well. Writing is
-in `annotate.py`.
+`ibisa` contains JSON: `{"version": 1, "preprocessing": {...}, "labels": [...], "written": [...]}`,
+with the fields of `Preprocessing`; `written` lists the keys of other conventions with the same
+settings. Ultralytics' keys, those of OpenVINO's Model API and ONNX's standard `Image.*` are
+supported too. Writing is in `annotate.py`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PIXEL_RANGES: Mapping[str, tuple[float, float]] = MappingProxyType(
         "Normalized_1_1": (-1.0, 1.0),
     }
 )
-"""What pixels 0 and 255 become, by the range's name in ONNX's standard metadata."""
+"""The values of pixels 0 and 255, by the range's name in ONNX's standard metadata."""
 MODEL_API_RESIZES: Mapping[str, str] = MappingProxyType(
     {
         "standard": "stretch",
@@ -45,8 +45,8 @@ MODEL_API_RESIZES: Mapping[str, str] = MappingProxyType(
         "crop": "shortest",
     }
 )
-"""Ways to resize by their names in OpenVINO's Model API."""
-# Those of its keys that say something on preprocessing.
+"""Resize modes by their names in OpenVINO's Model API."""
+# Its keys for preprocessing.
 _MODEL_API = (
     "embedded_processing",
     "intensity_mode",
@@ -66,10 +66,10 @@ _RANGE_FIELDS: Mapping[str, dict[str, Any]] = MappingProxyType(
 def metadata_layers(
     metadata: Mapping[str, str], size: tuple[int, int] | None = None
 ) -> list[Layer]:
-    """Return what the metadata say on preprocessing, the most trusted first.
+    """Return the preprocessing settings in the metadata, highest precedence first.
 
-    `size` is the input's height and width where these are fixed. What cannot be understood becomes
-    a warning of its layer, never an error: the owner of an image can seldom mend the file.
+    `size` is the input's height and width if fixed. Invalid values cause a warning, never an error,
+    since the user can seldom fix the file.
     """
     layers = [
         _ibisa_layer(metadata),
@@ -81,7 +81,7 @@ def metadata_layers(
 
 
 def read_ibisa(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Return the content of the `ibisa` key, empty where there is none.
+    """Return the content of the `ibisa` key, empty if there is none.
 
     Raises
     ------
@@ -95,17 +95,17 @@ def read_ibisa(metadata: Mapping[str, str]) -> dict[str, Any]:
     except ValueError as error:
         raise PreprocessingError(f"metadata key {METADATA_KEY} is not JSON: {error}") from error
     if not isinstance(content, dict) or content.get("version") != 1:
-        raise PreprocessingError(f"metadata key {METADATA_KEY} is not of version 1")
+        raise PreprocessingError(f"metadata key {METADATA_KEY} has an unsupported version")
     return content
 
 
 def model_api_key(name: str) -> str:
-    """Return where an ONNX file keeps a value of OpenVINO's Model API."""
+    """Return the ONNX metadata key of a value of OpenVINO's Model API."""
     return f"model_info {name}"
 
 
 def model_api_values(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Return the values of OpenVINO's Model API in a file's metadata, by their names there."""
+    """Return the values of OpenVINO's Model API in a file's metadata, by name."""
     found = {}
     for key, value in metadata.items():
         match key.split():
@@ -120,7 +120,7 @@ def _ibisa_layer(metadata: Mapping[str, str]) -> Layer | None:
         content = read_ibisa(metadata)
         values = content.get("preprocessing", {})
         if not isinstance(values, dict):
-            raise PreprocessingError(f"{source}: preprocessing is no table")
+            raise PreprocessingError(f"{source}: preprocessing is not an object")
         return parse_layer(source, values) if values else None
     except PreprocessingError as error:
         return Layer(source, {}, None, (f"ignored: {error}",))
@@ -143,12 +143,12 @@ def _onnx_layer(metadata: Mapping[str, str]) -> Layer | None:
         meanings = {name.lower(): meaning for name, meaning in known[key].items()}
         fields |= meanings.get(value.strip().lower(), {})
         if value.strip().lower() not in meanings:
-            warnings.append(f"ignored: metadata key {key} is {value!r:.80}, which is not known")
+            warnings.append(f"ignored: metadata key {key} is {value!r:.80}, an unknown value")
     return Layer(f"metadata keys {', '.join(keys)}", fields, None, tuple(warnings))
 
 
 def _ultralytics_layer(metadata: Mapping[str, str]) -> Layer | None:
-    """Read what Ultralytics writes: its models take RGB, or grey, in 0..1."""
+    """Read Ultralytics' metadata: its models use RGB, or grey, in 0..1."""
     if metadata.get("author") != "Ultralytics":
         return None
     task = metadata.get("task", "detect")
@@ -159,8 +159,8 @@ def _ultralytics_layer(metadata: Mapping[str, str]) -> Layer | None:
         fields |= said or {}
         if said is None:
             value = f"{metadata[key]!r:.80}"
-            warnings.append(f"ignored: metadata key {key} is {value}, which is not known")
-    return Layer("metadata of Ultralytics", fields, "unit", tuple(warnings))
+            warnings.append(f"ignored: metadata key {key} is {value}, an unknown value")
+    return Layer("Ultralytics metadata", fields, "unit", tuple(warnings))
 
 
 def _ultralytics_size(value: Any) -> dict[str, Any] | None:
@@ -174,7 +174,7 @@ def _ultralytics_size(value: Any) -> dict[str, Any] | None:
 
 
 def _ultralytics_channels(value: Any) -> dict[str, Any] | None:
-    """Read the number of channels; of other numbers than these no picture can be made."""
+    """Read the number of channels; images can have only 1 or 3 of them."""
     order = {1: "GRAY", 3: "RGB"}.get(value) if is_integer(value) else None
     return None if order is None else {"channel_order": order}
 
@@ -185,7 +185,7 @@ _ULTRALYTICS: Mapping[str, Callable[[Any], dict[str, Any] | None]] = MappingProx
 
 
 def _model_api_layer(metadata: Mapping[str, str], size: tuple[int, int] | None) -> Layer | None:
-    """Read the keys of OpenVINO's Model API: bytes, less a mean, divided by a scale."""
+    """Read the keys of OpenVINO's Model API: bytes minus a mean, divided by a scale."""
     said = model_api_values(metadata)
     if not said.keys() & set(_MODEL_API):
         return None
@@ -197,20 +197,18 @@ def _model_api_layer(metadata: Mapping[str, str], size: tuple[int, int] | None) 
         fields = {}
         warnings.append(f"ignored: metadata key {error}")
     if said.get("reverse_input_channels", "").lower() in ("true", "yes"):
-        fields["channel_order"] = "RGB"  # it takes pictures in BGR; left as they are, nobody knows
+        fields["channel_order"] = "RGB"  # its images are BGR; if not reversed, the order is unknown
     resize, note = _model_api_resize(said, size)
     return Layer(source, fields | resize, None, (*warnings, *note))
 
 
 def _model_api_numbers(said: Mapping[str, str]) -> dict[str, Any]:
-    """Return scale, mean and std, none where nothing is said; ValueError where it is no sense."""
+    """Return scale, mean and std, or nothing if unspecified; raise ValueError if invalid."""
     if said.get("embedded_processing", "").lower() in ("true", "yes"):
-        return {"scale": 1.0, "mean": (0.0,), "std": (1.0,)}  # the graph does it itself
+        return {"scale": 1.0, "mean": (0.0,), "std": (1.0,)}  # the graph includes it
     mode = said.get("intensity_mode", "none").lower()
     if mode not in ("none", "scale_to_unit"):
-        raise ValueError(
-            f"{model_api_key('intensity_mode')} is {mode!r:.80}, which is not known here"
-        )
+        raise ValueError(f"{model_api_key('intensity_mode')} is {mode!r:.80}, an unknown value")
     largest = _floats(said, "intensity_max_value") or (255.0,)
     mean, std = _floats(said, "mean_values"), _floats(said, "scale_values")
     if not mean and not std and mode == "none":
@@ -220,7 +218,7 @@ def _model_api_numbers(said: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _floats(said: Mapping[str, str], name: str) -> tuple[float, ...]:
-    """Read numbers with spaces or commas between them; ValueError, naming the key, for others."""
+    """Read numbers separated by spaces or commas; raise ValueError that names the key."""
     text = said.get(name, "")
     words = re.split(r"[\s,]+", text.strip("[]() "))
     if words in ([""], ["None"]):
@@ -229,20 +227,20 @@ def _floats(said: Mapping[str, str], name: str) -> tuple[float, ...]:
     if len(numbers) < len(words):
         raise ValueError(f"{model_api_key(name)} is {text!r:.80}, expected numbers")
     if name != "mean_values" and 0 in numbers:
-        raise ValueError(f"{model_api_key(name)} is {text!r:.80}; it is divided by and cannot be 0")
+        raise ValueError(f"{model_api_key(name)} is {text!r:.80}; it is a divisor and cannot be 0")
     return numbers
 
 
 def _model_api_resize(
     said: Mapping[str, str], size: tuple[int, int] | None
 ) -> tuple[dict[str, Any], list[str]]:
-    """Return how pictures are resized and padded, and what of that is not known."""
+    """Return the settings for resizing and padding, and a warning for unknown values."""
     name = said.get("resize_type")
     if name is None:
         return {}, []
     key = model_api_key("resize_type")
     if name not in MODEL_API_RESIZES:
-        return {}, [f"ignored: metadata key {key} is {name!r:.80}, which is not known"]
+        return {}, [f"ignored: metadata key {key} is {name!r:.80}, an unknown value"]
     resize = MODEL_API_RESIZES[name]
     fields: dict[str, Any] = {"resize": resize}
     if resize == "shortest" and size is not None:
@@ -253,6 +251,6 @@ def _model_api_resize(
 
 
 def _pad_value(said: Mapping[str, str]) -> int:
-    """Return the value of the margins, 0 where it is not said or no byte."""
+    """Return the value of the margins; 0 if unspecified or not a byte."""
     value = parse_integer(said.get("pad_value", ""))
     return 0 if value is None or value < 0 else min(value, 255)

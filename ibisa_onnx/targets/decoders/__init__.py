@@ -1,4 +1,4 @@
-"""Decoders: raw outputs of detectors as boxes and scores, one file a family of formats.
+"""Decoders: boxes and scores from the raw outputs of detectors, one file per family of formats.
 
 To add one, copy `yolov5.py`, and add a line here.
 """
@@ -33,4 +33,4 @@ DECODERS: tuple[Decoder, ...] = (
     separate_rows.find,
     rows.find,
 )
-"""In the order in which they are tried, the most particular first."""
+"""Decoders in the order in which they are tried, most specific first."""

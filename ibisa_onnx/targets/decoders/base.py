@@ -1,8 +1,8 @@
-"""What every decoder gives: a detector's raw outputs as boxes and scores, written as ONNX nodes.
+"""Interface of decoders: raw detector outputs to boxes and scores, as ONNX nodes.
 
-A decoder recognises one family of formats by shapes, metadata and values, and writes the nodes that
-bring its outputs to one form. The same nodes serve reading, gradients and the compiled graph, so
-only operators that mean the same in every opset from 7 on are used.
+A decoder recognises one family of formats by shapes, metadata and values, and appends nodes that
+convert its outputs to a common form. The same nodes serve predictions, gradients and the compiled
+graph, so only operators with the same meaning in all opsets from 7 on are used.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ if TYPE_CHECKING:
     from ibisa_onnx.targets.facts import ModelFacts
 
 DEFAULT_CLASSES = 91
-"""Of COCO with the background, as torchvision and TensorFlow number them."""
+"""COCO's classes including background, as numbered by torchvision and TensorFlow."""
 BOXES, SCORES = "ibisa/boxes", "ibisa/scores"
-"""The tensors that a decoder's nodes make; see `Decoded`."""
+"""Names of the tensors that a decoder's nodes make; see `Decoded`."""
 
-_ORDERED = 0.98  # of the boxes: so many have their second corner behind the first
-_FOLLOWS = 0.5  # a correlation: of a second corner with the first, which a width has not
+_ORDERED = 0.98  # minimum fraction of boxes with ordered corners
+_FOLLOWS = 0.5  # minimum correlation between both corners; widths do not correlate
 _ENOUGH = 16  # boxes
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """Names of the tensors that hold a detector's predictions.
+    """Names of the tensors that hold decoded predictions.
 
     Attributes
     ----------
     boxes
-        float32 [N, A, 4]: left, top, right, bottom in pixels of the model's input.
+        float32 [N, A, 4]: left, top, right, bottom, in pixels of the model input.
     scores
-        float32 [N, A, K], in 0..1: a probability for each class.
+        float32 [N, A, K]: a probability per class, 0..1.
     """
 
     boxes: str
@@ -51,33 +51,33 @@ class Decoded:
 
 @dataclass(frozen=True, eq=False)
 class Detector:
-    """A detector whose outputs are understood.
+    """Detector whose output format was recognised.
 
     Attributes
     ----------
     family
-        What the format is called.
+        Name of the format.
     reason
         How it was recognised.
     sources
-        The tensors that are decoded: outputs, or those before the selection.
+        The tensors that are decoded: outputs, or tensors before the selection.
     write
-        Adds the nodes, and returns what they make.
+        Appends the nodes, and returns the tensors that they make.
     classes
-        K, how many classes there are.
+        Number of classes, K.
     labels
-        What they are called where the format says so.
+        Class names, if the format implies them.
     dense
-        Whether each anchor keeps its place from one image to the next. Rows that were selected do
-        not: they are matched by overlap.
+        Whether each anchor keeps its index between images. Selected rows do not; they are matched
+        by overlap.
     preprocessing
-        What the family does to a picture, as fields of `Preprocessing`; a guess, which all that was
-        said goes before.
+        Usual preprocessing of the family, as fields of `Preprocessing`. Assumed, so everything that
+        is specified takes precedence.
     warnings
-        What a user must know where something is inferred.
+        Warnings about what is inferred.
     check
-        Sees that the sources, values [1, ...] by name, hold what they are taken for: raises
-        `OutputError` where they do not. None: their values have told what they are.
+        Checks that the sources, values [1, ...] by name, contain what is expected, and raises
+        `OutputError` otherwise. None if their values have been examined already.
     """
 
     family: str
@@ -93,11 +93,11 @@ class Detector:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """The tensors that its nodes make."""
+        """Names of the tensors that the nodes make."""
         return BOXES, SCORES
 
     def to_onnx(self, graph: onnx.GraphProto) -> None:
-        """Write the nodes behind a graph, in place."""
+        """Append the nodes to a graph, in place."""
         head = Head(graph)
         decoded = self.write(head)
         for name, made in ((decoded.boxes, BOXES), (decoded.scores, SCORES)):
@@ -105,38 +105,37 @@ class Detector:
 
 
 Decoder = Callable[["ModelFacts"], Detector | None]
-"""Recognises a family of formats; None where a model is of another."""
+"""Recognises a family of formats; returns None for other models."""
 
 
 def tables(facts: ModelFacts) -> dict[str, tuple[int, ...]]:
-    """Return shapes [1, a, b] by name, of all that may be a table of predictions.
+    """Return the shapes [1, a, b], by name, of all tensors that may be a table of predictions.
 
-    Of a graph that selects these are the tensors before the selection, else the outputs.
+    If the graph selects, these are tensors before the selection, otherwise the outputs.
     """
     names = facts.dense if facts.dense else [each.name for each in facts.outputs]
     return {name: shape for name, shape in facts.shapes(names).items() if len(shape) == 3}
 
 
 def is_named_otherwise(boxes: str, scores: str) -> bool:
-    """Tell whether the names say that what may be boxes are the scores, and the other way round.
+    """Return whether the names indicate that boxes and scores are swapped.
 
-    With four classes nothing else does.
+    With four classes the shapes are the same.
     """
     return "box" in scores.lower() and "box" not in boxes.lower()
 
 
 def cells(size: tuple[int, int] | None, strides: Sequence[int]) -> int:
-    """Return how many places the grids of these strides have in an input of that size."""
+    """Return the number of cells in grids of these strides over an input of this size."""
     if size is None:
         return 0
     return sum(-(-size[0] // stride) * -(-size[1] // stride) for stride in strides)
 
 
 def are_corners(boxes: npt.NDArray[Any]) -> bool:
-    """Tell whether boxes [..., 4] are two corners, and not a centre with a width and a height.
+    """Return whether boxes [..., 4] are two corners, rather than centre, width and height.
 
-    A second corner lies behind the first, or, in an untrained network, at least follows it from
-    place to place.
+    The second corner lies beyond the first, or, in an untrained network, correlates with it.
     """
     rows = np.asarray(boxes, np.float64).reshape(-1, 4)
     ordered = (rows[:, 2] >= rows[:, 0]) & (rows[:, 3] >= rows[:, 1])
@@ -148,58 +147,58 @@ def are_corners(boxes: npt.NDArray[Any]) -> bool:
 
 
 def keeps_places(facts: ModelFacts, output: TensorInfo) -> bool:
-    """Tell whether an output may be raw, each row an anchor: a function's open rows come and go."""
+    """Return whether an output's rows may be anchors: not if a function declares them dynamic."""
     return facts.is_deployed or all(isinstance(side, int) for side in output.shape[1:])
 
 
 def are_shares(boxes: npt.NDArray[Any]) -> bool:
-    """Tell whether boxes [..., 4] are shares of the picture's sides, and not pixels."""
+    """Return whether boxes [..., 4] are fractions of the image's sides, rather than pixels."""
     return bool(np.abs(boxes).max() <= 2)
 
 
 def are_probabilities(values: npt.NDArray[Any]) -> bool:
-    """Tell whether all values lie in 0..1."""
+    """Return whether all values lie in 0..1."""
     return bool(values.min() >= -1e-6 and values.max() <= 1 + 1e-3)
 
 
 class Layout:
-    """Nodes that decoders share: columns of tables, corners of boxes, grids."""
+    """Nodes shared by decoders: columns of tables, corners of boxes, class scores."""
 
     def __init__(self, head: Head) -> None:
         self.head = head
 
     def columns(self, table: str, start: int, stop: int) -> str:
-        """Return columns of [N, A, C], [N, A, stop - start]."""
+        """Select columns of [N, A, C]; returns [N, A, stop - start]."""
         index = self.head.constant(np.arange(start, stop), np.int64)
         return self.head.op("Gather", table, index, axis=2)
 
     def turned(self, table: str) -> str:
-        """Return [N, C, A] as [N, A, C]."""
+        """Transpose [N, C, A] to [N, A, C]."""
         return self.head.op("Transpose", table, perm=[0, 2, 1])
 
     def floats(self, table: str) -> str:
-        """Return a tensor as float32."""
+        """Cast a tensor to float32."""
         return self.head.op("Cast", table, to=1)
 
     def scaled(self, values: str, factors: npt.ArrayLike) -> str:
-        """Return values times constants."""
+        """Multiply values by constants."""
         return self.head.op("Mul", values, self.head.constant(factors))
 
     def corners(self, centres: str, sides: str) -> str:
-        """Return boxes [N, A, 4] from centres and sides, [N, A, 2] each."""
+        """Convert centres and sides, [N, A, 2] each, to boxes [N, A, 4]."""
         half = self.scaled(sides, 0.5)
         first, second = (self.head.op(op, centres, half) for op in ("Sub", "Add"))
         return self.head.op("Concat", first, second, axis=2)
 
     def with_objectness(self, rows: str, columns: int) -> str:
-        """Return scores of [N, A, columns]: box, objectness, classes; each class times it."""
+        """Return class scores times objectness, from [N, A, columns]: box, objectness, classes."""
         return self.head.op("Mul", self.columns(rows, 5, columns), self.columns(rows, 4, 5))
 
     def numbered(self, labels: str, scores: str, classes: int) -> str:
-        """Return scores [N, A, classes] of rows that have one class each, by its number.
+        """Return scores [N, A, classes] for rows that have a single class, given by its index.
 
-        `labels` and `scores` are [N, A, 1]. 1 - |class - k|, cut at 0, is 1 for a row's own class
-        and 0 for all others.
+        `labels` and `scores` are [N, A, 1]. 1 - |class - k|, clipped at 0, is 1 for a row's own
+        class and 0 for all others.
         """
         head = self.head
         each = head.constant(np.arange(classes, dtype=np.float32)[None, None])
@@ -208,14 +207,14 @@ class Layout:
         return head.op("Mul", own, scores)
 
     def from_centres(self, boxes: str) -> str:
-        """Return boxes [N, A, 4] from centres with widths and heights, [N, A, 4]."""
+        """Convert boxes [N, A, 4] from centre, width and height to corners."""
         return self.corners(self.columns(boxes, 0, 2), self.columns(boxes, 2, 4))
 
 
 def grid(
     size: tuple[int, int], strides: Sequence[int], anchors: int = 1
 ) -> npt.NDArray[np.float32]:
-    """Return column, row and stride of each place, [A, 3]: row by row, `anchors` times each."""
+    """Return column, row and stride of each cell, [A, 3], row by row, each `anchors` times."""
     found = []
     for stride in strides:
         high, wide = -(-size[0] // stride), -(-size[1] // stride)

@@ -1,8 +1,7 @@
-"""Boxes [N, A, 4] beside scores [N, A, K] or [N, K, A]: SSD, RFB, RetinaNet and their like.
+"""Boxes [N, A, 4] with scores [N, A, K] or [N, K, A]: SSD, RFB, RetinaNet and similar.
 
-Boxes are two corners or a centre with its sides, in pixels or as shares of the picture, in the
-order x, y; TensorFlow's are y, x. Scores that sum to one have a class for the background, the
-first.
+Boxes are two corners, or centre and size, in pixels or fractions of the image, x before y (in
+TensorFlow, y before x). If scores sum to one, the first class is the background.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ from ibisa_onnx.targets.decoders.base import (
 from ibisa_onnx.targets.facts import ModelFacts
 
 _TENSORFLOW = ("detection_boxes", "raw_detection_boxes")
-_LEAST = 16  # anchors: fewer are coordinates of something else
-_LEAST_RETURNED = 1000  # by a function: fewer may be rows that it has selected, as in `declared`
+_LEAST = 16  # anchors: fewer may be other coordinates
+_LEAST_RETURNED = 1000  # by a function: fewer may be selected rows, as in `declared`
 
 
 def find(facts: ModelFacts) -> Detector | None:
-    """Recognise a table of boxes and one of scores that have a row each for the same anchors."""
+    """Recognise a table of boxes and a table of scores with the same number of anchors."""
     shapes, least = _shapes(facts), _LEAST if facts.is_deployed else _LEAST_RETURNED
     for boxes, anchors in _boxes(shapes, least):
         for scores, shape in shapes.items():
@@ -58,7 +57,7 @@ def _shapes(facts: ModelFacts) -> dict[str, tuple[int, ...]]:
 
 
 def _boxes(shapes: dict[str, tuple[int, ...]], least: int) -> Iterator[tuple[str, int]]:
-    """Yield the tensors that hold four numbers an anchor, and how many anchors."""
+    """Yield tensors with four values per anchor, and the number of anchors."""
     for name, shape in shapes.items():
         anchors = int(np.prod(shape)) // 4
         flat = shape in ((1, anchors, 4), (anchors, 4), (1, anchors, 1, 4), (anchors, 2, 2))
@@ -75,14 +74,14 @@ def _detector(
     *,
     turned: bool,
 ) -> Detector | None:
-    """Return the detector, None where the values are no boxes or no probabilities."""
+    """Return the detector; None if the values are not boxes or not probabilities."""
     anchors, columns = table.shape[1:]
     rows, size = corners.astype(np.float64).reshape(-1, 4), facts.size
     if size is None or not are_probabilities(table):
         return None
     in_corners = are_corners(rows)
     if not in_corners and rows[:, 2:].min() < 0:
-        return None  # differences to priors, which nobody gave
+        return None  # offsets from priors, which are unknown
     background = columns > 1 and bool(np.allclose(table.sum(-1), 1, atol=1e-2))
     factors = np.tile(size[::-1], 2) if are_shares(rows) else np.ones(4)
     y_first = boxes.split(":")[0] in _TENSORFLOW
@@ -101,8 +100,8 @@ def _detector(
 
     where = "before the selection" if facts.dense else "outputs"
     return Detector(
-        family="boxes and scores (SSD and its like)",
-        reason=f"{boxes} holds a box, and {scores} scores, for each of {anchors} anchors ({where})",
+        family="boxes and scores (SSD and similar)",
+        reason=f"{boxes} has a box and {scores} has scores for each of {anchors} anchors ({where})",
         sources=(boxes, scores),
         write=write,
         classes=columns - background,

@@ -1,6 +1,6 @@
-"""CenterFace: a heat map [N, 1, h, w] with sides and offsets [N, 2, h, w], and landmarks.
+"""CenterFace: a heat map [N, 1, h, w], sizes and offsets [N, 2, h, w] each, and landmarks.
 
-Each place is 4 pixels; sides are exp(s) * 4, y before x. Source: CenterFace,
+Cells are 4 pixels wide; sizes are exp(s) * 4, y before x. Source: CenterFace,
 prj-python/centerface.py.
 """
 
@@ -42,7 +42,7 @@ def find(facts: ModelFacts) -> Detector | None:
 
     return Detector(
         family="CenterFace",
-        reason="a heat map, sides, offsets and landmarks, 4 pixels a place",
+        reason="a heat map, sizes, offsets and landmarks, with 4-pixel cells",
         sources=(heat, sides, offsets),
         write=write,
         classes=1,

@@ -1,10 +1,9 @@
-"""Boxes of a function: rows that come and go, in the form that is asked of it.
+"""Boxes of a Python function: selected rows, in a documented form.
 
 Boxes [N, n, 4] are left, top, right and bottom in pixels of the input, scores [N, n] or [N, n, K]
-probabilities, labels [N, n] the classes' indices; or one table [N, n, 6] holds all three. Outputs
-called as TensorFlow serves them (`detection_boxes`) are shares with y first. Nothing is inferred
-from a few rows of one picture, in which centres may pass for corners: what each answer holds is
-checked instead.
+probabilities, labels [N, n] class indices; or one table [N, n, 6] holds all three. Outputs with
+TensorFlow Serving's names (`detection_boxes`) are fractions, y first. Nothing is inferred from the
+few rows of one image, in which centres could pass for corners; each prediction is checked instead.
 """
 
 from __future__ import annotations
@@ -30,13 +29,13 @@ from ibisa_onnx.targets.decoders.base import (
 from ibisa_onnx.targets.facts import ModelFacts
 
 _TENSORFLOW = "detection_boxes"
-_COLUMNS = 6  # of a table: the box, a score and a class
+_COLUMNS = 6  # of a table: box, score and class
 _SCORES = re.compile(r"score|conf|prob", re.IGNORECASE)
 _LABELS = re.compile(r"label|class|categor|(^|_)ids?$", re.IGNORECASE)
 
 
 def find(facts: ModelFacts) -> Detector | None:
-    """Recognise a function's boxes by the shapes and the names that it declares."""
+    """Recognise a function's boxes by the declared shapes and names."""
     if facts.is_deployed or facts.size is None:
         return None
     rows = _table(facts) or _apart(facts)
@@ -44,8 +43,8 @@ def find(facts: ModelFacts) -> Detector | None:
         return None
     return Detector(
         family="rows of a function",
-        reason=f"{rows.described}, a row for each object; boxes are taken for left, top, right and "
-        f"bottom {'as shares, y first' if rows.y_first else 'in pixels of the input'}",
+        reason=f"{rows.described}, a row per object; boxes are read as left, top, right and "
+        f"bottom {'as fractions, y first' if rows.y_first else 'in pixels of the input'}",
         sources=rows.sources,
         write=_writer(rows, facts.size),
         classes=rows.classes,
@@ -58,14 +57,14 @@ def find(facts: ModelFacts) -> Detector | None:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Where boxes, scores and classes are.
+    """Outputs that hold boxes, scores and classes.
 
     Attributes
     ----------
     sources
         One table; or boxes and scores; or boxes, scores and labels.
     classes
-        How many there are.
+        Number of classes.
     """
 
     sources: tuple[str, ...]
@@ -83,7 +82,7 @@ class _Rows:
 
 
 def _table(facts: ModelFacts) -> _Rows | None:
-    """Return the only output of three axes, if it has six columns."""
+    """Return the only three-dimensional output, if it has six columns."""
     tables = [each for each in facts.outputs if len(each.shape) == 3]
     if len(tables) != 1 or tables[0].shape[2] != _COLUMNS:
         return None
@@ -91,7 +90,7 @@ def _table(facts: ModelFacts) -> _Rows | None:
 
 
 def _apart(facts: ModelFacts) -> _Rows | None:
-    """Return the outputs of boxes, of scores and, where there are any, of labels."""
+    """Return the outputs of boxes, of scores, and of labels if there are any."""
     boxes = [each for each in facts.outputs if len(each.shape) == 3 and each.shape[2] == 4]
     boxes.sort(key=lambda each: "box" not in each.name.lower())
     if not boxes:
@@ -116,12 +115,12 @@ def _apart(facts: ModelFacts) -> _Rows | None:
         return _Rows(tuple(sources), 1)
     if isinstance(scores.shape[2], int):
         return _Rows(tuple(sources), scores.shape[2])
-    seen = facts.probed.get(scores.name)  # an open K; 0 where no picture had a row yet
+    seen = facts.probed.get(scores.name)  # dynamic K; 0 until an image had a row
     return None if seen is None else _Rows(tuple(sources), max(1, seen.shape[2]))
 
 
 def _scores(outputs: Sequence[TensorInfo], *, numbered: bool) -> TensorInfo | None:
-    """Return the output of scores: the one that is called so, or the only one there is."""
+    """Return the output of scores: by its name, or the only one."""
     fitting = [each for each in outputs if len(each.shape) == 2 or not numbered]
     named = [each for each in fitting if _SCORES.search(each.name)]
     return named[0] if named else fitting[0] if len(fitting) == 1 else None
@@ -154,7 +153,7 @@ def _writer(rows: _Rows, size: tuple[int, int]) -> Callable[[Head], Decoded]:
 
 
 def _checker(rows: _Rows) -> Callable[[Raw], None]:
-    """Return what sees that an answer holds what was asked of it; rows without a score are none."""
+    """Return a check that a prediction has the documented form; rows with score 0 are ignored."""
 
     def check(raw: Raw) -> None:
         values = [np.asarray(raw[name][0], np.float64) for name in rows.sources]
@@ -175,7 +174,7 @@ def _checker(rows: _Rows) -> Callable[[Raw], None]:
 
 def _check_scores(name: str, scores: Doubles) -> None:
     if scores.max(initial=0.0) > 1 + 1e-3:
-        raise OutputError(f"{name} go up to {scores.max():g}; return probabilities, 0 to 1")
+        raise OutputError(f"{name} are up to {scores.max():g}; return probabilities, 0 to 1")
 
 
 def _check_boxes(name: str, boxes: npt.NDArray[np.float64], *, shares: bool) -> None:
@@ -183,22 +182,22 @@ def _check_boxes(name: str, boxes: npt.NDArray[np.float64], *, shares: bool) -> 
         return
     if are_shares(boxes) and not shares:
         raise OutputError(
-            f"{name} hold shares of the picture, up to {boxes.max():g}; return pixels of the input"
+            f"{name} hold fractions of the image, up to {boxes.max():g}; return pixels of the input"
         )
     turned = ~(boxes[:, 2:] > boxes[:, :2]).all(1)
     if turned.mean() > 0.5:
         written = ",".join(f"{side:g}" for side in boxes[turned][0])
         raise OutputError(
-            f"{name} {written} ends before it begins; return left, top, right and bottom"
+            f"{name} {written} has right <= left or bottom <= top; return left, top, right, bottom"
         )
 
 
 def _check_labels(name: str, labels: npt.NDArray[np.float64], classes: int) -> None:
     wrong = labels[(labels != np.rint(labels)) | (labels < 0)]
     if len(wrong):
-        raise OutputError(f"{name} hold {wrong[0]:g}, which is no class's index")
+        raise OutputError(f"{name} hold {wrong[0]:g}, which is not a class index")
     if len(labels) and labels.max() >= classes:
         raise OutputError(
-            f"{name} hold class {labels.max():g}, and classes are 0 to {classes - 1}; "
-            "give labels= a name for each"
+            f"{name} hold class {labels.max():g}, but classes are 0 to {classes - 1}; "
+            "pass labels= with a name for each"
         )

@@ -1,9 +1,9 @@
-"""DETR and its kin: logits [N, Q, K] beside boxes [N, Q, 4], centres and sides as shares.
+"""DETR and relatives: logits [N, Q, K] with boxes [N, Q, 4], centres and sizes as fractions.
 
-DETR's and YOLOS' logits go through a softmax whose last class is "no object"; Deformable DETR's,
-RT-DETR's and DINO's are a sigmoid each. Which it is, is told by the number of labels, by COCO's
-(80, 90 or 91 classes, 92 with "no object"), or by whether noise is "no object" to most queries.
-Source: transformers, models/detr and models/rt_detr.
+Logits of DETR and YOLOS go through a softmax whose last class is "no object"; those of Deformable
+DETR, RT-DETR and DINO through sigmoids. They are told apart by the number of labels, by COCO's
+class counts (80, 90 or 91; 92 with "no object"), or by whether most queries for noise are "no
+object". Source: transformers, models/detr and models/rt_detr.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from ibisa_onnx.targets.facts import ModelFacts
 from ibisa_onnx.targets.labels import known_labels
 
 _COCO = {80: False, 90: False, 91: False, 92: True}
-"""Whether so many classes of COCO are with "no object"."""
+"""Whether COCO class counts include "no object"."""
 
 
 def find(facts: ModelFacts) -> Detector | None:
-    """Recognise boxes that are shares beside logits of as many queries."""
+    """Recognise boxes that are fractions, with logits for as many queries."""
     shapes, size = _outputs(facts), facts.size
     for boxes, (_, queries, columns) in shapes.items():
         for logits, (_, rows, classes) in shapes.items():
@@ -49,14 +49,14 @@ def find(facts: ModelFacts) -> Detector | None:
 
 
 def _outputs(facts: ModelFacts) -> dict[str, tuple[int, ...]]:
-    """Return shapes [1, a, b] of outputs by name: a TopK inside only chooses the queries."""
+    """Return the outputs' shapes [1, a, b] by name; an inner TopK only selects queries."""
     tables = [it for it in facts.outputs if len(it.shape) == 3 and keeps_places(facts, it)]
     shapes = facts.shapes([each.name for each in tables])
     return {name: shape for name, shape in shapes.items() if len(shape) == 3}
 
 
 def _has_none(facts: ModelFacts, logits: npt.NDArray[Any]) -> bool:
-    """Tell whether the last class of logits [1, Q, K] is "no object"."""
+    """Return whether the last class of logits [1, Q, K] is "no object"."""
     classes = logits.shape[2]
     counts = {len(each.labels) for each in known_labels(facts.metadata, facts.model.folder)}
     if counts & {classes, classes - 1}:
@@ -86,11 +86,11 @@ def _detector(
         shares = layout.scaled(layout.floats(boxes), np.tile(size[::-1], 2))
         return Decoded(layout.from_centres(shares), rows)
 
-    how = 'a softmax whose last class is "no object"' if none else "a sigmoid for each class"
+    how = 'a softmax whose last class is "no object"' if none else "a sigmoid per class"
     return Detector(
         family="DETR" if none else "RT-DETR, Deformable DETR",
-        reason=f"{logits} holds logits, and {boxes} boxes, for each of {queries} queries; "
-        f"the logits are taken for {how}",
+        reason=f"{logits} has logits and {boxes} has boxes for each of {queries} queries; the "
+        f"logits are read through {how}",
         sources=(boxes, logits),
         write=write,
         classes=classes - none,

@@ -1,10 +1,10 @@
 """Selected rows: a table [N, n, 6], [n, 7] or [1, 1, n, 7] of box, score and class.
 
-NMS or TopK has chosen them, so a row is another object in another image; they are matched by
-overlap. Ultralytics with `nms` and its NMS-free heads: x, y, x, y, score, class, then more; its
-RT-DETR: centre and sides as shares, score, class. YOLOv7
-and YOLO-NAS: number of the image, then x, y, x, y, class and score or score and class. Caffe's and
-OpenVINO's SSD: number of the image, class, score, then the box as shares.
+NMS or TopK selects them, so a row is a different object in another image; rows are matched by
+overlap. Ultralytics with `nms`, and its NMS-free heads: x, y, x, y, score, class, others. Its
+RT-DETR: centre and size as fractions, score, class. YOLOv7 and YOLO-NAS: image index, x, y, x, y,
+then class and score or score and class. SSD of Caffe and OpenVINO: image index, class, score, box
+as fractions.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from ibisa_onnx.targets.decoders.base import (
 )
 from ibisa_onnx.targets.facts import ModelFacts
 
-_DEFAULT_CLASSES = 80  # of COCO, where nothing names them
+_DEFAULT_CLASSES = 80  # of COCO, if there are no labels
 _LEAST_COLUMNS, _NUMBERED = 6, 7
 
 
 def find(facts: ModelFacts) -> Detector | None:
-    """Recognise one output of rows, by its columns and their values."""
+    """Recognise a single output of rows, by its columns and their values."""
     if not facts.is_deployed:
-        return None  # whose rows are in `declared`
+        return None  # `declared` handles these
     size = facts.size
     for output in facts.outputs:
         if (
@@ -75,7 +75,7 @@ def find(facts: ModelFacts) -> Detector | None:
 
 
 def _selected(facts: ModelFacts) -> bool:
-    """Tell whether rows can have been selected: in the graph, by the file's word, or unseen."""
+    """Return whether rows may have been selected: by the graph, the metadata, or unknown."""
     if facts.selects:
         return True
     said = facts.metadata.get("end2end", "") + facts.metadata.get("args", "")
@@ -88,7 +88,7 @@ def _classes(facts: ModelFacts) -> int:
 
 
 def _places(rows: npt.NDArray[Any], columns: int, axes: int) -> tuple[int, int, int] | None:
-    """Return where box, score and class are; None where the values say that they are not."""
+    """Return the columns of box, score and class; None if the values contradict them."""
     numbered = axes == 4 or (axes == 2 and columns == _NUMBERED)
     if axes == 4:
         places = (3, 2, 1)

@@ -1,7 +1,7 @@
-"""SCRFD and RetinaFace's successors: scores, distances and keypoints at each stride.
+"""SCRFD and RetinaFace's successors: scores, distances and keypoints per stride.
 
-Two anchors a place; a box is its place less and plus the distances to its four sides, times the
-stride. Source: insightface, python-package/insightface/model_zoo/scrfd.py.
+Two anchors per cell; a box is the cell's position minus and plus the distances to its four sides,
+times the stride. Source: insightface, python-package/insightface/model_zoo/scrfd.py.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _STRIDES = {6: (8, 16, 32), 9: (8, 16, 32), 10: (8, 16, 32, 64, 128), 15: (8, 16
 
 
 def find(facts: ModelFacts) -> Detector | None:
-    """Recognise the outputs by their number, and by how many rows each has."""
+    """Recognise the outputs by their number, and by their numbers of rows."""
     strides, size = _STRIDES.get(len(facts.outputs)), facts.size
     if strides is None or size is None:
         return None
@@ -55,7 +55,7 @@ def find(facts: ModelFacts) -> Detector | None:
     return Detector(
         family="SCRFD",
         reason=f"{len(names)} outputs: scores and distances at strides "
-        f"{', '.join(map(str, strides))}, {anchors} anchor(s) a place",
+        f"{', '.join(map(str, strides))}, {anchors} anchor(s) per cell",
         sources=(*scores, *boxes),
         write=write,
         classes=1,

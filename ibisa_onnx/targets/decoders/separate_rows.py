@@ -1,7 +1,7 @@
-"""Selected boxes, scores and classes in outputs of their own: torchvision, TensorFlow, RT-DETR.
+"""Selected boxes, scores and classes in separate outputs: torchvision, TensorFlow, RT-DETR.
 
-Boxes [N, n, 4] or [n, 4], scores and classes [N, n] or [n]. torchvision's boxes are pixels,
-TensorFlow's (`detection_boxes`) shares with y first. Classes count the background as 0, or not.
+Boxes are [N, n, 4] or [n, 4], scores and classes [N, n] or [n]. torchvision's boxes are pixels,
+TensorFlow's (`detection_boxes`) fractions, y first. Class 0 may be the background.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _WORDS = ("box", "score", "label", "class")
 
 
 def find(facts: ModelFacts) -> Detector | None:
-    """Recognise the outputs by rank and by name: boxes, scores, and labels or classes."""
+    """Recognise the outputs by rank and name: boxes, scores, and labels or classes."""
     by_word = {
         word: [
             each for each in facts.outputs if word in each.name.lower() and "raw" not in each.name
@@ -53,7 +53,7 @@ def find(facts: ModelFacts) -> Detector | None:
     classes = max([DEFAULT_CLASSES, *facts.label_counts])
     return Detector(
         family="selected boxes, scores and classes",
-        reason=f"outputs {box}, {score} and {label}, a row for each object",
+        reason=f"outputs {box}, {score} and {label}, a row per object",
         sources=(box, score, label),
         write=_writer((box, score, label), factors, classes, y_first=y_first, batched=rank == 3),
         classes=classes,
@@ -63,7 +63,7 @@ def find(facts: ModelFacts) -> Detector | None:
 
 
 def _by_shape(facts: ModelFacts) -> tuple[list, list, list]:  # type: ignore[type-arg]
-    """Return boxes [n, 4], scores [n] and integer labels [n], whatever they are called."""
+    """Return boxes [n, 4], scores [n] and integer labels [n], regardless of their names."""
     floats = [each for each in facts.outputs if each.dtype.startswith("float")]
     boxes = [each for each in floats if len(each.shape) in (2, 3) and each.shape[-1] == 4]
     rank = len(boxes[0].shape) - 1 if boxes else -1

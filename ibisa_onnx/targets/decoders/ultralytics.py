@@ -1,7 +1,7 @@
-"""Ultralytics' YOLO (v5u, v8, 9, 11, 12, 26 ...): one table [N, 4 + K + more, A], no objectness.
+"""Ultralytics YOLO (v5u, v8, 9, 11, 12, 26, ...): one table [N, 4 + K + extra, A], no objectness.
 
-Boxes are centre, width and height in pixels of the input, or two corners where the graph goes on to
-select; the scores are sigmoids; more are coefficients of masks, keypoints or an angle. Source:
+Boxes are centre, width and height in pixels of the input, or two corners if the graph goes on to
+select. Scores are sigmoids. Extra columns are mask coefficients, keypoints or an angle. Source:
 ultralytics/nn/modules/head.py, `Detect`, `Segment`, `Pose` and `OBB`.
 """
 
@@ -31,7 +31,7 @@ _BOX = 4  # columns
 
 
 def find(facts: ModelFacts) -> Detector | None:
-    """Recognise the table by its number of places, or by the file's own word."""
+    """Recognise the table by its number of cells, or by the metadata."""
     own = (
         "ultralytics"
         in (facts.metadata.get("author", "") + facts.metadata.get("license", "")).lower()
@@ -47,12 +47,12 @@ def find(facts: ModelFacts) -> Detector | None:
         classes = _classes(facts, rows)
         if classes < 1:
             continue
-        how = f"[1, {channels}, {anchors}] is a table of {anchors} places"
+        how = f"[1, {channels}, {anchors}] is a table of {anchors} cells"
         how += f" at strides {', '.join(map(str, grids[0]))}" if grids else ""
         angle = facts.metadata.get("task") == "obb"
         return Detector(
             family="YOLO (Ultralytics)",
-            reason=f"{how}{', and its metadata say Ultralytics' if own else ''}",
+            reason=f"{how}{'; its metadata name Ultralytics' if own else ''}",
             sources=(name,),
             write=_writer(name, classes, corners=_corners(facts, rows, grids), angle=angle),
             classes=classes,
@@ -62,7 +62,7 @@ def find(facts: ModelFacts) -> Detector | None:
 
 
 def _classes(facts: ModelFacts, rows: npt.NDArray[Any]) -> int:
-    """Return how many columns after the box are scores, by the file's names, or by their values."""
+    """Return the number of score columns, by the model's labels or by the columns' values."""
     most = rows.shape[2] - _BOX
     names = parse_literal(facts.metadata["names"]) if "names" in facts.metadata else None
     if isinstance(names, dict | list) and 0 < len(names) <= most:
@@ -72,10 +72,10 @@ def _classes(facts: ModelFacts, rows: npt.NDArray[Any]) -> int:
 
 
 def _corners(facts: ModelFacts, rows: npt.NDArray[Any], grids: Sequence[Sequence[int]]) -> bool:
-    """Tell whether boxes are two corners, as heads without NMS have them.
+    """Return whether boxes are two corners, as in heads without NMS.
 
-    Where the file does not say so: then their middles, and not their first columns, are where their
-    places are.
+    If the metadata do not determine it: then the middle of both corners, rather than the first two
+    columns, is near the cell.
     """
     if facts.metadata.get("end2end") == "True":
         return True
@@ -107,7 +107,7 @@ def _writer(name: str, classes: int, *, corners: bool, angle: bool) -> Any:
 
 
 def _upright(layout: Layout, boxes: str, turn: str) -> str:
-    """Return the upright boxes around turned ones."""
+    """Return the upright bounding boxes of rotated ones."""
     head = layout.head
     wide, high = layout.columns(boxes, 2, 3), layout.columns(boxes, 3, 4)
     cosine, sine = (head.op("Abs", head.op(op, turn)) for op in ("Cos", "Sin"))

@@ -1,7 +1,7 @@
-"""YOLOv5 and v7: one table [N, A, 5 + K] with three anchors a place and an objectness.
+"""YOLOv5 and v7: one table [N, A, 5 + K] with three anchors per cell and an objectness.
 
-Boxes are centre, width and height in pixels, or as shares; the score of a class is its own times
-the objectness, both sigmoids. Source: yolov5/models/yolo.py, `Detect.forward`; YOLOv7's `--grid`.
+Boxes are centre, width and height in pixels or fractions; a class score is multiplied by the
+objectness, both being sigmoids. Source: yolov5/models/yolo.py, `Detect.forward`; YOLOv7's `--grid`.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from ibisa_onnx.targets.facts import ModelFacts
 
 _GRIDS = ((8, 16, 32), (8, 16, 32, 64))
 _ANCHORS = 3
-_BEFORE = 5  # columns: the box and the objectness
+_BEFORE = 5  # columns: box and objectness
 
 
 def find(facts: ModelFacts) -> Detector | None:
-    """Recognise the table by its number of places."""
+    """Recognise the table by its number of cells."""
     size = facts.size
     for name, (_, anchors, columns) in tables(facts).items():
         strides = next((each for each in _GRIDS if _ANCHORS * cells(size, each) == anchors), None)
@@ -41,8 +41,8 @@ def find(facts: ModelFacts) -> Detector | None:
         factors = np.tile(size[::-1], 2) if are_shares(values[..., :4]) else np.ones(4)
         return Detector(
             family="YOLOv5/v7",
-            reason=f"[1, {anchors}, {columns}] is a table of 3 anchors a place at strides "
-            f"{', '.join(map(str, strides))}, with an objectness",
+            reason=f"[1, {anchors}, {columns}] is a table of 3 anchors per cell at strides "
+            f"{', '.join(map(str, strides))}, with objectness",
             sources=(name,),
             write=_writer(name, columns, factors),
             classes=columns - _BEFORE,

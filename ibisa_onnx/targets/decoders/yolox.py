@@ -1,7 +1,7 @@
-"""YOLOX: one table [N, A, 5 + K], one anchor a place, boxes mostly not decoded.
+"""YOLOX: one table [N, A, 5 + K], one anchor per cell, boxes usually not decoded.
 
-Not decoded, a box is (offset + place) * stride and exp(side) * stride; objectness and classes are
-sigmoids. Pictures are BGR 0..255, laid into the top left corner. Source: YOLOX/yolox/utils/
+If not decoded, a box is (offset + cell) * stride and exp(size) * stride; objectness and classes are
+sigmoids. Images are BGR 0..255, placed in the top left corner. Source: YOLOX/yolox/utils/
 demo_utils.py and data/data_augment.py.
 """
 
@@ -29,7 +29,7 @@ _BEFORE = 5
 
 
 def find(facts: ModelFacts) -> Detector | None:
-    """Recognise the table by its number of places."""
+    """Recognise the table by its number of cells."""
     size = facts.size
     for name, (_, anchors, columns) in tables(facts).items():
         strides = next((each for each in _GRIDS if cells(size, each) == anchors), None)
@@ -41,8 +41,8 @@ def find(facts: ModelFacts) -> Detector | None:
         decoded = bool(values[..., :2].max() > min(size) / 2)
         return Detector(
             family="YOLOX",
-            reason=f"[1, {anchors}, {columns}] is a table of one anchor a place at strides "
-            f"{', '.join(map(str, strides))}, with an objectness; its boxes are "
+            reason=f"[1, {anchors}, {columns}] is a table of one anchor per cell at strides "
+            f"{', '.join(map(str, strides))}, with objectness; its boxes are "
             f"{'decoded' if decoded else 'not decoded'}",
             sources=(name,),
             write=_writer(name, columns, None if decoded else grid(size, strides)[None]),
@@ -55,7 +55,7 @@ def find(facts: ModelFacts) -> Detector | None:
 def _writer(
     name: str, columns: int, places: npt.NDArray[np.float32] | None
 ) -> Callable[[Head], Decoded]:
-    """`places` are column, row and stride, [1, A, 3]; None where boxes are decoded."""
+    """`places` are column, row and stride of each cell, [1, A, 3]; None if boxes are decoded."""
 
     def write(head: Head) -> Decoded:
         layout = Layout(head)

@@ -1,7 +1,7 @@
 """YuNet: class, objectness, box and keypoints at strides 8, 16 and 32, `cls_8` and so on.
 
-A score is the root of class times objectness; a box is (place + offset) * stride and exp(side) *
-stride. Source: OpenCV, modules/objdetect/src/face_detect.cpp.
+A score is sqrt(class * objectness); a box is (cell + offset) * stride and exp(size) * stride.
+Source: OpenCV, modules/objdetect/src/face_detect.cpp.
 """
 
 from __future__ import annotations
