@@ -22,35 +22,22 @@ from node_cases import FAILS, NO_DERIVATIVE, VERDICTS, Case, Verdict, judge, loa
 from pages import put
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "operators.md"
-_INTRODUCTION = """# Conformance of the gradients
+_INTRODUCTION = """# Operators
 
-What the backward graphs of `ibisa_onnx.autodiff` were compared with, operator by operator and
-network by network. Each table is written by the script that it names.
+What the gradients of ONNX operators and networks were compared with.
 
-## Operators
+## Node tests
 
-<!-- operators -->
-<!-- /operators -->
-
-## CUDA
-
-<!-- cuda -->
-<!-- /cuda -->
-
-## Networks
-
-<!-- zoo -->
-<!-- /zoo -->
 """
 _HEAD = """Every node test case inside onnx {onnx}, with ONNX Runtime {runtime} on CPU, by
 `python benchmarks/conformance.py`. Each float input of a case is differentiated in turn, to each
 float output, and compared with central differences in float64 (in float32 where nothing evaluates
-the operator in float64); once with all other inputs constant, once with open image sides, once with
-nothing constant.
+the operator in float64); once with all other inputs constant, once with dynamic image sides, once
+with nothing constant.
 
 - **passes**: the gradient agrees with respect to every input that has one;
-- **in part**: it agrees for some inputs and is refused for others;
-- **refused**: `UnsupportedOperatorError`, with this reason;
+- **in part**: it agrees for some inputs and is unsupported for others;
+- **unsupported**: `UnsupportedOperatorError`, with this reason;
 - **no derivative**: there is none by nature;
 - **no kernel**: ONNX Runtime on CPU does not run the case, so there is nothing to differentiate;
 - **fails**: the gradient is wrong.
@@ -122,7 +109,7 @@ def _reasons(verdicts: list[Verdict]) -> str:
     counts = Counter((v.kind, v.reason) for v in verdicts if v.reason)
     lines = [f"{kind}: {reason} ({count})" for (kind, reason), count in counts.items()]
     remarks = Counter(remark for v in verdicts for remark in v.remarks)
-    lines += [f"refused with {remark} ({count})" for remark, count in remarks.items()]
+    lines += [f"unsupported with {remark} ({count})" for remark, count in remarks.items()]
     if all(v.kind == NO_DERIVATIVE for v in verdicts):
         lines = [f"{reason} ({count})" for (_, reason), count in counts.items()]
     return "<br>".join(lines).replace("|", "\\|")

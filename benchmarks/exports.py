@@ -237,15 +237,15 @@ def _say(*words: str) -> tuple[Result, float]:
 
 # -- the table
 
-ABOUT = """By `python benchmarks/exports.py`, which `make zoo` runs as well: random weights, the
-usual size, opset {opset}, one processor. *Difference* is the largest one between the scores of the
-file and of its source, over the largest score, on random input and on scenes of the demo, in
-batches of one and of two. *Gradient* is what `run` chose with no flag; *fidelity* is how far
-its probabilities are from ONNX Runtime's. *Surrogate* is Spearman's correlation between that map
-and the one by the surrogate, *rounding* that with the map of a copy whose weights are shaken by one
-part in ten million: a network of random weights is chaotic, and no surrogate can be held to
-more than that. Seconds are of whole commands, from their start to their end; those of
-`export` write and check the surrogate too."""
+ABOUT = """By `python benchmarks/exports.py`, which `make zoo` also runs: random weights, the usual
+input size, opset {opset}, one core. *Difference* is the largest difference between the scores of
+the file and of its source, relative to the largest score, on random input and on scenes of the
+demo, in batches of one and of two. *Gradient* is the one that `run` chose without flags; *fidelity*
+is the difference between its probabilities and ONNX Runtime's. *Surrogate* is Spearman's
+correlation between that map and the surrogate's, *rounding* the correlation with the map of a copy
+whose weights are perturbed by one part in ten million: a network of random weights is chaotic, and
+no surrogate can be expected to agree better than that. Seconds are those of whole commands;
+`export` also writes and checks the surrogate."""
 
 
 def table(results: dict[str, Result]) -> str:
@@ -304,13 +304,13 @@ def _notes(results: dict[str, Result]) -> Iterator[str]:
     flat = [name for name, found in results.items() if _is_flat(found)]
     if flat:
         yield (
-            "- Blurred, the picture is the same to these networks of random weights, so `run` calls"
-            f" their maps flat, and what two of them have in common says less: {', '.join(flat)}"
+            "- These networks of random weights score a blurred image as they score the image, so "
+            f"their maps are flat, and correlations between them mean less: {', '.join(flat)}"
         )
 
 
 def _is_flat(found: Result) -> bool:
-    return any("the map is flat" in each for each in found.get("warnings", ()))
+    return any("flat map" in each for each in found.get("warnings", ()))
 
 
 # -- running

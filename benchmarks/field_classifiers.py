@@ -145,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         write(args.figure, draw(args.folder, [name for name in SHOWN if name in places]))
         return
     lines = [
-        " | ".join(["| model", "picture", "answer", "hidden", *args.baselines]) + " |",
+        " | ".join(["| model", "image", "prediction", "window", *args.baselines]) + " |",
         "|" + "---|" * (4 + len(args.baselines)),
     ]
     print("\n".join(lines))

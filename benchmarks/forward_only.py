@@ -134,7 +134,7 @@ def quantised(args: argparse.Namespace) -> None:
         print(one.path.stem, f"{agreement:.3f}", flush=True)
 
 
-def gap(values: dict[Key, float], passes: int, other: tuple[str, int]) -> str:
+def paired_difference(values: dict[Key, float], passes: int, other: tuple[str, int]) -> str:
     """Return forward-only's paired difference to another method with its 95% interval."""
     found = [
         value - values[photo, *other]
@@ -152,13 +152,15 @@ def tables(args: argparse.Namespace) -> None:
         (("RISE-4000", "centred RISE, as many"), TARGETS, ("rise-4000", "centred-rise")),
         (("RISE-4000", "AISE", "AISE, centred"), AISE, ("rise-4000", *AISES)),
     ):
-        print(f"| model | forward passes | gap to {' | to '.join(heads)} |")
+        print(f"| model | forward passes | paired difference to {' | to '.join(heads)} |")
         print("|---|---|" + "---|" * len(heads))
         for model in MODELS:
             values = read(args.work / f"forward-only-{model}.csv")
             for passes in budgets:
                 gaps = [
-                    gap(values, passes, (rival, MASKS if rival == "rise-4000" else passes))
+                    paired_difference(
+                        values, passes, (rival, MASKS if rival == "rise-4000" else passes)
+                    )
                     for rival in rivals
                 ]
                 print(f"| {model} | {passes} | {' | '.join(gaps)} |")

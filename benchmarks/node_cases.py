@@ -32,9 +32,9 @@ NARROW = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, *NARROW)
 
 # Verdicts, from the best to the worst.
-PASSES, PARTLY, REFUSED = "passes", "in part", "refused"
+PASSES, PARTLY, UNSUPPORTED = "passes", "in part", "unsupported"
 NO_DERIVATIVE, NO_KERNEL, FAILS = "no derivative", "no kernel", "fails"
-VERDICTS = (PASSES, PARTLY, REFUSED, NO_DERIVATIVE, NO_KERNEL, FAILS)
+VERDICTS = (PASSES, PARTLY, UNSUPPORTED, NO_DERIVATIVE, NO_KERNEL, FAILS)
 
 _NATURE = {
     "piecewise constant": ("Ceil", "Floor", "Round", "Sign", "Hardmax", "TreeEnsemble"),
@@ -467,7 +467,7 @@ def _refusals(case: Case, parts: dict[str, list[Verdict]]) -> str:
     """Each reason once, with the inputs that it holds for."""
     places: dict[str, list[int]] = {}
     for place, x in enumerate(case.inputs):
-        for reason in dict.fromkeys(p.reason for p in parts.get(x, []) if p.kind == REFUSED):
+        for reason in dict.fromkeys(p.reason for p in parts.get(x, []) if p.kind == UNSUPPORTED):
             places.setdefault(reason, []).append(place)
     whole = len(case.float_inputs)
     return "; ".join(
@@ -528,7 +528,7 @@ _FLAT = ("its output has no gradient", "does not depend on")
 def _refused(case: Case, model: onnx.ModelProto, x: str, y: str, error: Exception) -> Verdict:
     names = [node.name or node.output[0] for node in model.graph.node]
     if not any(repr(name) in str(error) for name in (*names, y)):
-        return Verdict(FAILS, f"{x} to {y}: refused without naming the node: {error}")
+        return Verdict(FAILS, f"{x} to {y}: rejected without naming the node: {error}")
     rules = missing_rules(model, x, y)
     if rules and all(rule.why.startswith(_FLAT) for rule in rules):
         return _flat(case, x, y)
@@ -536,7 +536,7 @@ def _refused(case: Case, model: onnx.ModelProto, x: str, y: str, error: Exceptio
     place = list(case.inputs).index(x)
     if _declared_flat(case, place):
         return Verdict(NO_DERIVATIVE, f"ONNX declares its input {place} not differentiable")
-    return Verdict(REFUSED, reason)
+    return Verdict(UNSUPPORTED, reason)
 
 
 def _flat(case: Case, x: str, y: str) -> Verdict:
@@ -581,8 +581,8 @@ class WrongGradientError(Exception):
 
 
 def _other_variants(case: Case, x: str, y: str, probes: Probes) -> Iterator[str]:
-    """Compare the other ways to hand in the case; yield why one of them is refused."""
-    ways = {"open sides": {"open_sides": True}, "nothing constant": {"constants": False}}
+    """Compare the other ways to hand in the case; yield why one of them is unsupported."""
+    ways = {"dynamic sides": {"open_sides": True}, "nothing constant": {"constants": False}}
     for name, options in ways.items():
         narrow = any(isinstance(value, onnx.TensorProto) for value in case.inputs.values())
         if name == "nothing constant" and (len(case.inputs) == 1 or narrow):

@@ -309,7 +309,7 @@ def value_of(row: dict[str, float], metric: Metric) -> float:
 
 
 def lead(bench: Bench, half: int, name: str, other: str, metric: Metric) -> Interval:
-    """Return the mean lead of a method over another, photograph by photograph."""
+    """Return the mean paired difference between a method and another."""
     return scores(bench, half, name, metric).minus(scores(bench, half, other, metric))
 
 
@@ -334,7 +334,7 @@ def report_lines(bench: Bench) -> Iterator[str]:
 
 
 def lead_lines(bench: Bench) -> Iterator[str]:
-    """Yield the leads over others on the held-back half, with 95% intervals."""
+    """Yield the paired differences to others on the held-back half, with 95% intervals."""
     yield f"| | over | {' | '.join(each.name for each in LEADS)} |"
     yield "|---" * (len(LEADS) + 2) + "|"
     for name in measured(bench, 1, OURS):

@@ -13,12 +13,15 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 from fuzz.examples import fuzzed
 from hypothesis import given
 from hypothesis import strategies as st
 
+import ibisa_onnx as ibisa
+from ibisa_onnx.demo import model_path, scene_path
 from ibisa_onnx.errors import ResultError
 from ibisa_onnx.explanation import (
     Certificate,
@@ -31,6 +34,7 @@ from ibisa_onnx.explanation import (
 )
 from ibisa_onnx.io.atomic import write_files
 from ibisa_onnx.limits import Limits
+from ibisa_onnx.methods.rise import Rise
 
 FILES = {"explanation.json", "image.png", "map.npy", "overlay.png"}
 
@@ -432,3 +436,37 @@ def test_text_that_is_no_utf_8_is_written_out_and_read_back(explanation, tmp_pat
     loaded = Explanation.load(tmp_path)
     assert loaded.provenance.image == r"caf\udce9.png"
     assert loaded.target.details == {r"\ud800": r"\udfff"}
+
+
+KINDS = {
+    "gradient": {},
+    "forward passes alone": {"gradient": "forward-only", "budget": 40},
+    "another method": {"method": Rise(8)},
+    "cut short": {"stop": lambda: True},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_record_follows_the_schema(kind: str):
+    """The one that the documentation publishes; what it says must hold of real records."""
+    options = dict(KINDS[kind])
+    opening = {name: options.pop(name) for name in ("gradient", "budget") if name in options}
+    explainer = ibisa.Explainer(model_path(), threads=1, cache=False, **opening)
+    record = json.loads(explainer.explain(scene_path(), **options).encode(".json"))
+    schema = Explanation.schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(record, schema)
+    for field in schema["required"]:
+        with pytest.raises(jsonschema.ValidationError, match=field):
+            jsonschema.validate({k: v for k, v in record.items() if k != field}, schema)
+    wrong = record | {"passes": record["passes"] | {"forward": -1}}
+    with pytest.raises(jsonschema.ValidationError, match="-1"):
+        jsonschema.validate(wrong, schema)
+
+
+def test_the_schema_names_each_field_of_a_record():
+    properties = Explanation.schema()["properties"]
+    assert set(properties) == {"format", "maps"} | (
+        {each.name for each in fields(Explanation)}
+        - {"image", "map", "against", "effect", "uncertainty"}
+    )

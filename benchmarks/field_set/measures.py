@@ -33,7 +33,7 @@ def sides(middle: float) -> dict[str, slice]:
 
 def share(saliency: Map, mask: Mask) -> str:
     """Say how much of a map lies inside a mask, and how much of the picture."""
-    return f"{ENERGY(saliency, mask):.2f} (of the picture {mask.mean():.2f})"
+    return f"{ENERGY(saliency, mask):.2f} (of the image {mask.mean():.2f})"
 
 
 def centre(saliency: Map) -> float:

@@ -74,8 +74,8 @@ def kept(folder: Path, names: Iterable[str]) -> list[Row]:
 
 def table(answers: Sequence[Row], planted: Sequence[Row], exported: Sequence[Row]) -> str:
     """Return the tables, in Markdown."""
-    told = ("kind", "answers", "passes", "gradient")
-    head = ("answer of", "file", "command", *told, "where the map falls")
+    told = ("kind", "predictions", "passes", "gradient")
+    head = ("format or kind", "file", "command", *told, "where the map falls")
     lines = _table(head, map(_answer, answers))
     if planted:
         head = ("planted, as", *told, "where the map falls")

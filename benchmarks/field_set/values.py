@@ -48,6 +48,6 @@ def importance(work: Work, at: tuple[int, int]) -> Finding:
     half = across(sides(width // 2)[side], image.shape)
     where = (
         f"energy within a quarter of the height of the point {share(shown.map, near)}, "
-        f"on its half of the picture {share(shown.map, half)}"
+        f"on its half of the image {share(shown.map, half)}"
     )
     return work.finding(shown, where)

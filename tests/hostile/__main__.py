@@ -24,7 +24,7 @@ def main(words: list[str]) -> int:
             print(f"{report.label}: {violation}")  # noqa: T201
             if words:
                 print(f"    {report.err}")  # noqa: T201
-    print("\n| family | cases | refused | explained | violations | most CPU s | most MiB |")  # noqa: T201
+    print("\n| family | cases | rejected | explained | violations | most CPU s | most MiB |")  # noqa: T201
     print("|---|---|---|---|---|---|---|")  # noqa: T201
     for family, count in families.items():
         own = [each for each in reports if each.label.startswith(f"{family}/")]

@@ -136,7 +136,10 @@ def test_importing_the_package_loads_nothing_heavy():
 
 def test_every_public_name_is_there():
     import ibisa_onnx as package
+    import ibisa_onnx.errors
 
+    errors = {name for name in vars(package.errors) if name.endswith("Error")}
+    assert errors <= set(package.__all__) <= set(dir(package))
     for name in package.__all__:
         assert getattr(package, name) is not None
     with pytest.raises(AttributeError, match="nothing"):
