@@ -36,6 +36,8 @@ def check_flag(name: str, value: object, error: type[IbisaError] = OptionError) 
 def shown(value: Any) -> str:
     """Return a value as errors quote it, or its type if it cannot be shown."""
     try:
+        if hasattr(value, "dtype") and hasattr(value, "shape"):
+            return f"an array, {value.dtype} {list(value.shape)}"
         return shortened(repr(value), _LONGEST)
     except Exception:  # a stranger's `__repr__`, or an integer of too many digits
         return f"of type {type(value).__name__}"

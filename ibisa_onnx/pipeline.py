@@ -23,6 +23,7 @@ from ibisa_onnx.explanation import (
     Provenance,
     is_flat,
 )
+from ibisa_onnx.gradients.fidelity import input_hint
 from ibisa_onnx.gradients.masked_images import Floats, MaskedImages
 from ibisa_onnx.io.images import Picture, Source
 from ibisa_onnx.logs import logger
@@ -499,8 +500,9 @@ def _warnings(result: AttributionResult, probability: float) -> tuple[str, ...]:
             else "gradient does not match the deployed model (relative error of its directional "
             f"derivative {certificate.gradient_error:.2f})"
         )
+        hint = input_hint(certificate.gradient, certificate.difference or 0)
         warnings.append(
-            f"the {certificate.gradient} {how} on this image: the map may not be faithful"
+            f"the {certificate.gradient} {how} on this image: the map may not be faithful{hint}"
         )
     if completion.cut_short:
         why = "the deadline" if completion.cut_short == DEADLINE else "an interruption"

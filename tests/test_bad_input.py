@@ -161,7 +161,7 @@ def test_scores_that_are_nan_on_masked_copies_only_are_no_map() -> None:
 def test_other_inputs_take_a_number_of_any_rank(shape: list[Any]) -> None:
     nodes = [node("Mul", "l t", "y")]
     model = make_model((nodes, [("y", FLOAT, ["n", CLASSES])], {}), extra=("t", shape))
-    with pytest.raises(ModelError, match=r"requires a value for t .*extra_inputs="):
+    with pytest.raises(ModelError, match=r"requires a value for 't' .*extra_inputs="):
         explain(model)
     cold, warm = (explain(model, extra_inputs={"t": np.array([t])}) for t in (1.0, 9.0))
     assert cold.certificate.gradient == "exact"
@@ -239,7 +239,7 @@ def test_single_values_go_before_a_spec_file_which_keeps_its_sources(tmp_path: P
         overrides=ibisa.Overrides(mean=(0.5,)),
     )
     sources = {each.field: each.source for each in explainer.preprocessing.resolved_fields}
-    assert sources["mean"] == "argument mean="
+    assert sources["mean"] == "overrides={'mean': ...}"
     assert sources["resize"] == sources["scale"] == "file spec.toml"
     assert explainer.preprocessing.spec.mean == (0.5,)
 

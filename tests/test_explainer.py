@@ -493,6 +493,7 @@ def test_asked_for_by_name_it_is_used_with_a_warning() -> None:
     assert not found.certificate.holds
     assert found.certificate.difference is not None
     assert found.certificate.difference > found.certificate.tolerance
+    assert any("receives the same preprocessed values as" in each for each in found.warnings)
     assert any("may not be faithful" in warning for warning in found.warnings)
 
 

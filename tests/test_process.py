@@ -42,13 +42,19 @@ def environment(**variables: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "IBISA_ONNX_CACHE": "off", **variables}
 
 
+def heed() -> None:
+    """Undo that signals are ignored, as below nohup or in a shell's background job."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def start(code: str | list[str], folder: Path, *words: str, **options) -> subprocess.Popen[bytes]:
     """Start the command with words, or code in its place."""
     command = code if isinstance(code, list) else ["-c", code]
     streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     return subprocess.Popen(
         [sys.executable, *command, *words],
-        **{"cwd": folder, "env": environment(), **streams, **options},
+        **{"cwd": folder, "env": environment(), "preexec_fn": heed, **streams, **options},
     )
 
 

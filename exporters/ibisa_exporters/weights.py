@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from ibisa_onnx.errors import ExportError
 from ibisa_onnx.imports import import_extra
+from ibisa_onnx.io.files import GIT_LFS
 from ibisa_onnx.models.ort_messages import essence
 
 T = TypeVar("T")
 State = Mapping[str, Tensor]
 _CONTAINERS = ("state_dict", "model_state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.", "model.")
-_MISTAKEN = {"an HTML page": b"<", "a Git LFS pointer": b"version https://git-lfs"}
+_MISTAKEN = {"an HTML page": b"<", "a Git LFS pointer": GIT_LFS}
 _SECONDS, _SILENCE = 5.0, 30.0
 
 

@@ -20,7 +20,7 @@ from ibisa_onnx.autodiff.graph import Graph
 from ibisa_onnx.autodiff.node import Node, prune
 from ibisa_onnx.autodiff.registry import Cotangents, is_flat
 from ibisa_onnx.autodiff.rules import RULES
-from ibisa_onnx.autodiff.tape import Tape
+from ibisa_onnx.autodiff.tape import Tape, UnknownTypeError
 from ibisa_onnx.autodiff.types import FLOATS, OPSET, value_info
 from ibisa_onnx.errors import GradientError, IbisaError, ModelError, UnsupportedOperatorError
 
@@ -222,6 +222,7 @@ class _Sweep:
     reals: Mapping[str, str] = field(default_factory=dict)  # counterparts of deployed tensors
     cotangents: dict[str, list[str]] = field(default_factory=dict)
     missing: list[MissingRule] = field(default_factory=list)
+    untyped: list[MissingRule] = field(default_factory=list)  # whose rules lack a type
     cotangent: str = ""
     origins: dict[str, Node] = field(default_factory=dict)  # of the tape's nodes, by their names
 
@@ -251,7 +252,8 @@ class _Sweep:
         try:
             dxs = self._cotangents(node, dys)
         except UnsupportedOperatorError as refusal:
-            self.missing.append(_missing(node, str(refusal)))
+            unknown = isinstance(refusal, UnknownTypeError)
+            (self.untyped if unknown else self.missing).append(_missing(node, str(refusal)))
             # Continue with any name, to find other missing rules; nothing is built from it.
             dxs = [next(dy for dy in dys if dy)] * len(node.inputs)
         self.origins |= {written.name: node for written in self.tape.nodes[begin:]}
@@ -367,6 +369,8 @@ def _sweep(graph: Graph, input: str) -> _Sweep:
         sweep.cotangent = tape.fresh("cotangent")
         sweep.cotangents[real.graph.output] = [sweep.cotangent]
         sweep.backpropagate(real.graph.nodes)
+        if sweep.untyped:
+            sweep.missing.extend(_without_types(real.graph) or sweep.untyped)
     if not sweep.missing and not sweep.cotangents.get(real.input):
         sweep.missing.extend(_blocks(real.graph, real.input, active))
     if not sweep.missing and any(tape.type(x).elem == onnx.TensorProto.BFLOAT16 for x in active):
@@ -400,6 +404,17 @@ def _without_bfloat16(sweep: _Sweep) -> list[MissingRule]:
         why = f"its gradient requires {found[1]} in bfloat16, which opset {OPSET} does not support"
         return [_missing(sweep.origins[found[2]], why)]
     return []
+
+
+def _without_types(graph: Graph) -> list[MissingRule]:
+    """Return the nodes where types get lost: all inputs have one, and an output has none."""
+    lost = []
+    for node in graph.nodes:
+        unknown = [name for name in node.outputs if name and graph.type(name).dims is None]
+        if unknown and all(graph.type(name).dims is not None for name in node.uses):
+            why = f"the type of its output {unknown[0]!r} is unknown; declare it in value_info"
+            lost.append(_missing(node, why))
+    return lost
 
 
 def _end(node: Node) -> MissingRule:

@@ -31,6 +31,7 @@ from ibisa_onnx.models.soundness import check_sound
 
 # Shapes, axes, pads and scalars are smaller than this; weights need not be read.
 _SMALL = 4096
+_IN_PYTHON = "ai.onnx.contrib"  # the domain of onnxruntime-extensions
 _MOST = 1 << 27  # elements of a constant that is evaluated
 # Operators that may compute large tensors from small constants.
 _GROWING = frozenset(
@@ -177,11 +178,16 @@ def _skeleton(
 def _declared(model: onnx.ModelProto) -> Iterator[onnx.ValueInfoProto]:
     """Yield element type and rank, as the file declares them, of what ONNX cannot infer.
 
-    These are the outputs of other domains' operators. Their sides may be outdated, so they are
-    dynamic.
+    These are the outputs of custom operators. Their sides may be outdated, so they are dynamic.
     """
-    outputs = {name for node in model.graph.node if node.domain for name in node.output}
-    for info in model.graph.value_info:
+    custom = (node for node in model.graph.node if not _is_known(node.domain))
+    outputs = {name for node in custom for name in node.output}
+    for info in (*model.graph.value_info, *model.graph.output):
         kind = read_type(info) if info.name in outputs else TensorType()
         if kind.elem is not None and kind.dims is not None:
             yield value_info(info.name, TensorType(kind.elem, (None,) * len(kind.dims)))
+
+
+def _is_known(domain: str) -> bool:
+    """Return whether a domain is ONNX's or ONNX Runtime's own."""
+    return not domain or (domain != _IN_PYTHON and domain.startswith(("ai.onnx", "com.microsoft")))

@@ -73,16 +73,24 @@ def _infer(
         for node in nodes
         if not produced >= {*node.outputs} and not {*node.outputs} & (given | endless)
     ]
-    for place, node in enumerate(kept):
-        model.graph.node.append(_with_constants(_plain(model, node, place), node.captured, known))
+    plain = [_plain(model, node, place) for place, node in enumerate(kept)]
+    for node, proto in zip(kept, plain, strict=True):
+        model.graph.node.append(_with_constants(proto, node.captured, known))
     model.graph.input.extend(value_info(name, found[name]) for name in sorted(given))
     values = [numpy_helper.from_array(known[name], name) for name in sorted(produced)]
     model.graph.initializer.extend(values)
     model.graph.input.extend(_without_long_vectors(skeleton.graph.input))
     model.graph.initializer.extend(skeleton.graph.initializer)
     model.graph.value_info.extend(value_info(name, kind) for name, kind in found.items())
-    declared = (info for info in skeleton.graph.value_info if info.name not in found)
-    model.graph.value_info.extend(declared)
+    opaque = {
+        name
+        for node, proto in zip(kept, plain, strict=True)
+        if proto is node.proto and not onnx.defs.has(node.op_type, node.opset, node.domain)
+        for name in node.outputs
+    }
+    model.graph.value_info.extend(
+        info for info in skeleton.graph.value_info if info.name in opaque - found.keys()
+    )
     inferred = shape_inference.infer_shapes(model, data_prop=True).graph
     infos = [*inferred.input, *inferred.value_info, *skeleton.graph.input]
     types = {info.name: read_type(info) for info in infos}

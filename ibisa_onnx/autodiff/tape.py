@@ -26,6 +26,10 @@ END = int(np.iinfo(np.int64).max)
 Operand = str | Array
 
 
+class UnknownTypeError(UnsupportedOperatorError):
+    """A rule requires the type of a tensor, which is unknown."""
+
+
 class Tape:
     """Writes nodes of the backward graph, and provides types and values of tensors.
 
@@ -123,9 +127,11 @@ class Tape:
     def dtype(self, name: str) -> npt.DTypeLike:
         """Return the NumPy dtype of a tensor."""
         elem = self.type(name).elem
-        dtype = None if elem is None else helper.tensor_dtype_to_np_dtype(elem)
+        if elem is None:
+            raise UnknownTypeError(f"the element type of {name!r} is unknown")
+        dtype = helper.tensor_dtype_to_np_dtype(elem)
         # Older releases of onnx have no bfloat16 for NumPy and return float32 instead.
-        if dtype is None or helper.np_dtype_to_tensor_dtype(dtype) != elem:
+        if helper.np_dtype_to_tensor_dtype(dtype) != elem:
             raise UnsupportedOperatorError(f"the element type of {name!r} is not supported")
         return dtype
 
@@ -133,9 +139,7 @@ class Tape:
         """Return the shape, with symbols or None for dynamic dimensions."""
         dims = self.type(name).dims
         if dims is None:
-            raise UnsupportedOperatorError(
-                f"the rank of {name!r} is unknown; declare its type in the graph's value_info"
-            )
+            raise UnknownTypeError(f"the rank of {name!r} is unknown")
         return dims
 
     def rank(self, name: str) -> int:

@@ -41,6 +41,9 @@ _VERBS = (
     "demo",
     "doctor",
 )
+_LIKE_RUN = ("explain", "predict", "attribute", "attributions")
+_OPTIONS = {"--class": "--target"}
+"""Names of other tools for options, which click would not find by their spelling."""
 
 
 class _Verbs(click.Group):
@@ -54,6 +57,21 @@ class _Verbs(click.Group):
             return None
         command: click.Command = import_module(f"{__name__}.{cmd_name}").command
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        word = args[0]
+        if word not in _VERBS and (word.lower() in _LIKE_RUN or _is_file(word)):
+            raise click.UsageError(
+                f"No such command {word!r:.200}. (Did you mean `{_NAME} run MODEL IMAGE`?)", ctx
+            )
+        return super().resolve_command(ctx, args)
+
+
+def _is_file(word: str) -> bool:
+    """Return whether a word in the place of a verb is a file, or the name of a model."""
+    return word.endswith(".onnx") or os.path.isfile(word)  # noqa: PTH113 - it never raises
 
 
 def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -130,7 +148,7 @@ def _run(args: list[str]) -> int:
         if sys.stdout is not None:
             sys.stdout.flush()
     except click.UsageError as error:
-        report_error(error.format_message())
+        report_error(_usage(error))
         where = error.ctx.command_path if error.ctx else _NAME
         echo(f"Try '{where} --help'.", err=True)
         return 2
@@ -161,6 +179,15 @@ def _run(args: list[str]) -> int:
             echo(line, err=True)
         return 1
     return code if isinstance(code, int) else 0
+
+
+def _usage(error: click.UsageError) -> str:
+    """Return a message for a usage error; names of other tools for an option suggest ours."""
+    if isinstance(error, click.NoSuchOption) and error.ctx is not None:
+        wanted = _OPTIONS.get(error.option_name)
+        if any(wanted in each.opts for each in error.ctx.command.params):
+            return f"{error.message} (Did you mean {wanted!r}?)"
+    return error.format_message()
 
 
 def _input_output(error: OSError) -> str:

@@ -72,11 +72,15 @@ class _DrawnBar(Bar):
     def __init__(self, label: str) -> None:
         self._label = shortened(escaped(label), _LONGEST_LABEL)
         self._bar: tqdm | None = None
+        self._drawn: tuple[int, int, str] | None = None
 
     def __call__(self, done: int, total: int, seconds_left: float | None = None) -> None:
         left = "" if seconds_left is None else f"about {duration(seconds_left)} left"
+        before, self._drawn = self._drawn, (done, total, left)
         if self._bar is None:
             self._bar = self._open(done, total, left)
+            return
+        if before == self._drawn:
             return
         self._bar.n, self._bar.total = done, total
         self._bar.set_postfix_str(left)

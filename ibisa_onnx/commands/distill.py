@@ -47,8 +47,8 @@ _ARCHIVE = ".pt2"
     type=click.Choice(STUDENTS),
     default="auto",
     show_default=True,
-    help="own: MODEL's own graph, converted to PyTorch; small: a small CNN trained from scratch; "
-    "auto: own if possible.",
+    help="Network of the surrogate. own: MODEL's own graph, converted to PyTorch; small: a small "
+    "CNN trained from scratch; auto: own if possible.",
 )
 @click.option(
     "--masks",

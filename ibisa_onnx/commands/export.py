@@ -77,6 +77,7 @@ _SMALL = 1e5  # bytes
 @click.option(
     "--tolerance",
     type=FiniteRange(0, min_open=True),
+    metavar="NUMBER",
     help="Maximum relative difference from the source. Default: 0.001, with --half 0.03.",
 )
 @console_options
@@ -127,7 +128,7 @@ def command(
     with usage_errors(ExportError):
         check_source(source, request)
     if weights not in ("default", "none") and not Path(weights).is_file():
-        raise click.UsageError(f"--weights {weights} is neither 'default', 'none' nor a file")
+        raise click.UsageError(f"--weights {weights} is not 'default', 'none' or a file")
     path = default_file(source) if out is None else Path(out)
     for file in (path, surrogate_path(path)):
         check_output(file, [source_file(source), weights, preprocess, labels, *expand(images)])

@@ -137,7 +137,11 @@ def command(
     warnings += [each for each in asked.warnings if each not in warnings]
     console.warn(warnings)
     found = _Findings(choice, model, resolved, kind, labels, gradients, asked)
-    console.result(_text(found), _data(found) | {"warnings": warnings}, bare=[kind.name])
+    console.result(
+        _text(found, verbose=console.verbose),
+        _data(found) | {"warnings": warnings},
+        bare=[kind.name],
+    )
     if asked.failure:  # after the findings, which are still useful
         raise asked.failure
 
@@ -368,7 +372,7 @@ def _answer_data(answer: Answer) -> dict[str, Any]:
     return {**asdict(answer), "probability": answer.score}
 
 
-def _text(found: _Findings) -> list[Line]:
+def _text(found: _Findings, *, verbose: bool) -> list[Line]:
     """Return the findings as text, in sections."""
     choice, model, asked = found.choice, found.model, found.asked
     inputs = [
@@ -393,7 +397,8 @@ def _text(found: _Findings) -> list[Line]:
         if name in asked.drawn:
             sections[heading].append(f"  drawn in {asked.drawn[name]}")
     if asked.ranking is not None:
-        sections["preprocessing candidates"] = _trial_rows(asked.ranking)
+        candidates = {"preprocessing candidates": _trial_rows(asked.ranking)}
+        sections = sections | candidates if verbose else candidates
     title = "model from stdin" if choice.model == STDIO else choice.model
     return sections_text(title, sections)
 
@@ -457,18 +462,19 @@ def _gradient_rows(gradient: _Gradient) -> list[tuple[str, str]]:
 def _trial_rows(ranking: TrialRanking) -> list[Line]:
     """Return the ranked candidates, and which flags to pass."""
     known = ranking.trials[0].agreement is not None
-    table = rows(
-        [
-            (
-                _flags(trial),
-                f"{'=' if trial.level else ' '} information {trial.information:5.2f} nats  "
-                f"mean top probability {trial.sharpness:4.0%}"
-                + (f"  accuracy {trial.agreement:4.0%}" if known else ""),
-            )
-            for trial in ranking.trials
-        ]
-    )
-    return [*table, f"  {_verdict(ranking)}"]
+    by = "right-class probability" if known else "information in nats"
+    cells = [
+        (
+            _flags(trial),
+            "=" if trial.level else " ",
+            "excluded" if trial.score is None else f"{trial.score:.2f}",
+            f"mean top probability {trial.sharpness:4.0%}"
+            + (f"  accuracy {trial.agreement:4.0%}" if known else ""),
+        )
+        for trial in ranking.trials
+    ]
+    table = rows([(flags, f"{tie} {score:>8}  {rest}") for flags, tie, score, rest in cells])
+    return [f"  ranked by {by}", *table, f"  {_verdict(ranking)}"]
 
 
 def _verdict(ranking: TrialRanking) -> str:

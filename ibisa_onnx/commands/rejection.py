@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from ibisa_onnx.pipeline import Pipeline
 
 
+_LONGEST = 10.0  # seconds
+
+
 def rejection(
     pipeline: Pipeline, image: Source, confidence: float | None = None
 ) -> IbisaError | None:
@@ -36,9 +39,23 @@ def rejection(
 
 
 def rejection_of_model(pipeline: Pipeline) -> IbisaError | None:
-    """Return the error that `run` would report for any image, as tried on noise; None for none."""
+    """Return the error that `run` would report for any image; None if it would explain some.
+
+    Tried on noise and, if that is rejected, on grey. None also if the model takes too long.
+    """
+    import numpy as np
+
+    from ibisa_onnx.models.running import time_limit
     from ibisa_onnx.targets.facts import noise
 
-    found = rejection(pipeline, noise(pipeline.preprocessing.size))
-    of_image = isinstance(found, AbsentTargetError | ImageError)
-    return None if of_image else found
+    size = pipeline.preprocessing.size
+    found: IbisaError | None = None
+    try:
+        with time_limit(_LONGEST):
+            for image in (noise(size), np.full((*size, 3), 128, np.uint8)):
+                found = rejection(pipeline, image)
+                if found is None or isinstance(found, AbsentTargetError | ImageError):
+                    return None
+    except DeadlineError:
+        return None
+    return found

@@ -17,6 +17,7 @@ from ibisa_onnx.logs import logger
 from ibisa_onnx.models.passes import PassCounter
 
 _log = logger(__name__)
+_LARGE = 0.1  # difference of probabilities, too large for rounding or imperfect training
 
 Readout = Callable[[Raw], npt.NDArray[np.float64]]
 """Function from the raw outputs of one image to probabilities."""
@@ -115,9 +116,17 @@ def _compared(
     why = (
         f"the {path.name} gradient's forward pass differs from the deployed model by "
         f"{difference:.1e} in probability (tolerance {path.tolerance:.0e})"
+        f"{input_hint(path.name, difference)}"
     )
     _log.warning("falling back to forward passes: %s", why)
     return CheckedPath(forward_only(why))
+
+
+def input_hint(path: str, difference: float) -> str:
+    """Return a likely cause of a surrogate's large difference of probabilities; or ""."""
+    if path != "surrogate" or difference < _LARGE:
+        return ""
+    return "; the surrogate receives the same preprocessed values as the model"
 
 
 def _check_sizes(path: GradientPath, raw: Raw, answer: Raw) -> None:

@@ -340,7 +340,7 @@ class SplitModel:
         gradient = np.concatenate(gradients)[: len(cotangent)].astype(np.float32) * scale
         if not np.isfinite(gradient).all():
             raise NonFiniteGradientError(
-                f"the gradient at {self.tensor} is NaN or infinite on this image; "
+                f"the gradient at {self.tensor} is NaN or infinite on this input; "
                 "choose another tensor"
             )
         return gradient

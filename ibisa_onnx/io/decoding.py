@@ -24,6 +24,7 @@ import numpy.typing as npt
 from ibisa_onnx.errors import ImageError
 from ibisa_onnx.imports import import_extra
 from ibisa_onnx.io.arrays import read_npy
+from ibisa_onnx.io.files import GIT_LFS, GIT_LFS_ADVICE
 from ibisa_onnx.io.headers import (
     PNG_CHANNELS,
     DamagedError,
@@ -95,6 +96,8 @@ def decode(data: bytes, label: str, limits: Limits, reduction: Reduction | None 
     """
     if not data:
         raise ImageError(f"{label} is empty (0 bytes); pass an image file")
+    if data.startswith(GIT_LFS):
+        raise ImageError(f"{label} is a Git LFS pointer, not an image; {GIT_LFS_ADVICE}")
     if data.startswith(_NPY):
         values = read_npy(data, label, ImageError, limits)
         if values.ndim > 1:

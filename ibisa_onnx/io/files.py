@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,10 @@ from ibisa_onnx.errors import IbisaError
 from ibisa_onnx.limits import Limits, variable
 
 Named = str | os.PathLike[str]
+GIT_LFS = b"version https://git-lfs.github.com/"
+"""Start of a Git LFS pointer, which a repository contains instead of a large file."""
+GIT_LFS_ADVICE = "run git lfs pull in its repository"
+_URL = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)  # longer than the letter of a drive
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
@@ -86,7 +91,7 @@ def open_regular(path: Named, what: str, error: type[IbisaError]) -> Iterator[Bu
         finally:
             os.close(descriptor)
     except FileNotFoundError:
-        raise error(f"{what} file {place} does not exist; check the path") from None
+        raise error(missing(path, what)) from None
     except OSError as failure:
         raise error(f"cannot read {what} {place}: {failure.strerror or failure}") from failure
 
@@ -112,6 +117,18 @@ def is_regular(path: Named) -> bool:
         return stat.S_ISREG(Path(path).stat().st_mode)
     except (OSError, ValueError):
         return False
+
+
+def is_url(path: Named) -> bool:
+    """Return whether a path is a URL; `Path` reduces its two slashes to one."""
+    return _URL.match(str(path)) is not None and not os.path.lexists(path)
+
+
+def missing(path: Named, what: str) -> str:
+    """Return the message for a path that does not exist, which may be a URL."""
+    if is_url(path):
+        return f"{name_of(path)}: URLs are not read; download the file"
+    return f"{what} file {name_of(path)} does not exist; check the path"
 
 
 def name_of(path: Named) -> str:

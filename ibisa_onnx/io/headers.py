@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from ibisa_onnx.errors import ImageError
-from ibisa_onnx.io.tiff import read_directory
+from ibisa_onnx.io.tiff import Tags, read_directory
 from ibisa_onnx.limits import Limits, variable
 
 FORMATS = "JPEG, PNG, BMP, WebP, GIF, TIFF or .npy"
@@ -42,7 +42,6 @@ _JPEG_KEPT = frozenset({0xC4, 0xCC, _SCAN, 0xDB, 0xDD, 0xE0, 0xEE, *_FRAMES})
 _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _SAMPLES, _ROWS = 256, 257, 258, 262, 277, 278
 _TILE_WIDTH, _TILE_HEIGHT, _EXTRA, _SAMPLE_FORMAT = 322, 323, 338, 339
 _ORIENTATION = 274
-_LONGEST_EXIF = 1 << 16  # bytes, as in a JPEG segment
 _FLOAT = 3
 _ALPHA = (1, 2)
 
@@ -349,20 +348,14 @@ def _read_webp(data: bytes) -> Header:
 
 
 def _exif_orientation(data: bytes) -> int:
-    """Return the orientation in EXIF data, 1 to 8; 1 (as stored) if none can be read."""
-    from PIL import Image
-
-    exif = Image.Exif()
-    try:
-        exif.load(data[:_LONGEST_EXIF])
-        return _upright(exif.get(_ORIENTATION))
-    except Exception:  # whatever damaged data lead Pillow to
-        return 1
+    """Return the orientation in EXIF data, 1 to 8; 1 (as stored) if there is none."""
+    return _orientation(read_directory(data.removeprefix(b"Exif\0\0")) or {})
 
 
-def _upright(orientation: object) -> int:
-    """Return an orientation, 1 to 8; 1 for anything else."""
-    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
+def _orientation(tags: Tags) -> int:
+    """Return the orientation among tags, 1 to 8; 1 if there is none."""
+    found = tags.get(_ORIENTATION, (1,))[0]
+    return found if 1 <= found <= 8 else 1
 
 
 def _webp_orientation(data: bytes) -> int:
@@ -396,7 +389,7 @@ def _read_tiff(data: bytes) -> Header:
     )
     unit = 2 * max(samples, 3 if size == 1 else 1) * size
     unit += max(4, samples * size) * part // max(1, width * height)
-    turned = 1 if other else _upright(tags.get(_ORIENTATION, (1,))[0])
+    turned = 1 if other else _orientation(tags)
     return Header("TIFF", width, height, data, unit, size * 8, turned, for_tifffile=other)
 
 

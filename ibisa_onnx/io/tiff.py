@@ -1,7 +1,9 @@
-"""Reads the integer tags of a TIFF file's first directory, more strictly than its decoders.
+"""Reads integer tags of TIFF files and EXIF data, from the first directory.
 
-Decoders disagree on tags that occur twice or have odd types. What is checked before decoding must
-be what is decoded, so these files are rejected.
+Why not by a library: what is checked before decoding must be what is decoded, but decoders disagree
+on tags that occur twice or have odd types, so TIFF files are read more strictly than by any of
+them. EXIF data share the reader, because Pillow's writes a warning to stderr for each damaged tag
+and gives up where warnings are errors, so that the image would be rotated wrongly.
 """
 
 from __future__ import annotations
@@ -17,13 +19,13 @@ _MOST_VALUES = 64
 Tags = Mapping[int, tuple[int, ...]]
 
 
-def read_directory(data: bytes, once: tuple[int, ...]) -> Tags | None:
-    """Read the first directory of a TIFF or BigTIFF file.
+def read_directory(data: bytes, once: tuple[int, ...] = ()) -> Tags | None:
+    """Read the first directory of a TIFF or BigTIFF file, or of EXIF data.
 
     Parameters
     ----------
     data
-        The file.
+        The data, from the byte order mark on.
     once
         Tags that must occur at most once, as integers.
 

@@ -46,11 +46,14 @@ class RowBaseline:
         float32 [C, H, W] in model space.
     score
         Probability of the objective for the baseline, that is, with the whole image masked.
+    level
+        Its score for the baseline, in nats.
     """
 
     name: str
     image: Floats
     score: float
+    level: float
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,11 @@ class Row:
     def probability(self) -> float:
         """Probability of the objective for the unmasked image."""
         return float(checked_probability(self.objective, self.answer, 1)[0])
+
+    def scores(self, raw: Raw) -> Doubles:
+        """Return the objective's score in outputs [K, ...] by name, [K]; it may be NaN."""
+        own = {name: raw[name] for name in self.objective.outputs}
+        return _score(self.objective, own, len(raw[self.objective.outputs[0]]))
 
     def probabilities(self, raw: Raw) -> Doubles:
         """Return the objective's probability in outputs [K, ...] by name, [K]; it may be NaN."""
@@ -536,6 +544,6 @@ def _check_finite(raw: Raw) -> None:
     for name, values in raw.items():
         if not np.isfinite(values).all():
             raise OutputError(
-                f"output {name} has NaN or infinite values for this image; "
+                f"output {name} has NaN or infinite values on this input; "
                 "check the preprocessing (ibisa-onnx inspect) or the model file"
             )

@@ -57,7 +57,7 @@ class MethodEntry:
     arguments: Callable[[MethodSettings], Mapping[str, Any]] = lambda given: {}
     signed: bool = False
 
-    def create(self, settings: MethodSettings) -> Method:
+    def __call__(self, settings: MethodSettings) -> Method:
         """Import the class, and create the method."""
         module, name = self.home
         home = import_module(f"ibisa_onnx.methods.{module}")
@@ -102,4 +102,4 @@ def method_named(name: str, settings: MethodSettings | None = None) -> Method:
     """
     if name not in METHODS:
         raise OptionError(f"there is no method {name!r}; choose from: {', '.join(METHODS)}")
-    return METHODS[name].create(settings or MethodSettings())
+    return METHODS[name](settings or MethodSettings())

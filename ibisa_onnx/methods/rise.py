@@ -64,12 +64,14 @@ class Rise:
     def __post_init__(self) -> None:
         """Raise `OptionError` if a value is out of range."""
         check_flag("centred", self.centred)
-        whole = is_whole(self.masks, 1) and is_whole(self.grid, 1)
-        if not whole or not isinstance(self.keep, numbers.Real) or not 0 < self.keep < 1:
+        for name in ("masks", "grid"):
+            if not is_whole(getattr(self, name), 1):
+                raise OptionError(
+                    f"RISE: {name} is {getattr(self, name)!r:.80}; pass an integer, at least 1"
+                )
+        if not isinstance(self.keep, numbers.Real) or not 0 < self.keep < 1:
             raise OptionError(
-                f"RISE with {self.masks} masks of {self.grid} cells per side, kept with "
-                f"probability {self.keep}: pass at least 1 mask, at least 1 cell, and a "
-                "probability between 0 and 1"
+                f"RISE: keep is {self.keep!r:.80}; pass a probability greater than 0, less than 1"
             )
 
     @property

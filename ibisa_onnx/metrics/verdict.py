@@ -203,11 +203,11 @@ def judge(
             f"({deciding[0].imputation}); a verdict requires at least two",
         )
     if len(better) < 2 or 2 * len(better) <= len(deciding):
-        found = f"only {_under(better)}, not under most" if better else "under none"
+        found = f" (only {_under(better)})" if better else ""
         return Verdict(
             False,
-            "do not trust this map: it clearly outperforms smooth random maps "
-            f"{found} of {len(deciding)} imputations",
+            "do not trust this map: it does not clearly outperform smooth random maps under most "
+            f"of {len(deciding)} imputations{found}",
         )
     if fidelity is False:
         return Verdict(
@@ -222,8 +222,9 @@ def judge(
     known = "" if stability is None else f", and is stable ({stability:.2f})"
     return Verdict(
         True,
-        f"this map can be trusted: it outperforms all {len(better[0].random)} smooth random maps "
-        f"under {len(better)} of {len(deciding)} imputations{known}",
+        "this map shows better than chance what the prediction depends on: it outperforms all "
+        f"{len(better[0].random)} smooth random maps under {len(better)} of {len(deciding)} "
+        f"imputations{known}",
     )
 
 

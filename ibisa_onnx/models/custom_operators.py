@@ -44,7 +44,11 @@ def explain_absent(model: onnx.ModelProto, error: Exception) -> str | None:
     if domain in _EXTENSIONS:
         if library_for(error) is None:
             return f"it requires {which}: pip install {PACKAGE}, or 'ibisa-onnx[extensions]'"
-        return f"it requires {which}, but the installed {PACKAGE} has no {operator}: update it"
+        return (
+            f"it requires {which}, but the installed {PACKAGE} has no {operator}: update it; an "
+            "operator defined in Python (onnx_op) works only in Python: pass the open "
+            "InferenceSession as model"
+        )
     if domain.startswith(("com.microsoft", "ai.onnx")):
         return f"it requires {which}, but this ONNX Runtime has no {operator}: update it"
     return (

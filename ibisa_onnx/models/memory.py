@@ -62,7 +62,8 @@ def check_call(
         raise ModelError(
             f"{label}: one call requires about {needed:,} bytes, more than the limit of {most:,}: "
             f"the input is {' x '.join(map(str, shape))}, the outputs {given}",
-            f"set {variable('memory')} to allow more, or pass a smaller size=",
+            f"set {variable('memory')} to allow more, or pass overrides={{'size': ...}} with a "
+            "smaller size",
         )
 
 

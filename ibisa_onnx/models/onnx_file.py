@@ -11,17 +11,18 @@ import hashlib
 import io
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ibisa_onnx.checks import check_type
 from ibisa_onnx.errors import ModelError
-from ibisa_onnx.io.files import is_regular, open_regular
+from ibisa_onnx.io.files import is_regular, is_url, missing, open_regular
 from ibisa_onnx.limits import Limits
 from ibisa_onnx.models.custom_operators import explain_absent
 from ibisa_onnx.models.external_data import GIVEN, rename_weights, weight_places
+from ibisa_onnx.models.mistaken import MOST, describe_mistaken
 from ibisa_onnx.models.model_parts import parts, tensors
 from ibisa_onnx.models.ort_messages import essence
 from ibisa_onnx.models.running import endable
@@ -72,6 +73,8 @@ class ModelFile:
         """Return the file at a path, which is made absolute."""
         if not os.fspath(path):
             raise ModelError("the model's path is empty; pass the path of a file")
+        if is_url(path):
+            raise ModelError(missing(path, "model"))
         try:
             absolute = Path(path).absolute()
             return cls(absolute, stamp=_stamp(absolute), limits=limits)
@@ -117,7 +120,7 @@ class ModelFile:
         elif os.path.isdir(self.path):  # noqa: PTH112 - which never raises, nor does the next
             raise ModelError(f"{self.path} is a folder, not an ONNX file; pass a file in it")
         elif not os.path.exists(self.path):  # noqa: PTH110
-            raise ModelError(f"model file {self.path} does not exist; check the path")
+            raise ModelError(missing(self.path, "model"))
         elif not is_regular(self.path):
             raise ModelError(
                 f"{self.path} is a pipe or a device, not an ONNX file; pass a regular file"
@@ -285,10 +288,12 @@ class ModelFile:
         return ModelError(f"ONNX Runtime cannot open {self.label}: {why}")
 
     def _not_a_model(self) -> ModelError:
-        return ModelError(
-            f"{self.path or 'the model'} is not an ONNX model, or is truncated; "
-            "copy or export it again"
-        )
+        """Return the error for a file that is something else, or damaged."""
+        start = self.data or b""
+        if self.path is not None:
+            with suppress(ModelError), open_regular(self.path, "model", ModelError) as file:
+                start = file.read(MOST)
+        return ModelError(f"{self.path or 'the model'} is {describe_mistaken(start)}")
 
 
 def beside(model: str | os.PathLike[str], ending: str) -> Path:

@@ -522,7 +522,7 @@ def _check_extra_inputs(
     if unknown:
         there = f"it has: {', '.join(others)}" if others else "the image is its only input"
         raise ModelError(f"{label} has no additional input {unknown[0]!r}; {there}")
-    missing = [str(tensor) for name, tensor in others.items() if name not in given]
+    missing = [tensor.quoted for name, tensor in others.items() if name not in given]
     if missing:
         raise ModelError(
             f"{label} also requires a value for {', '.join(missing)}; pass it with extra_inputs="
@@ -540,13 +540,13 @@ def _extra_value(value: npt.ArrayLike, tensor: TensorInfo, label: str) -> npt.ND
         fits = False
     if not fits:
         raise ModelError(
-            f"{label}: value {essence(repr(value), 60)} does not fit input {tensor}; "
+            f"{label}: value {essence(repr(value), 60)} does not fit input {tensor.quoted}; "
             "pass another with extra_inputs="
         )
     shape = _fitting(array, tensor.shape)
     if shape is None:
         raise ModelError(
-            f"{label}: a value of shape {list(array.shape)} does not fit input {tensor}; "
+            f"{label}: a value of shape {list(array.shape)} does not fit input {tensor.quoted}; "
             "pass one of that shape with extra_inputs="
         )
     return array.reshape(shape)

@@ -15,9 +15,12 @@ from ibisa_onnx.models.ort import CPU, CUDA, TENSORRT, import_onnxruntime
 
 _SUFFIX = "ExecutionProvider"
 _ALIASES = {"directml": "dml", "trt": "tensorrt"}
+_WITH_CUDA = "if this machine has a CUDA GPU"
 _HOW_TO_GET = {
-    CUDA: "pip uninstall onnxruntime, then pip install 'ibisa-onnx[gpu]'",
-    TENSORRT: "pip uninstall onnxruntime, then pip install 'ibisa-onnx[gpu]' and TensorRT",
+    CUDA: f"{_WITH_CUDA}: pip uninstall onnxruntime, then pip install 'ibisa-onnx[gpu]'",
+    TENSORRT: (
+        f"{_WITH_CUDA} and TensorRT: pip uninstall onnxruntime, then pip install 'ibisa-onnx[gpu]'"
+    ),
     "OpenVINOExecutionProvider": (
         "pip uninstall onnxruntime, then pip install onnxruntime-openvino"
     ),

@@ -7,7 +7,7 @@ detects the image input.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from ibisa_onnx.errors import ModelError
@@ -81,6 +81,11 @@ class TensorInfo:
     def __str__(self) -> str:
         sides = ", ".join("?" if side is None else str(side) for side in self.shape)
         return f"{self.name} {self.dtype} [{sides}]"
+
+    @property
+    def quoted(self) -> str:
+        """Name in quotes, dtype and shape: its form within a sentence."""
+        return str(replace(self, name=repr(self.name)))
 
 
 @dataclass(frozen=True)
@@ -222,20 +227,21 @@ def _as_image(
     """Read batch, channels, height and width from a tensor's shape."""
     if not _may_be_image(tensor, _MOST_CHANNELS):
         raise ModelError(
-            f"{model}: input {tensor} is not an image input, "
+            f"{model}: input {tensor.quoted} is not an image input, "
             "which requires four axes, one of them with 1 to 16 channels"
         )
     layout = layout or _guess_layout(tensor) or hint
     if layout is None:
         raise ModelError(
-            f"{model}: ambiguous layout of input {tensor}; pass layout=NCHW or layout=NHWC"
+            f"{model}: ambiguous layout of input {tensor.quoted}; "
+            "pass overrides={'layout': 'NCHW'} or overrides={'layout': 'NHWC'}"
         )
     n, *rest = (side if isinstance(side, int) else None for side in tensor.shape)
     channels, height, width = rest if layout is Layout.NCHW else (rest[2], rest[0], rest[1])
     if channels is not None and not 1 <= channels <= _MOST_CHANNELS:
         raise ModelError(
-            f"{model}: input {tensor} would have {channels} channels as {layout}; 1 to 16 are "
-            "supported"
+            f"{model}: input {tensor.quoted} would have {channels} channels as {layout}; "
+            "1 to 16 are supported"
         )
     return ImageInput(tensor, layout, channels or 3, height, width, n)
 

@@ -48,6 +48,7 @@ _ON_PREPROCESSING = (
     ),
 )
 _ON_VALUES = frozenset(("channel_order", "scale", "mean", "std"))
+_ROWS = (6, 7)  # columns of a detector's rows, which may be mistaken for classes
 _ON_LABELS = ("names", model_api_key("labels"))
 
 
@@ -110,8 +111,10 @@ def _check(proto: Any, preprocessing: Any, labels: Any) -> None:
     check_type("labels", labels, (list, tuple), "a list of names", TargetError)
     for label in labels:
         if not isinstance(label, str) or label.encode(errors="replace").decode() != label:
-            raise TargetError(f"label {shown(label)} is not text that UTF-8 can hold; correct it")
+            raise TargetError(f"label {shown(label)} cannot be encoded as UTF-8; correct it")
     classes = _classes(proto)
+    if classes in _ROWS:
+        return
     if classes and len(labels) not in ((1, 2) if classes == 1 else (classes,)):
         raise TargetError(
             f"there are {len(labels)} labels for the model's {2 if classes == 1 else classes} "

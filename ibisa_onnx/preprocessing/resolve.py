@@ -46,14 +46,17 @@ _IMAGENET_SIDES = range(192, 332)
 _VALUES = ("scale", "mean", "std")
 _UPPER = ("channel_order", "layout")
 _WORDS = (*_UPPER, "resize", "interpolation")
+_RANK = "rank the presets with Explainer.try_preprocessing(images)"
+_SINGLE = "overrides={'mean': ..., 'std': ..., 'scale': ..., 'channel_order': ...}"
 _NOT_KNOWN = (
     "no preprocessing information found; assuming ImageNet mean and std. If the predictions look "
-    "wrong, pass preprocessing=caffe|tf|unit|raw, or mean=, std=, scale=, channel_order=; "
-    "preprocessing=imagenet silences this warning"
+    f"wrong, {_RANK}, or pass preprocessing='caffe', 'tf', 'unit' or 'raw', or "
+    f"{_SINGLE}; preprocessing='imagenet' silences this warning"
 )
 _GREY_NOT_KNOWN = (
-    "no preprocessing information found; assuming 0..1. If the predictions look wrong, pass "
-    "preprocessing=raw, or scale=, mean=, std=; preprocessing=unit silences this warning"
+    f"no preprocessing information found; assuming 0..1. If the predictions look wrong, {_RANK}, "
+    "or pass preprocessing='raw', or overrides={'scale': ..., 'mean': ..., 'std': ...}; "
+    "preprocessing='unit' silences this warning"
 )
 
 
@@ -284,9 +287,9 @@ def resolve_preprocessing(
     if usual is not None and resolved.get("mean", _UNKNOWN).source.startswith(usual.source):
         warnings.append(
             f"no preprocessing information found; assuming the {usual.source}. If the "
-            "predictions look wrong, pass preprocessing=, or mean=, std=, scale=, channel_order="
+            f"predictions look wrong, pass preprocessing=, or {_SINGLE}"
         )
-    warnings += _guess_values(resolved, image.channels)
+    warnings += _guess_values(resolved, image.channels, ranks=usual is None)
     warnings += _guess_geometry(resolved, signature)
     return _conclude(resolved, [shortened(each, _LONGEST) for each in warnings], limits)
 
@@ -374,7 +377,7 @@ def _override_layers(overrides: Overrides) -> Iterator[Layer]:
 
 
 def _override_layer(name: str, value: Any) -> Layer:
-    source = f"argument {name}="
+    source = f"overrides={{{name!r}: ...}}"
     if isinstance(value, str) and name in _WORDS:  # the spec checks the word
         return Layer(source, {name: value.upper() if name in _UPPER else value})
     return parse_layer(source, {name: value})
@@ -390,7 +393,7 @@ def _plain(value: Any) -> Any:
 def _check_against_input(layer: Layer, image: ImageInput) -> None:
     """Raise if a source contradicts the model's input."""
     given = layer.fields
-    requires = f"but model input {image.tensor} requires"
+    requires = f"but model input {image.tensor.quoted} requires"
     if given.get("layout", image.layout) != image.layout:
         raise PreprocessingError(
             f"{layer.source} sets layout {given['layout']}, {requires} {image.layout}; "
@@ -552,15 +555,19 @@ def _infer_from_type(resolved: dict[str, ResolvedField], image: ImageInput) -> N
     _add(resolved, fields, source)
 
 
-def _guess_values(resolved: dict[str, ResolvedField], channels: int) -> list[str]:
-    """Fill in scale, mean, std and channel order that no source specifies; return a warning."""
+def _guess_values(resolved: dict[str, ResolvedField], channels: int, *, ranks: bool) -> list[str]:
+    """Fill in scale, mean, std and channel order that no source specifies; return a warning.
+
+    `ranks` is whether presets can be ranked by the model's predictions.
+    """
     said = [field for field in _VALUES if field in resolved]
     if not said:
         colours = channels in (3, 4)
         preset = "imagenet" if colours else "unit"
         source = _GUESS if colours else _GREY_GUESS if channels == 1 else _OTHER_GUESS
         _add(resolved, spell_out(preset, _value(resolved, "channel_order"), channels), source)
-        return [_NOT_KNOWN if colours else _GREY_NOT_KNOWN]
+        warning = _NOT_KNOWN if colours else _GREY_NOT_KNOWN
+        return [warning if ranks else warning.replace(f"{_RANK}, or ", "")]
     missing = [field for field in (*_VALUES, "channel_order") if field not in resolved]
     _add(resolved, {"mean": (0.0,), "std": (1.0,)}, "not specified")
     sizes = np.abs([*resolved["mean"].value, *resolved["std"].value])
@@ -583,8 +590,8 @@ def _guess_geometry(resolved: dict[str, ResolvedField], signature: Signature) ->
     warnings = []
     if resolved["size"].is_guess:
         warnings.append(
-            f"the model's height and width are dynamic; assuming {height}x{width}. Pass size= if "
-            "it was trained at another"
+            f"the model's height and width are dynamic; assuming {height}x{width}. Pass "
+            "overrides={'size': ...} if it was trained at another"
         )
     if height == width and height in _IMAGENET_SIDES and _has_imagenet_classes(signature):
         source = f"default for ImageNet classifiers {_GUESS_MARK}"
@@ -627,7 +634,8 @@ def _conclude(
         guessed = tuple(field for field in order if resolved[field].is_guess)
         spec = Preprocessing(**{field: resolved[field].value for field in order}, guessed=guessed)
     except PreprocessingError as error:
-        sources = dict.fromkeys(resolved[field].source for field in (*_VALUES, "channel_order"))
+        fields = [each for each in (*_VALUES, "channel_order") if each in str(error)]
+        sources = dict.fromkeys(resolved[each].source for each in fields or _VALUES)
         raise PreprocessingError(f"{error} (values from: {'; '.join(sources)})") from error
     if "shorter_side" in resolved:
         _check_shorter_side(spec, resolved["shorter_side"].source)

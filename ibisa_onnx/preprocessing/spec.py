@@ -181,7 +181,8 @@ def _as_it_is(picture: tuple[int, int], spec: Preprocessing) -> Placement:
     if picture != spec.size:
         raise ImageError(
             f"the image is {picture[0]}x{picture[1]} (height x width), but the model requires "
-            f"{spec.size[0]}x{spec.size[1]}; resize it, or pass resize=shortest"
+            f"{spec.size[0]}x{spec.size[1]}; resize it, or pass "
+            "overrides={'resize': 'shortest'}"
         )
     return Placement(picture, 0, 0, 0)
 
@@ -392,7 +393,8 @@ class Preprocessing:
         if low < limits.min - 1 or high > limits.max + 1 or flat:
             raise PreprocessingError(
                 f"the model's input is {self.dtype}, which cannot hold {low:.3g}..{high:.3g}; "
-                "omit preprocessing=, or pass another scale=, mean= and std="
+                "omit preprocessing=, or pass others with "
+                "overrides={'scale': ..., 'mean': ..., 'std': ...}"
             )
 
 
@@ -480,7 +482,7 @@ def _resize_warnings(geometry: Geometry, spec: Preprocessing) -> list[str]:
         side = "width" if wide > high else "height"
         done.append(f"its {side} is stretched {max(wide / high, high / wide):.2f}x")
     if (larger := math.sqrt(high * wide)) > _LEAST_ENLARGEMENT:
-        done.append(f"it is enlarged {larger:.3g}x")
+        done.append(f"the image is enlarged {larger:.3g}x")
     if spec.resize in LETTERBOXES and (margin := 1 - geometry.filled_share) >= _LEAST_CUT:
         done.append(f"{margin:.0%} of the input is margin")
     if not done:
@@ -488,7 +490,7 @@ def _resize_warnings(geometry: Geometry, spec: Preprocessing) -> list[str]:
     what = f"the resize mode is assumed ({spec.resize})"
     if "resize" not in fields:
         what = f"the shorter side is assumed ({spec.shorter_side})"
-    return [f"{what}: {' and '.join(done)}; pass {fields[0]}= to change it"]
+    return [f"{what}: {' and '.join(done)}; pass overrides={{'{fields[0]}': ...}} to change it"]
 
 
 def _prepare_bytes(
@@ -513,8 +515,9 @@ def _prepare_deep(
     if not own and white is None:
         raise ImageError(
             f"{deep.label} has {deep.depth} from {low:g} to {high:g}, and the value of white is "
-            "unknown; pass an image of 8 or 16 bits, or of floats 0 to 1, or depth=full, which "
-            f"applies the formula to its own values ({_formula(spec)})"
+            "unknown; pass an image of 8 or 16 bits, or of floats 0 to 1, or "
+            "overrides={'depth': 'full'}, which applies the formula to its own values "
+            f"({_formula(spec)})"
         )
     bottom, top = (low, high) if white is None else (0.0, white)
     channels = _model_channels(deep, spec, top)
@@ -548,7 +551,8 @@ def _check_fits(planes: npt.NDArray[np.float32], deep: DeepValues, spec: Preproc
     if not (low >= least - 0.5 and high <= most + 0.5):  # nor NaN
         raise ImageError(
             f"{deep.label} becomes {low:g} to {high:g}, but the model's input is {dtype}, up to "
-            f"{most:g}; pass scale= or mean=, or depth=8-bit"
+            f"{most:g}; pass overrides={{'scale': ..., 'mean': ...}}, or "
+            "overrides={'depth': '8-bit'}"
         )
 
 
@@ -562,7 +566,11 @@ def _depth_notes(deep: DeepValues, spec: Preprocessing) -> list[str]:
         how = "unchanged" if _is_identity(spec) else f"by {_formula(spec)}"
         return [f"{has}: its own values are used {how}"]
     dim = high < (deep.white or 0) / 8
-    few = ", of which it uses little; pass depth=full to use its own values" if dim else ""
+    few = (
+        ", of which it uses little; pass overrides={'depth': 'full'} to use its own values"
+        if dim
+        else ""
+    )
     return [f"{has}: 0..{deep.white:g} is scaled to 0..255{few}"]
 
 

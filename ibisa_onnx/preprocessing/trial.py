@@ -66,6 +66,10 @@ class Trial:
         Fraction of the images predicted correctly; None if their classes are unknown.
     level
         Whether these images do not distinguish it from the first candidate.
+    score
+        What candidates are ranked by, averaged over darker and brighter copies of the images too:
+        the probability of the right class if classes are known, else the information. None for
+        candidates that fell behind before that.
     """
 
     preset: str
@@ -75,6 +79,7 @@ class Trial:
     sharpness: float
     agreement: float | None
     level: bool
+    score: float | None
 
 
 @dataclass(frozen=True)
@@ -182,10 +187,7 @@ def rank_preprocessing(
         range(len(found)), key=lambda n: (not open_[n], -found[n].evidence(classes).mean())
     )
     best = found[order[0]].evidence(classes)
-    trials = tuple(
-        _trial(found[n], classes, level=open_[n] and _is_level(best, found[n].evidence(classes)))
-        for n in order
-    )
+    trials = tuple(_trial(found[n], classes, ranked=open_[n], best=best) for n in order)
     return TrialRanking(trials, len(pictures), passes)
 
 
@@ -279,8 +281,11 @@ def _is_level(best: Doubles, other: Doubles) -> bool:
     return bool(difference.mean() <= _ERRORS * error)
 
 
-def _trial(candidate: _Candidate, classes: Sequence[int] | None, *, level: bool) -> Trial:
-    """Summarise a candidate."""
+def _trial(
+    candidate: _Candidate, classes: Sequence[int] | None, *, ranked: bool, best: Doubles
+) -> Trial:
+    """Summarise a candidate; `best` is the evidence for the first one, [N]."""
+    evidence = candidate.evidence(classes)
     plain, spec = candidate.answers[0], candidate.spec
     right = None if classes is None else float((plain.argmax(1) == np.array(classes)).mean())
     return Trial(
@@ -290,7 +295,8 @@ def _trial(candidate: _Candidate, classes: Sequence[int] | None, *, level: bool)
         float(candidate.evidence(None).mean()),
         float(np.maximum(plain, 1 - plain if plain.shape[1] == 1 else 0).max(1).mean()),
         right,
-        level,
+        ranked and _is_level(best, evidence),
+        float(evidence.mean()) if ranked else None,
     )
 
 

@@ -326,7 +326,7 @@ def check_scores(name: str, raw: npt.NDArray[Any]) -> int:
         raise OutputError(f"output {name} {list(raw.shape)} does not hold one score per class")
     if not np.isfinite(raw).all():
         raise OutputError(
-            f"output {name} has NaN or infinite values for this image; "
+            f"output {name} has NaN or infinite values on this input; "
             "check the preprocessing (ibisa-onnx inspect) or the model file"
         )
     return classes

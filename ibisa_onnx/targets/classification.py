@@ -174,7 +174,7 @@ class ClassifierKind(Kind):
         count = reader.declared_classes
         of = f"each of {count.classes} classes" if count else "each class"
         which = found[0] if len(found) == 1 else f"one of {', '.join(found)}"
-        self.reason = f"{which} holds one score for {of}"
+        self.reason = f"{which} contains one score for {of}"
 
     def outputs(self) -> tuple[str, ...]:
         """Return the names of the tensors that may hold the class scores."""

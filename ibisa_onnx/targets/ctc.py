@@ -262,7 +262,7 @@ def _blank(values: npt.NDArray[Any] | None, classes: int, shown: str) -> Blank:
     index = classes - 1 if means[-1] > means[0] else 0
     if means.argmax() != index:
         return _taken(index)
-    return Blank(index, f"{shown} is read mostly as class {index}, which is therefore the blank")
+    return Blank(index, f"{shown} mostly predicts class {index}, which is therefore the blank")
 
 
 def _taken(index: int) -> Blank:

@@ -146,12 +146,12 @@ class SimilarityObjective(Objective):
         return replace(self, share=share)
 
     def warnings(self, raw: Raw) -> tuple[str, ...]:
-        """Return a warning if the image as a whole is no more similar than its baselines."""
+        """Return a warning if the whole image is no more similar than its baselines."""
         if self.hidden is None:
             return ()
         return (
             f"the {self.caption} is {self.own:.3f}, and {written(self.hidden)} for the baselines: "
-            "the image as a whole does not make it similar; the map shows which parts do",
+            "the whole image is not similar to the reference; the map shows which parts are",
         )
 
     def describe(self) -> dict[str, Any]:
@@ -240,7 +240,7 @@ class SimilarityTarget:
             if float(like @ unlike) > 1 - _SAME:
                 raise TargetError(
                     f"{'the image' if self.like is None else name} and {other} have the same "
-                    "embedding, so nothing tells them apart; pass another unlike="
+                    "embedding, so they cannot be distinguished; pass another unlike="
                 )
             axis, most, caption = like - unlike, 2.0, f"{caption} rather than {other}"
         value = float(np.clip(own @ axis, -most, most))
@@ -308,7 +308,9 @@ class EmbedderKind(Kind):
         rows = _rows(raw[self._output])[:1]
         length = float(_lengths(rows)[0])
         details = {"unit": "value", "numbers": rows.shape[1]}
-        return [Answer(f"embedding of {rows.shape[1]} values, length", length, details=details)]
+        return [
+            Answer(f"length of the embedding ({rows.shape[1]} values)", length, details=details)
+        ]
 
 
 def find(facts: ModelFacts) -> EmbedderKind | None:

@@ -54,7 +54,9 @@ class ExposedModels:
         made = [name for each in writers for name in each.outputs if name not in known]
         for name in made:
             if made.count(name) > 1:
-                raise OptionError(f"two objectives make tensor {name!r}; give each its own caption")
+                raise OptionError(
+                    f"two objectives write the same tensor {name!r}; give each its own caption"
+                )
 
         def write(graph: onnx.GraphProto) -> None:
             for each in writers:

@@ -227,7 +227,7 @@ def find(facts: ModelFacts) -> KeypointKind | None:
     shape = facts.shape(output.name)
     if shape is None or len(shape) != 4 or min(shape[1:]) < 2:
         return None
-    reason = f"{output.name} {list(shape)} holds heat maps of {shape[1]} joints, by its name"
+    reason = f"{output.name} {list(shape)} contains heat maps of {shape[1]} joints, by its name"
     return KeypointKind(output.name, shape[1], reason)
 
 

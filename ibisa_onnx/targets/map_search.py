@@ -156,7 +156,7 @@ def _read_output(facts: ModelFacts, output: str, said: bool) -> FoundMaps | None
         return None
     many, shape = candidate.classes, list(candidate.shape)
     what = f"a score for each of {many} classes" if many > 1 else "one score"
-    reason = f"{candidate.tensor} {shape} holds {what} at each position: {evidence or how}"
+    reason = f"{candidate.tensor} {shape} contains {what} at each position: {evidence or how}"
     if evidence and evidence != how:
         reason += f"; {how}"
     guess = ""

@@ -42,7 +42,7 @@ class ValueKind(Kind):
 
     name = "regression"
     family = "regressions"
-    asks = (*DIRECTIONS, 'ValueTarget("keep", index=2)')
+    asks: tuple[str, ...] = DIRECTIONS
 
     def __init__(self, outputs: tuple[str, ...], reason: str, labels: tuple[str, ...] = ()) -> None:
         self._outputs, self.reason, self._labels = outputs, reason, labels

@@ -20,6 +20,8 @@ KEPT = 0.9
 
 _ROUNDING = 1e-3  # of a retention: the image itself may exceed 1 by this much
 _SURE = 1e-7  # log-odds of probabilities closer to 0 or 1 are rounding errors
+_TINY = 1e-300
+_SAME = 1e-3  # in nats
 _APART = 1e-6  # relative: values closer than this differ by rounding
 _CLEAR = 0.1  # of the baselines' spread: a larger drop is a clear loss
 LEAST = 0.05
@@ -37,8 +39,9 @@ class Retention(Objective):
 
         r(z) = (L(z) - L(baseline)) / (L(image) - L(baseline))
 
-    and the score is log r. A class that the model predicts for anything ("sane", "negative") keeps
-    its probability when the image is masked, but loses log-odds.
+    and the score is log r. For objectives whose score is not log p, such as the mean log-odds of a
+    text, L is the score itself. A class that the model predicts for anything ("sane", "negative")
+    keeps its probability when the image is masked, but loses log-odds.
 
     Attributes
     ----------
@@ -46,11 +49,14 @@ class Retention(Objective):
         Objective whose log-odds are used.
     baseline_log_odds, picture_log_odds
         Log-odds of the baseline and of the image, in nats; the latter is larger.
+    by_score
+        Whether these are scores, and not log-odds of the probability.
     """
 
     objective: Objective
     baseline_log_odds: float
     picture_log_odds: float
+    by_score: bool = False
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -67,10 +73,12 @@ class Retention(Objective):
         return log_retention(self._kept(raw))
 
     def vjp(self, raw: Raw) -> dict[str, npt.NDArray[np.float32]]:
-        """Return d log r / d outputs: the objective's d log p times d log r / d log p."""
-        p = self.objective.probability(raw)
-        slope = 1 / (np.maximum(self._kept(raw), LEAST) * self._span * np.maximum(1 - p, _SURE))
-        slope[p > 1] = 0  # log-odds are clipped there
+        """Return d log r / d outputs: the objective's d score times d log r / d score."""
+        slope = 1 / (np.maximum(self._kept(raw), LEAST) * self._span)
+        if not self.by_score:
+            p = self.objective.probability(raw)
+            slope = slope / np.maximum(1 - p, _SURE)
+            slope[p > 1] = 0  # log-odds are clipped there
         return {
             name: (slope.reshape(-1, *[1] * (each.ndim - 1)) * each).astype(np.float32)
             for name, each in self.objective.vjp(raw).items()
@@ -81,7 +89,8 @@ class Retention(Objective):
         return self.objective.describe()
 
     def _kept(self, raw: Raw) -> Doubles:
-        odds = log_odds(self.objective.probability(raw))
+        score, probability = self.objective.score, self.objective.probability
+        odds = score(raw) if self.by_score else log_odds(probability(raw))
         return np.asarray((odds - self.baseline_log_odds) / self._span)
 
     @property
@@ -227,6 +236,11 @@ def retained(probability: float) -> float:
     if probability >= LEAST:
         return min(probability, 1.0)
     return max(0.0, LEAST * (1 + float(np.log(max(probability, _SURE) / LEAST))))
+
+
+def is_log_probability(score: float, probability: float) -> bool:
+    """Return whether an objective's score, in nats, is the logarithm of its probability."""
+    return bool(abs(np.log(max(probability, _TINY)) - score) < _SAME)
 
 
 def log_odds(probability: npt.ArrayLike) -> Doubles:

@@ -140,7 +140,7 @@ class ScoreSearch:
             kind = "softmax (or sigmoid)" if raws[chosen.name].size > 1 else "sigmoid-logit"
             raise OutputError(
                 f"output {chosen.output} looks like {doubt}, not class scores",
-                f"if it holds class scores nevertheless, pass activation={kind}",
+                f"if it contains class scores, pass activation={kind}",
             )
         if doubt:
             warning = f"output {chosen.output} looks like {doubt}; if it is, the map is meaningless"

@@ -207,7 +207,7 @@ class Segmentation:
                 return found
         raise AbsentTargetError(
             "the region lies outside the part of the image that the model sees; "
-            "pass another region, or resize=stretch"
+            "pass another region, or overrides={'resize': 'stretch'}"
         )
 
     def within(self, region: Mask, column: int) -> tuple[Mask, tuple[str, ...]]:
@@ -221,7 +221,7 @@ class Segmentation:
         share = float(own.sum() / region.sum())
         if not share:
             return region, (
-                f"the model assigns no part of the region to {name}; all of it is explained",
+                f"the model does not predict {name} in the region; all of it is explained",
             )
         if share > _MOST_OF:
             return own, ()
@@ -259,7 +259,10 @@ class Segmentation:
     def _there(self, row: int, column: int) -> str:
         """Describe what is at a cell; if it has no class, what the image contains."""
         if not self._seen[row, column]:
-            return "the model does not see that point; pass another one, or resize=stretch"
+            return (
+                "the model does not see that point; pass another one, or "
+                "overrides={'resize': 'stretch'}"
+            )
         chances = self._all_probabilities[:, row, column]
         found = [each for each in self._present if self.given(each)[row, column]]
         if not found:

@@ -347,7 +347,7 @@ class RecogniserKind(Kind):
         self.scores, self.blank, self._own = scores, blank, tuple(charsets)
         self.family = scores.family
         self.reason = (
-            f"{scores.source} holds scores of {scores.classes} classes per step along a line; "
+            f"{scores.source} contains scores of {scores.classes} classes per step along a line; "
             f"{blank.reason}"
         )
         self.preprocessing = scores.preprocessing
@@ -428,7 +428,7 @@ class RecogniserKind(Kind):
         if names is None and not isinstance(wanted, str) and 0 <= wanted < classes:
             return int(wanted), None
         why = (
-            f"the charset is unknown; pass a class, 0 to {classes - 1}, or labels="
+            f"the charset is unknown; pass a class index (0 to {classes - 1}) or labels="
             if names is None
             else "the charset does not contain it"
         )

@@ -37,11 +37,10 @@ class Direction(StrEnum):
     """What holds it where it is."""
 
 
-_CAPTIONS = {Direction.RAISE: "raised", Direction.LOWER: "lowered", Direction.KEEP: "kept"}
 _NOTHING = {
-    Direction.RAISE: "the image as a whole does not raise it; the map shows which parts do; "
+    Direction.RAISE: "the whole image does not raise the value; the map shows which parts do; "
     "pass direction='lower' to explain what makes it so low",
-    Direction.LOWER: "the image as a whole does not lower it; the map shows which parts do; "
+    Direction.LOWER: "the whole image does not lower the value; the map shows which parts do; "
     "pass direction='raise' to explain what makes it so high",
 }
 _SAME = "nothing in the image changes it"
@@ -168,7 +167,7 @@ class ValueObjective(Objective):
         several = {"reduce": self.window.reduce, "numbers": count} if count > 1 else {}
         return {
             "kind": "value",
-            "caption": f"{self.name} {_CAPTIONS[self.direction]}",
+            "caption": f"{self.name} ({self.direction})",
             "output": self.window.output,
             "value": self.own,
             "direction": str(self.direction),

@@ -210,7 +210,7 @@ def cell_at(point: Point, geometry: Geometry, sides: tuple[int, int]) -> tuple[i
         if not 0 <= inside <= geometry.model[axis]:
             raise AbsentTargetError(
                 f"the model does not see {point[0]:g},{point[1]:g}: its preprocessing crops it "
-                "away; pass resize=stretch to use the whole image"
+                "away; pass overrides={'resize': 'stretch'} to use the whole image"
             )
         cell = math.floor(inside * sides[axis] / geometry.model[axis])
         cells.append(min(cell, sides[axis] - 1))

@@ -14,10 +14,15 @@ from onnx import helper, numpy_helper
 from ibisa_onnx.autodiff import differentiate
 
 Array = np.ndarray[Any, Any]
+CONTRIB = "ai.onnx.contrib"
+"""The domain of operators written in Python, with onnxruntime-extensions."""
 
 
 def _session(model: onnx.ModelProto) -> ort.InferenceSession:
     options = ort.SessionOptions()
+    if any(each.domain == CONTRIB for each in model.opset_import):
+        extensions = pytest.importorskip("onnxruntime_extensions")
+        options.register_custom_ops_library(extensions.get_library_path())
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
     return ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
@@ -32,6 +37,7 @@ def _build(
     domains: Sequence[onnx.OperatorSetIdProto] = (),
 ) -> onnx.ModelProto:
     elem = helper.np_dtype_to_tensor_dtype(x.dtype)
+    custom = [name for node in nodes if node.domain == CONTRIB for name in node.output]
     graph = helper.make_graph(
         nodes,
         "test",
@@ -41,6 +47,8 @@ def _build(
             numpy_helper.from_array(v.astype(x.dtype) if v.dtype.kind == "f" else v, k)
             for k, v in constants.items()
         ],
+        # ONNX infers no types for custom operators; those of the tests keep their input's.
+        value_info=[helper.make_tensor_value_info(n, elem, x.shape) for n in custom],
     )
     imports = [helper.make_opsetid("", opset), *domains]
     return helper.make_model(graph, opset_imports=imports, ir_version=8)

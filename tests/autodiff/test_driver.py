@@ -706,6 +706,21 @@ class TestOperatorsOfOtherDomains:
         assert str(missing) == "invented.Round 'round': no gradient rule for this operator"
 
     def test_without_a_type_the_line_says_what_to_declare(self, rule):
-        missing = missing_rules(self.model([]), "x", "y")
-        text = "the rank of 't' is unknown; declare its type in the graph's value_info"
-        assert text in [each.why for each in missing]
+        (missing,) = missing_rules(self.model([]), "x", "y")
+        text = "invented.Round 'round': the type of its output 't' is unknown"
+        assert str(missing) == f"{text}; declare it in value_info"
+
+    def test_the_type_of_an_output_of_the_graph_is_declared_by_itself(self, rule, rng):
+        model = self.model([])
+        del model.graph.node[1]
+        model.graph.node[0].output[0] = "y"
+        model.graph.output[0].CopyFrom(
+            helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 3, 4, 4])
+        )
+        derivative = differentiate(model, "x", "y")
+        for node in derivative.forward.graph.node:
+            if node.domain == "invented":
+                node.domain, node.op_type = "", "Tanh"
+        x = rng.normal(size=(2, 3, 4, 4)).astype(np.float32)
+        _, dx = gradient(derivative, x)
+        np.testing.assert_allclose(dx, 1 - np.tanh(x) ** 2, rtol=1e-5)

@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from onnx import TensorProto, helper
 
+from ibisa_onnx.autodiff.rules import RULES
+
 
 @pytest.mark.parametrize(
     "op_type",
@@ -146,3 +148,25 @@ def test_optional_that_is_there(check, spread):
         helper.make_node("Sin", ["there"], ["y"]),
     ]
     check(nodes, spread(2, 3), opset=18)
+
+
+def test_operator_of_another_domain(check, spread, monkeypatch):
+    """One that ONNX Runtime lacks, in Python: x tanh x."""
+    extensions = pytest.importorskip("onnxruntime_extensions")
+    double = extensions.PyCustomOpDef.dt_double
+
+    @extensions.onnx_op(op_type="Swoosh", inputs=[double], outputs=[double])
+    def swoosh(x):
+        return x * np.tanh(x)
+
+    monkeypatch.setattr(RULES, "_table", dict(RULES._table))
+
+    @RULES.add("Swoosh", domain="ai.onnx.contrib")
+    def _(tape, node, dy):
+        (x,) = node.inputs
+        t = tape.op("Tanh", x)
+        slope = tape.op("Sub", tape.scalar(1, x), tape.op("Mul", t, t))
+        return [tape.op("Mul", dy, tape.op("Add", t, tape.op("Mul", x, slope)))]
+
+    node = helper.make_node("Swoosh", ["x"], ["y"], domain="ai.onnx.contrib")
+    check(node, spread(2, 7), domains=[helper.make_opsetid("ai.onnx.contrib", 1)])

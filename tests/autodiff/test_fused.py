@@ -185,3 +185,17 @@ def test_blocked_layouts_are_refused_with_advice(build, random, tmp_path):
         pytest.skip("this processor has no blocked layout")
     with pytest.raises(UnsupportedOperatorError, match=r"nchwc\.Conv.*extended or below"):
         differentiate(saved, "x", "y")
+
+
+@pytest.mark.parametrize("declared", [[1, 2], [3, 3, 3, 3, 3], []])
+def test_a_declared_type_that_is_outdated_does_not_count(build, random, run_gradient, declared):
+    """As of files whose graph was changed; of these operators the types are inferred."""
+    conv = fused("FusedConv", ["x", "w"], ["t"], activation="Relu")
+    nodes = [conv, helper.make_node("GlobalAveragePool", ["t"], ["y"])]
+    x = random(1, 2, 5, 5).astype(np.float32)
+    model = build(nodes, x, {"w": random(3, 2, 3, 3)}, 17, None, CONTRIB)
+    expected = run_gradient(model, x)
+    info = helper.make_tensor_value_info("t", onnx.TensorProto.FLOAT, declared)
+    model.graph.value_info.append(info)
+    np.testing.assert_array_equal(run_gradient(model, x), expected)
+    assert expected.any()

@@ -73,7 +73,7 @@ def test_without_a_map_the_picture_is_explained_and_beats_a_random_map(cli):
     assert record["target"]["label"] == "striped ball"
     assert record["checking_passes"] > 100
     assert record["verdict"]["trusted"] is True
-    assert "this map can be trusted" in record["verdict"]["text"]
+    assert "this map shows better than chance" in record["verdict"]["text"]
     assert {each["imputation"] for each in record["comparisons"]} == set(IMPUTATIONS)
 
 
@@ -112,7 +112,11 @@ def test_the_table_names_map_metrics_directions_and_cost(cli, given):
 def test_the_last_line_is_the_verdict(cli, given, ball_map, tmp_path):
     np.save(tmp_path / "inverted.npy", 1 - ball_map)
     for file, said in (
-        ("ball.npy", "This map can be trusted: it outperforms all 20 smooth random maps"),
+        (
+            "ball.npy",
+            "This map shows better than chance what the prediction depends on: it outperforms all "
+            "20 smooth random maps",
+        ),
         ("inverted.npy", "Do not trust this map: it is worse than smooth random maps under"),
     ):
         text = cli("eval", MODEL, SCENE, file, "--threads", 1).out

@@ -44,6 +44,19 @@ def test_every_option_says_in_a_sentence_what_it_is(verb):
             assert option.help.endswith((".", "…", ")"))
 
 
+@pytest.mark.parametrize("word", ["explain", "Predict", "net.onnx", __file__])
+def test_a_verb_that_is_missing_or_of_another_tool_suggests_run(cli, word):
+    result = cli(word, "a.jpg")
+    assert result.code == 2
+    assert "Did you mean `ibisa-onnx run MODEL IMAGE`?" in result.err
+    assert "Did you mean" not in cli("zzzz").err
+
+
+def test_an_option_of_another_name_is_suggested(cli):
+    assert "(Did you mean '--target'?)" in cli("run", "m.onnx", "a.jpg", "--class", "3").err
+    assert "'--classes'" in cli("export", "x", "--class", "3").err
+
+
 def test_help_names_every_verb(cli):
     result = cli("--help")
     assert result.code == 0

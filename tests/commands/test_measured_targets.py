@@ -125,7 +125,7 @@ def test_a_box_is_measured_by_all_that_there_is_of_boxes(cli, folder, detector):
     (region,) = record["regions"]
     assert region["region"] == "its box"
     assert region["without"] < 0.1 < 0.8 < region["only"]
-    assert "this map can be trusted" in record["verdict"]["text"]
+    assert "this map shows better than chance" in record["verdict"]["text"]
     text = cli(*words).out
     assert text.startswith("a.png: box 1: red at 16,8,24,16 90.2%")
     assert "its box" in text

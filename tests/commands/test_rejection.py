@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from endless import endless_model
 from onnx import TensorProto, helper, numpy_helper
 
 SIDE, CLASSES = 16, 5
@@ -146,3 +147,26 @@ def test_an_image_that_run_rejects_is_named_with_the_reason(cli, saved, photo):
     assert (ran.code, told.code) == (1, 0)
     assert json.loads(told.out)["run"] == {"rejected": None, "images": {str(image): reason}}
     assert reason in told.err
+
+
+def test_what_only_noise_makes_nan_is_not_rejected(cli, tmp_path):
+    """The log of what the brightest value lacks to 0.9, which is NaN for noise and not for grey."""
+    below = [
+        node("ReduceMax", ["image"], ["top"], axes=[1, 2, 3], keepdims=1),
+        node("Flatten", ["top"], ["flat"]),
+        node("Sub", ["most", "flat"], ["left"]),
+        node("Log", ["left"], ["logs"]),
+        node("Add", ["l", "logs"], ["z"]),
+        *scores(of="z"),
+    ]
+    proto = model(below, ("y", FLOAT, ["n", CLASSES]), most=np.float32(0.9))
+    onnx.save(proto, tmp_path / "m.onnx")
+    told = cli("inspect", "m.onnx", "--preprocess", "unit", "--json", "-q")
+    assert (told.code, json.loads(told.out)["run"]["rejected"]) == (0, None)
+
+
+def test_an_endless_model_is_inspected_all_the_same(cli, tmp_path, monkeypatch):
+    monkeypatch.setattr("ibisa_onnx.commands.rejection._LONGEST", 0.3)
+    onnx.save(endless_model(), tmp_path / "m.onnx")
+    told = cli("inspect", "m.onnx", "--preprocess", "unit", "--json", "-q")
+    assert (told.code, json.loads(told.out)["run"]["rejected"]) == (0, None)

@@ -18,7 +18,10 @@ PAGES = sorted(
     path.relative_to(ROOT).as_posix() for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"))
 )
 LANGUAGES = {"bash", "python"}
-_FENCE = re.compile(r"^( *)```(\S*)")
+DATA = {"json", "text", "toml"}
+"""Languages of blocks that show output or files."""
+_FENCE = re.compile(r"^( *)```(\S*)$")
+_OTHER_FENCE = re.compile(r"^ *(````|~~~)")
 _REMARK = re.compile(r"<!-- (not run|exit code): (\S.*) -->")
 
 
@@ -47,6 +50,8 @@ class Block:
 def blocks(text: str) -> Iterator[Block]:
     """Yield the fenced blocks of a page."""
     lines = text.splitlines()
+    odd = [line for line in lines if _OTHER_FENCE.match(line)]
+    assert not odd, f"a fence of three backticks is expected: {odd[0]}"
     before, at = "", 0
     while at < len(lines):
         fence = _FENCE.match(lines[at])

@@ -15,7 +15,16 @@ from typing import Any
 
 import pytest
 
-from documentation.snippets import PAGES, ROOT, Block, blocks, indented_code, run_blocks
+from documentation.snippets import (
+    DATA,
+    LANGUAGES,
+    PAGES,
+    ROOT,
+    Block,
+    blocks,
+    indented_code,
+    run_blocks,
+)
 from documentation.stand_ins import write_all
 
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
@@ -120,7 +129,7 @@ def test_every_python_block_of_a_page_runs(page: str, here: Path):
 @pytest.mark.parametrize("page", PAGES)
 def test_every_block_has_a_language(page: str):
     text = (ROOT / page).read_text()
-    assert [each.line for each in blocks(text) if not each.language] == []
+    assert [each.line for each in blocks(text) if each.language not in LANGUAGES | DATA] == []
     assert list(indented_code(text)) == []
 
 
@@ -176,3 +185,9 @@ def test_indented_code_is_found():
     text = "One:\n\n    code\n\n- item\n\n    of the item\n\n!!! note\n\n    of the note\n"
     assert list(indented_code(text)) == ["    code"]
     assert isinstance(next(blocks("```text\nx\n```\n")), Block)
+
+
+def test_a_fence_that_would_not_be_run_is_found():
+    for fence in ("~~~bash", "````bash"):
+        with pytest.raises(AssertionError, match="three backticks"):
+            list(blocks(f"{fence}\nibisa-onnx run\n"))

@@ -1,8 +1,9 @@
 import os
+from pathlib import Path
 
 import pytest
 
-from ibisa_onnx.errors import TargetError
+from ibisa_onnx.errors import ImageError, TargetError
 from ibisa_onnx.io.files import is_regular, read_file, read_text
 from ibisa_onnx.limits import Limits
 
@@ -46,3 +47,13 @@ def test_text_is_utf8_with_or_without_a_mark(tmp_path):
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(TargetError, match="not UTF-8"):
         read_text(path, "labels", TargetError)
+
+
+def test_a_url_is_not_read_but_a_file_of_such_a_name_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in ("https://example.org/a.jpg", Path("https://example.org/a.jpg")):
+        with pytest.raises(ImageError, match=r"URLs are not read; download the file"):
+            read_file(path, "image", ImageError)
+    Path("https:").mkdir()
+    Path("https:/a.jpg").write_bytes(b"abc")
+    assert read_file("https:/a.jpg", "image", ImageError) == b"abc"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import tracemalloc
+import warnings
 import zlib
 
 import cv2
@@ -176,6 +177,19 @@ class TestWhatReachesADecoder:
             odd = data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:]
             np.testing.assert_array_equal(read_image(odd), read_image(data))
         assert capfd.readouterr().err == ""
+
+
+def test_beside_damaged_tags_the_orientation_counts_and_nothing_is_warned_of(rgb):
+    """Also where warnings are errors; one warning a tag would fill a log."""
+    tags = [(270, 2, 900, 0xFFFFFF0), *((0xA000 + n, 2, 9, 0xFFFFFF0) for n in range(50))]
+    body = b"".join(struct.pack("<HHII", *tag) for tag in [*tags, (274, 3, 1, 6)])
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(tags) + 1) + body + bytes(4)
+    data = encoded(".jpg", rgb)
+    turned = data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = read_image(turned)
+    np.testing.assert_array_equal(found, np.rot90(read_image(data), -1))
 
 
 @pytest.mark.parametrize("kind", ["png", "npy", "array", "pil"])

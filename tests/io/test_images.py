@@ -153,6 +153,8 @@ class TestRefused:
         path = tmp_path / "text.png"
         path.write_bytes(content)
         self._refused(path, "text.png is damaged, or not a supported image")
+        path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+        self._refused(path, "text.png is a Git LFS pointer, not an image; run git lfs pull")
 
     def test_truncated_png(self, rgb, capfd):
         self._refused(_encode(".png", rgb)[:60], "truncated PNG")

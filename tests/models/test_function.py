@@ -361,7 +361,7 @@ class TestInputSpec:
     @pytest.mark.parametrize(
         ("spec", "said"),
         [
-            (InputSpec((None, None, 8, None)), "mean: ambiguous layout of input images float32"),
+            (InputSpec((None, None, 8, None)), "mean: ambiguous layout of input 'images' float32"),
             (InputSpec((None, 17, 18, 18)), "mean has no image input"),
             (InputSpec((None, 3, 24, 24), layout="NHWC"), "would have 24 channels as NHWC"),
             ((None, 3, 8, 8), r"input_spec is a tuple; pass InputSpec\("),

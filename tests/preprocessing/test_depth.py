@@ -74,7 +74,7 @@ class TestSixteenBits:
         ramp = np.arange(SIDE * SIDE, dtype=np.uint16).reshape(SIDE, SIDE) + 1000
         prepared = prepare(read_picture(ramp), _spec("unit"))
         np.testing.assert_allclose(prepared.tensor[0, 0], ramp / 65535, rtol=1e-6)
-        assert "it uses little; pass depth=full" in prepared.warnings[0]
+        assert "it uses little; pass overrides={'depth': 'full'}" in prepared.warnings[0]
 
     def test_depth_decides_where_it_is_said(self, scan):
         eight = prepare(read_picture(scan), _spec(depth="8-bit")).tensor[0, 0]
@@ -144,7 +144,7 @@ class TestFloats:
         values = np.full((SIDE, SIDE), 157, np.float32)
         picture = read_picture(_file(values, ".tiff"))
         with pytest.raises(
-            ImageError, match=r"float32 pixels from 157 to 157.*depth=full"
+            ImageError, match=r"float32 pixels from 157 to 157.*overrides=.*full"
         ) as error:
             prepare(picture, _spec("unit"))
         assert "\n" not in str(error.value)
@@ -281,7 +281,7 @@ class TestExplanations:
         found = self._explain(linear_model(), picture, preprocessing="tf")
         said = (
             "the resize mode is assumed (stretch): its width is stretched 2.00x; "
-            "pass resize= to change it"
+            "pass overrides={'resize': ...} to change it"
         )
         assert said in found.warnings
         assert "resize" in found.provenance.preprocessing["guessed"]

@@ -55,7 +55,7 @@ class TestOrder:
 
         assert resolved.spec.mean == THIRD
         assert resolved.spec.scale == 1 / 255  # the preset is a flag, and above the file
-        assert _sources(resolved)["mean"] == "argument mean="
+        assert _sources(resolved)["mean"] == "overrides={'mean': ...}"
         assert _sources(resolved)["scale"] == "argument preprocessing=unit"
 
         resolved = _resolve(metadata=metadata, file=file, mean=THIRD)
@@ -87,7 +87,8 @@ class TestGuesses:
         assert "(assumed)" in _sources(resolved)["mean"]
         (warning,) = resolved.warnings
         assert "no preprocessing information found" in warning
-        assert "preprocessing=caffe|tf|unit|raw" in warning
+        assert "preprocessing='caffe', 'tf', 'unit' or 'raw'" in warning
+        assert "Explainer.try_preprocessing" in warning
 
     @pytest.mark.parametrize("preset", ["imagenet", "caffe", "tf", "unit", "raw"])
     def test_saying_a_preset_is_enough(self, preset):
@@ -185,7 +186,7 @@ class TestGeometry:
     def test_an_open_size_is_224_until_it_is_said(self):
         resolved = _resolve(_signature(side=None), preset="unit")
         assert resolved.spec.size == (224, 224)
-        assert "size=" in resolved.warnings[0]
+        assert "'size': ..." in resolved.warnings[0]
         said = _resolve(_signature(side=None), preset="unit", size=(96, 96))
         assert said.spec.size == (96, 96)
         assert said.warnings == ()
@@ -282,14 +283,14 @@ class TestContradictions:
     @pytest.mark.parametrize(
         ("flags", "match"),
         [
-            ({"size": (100, 100)}, r"size= sets size 100x100, but model input image .* 224x224"),
-            ({"layout": "NHWC"}, "layout= sets layout NHWC"),
-            ({"layout": "CHWN"}, "layout= sets layout CHWN"),
-            ({"mean": (1.0, 2.0)}, r"values from: .*argument mean="),
+            ({"size": (100, 100)}, r"'size': .* sets size 100x100, but model input 'image' .* 224"),
+            ({"layout": "NHWC"}, "'layout': .* sets layout NHWC"),
+            ({"layout": "CHWN"}, "'layout': .* sets layout CHWN"),
+            ({"mean": (1.0, 2.0)}, r"values from: overrides=\{'mean': \.\.\.\}\)"),
             ({"std": (0.0,)}, "cannot be 0"),
             (
                 {"channel_order": "GRAY"},
-                r"channel order GRAY, but model input image .* requires 3 channel",
+                r"channel order GRAY, but model input 'image' .* requires 3 channel",
             ),
             ({"shorter_side": 100}, r"shorter side 100 .* less than the model's 224"),
             ({"preset": "vgg"}, "choose from: imagenet, caffe, tf, unit, raw"),
@@ -311,7 +312,7 @@ class TestContradictions:
         resolved = _resolve(metadata=_ibisa(dtype="uint8", scale=0.5), preset="tf")
         assert resolved.spec == _resolve(preset="tf").spec
         (warning,) = resolved.warnings
-        assert "ignored: metadata key ibisa sets dtype uint8, but model input image" in warning
+        assert "ignored: metadata key ibisa sets dtype uint8, but model input 'image'" in warning
 
     def test_half_precision_is_no_contradiction(self):
         resolved = _resolve(_signature(dtype="float16"), _ibisa(dtype="float32", preset="unit"))
@@ -826,7 +827,7 @@ class TestBeside:
         resolved = _resolve(folder=tmp_path)
         assert resolved.spec.size == _resolve(preset="tf").spec.size
         assert resolved.spec.mean == tuple(self.HUGGING_FACE["image_mean"])
-        assert "sets size 384x384, but model input image" in resolved.warnings[0]
+        assert "sets size 384x384, but model input 'image'" in resolved.warnings[0]
 
     def test_a_crop_for_another_size_is_taken_in_proportion(self, tmp_path):
         config = {"input_size": [3, 160, 160], "crop_pct": 0.8, "mean": [0.5] * 3, "std": [0.5] * 3}

@@ -289,14 +289,14 @@ class TestGeometry:
                 "shortest",
                 "the resize mode is assumed (shortest): 23% of the image is cropped",
             ),
-            ((300, 600), "shortest", "62% of the image is cropped; pass resize="),
-            ((300, 600), "stretch", "its height is stretched 2.00x; pass resize="),
+            ((300, 600), "shortest", "62% of the image is cropped; pass overrides={'resize'"),
+            ((300, 600), "stretch", "its height is stretched 2.00x; pass overrides={'resize'"),
             ((600, 300), "stretch", "its width is stretched 2.00x"),
-            ((112, 112), "stretch", "it is enlarged 2x"),
-            ((128, 128), "shortest", "23% of the image is cropped and it is enlarged 2x"),
+            ((112, 112), "stretch", "the image is enlarged 2x"),
+            ((128, 128), "shortest", "23% of the image is cropped and the image is enlarged 2x"),
             ((448, 448), "stretch", None),
-            ((300, 600), "letterbox", "(letterbox): 50% of the input is margin; pass resize="),
-            ((300, 600), "letterbox-corner", "50% of the input is margin; pass resize="),
+            ((300, 600), "letterbox", "(letterbox): 50% of the input is margin; pass overrides="),
+            ((300, 600), "letterbox-corner", "50% of the input is margin; pass overrides="),
             ((448, 448), "letterbox", None),
         ],
     )
@@ -316,7 +316,7 @@ class TestGeometry:
         (warning,) = prepare(np.zeros((512, 512, 3), np.uint8), spec).warnings
         assert warning == (
             "the shorter side is assumed (256): 23% of the image is cropped; "
-            "pass shorter_side= to change it"
+            "pass overrides={'shorter_side': ...} to change it"
         )
 
     def test_restore_wants_the_models_size(self):

@@ -21,7 +21,7 @@ def test_depth_at_a_point_is_explained_by_what_is_there(squares: Any):
     shown[8:56, 8:56] = 200
     for target in (ValueTarget(at=(17, 41)), PointTarget((17, 41))):
         found = explainer.explain(shown, target)
-        assert found.target.caption == "depth at 17,41 kept"
+        assert found.target.caption == "depth at 17,41 (keep)"
         assert found.target.details["at"] == [17, 41]
         assert found.target.at == (17, 41)
         assert found.target.details["value"] == pytest.approx(200 / 255, rel=1e-4)
@@ -58,7 +58,7 @@ def test_a_picture_thinner_than_a_cell_has_a_depth(squares: Any):
 
 def test_the_middle_of_a_map_is_what_is_explained_where_nothing_is_said(squares: Any):
     found = squares.opened(squares.depth()).explain(squares.picture(9, 9), "raise")
-    assert found.target.caption == "depth at 16,16 raised"
+    assert found.target.caption == "depth at 16,16 (raise)"
     with pytest.raises(ibisa.TargetError, match="target 'cat' is not supported by a depth model"):
         squares.opened(squares.depth()).explain(squares.picture(9, 9), "cat")
 

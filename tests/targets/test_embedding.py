@@ -345,8 +345,8 @@ def test_the_least_similar_baseline_is_nothing():
     assert found.family == objective.family
     alike = objective.calibrated(raw, {"e": np.array([[0.9, 0.1], [1.0, 0.0]])})
     assert alike.warnings(raw) == (
-        "the similarity to a.jpg is 0.800, and 0.994 to 1 for the baselines: the image as a whole "
-        "does not make it similar; the map shows which parts do",
+        "the similarity to a.jpg is 0.800, and 0.994 to 1 for the baselines: the whole image "
+        "is not similar to the reference; the map shows which parts are",
     )
 
 

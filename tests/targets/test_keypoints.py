@@ -69,7 +69,7 @@ def test_joints_are_told_with_their_places(explainer: ibisa.Explainer):
 )
 def test_the_map_of_a_joint_falls_on_it(explainer: ibisa.Explainer, target: object, name: str):
     found = explainer.explain(picture(), target)  # type: ignore[arg-type]
-    assert found.target.caption == f"{name} raised"
+    assert found.target.caption == f"{name} (raise)"
     y, x = (40, 16) if name == "hand" else (16, 48)
     assert found.map[y - 8 : y + 8, x - 8 : x + 8].sum() > 0.95 * found.map.sum()
 

@@ -210,7 +210,7 @@ def test_one_channel_is_a_logit_or_a_probability():
     assert heat is not None
     assert logit is not None
     assert heat.maps.activation is logit.maps.activation is Activation.SIGMOID_LOGIT
-    assert heat.reason.startswith("output [1, 1, 32, 32] holds one score at each position")
+    assert heat.reason.startswith("output [1, 1, 32, 32] contains one score at each position")
 
 
 @pytest.mark.parametrize("opset", [7, 11, 13])

@@ -267,7 +267,9 @@ def test_classes_and_nodes_are_explained_together_from_the_first_call_on():
 
 
 def test_nodes_of_one_caption_are_told_apart_or_refused(explainer: ibisa.Explainer):
-    with pytest.raises(ibisa.OptionError, match=r"two objectives make .*star or ball"):
+    with pytest.raises(
+        ibisa.OptionError, match=r"two objectives write the same tensor .*star or ball"
+    ):
         explainer.explain_all(scene_path(), [either_in_onnx(), either_in_onnx()])
     odd = OnnxObjective(lambda head: head.column(head.rows(OUTPUT), 0), "cast_0")
     assert explainer.explain(scene_path(), odd).target.caption == "cast_0"

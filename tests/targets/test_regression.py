@@ -21,8 +21,8 @@ def test_one_number_of_several_is_explained_by_its_index_or_its_label(squares: A
     for target in ("pitch", "1", ValueTarget("raise", index=1), ValueTarget(index=(1,))):
         found = explainer.explain(squares.picture(200, 200), target)
         assert squares.share(found, 1) > 0.8
-    assert explainer.explain(squares.picture(9, 9), "pitch").target.caption == "pitch kept"
-    assert explainer.explain(squares.picture(9, 9), "1").target.caption == "angles[1] kept"
+    assert explainer.explain(squares.picture(9, 9), "pitch").target.caption == "pitch (keep)"
+    assert explainer.explain(squares.picture(9, 9), "1").target.caption == "angles[1] (keep)"
     answers = explainer.answers(squares.picture(255, 0))
     assert [(each.caption, round(each.score, 3)) for each in answers] == [
         ("yaw", 60),

@@ -51,6 +51,34 @@ def test_its_derivative_is_the_numeric_one(logit: float) -> None:
     assert found[0, 0] == pytest.approx((above - below) / (2 * step), rel=1e-3)
 
 
+class Margin(Sigmoid):
+    """The logit itself, times a scale, as the score: not the log of the probability."""
+
+    SCALE = 0.1
+
+    def score(self, raw: Raw) -> np.ndarray:
+        return np.asarray(self.SCALE * raw["z"][:, 0].astype(np.float64))
+
+    def probability(self, raw: Raw) -> np.ndarray:
+        return np.asarray(1 / (1 + np.exp(-raw["z"][:, 0].astype(np.float64))))
+
+    def vjp(self, raw: Raw) -> dict[str, np.ndarray]:
+        return {"z": np.full_like(raw["z"], self.SCALE, np.float32)}
+
+
+@pytest.mark.parametrize("logit", [7.0, 6.0, 3.0, 2.3, 2.0, -1.0])
+def test_of_a_score_that_is_not_log_p_it_is_the_retained_score(logit: float) -> None:
+    """Linear in the logit, so that r equals that by log-odds; the derivative is numeric."""
+    retention = Retention(Margin(), 0.2, 0.6, by_score=True)
+    np.testing.assert_allclose(
+        retention.probability(raw(logit)), RETENTION.probability(raw(logit)), rtol=1e-6
+    )
+    step = 1e-4
+    above, below = (retention.score(raw(logit + by))[0] for by in (step, -step))
+    found = retention.vjp(raw(logit))["z"][0, 0]
+    assert found == pytest.approx((above - below) / (2 * step), rel=1e-3)
+
+
 def test_a_saturated_probability_has_a_finite_derivative() -> None:
     sure = Retention(Sigmoid(), float(log_odds(1 - 1e-6)), float(log_odds(1.0)))
     found = sure.vjp(raw(100.0, 14.0))["z"]

@@ -340,7 +340,11 @@ def test_another_character_in_the_same_place_is_the_rival():
     for model, rival, said in (
         (reader, "x", "there is no character 'x': the charset does not contain it"),
         (reader, "g", "target and versus are the same"),
-        (nameless, 9, "there is no character 9: the charset is unknown; pass a class, 0 to 3"),
+        (
+            nameless,
+            9,
+            r"there is no character 9: the charset is unknown; pass a class index \(0 to 3",
+        ),
     ):
         with pytest.raises(ibisa.TargetError, match=said):
             model.explain(RGBBR, ContrastTarget(TextTarget(2), rival))

@@ -20,7 +20,7 @@ def test_what_raises_a_value_and_what_keeps_it_are_found(squares: Any):
     shown = squares.picture(230, 230)
     raised = explainer.explain(shown, ValueTarget("raise"))
     assert raised.target.kind == "value"
-    assert raised.target.caption == "age raised"
+    assert raised.target.caption == "age (raise)"
     value = 20 + 15 * 230 / 255
     assert raised.target.details == {
         "value": pytest.approx(value, rel=1e-5),
@@ -30,7 +30,7 @@ def test_what_raises_a_value_and_what_keeps_it_are_found(squares: Any):
     assert squares.share(raised, 0) > 0.8
     assert squares.share(raised, 1) < 0.05
     kept = explainer.explain(shown)
-    assert kept.target.caption == "age kept"
+    assert kept.target.caption == "age (keep)"
     assert squares.share(kept, 0) + squares.share(kept, 1) > 0.7
     assert squares.share(kept, 1) > 0.1
     assert raised.sufficiency is not None
@@ -87,7 +87,7 @@ def test_a_siamese_model_is_explained_with_the_other_picture_as_an_extra_input(
         budget=200,
     )
     found = explainer.explain(squares.picture(225, 240), ValueTarget("raise", "similarity"))
-    assert found.target.caption == "similarity raised"
+    assert found.target.caption == "similarity (raise)"
     assert found.target.details["value"] == pytest.approx(-((5 / 255) ** 2), rel=1e-3)
     assert found.certificate.gradient == gradient
     assert squares.share(found, 0) > (0.9 if gradient == "exact" else 0.4)
@@ -101,7 +101,7 @@ def test_any_tensor_of_any_model_has_a_value():
     explainer = ibisa.Explainer(model_path(), threads=1, cache=False)
     inner = ValueTarget("raise", "/Flatten_output_0", index="3")
     found = explainer.explain(scene_path(), inner)
-    assert found.target.caption == "Flatten_output_0[3] raised"
+    assert found.target.caption == "Flatten_output_0[3] (raise)"
     assert found.certificate.gradient == "exact"
     logit = explainer.explain(scene_path(), ValueTarget("raise", "logits", index=0))
     usual = explainer.explain(scene_path(), "star")
@@ -151,9 +151,9 @@ def test_all_numbers_of_an_output_are_no_value_unless_somebody_says_so(squares: 
     with pytest.raises(ibisa.TargetError, match=said):
         explainer.explain(shown, ValueTarget("raise"))
     part = explainer.explain(shown, ValueTarget("raise", index="1:"))
-    assert part.target.caption == "mean of 2 values of logits[1:] raised"
+    assert part.target.caption == "mean of 2 values of logits[1:] (raise)"
     total = explainer.explain(shown, ValueTarget("raise", reduce="sum"))
-    assert total.target.caption == "sum of 3 values of logits raised"
+    assert total.target.caption == "sum of 3 values of logits (raise)"
     assert total.target.details["numbers"] == 3
     assert total.target.details["reduce"] == "sum"
     assert not any("numbers" in each for each in (*part.warnings, *total.warnings))
@@ -163,7 +163,7 @@ def test_where_all_numbers_are_values_their_mean_is_said(squares: Any):
     metadata = {"task": "regression"}
     explainer = squares.opened(squares.regression((40, 0), (0, 40), name="angles", **metadata))
     found = explainer.explain(squares.picture(200, 200))
-    assert found.target.caption == "mean of 2 values of angles kept"
+    assert found.target.caption == "mean of 2 values of angles (keep)"
     said = "explaining the mean of the 2 values of output angles [N, 2]; select one with index="
     assert said in found.warnings
     one = explainer.explain(squares.picture(200, 200), ValueTarget(index=0))

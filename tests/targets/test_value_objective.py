@@ -120,9 +120,9 @@ def test_a_baseline_that_is_no_number_does_not_count():
 def test_where_no_baseline_is_lower_what_in_the_picture_raises_it_is_asked_and_said():
     found = value_objective("raise", 0.31).calibrated(column(0.31), column(0.52, 0.4))
     assert found.warnings(column(0.31)) == (
-        "y is 0.31 for the image and 0.4 to 0.52 for the baselines: the image as a whole does not "
-        "raise it; the map shows which parts do; pass direction='lower' to explain what makes it "
-        "so low",
+        "y is 0.31 for the image and 0.4 to 0.52 for the baselines: the whole image does not "
+        "raise the value; the map shows which parts do; pass direction='lower' to explain what "
+        "makes it so low",
     )
     p = found.probability(column(0.31, 0.52, 0.73))
     assert (np.diff(p) > 0).all()

@@ -14,7 +14,7 @@ from ibisa_onnx.gradients.masked_images import Floats, MaskedImages
 from ibisa_onnx.methods.baselines import AUTO, BASELINES, BLUR, choices
 from ibisa_onnx.methods.problem import Problem, Row, RowBaseline
 from ibisa_onnx.targets.base import USUAL_BASELINES, Raw
-from ibisa_onnx.targets.retention import LOST, Retention, log_odds
+from ibisa_onnx.targets.retention import LOST, Retention, is_log_probability, log_odds
 
 _TURNS = 2  # baselines that rounds alternate between
 _LEAST_ODDS = 1e-3  # nats: smaller differences are rounding
@@ -53,7 +53,11 @@ def settle_baselines(problem: Problem, baseline: str) -> Problem:
             row = _calibrated(rows[number], raw)
             scores = _scores(row, raw)
             order = choices(names, scores, row.probability)[:_TURNS]
-            found = (RowBaseline(names[k], images[1 + k], float(scores[k])) for k in order)
+            levels = row.scores(raw)[1:]
+            found = (
+                RowBaseline(names[k], images[1 + k], float(scores[k]), float(levels[k]))
+                for k in order
+            )
             blind = differ and _alike([raw[name] for name in row.objective.outputs])
             rows[number] = replace(row, baselines=tuple(found), blind=blind, asked=asked)
     return _hidden_by(problem, rows, [row.baselines[0] for row in rows])
@@ -87,10 +91,13 @@ def _hidden_by(problem: Problem, rows: Sequence[Row], baselines: Sequence[RowBas
 def _retained(row: Row, baseline: RowBaseline) -> Row:
     if baseline.score < LOST * row.probability or row.probability > 1:
         return row
-    kept, whole = log_odds([baseline.score, row.probability])
-    if whole - kept <= _LEAST_ODDS:
+    level = float(row.scores(row.answer)[0])
+    by_score = not is_log_probability(level, row.probability)
+    odds = log_odds([baseline.score, row.probability])
+    kept, whole = (baseline.level, level) if by_score else map(float, odds)
+    if not whole - kept > _LEAST_ODDS or not np.isfinite(whole - kept):
         return row
-    return replace(row, objective=Retention(row.objective, float(kept), float(whole)))
+    return replace(row, objective=Retention(row.objective, kept, whole, by_score=by_score))
 
 
 def _names(problem: Problem, baseline: str) -> tuple[str, ...]:

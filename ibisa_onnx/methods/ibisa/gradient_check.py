@@ -26,13 +26,15 @@ import numpy.typing as npt
 from ibisa_onnx.errors import OutputError
 from ibisa_onnx.gradients.masked_images import Floats
 from ibisa_onnx.methods.problem import MaskGradient, Problem
+from ibisa_onnx.targets.retention import is_log_probability
 
 _CHANGE, _COARSE_CHANGE = 0.1, 4.0  # of the log-odds, in nats
 _LEAST_STEP, _LARGEST_STEP = 1e-5, 0.1  # of a mask: smaller is rounding, larger is not local
+_LOCAL_STEP = 0.02  # the largest for a score that is not log p, whose scale is unknown
+_ROUNDING = 1e-5  # of such a score, relative to 1 + |score|
 _SURE = 1e-5  # 1 - p: below, log p is dominated by rounding
 _NEARLY_NONE = 1e-7  # stands for a probability that was rounded to 0
 _TOLD = 0.1  # of the intended change: smaller changes are ignored
-_SAME = 1e-3  # relative difference between exp(score) and p
 
 Doubles = npt.NDArray[np.float64]
 Gradient = Callable[[Floats], MaskGradient]
@@ -124,7 +126,7 @@ class _Step:
         self, mask: Floats, slope: Floats, probability: float, score: float, *, coarse: bool
     ) -> None:
         self._probability, self._coarse = probability, coarse
-        self._of_log_p = abs(np.log(probability) - score) < _SAME
+        self._of_log_p = is_log_probability(score, probability)
         # d score / d log-odds, as far as that is known
         self._room = min(1.0, abs(1 - probability)) if self._of_log_p else 1.0
         self._change = (_COARSE_CHANGE if coarse else _CHANGE) * self._room
@@ -133,7 +135,9 @@ class _Step:
         direction = np.sign(slope) if slope.any() else -np.ones_like(slope)
         sum_ = float(np.abs(slopes).sum())
         wanted = self._change / sum_ if sum_ > 0 else _LARGEST_STEP
-        length = np.float32(np.clip(wanted, _LEAST_STEP, _LARGEST_STEP))
+        local = not (self._of_log_p or coarse)
+        length = np.float32(np.clip(wanted, _LEAST_STEP, _LOCAL_STEP if local else _LARGEST_STEP))
+        self._least = _ROUNDING * (1 + abs(score)) if local else _TOLD * self._change
         ahead = np.clip(mask + length * direction, 0, 1)
         behind = np.clip(mask - length * direction, 0, 1) if coarse else mask
         self.masks = np.stack([ahead, behind]).astype(np.float32)
@@ -151,7 +155,7 @@ class _Step:
         if measured is None:
             return None
         largest = max(abs(measured), abs(self._predicted))
-        if largest < _TOLD * self._change:
+        if largest < self._least:
             return None
         return abs(measured - self._predicted) / largest
 

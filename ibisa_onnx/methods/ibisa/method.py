@@ -360,10 +360,10 @@ class PreparedIbisa:
         if not blind and whole > 0 and taken[0].score >= KEPT * whole:
             value = row.objective.describe().get("value") is not None
             score = "all of the value" if value else f"{taken[0].score:.1%} for this target"
-            more = "adds to it" if value else "makes it more likely"
+            more = "adds to it" if value else "raises the prediction"
             warnings += (
                 f"the baseline ({taken[0].name}) alone retains {score}: "
-                f"the map shows what {more}, not what it needs",
+                f"the map shows what {more}, not what it depends on",
             )
         if blind:
             nothing = np.zeros_like(result.cells)

@@ -77,7 +77,7 @@ class _Rows:
     @property
     def described(self) -> str:
         if len(self.sources) == 1:
-            return f"output {self.sources[0]} holds box, score and class"
+            return f"output {self.sources[0]} contains box, score and class"
         return f"outputs {', '.join(self.sources)}"
 
 

@@ -129,7 +129,7 @@ def test_an_answer_that_no_baseline_loses_is_explained_by_its_log_odds(discs: np
     assert found.sufficiency.probabilities[0] > 0.99  # the probability does not tell
     assert not found.flat
     assert found.strength < 0.01  # and is drawn faintly
-    assert any("not what it needs" in text for text in found.warnings)
+    assert any("not what it depends on" in text for text in found.warnings)
     assert within(peak(found.map), RED)
 
 
