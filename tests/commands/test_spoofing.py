@@ -69,7 +69,7 @@ SAID = ("--preprocess", "unit", "--labels", "labels.json")
         (["run", "m.onnx", f"no{PICTURE}"], 1),
         (["inspect", "m.onnx", PICTURE], 0),
         (["inspect", "m.onnx", PICTURE, *SAID, "--json"], 0),
-        (["inspect", "m.onnx", PICTURE, f"{EVIL}/q.png", "--try"], 0),
+        (["inspect", "m.onnx", PICTURE, f"{EVIL}/q.png", "--try", "-v"], 0),
         (["eval", "m.onnx", PICTURE, *SAID, "--metric", "deletion"], 0),
         (["eval", "m.onnx", PICTURE, "map.npy", *SAID, "--json", "--metric", "deletion"], 0),
         (["annotate", "m.onnx", *SAID], 0),

@@ -166,7 +166,7 @@ def bytes_in(proto: onnx.ModelProto) -> None:
         (rounded, {}, "whole.*int32; a float dtype is required"),
         (bytes_in, {}, "int32, for which there is no gradient"),
         (lambda _: None, {"last": ("Floor",)}, "Floor"),
-        (lambda _: None, {"extra": True}, "also requires a value for gain"),
+        (lambda _: None, {"extra": True}, "also requires a value for 'gain'"),
     ],
 )
 def test_what_can_be_no_surrogate_says_why(

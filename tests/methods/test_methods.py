@@ -342,13 +342,16 @@ def test_a_deadline_ends_it_early(
 
 
 @pytest.mark.parametrize(
-    "values", [{"masks": 0}, {"masks": 1.5}, {"grid": 0}, {"keep": 1.0}], ids=str
+    ("values", "said"),
+    [
+        ({"masks": 0}, "masks is 0; pass an integer, at least 1"),
+        ({"masks": 1.5}, "masks is 1.5; pass an integer, at least 1"),
+        ({"grid": 0}, "grid is 0; pass an integer, at least 1"),
+        ({"keep": 1.0}, "keep is 1.0; pass a probability greater than 0, less than 1"),
+    ],
 )
-def test_settings_of_rise(values: dict[str, Any]) -> None:
-    with pytest.raises(
-        OptionError,
-        match="pass at least 1 mask, at least 1 cell, and a probability between 0 and 1",
-    ):
+def test_settings_of_rise(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(OptionError, match=said):
         Rise(**values)
 
 
