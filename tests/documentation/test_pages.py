@@ -40,3 +40,15 @@ def test_the_architecture_names_what_there_is():
                 file,
                 name,
             )
+
+
+def test_pages_and_figures_that_code_names_exist():
+    folders = ("ibisa_onnx", "exporters", "benchmarks")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    named = {
+        name
+        for path in files
+        for name in re.findall(r"docs/[\w-]+/[\w-]+\.(?:md|png|jpg)", path.read_text())
+    }
+    assert len(named) > 10
+    assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []

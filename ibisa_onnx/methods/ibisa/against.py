@@ -13,7 +13,7 @@ E is smoothed over more cells than for the map: a network's gradients change sig
 the next, and here no lambda hides cells that do not matter. Both factors are relative to the
 largest magnitude of either sign, so an image without evidence against its prediction shows almost
 nothing; n is the noise level. Without class activation maps, a is the factor of E alone, without
-the root. docs/explanation/method.md has the measurements.
+the root. docs/explanation/research-notes.md has the measurements.
 
 This takes no further passes. In `forward_only.py`, effects take the place of E.
 """

@@ -182,7 +182,7 @@ def suited(options: Options, size: tuple[int, int]) -> Options:
 
     The cells and waves of a text line, 48 x 320, would be far too coarse for its characters: inputs
     more than twice as long as wide get as many cells as a square, and finer and larger waves in
-    proportion. docs/explanation/method.md has the characters on which this was calibrated.
+    proportion. docs/explanation/research-notes.md has the characters on which this was calibrated.
     """
     aspect = max(size) / min(size)
     if aspect <= _LONG:
@@ -200,7 +200,7 @@ def price(extent: float | None) -> float:
     """Return the factor on beta for a target that covers a fraction of the image, 0..1.
 
     sqrt(8% / fraction), clipped to 1..4: beta was calibrated on photographs of one large object,
-    this factor on planted objects of 0.2% to 50% (docs/explanation/method.md).
+    this factor on planted objects of 0.2% to 50% (docs/explanation/research-notes.md).
     """
     if extent is None:
         return 1.0
