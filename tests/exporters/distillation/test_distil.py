@@ -20,6 +20,7 @@ from ibisa_onnx.errors import GradientError, ImageError, OptionError, Unsupporte
 from ibisa_onnx.methods.ibisa.options import Options
 from ibisa_onnx.metrics.agreement import spearman
 
+pytestmark = pytest.mark.slow  # each trains networks
 SIDE, CLASSES = 12, 3
 # Of soft pictures a blur hides nothing, and what a student learns of 12 pixels is smooth.
 MEAN = Options(baseline="mean", activation=0, evidence_smoothing=1.0)
