@@ -24,8 +24,8 @@ from ibisa_onnx.io.files import read_file
 from ibisa_onnx.io.formats import decode_png, encode_json, encode_npy, encode_png, jsonable
 from ibisa_onnx.io.literals import is_number, parse_json
 from ibisa_onnx.io.overlay import ascii_fold, beside, blend, scale_of
+from ibisa_onnx.io.record import Amount, Between, Count, Share, read_fields, schema_of
 from ibisa_onnx.limits import Limits, variable
-from ibisa_onnx.record import Amount, Between, Count, Share, read_fields, schema_of
 from ibisa_onnx.targets.base import is_point
 from ibisa_onnx.targets.retention import KEPT
 

@@ -297,7 +297,7 @@ def _tie(predictions: Sequence[Answer]) -> tuple[str, ...]:
 
 def _gradients(model: DeployedModel, reader: OutputReader) -> list[_Gradient]:
     """Return for each tensor that targets read whether it has an exact gradient."""
-    from ibisa_onnx.gradients.selection import refused_input
+    from ibisa_onnx.gradients.precision import refused_input
 
     try:
         names = reader.kind.outputs()

@@ -29,11 +29,11 @@ from ibisa_onnx.errors import ModelError, OptionError, ResultError
 from ibisa_onnx.io.atomic import write_files
 from ibisa_onnx.io.files import read_file
 from ibisa_onnx.io.literals import is_integer, parse_json
+from ibisa_onnx.io.record import read_fields
 from ibisa_onnx.limits import Limits
 from ibisa_onnx.models.external_data import GIVEN
 from ibisa_onnx.models.model_parts import tensors
 from ibisa_onnx.models.soundness import check_sound, names_are_text
-from ibisa_onnx.record import read_fields
 
 if TYPE_CHECKING:
     import onnx

@@ -19,7 +19,7 @@ from ibisa_onnx.gradients.base import MaskedModel, Raw
 from ibisa_onnx.gradients.cache import GradientCache
 from ibisa_onnx.gradients.masked_images import Floats, MaskedImages
 from ibisa_onnx.gradients.onnx_backward import ExactGradient
-from ibisa_onnx.gradients.selection import refused_input
+from ibisa_onnx.gradients.precision import refused_input
 from ibisa_onnx.gradients.surrogate_file import FACTS, SurrogateFacts
 from ibisa_onnx.limits import Limits
 from ibisa_onnx.models.base import ImageModel

@@ -1,4 +1,4 @@
-"""Numerical precision of a model: single, half, or quantised."""
+"""Data types of a model: which have a gradient, and which round coarsely."""
 
 from __future__ import annotations
 
@@ -8,8 +8,18 @@ if TYPE_CHECKING:
     import onnx
 
     from ibisa_onnx.models.base import ImageModel
+    from ibisa_onnx.models.signature import ImageInput
 
 _FINE = frozenset({"float32", "float64"})
+
+
+def refused_input(image: ImageInput) -> str | None:
+    """Return why there is no exact gradient with respect to an input; None if there may be one."""
+    from ibisa_onnx.gradients.masked_graph import BYTES
+
+    if image.dtype.startswith(("float", "bfloat")) or image.dtype in BYTES:
+        return None
+    return f"input {image.name} has dtype {image.dtype}, for which there is no gradient"
 
 
 def rounds_coarsely(model: ImageModel, output: str) -> bool:

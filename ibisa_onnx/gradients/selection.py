@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ibisa_onnx.caching import BuiltOnce
 from ibisa_onnx.errors import DeadlineError, GradientError, IbisaError
-from ibisa_onnx.gradients.precision import rounds_coarsely
+from ibisa_onnx.gradients.precision import refused_input, rounds_coarsely
 from ibisa_onnx.logs import logger
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from ibisa_onnx.gradients.onnx_surrogate import OnnxSurrogate
     from ibisa_onnx.gradients.surrogate import SurrogateGradient
     from ibisa_onnx.models.base import ImageModel
-    from ibisa_onnx.models.signature import ImageInput
 
     Surrogate = str | os.PathLike[str] | torch.nn.Module
 
@@ -193,15 +192,6 @@ class GradientSelection:
             raise
         except IbisaError as error:
             return forward_only(error.problem.removeprefix(_REFUSAL))
-
-
-def refused_input(image: ImageInput) -> str | None:
-    """Return why there is no exact gradient with respect to an input; None if there may be one."""
-    from ibisa_onnx.gradients.masked_graph import BYTES
-
-    if image.dtype.startswith(("float", "bfloat")) or image.dtype in BYTES:
-        return None
-    return f"input {image.name} has dtype {image.dtype}, for which there is no gradient"
 
 
 def _surrogate(

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import onnx
 import pytest
+from documentation import stand_ins
 from onnx import TensorProto, helper, numpy_helper
 
 from ibisa_onnx.benchmark.evaluation import USUAL
@@ -37,37 +38,17 @@ def saved(
     onnx.save(model, path)
 
 
-def colours(side: int) -> np.ndarray:
-    """A kernel [3, 3, side, side]: the mean of red less green less blue, and so on."""
-    kernel = np.broadcast_to((2 * np.eye(3) - 1)[..., None, None] / side**2, (3, 3, side, side))
-    return kernel.astype(np.float32)
-
-
 @pytest.fixture
 def detector(tmp_path: Path) -> str:
     """Boxes are cells of 8 pixels, their scores how red, green and blue these are."""
-    rows, columns = np.mgrid[:4, :4].reshape(2, -1) * CELL
-    corners = np.stack([columns, rows, columns + CELL, rows + CELL], 1)[None].astype(np.float32)
-    nodes = [
-        helper.make_node("Conv", ["image", "kernel"], ["m"], strides=[CELL, CELL]),
-        helper.make_node("Reshape", ["m", "flat"], ["means"]),
-        helper.make_node("Relu", ["means"], ["scores"]),
-        helper.make_node("Gather", ["means", "first"], ["one"], axis=1),
-        helper.make_node("Mul", ["one", "zero"], ["zeros"]),
-        helper.make_node("Transpose", ["zeros"], ["column"], perm=[0, 2, 1]),
-        helper.make_node("Add", ["column", "corners"], ["boxes"]),
-    ]
-    constants = {"kernel": colours(CELL), "flat": np.array([0, 3, -1]), "first": np.array([0])}
-    constants |= {"zero": np.float32(0), "corners": corners}
-    outputs: dict[str, list[int | str]] = {"boxes": ["n", 16, 4], "scores": ["n", 3, 16]}
-    saved(tmp_path / "boxes.onnx", nodes, constants, outputs, "['red', 'green', 'blue']")
+    onnx.save(stand_ins.detector(SIDE, CELL, ("red", "green", "blue")), tmp_path / "boxes.onnx")
     return "boxes.onnx"
 
 
 @pytest.fixture
 def segmenter(tmp_path: Path) -> str:
     """How red, green and blue each place of 2 pixels is, beside a background."""
-    kernel = np.concatenate([np.zeros((1, 3, 2, 2), np.float32), 12 * colours(2)])
+    kernel = np.concatenate([np.zeros((1, 3, 2, 2), np.float32), 12 * stand_ins.colours(2)])
     nodes = [helper.make_node("Conv", ["image", "kernel", "bias"], ["scores"], strides=[2, 2])]
     constants = {"kernel": kernel, "bias": np.array([0, -6, -6, -6], np.float32)}
     names = "['background', 'red', 'green', 'blue']"

@@ -117,13 +117,13 @@ def classifier() -> onnx.ModelProto:
     return _model(nodes, constants, {"logits": ["n", 1000]}, (224, 224))
 
 
-def detector() -> onnx.ModelProto:
-    """Boxes are cells of 16 pixels, their scores how red, green and blue these are."""
-    count = SIDE // CELL
-    rows, columns = np.mgrid[:count, :count].reshape(2, -1) * CELL
-    corners = np.stack([columns, rows, columns + CELL, rows + CELL], 1)[None].astype(np.float32)
+def detector(side: int = SIDE, cell: int = CELL, names: tuple[str, ...] = NAMES) -> onnx.ModelProto:
+    """Boxes are cells of so many pixels, their scores how red, green and blue these are."""
+    count = side // cell
+    rows, columns = np.mgrid[:count, :count].reshape(2, -1) * cell
+    corners = np.stack([columns, rows, columns + cell, rows + cell], 1)[None].astype(np.float32)
     nodes = [
-        helper.make_node("Conv", ["image", "kernel"], ["m"], strides=[CELL, CELL]),
+        helper.make_node("Conv", ["image", "kernel"], ["m"], strides=[cell, cell]),
         helper.make_node("Reshape", ["m", "flat"], ["means"]),
         helper.make_node("Relu", ["means"], ["scores"]),
         helper.make_node("Gather", ["means", "first"], ["one"], axis=1),
@@ -131,15 +131,15 @@ def detector() -> onnx.ModelProto:
         helper.make_node("Transpose", ["zeros"], ["column"], perm=[0, 2, 1]),
         helper.make_node("Add", ["column", "corners"], ["boxes"]),
     ]
-    constants = {"kernel": _colours(CELL), "flat": np.array([0, 3, -1]), "first": np.array([0])}
+    constants = {"kernel": colours(cell), "flat": np.array([0, 3, -1]), "first": np.array([0])}
     constants |= {"zero": np.array(0, np.float32), "corners": corners}
     shapes: Shapes = {"boxes": ["n", count**2, 4], "scores": ["n", 3, count**2]}
-    return _model(nodes, constants, shapes, metadata={"names": str(list(NAMES))})
+    return _model(nodes, constants, shapes, (side, side), {"names": str(list(names))})
 
 
 def segmenter() -> onnx.ModelProto:
     """How red, green and blue each place of 2 pixels is, beside a background."""
-    kernel = np.concatenate([np.zeros((1, 3, 2, 2), np.float32), 12 * _colours(2)])
+    kernel = np.concatenate([np.zeros((1, 3, 2, 2), np.float32), 12 * colours(2)])
     nodes = [helper.make_node("Conv", ["image", "kernel", "bias"], ["scores"], strides=[2, 2])]
     constants = {"kernel": kernel, "bias": np.array([0, -4, -4, -4], np.float32)}
     names = str(["background", *NAMES])
@@ -153,7 +153,7 @@ def pose() -> onnx.ModelProto:
     nodes = [helper.make_node("Conv", ["image", "kernel"], ["heatmaps"], strides=[2, 2])]
     names = str(["nose", "left eye", "right eye"])
     shapes: Shapes = {"heatmaps": ["n", 3, SIDE // 2, SIDE // 2]}
-    return _model(nodes, {"kernel": _colours(2)}, shapes, metadata={"names": names})
+    return _model(nodes, {"kernel": colours(2)}, shapes, metadata={"names": names})
 
 
 def recogniser() -> onnx.ModelProto:
@@ -213,7 +213,7 @@ def quantised(source: Path, target: Path) -> None:
     quantize_static(source, target, Images())
 
 
-def _colours(side: int) -> np.ndarray:
+def colours(side: int) -> np.ndarray:
     """A kernel [3, 3, side, side]: the mean of red less green less blue, and so on."""
     kernel = np.broadcast_to((2 * np.eye(3) - 1)[..., None, None] / side**2, (3, 3, side, side))
     return kernel.astype(np.float32)
