@@ -112,7 +112,7 @@ def read_model(file: ModelFile) -> onnx.ModelProto:
     file.check_readable()
     proto = file.load_proto()
     if proto is None or not proto.graph.node:
-        raise ModelError(f"{file.label} is not an ONNX model, or it is truncated; copy it again")
+        raise file.not_a_model()
     return proto
 
 

@@ -142,7 +142,7 @@ class ModelFile:
             inlined; or external weights are missing, outside its folder, or not regular files.
         """
         if self._skeleton() is None and not self._is_ort_format():
-            raise self._not_a_model()
+            raise self.not_a_model()
 
     def load_proto(self) -> onnx.ModelProto | None:
         """Parse the model without external weights, with initializers not listed as inputs.
@@ -283,11 +283,11 @@ class ModelFile:
         """Return a one-line error for ONNX Runtime's failure to open this model."""
         model = self._skeleton()
         if model is None or not (model.ir_version and model.graph.node):
-            return self._not_a_model()
+            return self.not_a_model()
         why = explain_absent(model, error) or essence(error)
         return ModelError(f"ONNX Runtime cannot open {self.label}: {why}")
 
-    def _not_a_model(self) -> ModelError:
+    def not_a_model(self) -> ModelError:
         """Return the error for a file that is something else, or damaged."""
         start = self.data or b""
         if self.path is not None:

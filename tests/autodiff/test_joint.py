@@ -217,7 +217,7 @@ def test_refuses_by_naming_node_and_operator(build):
 
 def test_a_file_that_is_no_model_is_refused(tmp_path):
     (tmp_path / "m.onnx").write_bytes(b"no model")
-    with pytest.raises(ModelError, match=r"m\.onnx is not an ONNX model"):
+    with pytest.raises(ModelError, match=r"m\.onnx is a text file, not an ONNX model"):
         backward_graph(tmp_path / "m.onnx")
     with pytest.raises(ModelError, match="does not exist"):
         backward_graph(tmp_path / "n.onnx")

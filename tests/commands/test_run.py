@@ -383,6 +383,9 @@ def test_choices_offered_are_those_there_are():
     assert set(model_options.ACTIVATIONS) == set(Activation)
     assert set(model_options.PRESETS) == set(preprocessing.PRESETS)
     assert tuple(explaining.PRESETS) == tuple(ibisa.PRESETS)
+    offered = explaining.PresetChoice(explaining.PRESETS)
+    for earlier, name in ibisa.ALIASES.items():
+        assert offered.convert(earlier, None, None) == name
     assert set(model_options.CHANNEL_ORDERS) == set(preprocessing.CHANNEL_ORDERS)
     assert set(model_options.RESIZES) == set(preprocessing.RESIZES)
     assert set(model_options.INTERPOLATIONS) == set(resampling.KERNELS)
