@@ -228,7 +228,8 @@ def test_a_job_in_the_background_is_not_interrupted(tmp_path: Path):
     "late",
     [
         "import atexit; atexit.register(lambda: (up(), sys.stdin.read()))",
-        "threading.Thread(target=lambda: (up(), sys.stdin.read())).start()",
+        "main = threading.main_thread()\n"
+        "threading.Thread(target=lambda: (main.join(), up(), sys.stdin.read())).start()",
     ],
     ids=["while Python ends", "while it waits for a thread"],
 )

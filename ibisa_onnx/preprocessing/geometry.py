@@ -115,9 +115,13 @@ class Geometry:
         (top, left), (high, wide) = self.offset, self.cell
         height, width = self.shown
         box = (top, left, top + height * high, left + width * wide)
+        if not values.any():
+            return np.zeros(self.shown, np.float32)
         restored = resample(values, self.shown, box=box)
         rows, columns = (self._seen(axis, self.shown) for axis in (0, 1))
-        return restored * (rows[:, None] & columns)
+        restored[~rows] = 0
+        restored[:, ~columns] = 0
+        return restored
 
     def project(self, values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Map an array of the image's size to the model's input; the inverse of `restore`.

@@ -20,6 +20,8 @@ import numpy.typing as npt
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
+_BLOCK = 1 << 16  # values that are summed at a time
+
 
 @dataclass(frozen=True)
 class Kernel:
@@ -132,16 +134,36 @@ def _along(
     pixels: npt.NDArray[np.intp],
     weights: npt.NDArray[np.float32],
 ) -> npt.NDArray[np.float32]:
-    """Sum weighted pixels along one axis, one tap at a time to limit memory to the output's."""
+    """Sum weighted pixels along one axis, in blocks of output rows that fit into the cache."""
+    shape = list(image.shape)
+    shape[axis] = len(pixels)
+    total = np.empty(shape, np.float32)
+    rows = max(1, _BLOCK * shape[0] // max(total.size, 1))
+    for start in range(0, shape[0], rows):
+        block = slice(start, start + rows)
+        if axis == 0:
+            _sum_taps(image, 0, pixels[block], weights[block], total[block])
+        else:
+            _sum_taps(image[block], 1, pixels, weights, total[block])
+    return total
+
+
+def _sum_taps(
+    image: npt.NDArray[Any],
+    axis: int,
+    pixels: npt.NDArray[np.intp],
+    weights: npt.NDArray[np.float32],
+    out: npt.NDArray[np.float32],
+) -> None:
+    """Sum weighted pixels along one axis into `out`, one tap at a time."""
     shape = [1] * image.ndim
     shape[axis] = len(pixels)
-    total: npt.NDArray[np.float32] | None = None
-    mode: Literal["clip", "raise"] = (
-        "clip" if axis else "raise"
-    )  # nothing is out of range; within rows this is faster
+    # Nothing is out of range; within rows "clip" is faster.
+    mode: Literal["clip", "raise"] = "clip" if axis else "raise"
     for tap in range(pixels.shape[1]):
         values = image.take(pixels[:, tap], axis=axis, mode=mode)
         part = values * weights[:, tap].reshape(shape)
-        total = part.astype(np.float32, copy=False) if total is None else np.add(total, part, total)
-    assert total is not None  # there is always one tap
-    return total
+        if tap:
+            np.add(out, part, out)
+        else:
+            out[...] = part
