@@ -13,8 +13,11 @@ from .errors import (
     NonFiniteGradientError as NonFiniteGradientError,
     OptionError as OptionError,
     OutputError as OutputError,
+    OverloadError as OverloadError,
+    PredictionMismatchError as PredictionMismatchError,
     PreprocessingError as PreprocessingError,
     ProviderError as ProviderError,
+    RemoteError as RemoteError,
     ResultError as ResultError,
     TargetError as TargetError,
     UnsupportedOperatorError as UnsupportedOperatorError,
@@ -22,7 +25,6 @@ from .errors import (
 from .explainer import (
     Explainer as Explainer,
     Image as Image,
-    Prediction as Prediction,
     Target as Target,
 )
 from .explanation import (
@@ -31,9 +33,11 @@ from .explanation import (
     ExplainedTarget as ExplainedTarget,
     Explanation as Explanation,
     Passes as Passes,
+    Prediction as Prediction,
     Provenance as Provenance,
     Sufficiency as Sufficiency,
 )
+from .io.images import PreparedImage as PreparedImage
 from .limits import Limits as Limits
 from .methods.base import Method as Method
 from .methods.ibisa.options import Options as Options
@@ -43,6 +47,7 @@ from .models.function import (
     InputSpec as InputSpec,
 )
 from .models.onnx_session import DeployedModel as DeployedModel
+from .models.remote import RemoteModel as RemoteModel
 from .models.running import time_limit as time_limit
 from .preprocessing.resolve import Overrides as Overrides
 from .preprocessing.spec import Preprocessing as Preprocessing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import Any
 
 from ibisa_onnx.errors import IbisaError, OptionError
@@ -31,6 +32,13 @@ def check_flag(name: str, value: object, error: type[IbisaError] = OptionError) 
     import numpy as np  # here, as the command line starts without it
 
     check_type(name, value, (bool, int, np.bool_), "True or False", error)
+
+
+def check_count(name: str, value: object, error: type[IbisaError] = OptionError) -> int:
+    """Return an integer of at least 1; raise `error` if the argument is something else."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
+        raise error(f"{name} is {shown(value)}; pass an integer, 1 or more")
+    return int(value)
 
 
 def shown(value: Any) -> str:

@@ -56,6 +56,10 @@ class ModelError(IbisaError):
     """
 
 
+class RemoteError(ModelError):
+    """A model server cannot be reached, does not answer in time, or reports an error."""
+
+
 class ProviderError(IbisaError):
     """A requested execution provider is unknown, not in this build, or failed to start."""
 
@@ -78,6 +82,10 @@ class AbsentTargetError(TargetError):
 
 class OutputError(IbisaError):
     """The model's outputs cannot be explained: no class scores, NaN, or class indices."""
+
+
+class PredictionMismatchError(IbisaError):
+    """The prediction that a service returned differs from what the explained model predicts."""
 
 
 class GradientError(IbisaError):
@@ -124,6 +132,10 @@ class DeadlineError(IbisaError):
     Slow models finish on their own: `Explainer.explain` returns the best map at its deadline. This
     error means that a single call did not return, or that the time of a `time_limit` expired.
     """
+
+
+class OverloadError(IbisaError):
+    """The queue of a scheduler or server is full; the request may be repeated later."""
 
 
 def _one_line(text: str) -> str:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import numbers
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ibisa_onnx.caching import BuiltOnce
-from ibisa_onnx.checks import check_type, shown
-from ibisa_onnx.errors import OptionError, TargetError
-from ibisa_onnx.explanation import Explanation
+from ibisa_onnx.checks import check_count, check_type, shown
+from ibisa_onnx.errors import AbsentTargetError, OptionError, OutputError, TargetError
+from ibisa_onnx.explanation import Explanation, Prediction
 from ibisa_onnx.gradients.cache import cache_folder
 from ibisa_onnx.gradients.selection import GradientSelection
+from ibisa_onnx.io.formats import encode_png
 from ibisa_onnx.io.images import Source
 from ibisa_onnx.limits import Limits
 from ibisa_onnx.methods.base import Method
@@ -29,6 +30,7 @@ from ibisa_onnx.methods.stopping import Control, Progress
 from ibisa_onnx.models.base import ImageModel
 from ibisa_onnx.models.function import InputSpec
 from ibisa_onnx.models.open import open_model
+from ibisa_onnx.models.running import check_deadline
 from ibisa_onnx.pipeline import Pipeline
 from ibisa_onnx.preprocessing.resolve import Overrides
 from ibisa_onnx.preprocessing.spec import Preprocessing
@@ -47,6 +49,7 @@ _TYPES: Mapping[str, tuple[tuple[type, ...], str]] = {
     **dict.fromkeys(("input", "output", "activation", "kind", "gradient"), _NAME),
     "labels": ((str, os.PathLike, Sequence, np.ndarray), "a list of names, or a file"),
     "surrogate": ((str, os.PathLike), "a file or an nn.Module"),
+    "gradient_from": ((str, os.PathLike), "an ONNX file"),
     "options": ((str, Options), "an Options or the name of a preset"),
     "threads": ((numbers.Integral,), "an integer"),
     "extra_inputs": ((Mapping,), "a dict of values by name"),
@@ -57,25 +60,8 @@ _TYPES: Mapping[str, tuple[tuple[type, ...], str]] = {
 Image = Source
 Target = str | int | np.integer[Any] | Objective | TargetSpec
 """A class index, a label, "top:3", an `Objective`, or a `TargetSpec` such as `BoxTarget`."""
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One class of a prediction.
-
-    Attributes
-    ----------
-    index
-        Class index.
-    label
-        Class label; None if unknown.
-    probability
-        The class's probability, in 0..1.
-    """
-
-    index: int
-    label: str | None
-    probability: float
+Served = Sequence[float] | npt.NDArray[Any] | int | np.integer[Any] | str
+"""Class probabilities [K], or the index or label of a class."""
 
 
 class Explainer:
@@ -88,9 +74,11 @@ class Explainer:
     ----------
     model
         The path or bytes of an ONNX file, a live `onnxruntime.InferenceSession`, a function that
-        `input_spec` describes, or an `ImageModel` such as `DeployedModel` or `FunctionModel`.
+        `input_spec` describes, the URL of a model on a server (see `RemoteModel`), or an
+        `ImageModel` such as `DeployedModel` or `FunctionModel`.
     input_spec
-        Inputs and outputs of a function; None for all other models.
+        Inputs and outputs of a function, or of a model on a server that does not declare them; None
+        for all other models.
     providers
         Execution providers, by ONNX Runtime's names or their short forms ("cuda"). A requested
         provider that does not start is an error, never a fallback. Empty: CUDA if it works, else
@@ -122,6 +110,10 @@ class Explainer:
     surrogate
         A differentiable substitute for the model: an ONNX file, a `.pt2` file or an `nn.Module`
         with the model's input and raw output.
+    gradient_from
+        The ONNX file that runs behind a function or a model on a server. Its gradient is used,
+        checked against the model on each image; its metadata, and files beside it, supply
+        preprocessing and labels.
     trust
         Whether code in the surrogate's file may run. A `.pt2` file may contain arbitrary code and
         is rejected otherwise; an ONNX file contains none.
@@ -131,6 +123,9 @@ class Explainer:
         Forward passes per explanation if the gradient is "forward-only"; overrides `options`.
     threads
         CPU threads per operator; None: ONNX Runtime's default.
+    max_batch
+        Maximum images per model call; a lower number saves memory. None: 8, or the model's fixed
+        batch.
     extra_inputs
         Values of the model's other inputs, by name.
     cache
@@ -158,6 +153,8 @@ class Explainer:
         The preprocessing is contradictory, or does not fit the model's input.
     OutputError
         The output does not exist.
+    GradientError
+        `gradient` is "exact" and the model has no exact gradient, or contradicts other arguments.
     OptionError
         An argument has the wrong type or value.
     IbisaError
@@ -196,10 +193,12 @@ class Explainer:
         kind: str | None = None,
         gradient: str = "auto",
         surrogate: str | os.PathLike[str] | torch.nn.Module | None = None,
+        gradient_from: str | os.PathLike[str] | None = None,
         trust: bool = False,
         options: Options | str | None = None,
         budget: int | None = None,
         threads: int | None = None,
+        max_batch: int | None = None,
         extra_inputs: Mapping[str, npt.NDArray[Any]] | None = None,
         cache: bool | str | os.PathLike[str] = True,
         limits: Limits | None = None,
@@ -213,6 +212,7 @@ class Explainer:
             kind=kind,
             gradient=gradient,
             surrogate=surrogate,
+            gradient_from=gradient_from,
             options=options,
             threads=threads,
             extra_inputs=extra_inputs,
@@ -229,6 +229,8 @@ class Explainer:
             threads=threads,
             extra_inputs=extra_inputs,
             limits=limits,
+            gradient_from=gradient_from,
+            **({} if max_batch is None else {"max_batch": check_count("max_batch", max_batch)}),
         )
         self.preprocessing, self._reader = open_reader(
             self.model,
@@ -242,10 +244,18 @@ class Explainer:
         self.options = options_named(options)
         if budget is not None:
             self.options = replace(self.options, budget=budget)
-        self._gradients = GradientSelection(gradient, surrogate, cache_folder(cache), trust=trust)
+        self._gradients = GradientSelection(
+            gradient,
+            surrogate,
+            cache_folder(cache),
+            trust=trust,
+            counterpart=self.model.counterpart,
+        )
         self._pipeline = Pipeline(self.model, self.preprocessing.spec, self._reader)
         self._baselines: BuiltOnce[Baseline] = BuiltOnce()
         self._baseline(self.method)  # an invalid baseline is reported at once
+        if gradient == "exact":
+            self._pipeline.open_gradient(self._gradients)  # as is a missing gradient
         self._given = {
             "input": input,
             "output": output,
@@ -254,6 +264,7 @@ class Explainer:
             "activation": activation,
             "gradient": gradient,
             "threads": threads,
+            "max_batch": max_batch,
             "extra_inputs": {
                 name: np.asarray(value).tolist() for name, value in (extra_inputs or {}).items()
             },
@@ -409,6 +420,7 @@ class Explainer:
         deadline: float | None = None,
         stop: Callable[[], bool] | None = None,
         method: Method | str | None = None,
+        served: Served | None = None,
     ) -> Explanation:
         """Compute the map of one prediction: which pixels does it depend on?
 
@@ -425,16 +437,21 @@ class Explainer:
         progress
             Called with the numbers of finished and of all steps (without a gradient: queries).
         deadline
-            Seconds from the call after which the best map so far is checked and returned; its
-            `completion` reports that. At least one step (forward-only: one batch of queries) is
-            always done. None: no deadline. A model call that does not return is ended after as long
-            again, and at least 5 s, past the deadline; without a deadline it is never ended.
+            Seconds from the call within which the best map so far is returned; its `completion`
+            reports that. Reading the image and restoring the map to its size are counted. The final
+            check is left out if there is no time for it. None: no deadline. A model call that does
+            not return is ended after as long again, and at least 5 s, past the deadline; without a
+            deadline it is never ended.
         stop
-            Called between steps (batches of queries); returning True ends the run as the deadline
-            does.
+            Called between steps (batches of queries); returning True ends the run at once, with the
+            map so far and without its check (`sufficiency` is None).
         method
             A method other than IBISA: one of `ibisa_onnx.methods` or its name ("rise", "gradcam"
             ...).
+        served
+            What a service has returned for this image, to be verified by the forward pass that is
+            explained: the probabilities of all classes [K], or the index or label of the predicted
+            class. None: not verified. The prediction is in `Explanation.top`.
 
         Returns
         -------
@@ -454,7 +471,9 @@ class Explainer:
         OptionError
             An argument is invalid, or `method` does not support the model.
         DeadlineError
-            A model call did not return long after the deadline.
+            There is no time for a first step, or a model call did not return.
+        PredictionMismatchError
+            The model predicts something other than `served`.
         ModelError
             The model failed.
 
@@ -467,9 +486,50 @@ class Explainer:
         ```
         """
         check_single(target)
-        found = self._solve([image], [target], seed, progress, deadline, stop, method, single=True)
+        found = self._solve(
+            [image], [target], seed, progress, deadline, stop, method, served, single=True
+        )
         ((_, explanation),) = found
         return explanation
+
+    async def explain_async(
+        self,
+        image: Image,
+        target: Target | None = None,
+        *,
+        stop: Callable[[], bool] | None = None,
+        **options: Any,
+    ) -> Explanation:
+        """Compute one map in a worker thread, for `asyncio`.
+
+        Parameters and errors are those of `explain`. If the task is cancelled, the work ends before
+        its next step, without a check, and its map is discarded.
+
+        Returns
+        -------
+        Explanation
+            The map and its record.
+
+        Examples
+        --------
+        ```python
+        async with asyncio.timeout(2):
+            explanation = await explainer.explain_async("dog.jpg")
+        ```
+        """
+        import asyncio
+        import threading
+
+        cancelled = threading.Event()
+
+        def ends() -> bool:
+            return cancelled.is_set() or (stop is not None and stop())
+
+        try:
+            return await asyncio.to_thread(self.explain, image, target, stop=ends, **options)
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
 
     def explain_rounds(
         self,
@@ -510,6 +570,7 @@ class Explainer:
         seed: int = 0,
         progress: Progress | None = None,
         deadline: float | None = None,
+        deadline_each: float | None = None,
         stop: Callable[[], bool] | None = None,
         method: Method | str | None = None,
     ) -> list[Explanation]:
@@ -527,6 +588,9 @@ class Explainer:
         targets
             Class indices, labels, "top:3" or objectives, alone or in a sequence; None: the
             predicted class.
+        deadline_each
+            Seconds per target: all targets together have as many times that, and at most
+            `deadline`.
 
         Returns
         -------
@@ -545,7 +609,9 @@ class Explainer:
         dog, cat = explainer.explain_all("pets.jpg", ["bloodhound", "tabby"])
         ```
         """
-        found = self._solve([image], [targets], seed, progress, deadline, stop, method)
+        found = self._solve(
+            [image], [targets], seed, progress, deadline, stop, method, each=deadline_each
+        )
         return _in_order(found)
 
     def iter_explanations(
@@ -664,6 +730,33 @@ class Explainer:
         check_type("problem", problem, Problem, "what `Explainer.problem` returns")
         self._pipeline.prepare(self._method(method), problem)
 
+    def warm_up(self, image: Image | None = None) -> None:
+        """Do what the first request would otherwise pay for: explain one image and discard it.
+
+        Infers the kind of model, builds or loads the gradient, allocates memory, and imports what
+        is needed to read images.
+
+        Parameters
+        ----------
+        image
+            An image on which the model predicts something; None: noise, in which a detector may
+            find nothing, so that its gradient is built later.
+
+        Raises
+        ------
+        IbisaError
+            As `explain`.
+        """
+        if image is not None:
+            self.explain(image)
+            return
+        height, width = self.preprocessing.spec.size
+        noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+        try:
+            self.explain(encode_png(noise))
+        except (AbsentTargetError, OutputError):  # of noise, not of the model
+            return
+
     def map_of(
         self,
         problem: Problem,
@@ -705,11 +798,14 @@ class Explainer:
         deadline: float | None,
         stop: Callable[[], bool] | None,
         method: Method | str | None,
+        served: Served | None = None,
         *,
         single: bool = False,
+        each: float | None = None,
     ) -> Iterator[tuple[int, Explanation]]:
         """Check all arguments, predict, and yield explanations with their row numbers."""
         control = Control.from_now(progress, deadline, stop)
+        of_each = check_deadline(each, "deadline_each")
         check_seed(seed)
         chosen = self._method(method)
         specs = [target_specs(each) for each in targets]
@@ -717,6 +813,9 @@ class Explainer:
             problem = self._pipeline.ask(images, specs, self._baseline(chosen))
         if single:
             _check_rows(problem, len(images))
+        if served is not None:
+            self._pipeline.check_served(problem.row, served)
+        control.end_within(of_each * len(problem))
         found = control.limit.each(self._pipeline.solve(problem, chosen, int(seed), control))
         return ((row, self._with_warnings(explanation)) for row, explanation in found)
 
@@ -759,7 +858,7 @@ def _check_types(**given: Any) -> None:
 
 def _images(images: Iterable[Image]) -> list[Image]:
     """Return images as a list; `OptionError` if they are a single one, or none."""
-    one = isinstance(images, str | bytes | os.PathLike | np.ndarray)
+    one = isinstance(images, str | bytes | bytearray | memoryview | os.PathLike | np.ndarray)
     if one or not isinstance(images, Iterable):
         raise OptionError(f"images is {shown(images)}; pass a sequence, a single image as a list")
     return list(images)

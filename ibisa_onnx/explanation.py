@@ -15,27 +15,37 @@ import numpy as np
 import numpy.typing as npt
 
 from ibisa_onnx.checks import check_flag, check_type, shown
-from ibisa_onnx.errors import ResultError
+from ibisa_onnx.errors import OptionError, ResultError
 from ibisa_onnx.escaping import escaped, shortened
 from ibisa_onnx.imports import import_extra
 from ibisa_onnx.io.arrays import read_npy
 from ibisa_onnx.io.atomic import write_files
 from ibisa_onnx.io.files import read_file
-from ibisa_onnx.io.formats import decode_png, encode_json, encode_npy, encode_png, jsonable
-from ibisa_onnx.io.literals import is_number, parse_json
+from ibisa_onnx.io.formats import (
+    ImageFormat,
+    decode_png,
+    encode_image,
+    encode_json,
+    encode_npy,
+    encode_png,
+    jsonable,
+)
+from ibisa_onnx.io.literals import is_integer, is_number, parse_json
 from ibisa_onnx.io.overlay import ascii_fold, beside, blend, scale_of
+from ibisa_onnx.io.overlay import heat_map as drawn_map
 from ibisa_onnx.io.record import Amount, Between, Count, Share, read_fields, schema_of
 from ibisa_onnx.limits import Limits, variable
 from ibisa_onnx.targets.base import is_point
 from ibisa_onnx.targets.retention import KEPT
 
-_FORMAT = 6
-_READ = (5, _FORMAT)  # 5 has no map of negative evidence
+_FORMAT = 7
+_READ = (5, 6, _FORMAT)  # 5 has no map of negative evidence, 6 no `top`
 _FLAT = 0.01  # a map with a smaller range keeps next to nothing
 _HALF = 0.5  # of the image
 _RESTORED = 0.5  # of what the baseline loses: a map whose top half restores that is not flat
 
 _LONGEST = 200  # characters of a caption
+_LONGEST_SIDE = 16383  # pixels, of a WebP file
 _FARTHEST = 100  # image sides: limits the coordinates that are drawn
 _MAPS = ("map", "against", "effect", "uncertainty")
 
@@ -132,6 +142,25 @@ class ExplainedTarget:
     def reading(self) -> str:
         """The probability in percent, or the value, as text."""
         return f"{100 * self.probability:.1f}%" if self.value is None else f"{self.value:.4g}"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One class of a prediction.
+
+    Attributes
+    ----------
+    index
+        Class index.
+    label
+        Class label; None if unknown.
+    probability
+        The class's probability, in 0..1.
+    """
+
+    index: Count
+    label: str | None
+    probability: Share
 
 
 @dataclass(frozen=True)
@@ -269,6 +298,9 @@ class Certificate:
         hardly changes.
     gradient_tolerance
         Largest gradient error that passes.
+    fallback
+        Whether "auto" fell back to forward passes because a gradient is not available, does not
+        match the model or failed. False for models that have none by nature, such as functions.
     """
 
     gradient: str
@@ -278,6 +310,7 @@ class Certificate:
     holds: bool
     gradient_error: Amount | None = None
     gradient_tolerance: Amount = 0.0
+    fallback: bool = False
 
 
 @dataclass(frozen=True)
@@ -287,7 +320,7 @@ class Provenance:
     Attributes
     ----------
     model
-        File name of the model; None for bytes.
+        File name of the model, or its URL without credentials; None for bytes.
     model_sha256
         SHA-256 of the model file and its external weights; None if unknown.
     image
@@ -308,6 +341,9 @@ class Provenance:
         SHA-256 of the baseline's file if the baseline is an image, else None.
     reduction
         Factor by which both sides of a very large image were reduced on reading: 1, 2, 4 or 8.
+    server
+        Of a model on a server, which cannot be hashed: the server, the protocol and the model's
+        version. None for other models.
     """
 
     model: str | None
@@ -321,6 +357,7 @@ class Provenance:
     options: dict[str, Any]
     baseline_sha256: str | None = None
     reduction: Annotated[int, Between(1, 64)] = 1
+    server: dict[str, str] | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -372,6 +409,9 @@ class Explanation:
         What replaced masked pixels: "blur" or another of `methods.baselines.BASELINES`, a colour,
         or the name of an image file; several, separated by commas, if steps alternated between
         them. None for methods that do not report it.
+    top : tuple of Prediction
+        The five most probable classes of the forward pass that was explained, most probable first;
+        empty if the target does not read class scores.
 
     Examples
     --------
@@ -400,6 +440,7 @@ class Explanation:
     method: str = "ibisa"
     together: Count = 1
     baseline: str | None = None
+    top: tuple[Prediction, ...] = ()
 
     def __repr__(self) -> str:
         target, passes = self.target, self.passes
@@ -618,6 +659,34 @@ class Explanation:
             return encode_json(self.record())
         raise ResultError(f"unsupported result format {suffix!r}; use .png, .npy or .json")
 
+    def heat_map(
+        self, format: ImageFormat = "png", *, size: tuple[int, int] | None = None
+    ) -> bytes:
+        """Return the map alone as an image file, coloured from dark indigo to light yellow.
+
+        Parameters
+        ----------
+        format
+            "png", "jpeg" or "webp".
+        size
+            Width and height in pixels, each 1 to 16383; None: the image's.
+
+        Returns
+        -------
+        bytes
+            The file's contents.
+
+        Raises
+        ------
+        OptionError
+            The format or the size is invalid.
+        ResultError
+            The image is too large for the format.
+        """
+        return encode_image(
+            drawn_map(self.map, None if size is None else _drawn_size(size)), format
+        )
+
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write overlay.png, map.npy, image.png and explanation.json, which `load` reads back.
 
@@ -674,7 +743,7 @@ class Explanation:
             if version not in _READ:
                 raise ResultError(
                     f"{folder}: unsupported format {version!r}; this version reads "
-                    f"{' and '.join(map(str, _READ))}"
+                    f"{_READ[0]} to {_FORMAT}"
                 )
             names = _map_names(record.pop("maps", None))
             values = read_fields(Explanation, record, "record", frozenset(("image", *_MAPS)))
@@ -699,6 +768,16 @@ def _folder(folder: str | os.PathLike[str]) -> Path:
     if "\0" in str(path):
         raise ResultError(f"{folder!r} is not a valid folder name: it contains a null byte")
     return path
+
+
+def _drawn_size(size: Any) -> tuple[int, int]:
+    """Return a width and height as integers; `OptionError` if they are none."""
+    sides = list(size) if isinstance(size, Sequence) and not isinstance(size, str) else []
+    if len(sides) != 2 or not all(is_integer(each) and 0 < each <= _LONGEST_SIDE for each in sides):
+        raise OptionError(
+            f"size is {shown(size)}; pass width and height, each 1 to {_LONGEST_SIDE}"
+        )
+    return int(sides[0]), int(sides[1])
 
 
 def _unnamed(target: ExplainedTarget) -> str:

@@ -5,6 +5,7 @@ Each stage is implemented elsewhere; the public interface is `explainer`.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -14,17 +15,26 @@ import numpy as np
 import numpy.typing as npt
 
 from ibisa_onnx.caching import BuiltOnce
-from ibisa_onnx.checks import check_type
-from ibisa_onnx.errors import ImageError, OptionError, TargetError
+from ibisa_onnx.checks import check_type, shown
+from ibisa_onnx.errors import (
+    GradientError,
+    IbisaError,
+    ImageError,
+    OptionError,
+    PredictionMismatchError,
+    TargetError,
+)
 from ibisa_onnx.explanation import (
     ExplainedTarget,
     Explanation,
     Passes,
+    Prediction,
     Provenance,
     is_flat,
 )
 from ibisa_onnx.gradients.fidelity import input_hint
 from ibisa_onnx.gradients.masked_images import Floats, MaskedImages
+from ibisa_onnx.gradients.selection import GradientSelection
 from ibisa_onnx.io.images import Picture, Source
 from ibisa_onnx.logs import logger
 from ibisa_onnx.methods.base import AttributionResult, Method, PreparedMethod, Results
@@ -48,6 +58,7 @@ from ibisa_onnx.targets.base import (
     Raw,
     TargetSpec,
 )
+from ibisa_onnx.targets.classification import NAME as CLASSIFIER
 from ibisa_onnx.targets.classification import choose
 from ibisa_onnx.targets.detection import answers_above
 from ibisa_onnx.targets.exposing import ExposedModels
@@ -55,6 +66,11 @@ from ibisa_onnx.targets.reader import OutputReader
 
 _log = logger(__name__)
 
+_TOP = 5  # classes in a record
+_SERVED_TOLERANCE = 1e-3  # of a probability: rounding of another provider, or of JSON
+_PER_PIXEL = 1e-8  # seconds to restore a map to its image, at first
+_MANY = 1_000_000  # pixels
+_MEMORY = 0.9  # of the slowest time per pixel, which fades with each map
 _DETAILS = frozenset({"kind", "caption", "output", "index", "label", "activation"})
 
 
@@ -69,6 +85,7 @@ class Pipeline:
     def __post_init__(self) -> None:
         self._exposed = ExposedModels(self.reader.facts)
         self._prepared: BuiltOnce[PreparedMethod] = BuiltOnce()
+        self._per_pixel = _PER_PIXEL
 
     def ask(
         self,
@@ -299,6 +316,29 @@ class Pipeline:
             key, lambda: method.prepare(problem.model, objective, self.preprocessing)
         )
 
+    def open_gradient(self, gradients: GradientSelection) -> None:
+        """Open the gradient of what the model predicts, before any image.
+
+        Raises
+        ------
+        GradientError
+            No output that a target may read has this gradient.
+        """
+        kind = self.reader.kind
+        names = dict.fromkeys(
+            self.reader.candidates() if kind.name == CLASSIFIER else kind.outputs()
+        )
+        failure: IbisaError | None = None
+        for name in names:
+            try:
+                model = self._exposed.with_outputs((name,), kind.nodes)
+                gradients.open(model, (name,), self.preprocessing.size)
+                return
+            except GradientError as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
+
     def solve(
         self, problem: Problem, method: Method, seed: int, control: Control
     ) -> Iterator[tuple[int, Explanation]]:
@@ -306,6 +346,7 @@ class Pipeline:
 
         Intermediate maps are yielded too if the control requests them.
         """
+        control.stopping.reserved = self._seconds_to_report(problem)
         families: dict[Hashable, list[int]] = {}
         for number, row in enumerate(problem.rows):
             families.setdefault(row.objective.family, []).append(number)
@@ -344,6 +385,7 @@ class Pipeline:
         seed: int,
     ) -> Explanation:
         """Map a result back to its image and build the explanation."""
+        begin = time.perf_counter()
         row, restore = problem.rows[place], problem.rows[place].geometry.restore
         per_pixel = float(np.prod(row.geometry.cell))  # of the map
         effect, uncertainty = (
@@ -363,7 +405,7 @@ class Pipeline:
                 result.passes.forward,
                 result.passes.backward,
             )
-        return Explanation(
+        explanation = Explanation(
             map=restore(result.map),
             image=row.picture.pixels,
             target=replace(explained_target(row), probability=answer),
@@ -384,7 +426,76 @@ class Pipeline:
             method=method.name,
             together=len(problem),
             baseline=result.baseline,
+            top=self._top(row),
         )
+        pixels = explanation.map.size
+        if pixels >= _MANY:  # of fewer, the time says nothing of the pixels
+            self._per_pixel = max((time.perf_counter() - begin) / pixels, _MEMORY * self._per_pixel)
+        return explanation
+
+    def _seconds_to_report(self, problem: Problem) -> float:
+        """Return how long restoring the maps to their images is expected to take."""
+        sides = [row.geometry.shown for row in problem.rows]
+        return self._per_pixel * sum(height * width for height, width in sides)
+
+    def _top(self, row: Row) -> tuple[Prediction, ...]:
+        """Return the most probable classes of a row's prediction, if it has class scores."""
+        probabilities = self._classes(row)
+        if probabilities is None:
+            return ()
+        order = np.argsort(-probabilities, kind="stable")[:_TOP]
+        return tuple(
+            Prediction(int(each), self.reader.label(int(each)), float(probabilities[each]))
+            for each in order
+        )
+
+    def _classes(self, row: Row) -> npt.NDArray[np.float64] | None:
+        """Return the class probabilities of a row's prediction, [K]; None if it has none."""
+        reading = self.reader.output
+        if reading is None or reading.name not in row.answer:
+            return None
+        probabilities: npt.NDArray[np.float64] = reading.probabilities(row.answer[reading.name])[0]
+        return probabilities
+
+    def check_served(self, row: Row, served: Any) -> None:
+        """Compare what a service returned with the prediction of a row.
+
+        Raises
+        ------
+        PredictionMismatchError
+            They differ.
+        OptionError
+            `served` is neither class probabilities nor a class, or the target reads no class
+            scores.
+        """
+        found = self._classes(row)
+        if found is None:
+            raise OptionError("served= applies to class predictions; this target reads none")
+        if isinstance(served, str | int | np.integer) and not isinstance(served, bool):
+            wanted, top = choose(served, found, self.reader.labels)[0], int(found.argmax())
+            if wanted != top:
+                raise PredictionMismatchError(
+                    f"served= is {shown(served)}, but the model predicts "
+                    f"{self.reader.label(top) or f'class {top}'} ({found[top]:.1%})",
+                    "check that the service runs this model on the same preprocessed image",
+                )
+            return
+        try:
+            values = np.asarray(served, np.float64).reshape(-1)
+        except (TypeError, ValueError):
+            values = np.empty(0)
+        if values.shape != found.shape or not np.isfinite(values).all():
+            raise OptionError(
+                f"served is {shown(served)}; pass {len(found)} probabilities, or a class's index "
+                "or label"
+            )
+        worst = int(np.abs(values - found).argmax())
+        if abs(values[worst] - found[worst]) > _SERVED_TOLERANCE:
+            raise PredictionMismatchError(
+                f"served= has {values[worst]:.4f} for {self.reader.label(worst) or worst}, but the "
+                f"model predicts {found[worst]:.4f} (tolerance {_SERVED_TOLERANCE:g})",
+                "check that the service runs this model on the same preprocessed image",
+            )
 
     def _provenance(
         self, problem: Problem, row: Row, result: AttributionResult, method: Method, seed: int
@@ -402,6 +513,7 @@ class Pipeline:
             seed=seed,
             options={"gradient": result.certificate.gradient, **method.settings},
             baseline_sha256=problem.baseline_sha256 if result.baseline else None,
+            server=None if model.origin is None else dict(model.origin),
         )
 
     @cached_property
@@ -504,6 +616,8 @@ def _warnings(result: AttributionResult, probability: float) -> tuple[str, ...]:
         warnings.append(
             f"the {certificate.gradient} {how} on this image: the map may not be faithful{hint}"
         )
+    if certificate.fallback:
+        warnings.append(f"no gradient, so forward passes alone are used: {certificate.reason}")
     if completion.cut_short:
         why = "the deadline" if completion.cut_short == DEADLINE else "an interruption"
         warnings.append(

@@ -7,15 +7,17 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 import pytest
-import torch
 from onnx import TensorProto, helper
 
 from ibisa_onnx.commands import main
+
+if TYPE_CHECKING:
+    import torch
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +38,7 @@ def assets() -> Path:
 @pytest.fixture(scope="session")
 def torch_smooth() -> Callable[[torch.Tensor, float], torch.Tensor]:
     """A Gaussian over a mirrored float64 field [..., h, w], as torch would write and derive it."""
+    import torch
 
     def convolve(field: torch.Tensor, sigma: float) -> torch.Tensor:
         reach = math.ceil(8 * sigma)

@@ -13,11 +13,14 @@ import pytest
 import ibisa_onnx as ibisa
 from ibisa_onnx.demo import model_path, scene_path
 from ibisa_onnx.demo.scenes import draw_scene
-from ibisa_onnx.errors import OptionError, ResultError, TargetError
+from ibisa_onnx.errors import DeadlineError, OptionError, ResultError, TargetError
 from ibisa_onnx.explanation import Completion
+from ibisa_onnx.gradients import onnx_backward
 from ibisa_onnx.gradients.selection import ESTIMATED
 from ibisa_onnx.methods.ibisa import forward_only
+from ibisa_onnx.methods.stopping import Control, StoppingRule
 from ibisa_onnx.models.onnx_session import DeployedModel
+from ibisa_onnx.preprocessing.geometry import Geometry
 
 GRADIENTS = ("exact", *ESTIMATED)
 CHECK = 4
@@ -98,10 +101,10 @@ def test_a_wish_to_stop_ends_with_the_map_so_far(gradient: str, picture: np.ndar
     completion = found.completion
     assert completion.cut_short == "stop"
     assert 0 < completion.done < completion.planned
-    assert found.sufficiency is not None
+    assert found.sufficiency is None  # whoever stops does not wait for a check
     assert any(f"{completion.done} of {completion.planned}" in text for text in found.warnings)
     if gradient != "exact":
-        assert found.passes.forward == OVERHEAD + completion.done + CHECK
+        assert found.passes.forward == OVERHEAD + completion.done
 
 
 def test_without_a_gradient_it_stops_within_a_round(picture: np.ndarray) -> None:
@@ -118,10 +121,57 @@ def test_rounds_of_a_single_query_end_too(budget: int, picture: np.ndarray) -> N
 
 
 @pytest.mark.parametrize("gradient", GRADIENTS)
-def test_a_deadline_that_has_passed_leaves_the_least(gradient: str, picture: np.ndarray) -> None:
-    found = explainer(gradient).explain(picture, deadline=1e-9)
-    assert found.completion.cut_short == "deadline"
-    assert found.completion.done <= 0.2 * found.completion.planned
+def test_a_deadline_that_has_passed_is_an_error(gradient: str, picture: np.ndarray) -> None:
+    explaining = explainer(gradient)
+    with pytest.raises(DeadlineError, match="no time for a first step"):
+        explaining.explain(picture, deadline=1e-9)
+    assert explaining.model.passes.count.forward == 1  # the prediction
+
+
+@pytest.mark.parametrize("seconds", [19, 20, 25, 30, 35, 40, 60])
+def test_a_deadline_is_hard(
+    seconds: int, picture: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock on which a pass takes a second, and to restore the map takes ten."""
+    now = [1000.0]
+    run, bound, restore = DeployedModel.run, onnx_backward.run_bound, Geometry.restore
+
+    def slow(self: DeployedModel, images: np.ndarray, *rest: Any) -> Any:
+        now[0] += len(images)
+        return run(self, images, *rest)
+
+    def slow_step(*arguments: Any) -> Any:
+        now[0] += 1
+        return bound(*arguments)
+
+    def restored(self: Geometry, values: np.ndarray) -> np.ndarray:
+        now[0] += 5  # the map, and the evidence against
+        return restore(self, values)
+
+    explaining = explainer("exact")
+    explaining.warm_up()
+    explaining._pipeline._per_pixel = 10 / picture[..., 0].size
+    monkeypatch.setattr(DeployedModel, "run", slow)
+    monkeypatch.setattr(onnx_backward, "run_bound", slow_step)
+    monkeypatch.setattr(Geometry, "restore", restored)
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    try:
+        done = explaining.explain(picture, deadline=seconds).completion.done
+    except DeadlineError:
+        done = 0
+    assert now[0] - 1000 <= seconds
+    assert (done == 0) == (seconds == 19)
+    assert (done == 10) == (seconds == 60)
+
+
+def test_without_time_the_check_is_left_out(
+    picture: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StoppingRule, "over", lambda self, ahead: False)
+    monkeypatch.setattr(Control, "require", lambda self, ahead=0.0: None)
+    found = explainer("exact").explain(picture, deadline=1e-9)
+    assert found.sufficiency is None
+    assert any("no time for the check" in text for text in found.warnings)
 
 
 def test_a_deadline_is_kept_with_the_check_in_it(
@@ -182,6 +232,29 @@ def test_time_enough_cuts_nothing(picture: np.ndarray) -> None:
     found = explainer("forward-only", 60).explain(picture, deadline=1000, stop=lambda: False)
     assert found.completion == Completion(50, 50, "queries")
     assert not any("cut short" in text for text in found.warnings)
+
+
+def test_a_deadline_for_each_target_is_as_many_times_as_long(
+    picture: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock on which a pass takes a second."""
+    now = [1000.0]
+    real = DeployedModel.run
+
+    def slow(self: DeployedModel, images: np.ndarray, *rest: Any) -> dict[str, np.ndarray]:
+        now[0] += len(images)
+        return real(self, images, *rest)
+
+    monkeypatch.setattr(DeployedModel, "run", slow)
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    explaining = explainer("forward-only", 400)
+    for given in ({"deadline_each": 50}, {"deadline_each": 500, "deadline": 150}):
+        found = explaining.explain_all(picture, "top:3", **given)
+        assert [each.completion.cut_short for each in found] == ["deadline"] * 3
+        spent = sum(each.passes.forward for each in found)
+        assert 100 < spent <= 150
+    with pytest.raises(OptionError, match="deadline_each is 0"):
+        explaining.explain_all(picture, deadline_each=0)
 
 
 def test_each_target_has_its_own_deadline(picture: np.ndarray) -> None:

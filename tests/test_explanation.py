@@ -178,7 +178,7 @@ def test_damaged_files_are_reported_in_one_line(explanation, tmp_path, name):
 def test_record_of_another_format_is_refused(explanation, tmp_path):
     explanation.save(tmp_path)
     path = tmp_path / "explanation.json"
-    path.write_text(path.read_text().replace('"format": 6', '"format": 99'))
+    path.write_text(path.read_text().replace('"format": 7', '"format": 99'))
     with pytest.raises(ResultError, match="unsupported format 99"):
         Explanation.load(tmp_path)
 
@@ -186,7 +186,7 @@ def test_record_of_another_format_is_refused(explanation, tmp_path):
 def test_record_of_the_format_before_is_read_without_what_speaks_against(explanation, tmp_path):
     explanation.save(tmp_path)
     path = tmp_path / "explanation.json"
-    path.write_text(path.read_text().replace('"format": 6', '"format": 5'))
+    path.write_text(path.read_text().replace('"format": 7', '"format": 5'))
     loaded = Explanation.load(tmp_path)
     np.testing.assert_array_equal(loaded.map, explanation.map)
     assert loaded.against is None

@@ -78,7 +78,7 @@ def command(console: Console, out: str | None, remove: bool, choice: ModelChoice
         return
     given = (choice.labels, choice.preprocess)
     path = model_destination(choice.model, out, ".annotated.onnx", given=given, in_place=True)
-    model = choice.open()
+    model = choice.open_file()
     facts, file = _settle(choice, model), model.file
     console.warn(facts.warnings)
     del model  # frees its weights

@@ -105,7 +105,7 @@ def command(
     if path.suffix != _ARCHIVE:  # writes the file; better to fail now than after training
         import_extra("onnxscript", "export")
     pictures = [Path(each) for each in expand(images)]
-    model = None if choice.model == STDIO else choice.model
+    model = None if choice.model == STDIO or choice.is_remote else choice.model
     check_output(path, [model, choice.labels, choice.preprocess, *pictures])
     if path.suffix == ".ort":
         raise click.UsageError(f"-o {out}: the output is an ONNX file; use the suffix .onnx")
@@ -145,9 +145,11 @@ def _destination(model: str, out: str | None) -> Path:
     """Return the path of the output file."""
     from ibisa_exporters.surrogate import surrogate_path
 
+    from ibisa_onnx.models.onnx_file import beside
+
     if out is None and model == STDIO:
         raise click.UsageError("pass -o FILE, since MODEL is read from stdin")
-    path = surrogate_path(Path(model)) if out is None else Path(out)
+    path = surrogate_path(beside(model, ".onnx")) if out is None else Path(out)
     if out == STDIO or path.is_dir():
         raise click.UsageError(f"-o {out}: specify a file")
     return path

@@ -72,6 +72,13 @@ _OPTIONS = (
         metavar="FILE",
         help="Differentiable surrogate of the model (.onnx, or .pt2 with --trust).",
     ),
+    click.option(
+        "--gradient-from",
+        type=click.Path(exists=True, dir_okay=False),
+        metavar="FILE",
+        help="Model on a server: the ONNX file it runs, whose gradient is used and checked against "
+        "the server's predictions.",
+    ),
     TRUST,
     click.option(
         "--baseline",
@@ -112,7 +119,7 @@ def explaining_options(function: Callable[..., None]) -> Callable[..., None]:
         from ibisa_onnx.methods.ibisa.options import options_named
 
         with usage_errors(GradientError):
-            check_gradient(options["gradient"], options["surrogate"])
+            check_gradient(options["gradient"], options["surrogate"], options["gradient_from"])
         if baseline is not None:
             from ibisa_onnx.methods.baselines import check_name
 

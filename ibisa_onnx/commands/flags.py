@@ -14,6 +14,13 @@ _FLAGS = {
     "providers": "--provider",
     "deadline": "--deadline-ms",
     "options": "--preset",
+    "gradient_from": "--gradient-from",
+    "headers": "--header",
+    "timeout": "--timeout-ms",
+    "max_concurrency": "--concurrency",
+    "max_batch": "--images-per-request",
+    "certificates": "--ca-file",
+    "input_spec": "--input-spec",
     "batch": "--fixed-batch",
     "trust": "--trust",
     **{

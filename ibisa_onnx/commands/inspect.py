@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import onnx
 
     from ibisa_onnx.io.images import Picture
-    from ibisa_onnx.models.onnx_session import DeployedModel
+    from ibisa_onnx.models.base import ImageModel
     from ibisa_onnx.pipeline import Pipeline
     from ibisa_onnx.preprocessing.resolve import ResolvedPreprocessing
     from ibisa_onnx.preprocessing.trial import Trial, TrialRanking
@@ -117,23 +117,24 @@ def command(
     try:
         model = choice.open()
     except ModelError:
-        if choice.model != STDIO:  # the error may ask for one of these names
+        # The error may ask for one of these names.
+        if choice.model != STDIO and not choice.is_remote:
             _list_tensors(console, choice.model)
         raise
     resolved, reader = choice.read(model)
-    kind = reader.kind
-    labels, doubts = choice.find_labels(reader)
-    labels = labels or reader.usual_labels
-    gradients = _gradients(model, reader)
-    warnings = [*model.warnings, *resolved.warnings, *kind.warnings, *doubts]
     pipeline, asked = Pipeline(model, resolved.spec, reader), _Asked()
     if pictures:
         try:
             asked = _ask(*(pipeline, pictures, classes, confidence), trying=trying, drawing=drawing)
         except IbisaError as error:
             asked = _Asked(failure=error)
-    else:
+    elif not choice.is_remote:  # whose calls may cost money
         asked = _Asked(rejected=rejection_of_model(pipeline))
+    kind = reader.kind  # of a model on a server, known after its first image
+    labels, doubts = choice.find_labels(reader)
+    labels = labels or reader.usual_labels
+    gradients = _gradients(model, reader)
+    warnings = [*model.warnings, *resolved.warnings, *kind.warnings, *doubts]
     warnings += [each for each in asked.warnings if each not in warnings]
     console.warn(warnings)
     found = _Findings(choice, model, resolved, kind, labels, gradients, asked)
@@ -295,7 +296,7 @@ def _tie(predictions: Sequence[Answer]) -> tuple[str, ...]:
     return tie(probabilities, "all" if len(predictions) < _SHOWN else "the top")
 
 
-def _gradients(model: DeployedModel, reader: OutputReader) -> list[_Gradient]:
+def _gradients(model: ImageModel, reader: OutputReader) -> list[_Gradient]:
     """Return for each tensor that targets read whether it has an exact gradient."""
     from ibisa_onnx.gradients.precision import refused_input
 
@@ -305,7 +306,7 @@ def _gradients(model: DeployedModel, reader: OutputReader) -> list[_Gradient]:
         names = tuple(each.name for each in model.signature.outputs)
     graph = model.proto()
     if graph is None:
-        why = (model.file.why_no_graph,)
+        why = (model.why_no_graph,)
         return [_Gradient(name, False, why) for name in names]
     why_not = refused_input(model.image)
     if why_not is not None:
@@ -332,7 +333,7 @@ class _Findings:
     """All findings about a model."""
 
     choice: ModelChoice
-    model: DeployedModel
+    model: ImageModel
     resolved: ResolvedPreprocessing
     kind: Kind
     labels: KnownLabels | None
@@ -357,6 +358,7 @@ def _data(found: _Findings) -> dict[str, Any]:
         "labels": labels_data(found.labels),
         "gradients": [asdict(each) for each in found.gradients],
         "providers": list(model.providers),
+        "server": None if model.origin is None else dict(model.origin),
         "predictions": classes,
         "pictures": pictures,
         "drawn": dict(asked.drawn),
@@ -386,7 +388,7 @@ def _text(found: _Findings, *, verbose: bool) -> list[Line]:
         "preprocessing": field_rows(found.resolved.resolved_fields),
         "labels": label_rows(found.labels),
         "exact gradient": rows([pair for each in found.gradients for pair in _gradient_rows(each)]),
-        "providers": [f"  {name}" for name in model.providers],
+        **_runs_on(model),
     }
     if asked.reason is not None:
         sections["run"] = [Styled(f"  rejected: {asked.reason}", colour="yellow")]
@@ -401,6 +403,13 @@ def _text(found: _Findings, *, verbose: bool) -> list[Line]:
         sections = sections | candidates if verbose else candidates
     title = "model from stdin" if choice.model == STDIO else choice.model
     return sections_text(title, sections)
+
+
+def _runs_on(model: ImageModel) -> dict[str, list[Line]]:
+    """Return the section on what runs the model: ONNX Runtime's providers, or a server."""
+    if model.origin is not None:
+        return {"server": rows(list(model.origin.items()))}
+    return {"providers": [f"  {name}" for name in model.providers]}
 
 
 def _asks(kind: Kind) -> list[str]:

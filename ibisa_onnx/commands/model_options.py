@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -22,7 +23,8 @@ from ibisa_onnx.io.literals import parse_integer, parse_number
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from ibisa_onnx import Explainer
+    from ibisa_onnx import Explainer, InputSpec
+    from ibisa_onnx.models.base import ImageModel
     from ibisa_onnx.models.onnx_session import DeployedModel
     from ibisa_onnx.preprocessing.resolve import Overrides, ResolvedPreprocessing
     from ibisa_onnx.targets.labels import KnownLabels
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 # Repeated here so that `--help` need not import the registries; a test keeps them equal.
 PRESETS = ("imagenet", "caffe", "tf", "unit", "raw")
+_TENSOR = re.compile(r"([^\[\]]+)\[([^\[\]]+)\]")
 _CHANNELS = {"GRAY": 1, "RGB": 3, "BGR": 3, "RGBA": 4, "BGRA": 4}
 CHANNEL_ORDERS = ("RGB", "BGR", "GRAY", "RGBA", "BGRA", "AS-IS")
 DEPTHS = ("8-bit", "full")
@@ -119,11 +122,52 @@ class _NamedValue(click.ParamType[tuple[str, "npt.NDArray[Any]"]]):
         return name, np.array(found)
 
 
+class _Header(click.ParamType[tuple[str, str]]):
+    """A header's name and value; errors do not quote the value, which may be secret."""
+
+    name = "header"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, str]:
+        name, colon, text = value.partition(":")
+        if not colon or not name.strip() or not text.strip():
+            self.fail("not NAME:VALUE, such as 'X-Tenant: 7'")
+        return name.strip(), text.strip()
+
+
+class _Spec(click.ParamType["InputSpec"]):
+    """The image input of a model, and its outputs: dtype and shape, then names and shapes."""
+
+    name = "spec"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> InputSpec:
+        from ibisa_onnx.errors import ModelError
+        from ibisa_onnx.models.function import InputSpec
+
+        found = [_TENSOR.fullmatch(each) for each in value.split()]
+        if not found or None in found:
+            self.fail(
+                f"{quoted(value)} is not DTYPE[SHAPE] NAME[SHAPE]..., such as "
+                "'float32[N,3,224,224] scores[N,1000]'"
+            )
+        (dtype, shape), *outputs = ((each[1], _sides(each[2])) for each in found if each)
+        try:
+            return InputSpec(shape, dtype, outputs=dict(outputs) or None)
+        except ModelError as error:
+            self.fail(str(error))
+
+
+def _sides(text: str) -> tuple[int | str | None, ...]:
+    """Return the sides of a shape: integers, and names of dynamic axes."""
+    sides = (each.strip() for each in text.split(","))
+    return tuple(parse_integer(each) if each.lstrip("-").isdigit() else each for each in sides)
+
+
 @dataclass(frozen=True)
 class ModelChoice:
     """Model options from the command line.
 
     `preprocess` is a preset or a preprocessing file; the values in `flags` take precedence over it.
+    `remote` holds the arguments of `RemoteModel` for a model on a server.
     """
 
     model: str
@@ -137,6 +181,7 @@ class ModelChoice:
     extra_inputs: tuple[tuple[str, npt.NDArray[Any]], ...]
     preprocess: str | None
     flags: dict[str, Any]
+    remote: Mapping[str, Any] = field(default_factory=dict)
 
     def for_values(self, of_values: bool) -> ModelChoice:
         """Return the choice without `output` if a value target uses that option."""
@@ -146,18 +191,53 @@ class ModelChoice:
         """Return the model's path, or its bytes from stdin."""
         return piped_model() if self.model == STDIO else self.model
 
-    def open(self) -> DeployedModel:
-        """Open the model without an explainer."""
+    @property
+    def is_remote(self) -> bool:
+        """Whether the model is on a server."""
+        from ibisa_onnx.models.endpoint import is_server_url
+
+        return is_server_url(self.model)
+
+    def open(self, gradient_from: str | None = None) -> ImageModel:
+        """Open the model without an explainer.
+
+        `gradient_from` is the ONNX file that runs behind a model on a server.
+        """
+        return self._open_remote(gradient_from) if self.is_remote else self.open_file()
+
+    def open_file(self) -> DeployedModel:
+        """Open an ONNX file; an error for a model on a server."""
         from ibisa_onnx.models.onnx_session import DeployedModel
 
         return DeployedModel.open(
             self.source(), layout=self.flags.get("layout"), **self._on_opening()
         )
 
-    def explainer(self, model: DeployedModel | None = None, **options: Any) -> Explainer:
+    def _open_remote(self, gradient_from: str | None) -> ImageModel:
+        """Open a model on a server."""
+        from ibisa_onnx.models.remote import RemoteModel
+
+        if self.providers or self.threads:
+            raise click.UsageError(
+                "--provider and --threads do not apply to a model on a server; omit them"
+            )
+        remote = dict(self.remote)
+        return RemoteModel(
+            self.model,
+            remote.pop("input_spec", None),
+            input=self.input,
+            layout=self.flags.get("layout"),
+            extra_inputs=dict(self.extra_inputs),
+            gradient_from=gradient_from,
+            **remote,
+        )
+
+    def explainer(self, model: ImageModel | None = None, **options: Any) -> Explainer:
         """Return an `Explainer` of the model, or of an open one; `options` are its arguments."""
         from ibisa_onnx import Explainer
 
+        if model is None and self.is_remote:
+            model = self.open(options.pop("gradient_from", None))
         return Explainer(
             self.source() if model is None else model,
             output=self.output,
@@ -179,7 +259,7 @@ class ModelChoice:
             "extra_inputs": dict(self.extra_inputs),
         }
 
-    def read(self, model: DeployedModel) -> tuple[ResolvedPreprocessing, OutputReader]:
+    def read(self, model: ImageModel) -> tuple[ResolvedPreprocessing, OutputReader]:
         """Resolve the preprocessing of an open model and return it with an output reader.
 
         Raises
@@ -346,6 +426,56 @@ _ON_RUNNING = (
         "--threads", type=click.IntRange(1, 1024), metavar="N", help="CPU threads per operator."
     ),
 )
+_REMOTE = (
+    click.option(
+        "--header",
+        "headers",
+        type=_Header(),
+        multiple=True,
+        metavar="NAME:VALUE",
+        help="Model on a server: header of each request. Repeatable. Authorization is better set "
+        "in IBISA_ONNX_AUTHORIZATION.",
+    ),
+    click.option(
+        "--timeout-ms",
+        type=click.IntRange(1),
+        metavar="MS",
+        help="Model on a server: maximum time of a request. Default: 60000.",
+    ),
+    click.option(
+        "--concurrency",
+        type=click.IntRange(1, 1024),
+        metavar="N",
+        help="Model on a server: maximum concurrent requests. Default: 4.",
+    ),
+    click.option(
+        "--images-per-request",
+        type=click.IntRange(1, 4096),
+        metavar="N",
+        help="Model on a server: maximum images per request. Default: 8, or the server's maximum.",
+    ),
+    click.option(
+        "--ca-file",
+        type=FILE,
+        metavar="FILE",
+        help="Model on a server: certificate authorities to trust (PEM). Default: the system's.",
+    ),
+    click.option(
+        "--input-spec",
+        type=_Spec(),
+        metavar="SPEC",
+        help="Model on a server that declares no tensors: 'float32[N,3,224,224]', followed by its "
+        "outputs unless they are class scores: 'float32[N,3,64,64] boxes[N,M,4] scores[N,M]'.",
+    ),
+)
+_OF_REMOTE = {  # arguments of `RemoteModel` by option
+    "headers": "headers",
+    "timeout_ms": "timeout",
+    "concurrency": "max_concurrency",
+    "images_per_request": "max_batch",
+    "ca_file": "certificates",
+    "input_spec": "input_spec",
+}
 _GIVEN = ("input", "output", "labels", "kind", "extra_inputs")
 # Their values for a verb that only reads the model.
 _READ_ONLY: dict[str, Any] = {"providers": ("cpu",), "activation": None, "threads": None}
@@ -353,7 +483,7 @@ _READ_ONLY: dict[str, Any] = {"providers": ("cpu",), "activation": None, "thread
 
 def model_options(function: Callable[..., None]) -> Callable[..., None]:
     """Add the options on MODEL to a verb, passed on as `choice`."""
-    return _with_options(function, (*_OPTIONS, *_ON_RUNNING))
+    return _with_options(function, (*_OPTIONS, *_ON_RUNNING, *_REMOTE))
 
 
 def described_model_options(function: Callable[..., None]) -> Callable[..., None]:
@@ -391,19 +521,38 @@ def _check_providers(names: Sequence[str]) -> None:
             full_name(name, known)
 
 
+def _remote_arguments(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `RemoteModel`, and remove their options."""
+    given = {name: options.pop(name, None) for name in _OF_REMOTE}
+    found = {_OF_REMOTE[name]: value for name, value in given.items() if value}
+    if "headers" in found:
+        found["headers"] = dict(found["headers"])
+    if "timeout" in found:
+        found["timeout"] /= 1000
+    return found
+
+
 def _with_options(
     function: Callable[..., None], given: Sequence[Callable[..., Any]]
 ) -> Callable[..., None]:
     """Add options to a verb, passed on as one `ModelChoice`."""
 
     @functools.wraps(function)
-    def wrapped(*args: Any, model: str, preprocess: str | None, **options: Any) -> None:
+    def wrapped(*args: Any, preprocess: str | None, model: str = "", **options: Any) -> None:
         flags = {name: options.pop(name) for name in _FLAG_NAMES}
         given_flags = {name: value for name, value in flags.items() if value is not None}
         mine = {name: options.pop(name) for name in _GIVEN}
         mine |= {name: options.pop(name, default) for name, default in _READ_ONLY.items()}
         _check_values(given_flags, mine)
-        choice = ModelChoice(model=model, preprocess=preprocess, flags=given_flags, **mine)
+        remote = _remote_arguments(options)
+        choice = ModelChoice(
+            model=model, preprocess=preprocess, flags=given_flags, remote=remote, **mine
+        )
+        if remote and model and not choice.is_remote:
+            raise click.UsageError(
+                "--header, --timeout-ms, --concurrency, --images-per-request, --ca-file and "
+                "--input-spec apply to a model on a server; omit them"
+            )
         function(*args, choice=choice, **options)
 
     for option in reversed(given):

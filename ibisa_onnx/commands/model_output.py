@@ -47,6 +47,10 @@ def model_destination(
     click.UsageError
         The model would be printed to a terminal, or an input file overwritten.
     """
+    from ibisa_onnx.models.endpoint import is_server_url
+
+    if is_server_url(model):
+        raise click.UsageError("MODEL is on a server, so there is no file; pass its ONNX file")
     if out in (STDIO, "/dev/stdout") or (out is None and model == STDIO):
         if is_terminal(sys.stdout):
             raise click.UsageError(

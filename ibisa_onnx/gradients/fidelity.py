@@ -47,6 +47,7 @@ class CheckedPath:
             (self.difference or 0) <= path.tolerance and not self.gradient_is_off,
             self.gradient_error,
             path.gradient_tolerance,
+            path.fallback,
         )
 
     @property
@@ -119,7 +120,7 @@ def _compared(
         f"{input_hint(path.name, difference)}"
     )
     _log.warning("falling back to forward passes: %s", why)
-    return CheckedPath(forward_only(why))
+    return CheckedPath(forward_only(why, fallback=True))
 
 
 def input_hint(path: str, difference: float) -> str:
@@ -143,4 +144,4 @@ def without_gradient(error: IbisaError, *, auto: bool) -> CheckedPath:
     if not auto:
         raise error
     _log.warning("falling back to forward passes: %s", error.problem)
-    return CheckedPath(forward_only(error.problem))
+    return CheckedPath(forward_only(error.problem, fallback=True))

@@ -15,12 +15,15 @@ from ibisa_onnx.gradients.precision import refused_input, rounds_coarsely
 from ibisa_onnx.logs import logger
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
 
     from ibisa_onnx.gradients.base import GradientSource
     from ibisa_onnx.gradients.onnx_surrogate import OnnxSurrogate
     from ibisa_onnx.gradients.surrogate import SurrogateGradient
     from ibisa_onnx.models.base import ImageModel
+    from ibisa_onnx.models.onnx_session import DeployedModel
 
     Surrogate = str | os.PathLike[str] | torch.nn.Module
 
@@ -46,7 +49,7 @@ class GradientPath:
     `tolerance` is the largest accepted difference of probabilities from the deployed model's,
     `gradient_tolerance` the largest relative error of a directional derivative. `coarse` is true if
     rounding or the difference between the models may hide small changes of the image. `warnings`
-    are for the user.
+    are for the user. `fallback` is true for forward passes in place of an expected gradient.
     """
 
     name: str
@@ -56,18 +59,31 @@ class GradientPath:
     gradient_tolerance: float = 0.0
     coarse: bool = False
     warnings: tuple[str, ...] = ()
+    fallback: bool = False
 
 
-def forward_only(reason: str) -> GradientPath:
-    """Return the path that needs no gradient."""
-    return GradientPath("forward-only", reason)
+def forward_only(reason: str, *, fallback: bool = False) -> GradientPath:
+    """Return the path that needs no gradient; `fallback` if one was expected."""
+    return GradientPath("forward-only", reason, fallback=fallback)
 
 
-def check_gradient(wanted: str, surrogate: object | None) -> None:
-    """Raise `GradientError` for an unknown gradient, or one that contradicts the surrogate."""
+def check_gradient(
+    wanted: str, surrogate: object | None, counterpart: object | None = None
+) -> None:
+    """Raise `GradientError` for an unknown gradient, or one that contradicts the other arguments.
+
+    `counterpart` is the file that runs behind the model, if its gradient is used.
+    """
     if wanted not in GRADIENTS:
         raise GradientError(f"gradient is {wanted!r}; choose from: {', '.join(GRADIENTS)}")
-    if wanted == "surrogate" and surrogate is None:
+    if surrogate is not None and counterpart is not None:
+        raise GradientError("surrogate= and gradient_from= are two gradients; omit one of them")
+    if wanted in ("exact", *ESTIMATED) and counterpart is not None:
+        raise GradientError(
+            f"gradient={wanted!r} does not use gradient_from=",
+            "omit one of them, or pass gradient='surrogate'",
+        )
+    if wanted == "surrogate" and surrogate is None and counterpart is None:
         raise GradientError("gradient='surrogate' requires a surrogate", "pass surrogate=FILE")
     if wanted in ("exact", *ESTIMATED) and surrogate is not None:
         raise GradientError(f"gradient={wanted!r} does not use a surrogate; omit one of them")
@@ -87,6 +103,8 @@ class GradientSelection:
         Folder of the gradient cache; None: no caching.
     trust
         Whether code in the surrogate's file may be executed, which `.pt2` files require.
+    counterpart
+        The ONNX file that runs behind the model, whose gradient is used; None: there is none.
 
     Raises
     ------
@@ -102,8 +120,10 @@ class GradientSelection:
         cache: Path | None = None,
         *,
         trust: bool = False,
+        counterpart: DeployedModel | None = None,
     ) -> None:
-        check_gradient(wanted, surrogate)
+        check_gradient(wanted, surrogate, counterpart)
+        self.counterpart = counterpart
         self.wanted, self.surrogate, self._cache = wanted, surrogate, cache
         self._trust = trust
         if isinstance(surrogate, str | os.PathLike):
@@ -119,7 +139,9 @@ class GradientSelection:
 
     @property
     def surrogate_name(self) -> str | None:
-        """Name of the surrogate in a record."""
+        """Name of the surrogate or counterpart in a record."""
+        if self.counterpart is not None:
+            return self.counterpart.name
         if self.surrogate is None or isinstance(self.surrogate, str | os.PathLike):
             return None if self.surrogate is None else Path(self.surrogate).name
         return type(self.surrogate).__name__
@@ -127,6 +149,8 @@ class GradientSelection:
     @cached_property
     def surrogate_identity(self) -> str | None:
         """Identity of the surrogate: the SHA-256 of its file, or of its weights."""
+        if self.counterpart is not None:
+            return self.counterpart.identity
         if self.surrogate is None:
             return None
         if not isinstance(self.surrogate, str | os.PathLike):
@@ -179,6 +203,8 @@ class GradientSelection:
     ) -> GradientPath:
         if self.surrogate is not None:
             return _surrogate(model, outputs, self.surrogate, self._trust, self._cache)
+        if self.counterpart is not None:
+            return self._or_without(model, lambda: _counterpart(model, outputs, self._cache, size))
         if self.wanted == "forward-only":
             return forward_only("requested")
         if self.wanted in ESTIMATED:
@@ -186,12 +212,22 @@ class GradientSelection:
             return GradientPath(self.wanted, "requested", coarse=coarse)
         if not self.auto:
             return _exact(model, outputs, "requested", self._cache, size)
+        why = "every operator has a gradient rule"
+        return self._or_without(model, lambda: _exact(model, outputs, why, self._cache, size))
+
+    def _or_without(self, model: ImageModel, open_: Callable[[], GradientPath]) -> GradientPath:
+        """Open a source of gradients; forward passes instead if it fails under "auto"."""
         try:
-            return _exact(model, outputs, "every operator has a gradient rule", self._cache, size)
+            return open_()
         except DeadlineError:  # not a property of the model, so it must not be remembered
             raise
         except IbisaError as error:
-            return forward_only(error.problem.removeprefix(_REFUSAL))
+            if not self.auto:
+                raise
+            from ibisa_onnx.models.onnx_session import DeployedModel
+
+            expected = isinstance(model, DeployedModel) or self.counterpart is not None
+            return forward_only(error.problem.removeprefix(_REFUSAL), fallback=expected)
 
 
 def _surrogate(
@@ -222,6 +258,31 @@ def _surrogate(
         gradient_tolerance=_OF_OTHER_GRADIENTS,
         coarse=True,
         warnings=opened.warnings(model),
+    )
+
+
+def _counterpart(
+    model: ImageModel,
+    outputs: tuple[str, ...],
+    cache: Path | None,
+    size: tuple[int, int] | None,
+) -> GradientPath:
+    """Open the gradient of the file that runs behind a model."""
+    from ibisa_onnx.gradients.cache import GradientCache
+    from ibisa_onnx.gradients.onnx_surrogate import CounterpartGradient
+
+    file = model.differentiable()
+    if file is None:
+        raise GradientError(f"{_REFUSAL}{model.what} has no gradient", "pass gradient_from=FILE")
+    only, kept = len(model.signature.outputs) == 1, GradientCache(cache) if cache else None
+    opened = CounterpartGradient(file, outputs, only, kept, size)
+    return GradientPath(
+        "surrogate",
+        f"the gradient of {file.label}",
+        opened,
+        tolerance=_IN_8_BITS,  # the server's precision is unknown
+        gradient_tolerance=_OF_OTHER_GRADIENTS,
+        coarse=True,
     )
 
 
@@ -256,7 +317,7 @@ def _exact(
 
     if not isinstance(model, DeployedModel):
         raise GradientError(
-            f"{_REFUSAL}a function has no gradient", "use a surrogate or gradient='forward-only'"
+            f"{_REFUSAL}{model.what} has no gradient", "use a surrogate or gradient='forward-only'"
         )
     from ibisa_onnx.gradients.cache import GradientCache
     from ibisa_onnx.gradients.masked_graph import BYTES

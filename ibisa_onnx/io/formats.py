@@ -8,12 +8,13 @@ import math
 import struct
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from ibisa_onnx.errors import ImageError
+from ibisa_onnx.checks import shown
+from ibisa_onnx.errors import ImageError, OptionError, ResultError
 from ibisa_onnx.escaping import escaped_json
 from ibisa_onnx.limits import Limits
 
@@ -59,11 +60,39 @@ def _text(value: Any) -> str:
     return str(value).encode(errors="backslashreplace").decode()
 
 
+ImageFormat = Literal["png", "jpeg", "webp"]
+"""Formats of drawn images."""
+IMAGE_FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
+
+
 def encode_png(image: npt.NDArray[np.uint8]) -> bytes:
     """Encode an image, uint8 [H, W, 3] RGB, as a PNG file."""
+    return encode_image(image, "png")
+
+
+def encode_image(image: npt.NDArray[np.uint8], format: ImageFormat) -> bytes:
+    """Encode an image, uint8 [H, W, 3] RGB, as a PNG, JPEG or WebP file.
+
+    Raises
+    ------
+    OptionError
+        The format is none of these.
+    ResultError
+        The image is too large for the format.
+    """
+    if format not in IMAGE_FORMATS:
+        raise OptionError(f"format is {shown(format)}; choose from: {', '.join(IMAGE_FORMATS)}")
     import cv2
 
-    encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
+    try:
+        done, encoded = cv2.imencode(f".{format}", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    except cv2.error:
+        done = False
+    if not done:
+        height, width = image.shape[:2]
+        raise ResultError(
+            f"{width} x {height} pixels cannot be encoded as {format}", "pass a smaller size"
+        )
     return bytes(encoded.tobytes())
 
 

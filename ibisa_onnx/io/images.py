@@ -10,7 +10,7 @@ import hashlib
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,11 @@ from ibisa_onnx.io.headers import check_pixels
 from ibisa_onnx.io.pixels import as_channels, drawn, find_white, to_8_bits, to_rgb
 from ibisa_onnx.io.reduction import Reduction
 from ibisa_onnx.limits import Limits, variable
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+else:
+    Buffer = bytes  # `collections.abc.Buffer` is new in Python 3.12
 
 
 class PilImage(Protocol):
@@ -74,6 +79,56 @@ class DeepValues:
         return float(self.values.min()), float(self.values.max())
 
 
+@dataclass(frozen=True, eq=False)
+class PreparedImage:
+    """An image that a service has prepared for the model itself.
+
+    The tensor that was served is the one explained; nothing is resized or normalised again.
+
+    Parameters
+    ----------
+    tensor
+        float32 [C, H, W] or [1, C, H, W] in model space: the model's input in NCHW, as floats.
+    pixels
+        uint8 [H, W, 3] RGB: the original image, to which maps are restored by the explainer's
+        preprocessing. None: the map has the tensor's size, and the tensor itself is drawn.
+
+    Raises
+    ------
+    ImageError
+        The tensor or the pixels have another shape or dtype, or are not finite.
+    """
+
+    tensor: npt.NDArray[np.float32]
+    pixels: npt.NDArray[np.uint8] | None = None
+
+    def __post_init__(self) -> None:
+        tensor, pixels = self.tensor, self.pixels
+        found = f"{tensor.dtype} {list(tensor.shape)}" if isinstance(tensor, np.ndarray) else tensor
+        if not isinstance(tensor, np.ndarray) or tensor.dtype != np.float32:
+            raise ImageError(f"tensor is {found!s:.80}; pass float32 [1, C, H, W] in model space")
+        if tensor.ndim not in (3, 4) or (tensor.ndim == 4 and len(tensor) != 1) or not tensor.size:
+            raise ImageError(f"tensor is {found}; pass one image, float32 [1, C, H, W]")
+        if not np.isfinite(tensor).all():
+            raise ImageError("tensor contains NaN or infinite values")
+        if pixels is not None and not (
+            isinstance(pixels, np.ndarray)
+            and pixels.dtype == np.uint8
+            and pixels.ndim == 3
+            and pixels.shape[2] == 3
+            and pixels.size
+        ):
+            raise ImageError("pixels must be uint8 [H, W, 3], RGB, or None")
+
+    def picture(self) -> Picture:
+        """Return the image as a `Picture` with its tensor."""
+        tensor = self.tensor.reshape(1, *self.tensor.shape[-3:]).copy()
+        pixels = _drawn_tensor(tensor[0]) if self.pixels is None else self.pixels.copy()
+        return Picture(
+            pixels, None, image_sha256(tensor), tensor=tensor, as_drawn=self.pixels is None
+        )
+
+
 @dataclass(frozen=True)
 class Picture:
     """An image and where it came from.
@@ -92,6 +147,10 @@ class Picture:
         Height and width of the image in the file if it was reduced on reading, else None.
     notes
         What a user must know about how it was read.
+    tensor
+        float32 [1, C, h, w]: the image in model space if it was prepared elsewhere, else None.
+    as_drawn
+        Whether `pixels` are those of `tensor`.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -100,6 +159,8 @@ class Picture:
     deep: DeepValues | None = None
     reduced_from: tuple[int, int] | None = None
     notes: tuple[str, ...] = ()
+    tensor: npt.NDArray[np.float32] | None = None
+    as_drawn: bool = False
 
     @property
     def reduction(self) -> int:
@@ -112,8 +173,9 @@ class Picture:
         return self.reduced_from or _size(self.pixels)
 
 
-Source = str | os.PathLike[str] | bytes | npt.NDArray[Any] | PilImage | Picture
-"""A path, a file's bytes, an array, a PIL image (used as it is in memory), or a `Picture`."""
+Source = str | os.PathLike[str] | Buffer | npt.NDArray[Any] | PilImage | PreparedImage | Picture
+"""A path, a file's bytes in any buffer, an array, a PIL image (used as it is in memory), a
+`PreparedImage` or a `Picture`."""
 
 _ARRAY = "the array"
 
@@ -261,13 +323,15 @@ def image_sha256(source: Source, limits: Limits | None = None) -> str:
 
 def _as_array(
     source: Source, limits: Limits
-) -> str | os.PathLike[str] | bytes | npt.NDArray[Any] | Picture:
-    """Return a PIL image as an array, and anything else unchanged."""
+) -> str | os.PathLike[str] | Buffer | npt.NDArray[Any] | Picture:
+    """Return a PIL image as an array, a prepared one as a picture, and anything else unchanged."""
     if isinstance(source, Picture):
         return source
+    if isinstance(source, PreparedImage):
+        return source.picture()
     mode = getattr(source, "mode", None)
     if not (isinstance(mode, str) and hasattr(source, "convert")):
-        return cast(str | os.PathLike[str] | bytes | npt.NDArray[Any], source)
+        return cast(str | os.PathLike[str] | Buffer | npt.NDArray[Any], source)
     try:
         width, height = cast(PilImage, source).size
         check_pixels((height, width), "the PIL image", limits)
@@ -290,18 +354,30 @@ def _from_pil(image: Any, mode: str) -> npt.NDArray[Any]:
     return np.asarray(image)
 
 
-def _read_bytes(source: str | os.PathLike[str] | bytes, limits: Limits) -> tuple[bytes, str]:
+def _drawn_tensor(tensor: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """Return a tensor [C, H, W] as uint8 [H, W, 3], each channel stretched to 0..255."""
+    values = tensor if len(tensor) == 3 else tensor[:1].repeat(3, axis=0)
+    low = values.min((1, 2), keepdims=True)
+    span = np.maximum(values.max((1, 2), keepdims=True) - low, np.finfo(np.float32).tiny)
+    return np.ascontiguousarray(
+        np.rint((values - low) / span * 255).transpose(1, 2, 0), dtype=np.uint8
+    )
+
+
+def _read_bytes(source: str | os.PathLike[str] | Buffer, limits: Limits) -> tuple[bytes, str]:
     """Return an image's bytes and its name in error messages."""
     if isinstance(source, str | os.PathLike):
         return read_file(source, "image", ImageError, limits), name_of(source)
-    if not isinstance(source, bytes | bytearray | memoryview):
+    try:
+        view = memoryview(source)
+    except (TypeError, ValueError):  # no buffer, or a closed one
         raise ImageError(
             f"the image is a {type(source).__name__}; "
             "pass a path, the bytes of a file, a PIL image, or an array uint8 [H, W, 3]"
-        )
-    if (size := memoryview(source).nbytes) > limits.file_bytes:
+        ) from None
+    if (size := view.nbytes) > limits.file_bytes:
         raise ImageError(
             f"the image has {size:,} bytes, more than the limit of {limits.file_bytes:,} for a "
             f"file; set {variable('file_bytes')} to allow more"
         )
-    return bytes(source), "the image"
+    return bytes(view), "the image"

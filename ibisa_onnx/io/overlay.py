@@ -192,6 +192,33 @@ def blend(
     return _blend(image, map, against, scale_of(map), strength)
 
 
+def heat_map(map: Floats, size: tuple[int, int] | None = None) -> Pixels:
+    """Draw a map alone, in the colours of `colormap`.
+
+    Parameters
+    ----------
+    map
+        float32 [H, W], 0 for no importance, any unit.
+    size
+        Width and height in pixels; None: the map's.
+
+    Returns
+    -------
+    ndarray
+        uint8 [height, width, 3], RGB.
+    """
+    import cv2
+
+    scale = scale_of(map)
+    if size is not None and size != (map.shape[1], map.shape[0]):
+        shrinks = size[0] < map.shape[1] or size[1] < map.shape[0]
+        way = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        map = np.asarray(cv2.resize(map, size, interpolation=way), np.float32)
+    ramp = colormap()
+    levels = np.rint(np.clip(map / np.float32(scale), 0, 1) * (len(ramp) - 1))
+    return np.asarray(ramp[levels.astype(np.intp)], np.uint8)
+
+
 def scale_of(map: Floats) -> float:
     """Return the map value that gets the full colour: a robust maximum, never 0.
 

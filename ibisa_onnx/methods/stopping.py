@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ibisa_onnx.errors import OptionError
+from ibisa_onnx.errors import DeadlineError, OptionError
 from ibisa_onnx.models.running import TimeLimit, deadline_limit
 
 DEADLINE, STOPPED = "deadline", "stop"
@@ -32,17 +32,25 @@ class StoppingRule:
         Called between units of work; returning True ends the run.
     reason
         Why the run ended, `DEADLINE` or `STOPPED`; None if it has not.
+    reserved
+        Seconds before the deadline for what follows the run.
     """
 
     deadline: float = math.inf
     stop: Callable[[], bool] = lambda: False
     reason: str | None = None
+    reserved: float = 0.0
+
+    @property
+    def left(self) -> float:
+        """Seconds that the run has left."""
+        return self.deadline - self.reserved - time.perf_counter()
 
     def over(self, ahead: float) -> bool:
         """Return whether to end now, given that the next unit takes `ahead` seconds."""
         if self.stop():
             self.reason = STOPPED
-        elif time.perf_counter() + ahead > self.deadline:
+        elif ahead > self.left:
             self.reason = DEADLINE
         return self.reason is not None
 
@@ -63,6 +71,8 @@ class Control:
         Seconds of each finished stage.
     limit
         Time limit that ends a model call that does not return.
+    pace
+        Seconds of the slowest step so far, or the expected seconds of the first.
     """
 
     stopping: StoppingRule = field(default_factory=StoppingRule)
@@ -70,6 +80,7 @@ class Control:
     intermediate: bool = False
     timings: dict[str, float] = field(default_factory=dict)
     limit: TimeLimit = field(default_factory=lambda: deadline_limit(None))
+    pace: float = 0.0
 
     def __post_init__(self) -> None:
         self.begin = self._lap = time.perf_counter()
@@ -118,6 +129,26 @@ class Control:
         """Whether an intermediate map may be the last, or is used."""
         return self.intermediate or math.isfinite(self.stopping.deadline)
 
+    @property
+    def stopped(self) -> bool:
+        """Whether the caller has ended the run, so that no check follows."""
+        return self.stopping.reason == STOPPED or self.stopping.stop()
+
+    def end_within(self, seconds: float) -> None:
+        """Bring the deadline forward to `seconds` after the begin; infinity changes nothing."""
+        self.stopping.deadline = min(self.stopping.deadline, self.begin + seconds)
+
+    def require(self, ahead: float = 0.0) -> None:
+        """Raise `DeadlineError` if there are no `ahead` seconds left for a first step."""
+        if ahead > self.stopping.left:
+            spent = time.perf_counter() - self.begin
+            whole = self.stopping.deadline - self.begin
+            raise DeadlineError(
+                f"no time for a first step: reading, predicting and preparing took {spent:.2g} s "
+                f"of the deadline of {whole:.2g} s",
+                "pass a longer deadline=",
+            )
+
     def lap(self, stage: str) -> None:
         """Record that a stage is finished."""
         now = time.perf_counter()
@@ -133,8 +164,7 @@ class Control:
 
         The first row takes over the finished stages.
         """
-        now = time.perf_counter()
-        deadline = now + (self.stopping.deadline - now) / rows
+        deadline = time.perf_counter() + self.stopping.left / rows
         own = Control(StoppingRule(deadline, self.stopping.stop), self.progress, self.intermediate)
         if first:
             own.timings, own.begin = dict(self.timings), self.begin

@@ -20,7 +20,13 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from ibisa_onnx.errors import IbisaError, ModelError, OutputError, PreprocessingError
+from ibisa_onnx.errors import (
+    IbisaError,
+    ModelError,
+    OutputError,
+    PreprocessingError,
+    RemoteError,
+)
 from ibisa_onnx.models.passes import PassCounter
 from ibisa_onnx.models.signature import ImageInput, Layout, Signature
 
@@ -28,6 +34,7 @@ if TYPE_CHECKING:
     import onnx
 
     from ibisa_onnx.limits import Limits
+    from ibisa_onnx.models.onnx_session import DeployedModel
 
 Images = npt.NDArray[np.float32]
 Values = Mapping[str, npt.NDArray[Any]]
@@ -36,6 +43,10 @@ _WORKERS = "ibisa-onnx"
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
+
+
+class RequestRejectedError(RemoteError):
+    """A model rejected a call without running it; it may accept fewer images per call."""
 
 
 class Model(Protocol):
@@ -89,6 +100,9 @@ class ImageModel(ABC):
         All passes so far; each run counts its own in a scope of it.
     warnings : list of str
         What to know about how this model runs.
+    counterpart : DeployedModel or None
+        The ONNX file that runs behind this model, whose gradient, metadata and folder stand for its
+        own.
 
     Raises
     ------
@@ -116,6 +130,7 @@ class ImageModel(ABC):
         self.passes = PassCounter()
         self.max_batch = signature.image.batch or max_batch
         self.max_concurrency = max_concurrency
+        self.counterpart: DeployedModel | None = None
         self.batch_mixes: bool | None = None  # for a fixed batch; None: unknown
         self.warnings: list[str] = []
         self._worker, self._lock = threading.local(), threading.Lock()
@@ -169,16 +184,35 @@ class ImageModel(ABC):
     @property
     def metadata(self) -> Mapping[str, str]:
         """The model's metadata, by key."""
-        return {}
+        return {} if self.counterpart is None else self.counterpart.metadata
 
     @property
     def folder(self) -> Path | None:
         """The folder of the model's file; None if there is none."""
+        return None if self.counterpart is None else self.counterpart.folder
+
+    @property
+    def what(self) -> str:
+        """What the model is, in messages about what it lacks."""
+        return "a function"
+
+    @property
+    def why_no_graph(self) -> str:
+        """Why `proto` returns None."""
+        return f"{self.what} has no graph"
+
+    @property
+    def origin(self) -> Mapping[str, str] | None:
+        """The server that runs the model, for records; None if it runs in this process."""
         return None
 
     def proto(self) -> onnx.ModelProto | None:
         """Return the model's graph; None if there is none to read."""
         return None
+
+    def differentiable(self) -> DeployedModel | None:
+        """Return an ONNX model whose gradient stands for this model's; None if there is none."""
+        return self.counterpart
 
     def extra_feed(self, batch: int) -> dict[str, npt.NDArray[Any]]:
         """Return the values of all inputs but the image, by name, for `batch` images."""
@@ -244,7 +278,7 @@ class ImageModel(ABC):
         self._check_images(images)
         names = self._check_outputs(outputs)
         size = self.max_batch if most is None else min(most, self.max_batch)
-        return self._run(images, names, size, passes or self.passes)
+        return self._run_accepted(images, names, size, passes or self.passes)
 
     def run_raw(self, images: Images, outputs: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
         """Run images in a single call, with outputs of any shape; see `run`.
@@ -289,6 +323,28 @@ class ImageModel(ABC):
 
     def _begin_work(self) -> None:
         self._worker.busy = True
+
+    def _run_accepted(
+        self, images: Images, names: list[str], most: int, passes: PassCounter
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Run validated images; in smaller calls from then on if the model rejects larger ones."""
+        rejected = 0
+        while True:
+            size = min(most, len(images))
+            try:
+                results = self._run(images, names, most, passes)
+            except RequestRejectedError:
+                if size == 1 or self.image.batch is not None:
+                    raise
+                rejected, most = rejected or size, size // 2
+                continue
+            with self._lock:
+                if rejected and most < self.max_batch:
+                    self.warnings.append(
+                        f"{self.label} rejects calls of {rejected} images, so calls have {most}"
+                    )
+                    self.max_batch = most
+            return results
 
     def _run(
         self, images: Images, names: list[str], most: int, passes: PassCounter

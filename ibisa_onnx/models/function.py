@@ -10,9 +10,10 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,9 @@ from ibisa_onnx.models.signature import (
     find_image,
     read_layout,
 )
+
+if TYPE_CHECKING:
+    from ibisa_onnx.models.onnx_session import DeployedModel
 
 INPUT, OUTPUT = "images", "scores"
 """Names of a function's input, and of its output unless it declares others."""
@@ -129,6 +133,10 @@ class FunctionModel(ImageModel):
     identity
         Identifies the function by content, for example the version of a remote model; `bench`
         stores scores under it. None: unique to this object, so stored results are not reused.
+    gradient_from
+        The ONNX file that runs behind the function, or a `DeployedModel` of it. Its gradient is
+        used, checked against the function on each image; its metadata, and files beside it, supply
+        preprocessing and labels.
     limits
         Limits on images; None: from the environment.
 
@@ -158,6 +166,7 @@ class FunctionModel(ImageModel):
         max_batch: int = 8,
         max_concurrency: int = 1,
         identity: str | None = None,
+        gradient_from: str | os.PathLike[str] | DeployedModel | None = None,
         limits: Limits | None = None,
     ) -> None:
         _check_function(function)
@@ -169,6 +178,10 @@ class FunctionModel(ImageModel):
         self._classes: int | None = None
         super().__init__(spec.signature(self._name), max_batch, max_concurrency)
         self._identity, self._limits = identity, limits
+        if gradient_from is not None:
+            from ibisa_onnx.models.onnx_session import counterpart_of
+
+            self.counterpart = counterpart_of(gradient_from, limits)
         outputs = self.signature.outputs if spec.outputs is not None else ()
         self._declared = DeclaredOutputs(self._name, outputs) if outputs else None
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import onnx
 
     from ibisa_onnx.limits import Limits
+    from ibisa_onnx.models.onnx_session import DeployedModel
 
 _OPSET, _IR_VERSION = 13, 8  # heads use operators that are unchanged since opset 7
 
@@ -59,7 +60,7 @@ class HeadedModel(ImageModel):
         signature = replace(model.signature, outputs=(*model.signature.outputs, *made))
         super().__init__(signature, model.max_batch, model.max_concurrency)
         self.passes, self.warnings = model.passes, model.warnings
-        self._model, self._tensors = model, list(tensors)
+        self._model, self._tensors, self._write = model, list(tensors), write
         graph = self._written(write)
         self._sources = [each.name for each in graph.graph.input]
         data = graph.SerializeToString(deterministic=True)
@@ -152,6 +153,21 @@ class HeadedModel(ImageModel):
     def providers(self) -> tuple[str, ...]:
         """The model's providers."""
         return self._model.providers
+
+    @property
+    def what(self) -> str:
+        """What the model is."""
+        return self._model.what
+
+    @property
+    def origin(self) -> Mapping[str, str] | None:
+        """The server that runs the model."""
+        return self._model.origin
+
+    def differentiable(self) -> DeployedModel | None:
+        """Return the ONNX model whose gradient stands for this model's, with the same nodes."""
+        model = self._model.differentiable()
+        return None if model is None else model.exposing(self._tensors, self._write)
 
     @property
     def metadata(self) -> Mapping[str, str]:

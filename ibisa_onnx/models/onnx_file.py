@@ -21,6 +21,7 @@ from ibisa_onnx.errors import ModelError
 from ibisa_onnx.io.files import is_regular, is_url, missing, open_regular
 from ibisa_onnx.limits import Limits
 from ibisa_onnx.models.custom_operators import explain_absent
+from ibisa_onnx.models.endpoint import Endpoint, is_server_url, without_credentials
 from ibisa_onnx.models.external_data import GIVEN, rename_weights, weight_places
 from ibisa_onnx.models.mistaken import MOST, describe_mistaken
 from ibisa_onnx.models.model_parts import parts, tensors
@@ -59,6 +60,8 @@ class ModelFile:
     """Limits on the model; None: from the environment."""
     passed: list[bool] = field(default_factory=list, repr=False, compare=False)
     """Not empty after a successful check; shared with derived files."""
+    lost: str = ""
+    """Why the file is not the model's any more, so that it is never read; empty if it is."""
 
     @classmethod
     def of(cls, source: str | os.PathLike[str] | bytes, limits: Limits | None = None) -> ModelFile:
@@ -73,6 +76,12 @@ class ModelFile:
         """Return the file at a path, which is made absolute."""
         if not os.fspath(path):
             raise ModelError("the model's path is empty; pass the path of a file")
+        if is_server_url(path):
+            Endpoint.parse(path)  # reports other URLs
+            raise ModelError(
+                f"{without_credentials(str(path))} is a model on a server, so there is no file; "
+                "pass its ONNX file"
+            )
         if is_url(path):
             raise ModelError(missing(path, "model"))
         try:
@@ -83,7 +92,9 @@ class ModelFile:
 
     def check_unchanged(self) -> None:
         """Raise `ModelError` if the file has changed since it was opened."""
-        if self.path is not None and self.stamp not in (None, _stamp(self.path)):
+        if self.lost or self.path is None:
+            return
+        if self.stamp not in (None, _stamp(self.path)):
             raise ModelError(
                 f"{self.path} was changed or removed after it was opened; open it again"
             )
@@ -181,7 +192,7 @@ class ModelFile:
         self.check_unchanged()
         if self.data is not None:
             yield io.BytesIO(self.data), len(self.data)
-        elif self.path is None or not self.path.exists():
+        elif self.lost or self.path is None or not self.path.exists():
             yield io.BytesIO(), 0
         else:
             with open_regular(self.path, "model", ModelError) as stream:
@@ -216,6 +227,8 @@ class ModelFile:
     @property
     def why_no_graph(self) -> str:
         """Why `load_proto` returns None."""
+        if self.lost:
+            return self.lost
         if self.path is None and self.data is None:
             return "the session does not store its path (pass the path instead)"
         if self.path is not None and not self.path.exists():
@@ -297,8 +310,11 @@ class ModelFile:
 
 
 def beside(model: str | os.PathLike[str], ending: str) -> Path:
-    """Return the path of a file beside a model: `ending` replaces only .onnx or .ort."""
-    path = Path(model)
+    """Return the path of a file beside a model: `ending` replaces only .onnx or .ort.
+
+    Of a model on a server, it is in the working folder.
+    """
+    path = Path(Endpoint.parse(model).name if is_server_url(model) else model)
     stem = path.stem if path.suffix.lower() in _ENDINGS else path.name  # net.v1 has no extension
     return path.parent / (stem + ending)
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +15,6 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import numpy.typing as npt
 
 from ibisa_onnx.checks import check_type
@@ -24,6 +22,8 @@ from ibisa_onnx.errors import IbisaError, ModelError, OutputError
 from ibisa_onnx.io.literals import parse_json
 from ibisa_onnx.models.base import ImageModel
 from ibisa_onnx.models.batch_axis import add_batch_axis, lone_picture
+from ibisa_onnx.models.extra_inputs import check_extra_inputs, extra_feed
+from ibisa_onnx.models.live_session import file_of_session
 from ibisa_onnx.models.memory import check_answer, check_call
 from ibisa_onnx.models.onnx_file import ModelFile, without_initializer_inputs
 from ibisa_onnx.models.ort import CPU, CUDA, import_onnxruntime
@@ -99,12 +99,12 @@ class DeployedModel(ImageModel):
         max_batch: int = 8,
     ) -> None:
         on_cpu = set(session.get_providers()) == {CPU}
-        super().__init__(signature, max_batch, (threads or _cores()) if on_cpu else 1)
+        super().__init__(signature, max_batch, (threads or cores()) if on_cpu else 1)
         self._on_cpu, self._extension = on_cpu, ""
         self.session = session
         self.file = file
         self._threads = threads
-        self._extra = _check_extra_inputs(signature, extra_inputs or {}, file.label)
+        self._extra = check_extra_inputs(signature, extra_inputs or {}, file.label)
 
     @classmethod
     def open(
@@ -178,7 +178,7 @@ class DeployedModel(ImageModel):
                     "is used; `ibisa-onnx doctor` shows why"
                 )
         elif hasattr(source, "get_providers"):
-            file, session = ModelFile.of_session(source, limits), source
+            file, session = file_of_session(source, limits), source
             threads = threads or session.get_session_options().intra_op_num_threads or None
         else:
             raise ModelError(
@@ -281,19 +281,17 @@ class DeployedModel(ImageModel):
         """
         return self.file.load_proto()
 
+    @property
+    def why_no_graph(self) -> str:
+        """Why `proto` returns None."""
+        return self.file.why_no_graph
+
     def extra_feed(self, batch: int) -> dict[str, npt.NDArray[Any]]:
         """Return the values of all inputs but the image, by name.
 
         Values whose leading axis is the image's are repeated for each of `batch` images.
         """
-        feed = {}
-        for tensor in self.signature.inputs:
-            if tensor.name in self._extra:
-                value = self._extra[tensor.name]
-                shared = bool(tensor.shape) and tensor.shape[0] == self.image.tensor.shape[0]
-                repeat = shared and self.image.batch is None and len(value) == 1
-                feed[tensor.name] = np.repeat(value, batch, axis=0) if repeat else value
-        return feed
+        return extra_feed(self.signature, self._extra, batch)
 
     def exposing(
         self,
@@ -444,6 +442,26 @@ class DeployedModel(ImageModel):
             return results
 
 
+def counterpart_of(
+    source: str | os.PathLike[str] | DeployedModel | None, limits: Limits | None
+) -> DeployedModel | None:
+    """Open the file that runs behind a model, whose gradient stands for the model's.
+
+    Raises
+    ------
+    ModelError
+        The file cannot be opened.
+    """
+    if source is None or isinstance(source, DeployedModel):
+        return source
+    check_type("gradient_from", source, (str, os.PathLike), "an ONNX file", ModelError)
+    try:
+        return DeployedModel.open(source, limits=limits)
+    except ModelError as error:
+        problem = f"gradient_from={os.fspath(source)!r} cannot be opened: {error.problem}"
+        raise ModelError(problem, error.advice) from error
+
+
 @contextmanager
 def _text_alone(label: str) -> Iterator[None]:
     """Raise ModelError for names that are not UTF-8: in live sessions and .ort files."""
@@ -470,7 +488,7 @@ def _with_batch_axis(
     return batched, open_graph(proto, file, session.get_providers(), threads)
 
 
-def _cores() -> int:
+def cores() -> int:
     """Return the number of cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -511,64 +529,3 @@ def _tensor_info(argument: Any) -> TensorInfo:
     inner = argument.type.removeprefix("tensor(").removesuffix(")")
     name = _NUMPY_NAMES.get(inner, inner) if argument.type.startswith("tensor(") else argument.type
     return TensorInfo(argument.name, name, tuple(argument.shape or ()))
-
-
-def _check_extra_inputs(
-    signature: Signature, given: Mapping[str, npt.NDArray[Any]], label: str
-) -> dict[str, npt.NDArray[Any]]:
-    """Cast the values of all inputs but the image; raise ModelError if one is missing."""
-    others = {each.name: each for each in signature.inputs if each.name != signature.image.name}
-    unknown = [name for name in given if name not in others]
-    if unknown:
-        there = f"it has: {', '.join(others)}" if others else "the image is its only input"
-        raise ModelError(f"{label} has no additional input {unknown[0]!r}; {there}")
-    missing = [tensor.quoted for name, tensor in others.items() if name not in given]
-    if missing:
-        raise ModelError(
-            f"{label} also requires a value for {', '.join(missing)}; pass it with extra_inputs="
-        )
-    return {name: _extra_value(value, others[name], label) for name, value in given.items()}
-
-
-def _extra_value(value: npt.ArrayLike, tensor: TensorInfo, label: str) -> npt.NDArray[Any]:
-    """Cast a value to an input's dtype and rank; raise ModelError if it does not fit."""
-    try:
-        given = np.asarray(value)
-        array = given.astype(object if tensor.dtype == "string" else tensor.dtype)
-        fits = array.dtype.kind not in "biu" or np.array_equal(array, given)
-    except (TypeError, ValueError, OverflowError):
-        fits = False
-    if not fits:
-        raise ModelError(
-            f"{label}: value {essence(repr(value), 60)} does not fit input {tensor.quoted}; "
-            "pass another with extra_inputs="
-        )
-    shape = _fitting(array, tensor.shape)
-    if shape is None:
-        raise ModelError(
-            f"{label}: a value of shape {list(array.shape)} does not fit input {tensor.quoted}; "
-            "pass one of that shape with extra_inputs="
-        )
-    return array.reshape(shape)
-
-
-def _fitting(
-    array: npt.NDArray[Any], declared: tuple[int | str | None, ...]
-) -> tuple[int, ...] | None:
-    """Return the shape to which an array can be reshaped for an input, or None.
-
-    Axes of 1 are prepended; a 1-D array may also fill the fixed sides.
-    """
-    if not declared:  # a scalar, or any shape
-        return () if array.size == 1 else array.shape
-    before = (1,) * (len(declared) - array.ndim)
-    filled = tuple(side if isinstance(side, int) else 1 for side in declared)
-    rows = [(*before, *array.shape)]
-    if array.ndim <= 1 or array.size == 1:
-        rows.append(filled)
-    for shape in rows:
-        pairs = zip(shape, declared, strict=False)
-        same = all(side == given for given, side in pairs if isinstance(side, int))
-        if len(shape) == len(declared) and same and math.prod(shape) == array.size:
-            return shape
-    return None

@@ -39,7 +39,13 @@ class DeclaredOutputs:
         self._in_rows = any(_is_table(each) for each in outputs)
         self._sides: dict[str, tuple[int, ...]] = {}  # from earlier calls
 
-    def read(self, returned: Any, images: int, advice: str = "") -> dict[str, Array]:
+    def read(
+        self,
+        returned: Any,
+        images: int,
+        advice: str = "",
+        names: Sequence[str] | None = None,
+    ) -> dict[str, Array]:
         """Return the outputs by name, float32 [images, ...].
 
         Parameters
@@ -52,6 +58,8 @@ class DeclaredOutputs:
             N.
         advice
             What to do if the number of images may be the problem.
+        names
+            Names of the outputs to read; None: all.
 
         Returns
         -------
@@ -64,7 +72,8 @@ class DeclaredOutputs:
             It is none of these; an output is missing, has another shape, or is not finite.
         """
         given = self._by_name(returned, images)
-        for name in self._outputs:
+        wanted = list(self._outputs) if names is None else names
+        for name in wanted:
             if name not in given:
                 there = ", ".join(map(str, given)) or "nothing"
                 raise OutputError(
@@ -72,8 +81,8 @@ class DeclaredOutputs:
                 )
         counts: dict[str, tuple[int, ...]] = {}
         found = {
-            name: self._one(info, given[name], images, advice, counts)
-            for name, info in self._outputs.items()
+            name: self._one(self._outputs[name], given[name], images, advice, counts)
+            for name in wanted
         }
         self._check_rows(counts)
         return found

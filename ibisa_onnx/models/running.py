@@ -212,7 +212,7 @@ def deadline_limit(seconds: float | None) -> TimeLimit:
     return TimeLimit(checked, max(checked, _GRACE))
 
 
-def check_deadline(seconds: float | None) -> float:
+def check_deadline(seconds: float | None, name: str = "deadline") -> float:
     """Return a validated number of seconds, infinity for None.
 
     Raises
@@ -223,7 +223,7 @@ def check_deadline(seconds: float | None) -> float:
     if seconds is None:
         return math.inf
     if not isinstance(seconds, numbers.Real) or not seconds > 0:
-        raise OptionError(f"deadline is {seconds!r}; pass a number of seconds above 0")
+        raise OptionError(f"{name} is {seconds!r}; pass a number of seconds above 0")
     return float(seconds) if seconds < _FOREVER else math.inf
 
 

@@ -447,6 +447,8 @@ def prepare(image: npt.NDArray[np.uint8] | Picture, spec: Preprocessing) -> Prep
         )
     if not isinstance(image, Picture):
         image = Picture(image, None, "")
+    if image.tensor is not None:
+        return _prepared_elsewhere(image.tensor, image, spec)
     picture, deep = image.size, image.deep
     place = placement(picture, spec)
     sides = (picture[0] / image.reduction, picture[1] / image.reduction)
@@ -459,6 +461,23 @@ def prepare(image: npt.NDArray[np.uint8] | Picture, spec: Preprocessing) -> Prep
     geometry = Geometry(picture, spec.size, scale, offset, image.reduction)
     warnings = (*image.notes, *of_depth, *_resize_warnings(geometry, spec))
     return Prepared(tensor[None], geometry, warnings)
+
+
+def _prepared_elsewhere(
+    tensor: npt.NDArray[np.float32], image: Picture, spec: Preprocessing
+) -> Prepared:
+    """Return a tensor unchanged, with the geometry of its image."""
+    if tensor.shape[2:] != spec.size:
+        raise ImageError(
+            f"the prepared image is {tensor.shape[2]} x {tensor.shape[3]}, but the model's input "
+            f"is {spec.size[0]} x {spec.size[1]} (height x width)"
+        )
+    if image.as_drawn:
+        return Prepared(tensor, Geometry(spec.size, spec.size, (1.0, 1.0), (0.0, 0.0)), ())
+    place = placement(image.size, spec)
+    scale = (place.resized[0] / image.size[0], place.resized[1] / image.size[1])
+    geometry = Geometry(image.size, spec.size, scale, (float(place.top), float(place.left)))
+    return Prepared(tensor, geometry, tuple(_resize_warnings(geometry, spec)))
 
 
 def placement(picture: tuple[int, int], spec: Preprocessing) -> Placement:

@@ -38,6 +38,7 @@ from ibisa_onnx.targets.retention import KEPT
 
 _BATCH = 8
 _SAME = 1e-5  # relative difference of probabilities that counts as rounding
+_STEP = 4.0  # expected cost of a first step and the gradient check, in forward passes
 _CHECK = 3.0  # maximum cost of the check, in steps of one forward and one backward pass
 
 
@@ -98,18 +99,25 @@ class PreparedIbisa:
     def run(
         self, problem: Problem, rng: np.random.Generator, control: Control
     ) -> Iterator[Results]:
-        """Optimise lambda, yielding intermediate results; at least one step is always done.
+        """Optimise lambda, yielding intermediate results.
 
         Raises
         ------
+        DeadlineError
+            There is no time for a first step.
         NonFiniteGradientError
             The gradient is NaN or infinite for this image, and `auto` is off.
         GradientError
             The budget is too small for an explanation without gradients.
         """
+        control.require()
+        begin = time.perf_counter()
         checked = self._check_paths(problem)
         if self._asked:
             problem = settle_baselines(problem, self.options.baseline)
+        passes = 1 + self._asked
+        control.pace = _STEP * (time.perf_counter() - begin) / passes
+        control.require(control.pace)
         for results in self._run(problem, checked, rng, control):
             yield {row: self._described(problem.rows[row], each) for row, each in results.items()}
 
@@ -197,9 +205,9 @@ class PreparedIbisa:
         except ModelError as error:
             errors, last = dict.fromkeys(rows, error), {}
         control.lap("optimise")
-        if self.options.check and last:
-            last = self._check_maps(part, rows, last)
-            control.lap("check")
+        if self.options.check and last and not control.stopped:
+            steps = min(_CHECK, self._images)
+            last = self._check_in_time(part, rows, last, control, steps * control.pace)
         spent = dict(zip(rows, part.spent(), strict=True))
         # A single row shares its problem's counter, which keeps counting.
         own = [PassCount()] if part is problem else part.passes.count.split(len(rows))
@@ -245,13 +253,14 @@ class PreparedIbisa:
             prices=prices,
             together=together,
         )
-        begin = time.perf_counter()
+        begin, control.pace = time.perf_counter(), 0.0
         for number, cells in enumerate(maps, 1):
             done = number * (options.rounds if together else 1)
             control.progress(done, steps)
-            pace = (time.perf_counter() - begin) / number
+            now = time.perf_counter()
+            control.pace, begin = max(control.pace, now - begin), now
             ahead = 1 + (_CHECK if options.check else 0)
-            over = done < steps and control.stopping.over(ahead * pace)
+            over = done < steps and control.stopping.over(ahead * control.pace)
             completion = Completion(done, steps, "steps", control.stopping.reason)
             yield cells, against.below(cells), completion
             if over:
@@ -272,9 +281,9 @@ class PreparedIbisa:
                 raise _not_finite(checked.path.name)
             yield found
         control.lap("optimise")
-        if self.options.check:
-            yield self._check_maps(problem, [0], {0: found})[0]
-            control.lap("check")
+        if self.options.check and not control.stopped:
+            seconds = self._images * control.pace / _STEP
+            yield self._check_in_time(problem, [0], {0: found}, control, seconds)[0]
 
     def _by_differences(
         self,
@@ -374,6 +383,27 @@ class PreparedIbisa:
             blind=blind,
             warnings=warnings,
         )
+
+    def _check_in_time(
+        self,
+        problem: Problem,
+        rows: list[int],
+        results: Results,
+        control: Control,
+        seconds: float,
+    ) -> Results:
+        """Check finished maps, unless the expected seconds are more than there are."""
+        if seconds > control.stopping.left:
+            unchecked = (
+                "no time for the check: whether the highest-ranked pixels suffice is unknown"
+            )
+            return {
+                row: replace(each, warnings=(*each.warnings, unchecked))
+                for row, each in results.items()
+            }
+        checked = self._check_maps(problem, rows, results)
+        control.lap("check")
+        return checked
 
     def _check_maps(self, problem: Problem, rows: list[int], results: Results) -> Results:
         """Check finished maps with the model; `rows` are the names of the problem's rows."""
