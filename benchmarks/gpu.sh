@@ -18,6 +18,7 @@ nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
 measure() { # model image preset...
     "$python" benchmarks/gpu.py "$1" "$2" "${@:3}"
     "$python" benchmarks/cost.py "$1" "$2" --provider cuda --repeat 20 "${@:3}"
+    "$python" benchmarks/throughput.py "$1" "$2" --provider cuda --count 32 "${@:3}"
 }
 
 measure ibisa_onnx/demo/model.onnx ibisa_onnx/demo/scene.png

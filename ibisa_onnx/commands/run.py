@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ibisa_onnx.commands.ahead import Explanations, tasks
 from ibisa_onnx.commands.console import (
     INTERRUPTED,
+    Bar,
     Console,
     console_options,
     counted,
@@ -49,6 +52,7 @@ from ibisa_onnx.methods.stopping import STOPPED
 if TYPE_CHECKING:
     from ibisa_onnx import Explainer, Explanation
     from ibisa_onnx.methods import Method
+    from ibisa_onnx.serving.scheduler import Scheduler
 
 
 @click.command("run", short_help="Explain predictions: write attribution maps of images.")
@@ -135,6 +139,9 @@ def command(
     )
     console = _free_stdout(console) if where.to_stdout else console
     where.check()
+    workers = _workers(choice, len(pictures), method_name)
+    if workers > 1:
+        choice = replace(choice, threads=1)
     with deadline_limit(deadline):
         explainer = choice.for_values(asked.reads_output).explainer(**options)
     method, files = methods.named(
@@ -170,10 +177,42 @@ def command(
         # An image that is passed by name alone is always explained.
         resumes = not overwrite and (len(images) > 1 or Path(images[0]).is_dir())
         before = FinishedPictures(request, where) if request and resumes else None
-        _explain_all(work, pictures, before)
+        with _scheduler(work, workers) as scheduler:
+            _explain_all(work, pictures, before, scheduler, workers)
 
 
-def _explain_all(work: Work, pictures: Sequence[str], before: FinishedPictures | None) -> None:
+def _workers(choice: ModelChoice, pictures: int, method: str) -> int:
+    """Return how many images are explained at a time: one per core of an ONNX file on the CPU."""
+    from ibisa_onnx.models.onnx_session import cores
+
+    on_cpu = {each.lower() for each in choice.providers} <= {"cpu", "cpuexecutionprovider"}
+    if method != IBISA or choice.threads or choice.is_remote or not on_cpu:
+        return 1
+    return min(pictures, cores())
+
+
+@contextmanager
+def _scheduler(work: Work, workers: int) -> Iterator[Scheduler | None]:
+    """Yield a scheduler for several images at a time; None for one after the other."""
+    from ibisa_onnx.serving.scheduler import Scheduler, default_workers
+
+    if workers == 1 or default_workers(work.explainer) == 1:  # for instance, CUDA was found
+        yield None
+        return
+    scheduler = Scheduler(work.explainer, max_batch=1, workers=workers, stop=work.stop)
+    try:
+        yield scheduler
+    finally:
+        scheduler.close(drain=False)
+
+
+def _explain_all(
+    work: Work,
+    pictures: Sequence[str],
+    before: FinishedPictures | None,
+    scheduler: Scheduler | None,
+    ahead: int,
+) -> None:
     """Explain all images except those with finished results.
 
     Raises
@@ -184,13 +223,19 @@ def _explain_all(work: Work, pictures: Sequence[str], before: FinishedPictures |
         A result cannot be written; with several images, the message counts those done.
     """
     alone, failed, skipped, code = len(pictures) == 1, 0, 0, 0
-    for number, picture in enumerate(pictures, 1):
-        if found := before.find(picture) if before else []:
-            work.tell_finished(picture, found)
+    coming = tasks(
+        pictures,
+        before.find if before else lambda _: [],
+        lambda picture: work.submit(picture, scheduler),
+        ahead,
+    )
+    for number, task in enumerate(coming, 1):
+        if task.found:
+            work.tell_finished(task.picture, task.found)
             skipped += 1
         else:
             try:
-                failed += not work.explain(picture, alone=alone)
+                failed += not work.explain(task.picture, task.explanations, alone=alone)
             except ResultError as error:
                 if alone:
                     raise
@@ -239,22 +284,23 @@ class Work:
     stop: Callable[[], bool] = lambda: False
     request: Request | None = None
 
-    def explain(self, picture: str, *, alone: bool) -> bool:
-        """Explain one image; unless `alone`, report failure instead of raising and return False."""
+    def submit(self, picture: str, scheduler: Scheduler | None) -> Explanations | None:
+        """Begin to explain an image in another thread, if there is a scheduler."""
+        if scheduler is None:
+            return None
+        return scheduler.submit_all(
+            self._source(picture), self.targets, seed=self.seed, deadline=self.deadline
+        )
+
+    def explain(self, picture: str, submitted: Explanations | None = None, *, alone: bool) -> bool:
+        """Explain one image; unless `alone`, report failure instead of raising and return False.
+
+        `submitted` is what `submit` returned for it.
+        """
         results = PictureResults(self.where.several_targets)
         try:
             with self.console.progress(Path(picture).name) as bar:
-                source = self.piped if picture == STDIO else picture
-                explanations = self.explainer.iter_explanations(
-                    source,
-                    self.targets,
-                    seed=self.seed,
-                    progress=bar,
-                    deadline=self.deadline,
-                    stop=self.stop,
-                    method=self.method,
-                )
-                for number, explanation in enumerate(explanations):
+                for number, explanation in enumerate(self._explanations(picture, submitted, bar)):
                     bar.wipe()
                     self._deliver(picture, explanation, results, first=number == 0)
                     if self.stop():
@@ -268,6 +314,24 @@ class Work:
             report_error(text if picture in text else f"{picture}: {text}")
             return False
         return True
+
+    def _source(self, picture: str) -> str | bytes:
+        return self.piped if picture == STDIO else picture
+
+    def _explanations(
+        self, picture: str, submitted: Explanations | None, bar: Bar
+    ) -> Iterable[Explanation]:
+        if submitted is not None:
+            return submitted.result()
+        return self.explainer.iter_explanations(
+            self._source(picture),
+            self.targets,
+            seed=self.seed,
+            progress=bar,
+            deadline=self.deadline,
+            stop=self.stop,
+            method=self.method,
+        )
 
     def tell_finished(self, picture: str, explanations: Sequence[Sequence[Path]]) -> None:
         """Report the existing results of an image, for programs that read the output."""

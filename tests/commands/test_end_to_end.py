@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 
 from ibisa_onnx.demo import LABELS, model_path, scene_path
+from ibisa_onnx.demo.scenes import draw_scene
 from ibisa_onnx.explanation import Explanation
+from ibisa_onnx.io.formats import encode_png
+from ibisa_onnx.models import onnx_session
 
 
 def test_demo_explains_two_classes_and_prints_the_cost(cli, tmp_path):
@@ -175,19 +178,50 @@ def test_pictures_of_one_name_are_drawn_apart(cli, assets, tmp_path):
 
 
 def test_a_deadline_ends_with_the_map_so_far_and_says_so(cli, tmp_path):
-    words = ["--gradient", "forward-only", "--budget", 4000, "--deadline-ms", 1, "--threads", 1]
+    words = ["--gradient", "forward-only", "--budget", 4000, "--deadline-ms", 500, "--threads", 1]
     result = cli("run", model_path(), scene_path(), "-o", "r.png", "--with-data", *words)
     assert result.code == 0
     record = json.loads((tmp_path / "r.json").read_text())
+    done = record["completion"]["done"]
     assert record["completion"] == {
-        "done": 8,
+        "done": done,
         "planned": 3990,
         "unit": "queries",
         "cut_short": "deadline",
     }
-    assert "after 8 of 3990 queries" in result.out
+    assert f"after {done} of 3990 queries" in result.out
     assert "cut short by the deadline" in result.err
     assert (tmp_path / "r.png").exists()
+
+
+def test_a_folder_is_explained_by_several_workers_as_one_by_one(cli, tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    for seed, name in enumerate("abdef"):
+        (tmp_path / "in" / f"{name}.png").write_bytes(
+            encode_png(draw_scene(np.random.default_rng(seed), count=2).image)
+        )
+    (tmp_path / "in" / "c.png").write_bytes(b"no image")
+    monkeypatch.setattr(onnx_session, "cores", lambda: 3)
+    together = cli("run", model_path(), "in", "-o", "out", "--with-data", "--json", "-t", "top:2")
+    assert together.code == 1
+    assert [json.loads(line)["image"] for line in together.out.splitlines()] == [
+        f"in/{name}.png" for name in "aabbddeeff"
+    ]
+    assert together.err.count("c.png") == 1
+    assert cli("run", model_path(), "in/d.png", "-o", "one", "--with-data", "-t", "top:2").code == 0
+    for path in (tmp_path / "one").glob("*.npy"):
+        assert path.read_bytes() == (tmp_path / "out" / path.name).read_bytes()
+    again = cli("run", model_path(), "in", "-o", "out", "--with-data", "-t", "top:2")
+    assert "skipped 5 of 6 images" in again.err
+
+
+def test_a_deadline_without_time_for_a_step_is_an_error(cli, tmp_path):
+    result = cli("run", model_path(), scene_path(), "-o", "r.png", "--deadline-ms", 1)
+    assert result.code == 1
+    assert result.err.count("\n") == 1
+    assert "no time for a first step" in result.err
+    assert "--deadline-ms" in result.err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("value", ["0", "-5", "soon"])
