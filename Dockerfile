@@ -2,6 +2,8 @@
 # docker run --rm --user "$(id -u):$(id -g)" -v "$PWD:/work" ibisa-onnx run model.onnx photo.jpg
 #
 # For CUDA: docker build --build-arg EXTRAS=gpu …, and docker run --gpus all …
+# A model server: --build-arg EXTRAS=cpu,serve, and docker run -p 8080:8080 -p 8081:8081
+# ibisa-onnx serve model.onnx --host 0.0.0.0; it ends gracefully on the SIGTERM of docker stop.
 
 ARG PYTHON=3.12
 FROM python:${PYTHON}-slim AS build

@@ -3,11 +3,13 @@
 # `make test-all` adds the slow tests, `make hostile` everything that hostile input could do (a part
 # of it is among the tests); `make fuzz EXAMPLES=5000` searches for more.
 # `make exporters` runs the exporters' tests with transformers and Keras, in an environment of its
-# own. `make docs` builds the documentation into site/; warnings are errors.
+# own. `make serving` runs the tests of servers and remote models against real Triton, KServe and
+# MLServer servers, in three environments: their pins exclude each other's and ours. `make docs` builds the documentation into site/; warnings are errors.
 # `make zoo` compares gradients with PyTorch's on the architectures of three libraries, then exports
 # and explains some of them and of Keras, in about two hours; it resumes where it was stopped.
 # Another interpreter: `make demo PYTHON=python3.12`.
 
+comma := ,
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 PACKAGES := -e '.[cpu]'
@@ -18,6 +20,12 @@ DOCS_PACKAGES := -e '.[cpu,docs]'
 EXPORTERS := .exporters
 EXPORTERS_INSTALLED := $(EXPORTERS)/.installed
 EXPORTERS_PACKAGES := -e '.[cpu,test,transformers,keras]'
+SERVING := .serving
+SERVING_INSTALLED := $(SERVING)/.installed
+TRITON := .serving-triton
+TRITON_INSTALLED := $(TRITON)/.installed
+MLSERVER := .serving-mlserver
+MLSERVER_INSTALLED := $(MLSERVER)/.installed
 EXAMPLES := 1000
 # Small matrices are slower in several threads, the more so beside another worker of the tests.
 PYTEST := OPENBLAS_NUM_THREADS=1 $(VENV)/bin/pytest
@@ -26,7 +34,7 @@ ZOO_PACKAGES := -e '.[cpu,torchvision,timm,transformers,keras]'
 ZOO_INSTALLED := $(ZOO)/.installed
 PYTHONS := $(if $(PYTHON),$(PYTHON),python3 python3.13 python3.12 python3.11)
 
-.PHONY: demo test test-all hostile fuzz exporters docs lint types zoo clean
+.PHONY: demo test test-all hostile fuzz exporters serving docs lint types zoo clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/ibisa-onnx demo -o out/
@@ -42,6 +50,11 @@ hostile: $(DEV)
 
 exporters: $(EXPORTERS_INSTALLED)
 	$(EXPORTERS)/bin/pytest tests/exporters/test_frameworks.py tests/exporters/test_weights.py
+
+serving: $(SERVING_INSTALLED) $(TRITON_INSTALLED) $(MLSERVER_INSTALLED)
+	IBISA_TRITON_PYTHON=$(CURDIR)/$(TRITON)/bin/python \
+	IBISA_MLSERVER_PYTHON=$(CURDIR)/$(MLSERVER)/bin/python \
+	OPENBLAS_NUM_THREADS=1 $(SERVING)/bin/pytest tests/serving -m 'not hostile'
 
 docs: $(DOCS)
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
@@ -61,7 +74,7 @@ zoo: $(ZOO_INSTALLED)
 	$(ZOO)/bin/python benchmarks/exports.py --write docs/how-to/export.md
 
 clean:
-	rm -rf $(VENV) $(EXPORTERS) $(ZOO) out site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(EXPORTERS) $(SERVING) $(TRITON) $(MLSERVER) $(ZOO) out site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An environment is made afresh when the packages it should hold change, so that it holds no others.
@@ -97,6 +110,18 @@ $(DOCS): $(INSTALLED)
 
 $(EXPORTERS_INSTALLED): pyproject.toml constraints.txt
 	$(call new_environment,$(EXPORTERS),constraints.txt,$(EXPORTERS_PACKAGES),some minutes)
+	@touch $@
+
+$(SERVING_INSTALLED): pyproject.toml constraints/serving.txt
+	$(call new_environment,$(SERVING),constraints/serving.txt,-e '.[cpu$(comma)serving-test]',some minutes)
+	@touch $@
+
+$(TRITON_INSTALLED): pyproject.toml constraints/triton.txt
+	$(call new_environment,$(TRITON),constraints/triton.txt,-e '.[cpu$(comma)triton]',a few minutes)
+	@touch $@
+
+$(MLSERVER_INSTALLED): pyproject.toml constraints/mlserver.txt
+	$(call new_environment,$(MLSERVER),constraints/mlserver.txt,-e '.[cpu$(comma)mlserver]',a few minutes)
 	@touch $@
 
 $(ZOO_INSTALLED): pyproject.toml benchmarks/zoo.txt

@@ -38,6 +38,7 @@ _VERBS = (
     "export",
     "annotate",
     "distill",
+    "serve",
     "demo",
     "doctor",
 )
@@ -103,6 +104,7 @@ def group() -> None:
       ibisa-onnx export torchvision:resnet50     write resnet50.onnx with metadata
       ibisa-onnx annotate model.onnx --labels …  embed preprocessing and labels
       ibisa-onnx distill model.onnx images/      train a differentiable surrogate
+      ibisa-onnx serve model.onnx                serve predictions and explanations
       ibisa-onnx demo                            try it without a model or image
     """
 

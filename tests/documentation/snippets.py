@@ -18,7 +18,7 @@ PAGES = sorted(
     path.relative_to(ROOT).as_posix() for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"))
 )
 LANGUAGES = {"bash", "python"}
-DATA = {"json", "text", "toml"}
+DATA = {"json", "text", "toml", "yaml"}
 """Languages of blocks that show output or files."""
 _FENCE = re.compile(r"^( *)```(\S*)$")
 _OTHER_FENCE = re.compile(r"^ *(````|~~~)")

@@ -1,0 +1,116 @@
+"""The adapters for Triton and MLServer on real servers, asked by tritonclient.
+
+NumPy 1, which pytriton requires, rounds the last bit of a map otherwise than NumPy 2.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from serving.servers import Served, free_port, interpreter, library_path, started
+
+import ibisa_onnx as ibisa
+from ibisa_onnx.demo import model_path, scene_path
+
+client = pytest.importorskip("tritonclient.http", reason="needs the extra [remote]")
+
+TRITON = """
+import sys
+from pytriton.triton import Triton, TritonConfig
+import ibisa_onnx
+from ibisa_onnx.serving.triton import bind
+
+http, grpc, model = sys.argv[1:]
+config = TritonConfig(
+    http_address="127.0.0.1", http_port=int(http), grpc_address="127.0.0.1", grpc_port=int(grpc),
+    allow_metrics=False,
+)
+with Triton(config=config) as server:
+    bind(server, "demo", ibisa_onnx.Explainer(model, threads=1))
+    server.serve()
+"""
+
+
+def _triton(folder: Path, served: Served) -> tuple[list[str], dict[str, str]]:
+    python = interpreter("triton")
+    (folder / "serve.py").write_text(TRITON)
+    ports = [str(served.http), str(served.grpc)]
+    return [python, str(folder / "serve.py"), *ports, str(model_path())], library_path(python)
+
+
+def _mlserver(folder: Path, served: Served) -> tuple[list[str], dict[str, str]]:
+    python = interpreter("mlserver")
+    settings = {
+        "host": "127.0.0.1",
+        "http_port": served.http,
+        "grpc_port": served.grpc,
+        "metrics_port": free_port(),
+        "parallel_workers": 0,
+    }
+    model = {
+        "name": "demo-explainer",
+        "implementation": "ibisa_onnx.serving.mlserver.ExplainerRuntime",
+        "parameters": {"uri": str(model_path()), "extra": {"threads": 1, "max_batch": 1}},
+    }
+    (folder / "settings.json").write_text(json.dumps(settings))
+    (folder / "demo").mkdir()
+    (folder / "demo/model-settings.json").write_text(json.dumps(model))
+    return [python, "-m", "mlserver.cli.main", "start", str(folder)], {"TMPDIR": str(folder)}
+
+
+@pytest.fixture(scope="module", params=["triton", "mlserver"])
+def server(request: pytest.FixtureRequest, tmp_path_factory) -> Iterator[tuple[str, Served]]:
+    folder = tmp_path_factory.mktemp(request.param)
+    served = Served(free_port(), free_port(), folder / "log")
+    command, more = {"triton": _triton, "mlserver": _mlserver}[request.param](folder, served)
+    with started(command, served, ["demo-explainer"], more):
+        yield request.param, served
+
+
+@pytest.fixture(scope="module")
+def expected() -> ibisa.Explanation:
+    return ibisa.Explainer(model_path(), threads=1).explain(scene_path(), seed=3)
+
+
+def ask(kind: str, served: Served, image: bytes, **parameters: Any) -> Any:
+    """Request a map and its record from the explainer."""
+    binary = kind == "triton"  # MLServer has no binary tensors over HTTP
+    given = client.InferInput("image", [1], "BYTES")
+    if binary:
+        given.set_data_from_numpy(np.array([image], object), binary_data=True)
+    else:
+        text = base64.b64encode(image).decode()
+        given.set_data_from_numpy(np.array([text], object), binary_data=False)
+    outputs = [client.InferRequestedOutput(e, binary_data=binary) for e in ("map", "explanation")]
+    with client.InferenceServerClient(f"127.0.0.1:{served.http}", network_timeout=60) as asked:
+        headers = None if binary else {"Content-Type": "application/json"}
+        return asked.infer(
+            "demo-explainer", [given], outputs=outputs, parameters=parameters, headers=headers
+        )
+
+
+def test_the_map_is_that_of_explain(server, expected) -> None:
+    found = ask(*server, scene_path().read_bytes(), seed=3)
+    np.testing.assert_allclose(found.as_numpy("map"), expected.map, rtol=1e-5, atol=1e-7)
+    record = json.loads(found.as_numpy("explanation").reshape(-1)[0])
+    assert record["target"]["index"] == expected.target.index
+    assert record["passes"] == expected.record()["passes"]
+
+
+def test_a_bad_image_is_one_line_and_the_server_stays(server, expected) -> None:
+    for image in (b"\x89no image", scene_path().read_bytes()[:500]):
+        with pytest.raises(client.InferenceServerException) as error:
+            ask(*server, image)
+        said = str(error.value)
+        assert "the image" in said
+        assert "ibisa_onnx/" not in said
+        if server[0] == "mlserver":  # pytriton adds a traceback of its own code
+            assert "\n" not in said.strip()
+    found = ask(*server, scene_path().read_bytes(), seed=3)
+    np.testing.assert_allclose(found.as_numpy("map"), expected.map, rtol=1e-5, atol=1e-7)
