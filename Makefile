@@ -4,7 +4,8 @@
 # of it is among the tests); `make fuzz EXAMPLES=5000` searches for more.
 # `make exporters` runs the exporters' tests with transformers and Keras, in an environment of its
 # own. `make serving` runs the tests of servers and remote models against real Triton, KServe and
-# MLServer servers, in three environments: their pins exclude each other's and ours. `make docs` builds the documentation into site/; warnings are errors.
+# MLServer servers, in three environments: their pins exclude each other's and ours.
+# `make docs` builds the documentation into site/; warnings are errors.
 # `make zoo` compares gradients with PyTorch's on the architectures of three libraries, then exports
 # and explains some of them and of Keras, in about two hours; it resumes where it was stopped.
 # Another interpreter: `make demo PYTHON=python3.12`.

@@ -1,9 +1,4 @@
-"""Explanations on MLServer: a runtime that a `model-settings.json` names.
-
-{"name": "mobilenetv2-explainer",
- "implementation": "ibisa_onnx.serving.mlserver.ExplainerRuntime",
- "parameters": {"uri": "./mobilenetv2.onnx", "extra": {"preprocessing": "tf"}}}
-"""
+"""Explanations on MLServer: a runtime that a `model-settings.json` names as `implementation`."""
 
 from __future__ import annotations
 

@@ -55,7 +55,8 @@ _CALLS = {
 
 
 def with_keys(text: str) -> str:
-    """Replace Python notation of targets in a message by what a request passes."""
+    """Replace Python notation in a message by what a request passes."""
+    text = text.replace("deadline=", "deadline_ms")
     for call, keys in _CALLS.items():
         text = text.replace(call, keys)
     return text

@@ -1,8 +1,7 @@
 """Explanations on Triton Inference Server, bound by pytriton to its Python backend.
 
-with Triton() as server:
-    bind(server, "mobilenetv2", Explainer("mobilenetv2.onnx"))
-    server.serve()
+Images are files (BYTES); Triton declares one datatype per input. pytriton adds a traceback of its
+own to the line of an error, and its status is always 500.
 """
 
 from __future__ import annotations
