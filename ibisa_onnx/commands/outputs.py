@@ -77,6 +77,10 @@ class Destinations:
         Whether the map (.npy) and the record (.json) are written beside the overlay.
     model
         The model's path, which must not be overwritten either.
+    stems
+        Paths of the images' results without suffix; None: chosen here.
+    inputs
+        Files that must not be overwritten; None: the images and the model.
 
     Raises
     ------
@@ -92,13 +96,16 @@ class Destinations:
         several_targets: bool = False,
         with_data: bool = False,
         model: str = STDIO,
+        stems: dict[str, Path] | None = None,
+        inputs: Sequence[str] | None = None,
     ) -> None:
         output = STDIO if output is None and STDIO in images else output
         several = several_targets or len(images) > 1
         self.to_stdout = output == STDIO
         self._several_targets = several_targets
         self._with_data = with_data
-        self._given = [each for each in (*images, model) if each != STDIO]
+        given = (*images, model) if inputs is None else inputs
+        self._given = [each for each in given if each != STDIO]
         self._file: Path | None = None
         folder: Path | None = None
         if self.to_stdout and (several or with_data):
@@ -117,7 +124,9 @@ class Destinations:
                 check_output(self._file, self._given)
         self._folder = self._file.parent if self._file else folder
         room = _ROOM + (_SLUG + 12 if several_targets else 0)
-        self._stems = distinct_stems(images, folder, room)
+        self._stems = distinct_stems(images, folder, room) if stems is None else stems
+        if self._file is None:  # comparing each result with a million images would take days
+            self._given = [each for each in self._given if _may_be_result(each)]
         self._taken: set[Path] = set()
         self._listed: dict[Path, dict[Path, list[Path]]] = {}
 
@@ -142,6 +151,25 @@ class Destinations:
         for folder in dict.fromkeys(folders):
             check_folder(folder)
             remove_abandoned(folder)
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of all results; None if they lie beside the images."""
+        return self._folder
+
+    @property
+    def is_one_file(self) -> bool:
+        """Whether `output` is a file."""
+        return self._file is not None
+
+    @property
+    def inputs(self) -> list[str]:
+        """The inputs whose names a result could have."""
+        return self._given
+
+    def stem(self, image: str) -> Path:
+        """Return the path of an image's results without suffix."""
+        return self._stems[image]
 
     def overlays_of(self, image: str) -> list[Path]:
         """Return the paths of an image's overlays that earlier runs may have written.
@@ -199,6 +227,12 @@ class Destinations:
             path = stem.with_name(f"{stem.name}.{slug}-{next(others)}{_MARK}.png")
         self._taken.add(path)
         return path
+
+
+def _may_be_result(path: str) -> bool:
+    """Return whether an input has a name that results have, or could be another name of one."""
+    # Lowercase, because file systems may ignore case.
+    return f"{_MARK}." in path.lower() or os.path.islink(path)  # noqa: PTH114 - it never raises
 
 
 def _overlays_in(folder: Path) -> dict[Path, list[Path]]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -138,10 +138,11 @@ class FinishedPictures:
 class PictureResults:
     """Writes the results of one image, each overlay with its mark.
 
-    With `several` results, the last one is marked only when all are written.
+    With `several` results, the last one is marked only when all are written. `save` writes files.
     """
 
     several: bool
+    save: Callable[[Mapping[Path, bytes]], None] = write_files
     _overlays: list[str] = field(default_factory=list)
     _latest: tuple[Path, bytes, Mark] | None = None
 
@@ -169,14 +170,14 @@ class PictureResults:
         """
         overlay = next((path for path in paths if path.suffix.lower() == _OVERLAY), None)
         if overlay is None or request is None:
-            write_files(contents)
+            self.save(contents)
             return
         self._overlays.append(overlay.name)
         files = {each.name: _known_by(each, contents) for each in paths}
         mark = Mark(request, files, list(self._overlays), not self.several)
         self._latest = overlay, contents[overlay], mark
         others = {path: data for path, data in contents.items() if path != overlay}
-        write_files({**others, overlay: mark.put_into(contents[overlay])})
+        self.save({**others, overlay: mark.put_into(contents[overlay])})
 
     def end(self) -> None:
         """Mark the last overlay as the last, if several results were possible.
@@ -188,7 +189,7 @@ class PictureResults:
         """
         if self.several and self._latest is not None:
             overlay, png, mark = self._latest
-            write_files({overlay: replace(mark, last=True).put_into(png)})
+            self.save({overlay: replace(mark, last=True).put_into(png)})
 
 
 def _known_by(path: Path, contents: Mapping[Path, bytes]) -> str | None:

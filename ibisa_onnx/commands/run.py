@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +32,7 @@ from ibisa_onnx.commands.explaining import (
     method_options,
 )
 from ibisa_onnx.commands.interruption import Interruption
+from ibisa_onnx.commands.job_options import JobChoice, job_options
 from ibisa_onnx.commands.model_options import ModelChoice, model_options
 from ibisa_onnx.commands.outputs import STDIO, Destinations, expand
 from ibisa_onnx.commands.report import details_text, explanation_text
@@ -85,6 +86,7 @@ if TYPE_CHECKING:
 @model_options
 @explaining_options
 @deadline_of_maps
+@job_options
 @click.option(
     "--uncertainty", is_flag=True, help="Also draw the map's uncertainty (--gradient forward-only)."
 )
@@ -105,6 +107,7 @@ def command(
     method_name: str,
     methods: MethodChoice,
     deadline: float | None,
+    job: JobChoice,
     uncertainty: bool,
     signed: bool,
     seed: int,
@@ -133,6 +136,25 @@ def command(
             f"--gradient {options['gradient']} does not support --uncertainty; use forward-only"
         )
     methods.check([method_name])
+    if job.is_job:
+        from ibisa_onnx.commands.job_worker import Opening
+        from ibisa_onnx.commands.jobs import run_job
+
+        opening = Opening(
+            choice.for_values(asked.reads_output),
+            options,
+            asked.targets(choice.output),
+            asked.several,
+            method_name,
+            seed,
+            deadline,
+            uncertainty,
+            signed,
+            with_data,
+            console,
+        )
+        run_job(console, images, out, job, methods, opening, overwrite=overwrite)
+        return
     pictures = expand(images)
     where = Destinations(
         pictures, out, several_targets=asked.several, with_data=with_data, model=choice.model
@@ -153,11 +175,8 @@ def command(
     meant = asked.targets(choice.output)
     request = None
     if not where.to_stdout:
-        from ibisa_onnx.benchmark.target_digest import request_digest
-
         drawn = {"uncertainty": uncertainty, "signed": signed, "data": with_data}
-        more = {"versions": explainer.versions, "deadline": deadline, **drawn}
-        request = Request(request_digest(explainer, method, meant, seed, files, more))
+        request = request_of(explainer, method, meant, seed, files, deadline, drawn)
     piped = piped_picture() if STDIO in pictures else b""  # before Ctrl-C is caught
     with Interruption(console) as interruption:
         work = Work(
@@ -179,6 +198,22 @@ def command(
         before = FinishedPictures(request, where) if request and resumes else None
         with _scheduler(work, workers) as scheduler:
             _explain_all(work, pictures, before, scheduler, workers)
+
+
+def request_of(
+    explainer: Explainer,
+    method: Method,
+    targets: Any,
+    seed: int,
+    files: Sequence[Path],
+    deadline: float | None,
+    drawn: Mapping[str, bool],
+) -> Request:
+    """Return the request of a run; `drawn` are the options of the results' files."""
+    from ibisa_onnx.benchmark.target_digest import request_digest
+
+    more = {"versions": explainer.versions, "deadline": deadline, **drawn}
+    return Request(request_digest(explainer, method, targets, seed, files, more))
 
 
 def _workers(choice: ModelChoice, pictures: int, method: str) -> int:
@@ -239,7 +274,7 @@ def _explain_all(
             except ResultError as error:
                 if alone:
                     raise
-                raise _ended(error, number - 1 - failed, len(pictures)) from error
+                raise ended(error, number - 1 - failed, len(pictures)) from error
         if work.stop():
             work.console.warn(_left_out(len(pictures) - number, len(pictures)))
             code = INTERRUPTED
@@ -253,7 +288,7 @@ def _explain_all(
         raise click.exceptions.Exit(code or 1)
 
 
-def _ended(error: ResultError, done: int, pictures: int) -> ResultError:
+def ended(error: ResultError, done: int, pictures: int) -> ResultError:
     """Return an error that counts the finished images and explains how to resume."""
     problem = f"stopped after {done} of {counted(pictures, 'image')}; {error.problem}"
     if not isinstance(error.__cause__, OSError):
@@ -297,7 +332,7 @@ class Work:
 
         `submitted` is what `submit` returned for it.
         """
-        results = PictureResults(self.where.several_targets)
+        results = self._results()
         try:
             with self.console.progress(Path(picture).name) as bar:
                 for number, explanation in enumerate(self._explanations(picture, submitted, bar)):
@@ -314,6 +349,9 @@ class Work:
             report_error(text if picture in text else f"{picture}: {text}")
             return False
         return True
+
+    def _results(self) -> PictureResults:
+        return PictureResults(self.where.several_targets)
 
     def _source(self, picture: str) -> str | bytes:
         return self.piped if picture == STDIO else picture
