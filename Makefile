@@ -3,8 +3,9 @@
 # `make test-all` adds the slow tests, `make hostile` everything that hostile input could do (a part
 # of it is among the tests); `make fuzz EXAMPLES=5000` searches for more.
 # `make exporters` runs the exporters' tests with transformers and Keras, in an environment of its
-# own. `make serving` runs the tests of servers and remote models against real Triton, KServe and
-# MLServer servers, in three environments: their pins exclude each other's and ours.
+# own. `make serving` runs the tests of servers, remote models and jobs against real Triton, KServe
+# and MLServer servers and Ray, in three environments: their pins exclude each other's and ours.
+# `make openvino` runs the core of the tests on OpenVINO's build of ONNX Runtime, in another one.
 # `make docs` builds the documentation into site/; warnings are errors.
 # `make zoo` compares gradients with PyTorch's on the architectures of three libraries, then exports
 # and explains some of them and of Keras, in about two hours; it resumes where it was stopped.
@@ -27,6 +28,10 @@ TRITON := .serving-triton
 TRITON_INSTALLED := $(TRITON)/.installed
 MLSERVER := .serving-mlserver
 MLSERVER_INSTALLED := $(MLSERVER)/.installed
+OPENVINO := .openvino
+OPENVINO_PACKAGES := -e '.[test]' onnxruntime-openvino
+OPENVINO_INSTALLED := $(OPENVINO)/.installed
+OPENVINO_TESTS := providers models gradients methods test_batch.py test_explainer.py test_live_stack.py
 EXAMPLES := 1000
 # Small matrices are slower in several threads, the more so beside another worker of the tests.
 PYTEST := OPENBLAS_NUM_THREADS=1 $(VENV)/bin/pytest
@@ -35,7 +40,7 @@ ZOO_PACKAGES := -e '.[cpu,torchvision,timm,transformers,keras]'
 ZOO_INSTALLED := $(ZOO)/.installed
 PYTHONS := $(if $(PYTHON),$(PYTHON),python3 python3.13 python3.12 python3.11)
 
-.PHONY: demo test test-all hostile fuzz exporters serving docs lint types zoo clean
+.PHONY: demo test test-all hostile fuzz exporters serving openvino docs lint types zoo clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/ibisa-onnx demo -o out/
@@ -57,6 +62,10 @@ serving: $(SERVING_INSTALLED) $(TRITON_INSTALLED) $(MLSERVER_INSTALLED)
 	IBISA_MLSERVER_PYTHON=$(CURDIR)/$(MLSERVER)/bin/python \
 	OPENBLAS_NUM_THREADS=1 $(SERVING)/bin/pytest tests/serving -m 'not hostile'
 
+openvino: $(OPENVINO_INSTALLED)
+	IBISA_TEST_PROVIDER=openvino OPENBLAS_NUM_THREADS=1 \
+	$(OPENVINO)/bin/pytest -n 2 $(addprefix tests/,$(OPENVINO_TESTS))
+
 docs: $(DOCS)
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
@@ -75,7 +84,7 @@ zoo: $(ZOO_INSTALLED)
 	$(ZOO)/bin/python benchmarks/exports.py --write docs/how-to/export.md
 
 clean:
-	rm -rf $(VENV) $(EXPORTERS) $(SERVING) $(TRITON) $(MLSERVER) $(ZOO) out site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(EXPORTERS) $(SERVING) $(TRITON) $(MLSERVER) $(OPENVINO) $(ZOO) out site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An environment is made afresh when the packages it should hold change, so that it holds no others.
@@ -123,6 +132,10 @@ $(TRITON_INSTALLED): pyproject.toml constraints/triton.txt
 
 $(MLSERVER_INSTALLED): pyproject.toml constraints/mlserver.txt
 	$(call new_environment,$(MLSERVER),constraints/mlserver.txt,-e '.[cpu$(comma)mlserver]',a few minutes)
+	@touch $@
+
+$(OPENVINO_INSTALLED): pyproject.toml constraints/openvino.txt
+	$(call new_environment,$(OPENVINO),constraints/openvino.txt,$(OPENVINO_PACKAGES),a few minutes)
 	@touch $@
 
 $(ZOO_INSTALLED): pyproject.toml benchmarks/zoo.txt

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     import onnxruntime
     import torch
 
+    from ibisa_onnx.models.providers import Provider
+
 _NAME = (str,), "a name"
 _TYPES: Mapping[str, tuple[tuple[type, ...], str]] = {
     "providers": ((str, list, tuple), "a list of names"),
@@ -80,9 +82,9 @@ class Explainer:
         Inputs and outputs of a function, or of a model on a server that does not declare them; None
         for all other models.
     providers
-        Execution providers, by ONNX Runtime's names or their short forms ("cuda"). A requested
-        provider that does not start is an error, never a fallback. Empty: CUDA if it works, else
-        CPU.
+        Execution providers, by ONNX Runtime's names or their short forms ("cuda"), or pairs of a
+        name and its options. A requested provider that does not start is an error, never a
+        fallback. Empty: CUDA if it works, else CPU.
     input
         Name of the image input; None: the only input that can hold images.
     output
@@ -183,7 +185,7 @@ class Explainer:
         | ImageModel,
         input_spec: InputSpec | None = None,
         *,
-        providers: Sequence[str] = (),
+        providers: Sequence[Provider] = (),
         input: str | None = None,
         output: str | None = None,
         preprocessing: Preprocessing | str | os.PathLike[str] | None = None,

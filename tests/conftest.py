@@ -15,9 +15,25 @@ import pytest
 from onnx import TensorProto, helper
 
 from ibisa_onnx.commands import main
+from ibisa_onnx.models import providers
 
 if TYPE_CHECKING:
     import torch
+
+
+PROVIDER = os.environ.get("IBISA_TEST_PROVIDER")
+"""The execution provider that tests use unless they request one; None: as everyone's default."""
+
+if PROVIDER:
+    providers.default_providers = lambda: [PROVIDER, "cpu"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what only the CPU provider does, with the mark's reason, when another one is tested."""
+    for item in items:
+        mark = item.get_closest_marker("cpu_provider")
+        if PROVIDER and mark is not None:
+            item.add_marker(pytest.mark.skip(reason=f"with {PROVIDER}, {mark.args[0]}"))
 
 
 @pytest.fixture(autouse=True)

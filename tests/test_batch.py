@@ -152,6 +152,7 @@ def test_the_passes_add_up_to_the_models(explainer: ibisa.Explainer):
     )
 
 
+@pytest.mark.cpu_provider("one call holds several images")
 def test_answers_of_one_picture_share_prediction_and_check(explainer: ibisa.Explainer):
     first, second, third = explainer.explain_all(scene_path(), "top:3")
     assert (first.passes.forward, first.passes.backward) == (FORWARD, BACKWARD)

@@ -25,7 +25,7 @@ from ibisa_onnx.errors import GradientError, IbisaError, NonFiniteGradientError
 from ibisa_onnx.gradients.base import power_of_two
 from ibisa_onnx.gradients.precision import is_quantised
 from ibisa_onnx.models.base import ImageModel, to_input
-from ibisa_onnx.models.onnx_graph import TRANSPARENT, cut, producer_of
+from ibisa_onnx.models.onnx_graph import TRANSPARENT, cut, drop_unread_inputs, producer_of
 from ibisa_onnx.models.onnx_session import DeployedModel
 from ibisa_onnx.models.ort_messages import essence
 from ibisa_onnx.models.passes import PassCounter
@@ -373,6 +373,7 @@ class SplitModel:
             graphs = (derivative.forward, derivative.backward)
             for graph in graphs:
                 take_weights(graph, known)
+                drop_unread_inputs(graph)  # OpenVINO confuses the others with them
             weights = read_missing(proto, *graphs)
             sessions = tuple(self.model.new_session(graph, weights) for graph in graphs)
             self._runs = 2 if is_quantised(derivative.forward, self.tensor) else 1

@@ -292,6 +292,17 @@ class ModelFile:
         names = {name: str(place.relative_to(base)) for name, place in places.items()}
         return rename_weights(model, names), base
 
+    def with_links_followed(self) -> onnx.ModelProto | None:
+        """Return the graph if its weights are symlinks, which ONNX Runtime 1.24 rejects in a file.
+
+        None if they are not, or cannot be read.
+        """
+        with suppress(ModelError):
+            model = self.load_proto()
+            if model is not None and self.follow_links(model)[0] is not model:
+                return model
+        return None
+
     def explain_failure(self, error: Exception) -> ModelError:
         """Return a one-line error for ONNX Runtime's failure to open this model."""
         model = self._skeleton()

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ibisa_onnx.errors import ModelError
+from ibisa_onnx.models.model_parts import parts
 
 if TYPE_CHECKING:
     import onnx
@@ -100,6 +101,15 @@ def cut(graph: onnx.GraphProto, tensor: onnx.ValueInfoProto) -> None:
             if name == tensor.name:
                 node.output[place] = f"{name}/cut"
     graph.input.append(tensor)
+
+
+def drop_unread_inputs(model: onnx.ModelProto) -> None:
+    """Remove the inputs of a graph that neither a node nor an output reads, in place."""
+    read = {each.name for each in model.graph.output}
+    read |= {name for body in parts(model).bodies for node in body.node for name in node.input}
+    kept = [each for each in model.graph.input if each.name in read]
+    del model.graph.input[:]
+    model.graph.input.extend(kept)
 
 
 def without_weights(graph: onnx.GraphProto) -> onnx.GraphProto:

@@ -28,7 +28,13 @@ from ibisa_onnx.models.memory import check_answer, check_call
 from ibisa_onnx.models.onnx_file import ModelFile, without_initializer_inputs
 from ibisa_onnx.models.ort import CPU, CUDA, import_onnxruntime
 from ibisa_onnx.models.ort_messages import essence
-from ibisa_onnx.models.providers import check_providers, resolve_providers
+from ibisa_onnx.models.providers import (
+    OPENVINO,
+    Provider,
+    check_providers,
+    resolve_providers,
+    with_options,
+)
 from ibisa_onnx.models.running import run
 from ibisa_onnx.models.session_options import open_file, open_graph
 from ibisa_onnx.models.signature import (
@@ -51,6 +57,10 @@ if TYPE_CHECKING:
     from ibisa_onnx.models.weights import Weights
 
 _BY_VALUE = frozenset({CPU, CUDA})  # accept weights as values; others may require a whole graph
+_UNREPORTED = (
+    "OpenVINO does not report the options of an open session, so graphs derived from it use its "
+    'defaults; pass them as providers=[("OpenVINOExecutionProvider", {...})]'
+)
 _MOST_TENSORS = 1000  # inputs, and outputs: each is compared with all others
 _NUMPY_NAMES = {"float": "float32", "double": "float64"}
 
@@ -74,6 +84,8 @@ class DeployedModel(ImageModel):
         Threads per operator; None: ONNX Runtime's default.
     max_batch
         Maximum images per call if the batch axis is dynamic.
+    provider_options
+        Options of providers that the session does not report, by the provider's full name.
 
     Attributes
     ----------
@@ -97,6 +109,7 @@ class DeployedModel(ImageModel):
         extra_inputs: Mapping[str, npt.NDArray[Any]] | None = None,
         threads: int | None = None,
         max_batch: int = 8,
+        provider_options: Mapping[str, dict[str, str]] | None = None,
     ) -> None:
         on_cpu = set(session.get_providers()) == {CPU}
         super().__init__(signature, max_batch, (threads or cores()) if on_cpu else 1)
@@ -104,6 +117,7 @@ class DeployedModel(ImageModel):
         self.session = session
         self.file = file
         self._threads = threads
+        self._provider_options = dict(provider_options or {})
         self._extra = check_extra_inputs(signature, extra_inputs or {}, file.label)
 
     @classmethod
@@ -111,7 +125,7 @@ class DeployedModel(ImageModel):
         cls,
         source: str | os.PathLike[str] | bytes | onnxruntime.InferenceSession,
         *,
-        providers: Sequence[str] = (),
+        providers: Sequence[Provider] = (),
         input: str | None = None,
         layout: str | None = None,
         extra_inputs: Mapping[str, npt.NDArray[Any]] | None = None,
@@ -127,7 +141,9 @@ class DeployedModel(ImageModel):
             The path of an ONNX file (with its external weights beside it, if any), its bytes, or a
             live `onnxruntime.InferenceSession`.
         providers
-            Execution providers, short or full names; empty: CUDA if it works, else CPU.
+            Execution providers, short or full names, or pairs of a name and its options; empty:
+            CUDA if it works, else CPU. For a live session, options that its provider does not
+            report, for the graphs that are derived.
         input
             Name of the image input; None: the only input that can hold images.
         layout
@@ -166,13 +182,13 @@ class DeployedModel(ImageModel):
         check_type("providers", providers, (str, list, tuple), "a list of names")
         check_type("input", input, (str, NoneType), "a name")
         check_type("extra_inputs", extra_inputs, (Mapping, NoneType), "values by name in a dict")
-        if isinstance(providers, str):
-            providers = [providers]
+        names, options = with_options([providers] if isinstance(providers, str) else providers)
         if isinstance(source, str | os.PathLike | bytes):
             file = ModelFile.of(source, limits)
             file.check_readable()
-            session = open_file(file, resolve_providers(providers), threads)
-            if not providers and CUDA in _unused(session):
+            wanted = [(name, options.get(name, {})) for name in resolve_providers(names)]
+            session = open_file(file, wanted, threads)
+            if not names and CUDA in _unused(session):
                 warnings.append(
                     "this build of ONNX Runtime has CUDA, but CUDA does not work here, so the CPU "
                     "is used; `ibisa-onnx doctor` shows why"
@@ -180,18 +196,19 @@ class DeployedModel(ImageModel):
         elif hasattr(source, "get_providers"):
             file, session = file_of_session(source, limits), source
             threads = threads or session.get_session_options().intra_op_num_threads or None
+            if OPENVINO in session.get_providers() and OPENVINO not in options:
+                warnings.append(_UNREPORTED)
         else:
             raise ModelError(
                 f"the model is a {type(source).__name__}; "
                 "pass a path, bytes or an onnxruntime.InferenceSession "
                 "(or, to an Explainer, a function with its InputSpec)"
             )
-        check_providers(providers, session.get_providers())
-        wanted = read_layout(layout)
+        check_providers(names, session.get_providers())
         with _text_alone(file.label):
-            file, session = _with_batch_axis(file, session, input, threads)
+            file, session = _with_batch_axis(file, session, input, threads, options)
             check_metadata(session.get_modelmeta().custom_metadata_map, file.label, limits)
-            signature = _read_signature(session, file.label, input, wanted)
+            signature = _read_signature(session, file.label, input, read_layout(layout))
         check_call(signature, file.label, limits)
         model = cls(
             session,
@@ -200,6 +217,7 @@ class DeployedModel(ImageModel):
             extra_inputs=extra_inputs,
             threads=threads,
             max_batch=max_batch,
+            provider_options=options,
         )
         model.warnings += warnings
         return model
@@ -352,6 +370,7 @@ class DeployedModel(ImageModel):
             file,
             replace(self.signature, outputs=outputs),
             extra_inputs=self._extra,
+            provider_options=self._provider_options,
             threads=self._threads,
             max_batch=self.max_batch,
         )
@@ -396,10 +415,7 @@ class DeployedModel(ImageModel):
 
     def _providers(self) -> list[tuple[str, dict[str, str]]]:
         """Return the session's providers with their options."""
-        options = self.session.get_provider_options()
-        for each in options.values():  # a captured graph requires fixed input addresses
-            each.pop("enable_cuda_graph", None)
-        return [(name, options.get(name, {})) for name in self.providers]
+        return _providers_of(self.session, self._provider_options)
 
     def _weights_for(self, model: onnx.ModelProto, weights: Weights) -> Weights:
         """Return the weights to pass as values; for other providers, put them into the graph."""
@@ -476,6 +492,7 @@ def _with_batch_axis(
     session: onnxruntime.InferenceSession,
     input: str | None,
     threads: int | None,
+    options: Mapping[str, dict[str, str]],
 ) -> tuple[ModelFile, onnxruntime.InferenceSession]:
     """Reopen a model whose image input has no batch axis, with one; leave others unchanged."""
     name = lone_picture([_tensor_info(each) for each in session.get_inputs()], input)
@@ -485,7 +502,19 @@ def _with_batch_axis(
     proto = batched.load_proto()
     if proto is None:
         return file, session
-    return batched, open_graph(proto, file, session.get_providers(), threads)
+    return batched, open_graph(proto, file, _providers_of(session, options), threads)
+
+
+def _providers_of(
+    session: onnxruntime.InferenceSession, unreported: Mapping[str, dict[str, str]]
+) -> list[tuple[str, dict[str, str]]]:
+    """Return a session's providers with their options, among them those it does not report."""
+    options = session.get_provider_options()
+    for each in options.values():  # a captured graph requires fixed input addresses
+        each.pop("enable_cuda_graph", None)
+    return [
+        (name, options.get(name) or unreported.get(name, {})) for name in session.get_providers()
+    ]
 
 
 def cores() -> int:

@@ -6,9 +6,10 @@ If none is requested, CUDA is used if it runs a node, else the CPU.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from ibisa_onnx.checks import check_type
+from ibisa_onnx.checks import check_type, shown
 from ibisa_onnx.errors import ProviderError
 from ibisa_onnx.models.cuda import cuda_runs_a_node, preload_cuda_libraries
 from ibisa_onnx.models.ort import CPU, CUDA, TENSORRT, import_onnxruntime
@@ -16,17 +17,41 @@ from ibisa_onnx.models.ort import CPU, CUDA, TENSORRT, import_onnxruntime
 _SUFFIX = "ExecutionProvider"
 _ALIASES = {"directml": "dml", "trt": "tensorrt"}
 _WITH_CUDA = "if this machine has a CUDA GPU"
+OPENVINO = "OpenVINOExecutionProvider"
 _HOW_TO_GET = {
     CUDA: f"{_WITH_CUDA}: pip uninstall onnxruntime, then pip install 'ibisa-onnx[gpu]'",
     TENSORRT: (
         f"{_WITH_CUDA} and TensorRT: pip uninstall onnxruntime, then pip install 'ibisa-onnx[gpu]'"
     ),
-    "OpenVINOExecutionProvider": (
-        "pip uninstall onnxruntime, then pip install onnxruntime-openvino"
-    ),
+    OPENVINO: "pip uninstall onnxruntime, then pip install onnxruntime-openvino",
     "DmlExecutionProvider": "pip uninstall onnxruntime, then pip install onnxruntime-directml",
     "CoreMLExecutionProvider": "use onnxruntime on macOS",
 }
+
+
+Provider = str | tuple[str, Mapping[str, Any]]
+"""A provider's short or full name, alone or with its options."""
+
+
+def with_options(providers: Sequence[Provider]) -> tuple[list[str], dict[str, dict[str, str]]]:
+    """Return the names of providers, and the options of each that has some, by its full name.
+
+    Raises
+    ------
+    ProviderError
+        An entry is neither a name nor a name with its options, or has an unknown name.
+    """
+    names: list[str] = []
+    options: dict[str, dict[str, str]] = {}
+    for each in providers:
+        name, given = each if isinstance(each, tuple) and len(each) == 2 else (each, {})
+        if not isinstance(name, str) or not isinstance(given, Mapping):
+            raise ProviderError(f"a provider is {shown(each)}; pass its name, or (name, options)")
+        names.append(name)
+        if given:
+            known = import_onnxruntime().get_all_providers()
+            options[full_name(name, known)] = {key: str(value) for key, value in given.items()}
+    return names, options
 
 
 def short_name(provider: str) -> str:
@@ -75,8 +100,7 @@ def resolve_providers(requested: Sequence[str]) -> list[str]:
     """
     runtime = import_onnxruntime()
     available = runtime.get_available_providers()
-    if not requested:
-        return [CUDA, CPU] if CUDA in available and cuda_runs_a_node().ran else [CPU]
+    requested = requested or default_providers()
     known = [*runtime.get_all_providers(), *available]
     names = list(dict.fromkeys(full_name(name, known) for name in requested))
     for name in names:
@@ -87,6 +111,12 @@ def resolve_providers(requested: Sequence[str]) -> list[str]:
     if CUDA in names or TENSORRT in names:
         preload_cuda_libraries()
     return names if CPU in names else [*names, CPU]
+
+
+def default_providers() -> list[str]:
+    """Return what is used if nothing is requested: CUDA if it runs a node, and the CPU."""
+    there = CUDA in import_onnxruntime().get_available_providers()
+    return [CUDA, CPU] if there and cuda_runs_a_node().ran else [CPU]
 
 
 def check_providers(requested: Sequence[str], came_up: Sequence[str]) -> None:

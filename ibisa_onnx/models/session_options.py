@@ -24,13 +24,21 @@ _NO_SPINNING = ("session.intra_op.allow_spinning", "0")
 
 
 def open_file(
-    file: ModelFile, providers: Sequence[str], threads: int | None
+    file: ModelFile,
+    providers: Sequence[str | tuple[str, dict[str, str]]],
+    threads: int | None,
 ) -> onnxruntime.InferenceSession:
     """Open a file as it is or, if it lists initializers as inputs, with these made constant."""
     source = file.data if file.path is None else str(file.path)
     file.check()
     try:
-        session = create_session(source, providers, threads, file.label)
+        try:
+            session = create_session(source, providers, threads, file.label)
+        except Exception:
+            linked = file.with_links_followed()
+            if linked is None:
+                raise
+            return open_graph(linked, file, providers, threads)
         if not session.get_overridable_initializers():
             return session
         model = file.load_proto()

@@ -323,6 +323,7 @@ def test_a_copy_computes_the_same(opened, images, tmp_path, monkeypatch, copied)
     torch.testing.assert_close(pulled(twin, values), pulled(opened, values), rtol=0, atol=0)
 
 
+@pytest.mark.cpu_provider("gradients are not bit for bit the same")
 def test_another_process_gets_a_module_of_its_own(module, images):
     values = torch.from_numpy(images)
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
@@ -357,6 +358,7 @@ def test_a_forked_process_opens_its_own_sessions(module, images, monkeypatch):
 # -- torch.func
 
 
+@pytest.mark.cpu_provider("the axes of a reduction cannot be dynamic")
 def test_forward_mode_is_torchs(module, network, images):
     values, tangent = torch.from_numpy(images), torch.from_numpy(images[::-1].copy())
     ours, theirs = (torch.func.jvp(f, (values,), (tangent,)) for f in (module, network))

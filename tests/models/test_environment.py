@@ -65,6 +65,7 @@ def test_without_opencv_the_package_is_named(monkeypatch):
     assert "pip install opencv-python-headless" in runtime_report().opencv_error
 
 
+@pytest.mark.cpu_provider("the default is another")
 def test_cuda_on_a_build_without_it():
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this build of ONNX Runtime has CUDA")

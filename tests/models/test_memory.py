@@ -81,6 +81,7 @@ except ModelError as error:
 
 
 @pytest.mark.parametrize("count", [2 * 10**9, 10**11, 2**61])
+@pytest.mark.cpu_provider("the message does not name the node")
 def test_what_onnx_runtime_cannot_allocate_is_said_in_one_line(tmp_path, count):
     proto = model(
         helper.make_node("ConstantOfShape", ["shape"], ["big"]),

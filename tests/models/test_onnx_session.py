@@ -515,6 +515,7 @@ class TestProviders:
         ):
             DeployedModel.open(mean_model().SerializeToString(), providers=["cdua"])
 
+    @pytest.mark.cpu_provider("this build has others")
     def test_one_that_did_not_come_up_is_an_error(self, mean_model, monkeypatch):
         # As a GPU build without a device: CUDA is listed, the session comes up on the CPU.
         create = onnxruntime.InferenceSession

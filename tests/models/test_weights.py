@@ -57,6 +57,7 @@ def test_only_what_is_asked_for_is_taken(model):
 
 
 @pytest.mark.parametrize("by_value", [True, False])
+@pytest.mark.cpu_provider("weights are inside the graph")
 def test_a_session_is_given_them(model, by_value, monkeypatch):
     """In memory where the provider is known to take them so, else in the graph."""
     deployed = DeployedModel.open(model.SerializeToString())

@@ -12,6 +12,7 @@ import ibisa_onnx as ibisa
 from ibisa_onnx.targets.unread import UnreadKind, find
 
 
+@pytest.mark.cpu_provider("kernels may drop NaN")
 def test_a_model_that_gives_nan_for_noise_is_not_known_and_says_why(with_nan: Any, squares: Any):
     explainer = squares.opened(with_nan(squares.depth("y"), "y", always=True))
     assert isinstance(explainer.kind, UnreadKind)
@@ -26,6 +27,7 @@ def test_a_model_that_gives_nan_for_noise_is_not_known_and_says_why(with_nan: An
     assert find(squares.facts(squares.regression((1, 0)))) is None
 
 
+@pytest.mark.cpu_provider("kernels may drop NaN")
 def test_who_says_what_it_is_is_believed(segmented: Any, with_nan: Any):
     data = with_nan(segmented.model(), "scores", always=True)
     told = segmented.opened(data, kind="segmenter")
@@ -48,6 +50,7 @@ def test_nan_beside_class_scores_is_left_alone(squares: Any, with_nan: Any):
     assert explainer.answers(squares.picture(9, 9))
 
 
+@pytest.mark.cpu_provider("kernels may drop NaN")
 def test_class_scores_that_are_nan_are_those_of_a_classifier(squares: Any, with_nan: Any):
     """As of a model whose shapes are open, which is run on noise all the same."""
     data = with_nan(squares.head("Identity", {"logits": 4}), "logits", always=True)
