@@ -7,6 +7,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
+from ibisa_onnx.forking import at_work
+
 T = TypeVar("T")
 
 
@@ -38,7 +40,8 @@ class BuiltOnce(Generic[T]):
             with self._lock:
                 if key in self._kept:
                     return self._kept[key]
-            built = build()
+            with at_work():
+                built = build()
             with self._lock:
                 self._kept[key] = built
                 self._building.pop(key, None)

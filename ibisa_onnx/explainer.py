@@ -6,7 +6,7 @@ import numbers
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -42,7 +42,11 @@ from ibisa_onnx.targets.opening import open_reader
 if TYPE_CHECKING:
     import onnxruntime
     import torch
+    from typing_extensions import Buffer
 
+    from ibisa_onnx.gradients.selection import Gradient
+    from ibisa_onnx.methods.ibisa.options import PresetName
+    from ibisa_onnx.methods.registry import MethodName
     from ibisa_onnx.models.providers import Provider
 
 _NAME = (str,), "a name"
@@ -75,9 +79,9 @@ class Explainer:
     Parameters
     ----------
     model
-        The path or bytes of an ONNX file, a live `onnxruntime.InferenceSession`, a function that
-        `input_spec` describes, the URL of a model on a server (see `RemoteModel`), or an
-        `ImageModel` such as `DeployedModel` or `FunctionModel`.
+        The path of an ONNX file or its bytes in any buffer, a live `onnxruntime.InferenceSession`,
+        a function that `input_spec` describes, the URL of a model on a server (see `RemoteModel`),
+        or an `ImageModel` such as `DeployedModel` or `FunctionModel`.
     input_spec
         Inputs and outputs of a function, or of a model on a server that does not declare them; None
         for all other models.
@@ -179,7 +183,7 @@ class Explainer:
         self,
         model: str
         | os.PathLike[str]
-        | bytes
+        | Buffer
         | onnxruntime.InferenceSession
         | Callable[[npt.NDArray[Any]], Any]
         | ImageModel,
@@ -193,11 +197,11 @@ class Explainer:
         labels: Sequence[str] | str | os.PathLike[str] | None = None,
         activation: str | None = None,
         kind: str | None = None,
-        gradient: str = "auto",
+        gradient: Gradient = "auto",
         surrogate: str | os.PathLike[str] | torch.nn.Module | None = None,
         gradient_from: str | os.PathLike[str] | None = None,
         trust: bool = False,
-        options: Options | str | None = None,
+        options: Options | PresetName | None = None,
         budget: int | None = None,
         threads: int | None = None,
         max_batch: int | None = None,
@@ -421,7 +425,7 @@ class Explainer:
         progress: Progress | None = None,
         deadline: float | None = None,
         stop: Callable[[], bool] | None = None,
-        method: Method | str | None = None,
+        method: Method | MethodName | None = None,
         served: Served | None = None,
     ) -> Explanation:
         """Compute the map of one prediction: which pixels does it depend on?
@@ -574,7 +578,7 @@ class Explainer:
         deadline: float | None = None,
         deadline_each: float | None = None,
         stop: Callable[[], bool] | None = None,
-        method: Method | str | None = None,
+        method: Method | MethodName | None = None,
     ) -> list[Explanation]:
         """Explain several targets of one image together.
 
@@ -625,7 +629,7 @@ class Explainer:
         progress: Progress | None = None,
         deadline: float | None = None,
         stop: Callable[[], bool] | None = None,
-        method: Method | str | None = None,
+        method: Method | MethodName | None = None,
     ) -> Iterator[Explanation]:
         """Compute what `explain_all` does, yielding each explanation as soon as it is finished.
 
@@ -648,7 +652,7 @@ class Explainer:
         progress: Progress | None = None,
         deadline: float | None = None,
         stop: Callable[[], bool] | None = None,
-        method: Method | str | None = None,
+        method: Method | MethodName | None = None,
     ) -> list[Explanation]:
         """Explain one target in each of several images together.
 
@@ -714,7 +718,7 @@ class Explainer:
         _check_rows(problem, 1)
         return problem
 
-    def prepare(self, problem: Problem, method: Method | str | None = None) -> None:
+    def prepare(self, problem: Problem, method: Method | MethodName | None = None) -> None:
         """Prepare a method for this model ahead of the first explanation.
 
         Parameters
@@ -731,6 +735,12 @@ class Explainer:
         """
         check_type("problem", problem, Problem, "what `Explainer.problem` returns")
         self._pipeline.prepare(self._method(method), problem)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "an Explainer holds open sessions and cannot be pickled or copied; create it in the "
+            "process that uses it"
+        )
 
     def warm_up(self, image: Image | None = None) -> None:
         """Do what the first request would otherwise pay for: explain one image and discard it.
@@ -765,7 +775,7 @@ class Explainer:
         image: npt.NDArray[np.float32] | None = None,
         *,
         seed: int = 0,
-        method: Method | str | None = None,
+        method: Method | MethodName | None = None,
     ) -> npt.NDArray[np.float32]:
         """Compute one map at the size of the model's input, without resizing.
 
@@ -799,7 +809,7 @@ class Explainer:
         progress: Progress | None,
         deadline: float | None,
         stop: Callable[[], bool] | None,
-        method: Method | str | None,
+        method: Method | MethodName | None,
         served: Served | None = None,
         *,
         single: bool = False,
@@ -829,7 +839,7 @@ class Explainer:
             (name, blur), lambda: baseline_named(name, blur, self.preprocessing.spec)
         )
 
-    def _method(self, method: Method | str | None) -> Method:
+    def _method(self, method: Method | MethodName | None) -> Method:
         if method is None or (isinstance(method, str) and method == self.method.name):
             return self.method
         if isinstance(method, str):

@@ -23,6 +23,7 @@ from ibisa_onnx.io.atomic import write_files
 from ibisa_onnx.io.files import read_file
 from ibisa_onnx.io.formats import (
     ImageFormat,
+    ResultSuffix,
     decode_png,
     encode_image,
     encode_json,
@@ -628,7 +629,9 @@ class Explanation:
             "additionalProperties": True,
         }
 
-    def encode(self, suffix: str, *, uncertainty: bool = False, signed: bool = False) -> bytes:
+    def encode(
+        self, suffix: ResultSuffix, *, uncertainty: bool = False, signed: bool = False
+    ) -> bytes:
         """Return the contents of a result file.
 
         Parameters

@@ -229,3 +229,24 @@ def test_max_batch_limits_a_call() -> None:
     assert explainer.model.max_batch == 1
     with pytest.raises(ibisa.OptionError, match="max_batch"):
         ibisa.Explainer(model_path(), max_batch=0)
+
+
+# --- the model ---
+
+
+def test_any_buffer_is_a_model(found, tmp_path: Path) -> None:
+    data = model_path().read_bytes()
+    with (tmp_path / "m.onnx").open("w+b") as file:
+        file.write(data)
+        file.flush()
+        mapped = mmap.mmap(file.fileno(), 0)
+        for each in (data, bytearray(data), memoryview(data), mapped):
+            explainer = ibisa.Explainer(each, threads=1, providers=["cpu"])
+            np.testing.assert_array_equal(explainer.explain(scene_path()).map, found.map)
+        mapped.close()
+    with pytest.raises(ibisa.ModelError, match="the model is empty"):
+        ibisa.Explainer(bytearray())
+    closed = memoryview(bytearray(data))
+    closed.release()
+    with pytest.raises(ibisa.ModelError, match="the model is a memoryview"):
+        ibisa.Explainer(closed)

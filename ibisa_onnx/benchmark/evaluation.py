@@ -50,6 +50,7 @@ from ibisa_onnx.targets.boxes import similarity_of
 if TYPE_CHECKING:
     from ibisa_onnx.explainer import Explainer
     from ibisa_onnx.methods.base import Method
+    from ibisa_onnx.methods.registry import MethodName
 
 _BATCH = 8
 _SEEN = 0.99  # fraction of a region inside the crop; below it there is a warning
@@ -202,7 +203,7 @@ def stability_of(
     metrics: Sequence[StabilityMetric] = STABILITIES,
     *,
     seed: int = 0,
-    method: Method | str | None = None,
+    method: Method | MethodName | None = None,
 ) -> dict[str, float]:
     """Compute the stability of a method on an image, at the size of the model's input.
 

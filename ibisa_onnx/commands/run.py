@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -52,6 +52,7 @@ from ibisa_onnx.methods.stopping import STOPPED
 
 if TYPE_CHECKING:
     from ibisa_onnx import Explainer, Explanation
+    from ibisa_onnx.io.formats import ResultSuffix
     from ibisa_onnx.methods import Method
     from ibisa_onnx.serving.scheduler import Scheduler
 
@@ -427,7 +428,8 @@ class Work:
             return encode_json({**explanation.record(), "request": request})
         if what in explanation.maps:
             return encode_npy(explanation.maps[what])
-        return explanation.encode(what, uncertainty=self.uncertainty, signed=self.signed)
+        suffix = cast("ResultSuffix", what)
+        return explanation.encode(suffix, uncertainty=self.uncertainty, signed=self.signed)
 
 
 def _free_stdout(console: Console) -> Console:

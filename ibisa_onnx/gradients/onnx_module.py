@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ibisa_onnx.imports import missing_extra
 
@@ -26,6 +26,7 @@ from ibisa_onnx.errors import GradientError, IbisaError, ModelError, OptionError
 from ibisa_onnx.gradients.excerpt import Excerpt, excerpt
 from ibisa_onnx.gradients.opaque_module import OpaqueModule
 from ibisa_onnx.gradients.torch_bridge import differentiable
+from ibisa_onnx.io.files import Buffer, is_buffer
 from ibisa_onnx.models.onnx_file import ModelFile
 from ibisa_onnx.models.ort import import_onnxruntime
 from ibisa_onnx.models.ort_messages import essence
@@ -92,7 +93,7 @@ class OnnxModule(OpaqueModule):
 
     def __init__(
         self,
-        model: str | os.PathLike[str] | bytes,
+        model: str | os.PathLike[str] | Buffer,
         *,
         output: str | None = None,
         input: str | None = None,
@@ -100,6 +101,8 @@ class OnnxModule(OpaqueModule):
         providers: Sequence[str] = (),
         threads: int | None = None,
     ) -> None:
+        if is_buffer(model):
+            model = bytes(cast("Buffer", model))
         if not isinstance(model, str | os.PathLike | bytes):
             raise OptionError(
                 f"model is {type(model).__name__}; pass a path or the bytes of a file"

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ibisa_onnx.caching import BuiltOnce
 from ibisa_onnx.errors import DeadlineError, GradientError, IbisaError
@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 _log = logger(__name__)
 
 ESTIMATED = ("forward-only", "finite-difference")
-GRADIENTS = ("auto", "exact", "surrogate", *ESTIMATED)
+Gradient = Literal["auto", "exact", "surrogate", "forward-only", "finite-difference"]
+"""Where gradients come from, for type checkers."""
+GRADIENTS: tuple[Gradient, ...] = get_args(Gradient)
 _REFUSAL = "no exact gradient: "
 # Largest deviation of a probability by rounding alone. In 8 bits, a value rounded the other way is
 # off by a whole step: about 0.06 for logits, 0.016 for probabilities.

@@ -13,9 +13,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ibisa_onnx.errors import IbisaError
 from ibisa_onnx.limits import Limits, variable
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer as Buffer
+else:
+    Buffer = bytes  # `collections.abc.Buffer` is new in Python 3.12
 
 Named = str | os.PathLike[str]
 GIT_LFS = b"version https://git-lfs.github.com/"
@@ -129,6 +135,15 @@ def missing(path: Named, what: str) -> str:
     if is_url(path):
         return f"{name_of(path)}: URLs are not read; download the file"
     return f"{what} file {name_of(path)} does not exist; check the path"
+
+
+def is_buffer(value: object) -> bool:
+    """Return whether a value holds bytes: `bytes`, `bytearray`, `memoryview`, `mmap`, an array."""
+    try:
+        memoryview(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):  # no buffer, or a closed one
+        return False
+    return True
 
 
 def name_of(path: Named) -> str:

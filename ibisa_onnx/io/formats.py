@@ -60,6 +60,8 @@ def _text(value: Any) -> str:
     return str(value).encode(errors="backslashreplace").decode()
 
 
+ResultSuffix = Literal[".png", ".npy", ".json"]
+"""Suffixes of result files: the overlay, the map and the record."""
 ImageFormat = Literal["png", "jpeg", "webp"]
 """Formats of drawn images."""
 IMAGE_FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)

@@ -10,23 +10,18 @@ import hashlib
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from ibisa_onnx.errors import ImageError
 from ibisa_onnx.io.decoding import Decoded, decode
-from ibisa_onnx.io.files import name_of, read_file
+from ibisa_onnx.io.files import Buffer, name_of, read_file
 from ibisa_onnx.io.headers import check_pixels
 from ibisa_onnx.io.pixels import as_channels, drawn, find_white, to_8_bits, to_rgb
 from ibisa_onnx.io.reduction import Reduction
 from ibisa_onnx.limits import Limits, variable
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
-else:
-    Buffer = bytes  # `collections.abc.Buffer` is new in Python 3.12
 
 
 class PilImage(Protocol):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ibisa_onnx.errors import OptionError
 
@@ -65,6 +65,10 @@ class MethodEntry:
         return method
 
 
+MethodName = Literal[
+    "ibisa", "rise", "centred-rise", "drise", "gradcam", "iba", "occlusion", "random"
+]
+"""The names of IBISA and of `METHODS`, for type checkers."""
 METHODS: Mapping[str, MethodEntry] = MappingProxyType(
     {
         "rise": MethodEntry(("rise", "Rise"), lambda given: {"masks": given.masks}),

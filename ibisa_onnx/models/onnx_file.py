@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from ibisa_onnx.checks import check_type
+from ibisa_onnx.checks import shown
 from ibisa_onnx.errors import ModelError
-from ibisa_onnx.io.files import is_regular, is_url, missing, open_regular
+from ibisa_onnx.io.files import Buffer, is_buffer, is_regular, is_url, missing, open_regular
 from ibisa_onnx.limits import Limits
 from ibisa_onnx.models.custom_operators import explain_absent
 from ibisa_onnx.models.endpoint import Endpoint, is_server_url, without_credentials
@@ -64,12 +64,13 @@ class ModelFile:
     """Why the file is not the model's any more, so that it is never read; empty if it is."""
 
     @classmethod
-    def of(cls, source: str | os.PathLike[str] | bytes, limits: Limits | None = None) -> ModelFile:
+    def of(cls, source: str | os.PathLike[str] | Buffer, limits: Limits | None = None) -> ModelFile:
         """Return the file at a path, or in memory."""
-        check_type("the model", source, (str, os.PathLike, bytes), "a path or bytes", ModelError)
-        if isinstance(source, bytes):
-            return cls(data=source, limits=limits)
-        return cls.at(source, limits)
+        if isinstance(source, str | os.PathLike):
+            return cls.at(source, limits)
+        if is_buffer(source):
+            return cls(data=bytes(source), limits=limits)
+        raise ModelError(f"the model is {shown(source)}; pass a path or bytes")
 
     @classmethod
     def at(cls, path: str | os.PathLike[str], limits: Limits | None = None) -> ModelFile:

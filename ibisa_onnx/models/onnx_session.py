@@ -13,12 +13,14 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy.typing as npt
 
 from ibisa_onnx.checks import check_type
 from ibisa_onnx.errors import IbisaError, ModelError, OutputError
+from ibisa_onnx.forking import generation, why_unusable
+from ibisa_onnx.io.files import Buffer, is_buffer
 from ibisa_onnx.io.literals import parse_json
 from ibisa_onnx.models.base import ImageModel
 from ibisa_onnx.models.batch_axis import add_batch_axis, lone_picture
@@ -113,7 +115,7 @@ class DeployedModel(ImageModel):
     ) -> None:
         on_cpu = set(session.get_providers()) == {CPU}
         super().__init__(signature, max_batch, (threads or cores()) if on_cpu else 1)
-        self._on_cpu, self._extension = on_cpu, ""
+        self._on_cpu, self._extension, self._opened = on_cpu, "", generation()
         self.session = session
         self.file = file
         self._threads = threads
@@ -123,7 +125,7 @@ class DeployedModel(ImageModel):
     @classmethod
     def open(
         cls,
-        source: str | os.PathLike[str] | bytes | onnxruntime.InferenceSession,
+        source: str | os.PathLike[str] | Buffer | onnxruntime.InferenceSession,
         *,
         providers: Sequence[Provider] = (),
         input: str | None = None,
@@ -138,8 +140,8 @@ class DeployedModel(ImageModel):
         Parameters
         ----------
         source
-            The path of an ONNX file (with its external weights beside it, if any), its bytes, or a
-            live `onnxruntime.InferenceSession`.
+            The path of an ONNX file (with its external weights beside it, if any), its bytes in any
+            buffer, or a live `onnxruntime.InferenceSession`.
         providers
             Execution providers, short or full names, or pairs of a name and its options; empty:
             CUDA if it works, else CPU. For a live session, options that its provider does not
@@ -183,8 +185,8 @@ class DeployedModel(ImageModel):
         check_type("input", input, (str, NoneType), "a name")
         check_type("extra_inputs", extra_inputs, (Mapping, NoneType), "values by name in a dict")
         names, options = with_options([providers] if isinstance(providers, str) else providers)
-        if isinstance(source, str | os.PathLike | bytes):
-            file = ModelFile.of(source, limits)
+        if isinstance(source, str | os.PathLike) or is_buffer(source):
+            file = ModelFile.of(cast("str | Buffer", source), limits)
             file.check_readable()
             wanted = [(name, options.get(name, {})) for name in resolve_providers(names)]
             session = open_file(file, wanted, threads)
@@ -194,7 +196,8 @@ class DeployedModel(ImageModel):
                     "is used; `ibisa-onnx doctor` shows why"
                 )
         elif hasattr(source, "get_providers"):
-            file, session = file_of_session(source, limits), source
+            session = cast("onnxruntime.InferenceSession", source)
+            file = file_of_session(session, limits)
             threads = threads or session.get_session_options().intra_op_num_threads or None
             if OPENVINO in session.get_providers() and OPENVINO not in options:
                 warnings.append(_UNREPORTED)
@@ -438,6 +441,11 @@ class DeployedModel(ImageModel):
 
     def infer(self, feeds: Values, outputs: Sequence[str]) -> Values:
         """Make one call of the session."""
+        if why := why_unusable(self._opened, on_cpu=self._on_cpu):
+            raise ModelError(
+                f"{self.label} was opened before this process was forked, and {why}; open it in "
+                "each worker process, or start workers by spawn"
+            )
         found = dict(zip(outputs, run(self.session, outputs, feeds, self.label), strict=True))
         check_answer(found, self.label, self.limits)
         return found

@@ -34,6 +34,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ibisa_onnx.errors import DeadlineError, IbisaError, ModelError, OptionError
+from ibisa_onnx.forking import at_work
 from ibisa_onnx.models.ort import import_onnxruntime
 from ibisa_onnx.models.ort_messages import essence
 
@@ -342,15 +343,16 @@ def endable(what: str, end: Callable[[], object] = lambda: None) -> Iterator[Cal
 
 def _noted(native: Callable[[], _T], what: str, end: Callable[[], object]) -> _T:
     """Make a call that `end` ends as soon as a limit in force has expired."""
-    if not _limits.get():
-        return native()
-    with endable(what, end) as check:
-        check()  # only now: from here on the call is registered
-        try:
+    with at_work():
+        if not _limits.get():
             return native()
-        except Exception:
-            check()
-            raise
+        with endable(what, end) as check:
+            check()  # only now: from here on the call is registered
+            try:
+                return native()
+            except Exception:
+                check()
+                raise
 
 
 def _check(limits: Sequence[TimeLimit], what: str) -> None:

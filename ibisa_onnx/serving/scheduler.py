@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ibisa_onnx.explainer import Explainer, Image, Target
     from ibisa_onnx.explanation import Explanation
     from ibisa_onnx.methods.ibisa.method import Ibisa
+    from ibisa_onnx.methods.ibisa.options import PresetName
 
 _MARGIN = 1.5  # of the expected seconds of a batch that a request must have left to join it
 _MEMORY = 0.3  # weight of the latest batch in the expected seconds per image
@@ -167,7 +168,7 @@ class Scheduler:
         *,
         seed: int = 0,
         deadline: float | None = None,
-        options: Options | str | None = None,
+        options: Options | PresetName | None = None,
         served: Any = None,
     ) -> Future[Explanation]:
         """Queue one explanation.
@@ -203,7 +204,7 @@ class Scheduler:
         *,
         seed: int = 0,
         deadline: float | None = None,
-        options: Options | str | None = None,
+        options: Options | PresetName | None = None,
     ) -> Future[list[Explanation]]:
         """Queue several targets of one image, explained together; see `Explainer.explain_all`.
 
@@ -246,7 +247,7 @@ class Scheduler:
         target: Any,
         seed: int,
         deadline: float | None,
-        options: Options | str | None,
+        options: Options | PresetName | None,
         served: Any,
     ) -> _Request:
         check_seed(seed)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal
 
 from ibisa_onnx.errors import OptionError
 from ibisa_onnx.methods.baselines import AUTO
@@ -142,6 +143,8 @@ class Options:
             raise OptionError(f"option {name} is {value!r}; pass {wanted}")
 
 
+PresetName = Literal["standard", "fast", "quality"]
+"""The names of `PRESETS`, for type checkers."""
 PRESETS: Mapping[str, Options] = MappingProxyType(
     {
         "standard": Options(),
