@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -47,7 +47,6 @@ from ibisa_onnx.serving.inference import (
     ServedModel,
     Tensors,
     blamed,
-    encode,
 )
 from ibisa_onnx.serving.request_log import log
 from ibisa_onnx.serving.status import RETRY_AFTER
@@ -105,14 +104,14 @@ class Predictor(Model):  # type: ignore[misc]
                     lambda: oip.request_of(payload, explains=explains, received=at)
                 )
             tensors = await answer(request)
-            with stage_span("encode"):
+            with stage_span("encode"), self._timed([request], "v2", explains=explains):
                 return await self._run(oip.response_of, tensors, payload, self.name)
         with stage_span("decode"):
             requests, _ = await self._run(
                 lambda: oip.v1_requests(payload, explains=explains, received=at)
             )
         results = await _all(answer, requests)
-        with stage_span("encode"):
+        with stage_span("encode"), self._timed(requests, "v1", explains=explains):
             key = "explanations" if explains else "predictions"
             return await self._run(oip.v1_body, key, results)
 
@@ -137,7 +136,15 @@ class Predictor(Model):  # type: ignore[misc]
         metrics.count(name, explanation)
         _log_explanation(name, explanation, span)
         with stage_span("encode"):
-            return await self._run(encode, explanation, request.outputs)
+            return await self._run(self.served.encode, request, explanation)
+
+    @contextmanager
+    def _timed(self, requests: Sequence[Request], stage: str, *, explains: bool) -> Iterator[None]:
+        """Note how long the results of requests take to encode."""
+        begin = time.perf_counter()
+        yield
+        for each in requests if explains else ():
+            self.served.encoding.note(each, stage, time.perf_counter() - begin)
 
     @contextmanager
     def _request(self, verb: str, headers: Headers) -> Iterator[None]:

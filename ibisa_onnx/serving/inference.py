@@ -30,7 +30,9 @@ from ibisa_onnx.errors import (
     TargetError,
 )
 from ibisa_onnx.io.formats import jsonable
+from ibisa_onnx.io.headers import read_header
 from ibisa_onnx.io.literals import is_number
+from ibisa_onnx.limits import Limits
 from ibisa_onnx.methods.ibisa.options import Options, options_named
 from ibisa_onnx.methods.settings import check_seed
 from ibisa_onnx.models.running import time_limit
@@ -60,6 +62,9 @@ PROTOCOL_PARAMETERS = frozenset(
 _ANY = -1
 _BASE64 = re.compile(rb"[A-Za-z0-9+/\s]*+={0,2}+\s*+")  # possessive: linear in any text
 _TOP = 5
+_TENSORS = "tensors"  # the stage of encoding that all servers share
+_PER_PIXEL = 3e-8  # seconds of it for a map and for an overlay, until some are known
+_MEMORY = 0.7  # weight of what is known against the latest
 
 Tensors = dict[str, npt.NDArray[Any]]
 """Outputs by name: float32 arrays, and for BYTES object arrays [1] that hold bytes."""
@@ -202,6 +207,47 @@ class Request:
         return left
 
 
+class EncodingTime:
+    """How long results take to encode, from those encoded before; deadlines reserve it.
+
+    Known by stage, outputs, and the power of two of the image's pixels: overlays have a largest
+    size, so the time is not proportional.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[frozenset[str], int], dict[str, float]] = {}  # seconds per pixel
+
+    def expected(self, request: Request) -> float:
+        """Return the seconds that a request's results are expected to take."""
+        names, pixels = _names(request), _pixels_of(request.image)
+        rates = dict(self._known.get((names, pixels.bit_length()), {}))
+        first = rates.pop(_TENSORS, _PER_PIXEL * len(names - {EXPLANATION}))
+        return pixels * (first + max(rates.values(), default=0.0))
+
+    def note(self, request: Request, stage: str, seconds: float) -> None:
+        """Note the seconds that a stage of encoding took for a request."""
+        pixels = _pixels_of(request.image)
+        if pixels:
+            rates = self._known.setdefault((_names(request), pixels.bit_length()), {})
+            rate = seconds / pixels
+            rates[stage] = _MEMORY * rates.get(stage, rate) + (1 - _MEMORY) * rate
+
+
+def _names(request: Request) -> frozenset[str]:
+    return frozenset(request.outputs or (each.name for each in EXPLAIN_OUTPUTS))
+
+
+def _pixels_of(image: bytes | npt.NDArray[np.uint8]) -> int:
+    """Return an image's number of pixels; 0 if its header cannot be read."""
+    if isinstance(image, np.ndarray):
+        return int(image.shape[0] * image.shape[1])
+    try:
+        header = read_header(image, "the image", Limits())
+    except ImageError:  # reported when the image is decoded
+        return 0
+    return header.width * header.height
+
+
 @dataclass
 class ServedModel:
     """One model as servers offer it: predicts, explains, and declares its tensors.
@@ -218,6 +264,8 @@ class ServedModel:
         Longest deadline in seconds; longer ones are shortened to it. None: any.
     seed
         Random seed of a request that names none.
+    encoding
+        How long results take to encode.
     """
 
     explainer: Explainer
@@ -225,6 +273,7 @@ class ServedModel:
     deadline: float | None = None
     max_deadline: float | None = None
     seed: int = 0
+    encoding: EncodingTime = field(default_factory=EncodingTime)
 
     @property
     def predict_outputs(self) -> tuple[Tensor, ...]:
@@ -284,7 +333,7 @@ class ServedModel:
         """
         self.check(request)
         future: Future[Explanation]
-        left = request.seconds_left(self.deadline, self.max_deadline)
+        left = self._seconds_to_explain(request)
         options = self._options(request.preset)
         seed = self.seed if request.seed is None else request.seed
         if self.scheduler is not None:
@@ -305,6 +354,27 @@ class ServedModel:
         else:
             future.set_result(explanation)
         return future
+
+    def _seconds_to_explain(self, request: Request) -> float | None:
+        """Return the seconds until the deadline, less what encoding the results will take."""
+        left = request.seconds_left(self.deadline, self.max_deadline)
+        if left is None:
+            return None
+        encoding = self.encoding.expected(request)
+        if encoding >= left:
+            raise DeadlineError(
+                f"encoding the results of this image takes about {encoding:.1g} s, more than the "
+                f"{left:.1g} s that are left",
+                "request fewer outputs or a smaller image, or allow more time",
+            )
+        return left - encoding
+
+    def encode(self, request: Request, explanation: Explanation) -> Tensors:
+        """Return the requested outputs of an explanation; see `encode`."""
+        begin = time.perf_counter()
+        tensors = encode(explanation, request.outputs)
+        self.encoding.note(request, _TENSORS, time.perf_counter() - begin)
+        return tensors
 
     def wait(self, request: Request, future: Future[Explanation]) -> Explanation:
         """Return a request's explanation; see `blamed` for its errors."""
@@ -333,7 +403,7 @@ class ServedModel:
         IbisaError
             As `submit` and `Explainer.explain`.
         """
-        return encode(self.wait(request, self.submit(request)), request.outputs)
+        return self.encode(request, self.wait(request, self.submit(request)))
 
     def _options(self, preset: str | None) -> Options | None:
         """Return the options of a preset with the server's own baseline; None for the server's."""

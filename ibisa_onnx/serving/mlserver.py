@@ -34,7 +34,6 @@ from ibisa_onnx.serving.inference import (
     TARGET,
     Request,
     ServedModel,
-    encode,
 )
 from ibisa_onnx.serving.scheduler import Scheduler
 from ibisa_onnx.serving.status import status_of
@@ -108,7 +107,7 @@ class ExplainerRuntime(MLModel):  # type: ignore[misc]
             self._served.cancel(future)
             raise
         explanation = self._served.wait(request, future)
-        found = await asyncio.to_thread(encode, explanation, request.outputs)
+        found = await asyncio.to_thread(self._served.encode, request, explanation)
         return [_output(name, value) for name, value in found.items()]
 
 

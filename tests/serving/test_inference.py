@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from hostile.base import encoded, model, picture
@@ -15,7 +17,7 @@ from ibisa_onnx.errors import DeadlineError, ImageError, OptionError, TargetErro
 from ibisa_onnx.explanation import Explanation
 from ibisa_onnx.methods.ibisa.options import options_named
 from ibisa_onnx.serving import Request, ServedModel
-from ibisa_onnx.serving.inference import image_of
+from ibisa_onnx.serving.inference import EncodingTime, image_of
 from ibisa_onnx.serving.target_text import parse_target, with_keys
 from ibisa_onnx.targets.arguments import PointTarget
 from ibisa_onnx.targets.contrast import ContrastTarget
@@ -195,3 +197,48 @@ def test_an_output_that_the_request_chose_is_the_callers_error(explainer: Explai
     request = Request.of(encoded(), {"raise": True, "output": "nope"})
     with pytest.raises(TargetError, match="nope"):
         ServedModel(explainer).answer(request)
+
+
+# --- deadlines reserve what encoding takes ---
+
+
+def _request(side: int, *outputs: str, **given: Any) -> Request:
+    return Request.of(np.zeros((side, side, 3), np.uint8), outputs=outputs, **given)
+
+
+def test_the_time_of_encoding_is_learnt_by_size_and_outputs() -> None:
+    known = EncodingTime()
+    small, large = _request(100, "map"), _request(1000, "map")
+    assert known.expected(_request(1000, "explanation")) == 0.0
+    assert 0 < known.expected(small) < known.expected(large) < known.expected(_request(1000))
+    known.note(large, "tensors", 0.5)
+    known.note(large, "v1", 2.0)
+    known.note(large, "v2", 0.1)
+    assert known.expected(large) == pytest.approx(2.5)  # whichever protocol it will be
+    assert known.expected(_request(1000, "overlay")) < 1
+    assert known.expected(small) < 0.1
+    for _ in range(30):
+        known.note(large, "tensors", 0.1)
+    assert known.expected(large) == pytest.approx(2.1, abs=1e-3)
+
+
+def test_a_file_is_as_large_as_its_header_says() -> None:
+    known, request = EncodingTime(), _request(600, "map")
+    png = cv2.imencode(".png", request.image)[1].tobytes()
+    assert known.expected(Request.of(png, outputs=["map"])) == known.expected(request) > 0
+    assert known.expected(Request.of(b"no image", outputs=["map"])) == 0.0
+
+
+def test_no_map_is_begun_if_its_encoding_would_be_late(explainer: Explainer) -> None:
+    served = ServedModel(explainer)
+    slow = {"deadline_ms": 2000}
+    served.encoding.note(_request(64, "map"), "tensors", 10.0)
+    before = explainer.model.passes.count.forward
+    with pytest.raises(DeadlineError, match="encoding the results of this image takes"):
+        served.submit(_request(64, "map", parameters=slow))
+    assert explainer.model.passes.count.forward == before
+    assert served.submit(_request(64, "explanation", parameters=slow)).result().map.shape == (
+        64,
+        64,
+    )
+    assert served.submit(_request(64, "map")).result().map.shape == (64, 64)  # no deadline
