@@ -9,7 +9,7 @@ import click
 from ibisa_onnx.commands.console import Console, console_options
 from ibisa_onnx.commands.explaining import SEED
 from ibisa_onnx.commands.outputs import Destinations
-from ibisa_onnx.commands.run import Work
+from ibisa_onnx.commands.work import Work
 
 _OBJECTS_IN_THE_SCENE = 2
 

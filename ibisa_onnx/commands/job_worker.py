@@ -18,7 +18,7 @@ from ibisa_onnx.commands.explaining import IBISA
 from ibisa_onnx.commands.model_options import ModelChoice
 from ibisa_onnx.commands.outputs import Destinations
 from ibisa_onnx.commands.resuming import FinishedPictures, PictureResults, Request
-from ibisa_onnx.commands.run import Work
+from ibisa_onnx.commands.work import Work
 from ibisa_onnx.errors import (
     AbsentTargetError,
     IbisaError,

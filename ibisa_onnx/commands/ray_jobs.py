@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 from ibisa_onnx.commands.console import Bar, counted
-from ibisa_onnx.commands.jobs import Run, failed_before
+from ibisa_onnx.commands.job_run import Run, failed_before
 from ibisa_onnx.commands.outputs import check_folder, distinct_stems
 from ibisa_onnx.ending import ExitMessage
 from ibisa_onnx.errors import IbisaError, ResultError

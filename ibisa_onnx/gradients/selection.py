@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from ibisa_onnx.gradients.onnx_surrogate import OnnxSurrogate
     from ibisa_onnx.gradients.surrogate import SurrogateGradient
     from ibisa_onnx.models.base import ImageModel
-    from ibisa_onnx.models.onnx_session import DeployedModel
 
     Surrogate = str | os.PathLike[str] | torch.nn.Module
 
@@ -122,7 +121,7 @@ class GradientSelection:
         cache: Path | None = None,
         *,
         trust: bool = False,
-        counterpart: DeployedModel | None = None,
+        counterpart: ImageModel | None = None,
     ) -> None:
         check_gradient(wanted, surrogate, counterpart)
         self.counterpart = counterpart
@@ -272,9 +271,10 @@ def _counterpart(
     """Open the gradient of the file that runs behind a model."""
     from ibisa_onnx.gradients.cache import GradientCache
     from ibisa_onnx.gradients.onnx_surrogate import CounterpartGradient
+    from ibisa_onnx.models.onnx_session import DeployedModel
 
     file = model.differentiable()
-    if file is None:
+    if not isinstance(file, DeployedModel):
         raise GradientError(f"{_REFUSAL}{model.what} has no gradient", "pass gradient_from=FILE")
     only, kept = len(model.signature.outputs) == 1, GradientCache(cache) if cache else None
     opened = CounterpartGradient(file, outputs, only, kept, size)

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     import onnx
 
     from ibisa_onnx.limits import Limits
-    from ibisa_onnx.models.onnx_session import DeployedModel
 
 Images = npt.NDArray[np.float32]
 Values = Mapping[str, npt.NDArray[Any]]
@@ -100,7 +99,7 @@ class ImageModel(ABC):
         All passes so far; each run counts its own in a scope of it.
     warnings : list of str
         What to know about how this model runs.
-    counterpart : DeployedModel or None
+    counterpart : ImageModel or None
         The ONNX file that runs behind this model, whose gradient, metadata and folder stand for its
         own.
 
@@ -130,7 +129,7 @@ class ImageModel(ABC):
         self.passes = PassCounter()
         self.max_batch = signature.image.batch or max_batch
         self.max_concurrency = max_concurrency
-        self.counterpart: DeployedModel | None = None
+        self.counterpart: ImageModel | None = None
         self.batch_mixes: bool | None = None  # for a fixed batch; None: unknown
         self.warnings: list[str] = []
         self._worker, self._lock = threading.local(), threading.Lock()
@@ -210,7 +209,7 @@ class ImageModel(ABC):
         """Return the model's graph; None if there is none to read."""
         return None
 
-    def differentiable(self) -> DeployedModel | None:
+    def differentiable(self) -> ImageModel | None:
         """Return an ONNX model whose gradient stands for this model's; None if there is none."""
         return self.counterpart
 

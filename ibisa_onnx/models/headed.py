@@ -167,7 +167,9 @@ class HeadedModel(ImageModel):
     def differentiable(self) -> DeployedModel | None:
         """Return the ONNX model whose gradient stands for this model's, with the same nodes."""
         model = self._model.differentiable()
-        return None if model is None else model.exposing(self._tensors, self._write)
+        if not isinstance(model, DeployedModel):
+            return None
+        return model.exposing(self._tensors, self._write)
 
     @property
     def metadata(self) -> Mapping[str, str]:
