@@ -60,7 +60,7 @@ exporters: $(EXPORTERS_INSTALLED)
 serving: $(SERVING_INSTALLED) $(TRITON_INSTALLED) $(MLSERVER_INSTALLED)
 	IBISA_TRITON_PYTHON=$(CURDIR)/$(TRITON)/bin/python \
 	IBISA_MLSERVER_PYTHON=$(CURDIR)/$(MLSERVER)/bin/python \
-	OPENBLAS_NUM_THREADS=1 $(SERVING)/bin/pytest tests/serving -m 'not hostile'
+	OPENBLAS_NUM_THREADS=1 $(SERVING)/bin/pytest tests/serving tests/monitor/test_exporting.py -m 'not hostile'
 
 openvino: $(OPENVINO_INSTALLED)
 	IBISA_TEST_PROVIDER=openvino OPENBLAS_NUM_THREADS=1 \
