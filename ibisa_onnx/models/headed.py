@@ -166,6 +166,8 @@ class HeadedModel(ImageModel):
 
     def differentiable(self) -> DeployedModel | None:
         """Return the ONNX model whose gradient stands for this model's, with the same nodes."""
+        from ibisa_onnx.models.onnx_session import DeployedModel
+
         model = self._model.differentiable()
         if not isinstance(model, DeployedModel):
             return None
