@@ -28,14 +28,7 @@ from .explainer import (
     Target as Target,
 )
 from .explanation import (
-    Certificate as Certificate,
-    Completion as Completion,
-    ExplainedTarget as ExplainedTarget,
     Explanation as Explanation,
-    Passes as Passes,
-    Prediction as Prediction,
-    Provenance as Provenance,
-    Sufficiency as Sufficiency,
 )
 from .io.images import PreparedImage as PreparedImage
 from .limits import Limits as Limits
@@ -51,6 +44,15 @@ from .models.remote import RemoteModel as RemoteModel
 from .models.running import time_limit as time_limit
 from .preprocessing.resolve import Overrides as Overrides
 from .preprocessing.spec import Preprocessing as Preprocessing
+from .statements import (
+    Certificate as Certificate,
+    Completion as Completion,
+    ExplainedTarget as ExplainedTarget,
+    Passes as Passes,
+    Prediction as Prediction,
+    Provenance as Provenance,
+    Sufficiency as Sufficiency,
+)
 from .targets.arguments import PointTarget as PointTarget
 from .targets.base import (
     Answer as Answer,

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from ibisa_onnx.caching import BuiltOnce
 from ibisa_onnx.checks import check_count, check_type, shown
 from ibisa_onnx.errors import AbsentTargetError, OptionError, OutputError, TargetError
-from ibisa_onnx.explanation import Explanation, Prediction
+from ibisa_onnx.explanation import Explanation
 from ibisa_onnx.gradients.cache import cache_folder
 from ibisa_onnx.gradients.selection import GradientSelection
 from ibisa_onnx.io.formats import encode_png
@@ -35,6 +35,7 @@ from ibisa_onnx.pipeline import Pipeline
 from ibisa_onnx.preprocessing.resolve import Overrides
 from ibisa_onnx.preprocessing.spec import Preprocessing
 from ibisa_onnx.preprocessing.trial import TrialRanking
+from ibisa_onnx.statements import Prediction
 from ibisa_onnx.targets.arguments import check_single, is_several, listed, target_specs
 from ibisa_onnx.targets.base import Answer, Kind, Objective, TargetSpec
 from ibisa_onnx.targets.opening import open_reader

@@ -24,14 +24,7 @@ from ibisa_onnx.errors import (
     PredictionMismatchError,
     TargetError,
 )
-from ibisa_onnx.explanation import (
-    ExplainedTarget,
-    Explanation,
-    Passes,
-    Prediction,
-    Provenance,
-    is_flat,
-)
+from ibisa_onnx.explanation import Explanation
 from ibisa_onnx.gradients.fidelity import input_hint
 from ibisa_onnx.gradients.masked_images import Floats, MaskedImages
 from ibisa_onnx.gradients.selection import GradientSelection
@@ -49,6 +42,7 @@ from ibisa_onnx.preprocessing.geometry import Geometry
 from ibisa_onnx.preprocessing.reading import read_for
 from ibisa_onnx.preprocessing.spec import AS_IS, Prepared, Preprocessing, mean_colour, prepare
 from ibisa_onnx.preprocessing.trial import TrialRanking, rank_preprocessing
+from ibisa_onnx.statements import ExplainedTarget, Passes, Prediction, Provenance, is_flat
 from ibisa_onnx.targets.base import (
     Answer,
     Context,

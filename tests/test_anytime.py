@@ -14,13 +14,13 @@ import ibisa_onnx as ibisa
 from ibisa_onnx.demo import model_path, scene_path
 from ibisa_onnx.demo.scenes import draw_scene
 from ibisa_onnx.errors import DeadlineError, OptionError, ResultError, TargetError
-from ibisa_onnx.explanation import Completion
 from ibisa_onnx.gradients import onnx_backward
 from ibisa_onnx.gradients.selection import ESTIMATED
 from ibisa_onnx.methods.ibisa import forward_only
 from ibisa_onnx.methods.stopping import Control, StoppingRule
 from ibisa_onnx.models.onnx_session import DeployedModel
 from ibisa_onnx.preprocessing.geometry import Geometry
+from ibisa_onnx.statements import Completion
 
 GRADIENTS = ("exact", *ESTIMATED)
 CHECK = 4

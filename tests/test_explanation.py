@@ -23,18 +23,18 @@ from hypothesis import strategies as st
 import ibisa_onnx as ibisa
 from ibisa_onnx.demo import model_path, scene_path
 from ibisa_onnx.errors import ResultError
-from ibisa_onnx.explanation import (
+from ibisa_onnx.explanation import Explanation
+from ibisa_onnx.io.atomic import write_files
+from ibisa_onnx.limits import Limits
+from ibisa_onnx.methods.rise import Rise
+from ibisa_onnx.statements import (
     Certificate,
     Completion,
     ExplainedTarget,
-    Explanation,
     Passes,
     Provenance,
     Sufficiency,
 )
-from ibisa_onnx.io.atomic import write_files
-from ibisa_onnx.limits import Limits
-from ibisa_onnx.methods.rise import Rise
 
 FILES = {"explanation.json", "image.png", "map.npy", "overlay.png"}
 

@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from ibisa_onnx import Explainer
     from ibisa_onnx.benchmark.evaluation import MapEvaluator, MetricSelection, RegionFigures
     from ibisa_onnx.benchmark.regions import PictureRegion
-    from ibisa_onnx.explanation import Passes
     from ibisa_onnx.methods.base import Method
     from ibisa_onnx.methods.problem import Problem
     from ibisa_onnx.metrics import Comparison, Verdict
+    from ibisa_onnx.statements import Passes
 
 _THIS, _RANDOM, _REGION, _OURS = "this map", "smooth random", "region", "ibisa"
 

@@ -9,13 +9,8 @@ from typing import TYPE_CHECKING, Any
 from ibisa_onnx.commands.console import Line, Styled, heading, rows
 
 if TYPE_CHECKING:
-    from ibisa_onnx.explanation import (
-        Certificate,
-        Completion,
-        ExplainedTarget,
-        Explanation,
-        Sufficiency,
-    )
+    from ibisa_onnx.explanation import Explanation
+    from ibisa_onnx.statements import Certificate, Completion, ExplainedTarget, Sufficiency
 
 
 def explanation_text(

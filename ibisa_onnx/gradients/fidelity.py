@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ibisa_onnx.errors import GradientError, IbisaError, ModelError
-from ibisa_onnx.explanation import Certificate
 from ibisa_onnx.gradients.base import Raw
 from ibisa_onnx.gradients.masked_images import MaskedImages
 from ibisa_onnx.gradients.selection import GradientPath, forward_only
 from ibisa_onnx.logs import logger
 from ibisa_onnx.models.passes import PassCounter
+from ibisa_onnx.statements import Certificate
 
 _log = logger(__name__)
 _LARGE = 0.1  # difference of probabilities, too large for rounding or imperfect training

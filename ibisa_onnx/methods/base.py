@@ -16,13 +16,13 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from ibisa_onnx.explanation import Certificate, Completion, Sufficiency
 from ibisa_onnx.gradients.masked_images import Floats, enlarge
 from ibisa_onnx.methods.problem import Problem
 from ibisa_onnx.methods.stopping import Control
 from ibisa_onnx.models.base import ImageModel
 from ibisa_onnx.models.passes import PassCount
 from ibisa_onnx.preprocessing.spec import Preprocessing
+from ibisa_onnx.statements import Certificate, Completion, Sufficiency
 from ibisa_onnx.targets.base import Objective
 
 NO_GRADIENT = "none"

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ibisa_onnx.errors import GradientError
-from ibisa_onnx.explanation import Completion
 from ibisa_onnx.methods.problem import Problem
 from ibisa_onnx.methods.stopping import Control
+from ibisa_onnx.statements import Completion
 
 _FEWEST = 4
 

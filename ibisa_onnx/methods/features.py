@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ibisa_onnx.errors import GradientError
-from ibisa_onnx.explanation import Certificate
 from ibisa_onnx.gradients.class_activation import deep_features
 from ibisa_onnx.gradients.layer import (
     Array,
@@ -18,6 +17,7 @@ from ibisa_onnx.gradients.layer import (
 from ibisa_onnx.gradients.precision import rounds_coarsely
 from ibisa_onnx.methods.problem import Problem
 from ibisa_onnx.models.onnx_session import DeployedModel
+from ibisa_onnx.statements import Certificate
 from ibisa_onnx.targets.base import Objective
 
 _IN_SINGLE, _IN_FEWER_BITS = 1e-3, 2e-2  # probabilities differ by rounding

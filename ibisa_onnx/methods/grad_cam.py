@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ibisa_onnx.checks import check_type
-from ibisa_onnx.explanation import Certificate, Completion
 from ibisa_onnx.gradients.layer import before_softmax, deployed, last_spatial
 from ibisa_onnx.methods.base import AttributionResult, RowByRow
 from ibisa_onnx.methods.features import LayerSplit, levels, only_output, open_layer
@@ -20,6 +19,7 @@ from ibisa_onnx.methods.scaling import positive_part_scaled
 from ibisa_onnx.methods.stopping import Control
 from ibisa_onnx.models.base import ImageModel
 from ibisa_onnx.preprocessing.spec import Preprocessing
+from ibisa_onnx.statements import Certificate, Completion
 from ibisa_onnx.targets.base import Objective
 from ibisa_onnx.targets.classification import ClassObjective, logit_objective
 

@@ -29,7 +29,6 @@ import numpy.typing as npt
 
 from ibisa_onnx.checks import check_type
 from ibisa_onnx.errors import OptionError
-from ibisa_onnx.explanation import Completion
 from ibisa_onnx.gradients.layer import deployed, last_of_side
 from ibisa_onnx.gradients.masked_images import Floats
 from ibisa_onnx.methods.base import AttributionResult, RowByRow
@@ -43,6 +42,7 @@ from ibisa_onnx.methods.stopping import Control
 from ibisa_onnx.models.base import ImageModel
 from ibisa_onnx.preprocessing.reading import read_for
 from ibisa_onnx.preprocessing.spec import Preprocessing, prepare
+from ibisa_onnx.statements import Completion
 from ibisa_onnx.targets.base import Objective
 
 _DEPTH = 8  # input pixels per feature: conv4 of VGG-16 and layer2 of ResNet-50, as in the paper

@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ibisa_onnx.explanation import Completion
 from ibisa_onnx.methods.base import AttributionResult, RowByRow, no_gradient
 from ibisa_onnx.methods.problem import Problem
 from ibisa_onnx.methods.stopping import Control
 from ibisa_onnx.models.base import ImageModel
 from ibisa_onnx.preprocessing.spec import Preprocessing
+from ibisa_onnx.statements import Completion
 from ibisa_onnx.targets.base import Objective
 
 

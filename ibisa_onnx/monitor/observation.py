@@ -8,17 +8,11 @@ from typing import Any
 
 from ibisa_onnx.checks import shown
 from ibisa_onnx.errors import ResultError
-from ibisa_onnx.explanation import (
-    Certificate,
-    Completion,
-    ExplainedTarget,
-    Explanation,
-    Passes,
-    Sufficiency,
-)
+from ibisa_onnx.explanation import Explanation
 from ibisa_onnx.io.formats import jsonable
 from ibisa_onnx.io.record import Amount, Count, Share, read_fields
 from ibisa_onnx.monitor.regions import checked_region, fraction_outside
+from ibisa_onnx.statements import Certificate, Completion, ExplainedTarget, Passes, Sufficiency
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ import ibisa_onnx as ibisa
 from ibisa_onnx.benchmark.runner import Benchmark, Entry
 from ibisa_onnx.benchmark.store import Store
 from ibisa_onnx.errors import GradientError
-from ibisa_onnx.explanation import Completion
 from ibisa_onnx.methods.base import AttributionResult, RowByRow, no_gradient
 from ibisa_onnx.metrics import DELETION, INSERTION
+from ibisa_onnx.statements import Completion
 
 SIDE = 16
 SQUARE = np.zeros((SIDE, SIDE), bool)

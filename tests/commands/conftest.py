@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 
 from ibisa_onnx.errors import TargetError
-from ibisa_onnx.explanation import (
+from ibisa_onnx.explanation import Explanation
+from ibisa_onnx.io.images import image_sha256, read_image
+from ibisa_onnx.statements import (
     Certificate,
     Completion,
     ExplainedTarget,
-    Explanation,
     Passes,
     Provenance,
     Sufficiency,
 )
-from ibisa_onnx.io.images import image_sha256, read_image
 from ibisa_onnx.targets.base import Answer
 
 LABELS = ("goat", "Crème brûlée", "子犬", "crane", "crane")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ibisa_onnx.commands.report import details_text, explanation_text
-from ibisa_onnx.explanation import Sufficiency
+from ibisa_onnx.statements import Sufficiency
 from ibisa_onnx.targets.retention import log_retention
 from tests.commands.conftest import FakeExplainer
 

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ibisa_onnx.explanation import Completion
 from ibisa_onnx.gradients.masked_images import MaskedImages
 from ibisa_onnx.methods.base import AttributionResult, RowByRow, no_gradient, one_by_one
 from ibisa_onnx.methods.problem import Problem, Row
 from ibisa_onnx.methods.stopping import DEADLINE, STOPPED, Control, StoppingRule
 from ibisa_onnx.models.passes import PassCount, PassCounter
+from ibisa_onnx.statements import Completion
 
 
 class Clock:

@@ -14,10 +14,10 @@ import pytest
 import ibisa_onnx as ibisa
 from ibisa_onnx.demo import model_path
 from ibisa_onnx.demo.scenes import draw_scene
-from ibisa_onnx.explanation import Completion
 from ibisa_onnx.models import onnx_session
 from ibisa_onnx.serving import batch_size
 from ibisa_onnx.serving.scheduler import Scheduler, default_workers
+from ibisa_onnx.statements import Completion
 
 
 @pytest.fixture(scope="module")

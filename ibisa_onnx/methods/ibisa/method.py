@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from ibisa_onnx.checks import check_type
 from ibisa_onnx.errors import GradientError, IbisaError, ModelError, NonFiniteGradientError
-from ibisa_onnx.explanation import Certificate, Completion
 from ibisa_onnx.gradients.fidelity import CheckedPath, check_fidelity, without_gradient
 from ibisa_onnx.gradients.masked_images import Floats
 from ibisa_onnx.gradients.selection import GradientPath, GradientSelection
@@ -33,6 +32,7 @@ from ibisa_onnx.methods.stopping import Control
 from ibisa_onnx.models.base import ImageModel
 from ibisa_onnx.models.passes import PassCount
 from ibisa_onnx.preprocessing.spec import Preprocessing
+from ibisa_onnx.statements import Certificate, Completion
 from ibisa_onnx.targets.base import Objective
 from ibisa_onnx.targets.retention import KEPT
 

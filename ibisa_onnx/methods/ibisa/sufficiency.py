@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ibisa_onnx.explanation import Sufficiency
 from ibisa_onnx.gradients.masked_images import Floats
 from ibisa_onnx.methods.problem import Problem
+from ibisa_onnx.statements import Sufficiency
 
 IMAGES = 8
 """Number of images that a check shows, including the baselines and the whole image."""

@@ -14,10 +14,10 @@ import ibisa_onnx as ibisa
 from ibisa_onnx.demo import model_path
 from ibisa_onnx.demo.scenes import draw_scene
 from ibisa_onnx.errors import OutputError
-from ibisa_onnx.explanation import Certificate
 from ibisa_onnx.gradients.onnx_backward import _MaskedGraph
 from ibisa_onnx.methods.ibisa.gradient_check import GradientCheck
 from ibisa_onnx.methods.problem import MaskGradient, Problem
+from ibisa_onnx.statements import Certificate
 from ibisa_onnx.targets.classification import ClassObjective
 
 SPOILT: dict[str, Callable[[np.ndarray], np.ndarray]] = {
