@@ -23,7 +23,7 @@ from ibisa_onnx.ending import ExitMessage
 from ibisa_onnx.errors import IbisaError, ResultError
 from ibisa_onnx.io.atomic import remove_abandoned
 from ibisa_onnx.limits import Limits
-from ibisa_onnx.serving.jobs import Done, Manifest, group_of
+from ibisa_onnx.serving.jobs import RESULTS, Done, Manifest, group_of
 from ibisa_onnx.serving.sources import FILES, Columns, Found, Unit, found_in, units
 from ibisa_onnx.serving.storage import local_path, storage_at
 
@@ -57,7 +57,7 @@ class RayRun(Run):
         manifest = Manifest(storage_at(place), request)
         if not self.overwrite:
             _check_others(manifest, facts, place)
-        done = self._done(manifest)
+        done = self._done(manifest, place)
         changes = self.overwrite or (self.job.retry_errors and done.failed > 0)
         if changes or any(self._units(found, done)):
             with (
@@ -77,23 +77,24 @@ class RayRun(Run):
 
     def _begin(self, manifest: Manifest, facts: dict[str, Any], place: str) -> Done:
         """Prepare the place of the results; return what is done."""
-        from ibisa_onnx.serving.ray import RESULTS, forget_failed, remove_unlisted
+        from ibisa_onnx.serving.ray import forget_failed, remove_unlisted
 
         if self.overwrite:
-            storage = storage_at(place)
-            storage.remove(storage.names(RESULTS))
+            remove_unlisted(place)
             manifest.clear()
         manifest.start(facts)
         if self.job.retry_errors:
             forget_failed(place, manifest)
         manifest.release_all()
-        done = self._done(manifest)
+        done = self._done(manifest, place)
         remove_unlisted(place, done.parts)
         return done
 
-    def _done(self, manifest: Manifest) -> Done:
+    def _done(self, manifest: Manifest, place: str) -> Done:
         """Return what earlier runs have done."""
-        done = Done.of(entry for _, entries in manifest.entries() for entry in entries)
+        from ibisa_onnx.serving.ray import done_at
+
+        done = done_at(place, manifest)
         self.skipped, self.failed_before = done.images - done.failed, done.failed
         return done
 
@@ -212,7 +213,6 @@ class RayRun(Run):
     def _tell(self, place: str) -> None:
         """Print what was done."""
         from ibisa_onnx.models.endpoint import without_credentials
-        from ibisa_onnx.serving.ray import RESULTS
 
         results = f"{without_credentials(self.out or place).rstrip('/')}/{RESULTS}"
         explained = self.done - self.failed

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
@@ -26,6 +27,8 @@ from ibisa_onnx.serving.storage import Storage
 
 FOLDER = "ibisa-job"
 """The folder of manifests, beside the results."""
+RESULTS = "results"
+"""The folder of a job's Parquet files, beside it."""
 PART_IMAGES = 256
 """Images per fragment, and per file of results: what a killed worker repeats at most."""
 PART_SECONDS = 60.0
@@ -33,6 +36,11 @@ PART_SECONDS = 60.0
 MOST_DEATHS = 2
 """Times that an image may kill its worker process before it becomes an error."""
 _FORMAT = 1
+_PART = re.compile(rf"{RESULTS}/part-[0-9a-f]+(-[0-9]{{6}}-[0-9a-f]{{8}})?\.parquet")
+_OURS = re.compile(
+    rf"{FOLDER}/[0-9a-f]{{1,16}}/"
+    r"(job\.json|done/[0-9a-f]{2}/[0-9a-f]+-[0-9]{9}\.jsonl|begun/[0-9a-f]+-[0-9a-f]+\.json)"
+)
 _HOPELESS = 100  # images that fail in succession from the start until a job gives up
 _DIGEST = 16  # bytes
 
@@ -95,6 +103,8 @@ class Entry:
         required = [each.name for each in fields(cls) if each.default is MISSING]
         if not all(isinstance(getattr(entry, name), str) for name in required):
             raise ValueError("not an entry")
+        if entry.part is not None and not is_part(entry.part):
+            raise ValueError("results elsewhere")
         return entry
 
 
@@ -134,7 +144,7 @@ class Manifest:
     def others(self) -> list[dict[str, Any]]:
         """Return the facts of the jobs with other requests at this place."""
         found = []
-        for name in self._storage.names(FOLDER):
+        for name in self._names(FOLDER):
             if name.endswith("/job.json") and not name.startswith(f"{self._home}/"):
                 found.append(_json(self._storage.read(name)))
         return found
@@ -161,16 +171,16 @@ class Manifest:
 
     def group(self, group: str) -> dict[int, list[Entry]]:
         """Return the entries of each fragment of a group, by its number, in order."""
-        inside = self._storage.names(f"{self._home}/done/{group[:2]}")
+        inside = self._names(f"{self._home}/done/{group[:2]}")
         mine = [name for name in inside if name.rpartition("/")[2].startswith(f"{group}-")]
-        mine = sorted(filter(_is_fragment, mine))
+        mine.sort()
         numbers = [int(name.rpartition("-")[2].removesuffix(".jsonl")) for name in mine]
         fragments = map(_entries, self._storage.read_all(mine))
         return dict(zip(numbers, fragments, strict=True))
 
     def entries(self) -> Iterator[tuple[str, list[Entry]]]:
         """Yield the name and the entries of every fragment."""
-        names = [each for each in self._storage.names(f"{self._home}/done") if _is_fragment(each)]
+        names = self._names(f"{self._home}/done")
         for name, data in zip(names, self._storage.read_all(names), strict=True):
             yield name, _entries(data)
 
@@ -183,11 +193,11 @@ class Manifest:
 
     def clear(self) -> None:
         """Forget what is done, here and in all other jobs at this place."""
-        self._storage.remove(self._storage.names(FOLDER))
+        self._storage.remove(self._names(FOLDER))
 
     def discard(self) -> None:
         """Remove this manifest if nothing is done."""
-        names = self._storage.names(self._home)
+        names = self._names(self._home)
         if not any(map(_is_fragment, names)):
             self._storage.remove(names)
 
@@ -208,7 +218,11 @@ class Manifest:
 
     def release_all(self) -> None:
         """Remove all notes of runs that have ended."""
-        self._storage.remove(self._storage.names(f"{self._home}/begun"))
+        self._storage.remove(self._names(f"{self._home}/begun"))
+
+    def _names(self, folder: str) -> list[str]:
+        """Return the names of manifests' files in a folder; all others are somebody else's."""
+        return [each for each in self._storage.names(folder) if _OURS.fullmatch(each)]
 
     def _claim(self, run: str, group: str) -> str:
         return f"{self._home}/begun/{run}-{group}.json"
@@ -379,6 +393,11 @@ class Hope:
                 f"stopped, because none of the first {self._failed} images could be explained: "
                 f"{errors[-1]}"
             )
+
+
+def is_part(name: str) -> bool:
+    """Return whether a name is that of a file of results; no other is read or removed."""
+    return _PART.fullmatch(name) is not None
 
 
 def group_of(*facts: Any) -> str:

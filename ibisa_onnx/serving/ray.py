@@ -15,7 +15,7 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -30,11 +30,13 @@ from ibisa_onnx.serving.jobs import (
     MOST_DEATHS,
     PART_IMAGES,
     PART_SECONDS,
+    RESULTS,
     Done,
     Entry,
     Item,
     Manifest,
     Outcome,
+    is_part,
     killed,
     message_of,
 )
@@ -42,6 +44,7 @@ from ibisa_onnx.serving.sources import FILES, Columns, Row, Unit, read
 from ibisa_onnx.serving.storage import storage_at
 from ibisa_onnx.serving.tables import (
     COLUMNS,
+    ERROR,
     SOURCE,
     check_map_type,
     error_row,
@@ -54,8 +57,6 @@ from ibisa_onnx.serving.tables import (
 if TYPE_CHECKING:
     from ibisa_onnx.explainer import Target
 
-RESULTS = "results"
-"""The folder of the Parquet files of a job."""
 _STORE = 100 << 20  # bytes of the object store of a Ray started here: receipts are small
 _TOLD = 20  # errors per receipt that are printed
 _EXTRA = "ray"
@@ -502,7 +503,10 @@ def forget_failed(place: str, manifest: Manifest) -> None:
             continue
         part = next((entry.part for entry in entries if entry.part is not None), None)
         data = None if part is None else storage.read(part)
-        rows = [] if data is None else [row for row in rows_of(data) if row["error"] is None]
+        if part is not None and data is None:  # someone has removed it
+            manifest.replace(name, [])
+            continue
+        rows = [] if data is None else [row for row in rows_of(data, part or "") if not row[ERROR]]
         new = f"{RESULTS}/part-{secrets.token_hex(16)}.parquet" if rows else None
         if new is not None:
             storage.write({new: parquet_of(rows)})
@@ -523,10 +527,18 @@ def _without_failed(entries: Iterable[Entry], part: str | None) -> Iterator[Entr
             yield replace(entry, start=start, stop=stop, failed=(), part=part)
 
 
-def remove_unlisted(place: str, parts: set[str]) -> None:
+def done_at(place: str, manifest: Manifest) -> Done:
+    """Return what is done and has its results; images whose results are gone are not done."""
+    there = set(filter(is_part, storage_at(place).names(RESULTS)))
+    listed = (entry for _, entries in manifest.entries() for entry in entries)
+    return Done.of(entry for entry in listed if entry.part is None or entry.part in there)
+
+
+def remove_unlisted(place: str, parts: Collection[str] = ()) -> None:
     """Remove files of results that no entry names: their actors died before it was written."""
     storage = storage_at(place)
-    storage.remove(name for name in storage.names(RESULTS) if name not in parts)
+    found = filter(is_part, storage.names(RESULTS))
+    storage.remove(name for name in found if name not in parts)
 
 
 def run_units(

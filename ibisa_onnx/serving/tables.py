@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ibisa_onnx.errors import OptionError
+from ibisa_onnx.errors import OptionError, ResultError
 from ibisa_onnx.io.formats import encode_npy
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 MAP_TYPES = ("float32", "float16", "uint8", "none")
 """How maps are stored: as they are, rounded, rounded to 255 levels, or not at all."""
+_REPAIR = "remove it, and rerun with --overwrite"
 SOURCE, ERROR = "source", "error"
 COLUMNS: Mapping[str, str] = {
     "image_sha256": "string",
@@ -108,7 +109,14 @@ def table_of(rows: Sequence[Mapping[str, Any]], more: Mapping[str, str] | None =
     arrow = import_extra("pyarrow", "ray")
     types = {**(more or {}), **COLUMNS}
     schema = arrow.schema([(name, getattr(arrow, kind)()) for name, kind in types.items()])
-    return arrow.Table.from_pylist([dict(each) for each in rows], schema=schema)
+    return arrow.Table.from_pylist(
+        [{name: _storable(value) for name, value in each.items()} for each in rows], schema=schema
+    )
+
+
+def _storable(value: Any) -> Any:
+    """Return text in UTF-8: names of files may be any bytes."""
+    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
 
 
 def parquet_of(rows: Sequence[Mapping[str, Any]]) -> bytes:
@@ -121,10 +129,16 @@ def parquet_of(rows: Sequence[Mapping[str, Any]]) -> bytes:
     return buffer.getvalue()
 
 
-def rows_of(data: bytes) -> list[dict[str, Any]]:
-    """Read the rows of such a file."""
+def rows_of(data: bytes, name: str) -> list[dict[str, Any]]:
+    """Read the rows of such a file; `ResultError`, which names it, if it is damaged."""
     from ibisa_onnx.imports import import_extra
 
+    arrow = import_extra("pyarrow", "ray")
     parquet = import_extra("pyarrow.parquet", "ray")
-    rows: list[dict[str, Any]] = parquet.read_table(io.BytesIO(data)).to_pylist()
+    try:
+        rows: list[dict[str, Any]] = parquet.read_table(io.BytesIO(data)).to_pylist()
+    except (arrow.ArrowException, OSError) as error:
+        raise ResultError(f"{name} is damaged: {' '.join(str(error).split())}", _REPAIR) from error
+    if rows and not rows[0].keys() >= {SOURCE, *COLUMNS}:
+        raise ResultError(f"{name} is not a file of results", _REPAIR)
     return rows

@@ -180,7 +180,7 @@ class TestManifest:
         entries = [
             Entry("a.png", "1-2", sha256="ff", files=("a.ibisa.png",)),
             Entry("子犬\n.png", "1-2", failed=(0,), error="a\u2028b"),
-            Entry("s3://b/0.tar", "7", 0, 256, failed=(3, 9), part="results/p.parquet"),
+            Entry("s3://b/0.tar", "7", 0, 256, failed=(3, 9), part="results/part-0a.parquet"),
         ]
         manifest.add("ab12", 0, entries[:2])
         manifest.add("ab12", 1, entries[2:])

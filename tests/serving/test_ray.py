@@ -40,12 +40,12 @@ arrow = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
 cluster_utils = pytest.importorskip("ray.cluster_utils")
 
-from ibisa_onnx.serving.jobs import Done, Manifest  # noqa: E402
+from ibisa_onnx.serving.jobs import RESULTS, Done, Manifest  # noqa: E402
 from ibisa_onnx.serving.ray import (  # noqa: E402
-    RESULTS,
     Explain,
     RayJob,
     Receipt,
+    done_at,
     forget_failed,
     remove_unlisted,
     run_units,
@@ -533,3 +533,68 @@ def test_rows_are_written_with_a_schema() -> None:
     table = parquet.read_table(io.BytesIO(parquet_of([{"source": "a", "error": "b"}])))
     assert str(table.schema.field("map").type) == "binary"
     assert str(table.schema.field("target_index").type) == "int64"
+
+
+class TestOthersFiles:
+    """Only files of the job are read or removed."""
+
+    @pytest.fixture
+    def job(self, cluster: Any, tmp_path: Path) -> Job:
+        job = Job(tmp_path, 4, images=2, part=2, bad="001")
+        (job.place / RESULTS).mkdir(parents=True)
+        (job.place / RESULTS / "mine.parquet").write_bytes(b"mine")
+        (job.place / "ibisa-job").mkdir()
+        (job.place / "ibisa-job" / "mine.json").write_bytes(b"mine")
+        job.run()
+        return job
+
+    @staticmethod
+    def mine(job: Job) -> list[bytes]:
+        names = (f"{RESULTS}/mine.parquet", "ibisa-job/mine.json")
+        return [(job.place / name).read_bytes() for name in names]
+
+    def test_they_survive_all_that_removes(self, job: Job) -> None:
+        remove_unlisted(str(job.place))
+        job.ray.manifest.clear()
+        job.ray.manifest.release_all()
+        job.ray.manifest.discard()
+        assert self.mine(job) == [b"mine", b"mine"]
+        left = [each.name for each in job.place.rglob("*") if each.is_file()]
+        assert sorted(left) == ["mine.json", "mine.parquet"]
+
+    def test_a_manifest_that_names_them_is_not_believed(self, job: Job) -> None:
+        (job.place.parent / "secret.parquet").write_bytes(b"secret")
+        for path in job.place.rglob("*.jsonl"):
+            lines = [json.loads(line) for line in path.read_text().splitlines()]
+            for line in lines:
+                line["part"] = "../secret.parquet"
+            path.write_text("\n".join(map(json.dumps, lines)))
+        assert job.done().images == 0
+        forget_failed(str(job.place), job.ray.manifest)
+        assert (job.place.parent / "secret.parquet").read_bytes() == b"secret"
+
+    def test_images_whose_results_are_gone_are_not_done(self, job: Job) -> None:
+        parts = sorted((job.place / RESULTS).glob("part-*"))
+        parts[0].unlink()
+        assert done_at(str(job.place), job.ray.manifest).images == 2
+        forget_failed(str(job.place), job.ray.manifest)
+        assert done_at(str(job.place), job.ray.manifest).failed == 0
+
+    def test_damaged_results_are_one_line(self, job: Job) -> None:
+        for damage in (b"PAR1", parquet_bytes(arrow.table({"a": [1]}))):
+            for path in (job.place / RESULTS).glob("part-*"):
+                path.write_bytes(damage)
+            with pytest.raises(ResultError, match=r"results/part-.*(is damaged|is not a file of)"):
+                forget_failed(str(job.place), job.ray.manifest)
+
+
+def parquet_bytes(table: Any) -> bytes:
+    buffer = io.BytesIO()
+    parquet.write_table(table, buffer)
+    return buffer.getvalue()
+
+
+def test_names_that_are_not_utf_8_are_escaped() -> None:
+    data = parquet_of([{"source": "a\udcff.png", "error": "a\udcff.png is damaged"}])
+    (row,) = parquet.read_table(io.BytesIO(data)).to_pylist()
+    assert row["source"] == "a\\udcff.png"
