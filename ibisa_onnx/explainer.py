@@ -149,6 +149,8 @@ class Explainer:
         The preprocessing settings, each with its source.
     options : Options
         IBISA's settings.
+    cache : Path or None
+        The folder of the gradient cache; None if it is off.
 
     Raises
     ------
@@ -251,10 +253,11 @@ class Explainer:
         self.options = options_named(options)
         if budget is not None:
             self.options = replace(self.options, budget=budget)
+        self.cache = cache_folder(cache)
         self._gradients = GradientSelection(
             gradient,
             surrogate,
-            cache_folder(cache),
+            self.cache,
             trust=trust,
             counterpart=self.model.counterpart,
         )

@@ -1,8 +1,8 @@
 """Recognises objects that cannot work any more because their process was forked.
 
-On the CPU, a session of ONNX Runtime survives the fork of an idle process. It does not if another
-thread was at work: the child has a copy of that thread's locks, but not the thread that releases
-them, so it would wait forever. A device's driver does not survive a fork at all.
+A child has copies of its parent's locks, but none of its threads. A session of ONNX Runtime with
+threads of its own, or on a device, may wait for them forever. One that computes in the caller's
+thread alone works, unless another thread was using it at the moment of the fork.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ def generation() -> int:
     return _generation
 
 
-def why_unusable(opened: int, *, on_cpu: bool) -> str | None:
+def why_unusable(opened: int, *, has_threads: bool) -> str | None:
     """Return why what was opened in a generation cannot be used in this one; None if it can."""
     if opened == _generation:
         return None
-    if not on_cpu:
-        return "its device does not survive a fork"
+    if has_threads:
+        return "its threads do not survive that"
     return "another thread was using ONNX Runtime then" if opened < _cut_off else None
 
 

@@ -1,9 +1,8 @@
 """On-disk cache of backward graphs: a few kilobytes per model, without weights.
 
 The key of an entry is a hash of everything it depends on (the model's content, the output, package
-versions and the source code of the differentiation), so entries never go stale. Entries are written
-to a temporary name and renamed, so that processes can build concurrently. Each starts with a hash
-of its content and key; a corrupt or moved entry is rebuilt.
+versions and the source code of the differentiation), so entries never go stale. Each starts with a
+hash of its content and key; a corrupt or moved entry is rebuilt.
 
 The hash is not a signature: anyone who can write to the folder can write entries. The folder is
 therefore used only if no other user can write to it, and entries are validated before they are
@@ -15,9 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import stat
-from collections.abc import Collection, Iterator
-from contextlib import suppress
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 from importlib import metadata
 from pathlib import Path
@@ -25,12 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 from ibisa_onnx import autodiff
 from ibisa_onnx.checks import check_type
-from ibisa_onnx.errors import ModelError, OptionError, ResultError
-from ibisa_onnx.io.atomic import write_files
-from ibisa_onnx.io.files import read_file
+from ibisa_onnx.errors import ModelError, OptionError
 from ibisa_onnx.io.literals import is_integer, parse_json
+from ibisa_onnx.io.private_folder import PrivateFolder
 from ibisa_onnx.io.record import read_fields
-from ibisa_onnx.limits import Limits
 from ibisa_onnx.models.external_data import GIVEN
 from ibisa_onnx.models.model_parts import tensors
 from ibisa_onnx.models.soundness import check_sound, names_are_text
@@ -48,8 +43,6 @@ _MODEL_SOURCES = ("weights.py", "head.py", "onnx_file.py", "onnx_graph.py")
 _MOST_ENTRIES = 200
 _LARGEST = 8 << 20  # bytes of an entry; a larger one contains weights that could not be removed
 _GRAPHS = frozenset({"forward", "backward"})
-_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
-_FOLDER_RIGHTS, _ENTRY_RIGHTS = 0o700, 0o600
 
 Choice = bool | str | os.PathLike[str]
 """Whether to cache backward graphs, or the folder to cache them in."""
@@ -94,7 +87,7 @@ def cache_folder(choice: Choice = True) -> Path | None:
 
 def usage(folder: Path) -> Usage:
     """Return the size of the cache in a folder."""
-    sizes = [size for _, size, _ in _entries(folder)]
+    sizes = [size for _, size, _ in _files(folder).entries()]
     return Usage(len(sizes), sum(sizes))
 
 
@@ -102,23 +95,16 @@ class GradientCache:
     """A gradient cache in one folder, used only if no other user can write to it."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._files = _files(folder)
 
     def load(self, *made_from: str) -> Derivative | None:
         """Return the derivative stored under `made_from`; None on a cache miss.
 
         An entry that is corrupt, too large, or writable by another user counts as a miss.
         """
-        path = self._path(made_from)
-        if _distrust(self._folder) or not _is_own_file(path):
-            return None
-        try:
-            data = read_file(path, "cache", ResultError, Limits(file_bytes=_LARGEST))
-        except ResultError:  # also if another process removed it
-            return None
-        with suppress(OSError):  # owned by root
-            os.utime(path)  # the least recently used entries are evicted first
-        return _decode(data, path.stem)
+        key = _key(made_from)
+        data = self._files.load(key)
+        return None if data is None else _decode(data, key)
 
     def store(self, derivative: Derivative, *made_from: str) -> None:
         """Store a derivative without weights, and evict the least recently used entries.
@@ -128,93 +114,16 @@ class GradientCache:
         ResultError
             The folder is not writable, or is writable by other users.
         """
-        path = self._path(made_from)
-        data = _encode(derivative, path.stem)
-        if len(data) > _LARGEST:
-            return
-        _make_folder(self._folder)
-        if refusal := _distrust(self._folder):
-            raise ResultError(refusal, "choose another folder")
-        _clear(path)
-        write_files({path: data})
-        with suppress(OSError):  # another process wrote the same since
-            path.chmod(_ENTRY_RIGHTS)
-        newest = sorted(_entries(self._folder), reverse=True)
-        for _, _, old in newest[_MOST_ENTRIES:]:
-            _remove(old)
-
-    def _path(self, made_from: tuple[str, ...]) -> Path:
-        text = json.dumps([*_versions(), *made_from])
-        return self._folder / f"{hashlib.sha256(text.encode()).hexdigest()}{_SUFFIX}"
+        key = _key(made_from)
+        self._files.store(key, _encode(derivative, key))
 
 
-def _entries(folder: Path) -> Iterator[tuple[float, int, Path]]:
-    """Yield time, size and path of each entry, skipping any that another process removes."""
-    for path in folder.glob(f"*{_SUFFIX}"):
-        try:
-            found = path.lstat()
-        except OSError:
-            continue
-        if stat.S_ISREG(found.st_mode):
-            yield found.st_mtime, found.st_size, path
+def _files(folder: Path) -> PrivateFolder:
+    return PrivateFolder(folder, _SUFFIX, _MOST_ENTRIES, _LARGEST)
 
 
-def _distrust(folder: Path) -> str:
-    """Return why a folder is not trusted, i.e. how other users can write to it; empty if trusted.
-
-    Users who can write to a parent folder can replace this one, but only by a folder that they own.
-    Windows has no such permissions: a user's profile is private.
-    """
-    try:
-        found = folder.stat()
-    except OSError:  # it does not exist, or writing to it raises a clearer error
-        return ""
-    if not _is_own(found):
-        return f"{folder} belongs to another user, who could modify cached graphs"
-    if os.name == "posix" and found.st_mode & _OTHERS_WRITE:
-        rights = stat.S_IMODE(found.st_mode)
-        return f"{folder} is writable by other users (mode {rights:o}); run chmod 700 on it"
-    return ""
-
-
-def _is_own_file(path: Path) -> bool:
-    """Return whether a path is a regular file, not a link, that no other user can write to."""
-    try:
-        found = path.lstat()
-    except OSError:
-        return False
-    shared = os.name == "posix" and found.st_mode & _OTHERS_WRITE
-    return stat.S_ISREG(found.st_mode) and _is_own(found) and not shared
-
-
-def _is_own(found: os.stat_result) -> bool:
-    """Return whether a file belongs to this user, or to root, who can write everywhere anyway."""
-    return os.name != "posix" or found.st_uid in (os.geteuid(), 0)
-
-
-def _make_folder(folder: Path) -> None:
-    """Create the folder, accessible to this user only."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        folder.mkdir(mode=_FOLDER_RIGHTS, exist_ok=True)
-    except OSError as error:
-        raise ResultError(
-            f"{folder}: cannot write: {error.strerror}", "choose a writable folder"
-        ) from error
-
-
-def _clear(path: Path) -> None:
-    """Remove a pipe or link, which would be written into or followed."""
-    with suppress(OSError):  # nothing there, or writing raises a clearer error
-        if not stat.S_ISREG(path.lstat().st_mode):
-            path.unlink()
-
-
-def _remove(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        raise ResultError(f"{path}: cannot remove an old entry: {error.strerror}") from error
+def _key(made_from: tuple[str, ...]) -> str:
+    return hashlib.sha256(json.dumps([*_versions(), *made_from]).encode()).hexdigest()
 
 
 def _versions() -> list[str]:

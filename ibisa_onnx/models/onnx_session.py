@@ -441,10 +441,11 @@ class DeployedModel(ImageModel):
 
     def infer(self, feeds: Values, outputs: Sequence[str]) -> Values:
         """Make one call of the session."""
-        if why := why_unusable(self._opened, on_cpu=self._on_cpu):
+        has_threads = not self._on_cpu or self._threads != 1
+        if why := why_unusable(self._opened, has_threads=has_threads):
             raise ModelError(
                 f"{self.label} was opened before this process was forked, and {why}; open it in "
-                "each worker process, or start workers by spawn"
+                "each worker process, or on the CPU with threads=1"
             )
         found = dict(zip(outputs, run(self.session, outputs, feeds, self.label), strict=True))
         check_answer(found, self.label, self.limits)

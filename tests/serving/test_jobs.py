@@ -481,7 +481,7 @@ def children(pid: int) -> list[int]:
 
 
 def test_workers_of_a_run_that_are_killed_are_replaced(tmp_path: Path) -> None:
-    folder = filled(tmp_path, 24)
+    folder = filled(tmp_path, 60)
     out = folder / "out"
     with running(folder, "run", "m.onnx", "in", "-o", "out", "--jobs", "2", "-q") as process:
         for kill in range(3):
@@ -490,7 +490,7 @@ def test_workers_of_a_run_that_are_killed_are_replaced(tmp_path: Path) -> None:
             os.kill(random.Random(kill).choice(busy), signal.SIGKILL)
         printed, errors = process.communicate()
     assert (process.returncode, errors) == (0, "")
-    names = [f"out/{number:02d}.ibisa.png" for number in range(24)]
+    names = [f"out/{number:02d}.ibisa.png" for number in range(60)]
     assert printed.splitlines() == names
 
 
@@ -502,10 +502,10 @@ def command_of(pid: int) -> bytes:
 
 
 def test_ctrl_c_ends_early_and_the_same_command_resumes(tmp_path: Path) -> None:
-    folder = filled(tmp_path, 30)
-    words = ("run", "m.onnx", "in", "-o", "out", "--jobs", "2")
+    folder = filled(tmp_path, 12)
+    words = ("run", "m.onnx", "in", "-o", "out", "--jobs", "2", "--preset", "quality")
     with running(folder, *words) as process:
-        wait_until(lambda: len(list((folder / "out").glob("*.ibisa.png"))) >= 2)
+        wait_until(lambda: len(list((folder / "out").glob("*.ibisa.png"))) >= 1)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate()
     assert process.returncode == 130
@@ -513,7 +513,7 @@ def test_ctrl_c_ends_early_and_the_same_command_resumes(tmp_path: Path) -> None:
     code, _, errors = run(folder, *words)
     assert code == 0
     assert "skipped" in errors
-    assert len(list((folder / "out").glob("*.ibisa.png"))) == 30
+    assert len(list((folder / "out").glob("*.ibisa.png"))) == 12
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,14 @@ import os
 import threading
 from concurrent.futures import CancelledError, Future
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 import ibisa_onnx as ibisa
+from ibisa_onnx.caching import BuiltOnce
 from ibisa_onnx.demo import model_path
 from ibisa_onnx.demo.scenes import draw_scene
 from ibisa_onnx.models import onnx_session
@@ -249,11 +251,14 @@ def test_arguments_are_checked(explainer: ibisa.Explainer, given: dict[str, int]
     ],
     ids=["all alike", "four", "eight", "slow"],
 )
-def test_the_smallest_of_the_fastest(monkeypatch, explainer, seconds, best: int) -> None:
+def test_the_smallest_of_the_fastest(
+    monkeypatch, explainer, seconds, best: int, tmp_path: Path
+) -> None:
     now = [0.0]
 
     class Clocked:
-        preprocessing = explainer.preprocessing
+        preprocessing, versions = explainer.preprocessing, explainer.versions
+        cache = tmp_path / "cache"
 
         @property
         def settings(self) -> dict[str, str]:
@@ -270,3 +275,13 @@ def test_the_smallest_of_the_fastest(monkeypatch, explainer, seconds, best: int)
     before = now[0]
     assert batch_size.measured_batch(Clocked()) == best
     assert now[0] == before  # remembered
+    monkeypatch.setattr(batch_size, "_measured", BuiltOnce())  # as in a new process
+    assert batch_size.measured_batch(Clocked()) == best
+    assert now[0] == before
+    (kept,) = Clocked.cache.iterdir()
+    for damage in (b"3\n", b"", b"8" * 100):
+        kept.write_bytes(damage)
+        monkeypatch.setattr(batch_size, "_measured", BuiltOnce())
+        assert batch_size.measured_batch(Clocked()) == best
+    assert now[0] > before
+    assert kept.read_bytes() == b"%d\n" % best
