@@ -34,6 +34,7 @@ from ibisa_onnx.models.providers import (
     OPENVINO,
     Provider,
     check_providers,
+    check_unreported,
     resolve_providers,
     with_options,
 )
@@ -61,7 +62,8 @@ if TYPE_CHECKING:
 _BY_VALUE = frozenset({CPU, CUDA})  # accept weights as values; others may require a whole graph
 _UNREPORTED = (
     "OpenVINO does not report the options of an open session, so graphs derived from it use its "
-    'defaults; pass them as providers=[("OpenVINOExecutionProvider", {...})]'
+    'defaults; pass its options as providers=[("openvino", {...})], or providers=["openvino"] if '
+    "it has none"
 )
 _MOST_TENSORS = 1000  # inputs, and outputs: each is compared with all others
 _NUMPY_NAMES = {"float": "float32", "double": "float64"}
@@ -199,7 +201,8 @@ class DeployedModel(ImageModel):
             session = cast("onnxruntime.InferenceSession", source)
             file = file_of_session(session, limits)
             threads = threads or session.get_session_options().intra_op_num_threads or None
-            if OPENVINO in session.get_providers() and OPENVINO not in options:
+            check_unreported(session, options)
+            if OPENVINO in session.get_providers() and not names:
                 warnings.append(_UNREPORTED)
         else:
             raise ModelError(

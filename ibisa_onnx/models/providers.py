@@ -7,12 +7,15 @@ If none is requested, CUDA is used if it runs a node, else the CPU.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ibisa_onnx.checks import check_type, shown
 from ibisa_onnx.errors import ProviderError
 from ibisa_onnx.models.cuda import cuda_runs_a_node, preload_cuda_libraries
 from ibisa_onnx.models.ort import CPU, CUDA, TENSORRT, import_onnxruntime
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 _SUFFIX = "ExecutionProvider"
 _ALIASES = {"directml": "dml", "trt": "tensorrt"}
@@ -127,6 +130,20 @@ def check_providers(requested: Sequence[str], came_up: Sequence[str]) -> None:
             raise ProviderError(
                 f"requested provider {name} did not start (in use: {', '.join(came_up)}); "
                 "its libraries or device are missing: run `ibisa-onnx doctor` for details"
+            )
+
+
+def check_unreported(
+    session: onnxruntime.InferenceSession, options: Mapping[str, Mapping[str, str]]
+) -> None:
+    """Raise `ProviderError` for options that an open session reports itself, or cannot have."""
+    reported = session.get_provider_options()
+    for name in options:
+        if reported.get(name) or name not in reported:
+            why = "reports its options" if name in reported else "does not run on it"
+            raise ProviderError(
+                f"providers has options of {short_name(name)}, but the open session {why}; leave "
+                "them out"
             )
 
 

@@ -509,6 +509,25 @@ class TestProviders:
             ):
                 DeployedModel.open(data, providers=[name])
 
+    @pytest.mark.skipif(
+        "OpenVINOExecutionProvider" in onnxruntime.get_available_providers(),
+        reason="this build of ONNX Runtime has OpenVINO",
+    )
+    def test_a_missing_openvino_names_its_build(self, mean_model):
+        with pytest.raises(ProviderError, match="then pip install onnxruntime-openvino"):
+            DeployedModel.open(mean_model().SerializeToString(), providers=["openvino"])
+
+    def test_options_of_a_live_session_that_it_reports_are_an_error(self, mean_model, monkeypatch):
+        session = onnxruntime.InferenceSession(
+            mean_model().SerializeToString(), providers=["CPUExecutionProvider"]
+        )
+        with pytest.raises(ProviderError, match="options of cuda, but the open session does not"):
+            DeployedModel.open(session, providers=["cpu", ("cuda", {"device_id": 1})])
+        reported = {"CPUExecutionProvider": {"arena": "1"}}
+        monkeypatch.setattr(session, "get_provider_options", lambda: reported)
+        with pytest.raises(ProviderError, match="the open session reports its options; leave them"):
+            DeployedModel.open(session, providers=[("cpu", {"arena": 2})])
+
     def test_unknown_names_list_the_known(self, mean_model):
         with pytest.raises(
             ProviderError, match=r"unknown execution provider 'cdua'; choose from: .*cuda.*openvino"

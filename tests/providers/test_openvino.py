@@ -57,8 +57,10 @@ def test_a_session_of_the_users_own_agrees_with_the_cpu(
     assert correlation(there.map, here.map) > 0.999
 
 
-def test_every_node_runs_on_openvino(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Those of the model, and those of its backward graph."""
+def check_every_node(
+    monkeypatch: pytest.MonkeyPatch, home: Path, model: Path, image: Path, preprocessing: str | None
+) -> None:
+    """Explain with profiling sessions; all nodes ran on OpenVINO."""
     sessions: list[Any] = []
     plain = onnxruntime.InferenceSession
 
@@ -66,20 +68,38 @@ def test_every_node_runs_on_openvino(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         def __init__(self, source: Any, options: Any = None, *rest: Any, **named: Any) -> None:
             options = options or onnxruntime.SessionOptions()
             options.enable_profiling = True
-            options.profile_file_prefix = str(tmp_path / str(len(sessions)))
+            options.profile_file_prefix = str(home / str(len(sessions)))
             super().__init__(source, options, *rest, **named)
             sessions.append(self)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Profiled)
-    explainer = ibisa.Explainer(model_path(), providers=["openvino"], cache=False)
-    passes = explainer.explain(scene_path()).passes
+    explainer = ibisa.Explainer(
+        model, providers=["openvino"], preprocessing=preprocessing, cache=False
+    )
+    found = explainer.explain(image)
     ran: Counter[str] = Counter()
     for each in sessions:
         for event in json.loads(Path(each.end_profiling()).read_text()):
             ran[event.get("args", {}).get("provider", "")] += event.get("cat") == "Node"
-    assert len(sessions) >= 3
-    assert ran[OPENVINO] >= passes.forward_calls + passes.backward_calls
+    assert found.certificate.gradient == "exact"
+    assert ran[OPENVINO] >= found.passes.forward_calls + found.passes.backward_calls
     assert ran["CPUExecutionProvider"] == 0, ran
+
+
+def test_every_node_runs_on_openvino(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Those of the model, and those of its backward graph."""
+    check_every_node(monkeypatch, tmp_path, model_path(), scene_path(), None)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("name", "preprocessing"), [("squeezenet", "caffe"), ("mobilenetv2", "tf")]
+)
+def test_every_node_of_real_models_runs_on_openvino(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, assets: Path, name: str, preprocessing: str
+) -> None:
+    model, image = assets / f"models/{name}.onnx", next((assets / "images").glob("*.JPEG"))
+    check_every_node(monkeypatch, tmp_path, model, image, preprocessing)
 
 
 def test_a_batch_a_deadline_and_the_same_map_again() -> None:
@@ -111,6 +131,8 @@ def test_options_of_the_provider_reach_derived_graphs(monkeypatch: pytest.Monkey
     assert len(opened) >= 5
     assert all(each == {"num_of_threads": "1"} for each in opened)
     assert any("OpenVINO does not report" in each for each in ibisa.Explainer(own).warnings)
+    stated = ibisa.Explainer(own, providers=["openvino"])
+    assert not any("does not report" in each for each in stated.warnings)
     with pytest.raises(ibisa.ProviderError, match="pass its name, or"):
         ibisa.Explainer(model_path(), providers=[("openvino", "CPU")])
 

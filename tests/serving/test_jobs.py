@@ -323,6 +323,11 @@ def environment() -> dict[str, str]:
     return {**os.environ, "IBISA_ONNX_CACHE": "off", "PYTHONPATH": os.pathsep.join(roots)}
 
 
+def _default_signals() -> None:
+    """Undo that a shell ignores Ctrl-C in what it runs in the background, such as these tests."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextmanager
 def running(folder: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
     """Run a command in a folder; kill it at the end."""
@@ -333,6 +338,7 @@ def running(folder: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=_default_signals,
     )
     hung = threading.Timer(SECONDS, process.kill)
     hung.start()
