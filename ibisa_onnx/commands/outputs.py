@@ -106,6 +106,7 @@ class Destinations:
         self._with_data = with_data
         given = (*images, model) if inputs is None else inputs
         self._given = [each for each in given if each != STDIO]
+        self._behind_links = self._given if inputs is None else None
         self._file: Path | None = None
         folder: Path | None = None
         if self.to_stdout and (several or with_data):
@@ -212,6 +213,10 @@ class Destinations:
             paths |= {main.with_suffix(kind): kind for kind in others}
             paths |= {main.with_suffix(f".{name}.npy"): name for name in extra}
         for path in paths:
+            if path.is_symlink():  # which would be written through, to any of the inputs perhaps
+                if self._behind_links is None:
+                    raise ResultError(f"{path} is a link; remove it, or change -o")
+                check_not_given(path, self._behind_links)
             check_not_given(path, self._given)
         return paths
 

@@ -62,7 +62,7 @@ class PoolRun(Run):
         where.check()
         facts = self.prepare(pictures, {})
         self.opening = replace(self.opening, inputs=tuple(where.inputs))
-        self._home = where.folder or Path(os.path.commonpath([Path(p).parent for p in pictures]))
+        self._home = where.folder or Path(pictures[0]).parent  # beside the first image
         self._manifest = Manifest(FolderStorage(self._home.absolute()), self.opening.request)
         self._resumes = not self.overwrite and (
             len(self.images) > 1 or Path(self.images[0]).is_dir()

@@ -25,7 +25,7 @@ from ibisa_onnx.io.atomic import remove_abandoned
 from ibisa_onnx.limits import Limits
 from ibisa_onnx.serving.jobs import RESULTS, Done, Manifest, group_of
 from ibisa_onnx.serving.sources import FILES, Columns, Found, Unit, found_in, units
-from ibisa_onnx.serving.storage import local_path, storage_at
+from ibisa_onnx.serving.storage import local_path, sole_writer, storage_at
 
 _UNIT = 1024  # images per unit, at most
 _UNITS = 4  # per actor, at least, so that all end at about the same time
@@ -57,20 +57,20 @@ class RayRun(Run):
         manifest = Manifest(storage_at(place), request)
         if not self.overwrite:
             _check_others(manifest, facts, place)
-        done = self._done(manifest, place)
-        changes = self.overwrite or (self.job.retry_errors and done.failed > 0)
-        if changes or any(self._units(found, done)):
-            with (
-                ExitMessage(self._interrupted),
-                _without_traces(place, manifest),
-                connected(self.job.ray_address, self.job.jobs),
-            ):
-                done = self._begin(manifest, facts, place)
-                try:
-                    self._explain(list(self._units(found, done)), place, request, done.parts)
-                except IbisaError as error:
-                    raise self._stopped(error) from error
-        remove_unlisted(place, done.parts)
+        with _without_traces(place, manifest), sole_writer(place):
+            done = self._done(manifest, place)
+            changes = self.overwrite or (self.job.retry_errors and done.failed > 0)
+            if changes or any(self._units(found, done)):
+                with (
+                    ExitMessage(self._interrupted),
+                    connected(self.job.ray_address, self.job.jobs),
+                ):
+                    done = self._begin(manifest, facts, place)
+                    try:
+                        self._explain(list(self._units(found, done)), place, request, done.parts)
+                    except IbisaError as error:
+                        raise self._stopped(error) from error
+            remove_unlisted(place, done.parts)
         self._tell(place)
         if self.failed or self.failed_before or self.problems:
             raise click.exceptions.Exit(1)
@@ -120,8 +120,10 @@ class RayRun(Run):
 
     def _check_inputs(self, found: Sequence[Found], place: str) -> None:
         """Raise `ResultError` if an overlay could overwrite an image."""
+        home = Path(place).resolve()
         for each in found:
-            if _OURS in Path(each.source).name and str(Path(each.source).parent) == place:
+            path = Path(each.source)
+            if _OURS in path.name and path.parent.resolve() == home:
                 raise ResultError(f"{each.source} is an input and is not overwritten; change -o")
 
     def _units(self, found: Sequence[Found], done: Done) -> Iterator[Unit]:

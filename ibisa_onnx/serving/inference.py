@@ -224,6 +224,12 @@ class EncodingTime:
         first = rates.pop(_TENSORS, _PER_PIXEL * len(names - {EXPLANATION}))
         return pixels * (first + max(rates.values(), default=0.0))
 
+    def doubt(self, request: Request) -> None:
+        """Expect less after a rejection, which encodes nothing that could correct the rates."""
+        rates = self._known.get((_names(request), _pixels_of(request.image).bit_length()), {})
+        for stage in list(rates):
+            rates[stage] *= _MEMORY
+
     def note(self, request: Request, stage: str, seconds: float) -> None:
         """Note the seconds that a stage of encoding took for a request."""
         pixels = _pixels_of(request.image)
@@ -362,6 +368,7 @@ class ServedModel:
             return None
         encoding = self.encoding.expected(request)
         if encoding >= left:
+            self.encoding.doubt(request)
             raise DeadlineError(
                 f"encoding the results of this image takes about {encoding:.1g} s, more than the "
                 f"{left:.1g} s that are left",

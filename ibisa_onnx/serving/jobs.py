@@ -21,7 +21,6 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 from ibisa_onnx.errors import IbisaError, ResultError
-from ibisa_onnx.escaping import escaped_json
 from ibisa_onnx.io.formats import encode_json, jsonable
 from ibisa_onnx.serving.storage import Storage
 
@@ -43,6 +42,7 @@ _OURS = re.compile(
 )
 _HOPELESS = 100  # images that fail in succession from the start until a job gives up
 _DIGEST = 16  # bytes
+_MOST_ROWS = 1 << 40  # of one file
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Entry:
         given = {each.name: getattr(self, each.name) for each in fields(self)}
         defaults = {each.name: each.default for each in fields(self)}
         plain = {name: value for name, value in given.items() if value != defaults[name]}
-        return escaped_json(json.dumps(jsonable(plain), ensure_ascii=False)) + "\n"
+        return json.dumps(plain) + "\n"
 
     @classmethod
     def of(cls, line: str) -> Entry:
@@ -103,6 +103,11 @@ class Entry:
         required = [each.name for each in fields(cls) if each.default is MISSING]
         if not all(isinstance(getattr(entry, name), str) for name in required):
             raise ValueError("not an entry")
+        rows = (entry.start, entry.stop)
+        if rows != (None, None) and not _is_range(*rows):
+            raise ValueError("not a range of rows")
+        if not all(isinstance(each, int) for each in entry.failed):
+            raise ValueError("not numbers of rows")
         if entry.part is not None and not is_part(entry.part):
             raise ValueError("results elsewhere")
         return entry
@@ -267,9 +272,10 @@ class Done:
             self.parts.add(entry.part)
         if entry.start is None or entry.stop is None:
             before = self._single.get(key)
+            failed = bool(entry.failed) and before is not False  # one success is enough
             self.images += before is None
-            self.failed += bool(entry.failed) - bool(before)
-            self._single[key] = bool(entry.failed)
+            self.failed += failed - bool(before)
+            self._single[key] = failed
             return
         self.images += entry.images
         self.failed += len(entry.failed)
@@ -395,6 +401,10 @@ class Hope:
             )
 
 
+def _is_range(start: Any, stop: Any) -> bool:
+    return isinstance(start, int) and isinstance(stop, int) and 0 <= start <= stop <= _MOST_ROWS
+
+
 def is_part(name: str) -> bool:
     """Return whether a name is that of a file of results; no other is read or removed."""
     return _PART.fullmatch(name) is not None
@@ -431,7 +441,7 @@ def _entries(data: bytes | None) -> list[Entry]:
     for line in (data or b"").decode(errors="replace").splitlines():
         try:
             found.append(Entry.of(line))
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             continue
     return found
 
@@ -448,6 +458,6 @@ def _key(source: str, stamp: str) -> bytes:
 def _json(data: bytes | None) -> dict[str, Any]:
     try:
         found = json.loads(data or b"{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -14,9 +14,11 @@ import pickle
 import re
 import secrets
 import socket
+import sys
+import threading
 import time
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -660,6 +662,22 @@ def _unreachable(address: str | None, error: Exception) -> OptionError:
     return OptionError(f"cannot {what}: {' '.join(str(error).split())}; check --ray-address")
 
 
+class _OneThread:
+    """A stream for the thread that makes it: Ray prints what it notices to stdout from its own."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self._thread = stream, threading.get_ident()
+
+    def write(self, text: str) -> int:
+        """Write, or drop what another thread writes."""
+        if threading.get_ident() == self._thread:
+            self._stream.write(text)
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 @contextmanager
 def connected(address: str | None, actors: int | None) -> Iterator[Any]:
     """Yield `ray`, connected to a cluster; one that is started here is stopped at the end.
@@ -689,7 +707,8 @@ def connected(address: str | None, actors: int | None) -> Iterator[Any]:
         ray.init(**given, log_to_driver=False, logging_level="CRITICAL")
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         raise _unreachable(address, error) from error
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
+    with redirect_stdout(_OneThread(sys.stdout)):
+        try:
+            yield ray
+        finally:
+            ray.shutdown()

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urlsplit
 
 from ibisa_onnx.errors import IbisaError, ImageError, OptionError
+from ibisa_onnx.io.files import open_regular
 from ibisa_onnx.limits import Limits, variable
 from ibisa_onnx.models.endpoint import without_credentials
 from ibisa_onnx.serving.jobs import Done, group_of
@@ -36,6 +37,10 @@ _TRIES = 3
 _WAIT = 0.5  # seconds before the first repetition, doubled for each
 _FOOTERS = 16  # Parquet files opened at a time
 _ROWS = 64  # read at a time
+_HEADERS = frozenset(
+    (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE)
+)
+_LARGEST_HEADER = 1 << 20  # bytes of a member's name or attributes
 _Read = TypeVar("_Read")
 
 
@@ -271,7 +276,8 @@ def units(
     tars = sum(each.kind == TAR for each in found)
     for each, stem in zip(found, stems, strict=True):
         if each.kind != FILES:
-            divide = each.kind == PARQUET or tars < 2 * workers
+            whole = columns.target is not None  # which may be the last member of a sample
+            divide = each.kind == PARQUET or (tars < 2 * workers and not whole)
             yield from _units_of(each, stem, columns, done, images if divide else None)
         elif not done.has(each.source, each.stamp):
             files.append((each, stem))
@@ -447,11 +453,15 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:20])[:300] or "none"
 
 
-def _opened_parquet(source: str, stack: ExitStack) -> Any:
+def _opened_parquet(source: str, stack: ExitStack, once: Sequence[str] = ()) -> Any:
+    """Open a Parquet file; equal values of the columns `once` are held once."""
     from ibisa_onnx.imports import import_extra
 
     parquet = import_extra("pyarrow.parquet", "ray")
-    return stack.enter_context(parquet.ParquetFile(_open(source, stack), memory_map=False))
+    file = _open(source, stack)
+    return stack.enter_context(
+        parquet.ParquetFile(file, memory_map=False, read_dictionary=list(once))
+    )
 
 
 def _open(source: str, stack: ExitStack) -> BinaryIO:
@@ -461,7 +471,7 @@ def _open(source: str, stack: ExitStack) -> BinaryIO:
         system, name = file_system(source)
         file: BinaryIO = stack.enter_context(system.open(name, "rb"))
         return file
-    return stack.enter_context(Path(path).open("rb"))
+    return stack.enter_context(open_regular(path, "file", ImageError))
 
 
 def _parquet(
@@ -475,6 +485,8 @@ def _parquet(
     with ExitStack() as stack:
         file = _repeated(lambda: _opened_parquet(source, stack))
         column = _image_column(file.schema_arrow.names, columns, without_credentials(source))
+        if not file.schema_arrow.field(column).type.num_fields:  # no struct
+            file = _repeated(lambda: _opened_parquet(source, stack, [column]))
         names = [name for name in (column, columns.target) if name is not None]
         for start, stop in ranges:
             for number, values in _rows(file, names, start, stop or file.metadata.num_rows):
@@ -492,11 +504,19 @@ def _rows(file: Any, names: list[str], start: int, stop: int) -> Iterator[tuple[
             number = first
             for batch in file.iter_batches(_ROWS, row_groups=[group], columns=names):
                 low, high = max(start - number, 0), min(stop - number, batch.num_rows)
-                if low < high:
-                    wanted = batch.slice(low, high - low).to_pylist()
-                    yield from ((number + low + i, row) for i, row in enumerate(wanted))
+                for place in range(low, high):  # one at a time: equal values are stored once
+                    row = {name: _value(batch.column(name)[place]) for name in names}
+                    yield number + place, row
                 number += batch.num_rows
         first = last
+
+
+def _value(scalar: Any) -> Any:
+    """Return a cell's value; an error in its place if it cannot be read."""
+    try:
+        return scalar.as_py()
+    except ValueError as error:  # for instance text that is not UTF-8
+        return error
 
 
 def _cell(number: int, source: str, stem: str, value: Any, target: Any, limits: Limits) -> Row:
@@ -505,6 +525,9 @@ def _cell(number: int, source: str, stem: str, value: Any, target: Any, limits: 
     if isinstance(value, dict):  # as Hugging Face's datasets write it
         value = value.get("bytes") or value.get("path")
     try:
+        for each in (value, target):
+            if isinstance(each, Exception):
+                raise ImageError(f"{name} cannot be read: {each}")
         if isinstance(value, bytes):
             _check_size(len(value), name, limits)
             return Row(number, name, stem, value, target)
@@ -541,8 +564,8 @@ def _tar(
     sample, target, key = list[Row](), None, ""
     try:
         for number, name, data in _wanted(source, list(ranges), columns, limits):
-            if _key_of(name) != key:
-                yield from (replace(each, target=target) for each in sample)
+            if _key_of(name) != key or columns.target is None:
+                yield from _with_target(sample, target, columns)
                 sample, target, key = [], None, _key_of(name)
             if number is None:
                 target = None if data is None else data.decode(errors="replace").strip()
@@ -551,9 +574,19 @@ def _tar(
             large = f"{row.source}: {_too_large(limits)}" if data is None else None
             sample.append(replace(row, error=large))
     except Exception:
-        yield from (replace(each, target=target) for each in sample)
+        yield from _with_target(sample, target, columns)
         raise
-    yield from (replace(each, target=target) for each in sample)
+    yield from _with_target(sample, target, columns)
+
+
+def _with_target(sample: Sequence[Row], target: str | None, columns: Columns) -> Iterator[Row]:
+    """Yield the images of a sample with its target, without which they are errors."""
+    for each in sample:
+        if columns.target is not None and target is None:
+            error = f"{each.source}: its sample has no member .{columns.target}"
+            yield replace(each, image=None, error=each.error or error)
+        else:
+            yield replace(each, target=target)
 
 
 def _wanted(
@@ -575,6 +608,15 @@ def _wanted(
         yield number, member.name, content.read() if content is not None else None
 
 
+class _Member(tarfile.TarInfo):
+    """A member whose name and attributes do not fill the memory."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> Any:
+        if self.type in _HEADERS and self.size > _LARGEST_HEADER:
+            raise tarfile.ReadError(f"a header of {self.size:,} bytes")
+        return super()._proc_member(archive)  # type: ignore[misc]
+
+
 def _members(
     source: str, columns: Columns
 ) -> Iterator[tuple[int | None, tarfile.TarInfo, tarfile.TarFile]]:
@@ -582,13 +624,13 @@ def _members(
     number = 0
     with ExitStack() as stack:
         file = _open(source, stack)
-        archive = stack.enter_context(tarfile.open(fileobj=file, mode="r:*"))
+        archive = stack.enter_context(tarfile.open(fileobj=file, mode="r:*", tarinfo=_Member))
         for member in archive:
             ending = member.name[len(_key_of(member.name)) + 1 :].lower()
             if member.isfile() and _is_image(ending, columns):
                 yield number, member, archive
                 number += 1
-            elif member.isfile() and ending and ending == columns.target:
+            elif member.isfile() and ending and ending == (columns.target or "").lower():
                 yield None, member, archive
             archive.members = []  # type: ignore[attr-defined]  # all that were seen
 

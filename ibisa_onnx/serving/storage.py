@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, TypeVar
 
 from ibisa_onnx.errors import IbisaError, ImageError, MissingDependencyError, ResultError
@@ -26,6 +30,9 @@ _COMPLETE = frozenset(
 """Protocols whose files are complete as soon as they exist; others need a rename."""
 _READERS, _READ_AHEAD = 32, 1024  # files read at a time from a URL
 _LOCAL = ("file://", "local://")
+_LEASE = "ibisa-job/lease"
+_RENEWED, _EXPIRES = 4.0, 20.0  # seconds
+_BUSY = "{}: another run is writing here; wait until it has ended, or pass another -o"
 _Found = TypeVar("_Found")
 
 
@@ -61,6 +68,83 @@ def storage_at(place: str) -> Storage:
     if (local := local_path(place)) is not None:
         return FolderStorage(Path(local).absolute())
     return UrlStorage(place)
+
+
+@contextmanager
+def sole_writer(place: str) -> Iterator[None]:
+    """Keep other runs from writing to a place meanwhile; a folder is created if it is missing.
+
+    A folder is locked. At a URL, a file is renewed every few seconds; one that a killed run left
+    is waited for and taken over.
+
+    Raises
+    ------
+    ResultError
+        Another run is writing there.
+    """
+    folder = local_path(place)
+    if folder is None:
+        with _lease(storage_at(place), without_credentials(place)):
+            yield
+        return
+    descriptor = _locked(Path(folder))
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _locked(folder: Path) -> int | None:
+    """Lock a folder; None where that is not possible."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if sys.platform == "win32":
+            return None
+        import fcntl
+
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise ResultError(f"{folder}: cannot write: {error.strerror}; change -o") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise ResultError(_BUSY.format(folder)) from None
+    except OSError:  # a file system without locks
+        pass
+    return descriptor
+
+
+@contextmanager
+def _lease(storage: Storage, shown: str) -> Iterator[None]:
+    """Hold the lease of a place without locks."""
+    before, begun = storage.read(_LEASE), time.monotonic()
+    while before is not None and time.monotonic() - begun < _EXPIRES:
+        time.sleep(_RENEWED / 4)
+        if storage.read(_LEASE) not in (before, None):
+            raise ResultError(_BUSY.format(shown))
+    token, over = secrets.token_hex(8), threading.Event()
+
+    def renew() -> None:
+        number = 0
+        while not over.wait(_RENEWED):
+            number += 1
+            with suppress(ResultError):  # the run itself will meet it
+                storage.write({_LEASE: f"{token} {number}".encode()})
+
+    storage.write({_LEASE: f"{token} 0".encode()})
+    time.sleep(_RENEWED / 4)  # two runs that began together: the later one writes last
+    if not (storage.read(_LEASE) or b"").startswith(token.encode()):
+        raise ResultError(_BUSY.format(shown))
+    thread = threading.Thread(target=renew, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        storage.remove([_LEASE])
 
 
 def local_path(place: str) -> str | None:
@@ -105,12 +189,14 @@ class FolderStorage:
 
     def write(self, contents: Mapping[str, bytes]) -> None:
         """See `Storage`."""
-        write_files({self.folder / name: data for name, data in contents.items()})
+        write_files({self._path(name): data for name, data in contents.items()})
 
     def read(self, name: str) -> bytes | None:
         """See `Storage`."""
-        path = self.folder / name
+        path = self._path(name)
         try:
+            if not stat.S_ISREG(path.lstat().st_mode):
+                raise ResultError(f"{path} is not a file; remove it")
             return path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return None
@@ -124,7 +210,7 @@ class FolderStorage:
     def names(self, folder: str) -> list[str]:
         """See `Storage`; also removes what killed writers left."""
         found = []
-        for home, _, files in os.walk(self.folder / folder):
+        for home, _, files in os.walk(self._path(folder)):
             remove_abandoned(Path(home))
             inside = Path(home).relative_to(self.folder)
             found += [(inside / name).as_posix() for name in files if not name.startswith(".")]
@@ -133,7 +219,7 @@ class FolderStorage:
     def remove(self, names: Iterable[str]) -> None:
         """See `Storage`; folders that become empty are removed too."""
         for name in names:
-            path = self.folder / name
+            path = self._path(name)
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
@@ -143,6 +229,15 @@ class FolderStorage:
                     if parent == self.folder:
                         break
                     parent.rmdir()
+
+    def _path(self, name: str) -> Path:
+        """Return a file's path; `ResultError` if a link would lead out of the folder."""
+        path = self.folder
+        for part in PurePosixPath(name).parts:
+            path = path / part
+            if path.is_symlink() or part == "..":
+                raise ResultError(f"{path} is a link; remove it, or change -o")
+        return path
 
 
 class UrlStorage:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -566,3 +567,124 @@ def test_a_full_disk_is_one_line_and_the_run_resumes(folder: Path) -> None:
     assert "cannot write: File too large; free some space, then rerun" in found.stderr
     assert [path for path in folder.rglob("*ibisa*") if path.is_file()] == []
     assert run(folder, "run", "m.onnx", "in", "-o", "out", "--jobs", "2")[0] == 0
+
+
+# What a stranger's files could do.
+
+
+@pytest.mark.parametrize("words", [("--threads", "1"), ("--jobs", "2")])
+def test_an_image_is_not_overwritten_through_a_link(folder: Path, words: tuple[str, ...]) -> None:
+    photo = (folder / "in" / "00.png").read_bytes()
+    (folder / "out").mkdir()
+    (folder / "out" / "01.ibisa.png").symlink_to(folder / "in" / "00.png")
+    code, _, errors = run(folder, "run", "m.onnx", "in", "-o", "out", *words)
+    assert code == 1
+    assert "01.ibisa.png" in errors
+    assert (folder / "in" / "00.png").read_bytes() == photo
+
+
+def test_links_do_not_lead_out_of_a_storage(tmp_path: Path) -> None:
+    (tmp_path / "else").mkdir()
+    (tmp_path / "else" / "a").write_bytes(b"a")
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "link").symlink_to(tmp_path / "else")
+    (tmp_path / "home" / "file").symlink_to(tmp_path / "else" / "a")
+    os.mkfifo(tmp_path / "home" / "pipe")
+    storage = FolderStorage(tmp_path / "home")
+    for call in (
+        lambda: storage.read("link/a"),
+        lambda: storage.read("file"),
+        lambda: storage.read("../else/a"),
+        lambda: storage.write({"file": b"b"}),
+        lambda: storage.names("link"),
+        lambda: storage.remove(["link/a"]),
+    ):
+        with pytest.raises(ResultError, match=r"is a link; remove it, or change -o"):
+            call()
+    with pytest.raises(ResultError, match="pipe is not a file"):
+        storage.read("pipe")
+    assert (tmp_path / "else" / "a").read_bytes() == b"a"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"source": "x", "stamp": "y", "start": "a", "stop": "b"}',
+        '{"source": "x", "stamp": "y", "start": 5, "stop": 2}',
+        '{"source": "x", "stamp": "y", "start": 0}',
+        '{"source": "x", "stamp": "y", "failed": ["1"]}',
+        '{"source": "x", "stamp": "y", "part": "../a.parquet"}',
+        "[" * 100_000,
+    ],
+)
+def test_lines_of_a_manifest_that_cannot_be_are_missing(tmp_path: Path, line: str) -> None:
+    manifest = Manifest(FolderStorage(tmp_path), "0" * 64)
+    manifest.add("ab12", 0, [Entry("a", "1")])
+    (path,) = tmp_path.rglob("*.jsonl")
+    path.write_text(path.read_text() + line + "\n")
+    assert manifest.group("ab12") == {0: [Entry("a", "1")]}
+    (tmp_path / "ibisa-job" / "1").mkdir()
+    (tmp_path / "ibisa-job" / "1" / "job.json").write_text("[" * 100_000)
+    assert manifest.others() == [{}]
+
+
+def test_an_entry_keeps_names_that_are_not_utf_8() -> None:
+    entry = Entry("caf\udce9\u202e.png", "1", error="caf\udce9.png is damaged")
+    assert Entry.of(entry.line()) == entry
+
+
+def test_one_success_is_enough() -> None:
+    entries = [Entry("a", "1", failed=(0,), error="e"), Entry("a", "1")]
+    for each in (entries, entries[::-1]):
+        done = Done.of(each)
+        assert (done.images, done.failed, done.has_failed("a", "1")) == (1, 0, False)
+
+
+def test_images_of_several_folders_and_spellings(folder: Path) -> None:
+    for name in ("a", "b"):
+        (folder / name).mkdir()
+        (folder / name / "x.png").write_bytes((folder / "in" / "00.png").read_bytes())
+    code, _, errors = run(
+        folder, "run", "m.onnx", str(folder / "a" / "x.png"), "b/x.png", "--jobs", "2"
+    )
+    assert (code, errors) == (0, "")
+    assert (folder / "a" / "ibisa-job").is_dir()
+
+
+class TestHostileSources:
+    @staticmethod
+    def rows(path: Path, columns: Columns) -> list[tuple[Any, Any, str | None]]:
+        found = found_in([str(path)], columns)
+        cut = units(found, ["0"], columns, Done(), images=1, workers=2)
+        rows = [row for unit in cut for row in read(unit, columns, Done())]
+        return [(row.image, row.target, row.error) for row in rows]
+
+    def test_a_sample_is_not_divided_from_its_target(self, tmp_path: Path) -> None:
+        tar = tar_of(tmp_path / "0.tar", {"a.0.png": b"0", "a.1.png": b"1", "a.cls": b"7"})
+        for name in ("cls", "CLS"):
+            assert self.rows(tar, Columns(target=name)) == [(b"0", "7", None), (b"1", "7", None)]
+        found = self.rows(tar, Columns(target="clss"))
+        assert [error for *_, error in found] == [
+            f"{tar}#a.{n}.png: its sample has no member .clss" for n in (0, 1)
+        ]
+
+    def test_frames_of_one_name_are_not_gathered(self, tmp_path: Path) -> None:
+        """They share a name up to the first dot, as all frames of a video may."""
+        tar = tar_of(tmp_path / "0.tar", {f"v.{n}.png": b"%d" % n for n in range(50)})
+        (unit,) = units(
+            found_in([str(tar)], Columns()), ["0"], Columns(), Done(), images=99, workers=1
+        )
+        rows = read(unit, Columns(), Done())
+        assert next(rows).image == b"0"
+
+    def test_a_header_that_fills_the_memory_is_rejected(self, tmp_path: Path) -> None:
+        header = tarfile.TarInfo("././@LongLink")
+        header.type, header.size = tarfile.GNUTYPE_LONGNAME, 3 << 30
+        (tmp_path / "0.tar").write_bytes(header.tobuf(tarfile.GNU_FORMAT) + bytes(10_240))
+        with pytest.raises(ImageError, match=r"0\.tar: cannot read"):
+            self.rows(tmp_path / "0.tar", Columns())
+
+    def test_a_pipe_is_no_source(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "0.tar")
+        with pytest.raises(ImageError, match=r"0\.tar"):
+            self.rows(tmp_path / "0.tar", Columns())

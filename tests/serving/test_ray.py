@@ -40,6 +40,7 @@ arrow = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
 cluster_utils = pytest.importorskip("ray.cluster_utils")
 
+from ibisa_onnx.serving import storage  # noqa: E402
 from ibisa_onnx.serving.jobs import RESULTS, Done, Manifest  # noqa: E402
 from ibisa_onnx.serving.ray import (  # noqa: E402
     Explain,
@@ -51,7 +52,7 @@ from ibisa_onnx.serving.ray import (  # noqa: E402
     run_units,
 )
 from ibisa_onnx.serving.sources import Columns, Unit, found_in, read, units  # noqa: E402
-from ibisa_onnx.serving.storage import UrlStorage, storage_at  # noqa: E402
+from ibisa_onnx.serving.storage import UrlStorage, sole_writer, storage_at  # noqa: E402
 from ibisa_onnx.serving.tables import parquet_of  # noqa: E402
 
 _STORE = 80 << 20  # bytes of a node's object store
@@ -455,7 +456,7 @@ def test_parquet_and_tar_on_the_command_line(folder: Path) -> None:
     overlays = sorted(str(path.relative_to(folder / "out")) for path in folder.rglob("*.ibisa.png"))
     assert overlays == [f"{home}/{n:08d}.ibisa.png" for home in "01" for n in range(3)]
     # A row more in a file makes it another file; one more file is added.
-    tar_of(folder / "2.tar", {"0.jpeg": images[0]})
+    tar_of(folder / "2.tar", {"0.jpeg": images[0], "0.t": b"3"})
     code, out, err = run(folder, *words[:4], "2.tar", *words[4:], *columns)
     assert (code, out.splitlines()[0]) == (0, "explained 1 image")
     assert "skipped 6 images" in err
@@ -598,3 +599,52 @@ def test_names_that_are_not_utf_8_are_escaped() -> None:
     data = parquet_of([{"source": "a\udcff.png", "error": "a\udcff.png is damaged"}])
     (row,) = parquet.read_table(io.BytesIO(data)).to_pylist()
     assert row["source"] == "a\\udcff.png"
+
+
+class TestSoleWriter:
+    def test_a_second_run_into_a_folder_is_one_line(self, folder: Path) -> None:
+        with sole_writer(str(folder / "out")):
+            code, _, errors = run(folder, "run", "m.onnx", "in", "-o", "out", "--on", "ray")
+        assert (code, errors.count("\n")) == (1, 1)
+        assert "another run is writing here" in errors
+        assert not any((folder / "out").iterdir())
+
+    def test_a_lease_is_renewed_taken_over_and_removed(self, monkeypatch) -> None:
+        monkeypatch.setattr(storage, "_RENEWED", 0.04)
+        monkeypatch.setattr(storage, "_EXPIRES", 0.4)
+        place = "memory://leased"
+        with (
+            sole_writer(place),
+            pytest.raises(ResultError, match="another run is writing here"),
+            sole_writer(place),
+        ):
+            pass
+        assert storage_at(place).names("") == []
+        storage_at(place).write({storage._LEASE: b"of a run that was killed"})
+        with sole_writer(place):
+            assert storage_at(place).read(storage._LEASE) != b"of a run that was killed"
+
+
+def test_cells_that_cannot_be_read_are_errors_of_their_rows(tmp_path: Path) -> None:
+    values = [b"0.png", b"\xff.png", b"2.png"]
+    column = arrow.array(values, arrow.binary()).view(arrow.string())
+    parquet.write_table(arrow.table({"path": column}), tmp_path / "0.parquet")
+    for name in ("0.png", "2.png"):
+        (tmp_path / name).write_bytes(name.encode())
+    found = found_in([str(tmp_path / "0.parquet")], Columns())
+    (unit,) = units(found, ["0"], Columns(), Done(), images=9, workers=1)
+    rows = list(read(unit, Columns(), Done()))
+    assert [row.image for row in rows] == [b"0.png", None, b"2.png"]
+    assert "#1 cannot be read" in (rows[1].error or "")
+
+
+def test_an_image_in_the_results_folder_is_not_overwritten_by_another_spelling(
+    folder: Path,
+) -> None:
+    (folder / "in" / "00.ibisa.png").write_bytes((folder / "in" / "01.png").read_bytes())
+    before = contents(folder / "in")
+    words = ("run", "m.onnx", "in/00.png", "in/00.ibisa.png", "--on", "ray", "-o", "in/../in")
+    code, _, errors = run(folder, *words)
+    assert code == 1
+    assert "is an input and is not overwritten" in errors
+    assert contents(folder / "in") == before
