@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_the_local_command_and_reading_its_results(folder: Path) -> None:
-    words = shlex.split(_of_ray("bash", "-o explained/ --on ray").code)
+    words = shlex.split(_of_ray("bash", "-o table/ --on ray").code)
     code, out, err = run(folder, *words[1:], "--jobs", "1")
     assert (code, out, err) == (0, next(b.code for b in BLOCKS if "written" in b.code) + "\n", "")
     _run_python(folder, _of_ray("python", "read_parquet").code + "\nassert map.ndim == 2\n")
@@ -45,7 +45,7 @@ def test_the_local_command_and_reading_its_results(folder: Path) -> None:
 @pytest.mark.slow
 def test_the_pipeline(folder: Path) -> None:
     code = _of_ray("python", "map_batches").code
-    _run_python(folder, code + "\nassert ray.data.read_parquet('table').count() == 3\n")
+    _run_python(folder, code + "\nassert ray.data.read_parquet('rows').count() == 3\n")
 
 
 def test_the_cluster_command_parses() -> None:
