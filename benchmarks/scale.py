@@ -80,7 +80,7 @@ def listed() -> object:
 
 
 def done() -> object:
-    return Done.of(Entry(each.source, each.stamp) for each in found())
+    return Done.of(Entry(each.source, each.stamp, stem=each.source[:-4]) for each in found())
 
 
 def rows() -> object:

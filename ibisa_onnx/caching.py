@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
-from ibisa_onnx.forking import at_work
+from ibisa_onnx.models.forking import at_work
 
 T = TypeVar("T")
 

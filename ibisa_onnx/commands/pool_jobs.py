@@ -34,6 +34,7 @@ from ibisa_onnx.serving.jobs import (
     group_of,
 )
 from ibisa_onnx.serving.process_pool import Lost, ProcessPool
+from ibisa_onnx.serving.sources import FILES, kind_of
 from ibisa_onnx.serving.storage import FolderStorage
 
 
@@ -49,6 +50,8 @@ class PoolRun(Run):
     def run(self) -> None:
         """Explain all images; see `run_job`."""
         pictures = expand(self.images)
+        if many := next((each for each in pictures if kind_of(each) != FILES), None):
+            raise click.UsageError(f"{many} holds many images, which requires --on ray")
         opening = self.opening
         where = Destinations(
             pictures,

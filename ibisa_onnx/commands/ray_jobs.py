@@ -133,7 +133,7 @@ class RayRun(Run):
         workers = self.job.jobs or (_ACTORS if self.job.ray_address else os.cpu_count() or 1)
         return units(
             found,
-            [stems[each.source].as_posix() for each in found],
+            [done.own_stem(each.source, stems[each.source].as_posix()) for each in found],
             self._columns,
             done,
             images=max(1, min(_UNIT, known // (_UNITS * workers))),
@@ -262,9 +262,14 @@ def _check_others(manifest: Manifest, facts: dict[str, Any], place: str) -> None
     for other in manifest.others():
         names = [name for name, value in mine.items() if other.get(name) != value]
         raise ResultError(
-            f"{place} holds the results of a job with other settings "
-            f"({', '.join(names) or 'request'}); pass another -o, or --overwrite to remove them"
+            f"{place} holds what a job with other settings has done "
+            f"({', '.join(map(_shown, names)) or 'request'}); pass another -o, or --overwrite to "
+            "remove its tables"
         )
+
+
+def _shown(name: str) -> str:
+    return {"results": "kind of results", "versions": "versions of packages"}.get(name, name)
 
 
 def _images_of(unit: Unit) -> int:

@@ -19,12 +19,12 @@ import numpy.typing as npt
 
 from ibisa_onnx.checks import check_type
 from ibisa_onnx.errors import IbisaError, ModelError, OutputError
-from ibisa_onnx.forking import generation, why_unusable
 from ibisa_onnx.io.files import Buffer, is_buffer
 from ibisa_onnx.io.literals import parse_json
 from ibisa_onnx.models.base import ImageModel
 from ibisa_onnx.models.batch_axis import add_batch_axis, lone_picture
 from ibisa_onnx.models.extra_inputs import check_extra_inputs, extra_feed
+from ibisa_onnx.models.forking import generation, why_unusable
 from ibisa_onnx.models.live_session import file_of_session
 from ibisa_onnx.models.memory import check_answer, check_call
 from ibisa_onnx.models.onnx_file import ModelFile, without_initializer_inputs

@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ibisa_onnx.errors import DeadlineError, IbisaError, ModelError, OptionError
-from ibisa_onnx.forking import at_work
+from ibisa_onnx.models.forking import at_work
 from ibisa_onnx.models.ort import import_onnxruntime
 from ibisa_onnx.models.ort_messages import essence
 

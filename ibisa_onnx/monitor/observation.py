@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Annotated, Any
 
 from ibisa_onnx.checks import shown
 from ibisa_onnx.errors import ResultError
 from ibisa_onnx.explanation import Explanation
 from ibisa_onnx.io.formats import jsonable
-from ibisa_onnx.io.record import Amount, Count, Share, read_fields
+from ibisa_onnx.io.record import Between, Share, read_fields
 from ibisa_onnx.monitor.regions import checked_region, fraction_outside
 from ibisa_onnx.statements import Certificate, Completion, ExplainedTarget, Passes, Sufficiency
+
+_LARGEST = 1_000_000_000_000  # of values that have no limit of their own
 
 
 @dataclass(frozen=True)
@@ -47,13 +49,13 @@ class Observation:
 
     outside: Share | None = None
     sufficiency: Share | None = None
-    difference: Amount | None = None
+    difference: Annotated[float, Between(0, _LARGEST)] | None = None
     unfaithful: bool | None = None
     fallback: bool | None = None
     flat: bool | None = None
     warned: bool | None = None
     cut_short: bool | None = None
-    passes: Count | None = None
+    passes: Annotated[int, Between(0, _LARGEST)] | None = None
 
     @staticmethod
     def of(

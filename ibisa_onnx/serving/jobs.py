@@ -42,6 +42,7 @@ _OURS = re.compile(
 )
 _HOPELESS = 100  # images that fail in succession from the start until a job gives up
 _DIGEST = 16  # bytes
+_LONGEST_STEM = 100  # characters of one that is made longer
 _MOST_ROWS = 1 << 40  # of one file
 
 
@@ -69,6 +70,8 @@ class Entry:
         Name of the file with the results' rows; None if there is none.
     files
         Names of further files of results.
+    stem
+        Where the source's overlays belong, without suffix; empty if there are none.
     """
 
     source: str
@@ -81,6 +84,7 @@ class Entry:
     error: str | None = None
     part: str | None = None
     files: tuple[str, ...] = ()
+    stem: str = ""
 
     @property
     def images(self) -> int:
@@ -106,6 +110,8 @@ class Entry:
         rows = (entry.start, entry.stop)
         if rows != (None, None) and not _is_range(*rows):
             raise ValueError("not a range of rows")
+        if not isinstance(entry.stem, str):
+            raise ValueError("not a stem")
         if not all(isinstance(each, int) for each in entry.failed):
             raise ValueError("not numbers of rows")
         if entry.part is not None and not is_part(entry.part):
@@ -147,12 +153,11 @@ class Manifest:
             self._storage.write({name: encode_json(jsonable({**head, **facts}))})
 
     def others(self) -> list[dict[str, Any]]:
-        """Return the facts of the jobs with other requests at this place."""
-        found = []
-        for name in self._names(FOLDER):
-            if name.endswith("/job.json") and not name.startswith(f"{self._home}/"):
-                found.append(_json(self._storage.read(name)))
-        return found
+        """Return the facts of the jobs with other requests that have done something here."""
+        names = self._names(FOLDER)
+        active = {name.split("/")[1] for name in names if _is_fragment(name)}
+        active.discard(self._home.split("/")[1])
+        return [_json(self._storage.read(f"{FOLDER}/{each}/job.json")) for each in sorted(active)]
 
     def add(self, group: str, number: int, entries: Sequence[Entry]) -> None:
         """Write one fragment.
@@ -256,6 +261,7 @@ class Done:
     _single: dict[bytes, bool] = field(default_factory=dict)
     _ranges: dict[bytes, list[tuple[int, int]]] = field(default_factory=dict)
     _ended: dict[bytes, int] = field(default_factory=dict)
+    _owners: dict[bytes, bytes] = field(default_factory=dict)  # of stems
 
     @classmethod
     def of(cls, entries: Iterable[Entry]) -> Done:
@@ -270,6 +276,8 @@ class Done:
         key = _key(entry.source, entry.stamp)
         if entry.part is not None:
             self.parts.add(entry.part)
+        if entry.stem:
+            self._owners.setdefault(_key(entry.stem), _key(entry.source))
         if entry.start is None or entry.stop is None:
             before = self._single.get(key)
             failed = bool(entry.failed) and before is not False  # one success is enough
@@ -282,6 +290,12 @@ class Done:
         self._ranges.setdefault(key, []).append((entry.start, entry.stop))
         if entry.ended:
             self._ended[key] = entry.stop
+
+    def own_stem(self, source: str, stem: str) -> str:
+        """Return where a source's overlays belong: at `stem`, unless another source's are there."""
+        if self._owners.get(_key(stem)) in (None, _key(source)):
+            return stem
+        return f"{stem[:_LONGEST_STEM]}-{_key(source).hex()[:8]}"
 
     def has(self, source: str, stamp: str) -> bool:
         """Return whether an image is done."""
@@ -450,7 +464,7 @@ def _is_fragment(name: str) -> bool:
     return name.endswith(".jsonl")
 
 
-def _key(source: str, stamp: str) -> bytes:
+def _key(source: str, stamp: str = "") -> bytes:
     text = f"{source}\0{stamp}".encode(errors="surrogatepass")
     return hashlib.blake2b(text, digest_size=_DIGEST).digest()
 

@@ -469,13 +469,15 @@ def _entries(unit: Unit, part: _Part, name: str | None, end: int | None) -> Iter
                 error=outcome.error,
                 part=name if outcome.rows else None,
                 files=tuple(outcome.files),
+                stem=unit.stems[row.number] if outcome.files else "",
             )
         return
-    (source,), (stamp,) = unit.sources, unit.stamps
+    (source,), (stamp,), (stem,) = unit.sources, unit.stamps, unit.stems
+    stem = stem if any(outcome.files for _, outcome in part.done) else ""
     failed = {row.number for row, outcome in part.done if outcome.error is not None}
     for start, stop in _ranges([row.number for row, _ in part.done]):
         inside = tuple(sorted(failed & set(range(start, stop))))
-        yield Entry(source, stamp, start, stop, failed=inside, part=name)
+        yield Entry(source, stamp, start, stop, failed=inside, part=name, stem=stem)
     if end is not None:
         yield Entry(source, stamp, end, end, ended=True)
 

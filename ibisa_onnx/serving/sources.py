@@ -192,7 +192,7 @@ def _name(entry: os.DirEntry[str]) -> str:
 
 
 def _local(path: str, state: os.stat_result) -> Found:
-    return Found(path, _kind(path), f"{state.st_size}-{state.st_mtime_ns}")
+    return Found(path, kind_of(path), f"{state.st_size}-{state.st_mtime_ns}")
 
 
 def _of_url(source: str) -> Iterator[Found]:
@@ -204,7 +204,7 @@ def _of_url(source: str) -> Iterator[Found]:
         if "*" in path:
             found = system.glob(path, detail=True)
             return [each for each in found.values() if each.get("type") != "directory"]
-        if _kind(path) != FILES or _suffix(path) in IMAGE_SUFFIXES:
+        if kind_of(path) != FILES or _suffix(path) in IMAGE_SUFFIXES:
             return [system.info(path)]
         inside = system.ls(path, detail=True)
         return [each for each in inside if _is_wanted(_last(each["name"]))]
@@ -217,7 +217,7 @@ def _of_url(source: str) -> Iterator[Found]:
         name = str(info["name"])
         url = name if "://" in name else system.unstrip_protocol(name)
         url = url if url.startswith(f"{protocol}://") else f"{protocol}://{name}"
-        yield Found(url, _kind(url), _stamp(info))
+        yield Found(url, kind_of(url), _stamp(info))
 
 
 def _stamp(info: dict[str, Any]) -> str:
@@ -235,14 +235,15 @@ def _suffix(path: str) -> str:
     return PurePosixPath(_last(path)).suffix.lower()
 
 
-def _kind(path: str) -> str:
+def kind_of(path: str) -> str:
+    """Return what a path or URL holds by its name: one image (FILES), or many."""
     name = (_last(path) if "://" in path else Path(path).name).lower()
     return next((kind for end, kind in _SUFFIXES.items() if name.endswith(end)), FILES)
 
 
 def _is_wanted(name: str) -> bool:
     """Return whether a file in a folder is an image or holds images; results are left out."""
-    known = PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES or _kind(name) != FILES
+    known = PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES or kind_of(name) != FILES
     return known and not name.startswith(".") and _OURS not in name
 
 

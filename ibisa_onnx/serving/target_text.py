@@ -50,8 +50,9 @@ _CALLS = {
     **{f'ValueTarget("{each}")': f'{{"{each}": true}}' for each in _DIRECTIONS},
     "target='top:3'": "top:1",
     "target=": "",
+    "labels=FILE, or ": "",  # labels are the server's
 }
-"""Python notation of targets in the library's messages, and what a request passes instead."""
+"""Python notation in the library's messages, and what a request passes instead."""
 
 
 def with_keys(text: str) -> str:

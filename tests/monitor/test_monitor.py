@@ -80,6 +80,7 @@ def test_a_record_is_as_good_as_its_explanation_but_for_the_map(tmp_path):
     [
         ({"certificate": None}, r"record\.certificate is None"),
         ({"passes": {"forward": -1}}, "record.passes"),
+        ({"passes": {"forward": 10**400, "backward": 0}}, "passes"),
         ({"outside": 1.5}, r"record\.outside is 1\.5, expected 0 to 1"),
         ({"flat": "no"}, r"record\.flat"),
         ({"sufficiency": {"areas": [0], "probabilities": []}}, "1 areas and 0 probabilities"),

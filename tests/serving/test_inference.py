@@ -251,3 +251,14 @@ def test_no_map_is_begun_if_its_encoding_would_be_late(explainer: Explainer) -> 
             continue
     else:
         pytest.fail("all requests are rejected")
+
+
+def test_clients_are_not_told_to_pass_labels() -> None:
+    from ibisa_onnx.demo import scene_path
+
+    unlabelled = Explainer(model().SerializeToString(), preprocessing="unit", cache=False)
+    with pytest.raises(TargetError) as error:
+        ServedModel(unlabelled).answer(Request.of(scene_path().read_bytes(), "unicorn"))
+    said = with_keys(str(error.value))
+    assert "labels=" not in said
+    assert "pass a class index" in said

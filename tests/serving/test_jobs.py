@@ -207,10 +207,13 @@ class TestManifest:
         other = Manifest(FolderStorage(tmp_path), "1" * 64)
         other.add("ab12", 0, [Entry("a", "1")])
         assert list(manifest.entries()) == []
-        assert [each["seed"] for each in other.others()] == [1]
+        assert other.others() == []  # a job that has done nothing stands in nobody's way
         manifest.discard()
         other.discard()
         assert [path.name for path in (tmp_path / FOLDER).iterdir()] == ["1" * 16]
+        manifest.start({"seed": 1})
+        manifest.add("ab12", 0, [Entry("a", "1")])
+        assert [each["seed"] for each in other.others()] == [1]
 
     def test_what_is_missing_is_the_rest_of_each_range(self) -> None:
         chance = np.random.default_rng(0)
@@ -531,6 +534,7 @@ def test_ctrl_c_ends_early_and_the_same_command_resumes(tmp_path: Path) -> None:
         (["m.onnx", "empty", "-o", "out"], 1, "no images in this folder"),
         (["m.onnx", "in", "-o", "out", "-t", "zebra"], 1, "zebra"),
         (["m.onnx", "in/00.png", "-o", "a.png"], 2, "--jobs requires a folder"),
+        (["m.onnx", "a.parquet", "-o", "out"], 2, "a.parquet holds many images, which requires"),
         (["m.onnx", "-", "-o", "out"], 2, "--jobs reads and writes files"),
         (["m.onnx", "in", "-o", "out", "--map-type", "uint8"], 2, "--map-type requires --on ray"),
     ],
@@ -625,12 +629,25 @@ def test_lines_of_a_manifest_that_cannot_be_are_missing(tmp_path: Path, line: st
     assert manifest.group("ab12") == {0: [Entry("a", "1")]}
     (tmp_path / "ibisa-job" / "1").mkdir()
     (tmp_path / "ibisa-job" / "1" / "job.json").write_text("[" * 100_000)
+    assert manifest.others() == []  # it has done nothing
+    (tmp_path / "ibisa-job" / "1" / "done" / "ab").mkdir(parents=True)
+    (tmp_path / "ibisa-job" / "1" / "done" / "ab" / "ab-000000000.jsonl").touch()
     assert manifest.others() == [{}]
 
 
 def test_an_entry_keeps_names_that_are_not_utf_8() -> None:
     entry = Entry("caf\udce9\u202e.png", "1", error="caf\udce9.png is damaged")
     assert Entry.of(entry.line()) == entry
+
+
+def test_a_stem_belongs_to_the_source_that_used_it_first() -> None:
+    done = Done.of([Entry("s1/a.png", "1", stem="a"), Entry("t/0.tar", "1", 0, 5, stem="0")])
+    assert done.own_stem("s1/a.png", "a") == "a"
+    assert done.own_stem("t/0.tar", "0") == "0"
+    assert done.own_stem("s2/b.png", "b") == "b"
+    other = done.own_stem("s2/a.png", "a")
+    assert other.startswith("a-")
+    assert other == done.own_stem("s2/a.png", "a") != done.own_stem("s3/a.png", "a")
 
 
 def test_one_success_is_enough() -> None:

@@ -430,7 +430,7 @@ def test_the_command_line_writes_what_run_does(folder: Path) -> None:
     assert rows_of(folder / "out") == rows
     other = run(folder, "run", "m.onnx", "in", "-o", "out", "--on", "ray", "--seed", "1")
     assert (other[0], other[1], other[2].count("\n")) == (1, "", 1)
-    assert "holds the results of a job with other settings (seed)" in other[2]
+    assert "holds what a job with other settings has done (seed)" in other[2]
 
 
 @pytest.mark.slow
@@ -648,3 +648,19 @@ def test_an_image_in_the_results_folder_is_not_overwritten_by_another_spelling(
     assert code == 1
     assert "is an input and is not overwritten" in errors
     assert contents(folder / "in") == before
+
+
+@pytest.mark.slow
+def test_images_of_one_name_in_two_runs_keep_their_overlays(folder: Path) -> None:
+    for home, image in (("s1", "00.png"), ("s2", "01.png")):
+        (folder / home).mkdir()
+        (folder / home / "a.png").write_bytes((folder / "in" / image).read_bytes())
+    words = ("-o", "out", "--on", "ray", "--jobs", "1", "-q")
+    assert run(folder, "run", "m.onnx", "s1", *words)[0] == 0
+    first = (folder / "out" / "a.ibisa.png").read_bytes()
+    assert run(folder, "run", "m.onnx", "s2", *words)[0] == 0
+    assert (folder / "out" / "a.ibisa.png").read_bytes() == first
+    overlays = sorted(path.name for path in (folder / "out").glob("*.png"))
+    assert len(overlays) == 2
+    assert overlays[0].startswith("a-")
+    assert len(rows_of(folder / "out")) == 2

@@ -14,8 +14,8 @@ import onnxruntime
 import pytest
 
 import ibisa_onnx as ibisa
-from ibisa_onnx import forking
 from ibisa_onnx.demo import model_path, scene_path
+from ibisa_onnx.models import forking
 from ibisa_onnx.models.function import InputSpec
 
 SECONDS = 60
